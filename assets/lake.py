@@ -1,0 +1,147 @@
+"""The lake: Delta tables with atomic commits, and DuckDB over them.
+
+Every read and write of a table goes through `Lake`. DuckDB runs in memory over the tables' Parquet files; nothing is
+locked and nothing can be half written: a crash leaves whole commits only.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+
+from training.schema import SCHEMA_VERSION, TABLES
+
+# Media and tensors do not shrink, and compressing them halves the rate.
+_UNCOMPRESSED = {"image_features", "speech_features"}
+_COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
+_ROW_GROUP_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The tables of one project under one folder or object-store prefix."""
+
+    uri: str
+    storage_options: Mapping[str, str] = field(default_factory=dict)
+    memory_limit: str = "4GB"
+    threads: int | None = None
+
+    def table_uri(self, name: str) -> str:
+        return f"{self.uri.rstrip('/')}/{name}"
+
+    def open(self, name: str) -> DeltaTable | None:
+        """The table's newest version, or None where nothing was ever written."""
+        uri = self.table_uri(name)
+        options = dict(self.storage_options)
+        return DeltaTable(uri, storage_options=options) if DeltaTable.is_deltatable(uri, options) else None
+
+    def version(self, name: str) -> int | None:
+        table = self.open(name)
+        return None if table is None else table.version()
+
+    def note(self, name: str) -> dict[str, str]:
+        """What the newest commit that carried a note said of the table (`replace(note=...)`)."""
+        table = self.open(name)
+        if table is None:
+            return {}
+        for commit in table.history(100):
+            if note := {k.removeprefix("triptych."): v for k, v in commit.items() if k.startswith("triptych.")}:
+                return note
+        return {}
+
+    def append(self, name: str, batches: Iterable[pa.Table | pa.RecordBatch]) -> int:
+        """Commits rows in portions of bounded size; returns how many rows were written."""
+        rows, pending, size = 0, [], 0
+        for batch in batches:
+            table = _cast(name, batch)
+            pending.append(table)
+            rows, size = rows + table.num_rows, size + table.nbytes
+            if size >= _COMMIT_BYTES:
+                self._write(name, pa.concat_tables(pending), "append")
+                pending, size = [], 0
+        if pending and any(table.num_rows for table in pending):
+            self._write(name, pa.concat_tables(pending), "append")
+        return rows
+
+    def replace(
+        self, name: str, rows: pa.Table, predicate: str | None = None, note: Mapping[str, str] | None = None
+    ) -> None:
+        """Puts `rows` in the place of the whole table, or of the rows that `predicate` selects, in one commit."""
+        if predicate is not None and self.open(name) is None:
+            predicate = None
+        self._write(name, _cast(name, rows), "overwrite", predicate, note)
+
+    def _write(
+        self,
+        name: str,
+        rows: pa.Table,
+        mode: Any,
+        predicate: str | None = None,
+        note: Mapping[str, str] | None = None,
+    ) -> None:
+        if "://" not in self.uri:
+            Path(self.uri).mkdir(parents=True, exist_ok=True)
+        row_bytes = max(1, rows.nbytes // max(1, rows.num_rows))
+        write_deltalake(
+            self.table_uri(name),
+            rows,
+            mode=mode,
+            predicate=predicate,
+            storage_options=dict(self.storage_options),
+            commit_properties=CommitProperties(
+                custom_metadata={"schema_version": str(SCHEMA_VERSION)}
+                | {f"triptych.{key}": value for key, value in (note or {}).items()}
+            ),
+            writer_properties=WriterProperties(
+                compression="UNCOMPRESSED" if name in _UNCOMPRESSED else "ZSTD",
+                max_row_group_size=max(1, min(1_000_000, _ROW_GROUP_BYTES // row_bytes)),
+            ),
+        )
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """An in-memory DuckDB with every table of the lake as a view; absent tables are empty ones."""
+        threads = self.threads or len(os.sched_getaffinity(0))
+        connection = duckdb.connect(config={"memory_limit": self.memory_limit, "threads": threads})
+        for name, schema in TABLES.items():
+            table = self.open(name)
+            if table is None:
+                connection.register(name, schema.empty_table())
+            elif "://" in self.uri:
+                connection.register(name, table.to_pyarrow_dataset())
+            elif uris := table.file_uris():
+                files = ", ".join("'" + uri.removeprefix("file://").replace("'", "''") + "'" for uri in uris)
+                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}])")
+            else:
+                connection.register(name, schema.empty_table())
+        return connection
+
+    def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """The whole result of a query over the tables."""
+        with self.connect() as connection:
+            return connection.sql(query, params=dict(parameters or {})).to_arrow_table()
+
+    def stream(self, query: str, parameters: Mapping[str, Any], batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """The result batch by batch, from a connection of its own."""
+        with self.connect() as connection:
+            yield from connection.sql(query, params=dict(parameters)).to_arrow_reader(batch_rows)
+
+    def read(self, name: str) -> pa.Table:
+        """A whole table; for the small ones (manifest, samples, dataset, quarantine)."""
+        return _cast(name, self.sql(f"SELECT * FROM {name}"))
+
+
+def _cast(name: str, rows: pa.Table | pa.RecordBatch) -> pa.Table:
+    """The rows with exactly the declared columns and types; a missing column is null, an unknown one an error."""
+    schema = TABLES[name]
+    table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+    if unknown := set(table.column_names) - set(schema.names):
+        raise ValueError(f"table {name} has no columns {sorted(unknown)}; declared are {schema.names}")
+    columns = [
+        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(table.num_rows, f.type) for f in schema
+    ]
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,94 @@
+"""The lake: whole commits only, several writers at once, every table as a view."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pyarrow as pa
+import pytest
+
+from assets.lake import Lake
+from training.schema import TABLES
+
+
+def rows(first: int, count: int) -> pa.Table:
+    ids = [f"{i:08d}" for i in range(first, first + count)]
+    return pa.table({"id": ids, "fingerprint": ["f"] * count, "pixels": [b"x" * 1000] * count})
+
+
+def test_absent_tables_are_empty_views(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    for name in TABLES:
+        assert lake.sql(f"SELECT count(*) AS n FROM {name}")["n"][0].as_py() == 0
+        assert lake.read(name).schema == TABLES[name]
+
+
+def test_append_casts_fills_and_refuses_what_is_not_declared(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    assert lake.append("image_features", [rows(0, 3), rows(3, 2).to_batches()[0]]) == 5
+    read = lake.read("image_features")
+    assert read.num_rows == 5
+    assert read["pixels_shape"].null_count == 5
+    with pytest.raises(ValueError, match="no columns \\['colour'\\]"):
+        lake.append("image_features", [pa.table({"colour": ["red"]})])
+    assert lake.append("image_features", [rows(0, 0)]) == 0
+    assert lake.version("image_features") == 0, "an empty append makes no commit"
+
+
+def test_replace_by_predicate_keeps_the_other_rows_and_the_note(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    lake.append("quarantine", [pa.table({"stage": ["manifest", "clean"], "reason": ["a", "b"]})])
+    new = pa.table({"stage": ["manifest"], "reason": ["c"]})
+    lake.replace("quarantine", new, predicate="stage = 'manifest'", note={"fingerprint": "abc"})
+    assert sorted(lake.read("quarantine")["reason"].to_pylist()) == ["b", "c"]
+    assert lake.note("quarantine") == {"fingerprint": "abc"}
+
+
+def test_large_appends_are_committed_in_portions(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    big = pa.table({"id": ["a", "b"], "pixels": [bytes(40 * 2**20)] * 2})
+    lake.append("image_features", [big, big])
+    assert lake.version("image_features") == 1
+
+
+def _write(uri: str, start: int) -> None:
+    lake = Lake(uri)
+    for i in range(5):
+        lake.append("image_features", [rows(start + 10 * i, 10)])
+
+
+def test_two_processes_append_at_once(tmp_path):
+    uri = str(tmp_path / "lake")
+    _write(uri, 0)
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=_write, args=(uri, 1000 * i)) for i in (1, 2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert Lake(uri).sql("SELECT count(DISTINCT id) AS n FROM image_features")["n"][0].as_py() == 150
+
+
+def _write_for_ever(uri: str) -> None:
+    lake, i = Lake(uri), 0
+    while True:
+        lake.append("image_features", [rows(100 * i, 100)])
+        i += 1
+
+
+def test_kill_leaves_whole_commits_only(tmp_path):
+    uri = str(tmp_path / "lake")
+    spawn = multiprocessing.get_context("spawn")
+    for _ in range(3):
+        writer = spawn.Process(target=_write_for_ever, args=(uri,))
+        writer.start()
+        before = Lake(uri).version("image_features") or 0
+        while (Lake(uri).version("image_features") or 0) < before + 3:
+            time.sleep(0.01)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        lake = Lake(uri)
+        assert lake.sql("SELECT count(*) AS n FROM image_features")["n"][0].as_py() % 100 == 0
+        lake.append("image_features", [rows(0, 100)])

@@ -1,0 +1,88 @@
+"""The project file: what is accepted, and how an error names file, key path, value and what was expected."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from orchestration.project import ProjectError, load
+
+GOOD = """
+name: shop
+data: media
+sources:
+  - {name: photos, modality: image, files: "${data}/photos", table: photos.csv, key: file}
+  - {name: reviews, modality: text, table: reviews.csv, column: review, key: id}
+align: {label: answer, split: {train: 0.7, validation: 0.1}}
+training: {epochs: 2, report_to: tensorboard}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "project.yaml"
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path
+
+
+def test_reads_a_project_and_its_overrides(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = write(tmp_path, GOOD)
+    project = load(path, ["training.epochs=5", "sources.0.files=elsewhere", "model.fusion=concat"])
+    assert project.training.epochs == 5
+    assert project.training.report_to == ("tensorboard",)
+    assert project.sources[0].files == "elsewhere"
+    assert project.model.fusion == "concat"
+    assert project.modalities == ("text", "image")
+    assert project.root == tmp_path
+    assert project.lake_uri == str(tmp_path / "home" / "projects" / "shop" / "lake")
+    assert project.mlflow_uri == f"sqlite:///{tmp_path}/home/mlflow.db"
+    assert load(tmp_path).sources[0].files == "media/photos"
+
+
+def test_mlflow_moves_out_by_one_setting(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert load(write(tmp_path, GOOD)).mlflow_uri == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("epochs: 2", "epochs: -2"), ["training", "epochs is -2", "positive"]),
+        (("epochs: 2", "epochs: soon"), ["training.epochs", "'soon'", "number"]),
+        (("epochs: 2", "epoch: 2"), ["training.epoch", "did you mean epochs?"]),
+        (("modality: image", "modality: video"), ["sources.0.modality", "'video'", "'text', 'image' or 'speech'"]),
+        (("key: id}", "}"), ["sources.1", "reviews", "key"]),
+        (("name: reviews", "name: photos"), ["sources named twice: photos"]),
+        (("name: shop", "name: My Shop"), ["'My Shop'", "lower case"]),
+        (("train: 0.7", "train: 1.7"), ["align.split", "1.8", "at most 1"]),
+        (("${data}", "${folder}"), ["${folder}", "only ${data}"]),
+        (("align:", "home: x\nalign:"), ["home is not a key"]),
+        (("sources:", "sources: ["), ["not valid YAML", "line"]),
+    ],
+)
+def test_an_error_names_file_key_value_and_expectation(tmp_path, change, words):
+    assert change[0] in GOOD
+    path = write(tmp_path, GOOD.replace(*change))
+    with pytest.raises(ProjectError) as error:
+        load(path)
+    for word in [str(path), *words]:
+        assert word in str(error.value)
+
+
+def test_data_that_is_not_given_is_asked_for(tmp_path):
+    path = write(tmp_path, GOOD.replace("data: media\n", ""))
+    with pytest.raises(ProjectError, match="--set data=FOLDER"):
+        load(path)
+    assert load(path, ["data=/media"]).sources[0].files == "/media/photos"
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "=3", "name.x=3", "training.epochs=[1"])
+def test_a_bad_override_is_named(tmp_path, override):
+    with pytest.raises(ProjectError, match="--set"):
+        load(write(tmp_path, GOOD), [override])
+
+
+def test_a_file_that_is_not_there_says_what_to_do(tmp_path):
+    with pytest.raises(ProjectError, match="triptych init"):
+        load(tmp_path / "none.yaml")

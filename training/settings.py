@@ -1,0 +1,177 @@
+"""Settings of featurizing, model, training and promotion: frozen dataclasses, checked where they are made.
+
+Plain dataclasses, since a GPU machine may lack pydantic; `orchestration.project` reads them from YAML through
+pydantic, which runs the same checks and names the key path.
+"""
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an error
+
+
+def check(ok: bool, name: str, value: object, expected: str) -> None:
+    """Raises ValueError that names the setting, its value and what is allowed."""
+    if not ok:
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as plain JSON-able values (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFeatures:
+    __pydantic_config__ = FORBID_EXTRA
+    form: Literal["NFC", "NFKC"] = "NFKC"  # Unicode normalisation
+    language: str = "auto"  # ISO 639-1 code, or "auto": by script
+    lowercase: bool = False
+    tokenizer: str = "bytes"  # "bytes" (UTF-8), or a Hugging Face name or local folder
+    max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        check(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFeatures:
+    __pydantic_config__ = FORBID_EXTRA
+    size: int = 224  # height and width in pixels
+    color: Literal["rgb", "grey"] = "rgb"
+    fit: Literal["squash", "crop", "pad"] = "crop"  # how another aspect ratio becomes a square
+    mean: float = 0.5  # normalisation of values in [0, 1]; applied when a batch is made
+    std: float = 0.5
+
+    def __post_init__(self) -> None:
+        check(4 <= self.size <= 4096, "size", self.size, "4 to 4096 pixels")
+        check(self.std > 0, "std", self.std, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechFeatures:
+    __pydantic_config__ = FORBID_EXTRA
+    sample_rate: int = 16000  # Hz
+    kind: Literal["log_mel", "mfcc"] = "log_mel"  # what the encoder reads; both are stored
+    mels: int = 64
+    coefficients: int = 20  # of the MFCC
+    window_ms: float = 25.0
+    hop_ms: float = 10.0
+    trim_db: float | None = 40.0  # leading and trailing frames this far below the loudest are cut; null keeps all
+    max_seconds: float = 30.0  # longer speech is cut, with a warning in the clean table
+    keep_waveform: bool = False  # store the resampled waveform too, for augmentation
+
+    def __post_init__(self) -> None:
+        check(1000 <= self.sample_rate <= 192000, "sample_rate", self.sample_rate, "1000 to 192000 Hz")
+        check(1 <= self.coefficients <= self.mels, "coefficients", self.coefficients, f"1 to mels ({self.mels})")
+        check(0 < self.hop_ms <= self.window_ms, "hop_ms", self.hop_ms, f"over 0, up to window_ms ({self.window_ms})")
+        check(self.max_seconds > 0, "max_seconds", self.max_seconds, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings:
+    __pydantic_config__ = FORBID_EXTRA
+    text: TextFeatures = field(default_factory=TextFeatures)
+    image: ImageFeatures = field(default_factory=ImageFeatures)
+    speech: SpeechFeatures = field(default_factory=SpeechFeatures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaLimits:
+    """What a media file may be before it is decoded; more is quarantined as too_large."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    max_bytes: int = 512 * 2**20
+    max_pixels: int = 100_000_000
+    max_seconds: float = 3600.0
+    max_characters: int = 1_000_000
+
+
+Encoder = Literal["small_cnn", "small_transformer", "llm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """Which encoder reads which modality. `llm`: the language model reads the text as its own prompt too."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    text: Literal["llm", "small_transformer"] = "llm"
+    image: Literal["small_cnn", "small_transformer"] = "small_cnn"
+    speech: Literal["small_cnn", "small_transformer"] = "small_cnn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    __pydantic_config__ = FORBID_EXTRA
+    encoders: EncoderSettings = field(default_factory=EncoderSettings)
+    fusion: Literal["weighted", "concat", "attention"] = "attention"
+    llm: str = "tiny"  # "tiny" (trained from scratch), or a Hugging Face name or local folder of a causal LM
+    output: Literal["text", "class"] = "text"
+    width: int = 96  # of encoders, fusion and the tiny language model
+    layers: int = 3  # of the tiny language model
+    heads: int = 4
+    tokens: int = 4  # soft tokens per modality that go into the fusion
+    dropout: float = 0.0
+    modality_dropout: float = 0.1  # chance that a present modality of a training row is hidden, per row and modality
+    freeze_llm: bool = False
+    max_new_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "tokens", "max_new_tokens"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
+        for name in ("dropout", "modality_dropout"):
+            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    __pydantic_config__ = FORBID_EXTRA
+    epochs: float = 10
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    warmup: float = 0.05  # share of all steps
+    label_smoothing: float = 0.0
+    gradient_accumulation: int = 1
+    max_grad_norm: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    workers: int = 0  # processes that make batches
+    checkpoint_steps: int = 500
+    evaluations: int = 5  # validations during training
+    vocabulary: int = 1024  # at most; of the tokenizer that `llm: tiny` fits on the training texts
+    baseline_epochs: float | None = None  # epochs of each baseline; null: a tenth of `epochs`, at least 1
+    report_to: tuple[str, ...] = ()  # passed on to the Trainer: tensorboard, wandb, ...
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "gradient_accumulation", "checkpoint_steps"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        check(0 <= self.warmup < 1, "warmup", self.warmup, "0 up to (not including) 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionSettings:
+    __pydantic_config__ = FORBID_EXTRA
+    metric: Literal["accuracy"] = "accuracy"
+    must_beat: tuple[Literal["champion", "best_single_modality"], ...] = ("champion", "best_single_modality")
+    confidence: float = 0.95  # of the one-sided paired bootstrap
+    margin: float = 0.0  # 0: strictly better; above: may be worse than the champion by less than this
+
+    def __post_init__(self) -> None:
+        check(0.5 <= self.confidence < 1, "confidence", self.confidence, "0.5 up to (not including) 1")
+        check(0 <= self.margin < 1, "margin", self.margin, "0 up to (not including) 1")
+
+
+def from_dict(kind: Any, values: dict[str, Any]) -> Any:
+    """The settings dataclass `kind` back from `to_dict`."""
+    hints = typing.get_type_hints(kind)
+    read: dict[str, Any] = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_dict(hints[name], value)
+        read[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**read)
