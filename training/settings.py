@@ -89,6 +89,12 @@ class MediaLimits:
     max_seconds: float = 3600.0
     max_characters: int = 1_000_000
 
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_seconds", "max_characters"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        # Pillow refuses more, whatever is set here.
+        check(0 < self.max_pixels <= 178_956_970, "max_pixels", self.max_pixels, "1 to 178956970")
+
 
 Encoder = Literal["small_cnn", "small_transformer", "llm"]
 

@@ -1,0 +1,315 @@
+"""Items become samples: joined by key or by an explicit link table, each with label, groups and split.
+
+Every item ends in exactly one way: used in a sample, unmatched (a quarantine row of stage align says why), or refused
+before. `item_balance` counts that.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from assets.joins import Columns, join_keys, join_links, quoted
+from assets.settings import AlignSettings, SourceSettings
+from assets.splits import assign_splits, leakage
+from training.schema import MODALITIES, QUARANTINE, SAMPLES
+
+__all__ = ["Alignment", "Balance", "align", "item_balance", "leakage", "samples_fingerprint", "validate_samples"]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    samples: pa.Table  # training.schema.SAMPLES, sorted by sample_id
+    quarantine: pa.Table  # training.schema.QUARANTINE, stage align: unmatched items, and links that give no sample
+
+
+def align(
+    manifest: pa.Table,
+    clean_ids: Mapping[str, pa.Table],
+    settings: AlignSettings,
+    sources: Sequence[SourceSettings],
+    root: Path,
+    refused: Mapping[str, set[str]] | None = None,
+    quarantine: pa.Table | None = None,
+) -> Alignment:
+    """Joins the manifest's clean items into samples.
+
+    Args:
+        manifest: rows of training.schema.MANIFEST.
+        clean_ids: modality -> table whose column `id` names the content that is usable now.
+        root: folder that `settings.table` and the sources' tables start from.
+        refused: modality -> content that clean or featurize refused; default: whatever is not in `clean_ids`.
+        quarantine: rows of stage manifest, which tell a link to a refused item from a link to nothing.
+
+    Raises:
+        ValueError: the link table cannot be read or lacks a column, two samples have one id, no key of a modality
+            matches, a column that the settings name is nowhere, or an item was neither cleaned nor refused.
+    """
+    with duckdb.connect() as connection:
+        _load_items(connection, manifest, clean_ids, sources, refused, quarantine)
+        columns = Columns.of(connection, sources)
+        if settings.table is not None:
+            columns = join_links(connection, settings, sources, root, columns)
+        else:
+            join_keys(connection, settings)
+        _drop(connection, settings)
+        samples = _samples(connection, settings, columns)
+        return Alignment(samples, _unmatched(connection, settings))
+
+
+def _load_items(
+    connection: duckdb.DuckDBPyConnection,
+    manifest: pa.Table,
+    clean_ids: Mapping[str, pa.Table],
+    sources: Sequence[SourceSettings],
+    refused: Mapping[str, set[str]] | None,
+    quarantine: pa.Table | None,
+) -> None:
+    """Table `items`: the manifest with `id`, `status` and a stable `number`; table `refused_keys`: see `align`."""
+    named = {"name": [s.name for s in sources], "keyless": [s.files is not None and s.table is None for s in sources]}
+    connection.register("sources", pa.table(named | {"position": list(range(len(sources)))}))
+    for name, ids in (("clean", clean_ids), ("refused", refused or {})):
+        tables = [pa.table({"modality": [], "id": []}, pa.schema([("modality", pa.string()), ("id", pa.string())]))]
+        for modality, found in ids.items():
+            column = found["id"] if isinstance(found, pa.Table) else pa.array(sorted(found), pa.string())
+            tables.append(pa.table({"modality": pa.repeat(modality, len(column)), "id": column.cast(pa.string())}))
+        connection.register(name, pa.concat_tables(tables))
+    connection.register("manifest", manifest)
+    connection.register("quarantine", quarantine if quarantine is not None else QUARANTINE.empty_table())
+    connection.execute(
+        """
+        CREATE TABLE items AS
+        SELECT m.*, sha256 AS id, keyless, position,
+          row_number() OVER (ORDER BY position, uri, "row" NULLS FIRST, member, item_id) AS number,
+          CASE WHEN EXISTS (FROM refused r WHERE r.id = sha256 AND r.modality = m.modality) THEN 'quarantined'
+            WHEN EXISTS (FROM clean c WHERE c.id = sha256 AND c.modality = m.modality) THEN 'present'
+            WHEN $lenient THEN 'quarantined' END AS status
+        FROM manifest m JOIN sources s ON s.name = m.source
+        """,
+        {"lenient": refused is None},
+    )
+    connection.execute(
+        """
+        CREATE TABLE refused_keys AS
+        SELECT source, modality, key, min(CASE reason WHEN 'absent' THEN 'absent' ELSE 'quarantined' END) AS status
+        FROM quarantine WHERE stage = 'manifest' AND outcome = 'quarantined' AND key IS NOT NULL GROUP BY ALL
+        """
+    )
+    count, modality, uri, member = connection.sql(
+        "SELECT count(*), any_value(modality), any_value(uri), any_value(member) FROM items WHERE status IS NULL"
+    ).fetchall()[0]
+    if count:
+        where = f"{uri}: {member}" if member else uri
+        raise ValueError(
+            f"{count} items were neither cleaned nor refused, such as {modality} {where}: clean them first"
+        )
+
+
+def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
+    """Table `joined` gets the column `dropped`: why a row becomes no sample."""
+    cases = " ".join(f"WHEN {m}_item IS NULL THEN 'requires_{m}'" for m in settings.require)
+    connection.execute(
+        f"""
+        CREATE TABLE judged AS SELECT *, CASE
+          WHEN text_item IS NULL AND image_item IS NULL AND speech_item IS NULL THEN 'no_input' {cases} END AS dropped
+        FROM joined
+        """
+    )
+
+
+def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns) -> pa.Table:
+    wanted = dict.fromkeys((*settings.group, *settings.held_out))
+    named = [*wanted, *(c for c in (settings.split.column,) if c is not None and c not in wanted)]
+    values = "".join(f", {columns.sql(name)} AS c{n}" for n, name in enumerate(named))
+    label = "NULL::VARCHAR" if settings.label is None else columns.sql(settings.label)
+    hidden = columns.hidden | ({columns.bare(settings.label)} if settings.label else set())
+    attributes = (
+        "values" if settings.table is not None else "json_merge_patch(s.attributes, i.attributes, t.attributes)"
+    )
+    rows = connection.sql(
+        f"""
+        SELECT sample_id, split_key, {label} AS label, least(t.time, i.time, s.time) AS time{values},
+          text_id, image_id, speech_id, text_item, image_item, speech_item, text_status, image_status, speech_status,
+          json_merge_patch({attributes}, {quoted(json.dumps(dict.fromkeys(sorted(hidden))))})::VARCHAR
+            AS attributes
+        FROM judged
+        LEFT JOIN items t ON t.item_id = text_item
+        LEFT JOIN items i ON i.item_id = image_item
+        LEFT JOIN items s ON s.item_id = speech_item
+        WHERE dropped IS NULL ORDER BY sample_id
+        """
+    ).to_arrow_table()
+    cells = {name: rows[f"c{n}"].to_pylist() for n, name in enumerate(named)}
+    cells |= {"sample_id": rows["split_key"].to_pylist(), "label": rows["label"].to_pylist()}
+    each = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+    groups = [json.dumps({c: row[c] for c in wanted if row[c]}, ensure_ascii=False, sort_keys=True) for row in each]
+    made = {"split": assign_splits(each, settings), "groups": groups}
+    arrays = [pa.array(made[f.name], f.type) if f.name in made else rows[f.name].cast(f.type) for f in SAMPLES]
+    return pa.table(arrays, schema=SAMPLES)
+
+
+_WHY = {
+    "no_key": "has no key, so nothing can be joined to it",
+    "not_linked": "is named by no row of the link table",
+    "ambiguous": "shares its key with another item of its modality, which was taken",
+    "too_many": "its key gives more samples than align.max_per_key",
+    "no_input": "none of its inputs can be used",
+} | {f"requires_{m}": f"nothing that matches has the required {m}" for m in MODALITIES}
+
+
+def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> pa.Table:
+    """Quarantine rows of the items that no sample uses, and of the links that give no sample."""
+    connection.register("reasons", pa.table({"reason": list(_WHY), "why": list(_WHY.values())}))
+    uses = " UNION ALL ".join(
+        f"SELECT {m}_item AS item_id, dropped FROM judged WHERE {m}_item IS NOT NULL" for m in MODALITIES
+    )
+    left = "coalesce((SELECT 'ambiguous' FROM candidates c WHERE c.item_id = i.item_id LIMIT 1), 'not_linked')"
+    found = connection.sql(
+        f"""
+        WITH uses AS (
+          SELECT item_id, bool_or(dropped IS NULL) AS used, min(dropped) AS dropped FROM ({uses}) GROUP BY 1
+        ), unmatched AS (
+          SELECT i.*, CASE WHEN dropped IS NOT NULL THEN dropped WHEN key IS NULL THEN 'no_key'
+            ELSE {left if settings.table is not None else "'too_many'"} END AS reason
+          FROM items i LEFT JOIN uses u USING (item_id) WHERE i.status = 'present' AND NOT coalesce(used, false)
+        )
+        SELECT 'align' AS stage, 'unmatched' AS outcome, reason,
+          concat_ws(' ', uri || coalesce(': ' || member, ''), CASE modality WHEN 'text' THEN 'line ' || "row" END,
+            '(key ' || key || '):', why) AS message,
+          item_id, source, modality, key, uri, member, "row", sha256
+        FROM unmatched JOIN reasons USING (reason)
+        UNION ALL BY NAME
+        SELECT 'align' AS stage, 'unmatched' AS outcome, reason,
+          concat_ws(' ', link_uri, 'line ' || line || ':', why) AS message, link_uri AS uri, line AS "row"
+        FROM judged JOIN reasons ON reason = dropped WHERE line IS NOT NULL
+        UNION ALL BY NAME
+        SELECT 'align' AS stage, 'quarantined' AS outcome, 'malformed' AS reason,
+          uri || ': ' || problem AS message, uri, line AS "row"
+        FROM broken_links
+        ORDER BY item_id, uri, "row"
+        """
+    ).to_arrow_table()
+    return pa.table(
+        [
+            found[f.name].cast(f.type) if f.name in found.column_names else pa.nulls(len(found), f.type)
+            for f in QUARANTINE
+        ],
+        schema=QUARANTINE,
+    )
+
+
+def validate_samples(samples: pa.Table, settings: AlignSettings) -> None:
+    """Raises ValueError, saying what to change, where nothing can be trained or tested on these samples."""
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(samples["split"]).to_pylist()}
+    found = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none"
+    if samples.num_rows == 0:
+        raise ValueError("no samples: nothing could be joined; `triptych sql` on quarantine (stage align) says why")
+    if counts.get("unlabelled", 0) == samples.num_rows:
+        where = f"column {settings.label!r} is empty in every row" if settings.label else "align.label is not set"
+        raise ValueError(f"no sample has a label: {where}; name the column that holds the answers under align.label")
+    if missing := [split for split in ("train", "test") if not counts.get(split)]:
+        if settings.split.column is not None:
+            advice = f"column {settings.split.column!r} has to say {missing[0]} in some rows"
+        elif settings.group or settings.held_out:
+            columns = ", ".join(dict.fromkeys((*settings.group, *settings.held_out)))
+            advice = f"too few values of {columns} for the hash: list the test values (align.held_out and " + (
+                "align.test_values), or change align.split (shares, seed)"
+            )
+        else:
+            advice = "change align.split (shares, seed) or bring more samples"
+        raise ValueError(f"no sample in {' and '.join(missing)} (there are {found}): {advice}")
+
+
+def samples_fingerprint(samples: pa.Table) -> str:
+    """16 hex digits of the samples' logical content, whatever the order of rows and the names of files.
+
+    Covers each sample's id, label, split, groups, attributes, and content and status of its modalities; not where the
+    items lie (`X_item`) nor when they were recorded.
+    """
+    names = [f.name for f in SAMPLES if not f.name.endswith("_item") and f.name != "time"]
+    digest = hashlib.sha256()
+    for batch in samples.select(names).sort_by("sample_id").to_batches(max_chunksize=8192):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Items in and out, per modality: seen = passed + unmatched + quarantined + duplicate, and none in two ways."""
+
+    counts: dict[str, dict[str, int]]  # modality -> seen, passed, unmatched, quarantined, duplicate, lost, twice
+    examples: list[str]  # ids of items without an outcome, or with two
+
+    @property
+    def holds(self) -> bool:
+        return not any(count["lost"] or count["twice"] for count in self.counts.values())
+
+    def metadata(self) -> dict[str, Any]:
+        """Flat, for an asset check."""
+        flat = {f"{modality}_{name}": n for modality, counts in self.counts.items() for name, n in counts.items()}
+        return flat | ({"examples": self.examples} if self.examples else {})
+
+
+def item_balance(
+    manifest: pa.Table, quarantine: pa.Table, samples: pa.Table, seen: Mapping[str, int] | None = None
+) -> Balance:
+    """Counts what became of every item.
+
+    Args:
+        quarantine: rows of all stages; those of clean and featurize count by content.
+        seen: items found, per modality, as counted when they were found; default: what manifest and quarantine list.
+    """
+    with duckdb.connect() as connection:
+        connection.register("manifest", manifest)
+        connection.register("quarantine", quarantine)
+        connection.register("samples", samples)
+        used = " UNION ".join(f"SELECT {m}_item AS item_id FROM samples WHERE {m}_item IS NOT NULL" for m in MODALITIES)
+        connection.execute(
+            f"""
+            CREATE TABLE outcomes AS
+            SELECT m.item_id, m.modality, u.item_id IS NOT NULL AS passed, a.item_id IS NOT NULL AS unmatched,
+              NOT passed AND NOT unmatched AND EXISTS (FROM quarantine q WHERE q.sha256 = m.sha256
+                AND q.modality = m.modality AND q.stage IN ('clean', 'featurize')) AS quarantined
+            FROM manifest m LEFT JOIN ({used}) u USING (item_id)
+            LEFT JOIN (SELECT DISTINCT item_id FROM quarantine WHERE stage = 'align') a USING (item_id)
+            """
+        )
+        counts: dict[str, dict[str, int]] = {}
+        listed = connection.sql(
+            """
+            SELECT modality, count(*), count_if(passed), count_if(unmatched), count_if(quarantined),
+              count_if(passed AND unmatched) FROM outcomes GROUP BY 1
+            """
+        ).fetchall()
+        early = connection.sql(
+            """
+            SELECT modality, count_if(outcome = 'quarantined'), count_if(outcome = 'duplicate')
+            FROM quarantine WHERE stage = 'manifest' GROUP BY 1
+            """
+        ).fetchall()
+        by_modality = {row[0]: row[1:] for row in listed}
+        before = {row[0]: row[1:] for row in early}
+        for modality in [m for m in MODALITIES if m in by_modality or m in before or m in (seen or {})]:
+            items, passed, unmatched, quarantined, twice = by_modality.get(modality, (0, 0, 0, 0, 0))
+            refused, duplicate = before.get(modality, (0, 0))
+            total = items + refused + duplicate if seen is None else seen.get(modality, 0)
+            lost = total - (passed + unmatched - twice + quarantined + refused + duplicate)
+            counts[modality] = {
+                "seen": total,
+                "passed": passed,
+                "unmatched": unmatched,
+                "quarantined": quarantined + refused,
+                "duplicate": duplicate,
+                "lost": lost,
+                "twice": twice,
+            }
+        bad = "passed = unmatched AND NOT quarantined"  # neither, or both
+        examples = connection.sql(f"SELECT item_id FROM outcomes WHERE {bad} ORDER BY 1 LIMIT 5").fetchall()
+        return Balance(counts, [row[0] for row in examples])

@@ -1,0 +1,103 @@
+"""Blocking asset checks: nothing downstream runs on tables that lost items, leak, or lack what they should have."""
+
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from assets import pipeline
+from assets.alignment import item_balance, leakage
+from assets.dataset import missing_rates, split_counts
+from assets.lake import Lake
+from assets.preview import markdown_table
+from assets.resource import load_settings, resource_key
+from assets.settings import Project
+from training.schema import SPLITS, TABLES
+
+
+def asset_checks(project: Project) -> list[dg.AssetChecksDefinition]:
+    """Schema of every table, item balance, leakage between splits and null rates."""
+    tables = ["manifest", *(t for m in project.modalities for t in (f"clean_{m}", f"{m}_features"))]
+    return [
+        *(_check(project, table, f"{table}_schema", check_schema(table)) for table in (*tables, "samples", "dataset")),
+        _check(project, "samples", "no_item_lost", check_balance),
+        _check(project, "samples", "no_leakage", check_leakage),
+        _check(project, "dataset", "null_rates", check_null_rates),
+    ]
+
+
+def _check(
+    project: Project, asset: str, name: str, judge: Callable[[Lake, Project], dg.AssetCheckResult]
+) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=[project.name, asset],
+        name=name,
+        blocking=True,
+        description=judge.__doc__,
+        required_resource_keys={resource_key(project.name)},
+    )
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        settings = load_settings(context, project.name)
+        return judge(pipeline.open_lake(settings), settings)
+
+    return check
+
+
+def check_schema(name: str) -> Callable[[Lake, Project], dg.AssetCheckResult]:
+    def judge(lake: Lake, project: Project) -> dg.AssetCheckResult:
+        """The table on disk has exactly the declared columns and types."""
+        table = lake.open(name)
+        if table is None:  # nothing was ever written: every item was refused, or there is none
+            return dg.AssetCheckResult(passed=True, metadata={"note": "no rows yet"})
+        found = {f.name: str(f.type) for f in pa.schema(table.schema().to_arrow())}
+        declared = {f.name: str(f.type) for f in TABLES[name]}
+        same = {k: _plain(v) for k, v in found.items()} == {k: _plain(v) for k, v in declared.items()}
+        return dg.AssetCheckResult(passed=same, metadata={"found": found, "declared": declared})
+
+    return judge
+
+
+def _plain(kind: str) -> str:
+    """A type's name without the differences that Delta Lake does not keep (large or view strings, list item names)."""
+    for old, new in (("large_", ""), ("_view", ""), ("element: ", "item: "), (" not null", "")):
+        kind = kind.replace(old, new)
+    return kind
+
+
+def check_balance(lake: Lake, project: Project) -> dg.AssetCheckResult:
+    """Every listed item is in a sample, unmatched or quarantined: exactly one of them."""
+    processor = pipeline.make_processor(project)
+    present = [lake.sql("SELECT * FROM quarantine WHERE stage IN ('manifest', 'align')")]
+    for modality in project.modalities:  # refusals by steps of other settings say nothing about this run
+        parameters = {**pipeline.fingerprints(processor, modality), "modality": modality}
+        present.append(lake.sql(pipeline.REFUSED, parameters))
+    balance = item_balance(lake.read("manifest"), pa.concat_tables(present), lake.read("samples"))
+    return dg.AssetCheckResult(passed=balance.holds, metadata=balance.metadata())
+
+
+def check_leakage(lake: Lake, project: Project) -> dg.AssetCheckResult:
+    """No group, and no file where groups are named, stands on two sides of a split."""
+    leaks = leakage(lake.read("samples"), project.align)
+    metadata: dict[str, Any] = {"leaks": leaks.num_rows}
+    if leaks.num_rows:
+        metadata["values"] = markdown_table(leaks.slice(0, 20))
+    return dg.AssetCheckResult(passed=leaks.num_rows == 0, metadata=metadata)
+
+
+def check_null_rates(lake: Lake, project: Project) -> dg.AssetCheckResult:
+    """Each split has rows, all with a label, and no modality that has a source lacks in nearly all of them."""
+    dataset = lake.read("dataset")
+    missing = missing_rates(dataset)
+    absent = [m for m in project.modalities if missing[m] > project.align.max_missing]
+    splits = {s: n for s, n in split_counts(dataset).items() if s in SPLITS}
+    unlabelled = sum(1 for row in dataset.to_pylist() if row["label"] is None and row["split"] in SPLITS)
+    return dg.AssetCheckResult(
+        passed=not absent and not unlabelled and splits["train"] > 0 and splits["test"] > 0,
+        metadata={
+            **{f"missing_{m}": rate for m, rate in missing.items()},
+            **splits,
+            "unlabelled": unlabelled,
+            "mostly_missing": absent,
+        },
+    )

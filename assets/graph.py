@@ -1,0 +1,197 @@
+"""Dagster's face of the data side: the assets of one project, built from its project file."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets import pipeline
+from assets.dataset import split_counts
+from assets.lake import Lake
+from assets.preview import contact_sheet, counts_table, markdown_table, picture, table_metadata
+from assets.resource import load_settings, resource_key
+from assets.settings import Project
+from training.schema import MODALITIES
+
+OWNERS = ["team:triptych"]
+_PICTURES = {"image": "pixels", "speech": "log_mel"}
+_WHAT = {
+    "text": "normalised, segmented, without stop words",
+    "image": "upright, checked for damage, RGB",
+    "speech": "mono, checked for damage and length",
+}
+_FEATURES = {"text": "token ids", "image": "resized pixels", "speech": "log-mel and MFCC"}
+
+
+def data_assets(project: Project) -> list[dg.AssetsDefinition]:
+    """manifest -> clean and features of each modality -> samples -> dataset, under the project's key prefix."""
+    name, key, needs = project.name, [project.name], {resource_key(project.name)}
+
+    @dg.asset(
+        key_prefix=key,
+        group_name="sources",
+        kinds={"deltalake", "parquet"},
+        owners=OWNERS,
+        required_resource_keys=needs,
+        description="What exists: one row per input item of every source, with its hash, size, time and place.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "every_item_listed",
+                asset=[*key, "manifest"],
+                blocking=True,
+                description="Items found = listed + refused + duplicates.",
+            )
+        ],
+    )
+    def manifest(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        settings = load_settings(context, name)
+        lake = pipeline.open_lake(settings)
+        listing = pipeline.write_manifest(lake, settings)
+        return dg.MaterializeResult(
+            metadata={
+                "summary": f"{listing.listed:,} items, {listing.refused:,} refused",
+                **table_metadata(lake, "manifest"),
+                "seen": listing.seen,
+                "reused": listing.reused,
+                "items": counts_table(listing.by_source, ("source", "items")),
+                "preview": markdown_table(lake.sql("SELECT * FROM manifest ORDER BY item_id LIMIT 5")),
+                "quarantined": markdown_table(
+                    lake.sql("SELECT outcome, reason, message FROM quarantine WHERE stage = 'manifest' LIMIT 20")
+                ),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="every_item_listed",
+                    passed=listing.seen == listing.listed + listing.refused,
+                    metadata={"seen": listing.seen, "listed": listing.listed, "refused": listing.refused},
+                )
+            ],
+        )
+
+    @dg.asset(
+        key_prefix=key,
+        group_name="samples",
+        kinds={"deltalake", "duckdb"},
+        owners=OWNERS,
+        required_resource_keys=needs,
+        deps=[[*key, "manifest"], *([*key, f"clean_{m}"] for m in project.modalities)],
+        description="One row per sample: text, image and speech that belong together, its label and its split.",
+    )
+    def samples(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        settings = load_settings(context, name)
+        lake = pipeline.open_lake(settings)
+        fingerprint = pipeline.write_samples(lake, settings)
+        splits = _counts(lake, "split")
+        outcomes = lake.sql("SELECT outcome, count(*) AS n FROM quarantine GROUP BY 1").to_pylist()
+        return dg.MaterializeResult(
+            metadata={
+                "summary": ", ".join(f"{n:,} {split}" for split, n in splits.items()),
+                **table_metadata(lake, "samples"),
+                "fingerprint": fingerprint,
+                **{row["outcome"]: row["n"] for row in outcomes},
+                "splits": counts_table(splits, ("split", "samples")),
+                "inputs": counts_table(_input_counts(lake), ("inputs present", "samples")),
+                "preview": markdown_table(lake.sql("SELECT * FROM samples ORDER BY sample_id LIMIT 5")),
+                "unmatched": markdown_table(
+                    lake.sql("SELECT reason, message FROM quarantine WHERE stage = 'align' ORDER BY item_id LIMIT 20")
+                ),
+            },
+            data_version=dg.DataVersion(fingerprint),
+        )
+
+    @dg.asset(
+        key_prefix=key,
+        group_name="samples",
+        kinds={"deltalake"},
+        owners=OWNERS,
+        required_resource_keys=needs,
+        deps=[[*key, "samples"], *([*key, f"{m}_features"] for m in project.modalities)],
+        description="The snapshot a model is trained on: an index of samples and the features they join to.",
+    )
+    def dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        settings = load_settings(context, name)
+        lake = pipeline.open_lake(settings)
+        snapshot = pipeline.write_dataset(lake, settings)
+        rows = lake.read("dataset")
+        counts = split_counts(rows)
+        return dg.MaterializeResult(
+            metadata={
+                "summary": f"{rows.num_rows:,} rows, fingerprint {snapshot.fingerprint}",
+                **table_metadata(lake, "dataset"),
+                "fingerprint": snapshot.fingerprint,
+                "rows": counts,
+                "splits": counts_table(counts, ("split", "samples")),
+                "preview": markdown_table(lake.sql("SELECT * FROM dataset ORDER BY sample_id LIMIT 5")),
+            },
+            data_version=dg.DataVersion(snapshot.fingerprint),
+        )
+
+    return [manifest, *(_modality_assets(project, m) for m in project.modalities), samples, dataset]
+
+
+def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
+    """Clean table and features of one modality: one step, so that an item is decoded once for both."""
+    name = project.name
+    clean, features = [name, f"clean_{modality}"], [name, f"{modality}_features"]
+
+    @dg.multi_asset(
+        name=f"{project.name}__{modality}",
+        specs=[
+            dg.AssetSpec(
+                clean,
+                deps=[[project.name, "manifest"]],
+                group_name="clean",
+                kinds={"deltalake", modality},
+                owners=OWNERS,
+                description=f"Every {modality} item that could be read: {_WHAT[modality]}.",
+            ),
+            dg.AssetSpec(
+                features,
+                deps=[[project.name, "manifest"]],
+                group_name="features",
+                kinds={"deltalake", modality},
+                owners=OWNERS,
+                description=f"Tensors of every clean {modality} item: {_FEATURES[modality]}; keyed by content.",
+            ),
+        ],
+        can_subset=False,
+        required_resource_keys={resource_key(project.name)},
+    )
+    def both(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+        settings = load_settings(context, name)
+        lake = pipeline.open_lake(settings)
+        counts = pipeline.process_modality(lake, settings, modality)
+        yield dg.MaterializeResult(
+            asset_key=clean,
+            metadata={
+                "summary": ", ".join(f"{n:,} {what}" for what, n in counts.items() if what != "seen"),
+                **table_metadata(lake, f"clean_{modality}"),
+                **counts,
+                "preview": markdown_table(lake.sql(f"SELECT * FROM clean_{modality} ORDER BY id LIMIT 5")),
+                "quarantined": markdown_table(
+                    lake.sql(
+                        "SELECT reason, message FROM quarantine WHERE stage IN ('clean', 'featurize') "
+                        "AND modality = $modality ORDER BY uri, member LIMIT 20",
+                        {"modality": modality},
+                    )
+                ),
+            },
+        )
+        first = lake.sql(f"SELECT * FROM {modality}_features ORDER BY id LIMIT 16")
+        described = table_metadata(lake, f"{modality}_features")
+        shown = {"summary": f"{described['dagster/row_count']:,} rows", "preview": markdown_table(first.slice(0, 5))}
+        if modality in _PICTURES and (png := contact_sheet(first, _PICTURES[modality])):
+            shown["picture"] = picture(png)
+        yield dg.MaterializeResult(asset_key=features, metadata={**described, **shown})
+
+    return both
+
+
+def _counts(lake: Lake, column: str) -> dict[str, int]:
+    rows = lake.sql(f"SELECT {column} AS value, count(*) AS n FROM samples GROUP BY 1 ORDER BY 1").to_pylist()
+    return {str(row["value"]): row["n"] for row in rows}
+
+
+def _input_counts(lake: Lake) -> dict[str, int]:
+    present = "concat_ws('+', " + ", ".join(f"CASE WHEN {m}_id IS NOT NULL THEN '{m}' END" for m in MODALITIES)
+    rows = lake.sql(f"SELECT {present}) AS inputs, count(*) AS n FROM samples GROUP BY 1 ORDER BY 2 DESC").to_pylist()
+    return {row["inputs"] or "(none)": row["n"] for row in rows}

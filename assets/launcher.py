@@ -1,0 +1,45 @@
+"""Starts the trainer: one child process that speaks Dagster Pipes and exchanges all else through lake and MLflow."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import dagster as dg
+
+CODE = Path(__file__).resolve().parent.parent  # the checkout that holds `training`
+
+
+class Launcher(Protocol):
+    """Runs `python -m training.job` somewhere and returns what it reported."""
+
+    def launch(self, context: dg.AssetExecutionContext, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Blocks until the trainer ends.
+
+        Args:
+            spec: see `training.job`; plain JSON values.
+
+        Returns:
+            The trainer's reports, one per model it trained, in order.
+
+        Raises:
+            dagster.DagsterPipesExecutionError: the trainer failed; its output says why.
+        """
+        ...
+
+
+class SubprocessLauncher:
+    """A child of this process, on this machine. It dies with its parent (`training.job` sees to it)."""
+
+    def launch(self, context: dg.AssetExecutionContext, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+        # The path is given explicitly and first, so a foreign package called `training` is never imported; -P keeps
+        # the working directory off it.
+        path = os.pathsep.join([str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])])
+        completed = dg.PipesSubprocessClient().run(
+            context=context,
+            command=[sys.executable, "-P", "-m", "training.job"],
+            env={"PYTHONPATH": path, "TRIPTYCH_PARENT": str(os.getpid()), "TOKENIZERS_PARALLELISM": "false"},
+            extras={"spec": dict(spec)},
+        )
+        return [dict(message) for message in completed.get_custom_messages()]

@@ -1,0 +1,185 @@
+"""The data side without Dagster: manifest, clean and feature tables, samples, dataset.
+
+Each function reads tables, calls a pure step and writes tables. Rows that are there already under the same key are
+not made again, so a second run decodes nothing.
+"""
+
+import json
+from functools import partial
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from assets.alignment import align, samples_fingerprint, validate_samples
+from assets.dataset import dataset_fingerprint, make_dataset
+from assets.engine import make_engine
+from assets.lake import Lake
+from assets.processing import Outcome, Step
+from assets.settings import Project
+from assets.sources import attach_data, scan
+from training.processor import Processor
+from training.schema import QUARANTINE
+
+_PORTION_BYTES = 64 * 2**20  # results held before they are committed; a crash loses at most this much work
+
+
+def open_lake(project: Project) -> Lake:
+    return Lake(project.lake_uri)
+
+
+def make_processor(project: Project) -> Processor:
+    return Processor(project.features, project.limits)
+
+
+class Listing(NamedTuple):
+    """What the manifest step found."""
+
+    seen: int
+    listed: int
+    refused: int  # quarantined and duplicates
+    reused: int  # files that were not read again
+    by_source: dict[str, int]
+
+
+def write_manifest(lake: Lake, project: Project) -> Listing:
+    """Lists every source and puts manifest and the manifest's part of quarantine in place."""
+    before, refused = lake.read("manifest"), lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
+    scans = []
+    for source in project.sources:
+        known = [rows.filter(pc.equal(rows["source"], source.name)) for rows in (before, refused)]
+        scans.append(scan(source, project.root, known[0], project.limits, known[1] if before.num_rows else None))
+    rows = pa.concat_tables(s.rows for s in scans).sort_by("item_id")
+    # Quarantine first: a crash between the two commits is mended by the next run, which writes both again.
+    lake.replace("quarantine", pa.concat_tables(s.quarantine for s in scans), predicate="stage = 'manifest'")
+    if lake.version("manifest") is None or not rows.equals(before.sort_by("item_id")):
+        lake.replace("manifest", rows)
+    return Listing(
+        seen=sum(s.seen for s in scans),
+        listed=rows.num_rows,
+        refused=sum(s.quarantine.num_rows for s in scans),
+        reused=sum(s.reused for s in scans),
+        by_source={s.source: s.rows.num_rows for s in scans},
+    )
+
+
+# What the present steps refuse of one modality, and (without a fingerprint) what could not be read in this run.
+REFUSED = """
+SELECT * FROM quarantine WHERE modality = $modality AND sha256 IS NOT NULL AND (
+  stage = 'clean' AND coalesce(fingerprint, $clean) = $clean OR stage = 'featurize' AND fingerprint = $features)
+"""
+
+# One row per distinct content that lacks its clean row or its features and was not refused before.
+_TO_DO = """
+WITH items AS (
+  SELECT * FROM manifest WHERE modality = $modality
+  QUALIFY row_number() OVER (PARTITION BY sha256 ORDER BY item_id) = 1
+)
+SELECT items.*, cleaned.id IS NULL AS need_clean, featured.id IS NULL AS need_features
+FROM items
+LEFT JOIN (SELECT DISTINCT id FROM clean_{modality} WHERE fingerprint = $clean) cleaned ON cleaned.id = sha256
+LEFT JOIN (SELECT DISTINCT id FROM {modality}_features WHERE fingerprint = $features) featured ON featured.id = sha256
+WHERE (cleaned.id IS NULL OR featured.id IS NULL) AND sha256 NOT IN (
+  SELECT sha256 FROM ({refused}) WHERE fingerprint IS NOT NULL
+)
+ORDER BY uri, "offset", member, "row"
+"""
+
+
+def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, int]:
+    """Cleans and featurizes what is new of one modality; each content is decoded once for both.
+
+    Returns:
+        Contents seen, processed, reused (there already) and quarantined (now or before).
+    """
+    processor = make_processor(project)
+    keys = fingerprints(processor, modality)
+    parameters = {**keys, "modality": modality}
+    query = _TO_DO.format(modality=modality, refused=REFUSED)
+    todo = lake.sql(f"SELECT count(*) AS n FROM ({query})", parameters)["n"][0].as_py()
+    batches = lake.stream(query, parameters, project.engine.batch_size)
+    work = partial(_read_and_process, step=Step(modality, processor))
+    names = ("quarantine", f"clean_{modality}", f"{modality}_features")
+    # What could not be read is tried again in every run, so its rows are this run's only.
+    lake.replace("quarantine", QUARANTINE.empty_table(), predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = '{modality}'")
+    pending: dict[str, list[pa.Table]] = {name: [] for name in names}
+
+    def commit() -> None:
+        # Features last: should the process die in between, the anti-join still finds what is left to do.
+        for name in names:
+            lake.append(name, pending[name])
+            pending[name].clear()
+
+    size = 0
+    with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
+        for result in make_engine(project.engine).map(work, batches):
+            for name, table in zip(names, (result.quarantine, result.clean, result.features), strict=True):
+                pending[name].append(table)
+                size += table.nbytes
+            progress.update(result.items)
+            if size > _PORTION_BYTES:
+                commit()
+                size = 0
+    commit()
+    refused = lake.sql(f"""SELECT count(DISTINCT sha256) AS n FROM ({REFUSED})
+      WHERE sha256 IN (SELECT sha256 FROM manifest WHERE modality = $modality)""", parameters)["n"][0].as_py()
+    distinct = "SELECT count(DISTINCT sha256) AS n FROM manifest WHERE modality = $modality"
+    seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
+    return {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
+
+
+def _read_and_process(batch: pa.RecordBatch, step: Step) -> Outcome:
+    """The engine's unit of work: reading at the edge, then the pure step."""
+    return step(attach_data(batch))
+
+
+def write_samples(lake: Lake, project: Project) -> str:
+    """Aligns the clean items into samples; returns the fingerprint of their content."""
+    processor = make_processor(project)
+    usable, refused = {}, {}
+    for modality in project.modalities:
+        parameters = {**fingerprints(processor, modality), "modality": modality}
+        clean = f"SELECT DISTINCT id FROM clean_{modality} WHERE fingerprint = $clean"
+        usable[modality] = lake.sql(clean, {"clean": parameters["clean"]})
+        refused[modality] = set(lake.sql(f"SELECT DISTINCT sha256 FROM ({REFUSED})", parameters)["sha256"].to_pylist())
+    manifest, listed = lake.read("manifest"), lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
+    aligned = align(manifest, usable, project.align, project.sources, project.root, refused, listed)
+    validate_samples(aligned.samples, project.align)
+    fingerprint = samples_fingerprint(aligned.samples)
+    lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
+    if lake.version("samples") is None or not lake.read("samples").sort_by("sample_id").equals(aligned.samples):
+        lake.replace("samples", aligned.samples, note={"fingerprint": fingerprint})
+    return fingerprint
+
+
+class Snapshot(NamedTuple):
+    """A dataset's name and where it lies."""
+
+    fingerprint: str
+    version: int  # of the Delta table `dataset`
+    features: dict[str, str]  # modality -> fingerprint of its feature rows
+
+
+def write_dataset(lake: Lake, project: Project) -> Snapshot:
+    """Writes the index of the present snapshot; one that is there already keeps its version."""
+    processor = make_processor(project)
+    features = {m: processor.fingerprint(m) for m in project.modalities}
+    samples = lake.note("samples")
+    fingerprint = dataset_fingerprint(samples["fingerprint"], features)
+    if lake.note("dataset").get("fingerprint") != fingerprint:
+        note = {"fingerprint": fingerprint, "samples": samples["fingerprint"], "features": json.dumps(features)}
+        lake.replace("dataset", make_dataset(lake.read("samples")), note=note)
+    return present_snapshot(lake)
+
+
+def present_snapshot(lake: Lake) -> Snapshot:
+    """The dataset that the last run wrote."""
+    note, version = lake.note("dataset"), lake.version("dataset")
+    if version is None:
+        raise ValueError("there is no dataset yet: run the project first")
+    return Snapshot(note["fingerprint"], version, json.loads(note["features"]))
+
+
+def fingerprints(processor: Processor, modality: str) -> dict[str, str]:
+    return {"clean": processor.clean_fingerprint(modality), "features": processor.fingerprint(modality)}

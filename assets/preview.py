@@ -1,0 +1,82 @@
+"""What the web UI shows of a table: row count, schema, the first rows, a picture."""
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+
+from assets.lake import Lake
+from training.schema import TABLES, tensor
+
+_CELL = 60  # characters of a value that a preview shows
+
+
+def table_metadata(lake: Lake, name: str) -> dict[str, Any]:
+    """Row count, column schema, place and version of a table, under the keys that Dagster's UI knows."""
+    table = lake.open(name)
+    columns = [dg.TableColumn(field.name, str(field.type)) for field in TABLES[name]]
+    rows = lake.sql(f"SELECT count(*) AS n FROM {name}")["n"][0].as_py()
+    return {
+        "dagster/row_count": rows,
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+        "dagster/uri": lake.table_uri(name),
+        "table_version": -1 if table is None else table.version(),
+    }
+
+
+def markdown_table(rows: pa.Table) -> dg.MarkdownMetadataValue:
+    """A small table as Markdown, long values cut, tensors and media left out."""
+    names = [f.name for f in rows.schema if not pa.types.is_binary(f.type) and not f.name.endswith("_shape")]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in rows.select(names).to_pylist():
+        lines.append("| " + " | ".join(_cell(row[name]) for name in names) + " |")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = text.replace("|", "\\|").replace("\n", " ")
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def counts_table(counts: Mapping[str, Any], head: tuple[str, str]) -> dg.MarkdownMetadataValue:
+    """A mapping as a two-column Markdown table."""
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---:|", *(f"| {k} | {_cell(v)} |" for k, v in counts.items())]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def picture(png: bytes) -> dg.MarkdownMetadataValue:
+    """A PNG as Markdown that carries it."""
+    return dg.MetadataValue.md(f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def contact_sheet(features: pa.Table, name: str, columns: int = 8, cell: int = 96) -> bytes | None:
+    """The first feature rows as one PNG: images as they are, log-mel as a spectrogram (low frequencies below)."""
+    from PIL import Image
+
+    tiles = []
+    for row in features.to_pylist():
+        if row[name] is None:
+            continue
+        values = tensor(row, name)
+        if name == "pixels":
+            array = np.repeat(values, 3, axis=0) if values.shape[0] == 1 else values
+            array = array.transpose(1, 2, 0)
+        else:
+            low, high = float(values.min()), float(values.max())
+            array = (255 * (values.T[::-1] - low) / max(high - low, 1e-6)).astype(np.uint8)
+        tiles.append(Image.fromarray(np.ascontiguousarray(array)).convert("RGB").resize((cell, cell)))
+    if not tiles:
+        return None
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * (cell + 4), rows * (cell + 4)), "white")
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, ((i % columns) * (cell + 4) + 2, (i // columns) * (cell + 4) + 2))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,165 @@
+"""The command line: a thin face over the Dagster definitions that the web UI shows. ``triptych --help``"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+# Everything heavy is imported inside the command that needs it: `triptych --help` must answer at once.
+
+
+class _Group(click.Group):
+    """Turns what a user can mend into one line on stderr and exit code 1; --debug shows the traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (ValueError, OSError, RuntimeError) as error:
+            if ctx.params.get("debug"):
+                raise
+            click.secho(f"Error: {error}", fg="red", err=True)
+            ctx.exit(1)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            click.secho(f"Error: {type(error).__name__}: {error} (triptych --debug shows more)", fg="red", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show tracebacks and all that Dagster logs.")
+@click.version_option(package_name="triptych")
+@click.pass_context
+def main(context: click.Context, debug: bool) -> None:
+    """Text, images and speech that lie apart, fused into one language model.
+
+    PROJECT is a project file, its folder, or the name of a project that was run before. State lies under
+    TRIPTYCH_HOME (default: .triptych in the current folder).
+    """
+    context.obj = {"debug": debug}
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")(command)
+
+
+def _set_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override a setting of the project file."
+    )(command)
+
+
+@main.command()
+@click.argument("project", required=False)
+@click.option("--select", "names", metavar="ASSETS", help="Only these assets: a,b or +a (with upstream) or a+.")
+@_set_option
+@_json_option
+@click.pass_context
+def run(
+    context: click.Context, project: str | None, names: str | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Materialize the project's graph; without PROJECT, the built-in example."""
+    from orchestration.examples import find_project
+    from orchestration.project import load
+    from orchestration.run import open_instance, run_job, summary
+
+    path, overrides = find_project(project or "digits", overrides)
+    settings = load(path, overrides)
+    click.secho(f"Triptych · project {settings.name} · {settings.path}", bold=True, err=True)
+    with open_instance(settings.home) as instance:
+        result = run_job(settings, instance, names, overrides, debug=context.obj["debug"])
+    told = summary(settings, result)
+    if as_json:
+        click.echo(json.dumps(told))
+    else:
+        _tell(told)
+
+
+def _tell(told: dict[str, Any]) -> None:
+    """The end of a run for a person: what was made and what to do with it."""
+    if told["subsets"]:
+        click.echo("\nTest accuracy by the inputs given")
+        width = max(len(name) for name in told["subsets"])
+        for name, value in sorted(told["subsets"].items(), key=lambda pair: pair[1]):
+            click.echo(f"  {name:<{width}}  {value:6.3f}  {'█' * round(40 * value)}")
+    model = told["model"]
+    if model["version"] is not None:
+        alias = ", ".join(model["aliases"]) or "no alias"
+        click.echo(f"\nModel {model['name']} version {model['version']} ({alias})")
+        click.echo(f"  dataset {told['dataset']['fingerprint']}, MLflow run {told['mlflow_run_id']}")
+        click.echo(f'  ask it:  triptych predict {told["project"]} --text "…" --image FILE --speech FILE')
+
+
+@main.command()
+@click.argument("project")
+@click.argument("query")
+@_set_option
+@_json_option
+def sql(project: str, query: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Ask DuckDB over the project's tables: manifest, clean_*, quarantine, samples, *_features, dataset."""
+    import duckdb
+
+    from assets.pipeline import open_lake
+    from orchestration.examples import find_project
+    from orchestration.project import load
+
+    path, overrides = find_project(project, overrides)
+    with open_lake(load(path, overrides)).connect() as connection:
+        try:
+            relation = connection.sql(query)
+        except duckdb.Error as error:
+            raise click.ClickException(str(error)) from None
+        if relation is None:
+            return
+        if as_json:
+            rows = relation.to_arrow_table().to_pylist()
+            click.echo(json.dumps({"rows": rows}, default=_plain))
+        else:
+            relation.show(max_rows=100)
+
+
+def _plain(value: Any) -> Any:
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
+
+
+@main.command()
+@click.argument("project")
+@click.option("--text", help="What is asked.")
+@click.option("--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="An image file.")
+@click.option("--speech", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A sound file.")
+@click.option(
+    "--table",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A CSV with columns text, image, speech (file names); one answer a row.",
+)
+@_json_option
+def predict(
+    project: str, text: str | None, image: Path | None, speech: Path | None, table: Path | None, as_json: bool
+) -> None:
+    """Answer with the project's champion, whichever inputs are given."""
+    from orchestration.examples import find_project
+    from orchestration.predict import answer, rows_of_table
+    from orchestration.project import load
+
+    if table is None and text is None and image is None and speech is None:
+        raise click.UsageError("give at least one of --text, --image, --speech, --table")
+    settings = load(*find_project(project, ()))
+    rows = rows_of_table(table) if table else [{"text": text, "image": image, "speech": speech}]
+    answers = answer(settings, rows)
+    if as_json:
+        click.echo(json.dumps({"predictions": answers}))
+        return
+    for row in answers:
+        click.echo(row["prediction"])
+    click.echo(
+        f"({settings.name} version {answers[0]['model_version']}, dataset {answers[0]['dataset_fingerprint']})", err=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""What a run says in the terminal: a line when an asset is done, what it says meanwhile, and why one failed."""
+
+import logging
+import sys
+import time
+
+import click
+import dagster as dg
+from dagster import DagsterEventType
+
+WIDTH = 18  # of the column of asset names
+
+
+class _Handler(logging.Handler):
+    """Dagster's events as lines on stderr; stdout stays free for what a command answers."""
+
+    def __init__(self, debug: bool) -> None:
+        super().__init__(logging.DEBUG if debug else logging.INFO)
+        self.started: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        meta = getattr(record, "dagster_meta", {})
+        event, step = meta.get("dagster_event"), meta.get("step_key") or ""
+        if event is None:
+            if record.levelno >= self.level and step:
+                color = "yellow" if record.levelno >= logging.WARNING else None
+                _say(f"    {meta.get('orig_message') or record.getMessage()}", fg=color, dim=color is None)
+            return
+        kind = event.event_type
+        if kind == DagsterEventType.STEP_START:
+            self.started[step] = time.monotonic()
+        elif kind == DagsterEventType.ASSET_MATERIALIZATION:
+            materialization = event.event_specific_data.materialization
+            summary = materialization.metadata.get("summary")
+            seconds = time.monotonic() - self.started.get(step, time.monotonic())
+            said = summary.text if summary is not None else ""
+            _say(f"  ✓ {materialization.asset_key.path[-1]:<{WIDTH}} {said}  ({seconds:.1f} s)", fg="green")
+        elif kind == DagsterEventType.ASSET_CHECK_EVALUATION and not event.event_specific_data.passed:
+            check = event.event_specific_data
+            _say(f"  ✗ check {check.check_name} of {check.asset_key.path[-1]} failed", fg="red")
+            for key, value in check.metadata.items():
+                _say(f"      {key}: {value.value}", fg="red")
+
+
+def _say(text: str, **style: object) -> None:
+    click.secho(text, file=sys.stderr, **style)  # type: ignore[arg-type]
+
+
+@dg.logger({"debug": dg.Field(bool, default_value=False)}, description="One line an asset, on stderr.")
+def console(context: dg.InitLoggerContext) -> logging.Logger:
+    """The logger `triptych run` configures its runs with."""
+    logger = logging.Logger("triptych.run", logging.DEBUG)
+    logger.addHandler(_Handler(context.logger_config["debug"]))
+    return logger

@@ -1,0 +1,69 @@
+"""The code location: every registered project's assets, checks, job and schedule, made when Dagster asks for them.
+
+``dagster dev -w workspace.yaml`` or ``triptych ui`` loads it; importing this module does nothing.
+"""
+
+import logging
+
+import dagster as dg
+
+from assets.checks import asset_checks
+from assets.graph import data_assets
+from assets.models import model_assets
+from assets.resource import resource_key
+from assets.settings import Project
+from orchestration.project import ProjectError, home, load
+from orchestration.registry import registered
+
+
+class ProjectResource(dg.ConfigurableResource):
+    """The project file and what this run overrides of it."""
+
+    file: str
+    overrides: list[str] = []  # noqa: RUF012 - pydantic copies it
+
+
+    def load(self) -> Project:
+        return load(self.file, self.overrides)
+
+
+def project_definitions(project: Project) -> dg.Definitions:
+    """One project: its assets under its own key prefix, their checks, its job and its schedule."""
+    job = dg.define_asset_job(
+        project.name,
+        selection=dg.AssetSelection.key_prefixes(project.name),
+        description=f"Everything from {project.path.name} to the champion.",
+        tags={"triptych/project": project.name},
+    )
+    schedules = []
+    if project.schedule:
+        schedules.append(
+            dg.ScheduleDefinition(
+                name=f"{project.name}_schedule",
+                job=job,
+                cron_schedule=project.schedule,
+                default_status=dg.DefaultScheduleStatus.RUNNING,
+                description=f"As {project.path.name} says.",
+            )
+        )
+    return dg.Definitions(
+        assets=[*data_assets(project), *model_assets(project)],
+        asset_checks=asset_checks(project),
+        jobs=[job],
+        schedules=schedules,
+        resources={resource_key(project.name): ProjectResource(file=str(project.path))},
+    )
+
+
+@dg.definitions
+def definitions() -> dg.Definitions:
+    """All registered projects; one whose file is broken is left out with a warning, so the others stay usable."""
+    found = []
+    for name, path in registered(home()).items():
+        try:
+            project = load(path)
+        except ProjectError as error:
+            logging.getLogger("triptych").warning("project %s is left out: %s", name, error)
+            continue
+        found.append(project_definitions(project))
+    return dg.Definitions.merge(*found) if found else dg.Definitions()

@@ -1,0 +1,59 @@
+"""Finds the project that a command means, and lays out a built-in example where that is what it means."""
+
+import importlib.resources
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from orchestration.project import ProjectError, home
+from orchestration.registry import registered
+
+EXAMPLES = ("digits", "spoken_digits")
+
+
+def find_project(name: str, overrides: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
+    """The project file behind a path, a folder, a registered project's name or an example's name.
+
+    Paths in ``data=`` are relative to the current folder, as a person at a command line expects.
+
+    Raises:
+        ProjectError: it is none of these.
+    """
+    overrides = tuple(
+        f"data={Path(value[5:]).resolve()}" if value.startswith("data=") else value for value in overrides
+    )
+    path = Path(name)
+    if path.exists():
+        return path, overrides
+    if name in EXAMPLES:
+        data = next((value[5:] for value in overrides if value.startswith("data=")), None)
+        return lay_out(name, home() / "examples" / name, data), overrides
+    known = registered(home())
+    if name in known:
+        return known[name], overrides
+    names = ", ".join(dict.fromkeys([*known, *EXAMPLES]))
+    raise ProjectError(f"{name}: no such file or folder, and no project of that name; known are {names}")
+
+
+def lay_out(name: str, folder: Path, data: str | None = None) -> Path:
+    """Writes an example's project file into `folder`, and the data it makes itself; what is there already stays.
+
+    Args:
+        data: the folder of media that the example reads, for one that brings none of its own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "project.yaml"
+    if not target.exists() or data is not None:
+        text = (importlib.resources.files("orchestration") / "projects" / f"{name}.yaml").read_text()
+        if data is not None:
+            text += f"\n# Where the media lie.\ndata: {yaml.safe_dump(data).splitlines()[0]}\n"
+        temporary = target.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(text)
+        temporary.replace(target)
+    if name == "digits":
+        from orchestration.digits import generate
+
+        generate(folder / "data")
+    return target

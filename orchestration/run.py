@@ -1,0 +1,165 @@
+"""One run of a project's job in this process, on the instance that the web UI shows."""
+
+import importlib.resources
+import os
+import re
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+
+from assets.settings import Project
+from orchestration.definitions import project_definitions
+from orchestration.registry import register
+
+# The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
+_LOCATION = {".dagster/repository": "__repository__@triptych"}
+_PROCESS = "triptych/process"  # host:pid:start, so that a later run can tell whether this one is still alive
+
+
+class RunFailed(RuntimeError):
+    """A run that did not succeed; the message says which step and why."""
+
+
+def open_instance(home: Path) -> dg.DagsterInstance:
+    """The Dagster instance under TRIPTYCH_HOME, made at first use."""
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text((importlib.resources.files("orchestration") / "dagster.yaml").read_text())
+    os.environ["DAGSTER_HOME"] = str(home)  # child processes of Dagster look here
+    return dg.DagsterInstance.from_config(str(home))
+
+
+def free_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Ends runs whose process is gone (kill -9, power cut) and frees their pool slots; returns their ids."""
+    freed = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])):
+        host, _, rest = run.tags.get(_PROCESS, "").partition("|")
+        if host != socket.gethostname():
+            continue
+        if not _alive(*(float(part) for part in rest.split("|"))):
+            instance.report_run_failed(run, "The process of this run is gone; it was ended by the next run.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            freed.append(run.run_id)
+    return freed
+
+
+def _alive(pid: float, started: float) -> bool:
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - started) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()}|{os.getpid()}|{psutil.Process().create_time()}"
+
+
+def select(job: dg.JobDefinition, project: str, names: str | None) -> list[dg.AssetKey] | None:
+    """The assets that a selection such as ``samples``, ``dataset+`` or ``+model,champion`` names; None is all.
+
+    Raises:
+        ValueError: a part of it is no asset of the project.
+    """
+    if names is None:
+        return None
+    graph = job.asset_layer.asset_graph
+    known = {key.path[-1]: key for key in job.asset_layer.executable_asset_keys}
+    chosen: set[dg.AssetKey] = set()
+    for part in names.split(","):
+        match = re.fullmatch(r"(\+?)([a-z_0-9]+)(\+?)", part.strip())
+        if match is None or match[2] not in known:
+            raise ValueError(f"--select {part.strip()!r} names no asset of {project}; there are {', '.join(known)}")
+        selection = dg.AssetSelection.assets(known[match[2]])
+        if match[1]:
+            selection = selection.upstream()
+        if match[3]:
+            selection = selection | dg.AssetSelection.assets(known[match[2]]).downstream()
+        chosen |= set(selection.resolve(graph))
+    return sorted(chosen)
+
+
+def run_job(
+    project: Project,
+    instance: dg.DagsterInstance,
+    names: str | None = None,
+    overrides: Sequence[str] = (),
+    debug: bool = False,
+) -> dg.ExecuteInProcessResult:
+    """Materializes the project's job, or the assets of it that are named.
+
+    Raises:
+        RunFailed: a step failed, or a blocking check did.
+        ValueError: the selection names no asset.
+    """
+    register(project)
+    free_dead_runs(instance)
+    job = project_definitions(project).resolve_job_def(project.name)
+    result = job.execute_in_process(
+        instance=instance,
+        raise_on_error=False,
+        asset_selection=select(job, project.name, names),
+        tags={**_LOCATION, _PROCESS: _this_process()},
+        run_config={
+            "loggers": {"console": {"config": {"debug": debug}}},
+            "resources": {
+                f"{project.name}_project": {"config": {"file": str(project.path), "overrides": list(overrides)}}
+            },
+        },
+    )
+    if not result.success:
+        raise RunFailed(_why(result))
+    return result
+
+
+def _why(result: dg.ExecuteInProcessResult) -> str:
+    """The failed steps and the innermost cause of each, without Dagster's wrapping."""
+    reasons = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            reasons.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
+    return "\n".join(reasons) or "the run failed; see the web UI (`triptych ui`)"
+
+
+def summary(project: Project, result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """What `triptych run --json` ends with: what every asset reported, in one object."""
+    seconds: dict[str, float] = {}
+    metadata: dict[str, dict[str, Any]] = {}
+    for event in result.all_events:
+        if event.is_step_success:
+            seconds[str(event.step_key)] = round(event.step_success_data.duration_ms / 1000, 3)
+        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
+            materialization = event.step_materialization_data.materialization
+            metadata[materialization.asset_key.path[-1]] = {k: v.value for k, v in materialization.metadata.items()}
+    clean = [metadata[name] for name in metadata if name.startswith("clean_")]
+    items = {
+        "seen": metadata.get("manifest", {}).get("seen"),
+        "processed": sum(m["processed"] for m in clean),
+        "reused": sum(m["reused"] for m in clean),
+        "quarantined": metadata.get("samples", {}).get("quarantined"),
+    }
+    model = metadata.get("model", {})
+    dataset = metadata.get("dataset", {})
+    champion = metadata.get("champion", {})
+    return {
+        "project": project.name,
+        "dagster_run_id": result.run_id,
+        "mlflow_run_id": model.get("mlflow_run_id"),
+        "model": {
+            "name": project.name,
+            "version": model.get("version"),
+            "aliases": champion.get("aliases", []),
+        },
+        "dataset": {"fingerprint": dataset.get("fingerprint"), "rows": dataset.get("rows", {})},
+        "items": items,
+        "metrics": {f"test/{name}": value for name, value in model.get("metrics", {}).items()},
+        "subsets": model.get("subset_accuracy", {}),
+        "seconds": seconds,
+    }
