@@ -6,7 +6,7 @@ before. `item_balance` counts that.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.joins import Columns, join_keys, join_links, quoted
+from assets.joins import Columns, join_keys, join_links
 from assets.settings import AlignSettings, SourceSettings
 from assets.splits import assign_splits, leakage
 from training.schema import MODALITIES, QUARANTINE, SAMPLES
@@ -128,16 +128,13 @@ def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, col
     named = [*wanted, *(c for c in (settings.split.column,) if c is not None and c not in wanted)]
     values = "".join(f", {columns.sql(name)} AS c{n}" for n, name in enumerate(named))
     label = "NULL::VARCHAR" if settings.label is None else columns.sql(settings.label)
-    hidden = columns.hidden | ({columns.bare(settings.label)} if settings.label else set())
-    attributes = (
-        "values" if settings.table is not None else "json_merge_patch(s.attributes, i.attributes, t.attributes)"
-    )
+    # Where both have a name, the text's value wins.
+    attributes = ["values"] if settings.table is not None else [f"{alias}.attributes" for alias in "sit"]
     rows = connection.sql(
         f"""
         SELECT sample_id, split_key, {label} AS label, least(t.time, i.time, s.time) AS time{values},
           text_id, image_id, speech_id, text_item, image_item, speech_item, text_status, image_status, speech_status,
-          json_merge_patch({attributes}, {quoted(json.dumps(dict.fromkeys(sorted(hidden))))})::VARCHAR
-            AS attributes
+          [{", ".join(attributes)}] AS attributes
         FROM judged
         LEFT JOIN items t ON t.item_id = text_item
         LEFT JOIN items i ON i.item_id = image_item
@@ -148,10 +145,19 @@ def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, col
     cells = {name: rows[f"c{n}"].to_pylist() for n, name in enumerate(named)}
     cells |= {"sample_id": rows["split_key"].to_pylist(), "label": rows["label"].to_pylist()}
     each = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
-    groups = [json.dumps({c: row[c] for c in wanted if row[c]}, ensure_ascii=False, sort_keys=True) for row in each]
-    made = {"split": assign_splits(each, settings), "groups": groups}
+    groups = [_encode({c: row[c] for c in wanted if row[c]}) for row in each]
+    hidden = columns.hidden | ({columns.bare(settings.label)} if settings.label else set())
+    left = [_encode(_merged(parts, hidden)) for parts in rows["attributes"].to_pylist()]
+    made = {"split": assign_splits(each, settings), "groups": groups, "attributes": left}
     arrays = [pa.array(made[f.name], f.type) if f.name in made else rows[f.name].cast(f.type) for f in SAMPLES]
     return pa.table(arrays, schema=SAMPLES)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+
+
+def _merged(parts: Sequence[str | None], hidden: Collection[str]) -> dict[str, str]:
+    return {k: v for part in parts if part is not None for k, v in json.loads(part).items() if k not in hidden}
 
 
 _WHY = {

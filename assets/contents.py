@@ -42,9 +42,11 @@ class Known:
         if mtime is None or not items or any(item[3] != mtime for item in items):
             return None
         entries = [Entry(posixpath.normpath(m), uri, m, offset, size, mtime) for m, offset, size, _, _ in items]
+        listed = {item[0] for item in items}
         for row in self.refused.filter(pc.equal(self.refused["uri"], uri)).to_pylist():
-            if (uri, row["member"]) in self.items and row["reason"] != "superseded":
-                continue  # a second table row for a member that is listed
+            if row["member"] in listed and row["reason"] != "superseded":
+                continue  # another table row for the same member
+            listed.add(row["member"])
             if row["reason"] not in HEADER_REASONS:
                 return None
             name, message = row["member"].removeprefix("./"), row["message"].removeprefix(f"{uri}: {row['member']}: ")

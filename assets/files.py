@@ -123,7 +123,7 @@ def _file(name: str, child: os.DirEntry[str], base: str) -> Entry | None:
         return _refused(name, child.path, "bad_name", "the file's name is not UTF-8; rename it")
     if child.is_symlink():
         target = os.path.realpath(child.path)
-        if not target.startswith(base + os.sep):
+        if not (target + os.sep).startswith(base + os.sep):
             return _refused(name, child.path, "outside_root", f"a link that leaves {base}; it was not opened")
         if not os.path.exists(target):
             return _refused(name, child.path, "not_found", "a link to nothing")

@@ -1,16 +1,16 @@
 """Dagster's face of the model side: baselines, model, evaluation and champion of one project."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
 from assets import pipeline
 from assets.launcher import SubprocessLauncher
-from assets.preview import counts_table, picture
+from assets.preview import counts_table, markdown_rows, picture
+from assets.promotion import gate
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
-from training.job import experiment_runs, training_spec
+from training.spec import JobSpec, RunSpec, baseline_runs, model_run
 
 OWNERS = ["team:triptych"]
 
@@ -30,11 +30,11 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
         description="What a model must beat: each modality alone, and plain concatenation.",
     )
     def baselines(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        settings = load_settings(context, name)
-        reports = train(context, settings, "baselines")
+        reports = train(context, load_settings(context, name), baseline_runs)
         accuracy = {report["name"]: report["metrics"]["accuracy"] for report in reports}
         return dg.MaterializeResult(
             metadata={
+                "summary": ", ".join(f"{baseline} {value:.3f}" for baseline, value in accuracy.items()),
                 "accuracy": counts_table(accuracy, ("baseline", "test accuracy")),
                 "runs": {report["name"]: report["mlflow_run_id"] for report in reports},
                 "trained": sum(not report["reused"] for report in reports),
@@ -52,17 +52,121 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
         description="The fused model: trained in a process of its own, logged and registered as a version in MLflow.",
     )
     def model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        settings = load_settings(context, name)
-        (report,) = train(context, settings, "model")
+        (report,) = train(context, load_settings(context, name), lambda *settings: [model_run(*settings)])
+        accuracy = report["metrics"]["accuracy"]
+        how = "already trained" if report["reused"] else "trained"
         return dg.MaterializeResult(
             metadata={
+                "summary": f"version {report['version']} {how}, test accuracy {accuracy:.3f}",
                 "version": int(report["version"]),
                 "reused": report["reused"],
                 "mlflow_run_id": report["mlflow_run_id"],
                 "dataset_fingerprint": report["dataset_fingerprint"],
-                "test": counts_table(report["metrics"], ("metric", "value")),
-                "subsets": counts_table(report["subsets"], ("inputs", "test accuracy")),
+                "metrics": report["metrics"],
+                "subset_accuracy": report["subsets"],
+                "subsets": counts_table(report["subsets"], ("inputs given", "test accuracy")),
             }
         )
 
-    return [baselines, model]
+    @dg.asset(
+        key_prefix=key,
+        group_name="models",
+        kinds={"mlflow"},
+        owners=OWNERS,
+        deps=[[*key, "model"], [*key, "baselines"]],
+        required_resource_keys=needs,
+        description="The model beside its baselines on the test snapshot: every subset of the inputs, every slice.",
+    )
+    def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from training.tracking import find_run, read_artifact, read_json
+
+        settings = load_settings(context, name)
+        runs = spec_runs(settings, baseline_runs) + spec_runs(settings, lambda *given: [model_run(*given)])
+        rows: list[dict[str, Any]] = []
+        pictures = {}
+        for run in runs:
+            run_id = find_run(settings.mlflow_uri, settings.name, run.fingerprint)
+            if run_id is None:
+                raise ValueError(f"{run.name} has not been trained on this dataset: materialize it first")
+            measured = read_json(settings.mlflow_uri, run_id, "evaluation.json")
+            rows += [{"model": run.name, **row} for row in measured["rows"]]
+            if not run.is_baseline:
+                for title in ("confusion", "learning", "subsets", "examples"):
+                    pictures[title] = picture(read_artifact(settings.mlflow_uri, run_id, f"{title}.png"))
+        full = {row["model"]: row for row in rows if row["subset"] == row["inputs"] and row["slice"] is None}
+        best = max((row for row in full.values() if row["model"] != "model"), key=lambda row: row["accuracy"])
+        return dg.MaterializeResult(
+            metadata={
+                "summary": f"model {full['model']['accuracy']:.3f}, best baseline {best['model']} {best['accuracy']:.3f}",
+                "accuracy": markdown_rows([row for row in rows if row["slice"] is None]),
+                "slices": markdown_rows([row for row in rows if row["slice"] is not None and row["model"] == "model"]),
+                **pictures,
+            }
+        )
+
+    @dg.asset(
+        key_prefix=key,
+        group_name="models",
+        kinds={"mlflow"},
+        owners=OWNERS,
+        deps=[[*key, "evaluation"]],
+        required_resource_keys=needs,
+        description="The version that answers: moves only to a model that the gate finds better on the same test rows.",
+    )
+    def champion(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        decision = gate(context, load_settings(context, name))
+        for reason in decision["reasons"]:
+            context.log.info(reason)
+        verdict = "is champion" if "champion" in decision["aliases"] else "keeps challenger"
+        return dg.MaterializeResult(
+            metadata={
+                "summary": f"version {decision['version']} {verdict}",
+                **decision,
+                "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in decision["reasons"])),
+            }
+        )
+
+    return [baselines, model, evaluation, champion]
+
+
+def spec_runs(project: Project, make: Any) -> list[RunSpec]:
+    """The trainings that the present dataset and settings ask for."""
+    dataset = pipeline.present_snapshot(pipeline.open_lake(project)).fingerprint
+    return make(project.model, project.training, project.features, project.modalities, dataset)
+
+
+def train(context: dg.AssetExecutionContext, project: Project, make: Any) -> list[dict[str, Any]]:
+    """The reports of the asked-for trainings; only those that MLflow does not know are done, in one child process."""
+    from training.tracking import find_report
+
+    runs = spec_runs(project, make)
+    known = {run.name: find_report(project.mlflow_uri, project.name, run.fingerprint) for run in runs}
+    missing = tuple(run for run in runs if known[run.name] is None)
+    if missing:
+        lake = pipeline.open_lake(project)
+        snapshot = pipeline.present_snapshot(lake)
+        spec = JobSpec(
+            project=project.name,
+            lake=lake.uri,
+            storage_options=dict(lake.storage_options),
+            dataset=snapshot.fingerprint,
+            version=snapshot.version,
+            feature_fingerprints=snapshot.features,
+            features=project.features,
+            limits=project.limits,
+            tracking_uri=project.mlflow_uri,
+            artifacts=None if project.tracking_uri else str(project.home / "artifacts"),
+            cache=str(project.folder / "cache"),
+            checkpoints=str(project.folder / "checkpoints"),
+            tags={"dagster_run_id": context.run_id},
+            runs=missing,
+        )
+        for report in SubprocessLauncher().launch(context, spec.to_json()):
+            known[report["name"]] = report
+    reports = []
+    for run in runs:
+        report = known[run.name]
+        if report is None:
+            raise RuntimeError(f"the trainer ended without a report of {run.name}: its output above says why")
+        reports.append(report | {"reused": run not in missing})
+    return reports

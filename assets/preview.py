@@ -80,3 +80,8 @@ def contact_sheet(features: pa.Table, name: str, columns: int = 8, cell: int = 9
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def markdown_rows(rows: list[dict[str, Any]]) -> dg.MarkdownMetadataValue:
+    """Rows with the same keys as a Markdown table."""
+    return markdown_table(pa.Table.from_pylist(rows)) if rows else dg.MetadataValue.md("")

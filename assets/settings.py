@@ -155,6 +155,7 @@ class Project:
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     schedule: str | None = None  # cron, UTC
+    watch: bool = False  # true: the sensor that starts a run when files change is on from the start
     data: str | None = None  # the folder that ${data} stands for in the paths of this file
     lake: str | None = None  # where the tables lie; default: a folder under TRIPTYCH_HOME
     tracking_uri: str | None = None  # MLflow's; default: MLFLOW_TRACKING_URI, else mlflow.db under TRIPTYCH_HOME

@@ -57,7 +57,7 @@ def scan(
             refused.
     """
     limits, rows = limits or MediaLimits(), _Rows(source, root.resolve())
-    table = None if source.table is None else root / source.table
+    table = None if source.table is None else (root / source.table).resolve()
     if source.files is None:
         assert table is not None
         seen, reused = _scan_texts(source, table, rows), 0
@@ -136,7 +136,7 @@ class _Rows:
 
 def _scan_texts(source: SourceSettings, table: Path, rows: _Rows) -> int:
     assert source.key is not None and source.column is not None
-    seen, uri = 0, str(table.resolve())
+    seen, uri = 0, str(table)
     required = [source.key, source.column, *([source.time] if source.time else [])]
     mtime = None
     for record in read_table(table, source.encoding, required):
@@ -177,7 +177,7 @@ def _scan_files(
     known = Known(previous, refused)
     place, entries = known.archive(root / files) or list_files(files, root)
     if table is not None:
-        entries = [entry for entry in entries if entry.uri != str(table.resolve())]  # no item of the folder it lies in
+        entries = [entry for entry in entries if entry.uri != str(table)]  # no item of the folder it lies in
     reused = fill(entries, known, source, limits)
 
     by_name = {entry.name: entry for entry in entries if entry.reason != "superseded"}
@@ -239,7 +239,10 @@ def _where(entry: Entry) -> str:
 
 def _attributes(record: Record, *left_out: str) -> str:
     values = {k: v for k, v in record.values.items() if v is not None and k not in left_out}
-    return json.dumps(values, ensure_ascii=False, sort_keys=True)
+    return _encode(values)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode  # json.dumps makes one at each call
 
 
 def _time(source: SourceSettings, record: Record) -> tuple[datetime | None, str | None]:

@@ -25,7 +25,7 @@ class SourceError(ValueError):
 class Record:
     """One row of a table as strings; null where there is nothing. `problem` says why the row cannot be used."""
 
-    line: int  # of a CSV or JSON Lines file, where the row ends (the header is line 1); row of a Parquet file, from 1
+    line: int  # where the row starts, from 1 (the header of a CSV is line 1); of a Parquet file, the number of the row
     values: dict[str, str | None]
     problem: str | None = None
 

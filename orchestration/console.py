@@ -15,14 +15,15 @@ class _Handler(logging.Handler):
     """Dagster's events as lines on stderr; stdout stays free for what a command answers."""
 
     def __init__(self, debug: bool) -> None:
-        super().__init__(logging.DEBUG if debug else logging.INFO)
+        super().__init__(logging.DEBUG)  # Dagster logs its events at that level
+        self.least = logging.DEBUG if debug else logging.INFO
         self.started: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         meta = getattr(record, "dagster_meta", {})
         event, step = meta.get("dagster_event"), meta.get("step_key") or ""
         if event is None:
-            if record.levelno >= self.level and step:
+            if record.levelno >= self.least and step:
                 color = "yellow" if record.levelno >= logging.WARNING else None
                 _say(f"    {meta.get('orig_message') or record.getMessage()}", fg=color, dim=color is None)
             return
@@ -47,7 +48,7 @@ def _say(text: str, **style: object) -> None:
 
 
 @dg.logger({"debug": dg.Field(bool, default_value=False)}, description="One line an asset, on stderr.")
-def console(context: dg.InitLoggerContext) -> logging.Logger:
+def lines(context: dg.InitLoggerContext) -> logging.Logger:
     """The logger `triptych run` configures its runs with."""
     logger = logging.Logger("triptych.run", logging.DEBUG)
     logger.addHandler(_Handler(context.logger_config["debug"]))

@@ -12,6 +12,8 @@ from assets.graph import data_assets
 from assets.models import model_assets
 from assets.resource import resource_key
 from assets.settings import Project
+from orchestration.automation import automation
+from orchestration.console import lines
 from orchestration.project import ProjectError, home, load
 from orchestration.registry import registered
 
@@ -35,22 +37,15 @@ def project_definitions(project: Project) -> dg.Definitions:
         description=f"Everything from {project.path.name} to the champion.",
         tags={"triptych/project": project.name},
     )
-    schedules = []
-    if project.schedule:
-        schedules.append(
-            dg.ScheduleDefinition(
-                name=f"{project.name}_schedule",
-                job=job,
-                cron_schedule=project.schedule,
-                default_status=dg.DefaultScheduleStatus.RUNNING,
-                description=f"As {project.path.name} says.",
-            )
-        )
+    schedules, sensors = automation(project, job)
     return dg.Definitions(
         assets=[*data_assets(project), *model_assets(project)],
         asset_checks=asset_checks(project),
         jobs=[job],
         schedules=schedules,
+        sensors=sensors,
+        executor=dg.in_process_executor,  # steps share what they import; the trainer is a child anyway
+        loggers={"lines": lines},
         resources={resource_key(project.name): ProjectResource(file=str(project.path))},
     )
 

@@ -1,181 +1,199 @@
-"""The built-in example `digits`: three silos made on the spot, the same bytes every time, without a network.
-
-Handwriting comes with scikit-learn (1,797 scans of 8x8 pixels, UCI Optical Recognition of Handwritten Digits);
-speech is synthesised by espeak-ng with many voices, rates and pitches; questions pair them freely within a split.
+"""The data of the built-in example: handwriting, spoken digits and questions, made on the spot without a network.
 
     python -m orchestration.digits FOLDER
+
+The handwriting is scikit-learn's bundled set of 1,797 scans (E. Alpaydin, C. Kaynak, UCI, 1998). The digits are spoken
+by espeak-ng in 60 voices, each an accent of English and a speaker, at several speeds and pitches.
 """
 
 import csv
 import ctypes
+import importlib.resources
 import io
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
 import wave
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock
 
-from assets.settings import AlignSettings
-from assets.splits import allowed_splits
-from orchestration.questions import Medium, ask, write_questions
+from orchestration.project import load
+from orchestration.questions import generate_questions
 
-VERSION = "1"  # count up when the files change; those of another version are made again
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029")
-# One accent each, in turn; whispering and robot voices are left out.
-VARIANTS = (
-    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 Alex Alicia Andrea Andy Annie Denis Gene Hugo Lee Marco Michael Mike adam "
-    "anika antonio aunty belinda benjamin boris caleb david ed edward grandma grandpa ian john linda max michel pablo "
-    "paul pedro quincy rob robert sandro shelby steph travis victor zac"
-).split()
-VOICES = tuple(f"{ACCENTS[n % len(ACCENTS)]}+{variant}" for n, variant in enumerate(VARIANTS))
-TAKES = 3  # recordings of each digit by each voice
-IMAGE_SIZE = 28
-COUNTS = {"train": 18000, "validation": 600, "test": 1500}
-SEED = 20240229
-# What the project file says too: a scan, or a voice, stands on one side only.
-ALIGN = AlignSettings(group=("image", "voice"))
+VERSION = "1"  # count up whenever the data change
+FILES = ("handwriting.tar", "handwriting.csv", "recordings.tar", "recordings.csv", "questions.csv")
+_MARKER = "VERSION"
+_SCAN_SIZE = 28  # pixels; the scans are 8 x 8, too small for a person to look at
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
+# Of espeak-ng's hundred speakers those that sound like a person, and of those that sound alike only one: otherwise a
+# test voice could be nearly a training voice.
+_SPEAKERS = (
+    "adam Alex Alicia Andrea Andy anika Annie announcer antonio aunty belinda boris caleb david Denis Diogo ed edward "
+    "f1 f2 f3 f4 f5 Gene grandma gustave ian iven Jacky john kaukovalta Lee linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo Marco "
+    "Mario max Michael Mike Nguyen norbert pablo paul pedro rob sandro steph Storm travis Tweaky victor zac"
+)
+_TAKES = 3  # of each digit by each voice
+_RATES, _PITCHES, _SILENCES = (120, 210), (25, 75), (0.0, 0.15)  # words a minute; 0 to 99; seconds, before and after
 
 
 def generate(folder: Path) -> None:
-    """Makes the example's files; those that are there already stay. A killed run leaves nothing half made.
+    """Writes FILES into `folder`; does nothing where they are. The same installed versions give the same bytes.
+
+    The marker says that all is written, so what a killed call left is written again.
 
     Raises:
-        RuntimeError: espeak-ng could not speak; the message carries its output.
+        ValueError: the folder holds something else.
+        RuntimeError: espeak-ng failed.
     """
-    marker = folder / "VERSION"
-    if marker.exists() and marker.read_text() == VERSION:
-        return
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    # espeak-ng is a C library with global state: in a process of its own it cannot take this one down.
-    code = Path(__file__).resolve().parent.parent
-    made = subprocess.run(
-        [sys.executable, "-P", "-m", "orchestration.digits", str(temporary)],
-        env=os.environ | {"PYTHONPATH": str(code)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode != 0:
-        shutil.rmtree(temporary)
-        raise RuntimeError(f"the example's speech could not be made (exit {made.returncode}):\n{made.stderr.strip()}")
-    (temporary / "VERSION").write_text(VERSION)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        marker = folder / _MARKER
+        if marker.exists() and marker.read_text() == VERSION:
+            return
+        if not marker.exists() and (others := sorted(path.name for path in folder.iterdir())):
+            raise ValueError(f"{folder} is not empty (it holds {others[0]}): name another folder for the example")
+        marker.write_text("incomplete")
+        scans, takes = list(_scans()), list(_takes())
+        _write_tar(folder / "handwriting.tar", ((scan["file"], scan.pop("png")) for scan in scans))
+        _write_csv(folder / "handwriting.csv", scans)
+        (folder / "recordings.tar").write_bytes(_spoken_by_child())
+        _write_csv(folder / "recordings.csv", (take.row() for take in takes))
+        with importlib.resources.as_file(importlib.resources.files("orchestration") / "projects") as projects:
+            align = load(projects / "digits.yaml").align
+        tables = (folder / "handwriting.csv", folder / "recordings.csv", folder / "questions.csv")
+        generate_questions(*tables, align)
+        temporary = marker.with_suffix(".tmp")
+        temporary.write_text(VERSION)
+        temporary.replace(marker)
 
 
-def _write(folder: Path) -> None:
-    scans = dict(_scans())
-    recordings = dict(_recordings())
-    _tar(folder / "handwriting.tar", {file: png for file, (png, _) in scans.items()})
-    _table(folder / "handwriting.csv", ["file", "digit"], [[file, digit] for file, (_, digit) in scans.items()])
-    _tar(folder / "recordings.tar", {file: wav for file, (wav, *_) in recordings.items()})
-    _table(
-        folder / "recordings.csv",
-        ["file", "digit", "voice", "rate", "pitch"],
-        [[file, *facts] for file, (_, *facts) in recordings.items()],
-    )
-    rows = []
-    for split, count in COUNTS.items():
-        images = [Medium(file, digit) for file, (_, digit) in scans.items() if _split("image", file) == split]
-        spoken = [Medium(f, facts[1]) for f, facts in recordings.items() if _split("voice", facts[2]) == split]
-        rows += ask(split, images, spoken, count, SEED)
-    write_questions(folder / "questions.csv", rows)
-
-
-def _split(column: str, value: str) -> str:
-    (split,) = allowed_splits({column: value}, ALIGN)
-    return split
-
-
-def _scans() -> Iterator[tuple[str, tuple[bytes, int]]]:
-    """File name -> PNG (grey, bicubic enlargement of 8x8) and digit."""
+def _scans() -> Iterator[dict[str, Any]]:
+    """White ink on black, as in MNIST."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    data = load_digits()
-    for number, (scan, digit) in enumerate(zip(data.images, data.target, strict=True)):
-        grey = np.round(scan * 255 / 16).astype(np.uint8)
-        picture = Image.fromarray(grey).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        yield f"scan_{number:04d}.png", (buffer.getvalue(), int(digit))
+    digits = load_digits()
+    for number, (image, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        scan = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
+        data = io.BytesIO()
+        scan.resize((_SCAN_SIZE, _SCAN_SIZE), Image.Resampling.BICUBIC).save(data, "png")
+        yield {"file": f"{digit}/{number:04d}.png", "digit": int(digit), "scan": number, "png": data.getvalue()}
 
 
-def _recordings() -> Iterator[tuple[str, tuple[bytes, int, str, int, int]]]:
-    """File name -> WAV, digit, voice, rate in words a minute, pitch (0 to 99)."""
-    random = np.random.default_rng(SEED)
-    speak = _speaker()
-    for voice in VOICES:
-        for digit, word in enumerate(WORDS):
-            for take in range(TAKES):
-                rate, pitch = int(random.integers(120, 221)), int(random.integers(25, 76))
-                wav = speak(word, voice, rate, pitch)
-                yield f"{voice.replace('+', '_')}_{digit}_{take}.wav", (wav, digit, voice, rate, pitch)
+@dataclass(frozen=True, slots=True)
+class Take:
+    """One digit spoken once."""
+
+    file: str
+    digit: int
+    voice: str  # accent+speaker
+    rate: int  # words a minute
+    pitch: int  # 0 to 99, of the speaker's own range
+    before: float  # seconds of silence
+    after: float
+
+    def row(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("file", "digit", "voice", "rate", "pitch")}
 
 
-def _speaker() -> Callable[[str, str, int, int], bytes]:
-    """A function that speaks a word with espeak-ng (speak_lib.h) and gives a mono 16-bit WAV."""
+def _takes() -> Iterator[Take]:
+    random = np.random.default_rng(0)
+    for number, speaker in enumerate(_SPEAKERS.split()):
+        accent = _ACCENTS[number % len(_ACCENTS)]
+        for take in range(_TAKES):
+            for digit in range(10):
+                rate, pitch = (int(random.integers(low, high + 1)) for low, high in (_RATES, _PITCHES))
+                before, after = (float(random.uniform(*_SILENCES)) for _ in range(2))
+                yield Take(
+                    f"{digit}_{accent}_{speaker}_{take}.wav", digit, f"{accent}+{speaker}", rate, pitch, before, after
+                )
+
+
+def _spoken_by_child() -> bytes:
+    """The archive of all takes. espeak-ng keeps global state, and may crash: it gets a fresh process of its own."""
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    child = subprocess.run(
+        [sys.executable, "-P", "-m", "orchestration.digits", "--speak"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+    )
+    if child.returncode:
+        told = child.stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"espeak-ng could not make the spoken digits: {told[-1] if told else child.returncode}")
+    return child.stdout
+
+
+def _speak(takes: Iterable[Take]) -> Iterator[tuple[str, bytes]]:
+    """File name and WAV of each take, 16 bit mono at espeak-ng's own rate (22,050 Hz)."""
     import espeakng_loader
 
+    # Names and numbers of speak_lib.h, https://github.com/espeak-ng/espeak-ng
+    synchronous, characters, utf8, rate_parameter, pitch_parameter = 2, 1, 1, 1, 3
     library = ctypes.CDLL(espeakng_loader.get_library_path())
-    hertz = library.espeak_Initialize(2, 0, espeakng_loader.get_data_path().encode(), 0)  # 2: AUDIO_OUTPUT_SYNCHRONOUS
-    if hertz <= 0:
-        raise RuntimeError("espeak-ng did not start: is the wheel espeakng-loader whole?")
-    chunks: list[bytes] = []
+    sample_rate = library.espeak_Initialize(synchronous, 0, espeakng_loader.get_data_path().encode(), 0)
+    if sample_rate <= 0:
+        raise RuntimeError(f"espeak_Initialize returned {sample_rate}")
+    heard: list[bytes] = []
 
-    def receive(samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: object) -> int:
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+    def listen(samples: Any, count: int, _events: Any) -> int:
         if samples and count > 0:
-            chunks.append(ctypes.string_at(samples, 2 * count))
+            heard.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-    callback = signature(receive)
-    library.espeak_SetSynthCallback(callback)
-
-    def speak(word: str, voice: str, rate: int, pitch: int, keep: object = callback) -> bytes:
-        chunks.clear()
-        if library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise RuntimeError(f"espeak-ng has no voice {voice!r}")
-        library.espeak_SetParameter(1, rate, 0)  # espeakRATE
-        library.espeak_SetParameter(3, pitch, 0)  # espeakPITCH
-        library.espeak_ng_SetRandSeed(ctypes.c_long(SEED))  # breathy voices draw noise, from the clock by default
-        text = word.encode()
-        library.espeak_Synth(text, len(text) + 1, 0, 1, 0, 1, None, None)
-        library.espeak_Synchronize()
-        if not chunks:
-            raise RuntimeError(f"espeak-ng said nothing for {word!r} with voice {voice!r}")
-        buffer = io.BytesIO()
-        with wave.open(buffer, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(hertz)
-            file.writeframes(b"".join(chunks))
-        return buffer.getvalue()
-
-    return speak
+    library.espeak_SetSynthCallback(listen)
+    for number, take in enumerate(takes):
+        library.espeak_ng_SetRandSeed(ctypes.c_long(number + 1))  # of breath; left alone it is the time of day
+        if library.espeak_SetVoiceByName(take.voice.encode()):
+            raise RuntimeError(f"no voice {take.voice}")
+        library.espeak_SetParameter(rate_parameter, take.rate, 0)
+        library.espeak_SetParameter(pitch_parameter, take.pitch, 0)
+        text = _WORDS[take.digit].encode() + b"\0"
+        heard.clear()
+        if library.espeak_Synth(text, len(text), 0, characters, 0, utf8, None, None) or not heard:
+            raise RuntimeError(f"{take.voice} says nothing for {_WORDS[take.digit]!r}")
+        silences = [bytes(2 * round(seconds * sample_rate)) for seconds in (take.before, take.after)]
+        yield take.file, _wav(silences[0] + b"".join(heard) + silences[1], sample_rate)
 
 
-def _tar(path: Path, files: Mapping[str, bytes]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)  # with no time and no owner, so that the bytes are the same everywhere
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+def _wav(samples: bytes, sample_rate: int) -> bytes:
+    data = io.BytesIO()
+    with wave.open(data, "wb") as file:
+        file.setparams((1, 2, sample_rate, 0, "NONE", ""))
+        file.writeframes(samples)
+    return data.getvalue()
 
 
-def _table(path: Path, header: list[str], rows: list[list[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([header, *rows])
+def _write_tar(target: Path | BinaryIO, members: Iterable[tuple[str, bytes]]) -> None:
+    """Owner and time are left at 0: the bytes depend on the members alone."""
+    opened = {"fileobj": target} if not isinstance(target, Path) else {"name": target}
+    with tarfile.open(**opened, mode="w|") as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def _write_csv(target: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    rows = list(rows)
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":
-    _write(Path(sys.argv[1]))
+    if sys.argv[1:] == ["--speak"]:
+        _write_tar(sys.stdout.buffer, _speak(_takes()))
+    elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
+        generate(Path(sys.argv[1]))
+    else:
+        sys.exit(f"usage: python -m orchestration.digits FOLDER; got {sys.argv[1:]}")

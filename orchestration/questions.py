@@ -1,131 +1,238 @@
-"""Questions about a digit seen and a digit heard, and their answers: the text silo of the built-in examples."""
+"""Questions about a digit that is seen and a digit that is heard: wordings, answers, and the pairing of free files.
+
+An image and a recording of one split are paired at will, so a few thousand files give any number of samples, and no
+row of the link table asks for two splits at once.
+"""
 
 import csv
-from collections.abc import Sequence
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from assets.settings import AlignSettings
+from assets.splits import split_of
+from assets.tables import SourceError, read_table
+from training.schema import SPLITS
+
+UNKNOWN = "unknown"
+COUNTS = {"train": 20_000, "validation": 900, "test": 1_800}  # rows; the files are far fewer
+COLUMNS = ("id", "question", "kind", "image", "speech", "answer")
 WORDINGS = {
     "sum": (
         "What is the sum of the digit you see and the digit you hear?",
-        "Add the number in the picture to the spoken number.",
-        "How much is the written digit plus the spoken digit?",
-        "What do the two digits add up to?",
-        "Give the total of image and voice.",
+        "Add the digit in the picture to the spoken digit.",
+        "How much are the written digit and the spoken digit together?",
+        "What do you get when you add up the two digits?",
     ),
     "difference": (
         "What is the difference between the digit you see and the digit you hear?",
-        "By how much do the written and the spoken digit differ?",
-        "How far apart are the two digits?",
+        "How far apart are the written digit and the spoken digit?",
         "Take the smaller of the two digits from the larger one.",
+        "By how much do the picture and the recording differ?",
     ),
     "larger": (
-        "Which digit is larger, the one you see or the one you hear?",
-        "Name the bigger of the written and the spoken number.",
-        "What is the maximum of the two digits?",
-        "Which of the two numbers is greater?",
+        "Which is larger, the digit you see or the digit you hear?",
+        "Name the larger of the written and the spoken digit.",
+        "Of the two digits, which one is the greater?",
+        "What is the maximum of the picture and the recording?",
     ),
     "same": (
         "Are the digit you see and the digit you hear the same?",
-        "Does the voice say the digit in the picture?",
-        "Is the written number equal to the spoken one?",
-        "Do image and voice agree?",
+        "Does the voice say what the picture shows?",
+        "Is the written digit equal to the spoken digit?",
+        "Do picture and recording agree?",
     ),
     "see": (
-        "What digit do you see?",
-        "Which number is in the picture?",
+        "What do you see?",
+        "Which digit is in the picture?",
         "Read the written digit.",
-        "What does the image show?",
+        "What digit did somebody write?",
     ),
     "hear": (
-        "What digit do you hear?",
-        "Which number is spoken?",
-        "What does the voice say?",
-        "Name the digit in the recording.",
+        "What do you hear?",
+        "Which digit is spoken?",
+        "Write down the digit that the voice says.",
+        "What digit did somebody say?",
     ),
 }
-UNKNOWN = "unknown"
-COLUMNS = ("id", "question", "kind", "image", "speech", "answer", "split")
+NEEDS = dict.fromkeys(WORDINGS, ("image", "speech")) | {"see": ("image",), "hear": ("speech",)}
+_MISSING = 0.07  # share of rows that lack the image, and again of those that lack the speech
+_SAME = 0.5  # share of the rows of kind `same` that are paired to be so; by chance, "no" would nearly always be right
 
 
-class Medium(NamedTuple):
-    """A file and the digit in it."""
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """One image or recording of a digit; `columns` are those that decide about its split."""
 
     file: str
     digit: int
+    columns: Mapping[str, str]
 
 
 def answer(kind: str, seen: int | None, heard: int | None) -> str:
-    """The right answer; `unknown` where the question needs a digit that is not given."""
-    if kind == "see":
-        return UNKNOWN if seen is None else str(seen)
-    if kind == "hear":
-        return UNKNOWN if heard is None else str(heard)
-    if seen is None or heard is None:
-        return UNKNOWN
-    if kind == "sum":
-        return str(seen + heard)
-    if kind == "difference":
-        return str(abs(seen - heard))
-    if kind == "larger":
-        return str(max(seen, heard))
-    if kind == "same":
-        return "yes" if seen == heard else "no"
-    raise ValueError(f"kind is {kind!r}, expected one of {', '.join(WORDINGS)}")
-
-
-def ask(
-    split: str, images: Sequence[Medium], recordings: Sequence[Medium], count: int, seed: int, lacking: float = 0.07
-) -> list[dict[str, str]]:
-    """`count` questions about free pairings of the files of one split; a share lacks the image, another the speech.
+    """The answer as text; "unknown" where what the question needs is not there (None).
 
     Raises:
-        ValueError: the split has no image or no recording, so nothing can be paired.
+        ValueError: there are no questions of that kind.
     """
-    if not images or not recordings:
-        raise ValueError(f"split {split} has {len(images)} images and {len(recordings)} recordings: nothing to pair")
-    random = np.random.default_rng([seed, *split.encode()])
-    by_digit = {d: [r for r in recordings if r.digit == d] for d in range(10)}
-    kinds = list(WORDINGS)
+    if kind not in WORDINGS:
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(WORDINGS)}")
+    given = {"image": seen, "speech": heard}
+    digits = [digit for modality in NEEDS[kind] if (digit := given[modality]) is not None]
+    if len(digits) < len(NEEDS[kind]):
+        return UNKNOWN
+    match kind:
+        case "sum":
+            return str(sum(digits))
+        case "difference":
+            return str(max(digits) - min(digits))
+        case "same":
+            return "yes" if min(digits) == max(digits) else "no"
+        case _:  # larger; of one digit seen or heard it is that digit
+            return str(max(digits))
+
+
+def pair(
+    images: Sequence[Medium],
+    recordings: Sequence[Medium],
+    align: AlignSettings,
+    counts: Mapping[str, int],
+    seed: int = 0,
+) -> list[dict[str, str]]:
+    """Rows of a link table (COLUMNS; an empty cell: not given), so many of each split.
+
+    A row without its image (or recording) may be open to train and validation both; its id then decides, so the
+    counts of these two can differ a little from what was asked for.
+
+    Raises:
+        ValueError: a split that should have rows has no image or no recording, or no file can be told a split.
+    """
+    pools = {"image": _by_split(images, align), "speech": _by_split(recordings, align)}
+    for split in (split for split, count in counts.items() if count):
+        for modality, pool in pools.items():
+            if split not in pool:
+                found = ", ".join(f"{name} {sum(map(len, pool[name].values()))}" for name in SPLITS if name in pool)
+                raise ValueError(
+                    f"no {modality} file falls into the split {split} (there are: {found or 'none'}); "
+                    "change align.split, align.group, align.held_out or align.test_values"
+                )
+    random = np.random.default_rng(seed)
+    kinds = tuple(WORDINGS)
+    planned = [split for split in SPLITS for _ in range(counts.get(split, 0))]
     rows = []
-    for number in range(count):
-        kind = kinds[number % len(kinds)]
-        image = images[random.integers(len(images))]
-        # Half of the "same" questions have a yes: by chance it would be one in ten.
-        alike = by_digit[image.digit] if kind == "same" and random.random() < 0.5 else recordings
-        speech = (alike or recordings)[random.integers(len(alike or recordings))]
-        draw = random.random()
-        has_image, has_speech = draw >= lacking, not lacking <= draw < 2 * lacking
+    for number, split in enumerate(planned):
+        kind = kinds[random.integers(len(kinds))]
+        lot = random.random()
+        lacking = "image" if lot < _MISSING else "speech" if lot < 2 * _MISSING else None
+        same = kind == "same" and random.random() < _SAME
+        name = f"q{number:06d}"
+        drawn = _draw(pools, split, lacking, same, random)
+        decided = _split(drawn, name, align)
+        if decided != split:
+            drawn = _draw(pools, decided, lacking, same, random)
+            assert _split(drawn, name, align) == decided, (name, split, decided)
+        seen, heard = drawn.get("image"), drawn.get("speech")
+        wordings = WORDINGS[kind]
         rows.append(
             {
-                "id": f"{split}_{number:06d}",
-                "question": WORDINGS[kind][random.integers(len(WORDINGS[kind]))],
+                "id": name,
+                "question": wordings[random.integers(len(wordings))],
                 "kind": kind,
-                "image": image.file if has_image else "",
-                "speech": speech.file if has_speech else "",
-                "answer": answer(kind, image.digit if has_image else None, speech.digit if has_speech else None),
-                "split": split,
+                "image": seen.file if seen else "",
+                "speech": heard.file if heard else "",
+                "answer": answer(kind, seen.digit if seen else None, heard.digit if heard else None),
             }
         )
-    return rows
+    # In the order they were made all of one split would stand together, which a preview of the first rows would show.
+    return [rows[index] for index in random.permutation(len(rows))]
 
 
-def write_questions(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Writes the table whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
+def _split(media: Mapping[str, Medium], sample_id: str, align: AlignSettings) -> str:
+    columns = {name: value for medium in media.values() for name, value in medium.columns.items()}
+    return split_of(columns | {"sample_id": sample_id}, align)
 
 
-def read_media(path: Path, file: str, digit: str) -> list[dict[str, str]]:
-    """The rows of a table of media; raises ValueError where one of the two columns is missing."""
-    with path.open(encoding="utf-8-sig", newline="") as table:
-        rows = list(csv.DictReader(table))
-    if not rows or not {file, digit} <= rows[0].keys():
-        raise ValueError(f"{path}: expected columns {file} and {digit}, found {list(rows[0]) if rows else 'no rows'}")
-    return rows
+def _by_split(media: Sequence[Medium], align: AlignSettings) -> dict[str, dict[int, list[Medium]]]:
+    """Split -> digit -> files. What the columns leave open (train or validation) the file's name decides, so that no
+    file is in both."""
+    pools: dict[str, dict[int, list[Medium]]] = {}
+    for medium in media:
+        pool = pools.setdefault(_split({"": medium}, medium.file, align), {})
+        pool.setdefault(medium.digit, []).append(medium)
+    return pools
+
+
+def _draw(
+    pools: Mapping[str, Mapping[str, Mapping[int, list[Medium]]]],
+    split: str,
+    lacking: str | None,
+    same: bool,
+    random: np.random.Generator,
+) -> dict[str, Medium]:
+    """An image and a recording of the split, of the same digit where asked for (and possible), else of any."""
+    digits = {modality: sorted(pool[split]) for modality, pool in pools.items()}
+    both = sorted(set(digits["image"]) & set(digits["speech"]))
+    shared = both[random.integers(len(both))] if same and both else None
+    drawn = {}
+    for modality, pool in pools.items():
+        digit = shared if shared is not None else digits[modality][random.integers(len(digits[modality]))]
+        files = pool[split][digit]
+        drawn[modality] = files[random.integers(len(files))]
+    return {modality: medium for modality, medium in drawn.items() if modality != lacking}
+
+
+def generate_questions(
+    handwriting: Path,
+    recordings: Path,
+    target: Path,
+    align: AlignSettings,
+    counts: Mapping[str, int] = COUNTS,
+    seed: int = 0,
+) -> None:
+    """Writes the questions about the files of two tables as a CSV, in one step; an equal file is left as it is.
+
+    Args:
+        handwriting, recordings: tables (CSV, JSON Lines, Parquet) with the columns `file`, and `digit` or `label`.
+        align: its `group` and `held_out` may name columns of these tables, and `image` and `speech`, the files.
+        counts: split -> rows.
+
+    Raises:
+        SourceError: a table cannot be read, or holds something that is no digit.
+        ValueError: a test value of `align` occurs nowhere, or a split that should have rows has no files.
+    """
+    media = {"image": _read(handwriting, "image", align), "speech": _read(recordings, "speech", align)}
+    for column, values in align.test_values.items():
+        found = {medium.columns.get(column) for files in media.values() for medium in files} - {None}
+        if unknown := [value for value in values if value not in found]:
+            known = ", ".join(sorted(map(str, found))[:20]) or "nothing"
+            raise ValueError(f"align.test_values.{column}: no file has {unknown[0]!r}; the tables say {known}")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(pair(media["image"], media["speech"], align, counts, seed))
+    content = text.getvalue().encode()
+    if target.exists() and target.read_bytes() == content:
+        return  # a new time of change would make the next run read it again
+    temporary = target.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(target)
+
+
+def _read(table: Path, modality: str, align: AlignSettings) -> list[Medium]:
+    wanted = {name.rpartition(".")[2]: name for name in (*align.group, *align.held_out)}
+    media = []
+    for record in read_table(table, required=["file"]):
+        values = {name: value for name, value in record.values.items() if value}
+        digit = values.get("digit") or values.get("label") or ""
+        if record.problem or "file" not in values or not (digit.isdecimal() and int(digit) <= 9):
+            problem = record.problem or f"expected a file and, in column digit or label, 0 to 9; found {record.values}"
+            raise SourceError(f"{table} line {record.line}: {problem}")
+        columns = {wanted[name]: value for name, value in values.items() if name in wanted}
+        if modality in wanted:
+            columns[wanted[modality]] = values["file"]
+        media.append(Medium(values["file"], int(digit), columns))
+    return media

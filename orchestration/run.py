@@ -105,7 +105,7 @@ def run_job(
         asset_selection=select(job, project.name, names),
         tags={**_LOCATION, _PROCESS: _this_process()},
         run_config={
-            "loggers": {"console": {"config": {"debug": debug}}},
+            "loggers": {"lines": {"config": {"debug": debug}}},
             "resources": {
                 f"{project.name}_project": {"config": {"file": str(project.path), "overrides": list(overrides)}}
             },
@@ -130,20 +130,22 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
 
 def summary(project: Project, result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     """What `triptych run --json` ends with: what every asset reported, in one object."""
-    seconds: dict[str, float] = {}
+    durations: dict[str, float] = {}
+    steps: dict[str, str] = {}  # asset -> step
     metadata: dict[str, dict[str, Any]] = {}
     for event in result.all_events:
         if event.is_step_success:
-            seconds[str(event.step_key)] = round(event.step_success_data.duration_ms / 1000, 3)
+            durations[str(event.step_key)] = round(event.step_success_data.duration_ms / 1000, 3)
         if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
             materialization = event.step_materialization_data.materialization
+            steps[materialization.asset_key.path[-1]] = str(event.step_key)
             metadata[materialization.asset_key.path[-1]] = {k: v.value for k, v in materialization.metadata.items()}
     clean = [metadata[name] for name in metadata if name.startswith("clean_")]
     items = {
         "seen": metadata.get("manifest", {}).get("seen"),
         "processed": sum(m["processed"] for m in clean),
         "reused": sum(m["reused"] for m in clean),
-        "quarantined": metadata.get("samples", {}).get("quarantined"),
+        "quarantined": metadata.get("samples", {}).get("quarantined", 0),
     }
     model = metadata.get("model", {})
     dataset = metadata.get("dataset", {})
@@ -161,5 +163,5 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> dict[str, An
         "items": items,
         "metrics": {f"test/{name}": value for name, value in model.get("metrics", {}).items()},
         "subsets": model.get("subset_accuracy", {}),
-        "seconds": seconds,
+        "seconds": {asset: durations[step] for asset, step in steps.items() if step in durations},
     }

@@ -119,6 +119,8 @@ def detect_language(text: str) -> str:
     # Japanese is mostly Han with kana between; Chinese has no kana.
     if script == "Han" and scripts["Kana"] * 10 > scripts["Han"]:
         return "ja"
+    if script == "Cyrillic" and regex.search("[іїєґІЇЄҐ]", text):
+        return "uk"  # letters that neither Russian nor Bulgarian has; its list of stop words is short
     candidates = _CANDIDATES.get(script)
     if candidates is None:
         return _SCRIPT_LANGUAGES[script]

@@ -37,7 +37,14 @@ _SUFFIX_FORMATS = {
     ".aiff": "AIFF", ".au": "AU", ".caf": "CAF", ".w64": "W64",
 }  # fmt: skip
 _SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}
-# How files start that we know and cannot read, with the name to say.
+# How files start. What is known and cannot be read has a name too.
+_PICTURE_STARTS = (
+    (rb"\xff\xd8", "JPEG"),
+    (rb"\x89PNG", "PNG"),
+    (rb"GIF8", "GIF"),
+    (rb"RIFF....WEBP", "WEBP"),
+    (rb"II\*\0|MM\0\*", "TIFF"),
+)
 _FOREIGN = (
     (rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", "HEIC"),
     (rb"....ftyp", "MP4/M4A (AAC)"),
@@ -140,8 +147,8 @@ def decode_image(data: bytes, limits: MediaLimits, target: int | None = None, na
         if target is not None:
             image.draft(None, (target, target))
         image.load()
+        rgb = _to_rgb(image, warnings)
     turn = None if image_format == "TIFF" else _turn(image, warnings)  # Pillow turns TIFFs, and says their upright size
-    rgb = _to_rgb(image, warnings)
     if turn is not None:
         rgb = rgb.transpose(_UPRIGHT[turn])
     if turn in _QUARTER_TURNS:
@@ -175,14 +182,13 @@ def _turn(image: PIL.Image.Image, warnings: list[str]) -> int | None:
     try:
         with _decoding("EXIF header"):
             orientation = image.getexif().get(274)
+            return orientation if orientation in _UPRIGHT else None
     except MediaError as error:
         warnings.append(f"taken as upright: {error}")
         return None
-    return orientation if orientation in _UPRIGHT else None
 
 
 def _to_rgb(image: PIL.Image.Image, warnings: list[str]) -> PIL.Image.Image:
-    image.load()
     if image.mode.startswith("I;16"):
         return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -199,6 +205,13 @@ def _to_rgb(image: PIL.Image.Image, warnings: list[str]) -> PIL.Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+class _Bytes(io.BytesIO):
+    """libsndfile seeks before the start of damaged files; an exception in its callback would print a traceback."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return super().seek(max(0, offset) if whence == 0 else offset, whence)
+
+
 def decode_speech(data: bytes, limits: MediaLimits, name: str | None = None) -> Speech:
     """Mono float32 of any format that libsndfile reads; several channels are averaged.
 
@@ -211,7 +224,9 @@ def decode_speech(data: bytes, limits: MediaLimits, name: str | None = None) -> 
     if _sniff(data, _SPEECH_STARTS) is None:
         raise _unknown_format(data, "audio", SPEECH_FORMATS, "WAV or FLAC")
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(_Bytes(data)) as file:
+            # After each read soundfile would seek to where the file is anyway, which fails if the length is unknown.
+            file.seekable = lambda: False
             return _decode_speech(file, limits, name)
     except soundfile.SoundFileError as error:
         raise MediaError("corrupt", f"the audio is damaged or cut ({_words(error)})") from error
@@ -229,7 +244,8 @@ def _decode_speech(file: "soundfile.SoundFile", limits: MediaLimits, name: str |
     frames = 0
     # The header's length is not trusted: memory grows with what was decoded.
     while frames < claimed:
-        block = file.read(max(1, _BLOCK_VALUES // channels), dtype="float32", always_2d=True)
+        count = min(claimed - frames, max(1, _BLOCK_VALUES // channels))
+        block = file.read(count, dtype="float32", always_2d=True)
         if len(block) == 0:
             break
         if not np.isfinite(block).all():
@@ -296,9 +312,9 @@ def _sniff(data: bytes, starts: tuple[tuple[bytes, str], ...]) -> str | None:
 
 
 def _unknown_format(data: bytes, kind: str, readable: tuple[str, ...], convert_to: str) -> MediaError:
-    found = _sniff(data, _FOREIGN)
-    if found is None and (other := _sniff(data, _SPEECH_STARTS)):
-        found = other
+    found = _sniff(data, _PICTURE_STARTS) or _sniff(data, _SPEECH_STARTS) or _sniff(data, _FOREIGN)
+    if found in readable:
+        return MediaError("corrupt", f"starts like {found}, but the header is damaged or cut")
     what = f"{found} cannot be read as {kind}" if found else f"not a format known as {kind}"
     return MediaError("unsupported", f"{what}: convert it to {convert_to} (readable: {', '.join(readable)})")
 

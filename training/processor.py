@@ -37,6 +37,7 @@ _LIMITS = {"text": ("max_characters",), "image": ("max_pixels",), "speech": ("ma
 _FILE, _TOKENIZER = "processor.json", "tokenizer"
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "*.model", "chat_template*")
 _MEL_RANGE_DB = 80.0  # what lies further below the loudest band of the recording is noise or digital silence
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601
 _FRAMES = 4096  # of a recording that are transformed at a time
 
 
@@ -175,29 +176,33 @@ def _version(package: str) -> str:
 
 
 def image_pixels(array: np.ndarray, settings: ImageFeatures) -> np.ndarray:
-    """uint8 (H, W, 3) to uint8 (C, size, size): the middle square (crop), all of it squeezed (squash) or on black (pad).
+    """uint8 (H, W, 3) to uint8 (C, size, size): the middle square (crop), all squeezed (squash) or all on black (pad).
 
     Bilinear with antialiasing; grey is Rec. 601 luma.
     """
     import torch
     from torchvision.transforms.v2 import functional as transforms
 
+    # torch only resizes, and only what is contiguous: for the other operations it starts a thread per core, which
+    # beside the engine's workers costs 20 times the work itself.
     size = settings.size
-    pixels_CHW = torch.from_numpy(array if array.flags.writeable else array.copy()).permute(2, 0, 1)
+    height, width = array.shape[:2]
     if settings.fit == "crop":  # before resizing: a strip of 1 x 100,000 pixels must not grow to a giant
-        pixels_CHW = transforms.center_crop(pixels_CHW, [min(array.shape[:2])] * 2)
-    height, width = pixels_CHW.shape[1:]
-    scale_y, scale_x = size / height, size / width
-    if settings.fit == "pad":
-        scale_y = scale_x = min(scale_y, scale_x)
-    shape = [max(1, round(height * scale_y)), max(1, round(width * scale_x))]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        array, height, width = array[top : top + side, left : left + side], side, side
+    longest = max(height, width) if settings.fit == "pad" else None
+    shape = [max(1, round(size * length / (longest or length))) for length in (height, width)]
+    pixels_HWC = np.array(array, order="C")  # writable, as torch wants it
     if shape != [height, width]:
-        pixels_CHW = transforms.resize(pixels_CHW, shape, antialias=True)
-    if settings.fit == "pad":
-        pixels_CHW = transforms.center_crop(pixels_CHW, [size, size])  # fills with zeros what is missing
+        resized_CHW = transforms.resize(torch.from_numpy(pixels_HWC).permute(2, 0, 1), shape, antialias=True)
+        pixels_HWC = resized_CHW.numpy().transpose(1, 2, 0)
     if settings.color == "grey":
-        pixels_CHW = transforms.rgb_to_grayscale(pixels_CHW)
-    return np.ascontiguousarray(pixels_CHW.numpy())  # by NumPy: torch would start threads for it
+        pixels_HWC = np.round(pixels_HWC @ _LUMA).astype(np.uint8)[..., None]
+    square_CHW = np.zeros((pixels_HWC.shape[2], size, size), dtype=np.uint8)
+    top, left = (size - shape[0]) // 2, (size - shape[1]) // 2
+    square_CHW[:, top : top + shape[0], left : left + shape[1]] = pixels_HWC.transpose(2, 0, 1)
+    return square_CHW
 
 
 def resample(waveform: np.ndarray, rate: int, target: int) -> np.ndarray:

@@ -1,0 +1,148 @@
+"""The gate at work: fetches predictions on the present test snapshot, judges, moves the alias, writes down why."""
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from assets import pipeline
+from assets.lake import Lake
+from assets.settings import Project
+from assets.sources import attach_data
+from training.schema import MANIFEST, MODALITIES, PREDICTIONS, subset_name
+from training.spec import baseline_runs, model_run
+
+_ROWS = 256  # test rows whose media are held at once
+
+
+def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
+    """Decides about the version of the present dataset and settings; asked again, it answers as before.
+
+    Returns:
+        version, champion before and after, reasons, aliases, and how often this test snapshot was looked at.
+    """
+    from training import tracking
+    from training.promotion import decide
+
+    uri, name = project.mlflow_uri, project.name
+    snapshot = pipeline.present_snapshot(pipeline.open_lake(project))
+    given = (project.model, project.training, project.features, project.modalities, snapshot.fingerprint)
+    run = model_run(*given)
+    report = tracking.find_report(uri, name, run.fingerprint)
+    if report is None:
+        raise ValueError("the model of the present dataset and settings has not been trained: materialize it first")
+    version, before = str(report["version"]), tracking.alias(uri, name, "champion")
+    tags = tracking.version_tags(uri, name, version)
+    asked = {"gate_dataset": snapshot.fingerprint, "gate_against": before or "none"}
+    if before == version:
+        reasons = json.loads(tags.get("gate_reasons", "[]")) or ["is the champion already"]
+    elif asked.items() <= tags.items():
+        reasons = json.loads(tags["gate_reasons"])
+    else:
+        full = subset_name(project.modalities)
+        singles = {
+            baseline.name: _recorded(uri, name, baseline.fingerprint, baseline.name)
+            for baseline in baseline_runs(*given)
+            if baseline.name in project.modalities
+        }
+        own, theirs = _recorded(uri, name, run.fingerprint, full), None
+        if before is not None:
+            if tracking.version_tags(uri, name, before).get("dataset_fingerprint") == snapshot.fingerprint:
+                theirs = tracking_predictions(uri, tracking.version_run(uri, name, before), full)
+            else:  # another snapshot, perhaps other features: both answer the present raw rows, each by its own code
+                context.log.info(f"scoring champion {before} and challenger {version} on the present test snapshot")
+                theirs, own = (score(project, which) for which in (before, version))
+        tracking.set_alias(uri, name, "challenger", version)
+        decision = decide(own, theirs, singles, project.promotion)
+        reasons = decision.reasons
+        if decision.promote:
+            tracking.set_alias(uri, name, "champion", version)
+        looks = tracking.count_look(uri, name, snapshot.fingerprint, version)
+        tracking.tag_version(
+            uri, name, version, {**asked, "gate_reasons": json.dumps(reasons), "test_looks": str(looks)}
+        )
+    return {
+        "version": int(version),
+        "champion_before": before or "none",
+        "champion": tracking.alias(uri, name, "champion") or "none",
+        "aliases": tracking.aliases(uri, name, version),
+        "reasons": reasons,
+        "test_looks": int(tracking.version_tags(uri, name, version).get("test_looks", 0)),
+    }
+
+
+def tracking_predictions(uri: str, run_id: str, subset: str) -> pa.Table:
+    """What a run answered on its test set, with the inputs of `subset`."""
+    from training.tracking import read_artifact
+
+    table = pq.read_table(pa.BufferReader(read_artifact(uri, run_id, "predictions.parquet"))).cast(PREDICTIONS)
+    return table.filter(pc.equal(table["subset"], subset))
+
+
+def _recorded(uri: str, project: str, fingerprint: str, subset: str) -> pa.Table:
+    from training.tracking import find_run
+
+    run_id = find_run(uri, project, fingerprint)
+    if run_id is None:
+        raise ValueError(f"{subset} has not been trained on the present dataset: materialize baselines and model first")
+    return tracking_predictions(uri, run_id, subset)
+
+
+def score(project: Project, version: str) -> pa.Table:
+    """Predictions of a registered version on the present test rows, from raw media, in a process of its own.
+
+    The process imports the code that was logged with the version, so its own processor makes its features.
+
+    Raises:
+        RuntimeError: the process failed; the message carries the end of its output.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        rows, answers = Path(temporary) / "rows.parquet", Path(temporary) / "answers.parquet"
+        write_raw(pipeline.open_lake(project), rows, "test")
+        run_version(project, version, rows, answers)
+        table = pq.read_table(answers)
+    subset = pa.array([subset_name(project.modalities)] * table.num_rows, pa.string())
+    return table.append_column("subset", subset).select(PREDICTIONS.names).cast(PREDICTIONS)
+
+
+def run_version(project: Project, version: str, rows: Path, answers: Path) -> None:
+    """Answers raw rows (a Parquet file with text, image, speech) with a registered version's own code."""
+    from training.score import score_command
+    from training.tracking import fetch_model
+
+    folder = fetch_model(project.mlflow_uri, project.name, version, rows.parent / f"model_{version}")
+    command, environment = score_command(folder, rows, answers)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"version {version} of {project.name} could not answer:\n{done.stderr.strip()[-2000:]}")
+
+
+def write_raw(lake: Lake, path: Path, split: str) -> None:
+    """The raw inputs of a split as Parquet: sample_id, label, text, image, speech; a portion of rows at a time."""
+    schema = pa.schema(
+        [("sample_id", pa.string()), ("label", pa.string()), ("text", pa.large_string())]
+        + [(m, pa.large_binary()) for m in MODALITIES[1:]]
+    )
+    samples = lake.sql(
+        "SELECT sample_id, label, text_item, image_item, speech_item FROM samples WHERE split = $split "
+        "AND coalesce(text_id, image_id, speech_id) IS NOT NULL ORDER BY sample_id",
+        {"split": split},
+    )
+    manifest = {row["item_id"]: row for row in lake.read("manifest").to_pylist()}
+    with pq.ParquetWriter(path, schema, compression="NONE") as writer:
+        for start in range(0, samples.num_rows, _ROWS):
+            part = samples.slice(start, _ROWS).to_pylist()
+            items = {row[f"{m}_item"] for row in part for m in MODALITIES} - {None}
+            listed = pa.RecordBatch.from_pylist([manifest[item] for item in sorted(items)], MANIFEST)
+            data = dict(zip(sorted(items), attach_data(listed).to_pylist(), strict=True))
+            columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in ("sample_id", "label")}
+            for m in MODALITIES:
+                found = [data.get(row[f"{m}_item"]) or {} for row in part]
+                columns[m] = [item.get("text" if m == "text" else "data") for item in found]
+            writer.write_table(pa.table(columns, schema=schema))

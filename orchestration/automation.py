@@ -1,0 +1,78 @@
+"""What starts a project's job without a person: its schedule, and a sensor that sees new or changed files."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from assets.files import list_files
+from assets.settings import Project
+from orchestration.project import load
+
+SENSOR_SECONDS = 30
+
+
+def automation(project: Project, job: Any) -> tuple[list[dg.ScheduleDefinition], list[dg.SensorDefinition]]:
+    """The schedules and sensors of a project; both can be switched on and off in the web UI."""
+    schedules = []
+    if project.schedule:
+        schedules.append(
+            dg.ScheduleDefinition(
+                name=f"{project.name}_schedule",
+                job=job,
+                cron_schedule=project.schedule,
+                default_status=dg.DefaultScheduleStatus.RUNNING,
+                description=f"As {project.path.name} says, in UTC.",
+            )
+        )
+    path = project.path
+
+    @dg.sensor(
+        name=f"{project.name}_files",
+        job=job,
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING if project.watch else dg.DefaultSensorStatus.STOPPED,
+        description="Starts a run when the files of a source change, once they have stopped changing.",
+    )
+    def files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        # The cursor holds what the last run was for, and what was seen at the last look: a run starts when a change
+        # has stood still from one look to the next, so that a copy under way is not taken half.
+        done, _, last = (context.cursor or "").partition(" ")
+        now = signature(load(path))
+        if not done:
+            context.update_cursor(f"{now} {now}")
+            return dg.SkipReason("first look; a run starts when something changes from now on")
+        context.update_cursor(f"{done} {now}")
+        if now == done:
+            return dg.SkipReason("nothing has changed")
+        if now != last:
+            return dg.SkipReason("files are changing; waiting until they stand still")
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=now)], cursor=f"{now} {now}")
+
+    return schedules, [files]
+
+
+def signature(project: Project) -> str:
+    """Changes when a source's files or tables change in name, size or time; nothing is opened but archives' lists."""
+    digest = hashlib.sha256()
+    for line in _facts(project):
+        digest.update(line.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _facts(project: Project) -> Iterator[str]:
+    names = {project.align.table} | {source.table for source in project.sources}
+    for name in sorted(filter(None, names)):
+        found = (project.root / name).stat()
+        yield f"{name} {found.st_size} {found.st_mtime_ns}"
+    for source in project.sources:
+        if source.files is None:
+            continue
+        path = project.root / source.files
+        if path.is_file():
+            found = path.stat()
+            yield f"{source.files} {found.st_size} {found.st_mtime_ns}"
+        else:
+            for entry in list_files(source.files, project.root)[1]:
+                yield f"{entry.uri} {entry.size} {entry.mtime}"

@@ -1,0 +1,71 @@
+"""Looks at a project without changing anything: what its sources hold, what its tables and models are."""
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from assets import pipeline
+from assets.alignment import align, validate_samples
+from assets.processing import Step
+from assets.settings import Project
+from assets.sources import attach_data, scan
+from training.schema import TABLES
+
+
+def check(project: Project, decoded: int = 50) -> dict[str, Any]:
+    """What a run would find: items per source, refused ones, a few decoded, and the samples they would make.
+
+    Args:
+        decoded: items of each modality that are decoded to see whether they can be read.
+    """
+    scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
+    manifest = pa.concat_tables(s.rows for s in scans)
+    refused = pa.concat_tables(s.quarantine for s in scans)
+    processor = pipeline.make_processor(project)
+    unreadable: list[str] = []
+    for modality in project.modalities:
+        items = manifest.filter(pc.equal(manifest["modality"], modality)).slice(0, decoded).combine_chunks()
+        if items.num_rows:
+            batch = attach_data(items)
+            for name in ("need_clean", "need_features"):
+                batch = batch.append_column(name, pa.array([name == "need_clean"] * batch.num_rows))
+            outcome = Step(modality, processor)(batch)
+            unreadable += outcome.quarantine["message"].to_pylist()
+    told: dict[str, Any] = {
+        "project": project.name,
+        "sources": {s.source: {"seen": s.seen, "listed": s.rows.num_rows, "refused": s.quarantine.num_rows} for s in scans},
+        "refused": dict(Counter(refused["reason"].to_pylist())),
+        "refused_examples": refused["message"].slice(0, 5).to_pylist(),
+        "unreadable": unreadable,
+    }
+    usable = {
+        m: pa.table({"id": pc.unique(manifest.filter(pc.equal(manifest["modality"], m))["sha256"])})
+        for m in project.modalities
+    }
+    aligned = align(manifest, usable, project.align, project.sources, project.root, {}, refused)
+    told["samples"] = dict(Counter(aligned.samples["split"].to_pylist()))
+    told["unmatched"] = dict(Counter(aligned.quarantine["reason"].to_pylist()))
+    told["unmatched_examples"] = aligned.quarantine["message"].slice(0, 5).to_pylist()
+    validate_samples(aligned.samples, project.align)
+    return told
+
+
+def status(project: Project) -> dict[str, Any]:
+    """Tables with rows and versions, and the registered versions of the model with aliases and test accuracy."""
+    from training import tracking
+
+    lake = pipeline.open_lake(project)
+    tables = {}
+    for name in TABLES:
+        if (version := lake.version(name)) is not None:
+            rows = lake.sql(f"SELECT count(*) AS n FROM {name}")["n"][0].as_py()
+            tables[name] = {"rows": rows, "version": version}
+    return {
+        "project": project.name,
+        "file": str(project.path),
+        "lake": project.lake_uri,
+        "tables": tables,
+        "models": tracking.versions(project.mlflow_uri, project.name),
+    }

@@ -1,0 +1,464 @@
+"""Alignment: which items become samples, what becomes of the others, and on which side of a split each stands."""
+
+import csv
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assets.alignment import Alignment, align, item_balance, leakage, samples_fingerprint, validate_samples
+from assets.settings import AlignSettings, SourceSettings, SplitSettings
+from assets.splits import allowed_splits, assign_splits, split_of
+from training.schema import MANIFEST, MODALITIES, QUARANTINE, SAMPLES, SPLITS
+
+IMAGES = SourceSettings(name="pictures", modality="image", files="pictures.tar", table="pictures.csv", key="file")
+SOUNDS = SourceSettings(name="sounds", modality="speech", files="sounds.tar", table="sounds.csv", key="file")
+TEXTS = SourceSettings(name="questions", modality="text", table="questions.csv", key="id", column="question")
+SOURCES = (IMAGES, SOUNDS, TEXTS)
+
+
+def sha(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def items(source: SourceSettings, rows: Mapping[Any, Mapping[str, str]] | Sequence[Any]) -> list[dict[str, Any]]:
+    """Manifest rows: one per key, or per (key, content)."""
+    attributes = rows if isinstance(rows, Mapping) else {}
+    made = []
+    for number, row in enumerate(rows):
+        key, content = row if isinstance(row, tuple) else (row, f"{source.name} {row}")
+        made.append(
+            {
+                "item_id": f"{source.name}:{number}",
+                "source": source.name,
+                "modality": source.modality,
+                "key": key,
+                "uri": f"/data/{source.table}" if source.files is None else f"/data/{source.files}",
+                "member": None if source.files is None or key is None else f"{key}.bin",
+                "row": number + 2,
+                "sha256": sha(content),
+                "attributes": json.dumps(attributes.get(row, {})),
+            }
+        )
+    return made
+
+
+def manifest_of(*rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist([row for some in rows for row in some], MANIFEST)
+
+
+def aligned(
+    manifest: pa.Table,
+    align_settings: AlignSettings,
+    root: Path = Path("/data"),
+    sources: Sequence[SourceSettings] = SOURCES,
+    bad: Sequence[str] = (),
+    quarantine: pa.Table | None = None,
+) -> Alignment:
+    """Aligned with all content clean but `bad`, checked for what holds of each: schemas, order and balance."""
+    refused = {m: {sha(content) for content in bad} for m in MODALITIES}
+    usable = manifest.filter(pc.invert(pc.is_in(manifest["sha256"], pa.array([*refused["text"]], pa.string()))))
+    clean = {m: pa.table({"id": usable.filter(pc.equal(usable["modality"], m))["sha256"]}) for m in MODALITIES}
+    found = align(manifest, clean, align_settings, sources, root, refused, quarantine)
+    assert found.samples.schema.equals(SAMPLES) and found.quarantine.schema.equals(QUARANTINE)
+    assert found.samples["sample_id"].to_pylist() == sorted(set(found.samples["sample_id"].to_pylist()))
+    rows = [{"stage": "clean", "modality": m, "sha256": s} for m in MODALITIES for s in refused[m]]
+    refusals = pa.Table.from_pylist(rows, QUARANTINE)
+    balance = item_balance(manifest, pa.concat_tables([found.quarantine, refusals]), found.samples)
+    assert balance.holds, balance
+    return found
+
+
+def reasons(found: Alignment) -> dict[str, str]:
+    return {row["item_id"]: row["reason"] for row in found.quarantine.to_pylist() if row["item_id"]}
+
+
+def write_csv(path: Path, *rows: Sequence[str]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+# Links
+
+
+def test_links(tmp_path: Path) -> None:
+    manifest = manifest_of(
+        items(IMAGES, {"a.png": {}, "b.png": {}, "bad.png": {}, "spare.png": {}, None: {}}),
+        items(SOUNDS, {"a.wav": {"speaker": "kim"}, "b.wav": {"speaker": "lee"}}),
+        items(TEXTS, ["q1", "q2", "q3", "q4"]),
+    )
+    write_csv(
+        tmp_path / "questions.csv",
+        ["id", "question", "picture", "sounds", "answer", "kind"],
+        ["q1", "x", "a.png", "a.wav", "1", "sum"],
+        ["q2", "x", "b.png", "", "2", "see"],
+        ["q3", "x", "bad.png", "gone.wav", "", "sum"],
+        ["q4", "x", "refused.png", "b.wav", "4", "hear"],
+        ["q5", "", "a.png", "a.wav", "5", "see"],
+    )
+    early = [("pictures", "image", "refused.png", "too_large"), ("questions", "text", "q5", "absent")]
+    quarantine = pa.Table.from_pylist(
+        [
+            {"stage": "manifest", "outcome": "quarantined", "source": s, "modality": m, "key": k, "reason": r}
+            for s, m, k, r in early
+        ],
+        QUARANTINE,
+    )
+    align_settings = AlignSettings(
+        table="questions.csv", columns={"pictures": "picture"}, id="id", label="answer", group=("speaker",)
+    )
+    found = aligned(manifest, align_settings, tmp_path, bad=["pictures bad.png"], quarantine=quarantine)
+    rows = {row["sample_id"]: row for row in found.samples.to_pylist()}
+    status = {k: (r["text_status"], r["image_status"], r["speech_status"]) for k, r in rows.items()}
+    assert status == {
+        "q1": ("present", "present", "present"),
+        "q2": ("present", "present", "absent"),
+        "q3": ("present", "quarantined", "not_found"),
+        "q4": ("present", "quarantined", "present"),
+        "q5": ("absent", "present", "present"),
+    }
+    assert rows["q1"]["image_id"] == sha("pictures a.png") and rows["q1"]["speech_item"] == "sounds:0"
+    assert rows["q3"]["image_id"] is None and rows["q3"]["image_item"] is None
+    assert json.loads(rows["q1"]["attributes"]) == {"kind": "sum"}
+    assert [rows[k]["label"] for k in sorted(rows)] == ["1", "2", None, "4", "5"]
+    assert rows["q3"]["split"] == "unlabelled" and json.loads(rows["q4"]["groups"]) == {"speaker": "lee"}
+    assert rows["q2"]["groups"] == "{}"
+    assert reasons(found) == {"pictures:3": "not_linked", "pictures:4": "no_key"}
+
+
+def test_links_may_name_files_in_full_where_keys_have_no_suffix(tmp_path: Path) -> None:
+    plain = SourceSettings(name="pictures", modality="image", files="pictures")
+    rows = [row | {"uri": f"/data/pictures/{row['key']}.png", "member": None} for row in items(plain, ["a", "d/b"])]
+    write_csv(tmp_path / "links.csv", ["pictures", "label"], ["a.png", "1"], ["d/b", "2"])
+    found = aligned(manifest_of(rows), AlignSettings(table="links.csv", label="label"), tmp_path, [plain])
+    assert sorted(found.samples["image_item"].to_pylist()) == ["pictures:0", "pictures:1"]
+
+
+def test_links_that_give_no_sample_are_recorded(tmp_path: Path) -> None:
+    manifest = manifest_of(items(IMAGES, ["a.png", "b.png", "c.png"]), items(SOUNDS, ["a.wav", "b.wav"]))
+    rows = [["a.png", "a.wav"], ["gone.png", ""], ["b.png", "gone.wav"], ["c.png", "b.wav"], ["c.png", ""]]
+    write_csv(tmp_path / "links.csv", ["image", "speech"], *rows)
+    with (tmp_path / "links.csv").open("a") as file:
+        file.write("one_cell\n")
+    align_settings = AlignSettings(table="links.csv", require=("speech",))
+    found = aligned(manifest, align_settings, tmp_path, [IMAGES, SOUNDS])
+    assert found.samples.num_rows == 2
+    assert reasons(found) == {"pictures:1": "requires_speech"}  # c.png is used by another row
+    links = {row["row"]: row["reason"] for row in found.quarantine.to_pylist() if row["item_id"] is None}
+    assert links == {3: "no_input", 4: "requires_speech", 6: "requires_speech", 7: "malformed"}
+
+
+def test_items_that_share_a_key_are_linked_once(tmp_path: Path) -> None:
+    manifest = manifest_of(items(TEXTS, [("q1", "one"), ("q1", "two")]))
+    write_csv(tmp_path / "questions.csv", ["id", "question"], ["q1", "x"])
+    found = aligned(manifest, AlignSettings(table="questions.csv", id="id"), tmp_path, [TEXTS])
+    assert found.samples["text_item"].to_pylist() == ["questions:0"]
+    assert reasons(found) == {"questions:1": "ambiguous"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"label": "lable"}, "no table has a column 'lable'; there are id, image, label, pictures.file"),
+        ({"columns": {"pictures": "img"}}, "no column 'img'"),
+        (
+            {"columns": {"pictures": "id"}},
+            r"nothing in column 'id' .*: the column has 's1', 's2', the source has 'a.png'",
+        ),
+        ({"columns": {"photos": "id"}}, "'photos', which is no source; there are pictures"),
+        ({"id": "label"}, r"name each sample once, but has '1' in lines 2, 3"),
+        ({"id": None}, r"lines 2, 3\): remove them"),
+        ({"table": "gone.csv"}, "no such table"),
+    ],
+)
+def test_wrong_links_are_an_error(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    write_csv(tmp_path / "links.csv", ["id", "image", "label"], ["s1", "a.png", "1"], ["s2", "a.png", "1"])
+    fields: dict[str, Any] = {"table": "links.csv", "id": "id", "label": "label"} | change
+    with pytest.raises(ValueError, match=says):
+        aligned(manifest_of(items(IMAGES, ["a.png"])), AlignSettings(**fields), tmp_path, [IMAGES])
+
+
+def test_source_without_a_column_of_links_is_an_error(tmp_path: Path) -> None:
+    write_csv(tmp_path / "links.csv", ["image"], ["a.png"])
+    with pytest.raises(ValueError, match=r"no column 'sounds' or 'speech'.*align.columns; it has image"):
+        aligned(manifest_of(items(IMAGES, ["a.png"])), AlignSettings(table="links.csv"), tmp_path, [IMAGES, SOUNDS])
+
+
+# Keys
+
+
+def test_keys() -> None:
+    manifest = manifest_of(
+        items(IMAGES, {"1": {"label": "one"}, "2": {"label": ""}, "bad": {}, "4": {}}),
+        items(SOUNDS, ["1", "3", "bad"]),
+        items(TEXTS, ["1", None]),
+    )
+    found = aligned(manifest, AlignSettings(label="label"), bad=["pictures bad"])
+    rows = {row["sample_id"]: row for row in found.samples.to_pylist()}
+    present = {k: "".join(m[0] for m in MODALITIES if row[f"{m}_id"]) for k, row in rows.items()}
+    assert present == {"1": "tis", "2": "i", "3": "s", "4": "i", "bad": "s"}
+    assert rows["bad"]["image_status"] == "quarantined" and rows["3"]["image_status"] == "absent"
+    assert rows["1"]["label"] == "one" and rows["2"]["label"] is None
+    assert reasons(found) == {"questions:1": "no_key"}
+
+
+def test_items_of_one_key_are_combined_up_to_a_limit() -> None:
+    manifest = manifest_of(
+        items(IMAGES, [("k", str(n)) for n in range(3)]), items(SOUNDS, [("k", str(n)) for n in range(5)])
+    )
+    everything = aligned(manifest, AlignSettings()).samples
+    assert everything.num_rows == 15 and len(set(everything["split"].to_pylist())) == 1  # one key, one split
+    few = aligned(manifest, AlignSettings(max_per_key=4, require=("image", "speech")))
+    assert few.samples.num_rows == 4
+    assert reasons(few) == {"pictures:1": "too_many", "pictures:2": "too_many", "sounds:4": "too_many"}
+
+
+def test_sources_of_one_modality_are_united() -> None:
+    more = SourceSettings(name="more", modality="image", files="more.tar", table="more.csv", key="name")
+    manifest = manifest_of(
+        items(IMAGES, {"1": {"who": "a"}}), items(more, {"2": {"who": "b"}}), items(SOUNDS, ["1", "2"])
+    )
+    found = aligned(manifest, AlignSettings(group=("who",)), sources=[IMAGES, more, SOUNDS]).samples
+    assert found["groups"].to_pylist() == ['{"who": "a"}', '{"who": "b"}']
+
+
+def test_column_in_two_tables_needs_the_source() -> None:
+    manifest = manifest_of(items(IMAGES, {"1": {"who": "a"}}), items(SOUNDS, {"1": {"who": "b"}}))
+    with pytest.raises(ValueError, match=r"write one of pictures\.who, sounds\.who"):
+        aligned(manifest, AlignSettings(label="who"))
+    assert aligned(manifest, AlignSettings(label="sounds.who")).samples["label"].to_pylist() == ["b"]
+    assert aligned(manifest, AlignSettings(label="pictures.file")).samples["label"].to_pylist() == ["1"]  # its key
+
+
+def test_column_of_a_table_that_two_sources_share_is_one() -> None:
+    shared = [
+        SourceSettings(name="pictures", modality="image", files="pictures", table="t.csv", key="id", file="picture"),
+        SourceSettings(name="notes", modality="text", table="t.csv", key="id", column="note"),
+    ]
+    manifest = manifest_of(
+        items(shared[0], {"1": {"finding": "x", "note": "n"}, "2": {"finding": "y", "note": ""}}),
+        items(shared[1], {"1": {"finding": "x"}}),
+    )
+    found = aligned(manifest, AlignSettings(label="finding"), sources=shared).samples
+    assert found["label"].to_pylist() == ["x", "y"] and found["attributes"].to_pylist() == ["{}", "{}"]
+
+
+def test_keys_that_match_nothing_are_an_error() -> None:
+    manifest = manifest_of(items(IMAGES, ["a.png", "b.png"]), items(SOUNDS, ["a.wav"]), items(TEXTS, ["a.wav"]))
+    with pytest.raises(
+        ValueError, match=r"no key of modality image .* image has 'a\.png', 'b\.png'; speech has 'a\.wav'"
+    ):
+        aligned(manifest, AlignSettings())
+
+
+def test_items_that_were_not_cleaned_are_an_error() -> None:
+    manifest = manifest_of(items(IMAGES, ["a"]))
+    with pytest.raises(ValueError, match=r"1 items were neither cleaned nor refused.*a.bin"):
+        align(manifest, {}, AlignSettings(), SOURCES, Path("/data"), refused={})
+
+
+keys = st.sampled_from(["a", "b", "c", 'd"/~', None])
+contents = st.sampled_from(["x", "y", "z", "bad"])
+pairs = st.lists(st.tuples(keys, contents), max_size=8)
+
+
+@settings(max_examples=20, deadline=None)
+@given(pairs, pairs, pairs, st.integers(1, 6), st.sets(st.sampled_from(MODALITIES)), st.randoms())
+def test_every_item_ends_in_exactly_one_way(
+    images: list[Any], sounds: list[Any], texts: list[Any], most: int, require: set[Any], random: Any
+) -> None:
+    rows = [*items(IMAGES, images), *items(SOUNDS, sounds), *items(TEXTS, [("a", "text"), *texts])]
+    rows += items(IMAGES, [("a", "an image"), ("a", "image")])[1:] + items(SOUNDS, [("a", "z"), ("a", "sound")])[1:]
+    for number, row in enumerate(rows):
+        row["item_id"] = f"{number:03}"
+    align_settings = AlignSettings(max_per_key=most, require=tuple(sorted(require)))
+    found = aligned(manifest_of(rows), align_settings, bad=["bad"])  # checks the balance
+    assert all(row[f"{m}_id"] is not None for row in found.samples.to_pylist() for m in require)
+    # Neither the order of the rows nor how they are chunked matters.
+    random.shuffle(rows)
+    manifest = pa.concat_tables([manifest_of(rows[:3]), manifest_of(rows[3:])])
+    clean = {m: pa.table({"id": manifest["sha256"]}) for m in MODALITIES}
+    again = align(manifest, clean, align_settings, SOURCES, Path("/data"), {m: {sha("bad")} for m in MODALITIES})
+    assert again.samples.equals(found.samples) and again.quarantine.equals(found.quarantine)
+
+
+cells = st.sampled_from(["a", "b", "c", 'd"/~', "gone", ""])
+
+
+@settings(max_examples=15, deadline=None)
+@given(pairs, pairs, st.lists(st.tuples(cells, cells), max_size=8), st.booleans())
+def test_every_linked_item_ends_in_exactly_one_way(
+    images: list[Any], sounds: list[Any], links: list[tuple[str, str]], strict: bool
+) -> None:
+    manifest = manifest_of(items(IMAGES, [("sure", "x"), *images]), items(SOUNDS, [("sure", "y"), *sounds]))
+    links = [("sure", "sure"), *links]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [(str(n), image, sound) for n, (image, sound) in enumerate(links)]
+        write_csv(Path(folder) / "links.csv", ["id", "image", "speech"], *rows)
+        rule = AlignSettings(table="links.csv", id="id", require=("speech",) if strict else ())
+        found = aligned(manifest, rule, Path(folder), [IMAGES, SOUNDS], bad=["bad"])  # checks the balance
+    clean = {name: {k for k, c in pairs if c != "bad"} for name, pairs in (("image", images), ("speech", sounds))}
+    usable = [
+        str(n)
+        for n, (image, sound) in enumerate(links)
+        if n == 0 or sound in clean["speech"] or (image in clean["image"] and not strict)
+    ]
+    assert found.samples["sample_id"].to_pylist() == sorted(usable)
+    dropped = [row for row in found.quarantine.to_pylist() if row["item_id"] is None]
+    assert len(dropped) == len(links) - len(usable)
+
+
+# Balance
+
+
+def test_balance_sees_a_lost_row_and_one_counted_twice() -> None:
+    manifest = manifest_of(items(IMAGES, ["1", "2", None]), items(SOUNDS, ["1", "2"]))
+    found = aligned(manifest, AlignSettings())
+    assert item_balance(manifest, found.quarantine, found.samples).counts["image"] == {
+        "seen": 3, "passed": 2, "unmatched": 1, "quarantined": 0, "duplicate": 0, "lost": 0, "twice": 0,
+    }  # fmt: skip
+    lost = item_balance(manifest, found.quarantine.slice(0, 0), found.samples)
+    assert not lost.holds and lost.counts["image"]["lost"] == 1 and lost.examples == ["pictures:2"]
+    unlisted = item_balance(manifest, found.quarantine, found.samples, seen={"image": 4, "speech": 2})
+    assert not unlisted.holds and unlisted.counts["image"]["lost"] == 1
+    both = pa.Table.from_pylist([{"stage": "align", "item_id": "sounds:0", "modality": "speech"}], QUARANTINE)
+    twice = item_balance(manifest, pa.concat_tables([found.quarantine, both]), found.samples)
+    assert not twice.holds and twice.counts["speech"]["twice"] == 1 and twice.metadata()["examples"] == ["sounds:0"]
+
+
+# Splits
+
+values = st.dictionaries(st.sampled_from(["speaker", "room", "fold"]), st.sampled_from(["", "a", "b", "c", "d", "e"]))
+rules = st.builds(
+    AlignSettings,
+    group=st.sampled_from([(), ("speaker",), ("speaker", "room")]),
+    held_out=st.sampled_from([(), ("fold",), ("fold", "speaker")]),
+    split=st.builds(
+        SplitSettings, train=st.sampled_from([0.5, 0.8]), validation=st.sampled_from([0.0, 0.2]), seed=st.integers(0, 3)
+    ),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(values, max_size=20), rules)
+def test_splits_keep_groups_apart(rows: list[dict[str, str]], rule: AlignSettings) -> None:
+    each = [row | {"sample_id": str(n), "label": "x"} for n, row in enumerate(rows)]
+    splits = assign_splits(each, rule)
+    assert splits == [split_of(row, rule) for row in each]
+    assert splits[:5] == assign_splits(each[:5], rule)  # they stay put when data is added
+    groups = [{c: v for c, v in row.items() if v} for row in rows]
+    samples = pa.Table.from_pylist(
+        [
+            {"sample_id": str(n), "split": split, "groups": json.dumps(group)}
+            for n, (split, group) in enumerate(zip(splits, groups, strict=True))
+        ],
+        SAMPLES,
+    )
+    assert leakage(samples, rule).num_rows == 0
+    for row, split in zip(each, splits, strict=True):
+        assert split in allowed_splits(row, rule) or (split == "excluded" and not allowed_splits(row, rule))
+
+
+def test_shares_are_met() -> None:
+    rule = AlignSettings(split=SplitSettings(train=0.7, validation=0.2))
+    splits = assign_splits(({"sample_id": str(n), "label": "x"} for n in range(20_000)), rule)
+    for split, share in rule.split.shares.items():
+        assert abs(splits.count(split) / 20_000 - share) < 0.01
+
+
+def test_test_values_are_the_test_set_and_share_nothing() -> None:
+    rule = AlignSettings(group=("clip",), held_out=("speaker",), test_values={"speaker": ("eve",)})
+    each = [{"sample_id": f"{n}", "speaker": "eve" if n % 3 else "ann", "clip": f"c{n % 40}"} for n in range(400)]
+    for row in each:
+        split = split_of(row, rule)
+        clip = split_of({"clip": row["clip"]}, AlignSettings(group=("clip",)))
+        allowed = {"test"} if row["speaker"] == "eve" else {"train", "validation"}
+        assert split == (clip if clip in allowed else "excluded")
+    both = AlignSettings(group=("speaker",), held_out=("speaker",), test_values={"speaker": ("eve",)})
+    assert split_of({"speaker": "eve"}, both) == "test"
+    assert all(split_of({"speaker": name}, both) in ("train", "validation") for name in map(str, range(50)))
+
+
+def test_split_by_column() -> None:
+    rule = AlignSettings(split=SplitSettings(column="fold"))
+    assert [split_of({"fold": word}, rule) for word in ("train", " Val ", "test", "")] == [*SPLITS, "excluded"]
+    assert split_of({}, rule) == "excluded"
+    with pytest.raises(ValueError, match="'fold' says 'holdout', expected"):
+        split_of({"fold": "holdout"}, rule)
+    with pytest.raises(ValueError, match="sample_id is needed"):
+        split_of({}, AlignSettings())
+
+
+def test_leakage_is_seen() -> None:
+    rows = [("1", "train", "a", "p"), ("2", "test", "a", "q"), ("3", "validation", "b", "p"), ("4", "train", "b", "r")]
+    samples = pa.Table.from_pylist(
+        [
+            {"sample_id": i, "split": split, "groups": json.dumps({"who": who}), "image_id": image}
+            for i, split, who, image in rows
+        ],
+        SAMPLES,
+    )
+    found = leakage(samples, AlignSettings(group=("who",)))
+    assert [(r["kind"], r["column"], r["value"], r["splits"], r["samples"]) for r in found.to_pylist()] == [
+        ("group", "who", "a", ["test", "train"], 2),
+        ("group", "who", "b", ["train", "validation"], 2),
+        ("content", "image_id", "p", ["train", "validation"], 2),
+    ]
+    held_out = leakage(samples, AlignSettings(held_out=("who",)))
+    assert [(r["kind"], r["value"]) for r in held_out.to_pylist()] == [("held_out", "a")]
+    assert leakage(samples, AlignSettings()).num_rows == 0
+
+
+def test_wrong_settings_are_an_error() -> None:
+    with pytest.raises(ValueError, match="test_values is 'who', expected columns of held_out"):
+        AlignSettings(test_values={"who": ("a",)})
+    with pytest.raises(ValueError, match="id is 'x', expected nothing unless there is a link `table`"):
+        AlignSettings(id="x")
+    with pytest.raises(ValueError, match="encoding is 'utf-9'"):
+        AlignSettings(encoding="utf-9")
+
+
+# Snapshot
+
+
+def test_fingerprint_is_that_of_the_content() -> None:
+    manifest = manifest_of(items(IMAGES, {"1": {"label": "x"}, "2": {"label": "y"}}), items(SOUNDS, ["1", "2"]))
+    samples = aligned(manifest, AlignSettings(label="label")).samples
+    name = samples_fingerprint(samples)
+    backwards = pa.concat_tables([samples.slice(1), samples.slice(0, 1)])
+    assert samples_fingerprint(backwards) == name
+
+    def changed(column: str, value: str) -> pa.Table:
+        return pa.Table.from_pylist([row | {column: value} for row in samples.to_pylist()], SAMPLES)
+
+    assert samples_fingerprint(changed("image_item", "elsewhere")) == name
+    for column in ("label", "split", "image_id", "groups", "attributes", "speech_status"):
+        assert samples_fingerprint(changed(column, "z")) != name
+    assert samples_fingerprint(samples.slice(1)) != name
+
+
+@pytest.mark.parametrize(
+    ("splits", "rule", "says"),
+    [
+        ([], AlignSettings(), "no samples"),
+        (["unlabelled"], AlignSettings(), "align.label is not set"),
+        (["unlabelled"], AlignSettings(label="answer"), "'answer' is empty in every row"),
+        (["train", "train"], AlignSettings(), r"no sample in test \(there are 2 train\): change align.split"),
+        (["test", "excluded"], AlignSettings(group=("who",)), "no sample in train .*too few values of who"),
+        (["train"], AlignSettings(split=SplitSettings(column="fold")), "column 'fold' has to say test"),
+    ],
+)
+def test_samples_that_cannot_be_used_are_an_error(splits: list[str], rule: AlignSettings, says: str) -> None:
+    samples = pa.Table.from_pylist([{"sample_id": str(n), "split": split} for n, split in enumerate(splits)], SAMPLES)
+    with pytest.raises(ValueError, match=says):
+        validate_samples(samples, rule)
+    fine = [{"sample_id": str(n), "split": split} for n, split in enumerate(["train", "test"])]
+    validate_samples(pa.Table.from_pylist(fine, SAMPLES), rule)

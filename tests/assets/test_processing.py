@@ -1,0 +1,167 @@
+"""One batch in, three tables out: nothing lost, nothing made twice, every refusal says which file and what to do."""
+
+import hashlib
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assets.processing import Outcome, Step
+from training.processor import Processor
+from training.schema import CLEAN, FEATURES, MANIFEST, MODALITIES, QUARANTINE, tensor
+from training.settings import FeatureSettings, ImageFeatures, MediaLimits, SpeechFeatures
+
+PROCESSOR = Processor(
+    FeatureSettings(image=ImageFeatures(size=8), speech=SpeechFeatures(sample_rate=8000, max_seconds=0.2)),
+    MediaLimits(),
+)
+
+
+def png(value: int = 9, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (12, 10), (value, 0, 0)).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def wav(seconds: float = 0.1) -> bytes:
+    buffer = io.BytesIO()
+    samples = 0.5 * np.sin(np.arange(round(8000 * seconds)))
+    soundfile.write(buffer, samples, 8000, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def batch(modality: str, *contents: bytes | None, clean: bool = True, features: bool = True) -> pa.RecordBatch:
+    """Manifest rows as the reader hands them over."""
+    rows = [
+        {
+            "item_id": f"item{i}",
+            "source": "silo",
+            "modality": modality,
+            "uri": "data/silo.tar",
+            "member": f"folder/{i}.{'wav' if modality == 'speech' else 'png'}",
+            "sha256": hashlib.sha256(content or b"").hexdigest(),
+            "text": content.decode() if modality == "text" and content is not None else None,
+            "data": content,
+            "data_error": None if content is not None else "cannot be read: gone",
+            "need_clean": clean,
+            "need_features": features,
+        }
+        for i, content in enumerate(contents)
+    ]
+    schema = MANIFEST
+    for name, type in (("data", pa.large_binary()), ("data_error", pa.string())):
+        schema = schema.append(pa.field(name, type))
+    for name in ("need_clean", "need_features"):
+        schema = schema.append(pa.field(name, pa.bool_()))
+    return pa.RecordBatch.from_pylist(rows, schema)
+
+
+def run(modality: str, *contents: bytes | None, **need: bool) -> Outcome:
+    outcome = Step(modality, PROCESSOR)(batch(modality, *contents, **need))
+    assert outcome.items == len(contents)
+    assert outcome.clean.schema == CLEAN[modality]
+    assert outcome.features.schema == FEATURES[modality]
+    assert outcome.quarantine.schema == QUARANTINE
+    return outcome
+
+
+GOOD = {"text": b"What do you see?", "image": png(), "speech": wav()}
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_good_item_gives_its_clean_and_its_feature_row(modality: str) -> None:
+    clean, features = run(modality, GOOD[modality])[1:3]
+    digest = hashlib.sha256(GOOD[modality]).hexdigest()
+    row, feature = clean.to_pylist()[0], features.to_pylist()[0]
+    assert (row["id"], row["parent_id"], row["fingerprint"]) == (digest, digest, PROCESSOR.clean_fingerprint(modality))
+    assert (feature["id"], feature["fingerprint"]) == (digest, PROCESSOR.fingerprint(modality))
+    if modality == "text":
+        assert (row["text"], row["language"], row["content_words"]) == ("What do you see?", "en", ["see"])
+        assert tensor(feature, "input_ids").tolist() == list(GOOD["text"])
+        assert feature["text"] == "What do you see?"
+    elif modality == "image":
+        assert (row["format"], row["mode"], row["width"], row["height"]) == ("PNG", "RGB", 12, 10)
+        assert (tensor(feature, "pixels")[0] == 9).all()
+    else:
+        assert (row["format"], row["sample_rate"], row["channels"], row["frames"]) == ("WAV", 8000, 1, 800)
+        assert row["seconds"] == pytest.approx(0.1)
+        assert row["rms"] == pytest.approx(0.5 / 2**0.5, abs=0.01)
+        assert tensor(feature, "log_mel").shape == (11, 64)
+        assert feature["waveform"] is None
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize(("need_clean", "need_features"), [(True, False), (False, True), (False, False)])
+def test_only_what_is_needed_is_made(modality: str, need_clean: bool, need_features: bool) -> None:
+    outcome = run(modality, GOOD[modality], clean=need_clean, features=need_features)
+    assert (outcome.clean.num_rows, outcome.features.num_rows) == (need_clean, need_features)
+    assert outcome.quarantine.num_rows == 0
+
+
+def test_bad_items_go_to_quarantine_and_the_others_pass() -> None:
+    outcome = run("image", png(1), png()[:40], b"", b"no picture", png(2))
+    assert outcome.clean.num_rows == outcome.features.num_rows == 2
+    rows = outcome.quarantine.to_pylist()
+    assert [row["item_id"] for row in rows] == ["item1", "item2", "item3"]
+    assert [row["reason"] for row in rows] == ["corrupt", "empty", "unsupported"]
+    for row in rows:
+        assert (row["stage"], row["outcome"], row["modality"]) == ("clean", "quarantined", "image")
+        assert row["fingerprint"] == PROCESSOR.clean_fingerprint("image")
+        assert row["message"].startswith(f"{row['uri']}/{row['member']}: ")
+        assert len(row["sha256"]) == 64
+    assert "convert it to JPEG or PNG" in rows[2]["message"]
+
+
+def test_refused_while_only_features_were_wanted() -> None:
+    row = run("image", b"no picture", clean=False).quarantine.to_pylist()[0]
+    assert (row["stage"], row["fingerprint"]) == ("featurize", PROCESSOR.fingerprint("image"))
+
+
+def test_what_could_not_be_read_is_tried_again() -> None:
+    outcome = run("speech", None, wav())
+    (row,) = outcome.quarantine.to_pylist()
+    assert (row["reason"], row["fingerprint"]) == ("unreadable", None)
+    assert "gone" in row["message"]
+    assert outcome.clean.num_rows == 1
+
+
+def test_warnings_stand_in_the_clean_table() -> None:
+    assert "max_seconds" in run("speech", wav(0.5)).clean["warnings"][0].as_py()[0]
+    assert run("speech", wav()).clean["warnings"][0].as_py() == []
+
+
+def test_the_step_can_be_sent_to_another_process() -> None:
+    step = pickle.loads(pickle.dumps(Step("image", PROCESSOR)))
+    rows = batch("image", png())
+    assert step(rows) == Step("image", PROCESSOR)(rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    modality=st.sampled_from(MODALITIES),
+    kinds=st.lists(
+        st.tuples(st.sampled_from(["good", "bad", "empty", "gone"]), st.booleans(), st.booleans()), max_size=6
+    ),
+)
+def test_every_item_has_exactly_one_outcome(modality: str, kinds: list[tuple[str, bool, bool]]) -> None:
+    bad = b"\x00\x01" if modality == "text" else b"neither picture nor sound"
+    contents = {"good": GOOD[modality], "bad": bad, "empty": b"", "gone": None}
+    rows = [batch(modality, contents[kind], clean=c, features=f) for kind, c, f in kinds]
+    if not rows:
+        return
+    table = pa.concat_batches(rows)
+    names = pa.array([f"item{i}" for i in range(len(kinds))])
+    table = table.set_column(0, "item_id", names)
+    outcome = Step(modality, PROCESSOR)(table)
+    good = [(c, f) for kind, c, f in kinds if kind == "good"]
+    assert outcome.clean.num_rows == sum(c for c, _ in good)
+    assert outcome.features.num_rows == sum(f for _, f in good)
+    refused = [f"item{i}" for i, (kind, _, _) in enumerate(kinds) if kind != "good"]
+    assert outcome.quarantine["item_id"].to_pylist() == refused

@@ -1,0 +1,370 @@
+"""Rows for training and evaluation: feature tables -> memory-mapped Arrow cache -> rows -> batches.
+
+A *row* is a dict with sample_id, label, text, input_ids (tokens,), pixels (C, H, W), log_mel (F, M), mfcc (F, K) and
+waveform (samples,); a modality that the sample lacks is None in all its columns. The same rows come from raw input
+when a model serves, so both go through one `Collator`.
+
+All randomness of an epoch (order, modality dropout) is drawn from generators keyed by (seed, epoch, sample id), never
+from global state, so a resumed run sees what the undisturbed one would have seen.
+"""
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import torch
+from filelock import FileLock
+from torch import Tensor
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from training.schema import MODALITIES, TENSOR_DTYPES
+from training.settings import FeatureSettings
+
+Row = dict[str, Any]
+COLUMNS = ("sample_id", "label", "text", "input_ids", "pixels", "log_mel", "mfcc", "waveform")
+_SCAN_ROWS = 256  # rows read from a table at a time
+
+
+def open_table(
+    lake: str, name: str, version: int | None = None, storage_options: Mapping[str, str] | None = None
+) -> ds.Dataset:
+    """A Delta table of the lake, at a version or its newest, as an Arrow dataset (nothing is read yet).
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
+    uri = f"{lake.rstrip('/')}/{name}"
+    try:
+        return DeltaTable(uri, version=version, storage_options=dict(storage_options or {})).to_pyarrow_dataset()
+    except TableNotFoundError as error:
+        raise ValueError(f"the lake {lake} has no table {name!r}: materialize the asset of that name first") from error
+
+
+def needed_columns(modality: str, features: FeatureSettings) -> tuple[str, ...]:
+    """The columns of a feature table that a model reads."""
+    return {"text": ("text", "input_ids"), "image": ("pixels",), "speech": (features.speech.kind,)}[modality]
+
+
+class FeatureCache:
+    """Feature rows of one modality and fingerprint in Arrow files that are memory-mapped, not read.
+
+    Rows are added, never changed; each addition is a file of its own that appears whole or not at all.
+    """
+
+    def __init__(self, root: Path, modality: str, fingerprint: str, columns: Sequence[str]) -> None:
+        self.modality = modality
+        self.fingerprint = fingerprint
+        self.columns = tuple(columns)
+        self.folder = Path(root) / "-".join((modality, fingerprint, *columns))
+        self._open()
+
+    def _open(self) -> None:
+        self._batches: list[pa.RecordBatch] = []
+        for path in sorted(self.folder.glob("*.arrow")):
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._batches += [reader.get_batch(n) for n in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self.ids = pa.chunked_array([batch["id"] for batch in self._batches], pa.string())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("modality", "fingerprint", "columns", "folder")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # a worker process maps the files itself
+        self.__dict__.update(state)
+        self._open()
+
+    def add(self, table: ds.Dataset, ids: Collection[str]) -> int:
+        """Copies those of `ids` that are not here yet from a feature table; returns how many. Safe in many processes.
+
+        Raises:
+            ValueError: the table lacks some of them.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):
+            for unfinished in self.folder.glob("*.tmp"):  # of a process that was killed: nobody else holds the lock
+                unfinished.unlink()
+            self._open()
+            missing = set(ids).difference(self.ids.to_pylist())
+            if not missing:
+                return 0
+            wanted = (ds.field("fingerprint") == self.fingerprint) & ds.field("id").isin(pa.array(sorted(missing)))
+            columns = ["id", *(c for name in self.columns for c in _stored(name))]
+            scanner = table.scanner(
+                columns, wanted, batch_size=_SCAN_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=False
+            )
+            # Names sort in the order of addition, so that positions stay what they are.
+            name = f"{len(list(self.folder.glob('*.arrow'))):06d}-{uuid.uuid4().hex[:8]}"
+            temporary = self.folder / f"{name}.tmp"
+            count = len(missing)
+            with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, scanner.projected_schema) as writer:
+                for batch in scanner.to_batches():
+                    firsts = []  # a table may hold a row twice (two writers); one of them is enough
+                    for n, item in enumerate(batch["id"].to_pylist()):
+                        if item in missing:
+                            missing.remove(item)
+                            firsts.append(n)
+                    if firsts:
+                        writer.write_batch(batch.take(pa.array(firsts)))
+            if missing:
+                temporary.unlink()
+                raise ValueError(
+                    f"{len(missing)} of {count} {self.modality} features are not in the table {self.modality}_features "
+                    f"with fingerprint {self.fingerprint} (first: {min(missing)}): materialize it, then the dataset"
+                )
+            os.replace(temporary, self.folder / f"{name}.arrow")
+            self._open()
+            return count
+
+    def positions(self, ids: pa.ChunkedArray) -> np.ndarray:
+        """Where each id lies, -1 for a null id; raises ValueError for an id that was never added."""
+        found = pc.fill_null(pc.index_in(ids, value_set=self.ids.combine_chunks(), skip_nulls=True), -1)
+        positions = found.to_numpy().astype(np.int64)
+        unknown = (positions < 0) & pc.is_valid(ids).to_numpy()
+        if unknown.any():
+            item = ids[int(unknown.argmax())].as_py()
+            raise ValueError(f"{self.modality} features of {item} are not in the cache {self.folder}: add them first")
+        return positions
+
+    def read(self, position: int) -> Row:
+        """The columns of one row; tensors are read-only views of the mapped file."""
+        n = int(np.searchsorted(self._starts, position, side="right")) - 1
+        batch, at = self._batches[n], position - int(self._starts[n])
+        row: Row = {}
+        for name in self.columns:
+            if name == "text":
+                row[name] = batch["text"][at].as_py()
+            else:
+                values = np.frombuffer(batch[name][at].as_buffer(), TENSOR_DTYPES[name])
+                row[name] = values.reshape(batch[f"{name}_shape"][at].as_py())
+        return row
+
+
+def _stored(name: str) -> tuple[str, ...]:
+    return (name,) if name == "text" else (name, f"{name}_shape")
+
+
+class SampleDataset(torch.utils.data.Dataset):
+    """The rows of an index (a table of `schema.DATASET`), gathered from the caches.
+
+    A key is a row number, or (epoch, row number): the row then knows its epoch.
+    """
+
+    def __init__(self, index: pa.Table, caches: Mapping[str, FeatureCache]) -> None:
+        index = index.select(["sample_id", "label", *(f"{m}_id" for m in MODALITIES)])
+        self.index = index.combine_chunks()
+        self.caches = dict(caches)
+        self._positions = {m: cache.positions(index[f"{m}_id"]) for m, cache in self.caches.items()}
+
+    def __len__(self) -> int:
+        return self.index.num_rows
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Row:
+        epoch, n = key if isinstance(key, tuple) else (0, key)
+        row: Row = dict.fromkeys(COLUMNS)
+        row["sample_id"], row["label"] = self.index["sample_id"][n].as_py(), self.index["label"][n].as_py()
+        for modality, cache in self.caches.items():
+            if (position := self._positions[modality][n]) >= 0:
+                row |= cache.read(int(position))
+        row["epoch"] = epoch
+        return row
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that at least one row has."""
+        return tuple(m for m in MODALITIES if m in self.caches and (self._positions[m] >= 0).any())
+
+    @property
+    def labels(self) -> list[str | None]:
+        return self.index["label"].to_pylist()
+
+    def texts(self) -> Iterator[str]:
+        """Every text once, in the order of the cache."""
+        for position in np.unique(self._positions["text"]) if "text" in self.caches else ():
+            if position >= 0:
+                yield self.caches["text"].read(int(position))["text"]
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "SampleDataset":
+        return SampleDataset(self.index.take(pa.array(rows, pa.int64())), self.caches)
+
+
+def open_samples(
+    index: pa.Table,
+    lake: str,
+    fingerprints: Mapping[str, str],
+    features: FeatureSettings,
+    cache: Path,
+    storage_options: Mapping[str, str] | None = None,
+) -> SampleDataset:
+    """The rows of `index`, after adding their features to the cache.
+
+    Args:
+        fingerprints: modality -> fingerprint of the feature rows to take; other modalities are left out.
+    """
+    caches = {}
+    for modality, fingerprint in fingerprints.items():
+        ids = pc.unique(index[f"{modality}_id"]).drop_null().to_pylist()
+        if ids:
+            store = FeatureCache(cache, modality, fingerprint, needed_columns(modality, features))
+            if set(ids).difference(store.ids.to_pylist()):
+                store.add(open_table(lake, f"{modality}_features", storage_options=storage_options), ids)
+            caches[modality] = store
+    return SampleDataset(index, caches)
+
+
+def generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
+    """The random generator of one sample in one epoch."""
+    key = hashlib.blake2b(f"{seed}\0{epoch}\0{sample_id}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """Keys (epoch, row number) in an order that depends on (seed, epoch) alone."""
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self.rows = rows
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for n in np.random.default_rng([self.seed, self.epoch]).permutation(self.rows):
+            yield self.epoch, int(n)
+
+
+@dataclass
+class Collator:
+    """Rows to a batch of tensors, with what `FusionModel.forward` takes.
+
+    present bool (B, N) in the order of `modalities`; pixels float (B, C, H, W) normalised; speech float (B, F, M) and
+    speech_mask (B, F); text_ids and text_mask (B, S); prompt_ids and prompt_mask (B, P), padded on the left; with
+    `answers`, labels: answer tokens and eos (B, A) padded by -100, or the class (B,).
+
+    Args:
+        modalities: those the model reads; the rest of a row is ignored.
+        text_encoder: `llm` needs no text_ids.
+        classes: the labels of a model with output `class`; None for text.
+        keep: only these are shown to the model, the others are hidden.
+        answers: make labels; rows without a label are an error then.
+        modality_dropout: chance that a present modality is hidden; the last one of a row never is.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    features: FeatureSettings
+    modalities: tuple[str, ...]
+    text_encoder: str = "llm"
+    classes: tuple[str, ...] | None = None
+    keep: frozenset[str] | None = None
+    answers: bool = False
+    modality_dropout: float = 0.0
+    seed: int = 0
+    _encoded: dict[str, list[int]] = field(default_factory=dict, repr=False)
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        shown = [self.shown(row) for row in rows]
+        batch = {"present": torch.tensor([[m in s for m in self.modalities] for s in shown], dtype=torch.bool)}
+        if "image" in self.modalities:
+            batch["pixels"] = self._pixels([r["pixels"] if "image" in s else None for r, s in zip(rows, shown, strict=True)])
+        if "speech" in self.modalities:
+            kind = self.features.speech.kind
+            spoken = [row[kind] if "speech" in s else None for row, s in zip(rows, shown, strict=True)]
+            batch["speech"], batch["speech_mask"] = self._frames(spoken)
+        if "text" in self.modalities:
+            texts = [row["text"] if "text" in s else "" for row, s in zip(rows, shown, strict=True)]
+            batch["prompt_ids"], batch["prompt_mask"] = _padded(
+                [self._encode(text)[: self.features.text.max_tokens] for text in texts], self._pad, left=True
+            )
+            if self.text_encoder != "llm":
+                ids = [row["input_ids"] if "text" in s else () for row, s in zip(rows, shown, strict=True)]
+                batch["text_ids"], batch["text_mask"] = _padded(ids, 0)
+        if self.answers:
+            batch["labels"] = self._labels(rows)
+        return batch
+
+    def shown(self, row: Row) -> list[str]:
+        """The modalities of the row that the model sees."""
+        present = [m for m in self.modalities if self._has(row, m) and (self.keep is None or m in self.keep)]
+        if self.modality_dropout == 0 or len(present) < 2:
+            return present
+        random = generator(self.seed, row["epoch"], row["sample_id"])
+        # One draw for each modality there is, so that what a row lacks does not move the draws of the others.
+        draws = dict(zip(MODALITIES, random.random(len(MODALITIES)), strict=True))
+        kept = [m for m in present if draws[m] >= self.modality_dropout]
+        return kept or [max(present, key=lambda m: draws[m])]
+
+    def _has(self, row: Row, modality: str) -> bool:
+        if modality == "text":
+            return bool(row["text"]) and (self.text_encoder == "llm" or len(row["input_ids"]) > 0)
+        value = row["pixels" if modality == "image" else self.features.speech.kind]
+        return value is not None and len(value) > 0
+
+    @property
+    def _pad(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    def _encode(self, text: str) -> list[int]:
+        # Texts recur over epochs and rows; the store stays small, since long ones are not worth it.
+        if (ids := self._encoded.get(text)) is None:
+            ids = self.tokenizer(text)["input_ids"] if text else []
+            if len(text) < 1000 and len(self._encoded) < 50_000:
+                self._encoded[text] = ids
+        return ids
+
+    def _pixels(self, pictures: Sequence[np.ndarray | None]) -> Tensor:
+        settings = self.features.image
+        shape = (3 if settings.color == "rgb" else 1, settings.size, settings.size)
+        stacked = np.zeros((len(pictures), *shape), dtype=np.float32)
+        for n, picture in enumerate(pictures):
+            if picture is not None:
+                stacked[n] = picture
+        return torch.from_numpy(stacked).div_(255).sub_(settings.mean).div_(settings.std)
+
+    def _frames(self, spoken: Sequence[np.ndarray | None]) -> tuple[Tensor, Tensor]:
+        settings = self.features.speech
+        width = settings.mels if settings.kind == "log_mel" else settings.coefficients
+        lengths = [0 if frames is None else len(frames) for frames in spoken]
+        padded = np.zeros((len(spoken), max(1, *lengths), width), dtype=np.float32)
+        for n, frames in enumerate(spoken):
+            if frames is not None:
+                padded[n, : len(frames)] = frames
+        return torch.from_numpy(padded), torch.arange(padded.shape[1]) < torch.tensor(lengths)[:, None]
+
+    def _labels(self, rows: Sequence[Row]) -> Tensor:
+        for row in rows:
+            if row["label"] is None:
+                raise ValueError(f"sample {row['sample_id']} has no label: leave unlabelled rows out of training")
+        if self.classes is None:
+            eos = int(self.tokenizer.eos_token_id)
+            answers = [[*self.tokenizer(row["label"], add_special_tokens=False)["input_ids"], eos] for row in rows]
+            return _padded(answers, -100)[0]
+        known = {label: n for n, label in enumerate(self.classes)}
+        # A label that training never saw counts as wrong in the loss's place: it is left out.
+        return torch.tensor([known.get(row["label"], -100) for row in rows])
+
+
+def _padded(sequences: Sequence[Any], fill: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Token ids int64 (B, S) and mask bool (B, S); S is at least 1."""
+    longest = max(1, *(len(sequence) for sequence in sequences))
+    ids = np.full((len(sequences), longest), fill, dtype=np.int64)
+    mask = np.zeros((len(sequences), longest), dtype=bool)
+    for n, sequence in enumerate(sequences):
+        if length := len(sequence):
+            place = slice(longest - length, None) if left else slice(0, length)
+            ids[n, place], mask[n, place] = sequence, True
+    return torch.from_numpy(ids), torch.from_numpy(mask)

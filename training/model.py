@@ -1,0 +1,294 @@
+"""The fused model: encoders -> projectors -> fusion -> language model -> answer.
+
+    x_m = f(e_t, e_v, e_s)   soft tokens, read by the language model before the prompt
+    y = M(x_m, prompt)       generated text, or a class
+
+Shapes: B rows, N modalities, T soft tokens of each modality, X soft tokens of x_m, P prompt tokens, A answer tokens,
+S = X + P context, D width of the language model, V vocabulary.
+"""
+
+import math
+from dataclasses import field
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, initialization
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from training.encoders import ENCODERS, AttentionPool, EncoderInput
+from training.fusion import FUSIONS, Fusion
+from training.settings import FeatureSettings, ModelSettings
+from training.tokenizer import load_tokenizer, missing_model
+
+
+@strict
+class FusionConfig(PreTrainedConfig):
+    """Everything that decides the model's tensors; `llm_config` is that of any causal language model."""
+
+    model_type = "triptych_fusion"
+    sub_configs = {"llm_config": AutoConfig}  # noqa: RUF012 - the form that transformers asks for
+
+    modalities: list[str] = field(default_factory=lambda: ["text", "image", "speech"])
+    encoders: dict[str, str] = field(
+        default_factory=lambda: {"text": "llm", "image": "small_cnn", "speech": "small_cnn"}
+    )
+    fusion: str = "attention"
+    output: Literal["text", "class"] = "text"
+    classes: list[str] | None = None  # of output `class`
+    width: int = 96
+    heads: int = 4
+    tokens: int = 4
+    dropout: float = 0.0
+    max_new_tokens: int = 16
+    channels: int = 3  # of images
+    image_size: int = 224
+    speech_features: int = 64  # mels or coefficients
+    text_vocabulary: int = 256  # of the features' token ids
+    llm_config: dict | PreTrainedConfig | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.llm_config is None:
+            self.llm_config = LlamaConfig()
+        elif isinstance(self.llm_config, dict):
+            self.llm_config = AutoConfig.for_model(**self.llm_config)
+        super().__post_init__(**kwargs)
+
+    @property
+    def encoder_inputs(self) -> dict[str, EncoderInput]:
+        text = self.llm_config.hidden_size if self.encoders["text"] == "llm" else self.text_vocabulary
+        return {
+            "text": EncoderInput(text),
+            "image": EncoderInput(self.channels, self.image_size),
+            "speech": EncoderInput(self.speech_features),
+        }
+
+
+class FusionModel(PreTrainedModel):
+    """See the module. `config.modalities` are those the model can read; a row may lack any of them."""
+
+    config_class = FusionConfig
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = False
+    _supports_sdpa = _supports_flash_attn = True
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__(config)
+        shape = (config.width, config.tokens, config.heads, config.dropout)
+        hidden = config.llm_config.hidden_size
+        self.encoders = nn.ModuleDict(
+            {m: ENCODERS[m, config.encoders[m]](config.encoder_inputs[m], *shape) for m in config.modalities}
+        )
+        self.projectors = nn.ModuleDict(
+            {m: nn.Sequential(nn.LayerNorm(e.width), nn.Linear(e.width, config.width)) for m, e in self.encoders.items()}
+        )
+        self.fusion = FUSIONS[config.fusion](config.modalities, *shape)
+        self.to_llm = nn.Identity() if self.fusion.width == hidden else nn.Linear(self.fusion.width, hidden)
+        self.llm = AutoModelForCausalLM.from_config(config.llm_config)
+        if config.output == "class":
+            self.llm.set_output_embeddings(nn.Identity())  # nothing is generated
+            self.head = nn.Linear(hidden, len(config.classes or ()))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Conv2d):  # PyTorch's own; 0.02 would be far too small for convolutions
+            fan_in = module.weight[0].numel()
+            initialization.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                initialization.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        elif isinstance(module, Fusion | AttentionPool):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.llm.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return None if self.config.output == "class" else self.llm.get_output_embeddings()
+
+    def fuse(
+        self,
+        present: Tensor,
+        pixels: Tensor | None = None,
+        speech: Tensor | None = None,
+        speech_mask: Tensor | None = None,
+        text_ids: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        prompt_ids: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+    ) -> Tensor:
+        """x_m (B, X, D). Only rows that have a modality are encoded, so what stands in the others is never read."""
+        if self.config.encoders["text"] == "llm" and prompt_ids is not None:
+            text_ids, text_mask = self.get_input_embeddings()(prompt_ids), prompt_mask
+        inputs = {"text": (text_ids, text_mask), "image": (pixels, None), "speech": (speech, speech_mask)}
+        tokens, masks = {}, {}
+        for n, m in enumerate(self.config.modalities):
+            rows = present[:, n]
+            values, mask = inputs[m]
+            tokens[m] = self.projectors[m][1].weight.new_zeros(len(present), self.config.tokens, self.config.width)
+            masks[m] = torch.ones(tokens[m].shape[:2], dtype=torch.bool, device=present.device)
+            if rows.all():
+                encoded, masks[m] = self.encoders[m](values, mask)
+                tokens[m] = self.projectors[m](encoded)
+            elif rows.any():
+                encoded, real = self.encoders[m](values[rows], None if mask is None else mask[rows])
+                encoded = self.projectors[m](encoded)
+                tokens[m] = tokens[m].to(encoded.dtype).index_put((rows,), encoded)
+                masks[m] = masks[m].index_put((rows,), real)
+        return self.to_llm(self.fusion(tokens, masks, present))
+
+    def context(
+        self, x_m: Tensor, prompt_ids: Tensor | None = None, prompt_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Soft tokens, then the prompt: embeddings (B, S, D) and mask (B, S), padded on the left."""
+        x_m_mask = torch.ones(x_m.shape[:2], dtype=torch.bool, device=x_m.device)
+        if prompt_ids is None or self.config.encoders["text"] != "llm":
+            return x_m, x_m_mask
+        assert prompt_mask is not None
+        embeddings = self.get_input_embeddings()(prompt_ids)
+        embeddings = torch.cat([x_m.to(embeddings.dtype), embeddings], dim=1)
+        mask = torch.cat([x_m_mask, prompt_mask], dim=1)
+        # Padding lies between the two; a stable sort moves it to the front and keeps the order of the rest.
+        order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+        embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
+        return embeddings, mask.gather(1, order)
+
+    def forward(
+        self,
+        present: Tensor,
+        labels: Tensor | None = None,
+        prompt_ids: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        shuffle: Tensor | None = None,
+        **modalities: Tensor,
+    ) -> CausalLMOutput:
+        """Loss and logits of the answers: (B, A, V), or (B, classes).
+
+        Args:
+            present: bool (B, N), which of `config.modalities` each row has. The other tensors are a `Collator`'s.
+            labels: answer tokens (B, A) with -100 for padding, or classes (B,). Text has no logits without them.
+            shuffle: a permutation of rows for x_m, to see what the model makes of another row's.
+        """
+        x_m = self.fuse(present, prompt_ids=prompt_ids, prompt_mask=prompt_mask, **modalities)
+        embeddings, mask = self.context(x_m if shuffle is None else x_m[shuffle], prompt_ids, prompt_mask)
+        if self.config.output == "class":
+            logits = self.head(self._llm(embeddings, mask, keep=1)[:, -1])
+        else:
+            if labels is None:
+                raise ValueError("labels is None, expected answer tokens: use `answer` to generate text")
+            answers, real = labels.clamp(min=0), labels != -100
+            embeddings = torch.cat([embeddings, self.get_input_embeddings()(answers[:, :-1])], dim=1)
+            mask = torch.cat([mask, real[:, :-1]], dim=1)
+            logits = self._llm(embeddings, mask, keep=labels.shape[1])
+        loss = None if labels is None else functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
+        return CausalLMOutput(loss=loss, logits=logits)
+
+    def _llm(self, embeddings: Tensor, mask: Tensor, keep: int) -> Tensor:
+        """What the language model's head gives at the last `keep` positions."""
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        output = self.llm(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=keep
+        )
+        return output.logits
+
+    @torch.inference_mode()
+    def answer(
+        self, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, shuffle: Tensor | None = None
+    ) -> list[str]:
+        """One answer for each row of a `Collator`'s batch (its labels are not looked at), by greedy decoding."""
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name != "labels"}
+        if self.config.output == "class":
+            chosen = self(**batch, shuffle=shuffle).logits.argmax(-1)
+            return [self.config.classes[n] for n in chosen.tolist()]
+        x_m = self.fuse(**batch)
+        prompt = batch.get("prompt_ids"), batch.get("prompt_mask")
+        embeddings, mask = self.context(x_m if shuffle is None else x_m[shuffle], *prompt)
+        ids = self.llm.generate(
+            inputs_embeds=embeddings,
+            attention_mask=mask.long(),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=self.config.max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def build_model(
+    settings: ModelSettings,
+    features: FeatureSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    modalities: tuple[str, ...],
+    classes: list[str] | None = None,
+) -> FusionModel:
+    """A new model; the language model's weights are loaded unless it is `tiny`. Draws from torch's global generator.
+
+    Args:
+        modalities: those it can read.
+        classes: the answers of output `class`.
+
+    Raises:
+        ValueError: the language model is not there, or output `class` has no classes.
+    """
+    if settings.output == "class" and not classes:
+        raise ValueError("output is 'class' and there are no classes: no training row has a label")
+    speech = features.speech
+    pretrained = None if settings.llm == "tiny" else _load_llm(settings.llm)
+    config = FusionConfig(
+        modalities=list(modalities),
+        encoders={m: getattr(settings.encoders, m) for m in ("text", "image", "speech")},
+        fusion=settings.fusion,
+        output=settings.output,
+        classes=classes if settings.output == "class" else None,
+        width=settings.width,
+        heads=settings.heads,
+        tokens=settings.tokens,
+        dropout=settings.dropout,
+        max_new_tokens=settings.max_new_tokens,
+        channels=3 if features.image.color == "rgb" else 1,
+        image_size=features.image.size,
+        speech_features=speech.mels if speech.kind == "log_mel" else speech.coefficients,
+        text_vocabulary=_text_vocabulary(features),
+        llm_config=tiny_config(settings, tokenizer) if pretrained is None else pretrained.config,
+    )
+    model = FusionModel(config)
+    if pretrained is not None:
+        state = pretrained.state_dict()
+        if settings.output == "class":
+            state = {name: tensor for name, tensor in state.items() if name in model.llm.state_dict()}
+        model.llm.load_state_dict(state)
+    if settings.freeze_llm:
+        model.llm.requires_grad_(False)
+    return model
+
+
+def tiny_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    """A small decoder of the Llama family, to be trained from scratch."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.width,
+        intermediate_size=2 * settings.width,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        attention_dropout=settings.dropout,
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _load_llm(name: str) -> PreTrainedModel:
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(missing_model(name)) from error
+
+
+def _text_vocabulary(features: FeatureSettings) -> int:
+    return 256 if features.text.tokenizer == "bytes" else len(load_tokenizer(features.text.tokenizer))

@@ -1,0 +1,131 @@
+"""The served model: MLflow's pyfunc, as models-from-code. Logged by `training.tracking.log_model`.
+
+    curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \
+      -d '{"dataframe_records": [{"text": "what do you see?", "image": "<base64>"}, {"speech": "<base64>"}]}'
+
+Input: optional string columns text, image, speech; media are files as base64 (standard or URL-safe, or a data: URL).
+Null, NaN, "" and a missing column mean: not given. Output: prediction, model_version (null until the model is
+registered), dataset_fingerprint. What cannot be understood is INVALID_PARAMETER_VALUE, HTTP status 400, and names row
+and column. `model_config` bounds a request: max_rows, max_bytes, max_pixels, max_seconds, max_characters; the limits of
+the model's processor hold as well.
+"""
+
+import base64
+import binascii
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import yaml
+from mlflow.exceptions import MlflowException
+
+from training.media import MediaError
+from training.schema import MODALITIES
+from training.score import Answerer
+from training.settings import MediaLimits
+
+# What a request may ask for unless model_config says otherwise. A service answers strangers: less than a training set.
+REQUEST_LIMITS = {"max_rows": 256, "max_bytes": 16 * 2**20, "max_pixels": 25_000_000, "max_seconds": 120.0,
+                  "max_characters": 20_000}  # fmt: skip
+OUTPUTS = ("prediction", "model_version", "dataset_fingerprint")
+
+
+class ServedModel(mlflow.pyfunc.PythonModel):
+    def load_context(self, context: Any) -> None:
+        bundle = Path(context.artifacts["bundle"])
+        config = REQUEST_LIMITS | dict(context.model_config or {})
+        self.answerer = Answerer(bundle)
+        processor = self.answerer.processor
+        processor.limits = stricter(processor.limits, config)
+        self.max_rows = int(config["max_rows"])
+        self.dataset_fingerprint = config.get("dataset_fingerprint")
+        self.version = registered_version(bundle)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        if len(model_input) > self.max_rows:
+            raise _invalid(f"{len(model_input)} rows are over the limit of {self.max_rows} (max_rows): send fewer")
+        rows = [self._row(record, number) for number, record in enumerate(model_input.to_dict("records"))]
+        answers = self.answerer(rows) if rows else []
+        return pd.DataFrame(
+            {
+                "prediction": answers,
+                "model_version": [self.version] * len(rows),
+                "dataset_fingerprint": [self.dataset_fingerprint] * len(rows),
+            },
+            columns=list(OUTPUTS),
+        )
+
+    def _row(self, record: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """The tensors of one row. Raises MlflowException."""
+        processor = self.answerer.processor
+        row = processor.row()
+        for modality, value in read_inputs(record, number, self.answerer.modalities, processor.limits).items():
+            try:
+                row |= {name: read for name, read in processor.row(**{modality: value}).items() if read is not None}
+            except MediaError as error:
+                raise _invalid(f"row {number}, column {modality}: {error}") from error
+        return row
+
+
+def stricter(limits: MediaLimits, config: Mapping[str, Any]) -> MediaLimits:
+    """The smaller of each limit."""
+    names = [field.name for field in dataclasses.fields(limits)]
+    return dataclasses.replace(limits, **{n: min(getattr(limits, n), config[n]) for n in names if n in config})
+
+
+def registered_version(bundle: Path) -> str | None:
+    """The version under which MLflow fetched the model that holds `bundle`; None if it was not by a version."""
+    for folder in bundle.parents:
+        if (folder / "MLmodel").is_file():
+            meta = folder / "registered_model_meta"
+            return str(yaml.safe_load(meta.read_text())["model_version"]) if meta.is_file() else None
+    return None
+
+
+def read_inputs(
+    record: Mapping[str, Any], number: int, modalities: tuple[str, ...], limits: MediaLimits
+) -> dict[str, Any]:
+    """What a row gives: text as it is, media as the bytes of the file. Raises MlflowException."""
+    inputs: dict[str, Any] = {}
+    for modality in MODALITIES:
+        value = record.get(modality)
+        if value is None or value != value or value == "":  # NaN is not itself
+            continue
+        if not isinstance(value, str):
+            raise _invalid(f"row {number}, column {modality}: is {type(value).__name__}, expected a string")
+        if modality not in modalities:
+            raise _invalid(f"row {number}, column {modality}: this model takes {', '.join(modalities)} only")
+        try:
+            inputs[modality] = value if modality == "text" else media_bytes(value, limits.max_bytes)
+        except ValueError as error:
+            raise _invalid(f"row {number}, column {modality}: {error}") from error
+    if not inputs:
+        raise _invalid(f"row {number} is empty: give at least one of {', '.join(modalities)}")
+    return inputs
+
+
+def media_bytes(value: str, most: int) -> bytes:
+    """The file that base64 or a base64 data: URL stands for. Raises ValueError: not base64, or over `most` bytes."""
+    if value[:5].lower() == "data:":
+        head, comma, value = value.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise ValueError("a data: URL must be base64, as in data:image/png;base64,...")
+    if len(value) * 3 // 4 > most * 1.1:  # line breaks are no content
+        raise ValueError(f"about {len(value) * 3 // 4} bytes are over the limit of {most} (max_bytes)")
+    value = re.sub(r"\s", "", value).rstrip("=").translate(str.maketrans("-_", "+/"))
+    try:
+        return base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"is not base64 ({error}): encode the bytes of the file") from error
+
+
+def _invalid(message: str) -> MlflowException:
+    return MlflowException.invalid_parameter_value(message)
+
+
+if __name__ != "training.serving":  # MLflow runs this file under a name of its own; an import does nothing
+    mlflow.models.set_model(ServedModel())

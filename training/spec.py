@@ -1,0 +1,100 @@
+"""What the trainer is asked to do: plain values that cross from the orchestrator to another process or machine.
+
+Needs neither torch nor MLflow, so that the orchestrator can tell whether a training has been done already.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import Any
+
+from training.schema import fingerprint
+from training.settings import (
+    FeatureSettings,
+    MediaLimits,
+    ModelSettings,
+    TrainingSettings,
+    from_dict,
+    to_dict,
+)
+
+VERSION = 1  # count up when the same settings and data would train another model
+_PACKAGES = ("torch", "transformers", "tokenizers")
+# Settings that change how a training is run or reported, and not what comes out.
+_NEUTRAL = ("workers", "checkpoint_steps", "report_to", "baseline_epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One model to train: the product, or a baseline that sees only the modalities in `keep`."""
+
+    name: str  # model | text | image | speech | concat
+    model: ModelSettings
+    training: TrainingSettings
+    keep: tuple[str, ...]
+    fingerprint: str  # of everything that decides the weights
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.name != "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """One trainer process: a snapshot, where things lie, and the models to train on it, in order."""
+
+    project: str
+    lake: str
+    storage_options: dict[str, str]
+    dataset: str  # fingerprint
+    version: int  # of the Delta table `dataset`
+    feature_fingerprints: dict[str, str]  # modality -> fingerprint of its rows
+    features: FeatureSettings
+    limits: MediaLimits
+    tracking_uri: str
+    artifacts: str | None  # where MLflow keeps files, when it makes the experiment
+    cache: str  # folder of the memory-mapped features
+    checkpoints: str  # folder
+    tags: dict[str, str]
+    runs: tuple[RunSpec, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return to_dict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "JobSpec":
+        runs = tuple(from_dict(RunSpec, run) for run in values["runs"])
+        plain = {name: value for name, value in values.items() if name not in ("runs", "features", "limits")}
+        return cls(
+            **plain,
+            features=from_dict(FeatureSettings, values["features"]),
+            limits=from_dict(MediaLimits, values["limits"]),
+            runs=runs,
+        )
+
+
+def _run(
+    name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str], dataset: str, kinds: str
+) -> RunSpec:
+    decisive = {k: v for k, v in to_dict(training).items() if k not in _NEUTRAL}
+    versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
+    named = fingerprint("training", VERSION, versions, dataset, to_dict(model), decisive, sorted(keep), kinds)
+    return RunSpec(name=name, model=model, training=training, keep=tuple(keep), fingerprint=named)
+
+
+def model_run(
+    model: ModelSettings, training: TrainingSettings, features: FeatureSettings, modalities: Sequence[str], dataset: str
+) -> RunSpec:
+    """The model itself, on all modalities that the project has."""
+    return _run("model", model, training, modalities, dataset, features.speech.kind)
+
+
+def baseline_runs(
+    model: ModelSettings, training: TrainingSettings, features: FeatureSettings, modalities: Sequence[str], dataset: str
+) -> list[RunSpec]:
+    """Each modality alone, and plain concatenation; the same model otherwise, trained for `baseline_epochs`."""
+    epochs = training.baseline_epochs or max(1.0, training.epochs / 10)
+    shorter = replace(training, epochs=epochs)
+    runs = [_run(m, model, shorter, (m,), dataset, features.speech.kind) for m in modalities if len(modalities) > 1]
+    concat = replace(model, fusion="concat")
+    return [*runs, _run("concat", concat, shorter, modalities, dataset, features.speech.kind)]
