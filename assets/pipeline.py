@@ -102,7 +102,11 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     work = partial(_read_and_process, step=Step(modality, processor))
     names = ("quarantine", f"clean_{modality}", f"{modality}_features")
     # What could not be read is tried again in every run, so its rows are this run's only.
-    lake.replace("quarantine", QUARANTINE.empty_table(), predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = '{modality}'")
+    lake.replace(
+        "quarantine",
+        QUARANTINE.empty_table(),
+        predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = '{modality}'",
+    )
     pending: dict[str, list[pa.Table]] = {name: [] for name in names}
 
     def commit() -> None:
@@ -122,8 +126,11 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
                 commit()
                 size = 0
     commit()
-    refused = lake.sql(f"""SELECT count(DISTINCT sha256) AS n FROM ({REFUSED})
-      WHERE sha256 IN (SELECT sha256 FROM manifest WHERE modality = $modality)""", parameters)["n"][0].as_py()
+    refused = lake.sql(
+        f"""SELECT count(DISTINCT sha256) AS n FROM ({REFUSED})
+      WHERE sha256 IN (SELECT sha256 FROM manifest WHERE modality = $modality)""",
+        parameters,
+    )["n"][0].as_py()
     distinct = "SELECT count(DISTINCT sha256) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
     return {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}

@@ -27,7 +27,7 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
     Returns:
         version, champion before and after, reasons, aliases, and how often this test snapshot was looked at.
     """
-    from training import tracking
+    from training import registry, tracking
     from training.promotion import decide
 
     uri, name = project.mlflow_uri, project.name
@@ -37,8 +37,8 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
     report = tracking.find_report(uri, name, run.fingerprint)
     if report is None:
         raise ValueError("the model of the present dataset and settings has not been trained: materialize it first")
-    version, before = str(report["version"]), tracking.alias(uri, name, "champion")
-    tags = tracking.version_tags(uri, name, version)
+    version, before = str(report["version"]), registry.alias(uri, name, "champion")
+    tags = registry.version_tags(uri, name, version)
     asked = {"gate_dataset": snapshot.fingerprint, "gate_against": before or "none"}
     if before == version:
         reasons = json.loads(tags.get("gate_reasons", "[]")) or ["is the champion already"]
@@ -53,27 +53,27 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
         }
         own, theirs = _recorded(uri, name, run.fingerprint, full), None
         if before is not None:
-            if tracking.version_tags(uri, name, before).get("dataset_fingerprint") == snapshot.fingerprint:
-                theirs = tracking_predictions(uri, tracking.version_run(uri, name, before), full)
+            if registry.version_tags(uri, name, before).get("dataset_fingerprint") == snapshot.fingerprint:
+                theirs = tracking_predictions(uri, registry.version_run(uri, name, before), full)
             else:  # another snapshot, perhaps other features: both answer the present raw rows, each by its own code
                 context.log.info(f"scoring champion {before} and challenger {version} on the present test snapshot")
                 theirs, own = (score(project, which) for which in (before, version))
-        tracking.set_alias(uri, name, "challenger", version)
+        registry.set_alias(uri, name, "challenger", version)
         decision = decide(own, theirs, singles, project.promotion)
         reasons = decision.reasons
         if decision.promote:
-            tracking.set_alias(uri, name, "champion", version)
-        looks = tracking.count_look(uri, name, snapshot.fingerprint, version)
-        tracking.tag_version(
+            registry.set_alias(uri, name, "champion", version)
+        looks = registry.count_look(uri, name, snapshot.fingerprint, version)
+        registry.tag_version(
             uri, name, version, {**asked, "gate_reasons": json.dumps(reasons), "test_looks": str(looks)}
         )
     return {
         "version": int(version),
         "champion_before": before or "none",
-        "champion": tracking.alias(uri, name, "champion") or "none",
-        "aliases": tracking.aliases(uri, name, version),
+        "champion": registry.alias(uri, name, "champion") or "none",
+        "aliases": registry.aliases(uri, name, version),
         "reasons": reasons,
-        "test_looks": int(tracking.version_tags(uri, name, version).get("test_looks", 0)),
+        "test_looks": int(registry.version_tags(uri, name, version).get("test_looks", 0)),
     }
 
 
@@ -113,8 +113,8 @@ def score(project: Project, version: str) -> pa.Table:
 
 def run_version(project: Project, version: str, rows: Path, answers: Path) -> None:
     """Answers raw rows (a Parquet file with text, image, speech) with a registered version's own code."""
+    from training.registry import fetch_model
     from training.score import score_command
-    from training.tracking import fetch_model
 
     folder = fetch_model(project.mlflow_uri, project.name, version, rows.parent / f"model_{version}")
     command, environment = score_command(folder, rows, answers)

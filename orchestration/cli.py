@@ -157,8 +157,129 @@ def predict(
     for row in answers:
         click.echo(row["prediction"])
     click.echo(
-        f"({settings.name} version {answers[0]['model_version']}, dataset {answers[0]['dataset_fingerprint']})", err=True
+        f"({settings.name} version {answers[0]['model_version']}, dataset {answers[0]['dataset_fingerprint']})",
+        err=True,
     )
+
+
+@main.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--example", help="Lay out a built-in example: digits or spoken_digits.")
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Media of the example.")
+def init(folder: Path, example: str | None, data: Path | None) -> None:
+    """Write a commented project file into FOLDER (and, for an example, its data)."""
+    from orchestration.examples import EXAMPLES, lay_out, write_template
+
+    if example is None:
+        path = write_template(folder)
+    elif example in EXAMPLES:
+        path = lay_out(example, folder, str(data.resolve()) if data else None)
+    else:
+        raise click.UsageError(f"--example {example}: there are {', '.join(EXAMPLES)}")
+    click.echo(f"{path}\nNext: edit it, then `triptych check {folder}` and `triptych run {folder}`")
+
+
+@main.command()
+@click.argument("project")
+@_set_option
+@_json_option
+def check(project: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check the project file and look at the sources; nothing is written or run."""
+    from orchestration.examples import find_project
+    from orchestration.inspect import check as look
+    from orchestration.project import load
+
+    told = look(load(*find_project(project, overrides)))
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    for name, facts in told["sources"].items():
+        click.echo(f"{name:<18} {facts['listed']:>9,} items, {facts['refused']:,} refused")
+    for title, key in (("refused", "refused_examples"), ("unmatched", "unmatched_examples")):
+        if told[title]:
+            click.echo(f"\n{title}: " + ", ".join(f"{n:,} {reason}" for reason, n in told[title].items()))
+            for message in told[key]:
+                click.echo(f"  {message}")
+    for message in told["unreadable"]:
+        click.secho(f"cannot be read: {message}", fg="yellow")
+    click.echo("\nsamples: " + ", ".join(f"{n:,} {split}" for split, n in sorted(told["samples"].items())))
+
+
+@main.command()
+@click.argument("project")
+@_json_option
+def status(project: str, as_json: bool) -> None:
+    """Show tables, model versions and the champion."""
+    from orchestration.examples import find_project
+    from orchestration.inspect import status as look
+    from orchestration.project import load
+
+    told = look(load(*find_project(project, ())))
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    click.echo(f"{told['project']}  {told['file']}\nlake  {told['lake']}\n")
+    for name, facts in told["tables"].items():
+        click.echo(f"  {name:<18} {facts['rows']:>10,} rows   version {facts['version']}")
+    click.echo("\nno model yet" if not told["models"] else "")
+    for model in told["models"]:
+        accuracy = "" if model["accuracy"] is None else f"test accuracy {model['accuracy']:.4f}"
+        click.echo(f"  version {model['version']:<4} {', '.join(model['aliases']):<22} {accuracy}")
+
+
+@main.command()
+@click.argument("project")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write it.")
+@_json_option
+def report(project: str, output: Path | None, as_json: bool) -> None:
+    """Write an HTML report with tables, models, the gate's reasons and pictures."""
+    from orchestration.examples import find_project
+    from orchestration.project import load
+    from orchestration.report import write_report
+
+    settings = load(*find_project(project, ()))
+    path = write_report(settings, output or settings.folder / "report.html")
+    click.echo(json.dumps({"report": str(path)}) if as_json else path)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=3000, show_default=True, help="Dagster's.")
+@click.option("--mlflow-port", default=5000, show_default=True)
+def ui(host: str, port: int, mlflow_port: int) -> None:
+    """Start the web UIs of Dagster (with its daemon, so schedules run) and MLflow."""
+    import os
+
+    from orchestration.project import home
+    from orchestration.run import open_instance
+    from orchestration.servers import environment, run_until_stopped, ui_commands
+
+    state = home()
+    with open_instance(state):
+        pass  # writes dagster.yaml at first use
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state / 'mlflow.db'}"
+    click.echo(f"Dagster  http://{host}:{port}\nMLflow   http://{host}:{mlflow_port}\nCtrl-C stops both.")
+    sys.exit(run_until_stopped(ui_commands(state, host, port, mlflow_port, uri), environment(state)))
+
+
+@main.command()
+@click.argument("project")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=5001, show_default=True)
+def serve(project: str, host: str, port: int) -> None:
+    """Serve the champion over HTTP (MLflow's scoring server): POST /invocations."""
+    from orchestration.examples import find_project
+    from orchestration.project import load
+    from orchestration.servers import environment, run_until_stopped, serve_command
+    from training.registry import alias
+
+    settings = load(*find_project(project, ()))
+    version = alias(settings.mlflow_uri, settings.name, "champion")
+    if version is None:
+        raise click.ClickException(f"{settings.name} has no champion yet: `triptych run {project}` makes one")
+    click.echo(f"{settings.name} version {version} at http://{host}:{port}/invocations")
+    env = environment(settings.home) | {"MLFLOW_TRACKING_URI": settings.mlflow_uri}
+    sys.exit(run_until_stopped([serve_command(settings, version, host, port)], env))
 
 
 if __name__ == "__main__":

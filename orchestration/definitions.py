@@ -24,7 +24,6 @@ class ProjectResource(dg.ConfigurableResource):
     file: str
     overrides: list[str] = []  # noqa: RUF012 - pydantic copies it
 
-
     def load(self) -> Project:
         return load(self.file, self.overrides)
 

@@ -36,8 +36,8 @@ _ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en
 # test voice could be nearly a training voice.
 _SPEAKERS = (
     "adam Alex Alicia Andrea Andy anika Annie announcer antonio aunty belinda boris caleb david Denis Diogo ed edward "
-    "f1 f2 f3 f4 f5 Gene grandma gustave ian iven Jacky john kaukovalta Lee linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo Marco "
-    "Mario max Michael Mike Nguyen norbert pablo paul pedro rob sandro steph Storm travis Tweaky victor zac"
+    "f1 f2 f3 f4 f5 Gene grandma gustave ian iven Jacky john kaukovalta Lee linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo "
+    "Marco Mario max Michael Mike Nguyen norbert pablo paul pedro rob sandro steph Storm travis Tweaky victor zac"
 )
 _TAKES = 3  # of each digit by each voice
 _RATES, _PITCHES, _SILENCES = (120, 210), (25, 75), (0.0, 0.15)  # words a minute; 0 to 99; seconds, before and after

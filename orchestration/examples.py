@@ -57,3 +57,13 @@ def lay_out(name: str, folder: Path, data: str | None = None) -> Path:
 
         generate(folder / "data")
     return target
+
+
+def write_template(folder: Path) -> Path:
+    """A commented project file to fill in; raises ProjectError where there is one already."""
+    target = folder / "project.yaml"
+    if target.exists():
+        raise ProjectError(f"{target} exists already: edit it, or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    target.write_text((importlib.resources.files("orchestration") / "projects" / "template.yaml").read_text())
+    return target

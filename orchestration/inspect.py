@@ -35,7 +35,9 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
             unreadable += outcome.quarantine["message"].to_pylist()
     told: dict[str, Any] = {
         "project": project.name,
-        "sources": {s.source: {"seen": s.seen, "listed": s.rows.num_rows, "refused": s.quarantine.num_rows} for s in scans},
+        "sources": {
+            s.source: {"seen": s.seen, "listed": s.rows.num_rows, "refused": s.quarantine.num_rows} for s in scans
+        },
         "refused": dict(Counter(refused["reason"].to_pylist())),
         "refused_examples": refused["message"].slice(0, 5).to_pylist(),
         "unreadable": unreadable,
@@ -54,7 +56,7 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
 
 def status(project: Project) -> dict[str, Any]:
     """Tables with rows and versions, and the registered versions of the model with aliases and test accuracy."""
-    from training import tracking
+    from training import registry
 
     lake = pipeline.open_lake(project)
     tables = {}
@@ -67,5 +69,5 @@ def status(project: Project) -> dict[str, Any]:
         "file": str(project.path),
         "lake": project.lake_uri,
         "tables": tables,
-        "models": tracking.versions(project.mlflow_uri, project.name),
+        "models": registry.versions(project.mlflow_uri, project.name),
     }

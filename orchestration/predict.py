@@ -1,6 +1,5 @@
 """Asks the champion: rows of text, image and speech to answers that name model version and dataset."""
 
-import base64
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,22 +34,30 @@ def rows_of_table(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def encode(row: Mapping[str, Any]) -> dict[str, str | None]:
-    """A row as the served model takes it: three optional strings, media as base64."""
-    media = {m: base64.b64encode(Path(row[m]).read_bytes()).decode() if row.get(m) else None for m in MODALITIES[1:]}
-    return {"text": row.get("text"), **media}
-
-
 def answer(project: Project, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The champion's answers, in the order of the rows.
+    """The champion's answers, in the order of the rows, by the code that was logged with it.
 
     Raises:
-        ValueError: the project has no champion yet.
+        ValueError: the project has no champion yet, or an input cannot be read.
     """
-    import pandas as pd
+    import pyarrow as pa
 
-    from training.tracking import load_champion
+    from training import registry
+    from training.score import answer_rows
 
-    model = load_champion(project.mlflow_uri, project.name)
-    table = pd.DataFrame([encode(row) for row in rows], columns=list(MODALITIES), dtype=object)
-    return model.predict(table).to_dict("records")
+    version = registry.alias(project.mlflow_uri, project.name, "champion")
+    if version is None:
+        raise ValueError(f"{project.name} has no champion yet: `triptych run` trains one")
+    columns: dict[str, list[Any]] = {"text": [row.get("text") for row in rows]}
+    for m in MODALITIES[1:]:
+        columns[m] = [Path(row[m]).read_bytes() if row.get(m) else None for row in rows]
+    schema = pa.schema([("text", pa.large_string()), ("image", pa.large_binary()), ("speech", pa.large_binary())])
+    model = registry.fetch_model(project.mlflow_uri, project.name, version)
+    answers = answer_rows(model, pa.table(columns, schema)).to_pylist()
+    for number, row in enumerate(answers, 1):
+        if row["error"]:
+            raise ValueError(f"row {number} cannot be answered: {row['error']}")
+    dataset = registry.version_tags(project.mlflow_uri, project.name, version).get("dataset_fingerprint")
+    return [
+        {"prediction": row["prediction"], "model_version": version, "dataset_fingerprint": dataset} for row in answers
+    ]

@@ -8,8 +8,8 @@ All randomness of an epoch (order, modality dropout) is drawn from generators ke
 from global state, so a resumed run sees what the undisturbed one would have seen.
 """
 
-import contextlib
 import hashlib
+import itertools
 import os
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -190,10 +190,20 @@ class SampleDataset(torch.utils.data.Dataset):
         return self.index["label"].to_pylist()
 
     def texts(self) -> Iterator[str]:
-        """Every text once, in the order of the cache."""
-        for position in np.unique(self._positions["text"]) if "text" in self.caches else ():
-            if position >= 0:
-                yield self.caches["text"].read(int(position))["text"]
+        """The text of every row that has one, as often as it occurs."""
+        if "text" in self.caches:
+            positions, counts = np.unique(self._positions["text"], return_counts=True)
+            for position, count in zip(positions.tolist(), counts.tolist(), strict=True):
+                if position >= 0:
+                    yield from itertools.repeat(self.caches["text"].read(position)["text"], count)
+
+    def identity(self) -> str:
+        """Names the rows and their labels and inputs, in order."""
+        digest = hashlib.sha256()
+        for column in self.index.columns:
+            for chunk in column.chunks:
+                digest.update(repr(chunk.to_pylist()).encode())
+        return digest.hexdigest()
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "SampleDataset":
         return SampleDataset(self.index.take(pa.array(rows, pa.int64())), self.caches)

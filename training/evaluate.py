@@ -17,7 +17,7 @@ from training.schema import MODALITIES, subset_name
 
 _SLICE_VALUES = 12  # a column with more values than that is no slice
 _CLASSES = 50  # with more labels than that, figures per class say little
-_RESAMPLES = 2000
+_RESAMPLES = 1000
 _CONFIDENCE = 0.95
 
 
@@ -30,13 +30,13 @@ def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
 def slices(dataset: pa.Table) -> dict[str, dict[str, str]]:
     """Columns that part the rows (training.schema.DATASET) into few kinds: column -> sample id -> value.
 
-    Every attribute with 2 to 12 values, and `given`: which modalities a sample has.
+    Every attribute with 2 to 12 values, and `given`: the modalities that a sample has.
     """
-    values: dict[str, dict[str, str]] = {"given": {}}
+    values: dict[str, dict[str, str]] = {}
     for row in dataset.to_pylist():
-        for column, value in json.loads(row["attributes"] or "{}").items():
+        given = [m for m in MODALITIES if row[f"{m}_id"] is not None]
+        for column, value in {**json.loads(row["attributes"] or "{}"), "given": subset_name(given)}.items():
             values.setdefault(column, {})[row["sample_id"]] = str(value)
-        values["given"][row["sample_id"]] = subset_name([m for m in MODALITIES if row[f"{m}_id"] is not None])
     return {c: found for c, found in values.items() if 2 <= len(set(found.values())) <= _SLICE_VALUES and c != "split"}
 
 

@@ -9,25 +9,30 @@ way, everything else through the lake and MLflow. It dies with the process that 
 import ctypes
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from dagster_pipes import open_dagster_pipes
 from filelock import FileLock, Timeout
 
 from training.schema import MODALITIES, PREDICTIONS, SPLITS, subset_name
 from training.settings import to_dict
 from training.spec import JobSpec, RunSpec
 
+if TYPE_CHECKING:
+    from training.data import SampleDataset
+    from training.model import FusionModel
+
 Log = Callable[[str], None]
+_EXAMPLES = 12  # test samples in the picture
 
 
 def die_with_parent() -> None:
@@ -44,67 +49,137 @@ def run_all(spec: JobSpec, report: Callable[[dict[str, Any]], None], log: Log) -
     """Trains the models one after the other; `report` gets each one's results as soon as they are safe in MLflow.
 
     Raises:
-        ValueError: the snapshot is not the one that was asked for, or another trainer is at work on it.
+        ValueError: features of the snapshot are missing, or another trainer is at work on the same model.
     """
     from training.data import open_samples, open_table
 
-    table = open_table(spec.lake, "dataset", spec.version, spec.storage_options)
-    index = table.to_table().sort_by("sample_id")
-    splits = {
-        split: open_samples(
-            index.filter(pc.equal(index["split"], split)),
-            spec.lake,
-            spec.feature_fingerprints,
-            spec.features,
-            Path(spec.cache),
-            spec.storage_options,
-        )
-        for split in SPLITS
-    }
-    attributes = index.filter(pc.equal(index["split"], "test")).select(["sample_id", "attributes"])
+    index = open_table(spec.lake, "dataset", spec.version, spec.storage_options).to_table().sort_by("sample_id")
+    parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
+    place = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
+    splits = {split: open_samples(rows, *place) for split, rows in parts.items()}
     for run in spec.runs:
-        report(train_one(spec, run, splits, attributes, log))
+        folder = Path(spec.checkpoints) / run.fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder.with_suffix(".lock"), timeout=0):
+                report(train_one(spec, run, splits, parts["test"], folder, log))
+        except Timeout:
+            raise ValueError(f"another trainer is at work in {folder}: wait for it, or end it") from None
 
 
-def train_one(spec: JobSpec, run: RunSpec, splits: dict[str, Any], attributes: pa.Table, log: Log) -> dict[str, Any]:
-    """One model from data to registry. A training that was killed goes on from its last checkpoint."""
-    folder = Path(spec.checkpoints) / run.fingerprint
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            return _train_locked(spec, run, splits, attributes, folder, log)
-    except Timeout:
-        raise ValueError(f"another trainer is at work in {folder}: wait for it, or end it") from None
-
-
-def _train_locked(
-    spec: JobSpec, run: RunSpec, splits: dict[str, Any], attributes: pa.Table, folder: Path, log: Log
+def train_one(
+    spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"], test: pa.Table, folder: Path, log: Log
 ) -> dict[str, Any]:
-    import mlflow
-
-    from training import tracking
+    """One model from data to registry; a training that was killed goes on from its last checkpoint in `folder`."""
+    from training import registry, tracking
     from training.evaluate import measure, slices
     from training.processor import Processor
-    from training.train import fit, predict
+    from training.train import fit, make_tokenizer
 
     started = time.monotonic()
-    with tracking.open_run(spec, run) as active:
+    with tracking.open_run(spec, run) as active, tempfile.TemporaryDirectory() as temporary:
         tracking.log_parameters(run, {"model": to_dict(run.model), "training": to_dict(run.training)})
+        tokenizer = make_tokenizer(splits["train"], run.model, run.training)
         fitted = fit(
             run.model,
             run.training,
             spec.features,
             splits["train"],
             splits["validation"],
+            tokenizer,
             folder,
-            modalities=run.keep,
-            log=log,
-            track=mlflow.log_metrics,
+            keep=frozenset(run.keep),
+            callbacks=[tracking.progress_callback(run, log)],
+            run_name=f"{spec.project} {run.name}",
         )
-        trained = time.monotonic() - started
-        log(f"{run.name}: trained in {trained:.0f} s, evaluating on {len(splits['test'])} test samples")
-        raise NotImplementedError
+        seconds = {"train": time.monotonic() - started}
+        log(f"{run.name}: trained in {seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")
+        predictions = predict_subsets(fitted.model, tokenizer, splits["test"], spec, run)
+        rows = measure(predictions, run.keep, slices(test))
+        full = next(row for row in rows if row["subset"] == row["inputs"] and row["slice"] is None)
+        metrics = {name: value for name, value in full.items() if isinstance(value, int | float)}
+        subsets = {row["subset"]: row["accuracy"] for row in rows if row["slice"] is None}
+        seconds["evaluate"] = time.monotonic() - started - seconds["train"]
+        results = Path(temporary) / "results"
+        results.mkdir()
+        pq.write_table(predictions, results / "predictions.parquet")
+        (results / "evaluation.json").write_text(json.dumps({"rows": rows, "history": fitted.history}))
+        _pictures(results, fitted.history, rows, predictions, splits["test"])
+        tracking.log_results(results, {f"test_{name}": value for name, value in metrics.items()}, subsets)
+        version = None
+        if not run.is_baseline:
+            bundle = Path(temporary) / "bundle"
+            fitted.model.save_pretrained(bundle)
+            tokenizer.save_pretrained(bundle)
+            Processor(spec.features, spec.limits).save_pretrained(bundle)
+            version = registry.log_model(spec, run, bundle)
+        seconds["log"] = time.monotonic() - started - seconds["train"] - seconds["evaluate"]
+        report = {
+            "name": run.name,
+            "mlflow_run_id": active.info.run_id,
+            "version": version,
+            "dataset_fingerprint": spec.dataset,
+            "training_fingerprint": run.fingerprint,
+            "metrics": metrics,
+            "subsets": subsets,
+            "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        }
+        tracking.log_report(report)
+    shutil.rmtree(folder, ignore_errors=True)  # the checkpoints have served
+    return report
+
+
+def predict_subsets(
+    model: "FusionModel", tokenizer: Any, rows: "SampleDataset", spec: JobSpec, run: RunSpec
+) -> pa.Table:
+    """Predictions (PREDICTIONS) for every subset of the inputs, on the rows that have at least one of its inputs."""
+    from training.evaluate import subsets
+    from training.train import predict
+
+    ids = {m: rows.index[f"{m}_id"].is_valid() for m in MODALITIES}
+    tables = []
+    for subset in subsets(run.keep):
+        present = ids[subset[0]]
+        for modality in subset[1:]:
+            present = pc.or_(present, ids[modality])
+        chosen = rows.take(pc.indices_nonzero(present).to_pylist())
+        answers = predict(model, tokenizer, chosen, spec.features, keep=frozenset(subset)) if len(chosen) else []
+        columns = [
+            chosen.index["sample_id"],
+            pa.repeat(subset_name(subset), len(chosen)),
+            chosen.index["label"],
+            answers,
+        ]
+        tables.append(pa.table([pa.array(c) if isinstance(c, list) else c for c in columns], names=PREDICTIONS.names))
+    return pa.concat_tables(table.cast(PREDICTIONS) for table in tables)
+
+
+def _pictures(
+    folder: Path, history: list[dict[str, float]], rows: list[dict[str, Any]], predictions: pa.Table, test: Any
+) -> None:
+    from training import reporting
+    from training.evaluate import confusion
+
+    full = next(row["inputs"] for row in rows)
+    answered = predictions.filter(pc.equal(predictions["subset"], full)).to_pylist()
+    (folder / "confusion.png").write_bytes(reporting.confusion_picture(*confusion(answered)))
+    (folder / "learning.png").write_bytes(reporting.learning_picture(history))
+    (folder / "subsets.png").write_bytes(reporting.subsets_picture(rows))
+    answers = {row["sample_id"]: row["prediction"] for row in answered}
+    shown = [test[number] for number in range(0, len(test), max(1, len(test) // _EXAMPLES))][:_EXAMPLES]
+    shown = [row for row in shown if row["sample_id"] in answers]
+    picture = reporting.examples_picture(shown, [answers[row["sample_id"]] for row in shown])
+    (folder / "examples.png").write_bytes(picture)
+
+
+def main() -> None:
+    die_with_parent()
+    from dagster_pipes import open_dagster_pipes
+
+    with open_dagster_pipes() as pipes:
+        spec = JobSpec.from_json(pipes.get_extra("spec"))
+        run_all(spec, pipes.report_custom_message, pipes.log.info)
 
 
 if __name__ == "__main__":
-    pass
+    main()

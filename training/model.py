@@ -85,8 +85,8 @@ class FusionModel(PreTrainedModel):
         self.projectors = nn.ModuleDict(
             {m: nn.Sequential(nn.LayerNorm(e.width), nn.Linear(e.width, config.width)) for m, e in self.encoders.items()}
         )
-        self.fusion = FUSIONS[config.fusion](config.modalities, *shape)
-        self.to_llm = nn.Identity() if self.fusion.width == hidden else nn.Linear(self.fusion.width, hidden)
+        self.fusion = FUSIONS[config.fusion](len(config.modalities), *shape)
+        self.to_llm = nn.Identity() if config.width == hidden else nn.Linear(config.width, hidden)
         self.llm = AutoModelForCausalLM.from_config(config.llm_config)
         if config.output == "class":
             self.llm.set_output_embeddings(nn.Identity())  # nothing is generated
@@ -125,21 +125,16 @@ class FusionModel(PreTrainedModel):
         if self.config.encoders["text"] == "llm" and prompt_ids is not None:
             text_ids, text_mask = self.get_input_embeddings()(prompt_ids), prompt_mask
         inputs = {"text": (text_ids, text_mask), "image": (pixels, None), "speech": (speech, speech_mask)}
-        tokens, masks = {}, {}
-        for n, m in enumerate(self.config.modalities):
-            rows = present[:, n]
-            values, mask = inputs[m]
-            tokens[m] = self.projectors[m][1].weight.new_zeros(len(present), self.config.tokens, self.config.width)
-            masks[m] = torch.ones(tokens[m].shape[:2], dtype=torch.bool, device=present.device)
-            if rows.all():
-                encoded, masks[m] = self.encoders[m](values, mask)
-                tokens[m] = self.projectors[m](encoded)
-            elif rows.any():
-                encoded, real = self.encoders[m](values[rows], None if mask is None else mask[rows])
-                encoded = self.projectors[m](encoded)
-                tokens[m] = tokens[m].to(encoded.dtype).index_put((rows,), encoded)
-                masks[m] = masks[m].index_put((rows,), real)
-        return self.to_llm(self.fusion(tokens, masks, present))
+        tokens_BNTD = self.fusion.stand_in_NTD.new_zeros(len(present), *self.fusion.stand_in_NTD.shape)
+        mask_BNT = torch.zeros(tokens_BNTD.shape[:3], dtype=torch.bool, device=present.device)
+        for n, modality in enumerate(self.config.modalities):
+            rows_B = present[:, n].nonzero()[:, 0]
+            if len(rows_B):
+                values, mask = (None if tensor is None else tensor[rows_B] for tensor in inputs[modality])
+                encoded, mask_BNT[rows_B, n] = self.encoders[modality](values, mask)
+                projected = self.projectors[modality](encoded)
+                tokens_BNTD = tokens_BNTD.to(projected.dtype).index_put((rows_B, torch.tensor(n)), projected)
+        return self.to_llm(self.fusion(tokens_BNTD, mask_BNT))
 
     def context(
         self, x_m: Tensor, prompt_ids: Tensor | None = None, prompt_mask: Tensor | None = None

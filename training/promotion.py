@@ -1,4 +1,4 @@
-"""The gate's judgement: is the challenger better than the champion, and than every single modality, on the same rows?"""
+"""The gate's judgement: on the same rows, is the challenger better than the champion and the best single modality?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

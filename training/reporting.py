@@ -1,129 +1,184 @@
 """Pictures of a training for people: PNG bytes, made with matplotlib's object interface (no global state).
 
-Colours are Okabe and Ito's, which differ for colour-blind eyes too.
+Colours are Okabe and Ito's, which differ for colour-blind eyes too: blue is right, vermilion is wrong.
 """
 
+import functools
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Text
+
+RIGHT, WRONG, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#767676"
+_HAN_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei")
+_EXAMPLES = 12
 
 
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
+def _figure(width: float, height: float) -> Figure:
+    """Inches."""
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def _png(figure: Figure) -> bytes:
+    for text in figure.findobj(Text):
+        text.set_fontfamily(_fonts())
+        text.set_parse_math(False)  # questions may hold dollar signs
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+@functools.cache
+def _fonts() -> list[str]:
+    """matplotlib's own, and one for Chinese, Japanese and Korean where the machine has it."""
+    from matplotlib.font_manager import fontManager
+
+    return ["DejaVu Sans", *(name for name in _HAN_FONTS if name in fontManager.get_font_names())][:2]
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _short(text: str, width: int = 16) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def confusion_picture(names: Sequence[str], matrix: np.ndarray) -> bytes:
-    """Labels against answers; shades are shares of a row, numbers are counts. `matrix` is (labels, labels)."""
-    size = max(4.5, 0.42 * len(names) + 1.5)
+    """Labels against answers, as `training.evaluate.confusion` gives them; the last name stands for all others.
+
+    Numbers are counts; the shade is the share of the label's rows, by its root, so that a few mistakes are seen.
+    """
+    count = len(names)
+    size = max(4.5, 0.4 * count + 1.6)
     figure = _figure(size, size)
     axes = figure.add_subplot()
-    share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    share = np.sqrt(matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True)))
+    blues, reds = (LinearSegmentedColormap.from_list("", ["white", color]) for color in (RIGHT, WRONG))
+    colors = reds(share)
+    for place in range(count - 1):
+        colors[place, place] = blues(share[place, place])
+    # Rows of other labels that were answered with other answers may be right or wrong.
+    colors[-1, -1] = to_rgba(GREY, alpha=share[-1, -1])
+    axes.imshow(colors)
     for row, column in zip(*np.nonzero(matrix), strict=True):
-        color = "white" if share[row, column] > 0.5 else "black"
+        color = "white" if share[row, column] > 0.6 else "black"
         axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", fontsize=7, color=color)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xlabel("answered")
+    ticks = [_short(name) for name in names[:-1]] + [f"({names[-1]})"]
+    axes.set_xticks(range(count), ticks, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(count), ticks, fontsize=8)
+    axes.set_xticks(np.arange(-0.5, count), minor=True)
+    axes.set_yticks(np.arange(-0.5, count), minor=True)
+    axes.grid(which="minor", color="#dddddd", linewidth=0.5)
+    axes.tick_params(which="both", length=0)
+    axes.set_xlabel("answer (number of rows)")
     axes.set_ylabel("label")
-    axes.set_title("Answers on the test set, all inputs given", fontsize=10)
+    axes.set_title(f"Answers to {matrix.sum():,} test rows, all inputs given", fontsize=10)
     return _png(figure)
 
 
 def learning_picture(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Loss of training and validation over the steps, and validation accuracy where it was measured."""
+    """Training and validation loss over the steps, and validation accuracy, wherever an entry has them."""
     figure = _figure(7, 3.6)
     axes = figure.add_subplot()
-    drawn = [("loss", "training loss", BLUE, "-"), ("eval_loss", "validation loss", ORANGE, "o-")]
-    for key, label, color, style in drawn:
-        points = [(entry["step"], entry[key]) for entry in history if key in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, color=color, label=label, markersize=4)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per answer token)")
-    axes.set_yscale("log")
+    lines = _curve(axes, history, "loss", "training loss", RIGHT, "-")
+    lines += _curve(axes, history, "validation_loss", "validation loss", ORANGE, "o-")
+    if any(entry.get(name, 0) > 0 for entry in history for name in ("loss", "validation_loss")):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)
-    points = [(entry["step"], entry["eval_accuracy"]) for entry in history if "eval_accuracy" in entry]
-    lines = axes.get_lines()
-    if points:
-        right = axes.twinx()
-        lines = [*lines, *right.plot(*zip(*points, strict=True), "s--", color=GREEN, label="accuracy", markersize=4)]
-        right.set_ylim(0, 1.02)
-        right.set_ylabel("validation accuracy")
-    axes.legend(handles=lines, loc="center right", fontsize=8)
+    axes.spines["top"].set_visible(False)
+    right = axes.twinx()
+    right.spines["top"].set_visible(False)
+    right.set_ylim(0, 1.02)
+    right.set_ylabel("accuracy (share of rows)")
+    lines += _curve(right, history, "validation_accuracy", "validation accuracy", GREEN, "s--")
+    if lines:
+        figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     axes.set_title("Learning curves", fontsize=10)
     return _png(figure)
 
 
+def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, color: str, style: str) -> list[Any]:
+    points = [(entry["step"], entry[key]) for entry in history if key in entry]
+    if not points:
+        return []
+    steps, values = zip(*points, strict=True)
+    return axes.plot(steps, values, style, color=color, label=label, markersize=4, linewidth=1.5)
+
+
 def subsets_picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Accuracy by the inputs given, with its 95 % interval; `rows` as `training.evaluate.measure` gives them."""
-    rows = sorted((row for row in rows if row["slice"] is None), key=lambda row: row["accuracy"])
-    figure = _figure(7, 0.45 * len(rows) + 1.2)
+    rows = sorted((row for row in rows if row["slice"] is None), key=lambda row: row["accuracy"] or 0)
+    figure = _figure(7, 0.42 * len(rows) + 1.3)
     axes = figure.add_subplot()
-    values = [row["accuracy"] for row in rows]
-    errors = [
-        [max(0.0, v - row["low"]) for v, row in zip(values, rows, strict=True)],
-        [max(0.0, row["high"] - v) for v, row in zip(values, rows, strict=True)],
-    ]
-    axes.barh([row["subset"] for row in rows], values, xerr=errors, color=BLUE, ecolor=GREY, capsize=3, height=0.6)
     for place, row in enumerate(rows):
-        axes.text(min(1.0, row["high"]) + 0.01, place, f"{row['accuracy']:.3f}  (n={row['n']})", va="center", fontsize=8)
-    axes.set_xlim(0, 1.25)
+        if row["n"] == 0:
+            axes.text(0.01, place, "no test row", va="center", fontsize=8, color=GREY)
+            continue
+        value = row["accuracy"]
+        error = [[max(0.0, value - row["low"])], [max(0.0, row["high"] - value)]]
+        color = RIGHT if row["subset"] == row["inputs"] else "#56B4E9"
+        axes.barh(place, value, xerr=error, color=color, ecolor="#333333", capsize=3, height=0.6)
+        axes.text(row["high"] + 0.015, place, f"{value:.3f}   n = {row['n']:,}", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [row["subset"].replace("+", " + ") for row in rows])
+    axes.set_xlim(0, 1.3)
     axes.set_xticks(np.arange(0, 1.01, 0.2))
-    axes.set_xlabel("test accuracy, exact match (95 % interval)")
+    axes.set_xlabel("test accuracy: share of rows answered exactly (bars: 95 % interval)")
     axes.set_title("What the model answers right, by the inputs it is given", fontsize=10)
+    _plain(axes)
     return _png(figure)
 
 
-def examples_picture(rows: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> bytes:
-    """Some samples with what was seen, heard and asked, the label and the answer; wrong answers in red.
+def examples_picture(rows: Sequence[Mapping[str, Any]], answers: Sequence[str | None]) -> bytes:
+    """What was seen, heard and asked, and the answer: blue where it is the label, else vermilion with the label.
 
     Args:
-        rows: training rows (text, pixels, log_mel, label), at most 12 are drawn.
+        rows: training rows (text, pixels, log_mel, label); the first 12 are drawn.
+        answers: one for each row.
     """
-    rows, answers = rows[:12], answers[:12]
+    pairs = list(zip(rows, answers, strict=True))[:_EXAMPLES]
     columns = 3
-    lines = -(-len(rows) // columns)
-    figure = _figure(4.2 * columns, 2.1 * lines + 0.4)
-    figure.suptitle("Samples of the test set: image, log-mel spectrogram, question, answer", fontsize=10)
-    grid = figure.add_gridspec(lines, columns * 2)
-    for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        line, column = divmod(number, columns)
-        left = figure.add_subplot(grid[line, 2 * column])
-        right = figure.add_subplot(grid[line, 2 * column + 1])
-        if row["pixels"] is not None:
-            picture = np.asarray(row["pixels"]).transpose(1, 2, 0)
-            left.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray")
-        else:
-            left.text(0.5, 0.5, "no image", ha="center", va="center", color=GREY, transform=left.transAxes)
-        if row["log_mel"] is not None:
-            right.imshow(np.asarray(row["log_mel"]).T, origin="lower", aspect="auto", cmap="magma")
-        else:
-            right.text(0.5, 0.5, "no speech", ha="center", va="center", color=GREY, transform=right.transAxes)
-        ok = answer == row["label"]
-        said = f"{answer} ✓" if ok else f"{answer} ✗ (label {row['label']})"
-        left.set_title(_wrap(row["text"] or "(no text)"), fontsize=7, loc="left")
-        right.set_title(said, fontsize=9, loc="right", color=GREEN if ok else RED)
-        for axes in (left, right):
-            axes.set_xticks([])
-            axes.set_yticks([])
+    lines = max(1, -(-len(pairs) // columns))
+    figure = _figure(4 * columns, 2.3 * lines + 0.5)
+    figure.suptitle("Test samples: image, log-mel spectrogram, text; label and answer", fontsize=11)
+    cells = figure.subfigures(lines, columns, squeeze=False, wspace=0.04, hspace=0.02).ravel()
+    for cell, (row, answer) in zip(cells, pairs, strict=False):
+        _example(cell, row, answer)
     return _png(figure)
 
 
-def _wrap(text: str, width: int = 34, lines: int = 3) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
+def _example(cell: SubFigure, row: Mapping[str, Any], answer: str | None) -> None:
+    question = textwrap.wrap(row["text"] or "(no text)", 66, max_lines=2, placeholder=" …")
+    cell.suptitle("\n".join(question), fontsize=8, x=0.02, ha="left")
+    picture, spectrogram = cell.subplots(1, 2, width_ratios=[1, 1.4])
+    picture.set_box_aspect(1)
+    for axes in (picture, spectrogram):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_color("#cccccc")
+    if row["pixels"] is None:
+        picture.text(0.5, 0.5, "no image", ha="center", va="center", color=GREY, transform=picture.transAxes)
+    else:
+        pixels_HWC = np.asarray(row["pixels"]).transpose(1, 2, 0)
+        picture.imshow(pixels_HWC, cmap="gray", vmin=0, vmax=255)
+    if row["log_mel"] is None:
+        spectrogram.text(0.5, 0.5, "no speech", ha="center", va="center", color=GREY, transform=spectrogram.transAxes)
+    else:
+        mel_TM = np.asarray(row["log_mel"])
+        spectrogram.imshow(mel_TM.T, origin="lower", aspect="auto", cmap="cividis")
+        spectrogram.set_xlabel(f"{len(mel_TM)} frames", fontsize=6, color=GREY, labelpad=2)
+        spectrogram.set_ylabel("mel band", fontsize=6, color=GREY, labelpad=2)
+    right = answer is not None and row["label"] is not None and answer.strip() == row["label"].strip()
+    said = "no answer" if answer is None else _short(answer or "(nothing)", 30)
+    verdict = f"✓ {said}" if right else f"✗ {said}   (label: {_short(row['label'] or 'none', 30)})"
+    cell.supxlabel(verdict, fontsize=10, color=RIGHT if right else WRONG, x=0.02, ha="left")

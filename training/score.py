@@ -3,9 +3,9 @@
     python -P -m training.score MODEL ROWS ANSWERS
 
 MODEL is a bundle (config.json, model.safetensors, processor.json, tokenizer) or the folder of a logged model that
-holds one. ROWS is Parquet with sample_id, label (may be null), text (string), image and speech (binary, as files);
-ANSWERS becomes Parquet with sample_id, label, prediction. Two versions bring two packages called `training`, so they
-are never loaded in one process: `score_command` says how to start one.
+holds one. ROWS is Parquet with sample_id and label (may be null or absent), text (string), image and speech (binary,
+as files); ANSWERS becomes Parquet with sample_id, label, prediction, error. Two versions bring two packages called
+`training`, so they are never loaded in one process: `score_command` says how to start one.
 """
 
 import argparse
@@ -13,18 +13,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.media import MediaError
 from training.processor import Processor
-from training.schema import MODALITIES
 
-ANSWERS = pa.schema([("sample_id", pa.string()), ("label", pa.string()), ("prediction", pa.string())])
+ANSWERS = pa.schema([(name, pa.string()) for name in ("sample_id", "label", "prediction", "error")])
 _BATCH = 64  # rows that are decoded and answered together
 
 
@@ -33,26 +31,24 @@ class Answerer:
 
     def __init__(self, bundle: Path) -> None:
         """Raises ValueError if the folder holds no model."""
+        from transformers import AutoTokenizer
+
         from training.data import Collator
         from training.model import FusionModel
 
         if not (bundle / "config.json").is_file():
             raise ValueError(f"{bundle} holds no model: expected a folder with config.json and model.safetensors")
         self.processor = Processor.from_pretrained(bundle)
-        self.model = FusionModel.from_pretrained(bundle).eval()
-        self._collate = Collator(self.model.config)
+        self._model = FusionModel.from_pretrained(bundle).eval()
+        config = self._model.config
+        # With its config: the tokenizer would look for one of its own, and warn that this one is not known to it.
+        self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
+        self.modalities = tuple(config.modalities)  # those that the model reads
+        self._collate = Collator(self._tokenizer, self.processor.features, self.modalities, config.encoders["text"])
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Those that the model was built for; others it cannot take."""
-        return tuple(self.model.config.modalities)
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        answers: list[str] = []
-        for start in range(0, len(rows), _BATCH):
-            batch = self._collate(list(rows[start : start + _BATCH]))
-            answers += self.model.answer({name: value.to(self.model.device) for name, value in batch.items()})
-        return answers
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+        return [a for part in parts for a in self._model.answer(self._collate(part), self._tokenizer)]
 
 
 def bundle_of(model: Path) -> Path:
@@ -69,37 +65,37 @@ def bundle_of(model: Path) -> Path:
 def score(model: Path, rows: Path, answers: Path) -> None:
     """Answers a Parquet file, a batch of rows at a time.
 
-    A row that this model's processor cannot read (its limits may be others) is answered with null, which counts as
-    wrong, and named on stderr; so is a row that has none of the model's modalities.
+    A row that this model cannot read (its limits may be others, or it has none of the model's modalities) has no
+    prediction, which counts as wrong, and the reason in `error`.
     """
     answerer = Answerer(bundle_of(model))
     with pq.ParquetWriter(answers, ANSWERS) as writer:
         for batch in pq.ParquetFile(rows).iter_batches(batch_size=_BATCH):
-            given = batch.to_pylist()
-            read = dict(_readable(given, answerer))
-            found = dict(zip(read, answerer(list(read.values())), strict=True)) if read else {}
-            columns = {name: [row.get(name) for row in given] for name in ("sample_id", "label")}
-            columns["prediction"] = [found.get(number) for number in range(len(given))]
-            writer.write_table(pa.table(columns, schema=ANSWERS))
+            writer.write_table(pa.Table.from_pylist(answer_batch(answerer, batch.to_pylist()), ANSWERS))
 
 
-def _readable(rows: Sequence[Mapping[str, Any]], answerer: Answerer) -> Iterator[tuple[int, dict[str, Any]]]:
+def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str | None]]:
+    """Rows of ANSWERS for raw rows."""
+    found = [{name: row.get(name) for name in ANSWERS.names} for row in rows]
+    read: dict[int, dict[str, Any]] = {}
     for number, row in enumerate(rows):
         inputs = {m: row[m] for m in answerer.modalities if row.get(m) is not None}
-        if not inputs:
-            print(f"sample {row.get('sample_id')} has no {' or '.join(answerer.modalities)}", file=sys.stderr)
-            continue
         try:
-            yield number, answerer.processor.row(**inputs)
-        except MediaError as error:
-            print(f"sample {row.get('sample_id')} cannot be read: {error}", file=sys.stderr)
+            if not inputs:
+                raise ValueError(f"has nothing that this model reads ({', '.join(answerer.modalities)})")
+            read[number] = answerer.processor.row(**inputs)
+        except ValueError as error:  # MediaError is one
+            found[number]["error"] = str(error)
+    for number, answer in zip(read, answerer(list(read.values())), strict=True):
+        found[number]["prediction"] = answer
+    return found
 
 
 def score_command(model: Path, rows: Path, answers: Path) -> tuple[list[str], dict[str, str]]:
     """Command and environment of a process that scores with the code of `model`; with this code for a bare bundle."""
     code = model / "code" if (model / "code").is_dir() else Path(__file__).parent.parent
-    # -P: no `training` of the working directory comes before the model's own.
-    argv = [sys.executable, "-P", "-m", "training.score", str(model), str(rows), str(answers)]
+    # -P: no `training` of the working directory comes before the model's own. -B: nothing is written among artifacts.
+    argv = [sys.executable, "-P", "-B", "-m", "training.score", str(model), str(rows), str(answers)]
     return argv, os.environ | {"PYTHONPATH": str(code.resolve()), "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -123,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.score", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="folder of a bundle or of a logged model")
     parser.add_argument("rows", type=Path, help="Parquet: sample_id, label, text, image, speech")
-    parser.add_argument("answers", type=Path, help="Parquet to write: sample_id, label, prediction")
+    parser.add_argument("answers", type=Path, help="Parquet to write: sample_id, label, prediction, error")
     given = parser.parse_args()
     score(given.model, given.rows, given.answers)
 

@@ -22,6 +22,7 @@ import mlflow
 import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PythonModel
 
 from training.media import MediaError
 from training.schema import MODALITIES
@@ -34,7 +35,7 @@ REQUEST_LIMITS = {"max_rows": 256, "max_bytes": 16 * 2**20, "max_pixels": 25_000
 OUTPUTS = ("prediction", "model_version", "dataset_fingerprint")
 
 
-class ServedModel(mlflow.pyfunc.PythonModel):
+class ServedModel(PythonModel):
     def load_context(self, context: Any) -> None:
         bundle = Path(context.artifacts["bundle"])
         config = REQUEST_LIMITS | dict(context.model_config or {})

@@ -1,23 +1,23 @@
-"""Everything that touches MLflow: runs, the logged model, versions, aliases. MLflow is imported where it is used."""
+"""Runs in MLflow: what a training logs, and how it is found again. MLflow is imported where it is used.
 
-import importlib.metadata
+A training has one run, known by its fingerprint. Killed and started again, it goes on in the run it had.
+"""
+
 import json
-import shutil
+import os
 import signal
+import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from training.spec import JobSpec, RunSpec
 
-# What the served model needs beside its own code; versions are those that trained it.
-_SERVING = (
-    "mlflow numpy pandas pillow pyarrow safetensors soundfile tokenizers torch torchaudio torchvision transformers "
-    "regex jieba stopwordsiso"
-).split()
-_TAG = "triptych."  # before the names of our tags
+TAG = "triptych."  # before the names of our tags
+_SAMPLING_SECONDS = 2  # of system metrics
 REPORT = "report.json"  # the artifact that says a training is whole: logged last
 
 
@@ -29,15 +29,7 @@ def client(uri: str) -> Any:
 
 def find_run(uri: str, project: str, fingerprint: str) -> str | None:
     """The finished run of a training, by its fingerprint; None where it was never finished."""
-    experiment = client(uri).get_experiment_by_name(project)
-    if experiment is None:
-        return None
-    runs = client(uri).search_runs(
-        [experiment.experiment_id],
-        f"tags.`{_TAG}training_fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
+    runs = _runs(uri, project, fingerprint=fingerprint, status="FINISHED")
     return runs[0].info.run_id if runs else None
 
 
@@ -47,80 +39,137 @@ def find_report(uri: str, project: str, fingerprint: str) -> dict[str, Any] | No
     return None if run_id is None else read_json(uri, run_id, REPORT)
 
 
-def read_artifact(uri: str, run_id: str, name: str) -> bytes:
-    """One file that a run logged."""
-    import mlflow
+def _runs(uri: str, project: str, fingerprint: str | None = None, status: str | None = None) -> Sequence[Any]:
+    """Runs of a project, the newest first."""
+    store = client(uri)
+    experiment = store.get_experiment_by_name(project)
+    if experiment is None:
+        return []
+    wanted = [f"tags.`{TAG}training_fingerprint` = '{fingerprint}'"] if fingerprint else []
+    wanted += [f"attributes.status = '{status}'"] if status else []
+    newest = ["attributes.start_time DESC"]
+    return store.search_runs([experiment.experiment_id], " and ".join(wanted), order_by=newest, max_results=1000)
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = mlflow.artifacts.download_artifacts(
-            run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=uri
-        )
-        return Path(path).read_bytes()
+
+def end_dead_runs(uri: str, project: str) -> list[str]:
+    """Marks as KILLED the runs that say RUNNING while their process on this machine is gone; returns their ids."""
+    dead = []
+    for run in _runs(uri, project, status="RUNNING"):
+        owner = run.data.tags.get(TAG + "process", "")
+        host, _, _ = owner.rpartition(" ")
+        if host == socket.gethostname() and not _is_alive(owner):
+            client(uri).set_terminated(run.info.run_id, "KILLED")
+            dead.append(run.info.run_id)
+    return dead
 
 
-def read_json(uri: str, run_id: str, name: str) -> Any:
-    return json.loads(read_artifact(uri, run_id, name))
+def _process() -> str:
+    """Names this process on all machines and for all time: host, process id and when it started."""
+    import psutil
+
+    return f"{socket.gethostname()} {os.getpid()}@{psutil.Process().create_time():.2f}"
+
+
+def _is_alive(owner: str) -> bool:
+    import psutil
+
+    number, _, started = owner.rpartition(" ")[2].partition("@")
+    try:
+        return f"{psutil.Process(int(number)).create_time():.2f}" == started
+    except (psutil.NoSuchProcess, ValueError):
+        return False
 
 
 @contextmanager
 def open_run(spec: JobSpec, run: RunSpec) -> Iterator[Any]:
-    """An MLflow run that is FINISHED only when the block ends well; KILLED on SIGTERM, else FAILED.
+    """An MLflow run that is FINISHED only when the block ends well; KILLED on SIGTERM or Ctrl-C, else FAILED.
 
-    Runs of the same training that a dead process left RUNNING are ended first.
+    A training that did not end goes on in the run it had, so that nothing stands there twice.
     """
     import mlflow
-    from mlflow.data.filesystem_dataset_source import FileSystemDatasetSource  # noqa: F401 - registers sources
-    from mlflow.data.http_dataset_source import HTTPDatasetSource  # noqa: F401
+
+    uri = spec.tracking_uri
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    if mlflow.get_experiment_by_name(spec.project) is None:
+        place = spec.artifacts
+        if place is not None and "://" not in place:
+            place = Path(place).absolute().as_uri()
+        mlflow.create_experiment(spec.project, artifact_location=place)
+    mlflow.set_experiment(spec.project)
+    end_dead_runs(uri, spec.project)
+    mlflow.set_system_metrics_sampling_interval(_SAMPLING_SECONDS)
+    mlflow.set_system_metrics_samples_before_logging(1)
+    stopped = [r for r in _runs(uri, spec.project, run.fingerprint) if r.info.status in ("KILLED", "FAILED")]
+    tags = {TAG + name: value for name, value in (provenance(spec, run) | {"process": _process()}).items()}
+    with _terminable():
+        active = mlflow.start_run(
+            run_id=stopped[0].info.run_id if stopped else None,
+            run_name=run.name,
+            tags=tags,
+            log_system_metrics=not run.is_baseline,
+        )
+        status = "FAILED"
+        try:
+            if not (active.inputs and active.inputs.dataset_inputs):
+                mlflow.log_input(_snapshot(spec), context="training")
+            yield active
+            status = "FINISHED"
+        except (Terminated, KeyboardInterrupt):
+            status = "KILLED"
+            raise
+        finally:
+            mlflow.end_run(status)
+
+
+def _snapshot(spec: JobSpec) -> Any:
+    """The dataset as MLflow's input: named by its fingerprint, found as a version of a Delta table."""
+    from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
-    mlflow.set_tracking_uri(spec.tracking_uri)
-    mlflow.set_registry_uri(spec.tracking_uri)
-    if mlflow.get_experiment_by_name(spec.project) is None:
-        mlflow.create_experiment(spec.project, artifact_location=spec.artifacts)
-    experiment = mlflow.set_experiment(spec.project)
-    store = client(spec.tracking_uri)
-    same = f"tags.`{_TAG}training_fingerprint` = '{run.fingerprint}' and attributes.status = 'RUNNING'"
-    for left in store.search_runs([experiment.experiment_id], same):
-        store.set_terminated(left.info.run_id, "KILLED")
-    mlflow.set_system_metrics_sampling_interval(2)
-    mlflow.set_system_metrics_samples_before_logging(1)
-    tags = {**spec.tags, "training_fingerprint": run.fingerprint, "dataset_fingerprint": spec.dataset, "role": run.name}
-    previous = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        with mlflow.start_run(
-            run_name=run.name,
-            tags={_TAG + name: value for name, value in tags.items()},
-            log_system_metrics=not run.is_baseline,
-        ) as active:
-            source = _source(f"{spec.lake.rstrip('/')}/dataset")
-            mlflow.log_input(MetaDataset(source, name=f"{spec.project} v{spec.version}", digest=spec.dataset), "training")
-            yield active
-    except Terminated:
-        mlflow.end_run("KILLED")
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    class Snapshot(MetaDataset):
+        profile = None
+
+    source = DeltaDatasetSource(path=f"{spec.lake.rstrip('/')}/dataset", delta_table_version=spec.version)
+    return Snapshot(source, name=f"{spec.project}_dataset", digest=spec.dataset)
+
+
+def provenance(spec: JobSpec, run: RunSpec) -> dict[str, str]:
+    """What run and registered version say about where they come from."""
+    made = {"training_fingerprint": run.fingerprint, "dataset_fingerprint": spec.dataset, "role": run.name}
+    return {**spec.tags, **made, "dataset_version": str(spec.version)}
 
 
 class Terminated(SystemExit):
     """SIGTERM came."""
 
 
-def _terminate(_number: int, _frame: object) -> None:
-    raise Terminated(143)
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within, SIGTERM raises Terminated. Signals reach the main thread only; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
+    def terminate(_number: int, _frame: object) -> None:
+        raise Terminated(143)
 
-def _source(uri: str) -> Any:
-    from mlflow.data.dataset_source_registry import resolve_dataset_source
-
-    return resolve_dataset_source(uri if "://" in uri else Path(uri).resolve().as_uri())
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def log_parameters(run: RunSpec, settings: Mapping[str, Any]) -> None:
-    """Settings, nested ones with dots."""
+    """Settings, nested ones with dots. A run that goes on keeps the parameters that it began with."""
     import mlflow
 
-    mlflow.log_params({"keep": "+".join(run.keep), **dict(_flat(settings))})
+    active = mlflow.active_run()
+    assert active is not None
+    known = client(mlflow.get_tracking_uri()).get_run(active.info.run_id).data.params
+    found = {"keep": "+".join(run.keep), **dict(_flat(settings))}
+    mlflow.log_params({name: value for name, value in found.items() if name not in known})
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,90 +180,65 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, value
 
 
-def log_model(spec: JobSpec, run: RunSpec, bundle: Path, example: Mapping[str, str | None]) -> str:
-    """Logs the bundle as a pyfunc whose code travels with it, and registers it as a version; returns the version.
+def progress_callback(run: RunSpec, log: Callable[[str], None]) -> Any:
+    """A transformers TrainerCallback: what the Trainer logs (loss, learning rate, validation) as metrics by step.
 
-    A version that this run has registered already is returned as it is.
+    `log` gets a line when training begins and ends, after each validation, and about every tenth of the steps.
     """
     import mlflow
-    import pandas as pd
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+    from transformers import TrainerCallback
 
-    active = mlflow.active_run()
-    assert active is not None
-    store = client(spec.tracking_uri)
-    if found := store.search_model_versions(f"name = '{spec.project}' and run_id = '{active.info.run_id}'"):
-        return str(found[0].version)
-    inputs = Schema([ColSpec(DataType.string, name, required=False) for name in ("text", "image", "speech")])
-    outputs = Schema([ColSpec(DataType.string, name) for name in ("prediction", "model_version", "dataset_fingerprint")])
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "training"
-        shutil.copytree(Path(__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(package / "serving.py"),
-            code_paths=[str(package)],
-            artifacts={"bundle": str(bundle)},
-            signature=ModelSignature(inputs=inputs, outputs=outputs),
-            input_example=pd.DataFrame([example]),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _SERVING],
-            metadata={"dataset_fingerprint": spec.dataset, "project": spec.project},
-        )
-    tags = {**spec.tags, "training_fingerprint": run.fingerprint, "dataset_fingerprint": spec.dataset}
-    version = mlflow.register_model(
-        logged.model_uri, spec.project, tags={_TAG + name: value for name, value in tags.items()}
-    )
-    return str(version.version)
+    class LogProgress(TrainerCallback):
+        reached = 0  # tenths
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            going_on = f", going on at step {state.global_step}" if state.global_step else ""
+            log(f"{run.name}: {state.max_steps:,} steps{going_on}")
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if not state.is_world_process_zero:
+                return
+            found = {name: float(v) for name, v in (logs or {}).items() if isinstance(v, int | float)}
+            numbers = {name.replace("eval_", "validation_", 1): value for name, value in found.items()}
+            mlflow.log_metrics(numbers, step=state.global_step)
+            tenths = 10 * state.global_step // max(1, state.max_steps)
+            if "validation_loss" in numbers or tenths > self.reached:
+                self.reached = tenths
+                shown = ("loss", "validation_loss", "validation_accuracy")
+                said = [f"{name.replace('_', ' ')} {numbers[name]:.3f}" for name in shown if name in numbers]
+                if said:
+                    log(f"{run.name}: step {state.global_step:,} of {state.max_steps:,}, {', '.join(said)}")
+
+    return LogProgress()
 
 
-def alias(uri: str, project: str, name: str) -> str | None:
-    """The version that an alias points to."""
-    from mlflow.exceptions import MlflowException
+def log_results(folder: Path, metrics: Mapping[str, float], subsets: Mapping[str, float | None]) -> None:
+    """The files of `folder`; metrics; and accuracies by subset of the inputs as ``test_accuracy/text-image``.
 
-    try:
-        return str(client(uri).get_model_version_by_alias(project, name).version)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-
-
-def set_alias(uri: str, project: str, name: str, version: str) -> None:
-    client(uri).set_registered_model_alias(project, name, version)
-
-
-def aliases(uri: str, project: str, version: str) -> list[str]:
-    return sorted(client(uri).get_model_version(project, version).aliases)
-
-
-def version_tags(uri: str, project: str, version: str) -> dict[str, str]:
-    tags = client(uri).get_model_version(project, version).tags
-    return {name.removeprefix(_TAG): value for name, value in tags.items() if name.startswith(_TAG)}
-
-
-def tag_version(uri: str, project: str, version: str, tags: Mapping[str, str]) -> None:
-    for name, value in tags.items():
-        client(uri).set_model_version_tag(project, version, _TAG + name, value)
-
-
-def version_run(uri: str, project: str, version: str) -> str:
-    """The MLflow run that made a version."""
-    return client(uri).get_model_version(project, version).run_id
-
-
-def fetch_model(uri: str, project: str, version: str, folder: Path) -> Path:
-    """The logged model of a version as a folder on this machine."""
+    MLflow's names know no ``+``.
+    """
     import mlflow
 
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    return Path(mlflow.artifacts.download_artifacts(f"models:/{project}/{version}", dst_path=str(folder)))
+    found = {f"test_accuracy/{name.replace('+', '-')}": value for name, value in subsets.items() if value is not None}
+    mlflow.log_metrics({**metrics, **found})
+    mlflow.log_artifacts(str(folder))
 
 
-def count_look(uri: str, project: str, dataset: str, version: str) -> int:
-    """Records that a candidate was judged on a test snapshot; returns how many were. The more, the less it proves."""
-    store, tag = client(uri), f"{_TAG}looks.{dataset}"
-    seen = set(filter(None, store.get_registered_model(project).tags.get(tag, "").split(",")))
-    store.set_registered_model_tag(project, tag, ",".join(sorted(seen | {version}, key=int)))
-    return len(seen | {version})
+def log_report(report: Mapping[str, Any]) -> None:
+    """What `find_report` finds once the run has FINISHED."""
+    import mlflow
+
+    mlflow.log_dict(dict(report), REPORT)
+
+
+def read_artifact(uri: str, run_id: str, name: str) -> bytes:
+    """One file that a run logged."""
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=uri)
+        return Path(path).read_bytes()
+
+
+def read_json(uri: str, run_id: str, name: str) -> Any:
+    return json.loads(read_artifact(uri, run_id, name))

@@ -1,0 +1,73 @@
+"""The HTML report of a project: one file with its tables, models, gate decisions and pictures inside."""
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, select_autoescape
+
+from assets.settings import Project
+from orchestration.inspect import status
+
+PICTURES = {
+    "subsets": "What the champion answers right, by the inputs it is given",
+    "confusion": "Answers on the test set",
+    "learning": "Learning curves",
+    "examples": "Samples of the test set",
+}
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ name }} · Triptych</title><style>
+  body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+  h1 { font-weight: 600; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
+  table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; }
+  td.n { text-align: right; font-variant-numeric: tabular-nums; } th { color: #666; font-weight: 500; }
+  img { max-width: 100%; } code { background: #f4f4f4; padding: .1rem .3rem; } .muted { color: #777; }
+</style></head><body>
+<h1>{{ name }}</h1>
+<p class="muted">{{ file }} · lake {{ lake }}</p>
+<h2>Tables</h2>
+<table><tr><th>table</th><th>rows</th><th>version</th></tr>
+{% for table, facts in tables.items() %}<tr><td><code>{{ table }}</code></td>
+<td class="n">{{ "{:,}".format(facts.rows) }}</td><td class="n">{{ facts.version }}</td></tr>{% endfor %}</table>
+{% if quarantine %}<h2>What did not pass</h2>
+<table><tr><th>stage</th><th>outcome</th><th>reason</th><th>items</th><th>for example</th></tr>
+{% for row in quarantine %}<tr><td>{{ row.stage }}</td><td>{{ row.outcome }}</td><td>{{ row.reason }}</td>
+<td class="n">{{ row.n }}</td><td>{{ row.example }}</td></tr>{% endfor %}</table>{% endif %}
+<h2>Models</h2>
+{% if models %}<table><tr><th>version</th><th>aliases</th><th>test accuracy</th><th>dataset</th><th>what the gate said</th></tr>
+{% for model in models %}<tr><td class="n">{{ model.version }}</td><td>{{ model.aliases | join(", ") }}</td>
+<td class="n">{{ "%.4f" | format(model.accuracy) if model.accuracy is not none else "" }}</td>
+<td><code>{{ model.dataset_fingerprint }}</code></td>
+<td>{% for reason in model.reasons %}{{ reason }}<br>{% endfor %}</td></tr>{% endfor %}</table>
+{% else %}<p>None yet.</p>{% endif %}
+{% for title, picture in pictures.items() %}<h2>{{ title }}</h2>
+<img alt="{{ title }}" src="data:image/png;base64,{{ picture }}">{% endfor %}
+</body></html>
+"""
+
+
+def write_report(project: Project, path: Path) -> Path:
+    """Writes the report and returns its path; the pictures are those of the champion, or of the newest version."""
+    from assets.pipeline import open_lake
+    from training import tracking
+
+    told = status(project)
+    shown: dict[str, Any] = {}
+    if told["models"]:
+        chosen = next((m for m in told["models"] if "champion" in m["aliases"]), told["models"][0])
+        for name, title in PICTURES.items():
+            png = tracking.read_artifact(project.mlflow_uri, chosen["run_id"], f"{name}.png")
+            shown[title] = base64.b64encode(png).decode()
+    quarantine = open_lake(project).sql(
+        "SELECT stage, outcome, reason, count(*) AS n, min(message) AS example FROM quarantine "
+        "GROUP BY ALL ORDER BY n DESC LIMIT 30"
+    )
+    page = Environment(autoescape=select_autoescape(default=True)).from_string(_PAGE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    told["name"] = told.pop("project")
+    temporary.write_text(page.render(**told, pictures=shown, quarantine=quarantine.to_pylist()), encoding="utf-8")
+    temporary.replace(path)
+    return path

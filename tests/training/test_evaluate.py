@@ -1,0 +1,148 @@
+"""Figures against independent implementations, and predictions that must not pass unnoticed."""
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
+
+from training.evaluate import confusion, correct, figures, measure, slices, subsets
+from training.schema import DATASET, MODALITIES, PREDICTIONS, subset_name
+
+ANSWERS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([*"abcx", None])), min_size=1, max_size=60)
+
+
+def rows_of(pairs: list[tuple[str, str | None]]) -> list[dict[str, Any]]:
+    return [
+        {"sample_id": f"s{n}", "subset": "text", "label": label, "prediction": answer}
+        for n, (label, answer) in enumerate(pairs)
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, PREDICTIONS)
+
+
+@given(ANSWERS)
+def test_figures_are_those_of_scikit_learn(pairs: list[tuple[str, str | None]]) -> None:
+    found = figures(rows_of(pairs))
+    labels, answers = [label for label, _ in pairs], [answer or "" for _, answer in pairs]
+    assert found["n"] == len(pairs)
+    assert found["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(labels, answers, strict=True)]))
+    assert 0 <= found["low"] <= found["accuracy"] + 1e-12 and found["accuracy"] - 1e-12 <= found["high"] <= 1
+    if len(set(labels)) > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says that an answer is no label
+            expected = balanced_accuracy_score(labels, answers)
+        assert found["balanced_accuracy"] == pytest.approx(expected)
+        f1 = f1_score(labels, answers, labels=sorted(set(labels)), average="macro", zero_division=0)
+        assert found["f1"] == pytest.approx(f1)
+    else:
+        assert found["f1"] is None
+
+
+def test_wilson_interval_of_a_published_example() -> None:
+    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
+    found = figures(rows_of([("a", "a")] * 81 + [("a", "b")] * 182))
+    assert (round(found["low"], 4), round(found["high"], 4)) == (0.2553, 0.3662)
+
+
+def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    inside = 0
+    for _ in range(100):
+        labels = random.choice(list("abc"), 150)
+        answers = np.where(random.random(150) < 0.7, labels, "x")
+        found = figures(rows_of(list(zip(labels.tolist(), answers.tolist(), strict=True))))
+        inside += found["balanced_accuracy_low"] <= 0.7 <= found["balanced_accuracy_high"]
+    assert 86 <= inside <= 100  # 95 expected; fewer than 86 has a chance of 1 in 5,000
+
+
+def test_bootstrap_depends_on_the_seed_alone() -> None:
+    rows = rows_of([("a", "a"), ("b", "a"), ("b", "b"), ("a", "b")] * 5)
+    assert figures(rows, seed=1) == figures(rows, seed=1) != figures(rows, seed=2)
+
+
+def test_space_around_an_answer_is_nothing_and_no_answer_is_wrong() -> None:
+    rows = rows_of([("seven", " seven\n"), (" nine", "nine"), ("a", None), ("a", ""), ("Two", "two")])
+    assert list(correct(table(rows)).values()) == [True, True, False, False, False]
+
+
+@given(ANSWERS, st.integers(1, 4))
+def test_confusion_counts_every_row_once(pairs: list[tuple[str, str | None]], most: int) -> None:
+    names, matrix = confusion(rows_of(pairs), most)
+    assert matrix.sum() == len(pairs) and matrix.shape == (len(names), len(names)) and names[-1] == "other"
+    labels, answers = [label for label, _ in pairs], [answer or "" for _, answer in pairs]
+    np.testing.assert_array_equal(matrix[:-1, :-1], _sklearn_confusion(labels, answers, names[:-1]))
+
+
+def _sklearn_confusion(labels: list[str], answers: list[str], names: list[str]) -> np.ndarray:
+    kept = [(label, answer) for label, answer in zip(labels, answers, strict=True) if {label, answer} <= set(names)]
+    if not kept:
+        return np.zeros((len(names), len(names)), int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that there is one label
+        return confusion_matrix(*zip(*kept, strict=True), labels=names)
+
+
+def test_labels_that_are_numbers_are_in_their_order() -> None:
+    names, _ = confusion(rows_of([("10", "x"), ("9", "x"), ("-1", "x"), ("same", "x")]))
+    assert names == ["-1", "9", "10", "same", "other"]
+
+
+def test_every_subset_is_covered_even_without_rows() -> None:
+    rows = [{"sample_id": "s", "subset": "text+image+speech", "label": "a", "prediction": "a"}]
+    found = measure(table(rows), MODALITIES)
+    assert [row["subset"] for row in found] == [subset_name(chosen) for chosen in subsets(MODALITIES)]
+    assert len(found) == 7 and [row["n"] for row in found] == [0] * 6 + [1]
+    assert found[0]["accuracy"] is None and found[-1]["accuracy"] == 1
+    json.dumps(found)
+
+
+def test_slices_part_the_rows_that_have_all_inputs() -> None:
+    rows = [
+        {"sample_id": f"s{n}", "subset": subset, "label": "a", "prediction": "a" if n % 4 else "b"}
+        for n in range(40)
+        for subset in ("text", "image", "text+image")
+    ]
+    kinds = {"kind": {f"s{n}": "even" if n % 2 == 0 else "odd" for n in range(40)} | {"of another split": "third"}}
+    found = {row["slice"]: row for row in measure(table(rows), ("text", "image"), kinds) if row["slice"]}
+    assert set(found) == {"kind=even", "kind=odd"}
+    assert found["kind=even"]["n"] == 20 and found["kind=even"]["accuracy"] == 0.5
+    assert found["kind=odd"]["accuracy"] == 1 and found["kind=odd"]["subset"] == "text+image"
+
+
+def test_columns_with_few_values_become_slices() -> None:
+    rows = [
+        {
+            "sample_id": f"s{n}",
+            "attributes": json.dumps(
+                {"kind": "sum" if n % 2 else "difference", "id": str(n), "same": "1", "split": n % 2}
+            ),
+            "text_id": "t",
+            "image_id": "i" if n % 3 else None,
+        }
+        for n in range(30)
+    ]
+    found = slices(pa.Table.from_pylist([*rows, {"sample_id": "bare", "attributes": None, "text_id": "t"}], DATASET))
+    assert set(found) == {"kind", "given"}
+    assert found["given"]["s0"] == "text" and found["given"]["s1"] == "text+image" and "bare" not in found["kind"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"subset": "text+smell"}, "'text\\+smell'.*expected one of text"),
+        ({"label": None}, "'s1' has no label"),
+        ({"sample_id": "s0"}, "'s0' was predicted twice"),
+    ],
+)
+def test_wrong_predictions_are_named(change: dict[str, Any], words: str) -> None:
+    rows = rows_of([("a", "a"), ("b", "b")])
+    with pytest.raises(ValueError, match=words):
+        measure(table([rows[0], rows[1] | change]), ("text",))

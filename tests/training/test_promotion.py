@@ -1,0 +1,155 @@
+"""The gate never promotes what is not better, and says why in words."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.promotion import decide, paired_bootstrap
+from training.schema import PREDICTIONS
+from training.settings import PromotionSettings
+
+RULE = PromotionSettings()
+PAIRS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200)
+
+
+def predictions(right: Any, subset: str = "text+image", ids: list[str] | None = None) -> pa.Table:
+    rows = [
+        {"sample_id": name, "subset": subset, "label": "yes", "prediction": "yes" if ok else "no"}
+        for name, ok in zip(ids or [f"s{n}" for n in range(len(right))], right, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, PREDICTIONS)
+
+
+def score(n: int, rate: float, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(n) < rate
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=200), st.floats(0, 0.5))
+def test_identical_answers_are_never_better(right: list[bool], margin: float) -> None:
+    found = paired_bootstrap(right, right, margin=margin)
+    assert not found.better and found.low == found.high == found.difference == 0
+
+
+@given(PAIRS, st.floats(0.5, 0.99))
+def test_what_is_not_ahead_is_never_better(pairs: list[tuple[bool, bool]], confidence: float) -> None:
+    a, b = zip(*pairs, strict=True)
+    found = paired_bootstrap(a, b, confidence)
+    if sum(a) <= sum(b):
+        assert not found.better
+    assert found.low <= found.difference <= found.high
+    assert not found.better or found.low > 0
+
+
+@given(PAIRS, st.floats(0.5, 0.99))
+def test_swapping_the_two_negates_the_result(pairs: list[tuple[bool, bool]], confidence: float) -> None:
+    a, b = zip(*pairs, strict=True)
+    one, other = paired_bootstrap(a, b, confidence), paired_bootstrap(b, a, confidence)
+    assert (one.difference, one.low, one.high) == (-other.difference, -other.high, -other.low)
+    assert not (one.better and other.better)
+
+
+@given(PAIRS, st.floats(0, 0.3), st.floats(0.001, 0.3))
+def test_a_wider_margin_never_turns_better_into_worse(
+    pairs: list[tuple[bool, bool]], margin: float, more: float
+) -> None:
+    a, b = zip(*pairs, strict=True)
+    narrow, wide = (paired_bootstrap(a, b, margin=m) for m in (margin, margin + more))
+    assert wide.better or not narrow.better
+
+
+@settings(max_examples=10)
+@given(st.integers(30, 300), st.floats(0.3, 0.7), st.integers(0, 99))
+def test_the_distribution_is_that_of_resampled_rows(n: int, rate: float, seed: int) -> None:
+    a, b = score(n, rate, seed), score(n, 0.5, seed + 100)
+    found = paired_bootstrap(a, b, 0.9)
+    rows = np.random.default_rng(seed).integers(0, n, (20_000, n))
+    low, high = np.quantile((a.astype(float) - b)[rows].mean(axis=1), [0.1, 0.9])
+    assert found.low == pytest.approx(low, abs=0.15 / np.sqrt(n) + 1 / n)
+    assert found.high == pytest.approx(high, abs=0.15 / np.sqrt(n) + 1 / n)
+
+
+def test_a_few_rows_are_no_proof() -> None:
+    right = np.ones(1000, bool)
+    for lead, better in ((3, False), (4, False), (5, True)):  # 1 of 2**5 is the first below 5 %
+        rival = right.copy()
+        rival[:lead] = False
+        assert paired_bootstrap(right, rival).better == better
+
+
+def test_false_promotions_are_as_rare_as_the_confidence_says() -> None:
+    # Two models of equal worth, 400 times: 5 % may pass, 9 % would mean the test is wrong (chance below 1 in 1,000).
+    passed = sum(paired_bootstrap(score(300, 0.8, 2 * n), score(300, 0.8, 2 * n + 1)).better for n in range(400))
+    assert passed <= 36
+
+
+def test_a_margin_lets_a_slightly_worse_model_pass_and_a_much_worse_one_not() -> None:
+    champion = np.ones(2000, bool)
+    slightly, much = champion.copy(), champion.copy()
+    slightly[:10], much[:100] = False, False
+    rule = replace(RULE, margin=0.02)
+    assert not decide(predictions(slightly), predictions(champion), {}, RULE).promote
+    allowed = decide(predictions(slightly), predictions(champion), {}, rule)
+    assert allowed.promote and allowed.reasons[0].startswith("not worse than the champion")
+    refused = decide(predictions(much), predictions(champion), {}, rule)
+    assert not refused.promote and "margin 0.02" in refused.reasons[0]
+    # A margin is for the champion only: a single modality must be beaten.
+    assert not decide(predictions(slightly), None, {"text": predictions(champion, "text")}, rule).promote
+
+
+def test_the_first_model_must_beat_the_best_single_modality() -> None:
+    fused, image, text = score(500, 0.9), score(500, 0.6, 1), score(500, 0.3, 2)
+    singles = {"text": predictions(text, "text"), "image": predictions(image, "image")}
+    found = decide(predictions(fused), None, singles, RULE)
+    assert found.promote and list(found.comparisons) == ["image"]
+    assert found.reasons[-1] == "there was no champion before"
+    assert not decide(predictions(image, "text+image"), None, singles, RULE).promote
+
+
+def test_a_better_model_must_beat_champion_and_single_modality() -> None:
+    new, old, image = score(800, 0.95), score(800, 0.85, 1), score(800, 0.97, 2)
+    assert decide(predictions(new), predictions(old), {}, RULE).promote
+    found = decide(predictions(new), predictions(old), {"image": predictions(image, "image")}, RULE)
+    assert not found.promote and len(found.reasons) == 2
+    assert decide(
+        predictions(new), predictions(old), {"image": predictions(image)}, replace(RULE, must_beat=("champion",))
+    ).promote
+
+
+def test_the_reason_is_a_sentence_with_the_figures() -> None:
+    champion, challenger = np.arange(1000) < 934, np.arange(1000) < 912
+    found = decide(predictions(challenger), predictions(champion), {}, RULE)
+    assert found.reasons[0].startswith(
+        "worse than the champion: accuracy 0.9120 against 0.9340 on the same 1,000 test rows, difference -0.0220 [-0.0"
+    )
+
+
+def test_rows_are_joined_by_sample_whatever_their_order() -> None:
+    right = score(300, 0.9)
+    ids = [f"s{n}" for n in range(300)]
+    shuffled = np.random.default_rng(0).permutation(300)
+    other = predictions(right[shuffled], ids=[ids[n] for n in shuffled])
+    found = decide(predictions(right), other, {}, RULE)
+    assert found.comparisons["champion"].low == found.comparisons["champion"].high == 0 and not found.promote
+
+
+def test_other_rows_are_refused() -> None:
+    right = [True] * 10
+    with pytest.raises(ValueError, match=r"champion were not scored on the same test rows \(1 and 1"):
+        decide(predictions(right), predictions(right, ids=["other", *(f"s{n}" for n in range(1, 10))]), {}, RULE)
+    with pytest.raises(ValueError, match="2 predictions of 1 samples"):
+        decide(predictions(right[:2], ids=["a", "a"]), None, {}, RULE)
+    with pytest.raises(ValueError, match="at least one"):
+        paired_bootstrap([], [])
+
+
+def test_a_row_that_lacks_the_single_modality_counts_against_it() -> None:
+    fused = np.ones(20, bool)
+    found = decide(predictions(fused), None, {"image": predictions(fused[:10], "image")}, RULE)
+    assert found.promote and found.comparisons["image"].b == 0.5
+    with pytest.raises(ValueError, match="image"):
+        decide(predictions(fused[:10]), None, {"image": predictions(fused, "image")}, RULE)

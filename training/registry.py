@@ -1,0 +1,189 @@
+"""MLflow's model registry: the logged model, its versions and their aliases. MLflow is imported where it is used.
+
+The registered model is called like its project. `champion` answers; `challenger` was judged last.
+"""
+
+import base64
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.schema import MODALITIES
+from training.spec import JobSpec, RunSpec
+from training.tracking import TAG, client, provenance
+
+# What the served model needs beside its own code; versions are those that trained it.
+_SERVING = (
+    *("jieba", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pyyaml", "regex", "safetensors", "soundfile"),
+    *("stopwordsiso", "tokenizers", "torch", "torchaudio", "torchvision", "transformers"),
+)
+
+_OUTPUTS = ("prediction", "model_version", "dataset_fingerprint")
+
+
+def log_model(spec: JobSpec, run: RunSpec, bundle: Path) -> str:
+    """Logs the bundle as a pyfunc whose code travels with it, and registers it as a version; returns the version.
+
+    What this run has logged or registered already is not logged or registered again.
+
+    Args:
+        bundle: folder with config.json, model.safetensors, processor.json and the tokenizer.
+    """
+    import mlflow
+
+    active = mlflow.active_run()
+    assert active is not None
+    store = client(spec.tracking_uri)
+    run_id, experiment = active.info.run_id, active.info.experiment_id
+    if found := store.search_model_versions(f"name = '{spec.project}' and run_id = '{run_id}'"):
+        return str(found[0].version)
+    logged = store.search_logged_models([experiment], f"source_run_id = '{run_id}' and status = 'READY'")
+    uri = logged[0].model_uri if logged else _log_pyfunc(spec, run, run_id, bundle)
+    tags = {TAG + name: value for name, value in provenance(spec, run).items()}
+    return str(mlflow.register_model(uri, spec.project, tags=tags).version)
+
+
+def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    inputs = Schema([ColSpec(DataType.string, name, required=False) for name in MODALITIES])
+    outputs = Schema(
+        [ColSpec(DataType.string, name) for name in ("prediction", "model_version", "dataset_fingerprint")]
+    )
+    search_path = list(sys.path)
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "training"
+        shutil.copytree(Path(__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+        try:
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(package / "serving.py"),
+                code_paths=[str(package)],
+                artifacts={"bundle": str(bundle)},
+                signature=ModelSignature(inputs=inputs, outputs=outputs),
+                input_example=pd.DataFrame([{m: value for m, value in example_row().items() if m in run.keep}]),
+                # Given, since inferring them would load the model in another process for minutes.
+                pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _SERVING],
+                model_config={"dataset_fingerprint": spec.dataset},
+                metadata={"project": spec.project, "dataset_fingerprint": spec.dataset, "run_id": run_id},
+            )
+        finally:
+            sys.path[:] = search_path  # MLflow served the example once, and left its copy of the code on the path
+    return str(logged.model_uri)
+
+
+def example_row() -> dict[str, str]:
+    """What a request may hold: a question, a small picture and half a second of a tone, as base64."""
+    import numpy as np
+    import PIL.Image
+    import soundfile
+
+    picture, tone = io.BytesIO(), io.BytesIO()
+    PIL.Image.fromarray(np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4).save(picture, "PNG")
+    waveform = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4000) / 8000)
+    soundfile.write(tone, waveform, 8000, format="WAV", subtype="PCM_16")
+    media = {"image": picture, "speech": tone}
+    return {"text": "What do you see?"} | {m: base64.b64encode(f.getvalue()).decode() for m, f in media.items()}
+
+
+def alias(uri: str, project: str, name: str) -> str | None:
+    """The version that an alias points to."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client(uri).get_model_version_by_alias(project, name).version)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def set_alias(uri: str, project: str, name: str, version: str) -> None:
+    client(uri).set_registered_model_alias(project, name, version)
+
+
+def aliases(uri: str, project: str, version: str) -> list[str]:
+    return sorted(client(uri).get_model_version(project, version).aliases)
+
+
+def version_tags(uri: str, project: str, version: str) -> dict[str, str]:
+    tags = client(uri).get_model_version(project, version).tags
+    return {name.removeprefix(TAG): value for name, value in tags.items() if name.startswith(TAG)}
+
+
+def tag_version(uri: str, project: str, version: str, tags: Mapping[str, str]) -> None:
+    for name, value in tags.items():
+        client(uri).set_model_version_tag(project, version, TAG + name, value)
+
+
+def version_run(uri: str, project: str, version: str) -> str:
+    """The MLflow run that made a version."""
+    return str(client(uri).get_model_version(project, version).run_id)
+
+
+def fetch_model(uri: str, project: str, version: str, folder: Path | None = None) -> Path:
+    """The logged model of a version as a folder on this machine; without `folder` a local one is not copied."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    target = None if folder is None else str(folder)
+    return Path(mlflow.artifacts.download_artifacts(f"models:/{project}/{version}", dst_path=target))
+
+
+def count_look(uri: str, project: str, dataset: str, version: str) -> int:
+    """Records that a candidate was judged on a test snapshot; returns how many were. The more, the less it proves."""
+    store, tag = client(uri), f"{TAG}looks.{dataset}"
+    seen = set(filter(None, store.get_registered_model(project).tags.get(tag, "").split(",")))
+    store.set_registered_model_tag(project, tag, ",".join(sorted(seen | {version}, key=int)))
+    return len(seen | {version})
+
+
+def versions(uri: str, project: str) -> list[dict[str, Any]]:
+    """Registered versions, the newest first: version, run_id, aliases, accuracy, dataset_fingerprint, reasons."""
+    from mlflow.exceptions import MlflowException
+
+    store = client(uri)
+    try:
+        registered = store.get_registered_model(project)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return []
+        raise
+    found = []
+    for version in store.search_model_versions(f"name = '{project}'"):
+        tags = {k.removeprefix(TAG): v for k, v in version.tags.items()}
+        found.append(
+            {
+                "version": int(version.version),
+                "run_id": version.run_id,
+                "aliases": sorted(alias for alias, v in registered.aliases.items() if str(v) == str(version.version)),
+                "accuracy": store.get_run(version.run_id).data.metrics.get("test_accuracy"),
+                "dataset_fingerprint": tags.get("dataset_fingerprint"),
+                "reasons": json.loads(tags.get("gate_reasons", "[]")),
+            }
+        )
+    return sorted(found, key=lambda version: -version["version"])
+
+
+def serve_command(model: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of MLflow's scoring server for the folder of a fetched model, with the model's own code.
+
+    `mlflow models serve` would find its server by PATH, which may lead to another Python.
+    """
+    from mlflow.pyfunc import scoring_server
+
+    _, env = scoring_server.get_cmd(str(model))
+    argv = [sys.executable, "-P", "-B", "-m", "uvicorn", "--host", host, "--port", str(port)]
+    code = str((model / "code").resolve())
+    return [*argv, "mlflow.pyfunc.scoring_server.app:app"], os.environ | env | {"PYTHONPATH": code}
