@@ -64,10 +64,12 @@ def run(
     context: click.Context, project: str | None, names: str | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
     """Materialize the project's graph; without PROJECT, the built-in example."""
+    from orchestration.console import quieten
     from orchestration.examples import find_project
     from orchestration.project import load
     from orchestration.run import open_instance, run_job, summary
 
+    quieten()
     path, overrides = find_project(project or "digits", overrides)
     settings = load(path, overrides)
     click.secho(f"Triptych · project {settings.name} · {settings.path}", bold=True, err=True)
@@ -270,17 +272,34 @@ def serve(project: str, host: str, port: int) -> None:
     """Serve the champion over HTTP (MLflow's scoring server): POST /invocations."""
     from orchestration.examples import find_project
     from orchestration.project import load
-    from orchestration.servers import environment, run_until_stopped, serve_command
-    from training.registry import alias
+    from orchestration.servers import run_until_stopped
+    from training.registry import alias, fetch_model, serve_command
 
     settings = load(*find_project(project, ()))
     version = alias(settings.mlflow_uri, settings.name, "champion")
     if version is None:
         raise click.ClickException(f"{settings.name} has no champion yet: `triptych run {project}` makes one")
     click.echo(f"{settings.name} version {version} at http://{host}:{port}/invocations")
-    env = environment(settings.home) | {"MLFLOW_TRACKING_URI": settings.mlflow_uri}
-    sys.exit(run_until_stopped([serve_command(settings, version, host, port)], env))
+    model = fetch_model(settings.mlflow_uri, settings.name, version)
+    command, env = serve_command(model, host, port)
+    sys.exit(run_until_stopped([command], env))
+
+
+def entry() -> None:
+    """The console script. Ends without tearing the interpreter down: DuckDB beside torch then prints leak warnings."""
+    import atexit
+    import os
+
+    code = 0
+    try:
+        main(standalone_mode=True)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -1,8 +1,10 @@
 """What a run says in the terminal: a line when an asset is done, what it says meanwhile, and why one failed."""
 
 import logging
+import os
 import sys
 import time
+import warnings
 
 import click
 import dagster as dg
@@ -23,7 +25,8 @@ class _Handler(logging.Handler):
         meta = getattr(record, "dagster_meta", {})
         event, step = meta.get("dagster_event"), meta.get("step_key") or ""
         if event is None:
-            if record.levelno >= self.least and step:
+            own = not str(meta.get("orig_message")).startswith("[pipes]")
+            if record.levelno >= self.least and step and (own or self.least == logging.DEBUG):
                 color = "yellow" if record.levelno >= logging.WARNING else None
                 _say(f"    {meta.get('orig_message') or record.getMessage()}", fg=color, dim=color is None)
             return
@@ -53,3 +56,12 @@ def lines(context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("triptych.run", logging.DEBUG)
     logger.addHandler(_Handler(context.logger_config["debug"]))
     return logger
+
+
+def quieten() -> None:
+    """Keeps what libraries say of themselves out of the terminal, here and in child processes."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+    os.environ.setdefault("TQDM_DISABLE", "" if sys.stderr.isatty() else "1")
+    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)

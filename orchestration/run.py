@@ -79,7 +79,7 @@ def select(job: dg.JobDefinition, project: str, names: str | None) -> list[dg.As
             selection = selection.upstream()
         if match[3]:
             selection = selection | dg.AssetSelection.assets(known[match[2]]).downstream()
-        chosen |= set(selection.resolve(graph))
+        chosen |= set(selection.required_multi_asset_neighbors().resolve(graph))  # one step makes both
     return sorted(chosen)
 
 

@@ -1,4 +1,4 @@
-"""The servers a person starts: the web UIs of Dagster and MLflow, and the champion over HTTP. On loopback by default."""
+"""The servers a person starts: web UIs of Dagster and MLflow, and the champion over HTTP. On loopback by default."""
 
 import os
 import signal
@@ -7,8 +7,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from assets.settings import Project
 
 CODE = Path(__file__).resolve().parent.parent
 
@@ -29,15 +27,6 @@ def ui_commands(home: Path, host: str, port: int, mlflow_port: int, tracking_uri
             *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri),
             *("--default-artifact-root", str(home / "artifacts"), "--host", host, "--port", str(mlflow_port)),
         ],
-    ]
-
-
-def serve_command(project: Project, version: str, host: str, port: int) -> list[str]:
-    """MLflow's scoring server with one version; `environment` has to carry the tracking URI."""
-    model = f"models:/{project.name}/{version}"
-    return [
-        *(sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"),
-        *("--host", host, "--port", str(port)),
     ]
 
 

@@ -175,6 +175,9 @@ def _pictures(
 def main() -> None:
     die_with_parent()
     from dagster_pipes import open_dagster_pipes
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     with open_dagster_pipes() as pipes:
         spec = JobSpec.from_json(pipes.get_extra("spec"))

@@ -272,6 +272,7 @@ def tiny_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
         num_attention_heads=settings.heads,
         attention_dropout=settings.dropout,
         max_position_embeddings=4096,
+        initializer_range=settings.width**-0.5,  # the default, 0.02, suits widths in the thousands
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -124,8 +124,9 @@ def _verdict(found: Comparison, rule: PromotionSettings) -> str:
 
 def _figures(found: Comparison, rule: PromotionSettings) -> str:
     within = f", margin {rule.margin:g}" if rule.margin else ""
+    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
     return (
         f"accuracy {found.a:.4f} against {found.b:.4f} on the same {found.rows:,} test rows, difference "
         f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}] "
-        f"({rule.confidence:.0%} one-sided paired bootstrap, p = {found.p:.3g}{within})"
+        f"({rule.confidence:.0%} one-sided paired bootstrap, {p}{within})"
     )

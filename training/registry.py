@@ -44,7 +44,7 @@ def log_model(spec: JobSpec, run: RunSpec, bundle: Path) -> str:
     run_id, experiment = active.info.run_id, active.info.experiment_id
     if found := store.search_model_versions(f"name = '{spec.project}' and run_id = '{run_id}'"):
         return str(found[0].version)
-    logged = store.search_logged_models([experiment], f"source_run_id = '{run_id}' and status = 'READY'")
+    logged = [m for m in store.search_logged_models([experiment], f"source_run_id = '{run_id}'") if m.status == "READY"]
     uri = logged[0].model_uri if logged else _log_pyfunc(spec, run, run_id, bundle)
     tags = {TAG + name: value for name, value in provenance(spec, run).items()}
     return str(mlflow.register_model(uri, spec.project, tags=tags).version)

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which differ for colour-blind eyes too: blue is rig
 import functools
 import io
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,9 @@ def _png(figure: Figure) -> bytes:
         text.set_fontfamily(_fonts())
         text.set_parse_math(False)  # questions may hold dollar signs
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # one for each character that no font has; it is drawn as a box
+        FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
 

@@ -3,11 +3,11 @@
     curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \
       -d '{"dataframe_records": [{"text": "what do you see?", "image": "<base64>"}, {"speech": "<base64>"}]}'
 
-Input: optional string columns text, image, speech; media are files as base64 (standard or URL-safe, or a data: URL).
-Null, NaN, "" and a missing column mean: not given. Output: prediction, model_version (null until the model is
-registered), dataset_fingerprint. What cannot be understood is INVALID_PARAMETER_VALUE, HTTP status 400, and names row
-and column. `model_config` bounds a request: max_rows, max_bytes, max_pixels, max_seconds, max_characters; the limits of
-the model's processor hold as well.
+Input (`dataframe_records` or `dataframe_split`): optional string columns text, image, speech; media are files as base64
+(standard or URL-safe, or a data: URL). Null, NaN, "" and a missing column mean: not given. Output: prediction,
+model_version (null where the model was not fetched as a version), dataset_fingerprint. What cannot be understood is
+INVALID_PARAMETER_VALUE, HTTP status 400, and names row (from 0) and column. `model_config` bounds a request: max_rows,
+max_bytes, max_pixels, max_seconds, max_characters; the limits of the model's processor hold as well.
 """
 
 import base64
@@ -49,6 +49,9 @@ class ServedModel(PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         if len(model_input) > self.max_rows:
             raise _invalid(f"{len(model_input)} rows are over the limit of {self.max_rows} (max_rows): send fewer")
+        # MLflow drops what the signature does not know; without any column it forgets how many rows there were.
+        if not set(MODALITIES) & set(model_input.columns):
+            raise _invalid(f"no column is one of {', '.join(MODALITIES)}: give at least one")
         rows = [self._row(record, number) for number, record in enumerate(model_input.to_dict("records"))]
         answers = self.answerer(rows) if rows else []
         return pd.DataFrame(

@@ -4,6 +4,7 @@ A training has one run, known by its fingerprint. Killed and started again, it g
 """
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -87,7 +88,10 @@ def open_run(spec: JobSpec, run: RunSpec) -> Iterator[Any]:
     A training that did not end goes on in the run it had, so that nothing stands there twice.
     """
     import mlflow
+    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it would tell of each of its threads
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     uri = spec.tracking_uri
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)

@@ -1,0 +1,268 @@
+"""The logged model with its own code: in a fresh process, behind MLflow's scoring server, and as the gate scores it."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pyarrow as pa
+import pytest
+import requests
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+
+from training import registry
+from training.score import answer_rows, bundle_of, score
+from training.serving import REQUEST_LIMITS, ServedModel, media_bytes, read_inputs, stricter
+from training.settings import MediaLimits
+
+MODALITIES = ("text", "image", "speech")
+
+
+def png(size: int = 20) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray((np.mgrid[:size, :size].sum(0) * 3).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def wav(seconds: float = 0.3) -> bytes:
+    buffer = io.BytesIO()
+    time_s = np.arange(round(8000 * seconds)) / 8000
+    soundfile.write(buffer, 0.5 * np.sin(2 * np.pi * 300 * time_s), 8000, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def text64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+IMAGE, SPEECH, QUESTION = text64(png()), text64(wav()), "What do you see?"
+
+
+@pytest.fixture(scope="module")
+def served(logged: Path) -> ServedModel:
+    """The served model in this process, which runs the same code."""
+    model = ServedModel()
+    limits = {
+        "dataset_fingerprint": "f00d",
+        "max_bytes": 10_000,
+        "max_seconds": 0.5,
+        "max_pixels": 10_000,
+        "max_rows": 8,
+    }
+    model.load_context(SimpleNamespace(artifacts={"bundle": str(bundle_of(logged))}, model_config=limits))
+    return model
+
+
+def ask(model: ServedModel, *rows: dict[str, Any]) -> pd.DataFrame:
+    return model.predict(None, pd.DataFrame(list(rows)))
+
+
+def test_any_subset_of_the_inputs_mixed_in_one_batch(served: ServedModel) -> None:
+    full = {"text": QUESTION, "image": IMAGE, "speech": SPEECH}
+    subsets = [{m: full[m] for n, m in enumerate(MODALITIES) if chosen >> n & 1} for chosen in range(1, 8)]
+    answers = ask(served, *subsets)
+    assert list(answers.columns) == ["prediction", "model_version", "dataset_fingerprint"]
+    assert len(answers) == 7 and all(isinstance(answer, str) for answer in answers["prediction"])
+    assert set(answers["dataset_fingerprint"]) == {"f00d"} and set(answers["model_version"]) == {"1"}
+    # What other rows hold does not change an answer.
+    alone = [ask(served, row)["prediction"][0] for row in subsets]
+    assert alone == answers["prediction"].tolist()
+
+
+def test_null_nan_and_empty_mean_not_given(served: ServedModel) -> None:
+    rows = [{"text": QUESTION, "image": nothing, "speech": nothing} for nothing in (None, float("nan"), "")]
+    assert ask(served, *rows)["prediction"].nunique() == 1
+    assert ask(served, {"text": QUESTION})["prediction"][0] == ask(served, rows[0])["prediction"][0]
+    assert len(served.predict(None, pd.DataFrame({"text": []}))) == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text": None}, "row 1 is empty: give at least one of text, image, speech"),
+        ({"image": "not base64!"}, "row 1, column image: is not base64"),
+        ({"image": text64(b"hello")}, "row 1, column image: .*(JPEG|not a format)"),
+        ({"image": text64(png()[:60])}, "row 1, column image: "),
+        ({"text": QUESTION, "speech": text64(wav()[:30])}, "row 1, column speech: "),
+        ({"speech": IMAGE}, "row 1, column speech: PNG cannot be read as audio"),
+        ({"image": 5}, "row 1, column image: is float, expected a string"),
+        ({"image": text64(png(200))}, r"row 1, column image: 200x200 pixels .*max_pixels"),
+        ({"speech": text64(wav(0.6))}, r"row 1, column speech: 0.6 s .*max_seconds"),
+        ({"speech": "A" * 40_000}, r"row 1, column speech: about 30000 bytes .*10000 \(max_bytes\)"),
+        ({"image": "data:image/png," + IMAGE}, "row 1, column image: a data: URL must be base64"),
+        ({"text": "x" * 30_000}, "row 1, column text: 30000 characters"),
+    ],
+)
+def test_what_cannot_be_understood_names_row_and_column(served: ServedModel, row: dict[str, Any], words: str) -> None:
+    with pytest.raises(MlflowException, match=words) as caught:
+        ask(served, {"text": QUESTION}, row)
+    assert caught.value.error_code == "INVALID_PARAMETER_VALUE" and caught.value.get_http_status_code() == 400
+
+
+def test_too_many_rows_are_refused(served: ServedModel) -> None:
+    with pytest.raises(MlflowException, match=r"9 rows are over the limit of 8 \(max_rows\)"):
+        ask(served, *[{"text": QUESTION}] * 9)
+
+
+def test_a_modality_that_the_model_lacks_is_refused() -> None:
+    with pytest.raises(MlflowException, match="row 3, column speech: this model takes text, image only"):
+        read_inputs({"speech": SPEECH}, 3, ("text", "image"), MediaLimits())
+
+
+def test_request_limits_never_loosen_those_of_the_processor() -> None:
+    limits = stricter(MediaLimits(max_bytes=1000, max_seconds=500.0), REQUEST_LIMITS)
+    assert limits.max_bytes == 1000 and limits.max_seconds == REQUEST_LIMITS["max_seconds"]
+
+
+@given(st.binary(max_size=200), st.integers(1, 80))
+def test_base64_in_all_its_spellings_is_read(data: bytes, width: int) -> None:
+    plain = text64(data)
+    lines = "\r\n".join(plain[n : n + width] for n in range(0, len(plain), width))
+    for spelt in (plain, plain.rstrip("="), base64.urlsafe_b64encode(data).decode(), lines, f"data:a/b;base64,{plain}"):
+        assert media_bytes(spelt, 1000) == data
+
+
+@given(st.text(max_size=50))
+def test_any_other_text_is_read_or_refused(value: str) -> None:
+    try:
+        assert isinstance(media_bytes(value, 1000), bytes)
+    except ValueError as error:
+        assert "base64" in str(error)
+
+
+def raw_rows() -> pa.Table:
+    return pa.table(
+        {
+            "sample_id": ["all", "text", "image", "broken", "nothing"],
+            "label": ["seven", "nine", None, "seven", "seven"],
+            "text": [QUESTION, QUESTION, None, None, None],
+            "image": pa.array([png(), None, png(), b"broken", None], pa.large_binary()),
+            "speech": pa.array([wav(), None, None, None, None], pa.large_binary()),
+        }
+    )
+
+
+def test_scoring_runs_the_logged_code_and_agrees_with_serving(
+    logged: Path, served: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "older"
+    shutil.copytree(logged, model)
+    code = model / "code" / "training" / "score.py"
+    marked = 'found = [{name: "own " + row[name] if name == "sample_id" else row.get(name)'
+    assert "found = [{name: row.get(name)" in code.read_text()
+    code.write_text(code.read_text().replace("found = [{name: row.get(name)", marked))
+    foreign = tmp_path / "elsewhere" / "training"
+    foreign.mkdir(parents=True)
+    (foreign / "__init__.py").write_text("raise RuntimeError('the wrong training')")
+    monkeypatch.chdir(foreign.parent)
+
+    answers = answer_rows(model, raw_rows()).to_pylist()
+    full = {"text": QUESTION, "image": IMAGE, "speech": SPEECH}
+    expected = ask(served, full, {"text": QUESTION}, {"image": IMAGE})["prediction"].tolist()
+    assert [row["prediction"] for row in answers] == [*expected, None, None]
+    assert [row["sample_id"] for row in answers] == ["own all", "own text", "own image", "own broken", "own nothing"]
+    assert [row["label"] for row in answers] == ["seven", "nine", None, "seven", "seven"]
+    assert [row["error"] is None for row in answers] == [True, True, True, False, False]
+    assert "nothing that this model reads" in str(answers[-1]["error"])
+    assert not list(model.rglob("__pycache__"))
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no model"):
+        score(tmp_path, tmp_path / "rows.parquet", tmp_path / "answers.parquet")
+
+
+def test_pyfunc_loads_without_pickle_and_imports_nothing_of_the_data_side(logged: Path) -> None:
+    script = (
+        "import json, sys, mlflow, pandas\n"
+        f"model = mlflow.pyfunc.load_model({str(logged)!r})\n"
+        f"rows = pandas.DataFrame([{{'text': {QUESTION!r}, 'speech': None}}, {{'image': {IMAGE!r}, 'speech': None}}])\n"
+        "found = model.predict(rows).to_dict('records')\n"
+        "print(json.dumps([found, sys.modules['training'].__file__, sorted(m.partition('.')[0] for m in sys.modules)]))"
+    )
+    env = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    env.pop("PYTHONPATH", None)
+    command = [sys.executable, "-P", "-B", "-c", script]
+    done = subprocess.run(command, env=env, cwd=logged, capture_output=True, text=True, check=True)
+    answers, code, modules = json.loads(done.stdout.splitlines()[-1])
+    assert [set(row) for row in answers] == [{"prediction", "model_version", "dataset_fingerprint"}] * 2
+    assert answers[0]["model_version"] == "1" and answers[0]["dataset_fingerprint"] == "0123456789abcdef"
+    assert Path(code).is_relative_to(logged)
+    assert not {"dagster", "duckdb", "deltalake", "assets", "matplotlib"} & set(modules)
+
+
+@pytest.fixture(scope="module")
+def server(logged: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv, env = registry.serve_command(logged, "127.0.0.1", port)
+    process = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while True:
+            try:
+                assert requests.get(f"http://127.0.0.1:{port}/ping", timeout=5).ok
+                break
+            except requests.ConnectionError:
+                assert process.poll() is None and time.monotonic() < until, "the server did not start"
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_the_scoring_server_answers_mixed_rows_with_nulls(server: str) -> None:
+    records = [
+        {"text": QUESTION, "image": IMAGE, "speech": SPEECH},
+        {"text": QUESTION, "image": None, "speech": None},
+        {"text": None, "image": "data:image/png;base64," + IMAGE, "speech": None},
+        {"text": None, "image": None, "speech": SPEECH},
+    ]
+    found = requests.post(server, json={"dataframe_records": records}, timeout=60)
+    assert found.status_code == 200, found.text
+    answers = found.json()["predictions"]
+    assert len(answers) == 4 and {answer["model_version"] for answer in answers} == {"1"}
+    sparse = [{k: v for k, v in record.items() if v is not None} for record in records]
+    assert requests.post(server, json={"dataframe_records": sparse}, timeout=60).json()["predictions"] == answers
+    split = {"columns": list(MODALITIES), "data": [[record[m] for m in MODALITIES] for record in records]}
+    assert requests.post(server, json={"dataframe_split": split}, timeout=60).json()["predictions"] == answers
+    only_text = requests.post(server, json={"dataframe_records": [{"text": QUESTION}]}, timeout=60)
+    assert only_text.json()["predictions"] == [answers[1]]
+    table = f"text,image\n{QUESTION},\n,{IMAGE}\n"
+    csv = requests.post(server, data=table, headers={"Content-Type": "text/csv"}, timeout=60)
+    assert csv.json()["predictions"] == [answers[1], answers[2]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"dataframe_records": [{"text": QUESTION}, {"image": "???"}]}, "row 1, column image: is not base64"),
+        ({"dataframe_records": [{"text": QUESTION}, {"text": None}]}, "row 1 is empty"),
+        ({"dataframe_records": [{"smell": "x"}]}, "no column is one of text, image, speech"),
+        ({"dataframe_records": [{"text": 5}]}, "string"),
+        ({"rows": []}, "dataframe_records"),
+        ({"dataframe_records": [{"text": QUESTION}] * 1000}, "max_rows"),
+    ],
+)
+def test_the_scoring_server_refuses_with_words(server: str, body: dict[str, Any], words: str) -> None:
+    found = requests.post(server, json=body, timeout=60)
+    assert found.status_code == 400 and words in found.json()["message"]

@@ -1,0 +1,203 @@
+"""Runs and versions in a real MLflow store (SQLite): how runs end, and that nothing is logged or registered twice."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerControl, TrainerState
+
+from training import registry, tracking
+from training.spec import JobSpec, RunSpec
+
+MakeSpec = Callable[..., tuple[JobSpec, RunSpec]]
+
+
+def run_of(spec: JobSpec, run: RunSpec) -> Any:
+    (found,) = tracking._runs(spec.tracking_uri, spec.project, run.fingerprint)
+    return found
+
+
+def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec, run = make_spec("finished")
+    assert tracking.find_report(spec.tracking_uri, spec.project, run.fingerprint) is None
+    (tmp_path / "confusion.png").write_bytes(b"picture")
+    with tracking.open_run(spec, run) as active:
+        tracking.log_parameters(run, {"model": {"width": 16, "encoders": {"text": "llm"}}, "epochs": 3})
+        tracking.log_results(tmp_path, {"test_accuracy": 0.5}, {"text": 0.25, "text+image": 0.5, "speech": None})
+        tracking.log_report({"name": "model", "version": "1"})
+        assert tracking.find_run(spec.tracking_uri, spec.project, run.fingerprint) is None, "it is not finished yet"
+    found = run_of(spec, run)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {
+        "keep": "text+image+speech",
+        "model.width": "16",
+        "model.encoders.text": "llm",
+        "epochs": "3",
+    }
+    assert found.data.metrics == {"test_accuracy": 0.5, "test_accuracy/text": 0.25, "test_accuracy/text-image": 0.5}
+    assert tracking.find_run(spec.tracking_uri, spec.project, run.fingerprint) == active.info.run_id
+    assert tracking.find_report(spec.tracking_uri, spec.project, run.fingerprint) == {"name": "model", "version": "1"}
+    assert tracking.read_artifact(spec.tracking_uri, active.info.run_id, "confusion.png") == b"picture"
+    assert tracking.find_run(spec.tracking_uri, spec.project, "another") is None
+
+
+def test_a_run_names_its_dataset_and_origin(make_spec: MakeSpec) -> None:
+    spec, run = make_spec("origin")
+    with tracking.open_run(spec, run):
+        pass
+    found = run_of(spec, run)
+    dataset = found.inputs.dataset_inputs[0].dataset
+    assert dataset.digest == spec.dataset and dataset.source_type == "delta_table"
+    assert json.loads(dataset.source) == {"path": f"{spec.lake}/dataset", "delta_table_version": 7}
+    tags = {k.removeprefix("triptych."): v for k, v in found.data.tags.items() if k.startswith("triptych.")}
+    assert tags.pop("process").startswith(socket.gethostname())
+    assert tags == {
+        "dagster_run_id": "run-of-dagster",
+        "training_fingerprint": run.fingerprint,
+        "dataset_fingerprint": spec.dataset,
+        "dataset_version": "7",
+        "role": "model",
+    }
+
+
+def sigterm() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+
+
+def ctrl_c() -> None:
+    raise KeyboardInterrupt
+
+
+def fail() -> None:
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "status"),
+    [(sigterm, SystemExit, "KILLED"), (ctrl_c, KeyboardInterrupt, "KILLED"), (fail, RuntimeError, "FAILED")],
+)
+def test_a_run_that_did_not_end_well_says_so_and_goes_on_later(
+    make_spec: MakeSpec, end: Callable[[], None], error: type[BaseException], status: str
+) -> None:
+    spec, run = make_spec(f"ended_by_{end.__name__}")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(error), tracking.open_run(spec, run) as first:
+        tracking.log_parameters(run, {"workers": 1})
+        end()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert run_of(spec, run).info.status == status
+    with tracking.open_run(spec, run) as second:
+        tracking.log_parameters(run, {"workers": 2, "epochs": 1})  # MLflow refuses to change a parameter
+    assert second.info.run_id == first.info.run_id
+    assert run_of(spec, run).info.status == "FINISHED"
+    assert run_of(spec, run).data.params["workers"] == "1"
+    assert len(run_of(spec, run).inputs.dataset_inputs) == 1
+
+
+def test_runs_of_dead_processes_are_ended_and_others_left_alone(make_spec: MakeSpec) -> None:
+    spec, _ = make_spec("dead")
+    store = tracking.client(spec.tracking_uri)
+    experiment = store.create_experiment(spec.project)
+    here = tracking._process()
+    owners = {
+        "dead": f"{socket.gethostname()} 999999999@1.00",
+        "number used again": here.rpartition("@")[0] + "@1.00",
+        "elsewhere": "another-machine 1@1.00",
+        "alive": here,
+    }
+    ids = {
+        name: store.create_run(experiment, tags={"triptych.process": owner}).info.run_id
+        for name, owner in owners.items()
+    }
+    ended = tracking.end_dead_runs(spec.tracking_uri, spec.project)
+    assert set(ended) == {ids["dead"], ids["number used again"]}
+    assert {store.get_run(i).info.status for i in ended} == {"KILLED"}
+    assert store.get_run(ids["alive"]).info.status == store.get_run(ids["elsewhere"]).info.status == "RUNNING"
+    assert tracking.end_dead_runs(spec.tracking_uri, "no such project") == []
+
+
+def test_a_short_run_has_system_metrics(make_spec: MakeSpec) -> None:
+    spec, run = make_spec("system")
+    with tracking.open_run(spec, run):
+        time.sleep(1.5 * tracking._SAMPLING_SECONDS)
+    metrics = run_of(spec, run).data.metrics
+    assert metrics["system/system_memory_usage_megabytes"] > 0 and "system/cpu_utilization_percentage" in metrics
+
+
+def test_progress_goes_to_metrics_and_to_the_log(make_spec: MakeSpec) -> None:
+    spec, run = make_spec("progress")
+    lines: list[str] = []
+    state, control = TrainerState(max_steps=1000, is_world_process_zero=True), TrainerControl()
+    with tracking.open_run(spec, run) as active:
+        callback = tracking.progress_callback(run, lines.append)
+        callback.on_train_begin(None, state, control)
+        for step in range(50, 1001, 50):
+            state.global_step = step
+            callback.on_log(None, state, control, logs={"loss": 1 / step, "learning_rate": 1e-3, "text": "no number"})
+        callback.on_log(None, state, control, logs={"eval_loss": 0.5, "eval_accuracy": 0.75})
+        state.is_world_process_zero = False
+        callback.on_log(None, state, control, logs={"loss": 99.0})
+    history = tracking.client(spec.tracking_uri).get_metric_history(active.info.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(step, 1 / step) for step in range(50, 1001, 50)]
+    assert run_of(spec, run).data.metrics["validation_accuracy"] == 0.75
+    assert len(lines) == 12 and lines[0] == "model: 1,000 steps"
+    assert lines[-1] == "model: step 1,000 of 1,000, validation loss 0.500, validation accuracy 0.750"
+
+
+def test_a_model_is_registered_once_whatever_happens_between(make_spec: MakeSpec, bundle: Path) -> None:
+    spec, run = make_spec("once")
+    uri = spec.tracking_uri
+    with pytest.raises(RuntimeError), tracking.open_run(spec, run) as active:
+        registry._log_pyfunc(spec, run, active.info.run_id, bundle)  # killed before it is registered
+        fail()
+    with pytest.raises(RuntimeError), tracking.open_run(spec, run):
+        first = registry.log_model(spec, run, bundle)  # killed before the run is finished
+        fail()
+    with tracking.open_run(spec, run):
+        assert registry.log_model(spec, run, bundle) == first == registry.log_model(spec, run, bundle)
+    experiment = tracking.client(uri).get_experiment_by_name("once")
+    assert len(tracking.client(uri).search_logged_models([experiment.experiment_id])) == 1
+    (version,) = registry.versions(uri, "once")
+    assert version["version"] == 1 and version["run_id"] == active.info.run_id
+    assert registry.version_run(uri, "once", first) == active.info.run_id
+    tags = registry.version_tags(uri, "once", first)
+    assert tags["training_fingerprint"] == run.fingerprint and tags["dataset_fingerprint"] == spec.dataset
+    assert tags["dagster_run_id"] == "run-of-dagster"
+
+
+def test_versions_have_aliases_looks_and_reasons(make_spec: MakeSpec, bundle: Path) -> None:
+    (old_spec, old_run), (new_spec, new_run) = make_spec("aliases"), make_spec("aliases", seed=1)
+    uri = old_spec.tracking_uri
+    assert registry.alias(uri, "aliases", "champion") is None and registry.versions(uri, "aliases") == []
+    for spec, run in ((old_spec, old_run), (new_spec, new_run)):
+        with tracking.open_run(spec, run):
+            tracking.log_results(bundle, {"test_accuracy": 0.5 + run.training.seed / 10}, {})
+            registry.log_model(spec, run, bundle)
+    assert registry.alias(uri, "aliases", "champion") is None
+    registry.set_alias(uri, "aliases", "challenger", "1")
+    registry.set_alias(uri, "aliases", "champion", "1")
+    assert registry.aliases(uri, "aliases", "1") == ["challenger", "champion"]
+    registry.set_alias(uri, "aliases", "champion", "2")
+    assert registry.alias(uri, "aliases", "champion") == "2"
+    registry.tag_version(uri, "aliases", "2", {"gate_reasons": json.dumps(["better"])})
+    looks = [registry.count_look(uri, "aliases", "snapshot", version) for version in ("1", "2", "2")]
+    assert looks == [1, 2, 2] and registry.count_look(uri, "aliases", "another", "2") == 1
+    newest, oldest = registry.versions(uri, "aliases")
+    assert (newest["version"], newest["aliases"], newest["accuracy"]) == (2, ["champion"], 0.6)
+    assert newest["reasons"] == ["better"] and oldest["reasons"] == [] and oldest["aliases"] == ["challenger"]
+
+
+def test_the_logged_model_holds_its_code_and_requirements_and_no_pickle(logged: Path) -> None:
+    files = {str(path.relative_to(logged)) for path in logged.rglob("*") if path.is_file()}
+    assert {"code/training/serving.py", "code/training/model.py", "artifacts/bundle/model.safetensors"} <= files
+    assert not [name for name in files if name.endswith((".pkl", ".pyc", ".bin", ".pt")) or "__pycache__" in name]
+    requirements = (logged / "requirements.txt").read_text().split()
+    assert all("==" in line and "+" not in line for line in requirements)
+    assert {"mlflow", "torch", "transformers"} <= {line.partition("==")[0] for line in requirements}
