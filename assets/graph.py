@@ -1,6 +1,7 @@
 """Dagster's face of the data side: the assets of one project, built from its project file."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -178,7 +179,8 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
         )
         first = lake.sql(f"SELECT * FROM {modality}_features ORDER BY id LIMIT 16")
         described = table_metadata(lake, f"{modality}_features")
-        shown = {"summary": f"{described['dagster/row_count']:,} rows", "preview": markdown_table(first.slice(0, 5))}
+        summary = f"{described['dagster/row_count']:,} rows"
+        shown: dict[str, Any] = {"summary": summary, "preview": markdown_table(first.slice(0, 5))}
         if modality in _PICTURES and (png := contact_sheet(first, _PICTURES[modality])):
             shown["picture"] = picture(png)
         yield dg.MaterializeResult(asset_key=features, metadata={**described, **shown})

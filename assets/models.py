@@ -94,10 +94,11 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
                 for title in ("confusion", "learning", "subsets", "examples"):
                     pictures[title] = picture(read_artifact(settings.mlflow_uri, run_id, f"{title}.png"))
         full = {row["model"]: row for row in rows if row["subset"] == row["inputs"] and row["slice"] is None}
+        own = full["model"]["accuracy"]
         best = max((row for row in full.values() if row["model"] != "model"), key=lambda row: row["accuracy"])
         return dg.MaterializeResult(
             metadata={
-                "summary": f"model {full['model']['accuracy']:.3f}, best baseline {best['model']} {best['accuracy']:.3f}",
+                "summary": f"model {own:.3f}, best baseline {best['model']} {best['accuracy']:.3f}",
                 "accuracy": markdown_rows([row for row in rows if row["slice"] is None]),
                 "slices": markdown_rows([row for row in rows if row["slice"] is not None and row["model"] == "model"]),
                 **pictures,
@@ -140,7 +141,9 @@ def train(context: dg.AssetExecutionContext, project: Project, make: Any) -> lis
     from training.tracking import find_report
 
     runs = spec_runs(project, make)
-    known = {run.name: find_report(project.mlflow_uri, project.name, run.fingerprint) for run in runs}
+    known: dict[str, dict[str, Any] | None] = {
+        run.name: find_report(project.mlflow_uri, project.name, run.fingerprint) for run in runs
+    }
     missing = tuple(run for run in runs if known[run.name] is None)
     if missing:
         lake = pipeline.open_lake(project)
@@ -161,12 +164,11 @@ def train(context: dg.AssetExecutionContext, project: Project, make: Any) -> lis
             tags={"dagster_run_id": context.run_id},
             runs=missing,
         )
-        for report in SubprocessLauncher().launch(context, spec.to_json()):
-            known[report["name"]] = report
+        for made in SubprocessLauncher().launch(context, spec.to_json()):
+            known[made["name"]] = made
     reports = []
     for run in runs:
-        report = known[run.name]
-        if report is None:
+        if (report := known[run.name]) is None:
             raise RuntimeError(f"the trainer ended without a report of {run.name}: its output above says why")
         reports.append(report | {"reused": run not in missing})
     return reports

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from orchestration.project import ProjectError, home
+from orchestration.project import ProjectError, home, load
 from orchestration.registry import registered
 
 EXAMPLES = ("digits", "spoken_digits")
@@ -29,7 +29,7 @@ def find_project(name: str, overrides: Sequence[str]) -> tuple[Path, tuple[str, 
         return path, overrides
     if name in EXAMPLES:
         data = next((value[5:] for value in overrides if value.startswith("data=")), None)
-        return lay_out(name, home() / "examples" / name, data), overrides
+        return lay_out(name, home() / "examples" / name, data, overrides), overrides
     known = registered(home())
     if name in known:
         return known[name], overrides
@@ -37,11 +37,15 @@ def find_project(name: str, overrides: Sequence[str]) -> tuple[Path, tuple[str, 
     raise ProjectError(f"{name}: no such file or folder, and no project of that name; known are {names}")
 
 
-def lay_out(name: str, folder: Path, data: str | None = None) -> Path:
+def lay_out(name: str, folder: Path, data: str | None = None, overrides: Sequence[str] = ()) -> Path:
     """Writes an example's project file into `folder`, and the data it makes itself; what is there already stays.
 
     Args:
         data: the folder of media that the example reads, for one that brings none of its own.
+        overrides: of this run; who is held out decides which questions can be asked.
+
+    Raises:
+        ValueError: the example needs `data`, or cannot use what is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "project.yaml"
@@ -56,6 +60,13 @@ def lay_out(name: str, folder: Path, data: str | None = None) -> Path:
         from orchestration.digits import generate
 
         generate(folder / "data")
+    else:
+        from orchestration.questions import generate_questions
+
+        project = load(target, overrides)
+        media = Path(project.data or "")
+        tables = (media / "handwriting.csv", media / "recordings.csv")
+        generate_questions(*tables, folder / "questions.csv", project.align)
     return target
 
 

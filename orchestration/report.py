@@ -36,7 +36,8 @@ _PAGE = """<!doctype html>
 {% for row in quarantine %}<tr><td>{{ row.stage }}</td><td>{{ row.outcome }}</td><td>{{ row.reason }}</td>
 <td class="n">{{ row.n }}</td><td>{{ row.example }}</td></tr>{% endfor %}</table>{% endif %}
 <h2>Models</h2>
-{% if models %}<table><tr><th>version</th><th>aliases</th><th>test accuracy</th><th>dataset</th><th>what the gate said</th></tr>
+{% if models %}<table>
+<tr><th>version</th><th>aliases</th><th>test accuracy</th><th>dataset</th><th>what the gate said</th></tr>
 {% for model in models %}<tr><td class="n">{{ model.version }}</td><td>{{ model.aliases | join(", ") }}</td>
 <td class="n">{{ "%.4f" | format(model.accuracy) if model.accuracy is not none else "" }}</td>
 <td><code>{{ model.dataset_fingerprint }}</code></td>

@@ -74,7 +74,7 @@ def select(job: dg.JobDefinition, project: str, names: str | None) -> list[dg.As
         match = re.fullmatch(r"(\+?)([a-z_0-9]+)(\+?)", part.strip())
         if match is None or match[2] not in known:
             raise ValueError(f"--select {part.strip()!r} names no asset of {project}; there are {', '.join(known)}")
-        selection = dg.AssetSelection.assets(known[match[2]])
+        selection: dg.AssetSelection = dg.AssetSelection.assets(known[match[2]])
         if match[1]:
             selection = selection.upstream()
         if match[3]:

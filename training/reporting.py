@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
 RIGHT, WRONG, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#767676"
 _HAN_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei")
@@ -95,7 +96,8 @@ def learning_picture(history: Sequence[Mapping[str, Any]]) -> bytes:
     lines += _curve(axes, history, "validation_loss", "validation loss", ORANGE, "o-")
     if any(entry.get(name, 0) > 0 for entry in history for name in ("loss", "validation_loss")):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training.media import MediaError
 from training.processor import Processor
 
 ANSWERS = pa.schema([(name, pa.string()) for name in ("sample_id", "label", "prediction", "error")])
@@ -45,6 +46,16 @@ class Answerer:
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
         self.modalities = tuple(config.modalities)  # those that the model reads
         self._collate = Collator(self._tokenizer, self.processor.features, self.modalities, config.encoders["text"])
+
+    def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The row of `Processor.row` for text, image and speech as given. Raises ValueError that names the modality."""
+        row = self.processor.row()
+        for modality, value in inputs.items():
+            try:
+                row |= {name: x for name, x in self.processor.row(**{modality: value}).items() if x is not None}
+            except MediaError as error:
+                raise ValueError(f"{modality}: {error}") from error
+        return row
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
@@ -83,8 +94,8 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[
         try:
             if not inputs:
                 raise ValueError(f"has nothing that this model reads ({', '.join(answerer.modalities)})")
-            read[number] = answerer.processor.row(**inputs)
-        except ValueError as error:  # MediaError is one
+            read[number] = answerer.read(inputs)
+        except ValueError as error:
             found[number]["error"] = str(error)
     for number, answer in zip(read, answerer(list(read.values())), strict=True):
         found[number]["prediction"] = answer

@@ -24,7 +24,6 @@ import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
-from training.media import MediaError
 from training.schema import MODALITIES
 from training.score import Answerer
 from training.settings import MediaLimits
@@ -65,14 +64,11 @@ class ServedModel(PythonModel):
 
     def _row(self, record: Mapping[str, Any], number: int) -> dict[str, Any]:
         """The tensors of one row. Raises MlflowException."""
-        processor = self.answerer.processor
-        row = processor.row()
-        for modality, value in read_inputs(record, number, self.answerer.modalities, processor.limits).items():
-            try:
-                row |= {name: read for name, read in processor.row(**{modality: value}).items() if read is not None}
-            except MediaError as error:
-                raise _invalid(f"row {number}, column {modality}: {error}") from error
-        return row
+        inputs = read_inputs(record, number, self.answerer.modalities, self.answerer.processor.limits)
+        try:
+            return self.answerer.read(inputs)
+        except ValueError as error:
+            raise _invalid(f"row {number}, column {error}") from error
 
 
 def stricter(limits: MediaLimits, config: Mapping[str, Any]) -> MediaLimits:
