@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake.exceptions import DeltaError
 
 from training.schema import SCHEMA_VERSION, TABLES
 
@@ -44,9 +45,16 @@ class Lake:
         table = self.open(name)
         return None if table is None else table.version()
 
-    def note(self, name: str) -> dict[str, str]:
-        """What the newest commit that carried a note said of the table (`replace(note=...)`)."""
-        table = self.open(name)
+    def open_version(self, name: str, version: int) -> DeltaTable | None:
+        """An older version, or None where it is no longer there."""
+        try:
+            return DeltaTable(self.table_uri(name), version=version, storage_options=dict(self.storage_options))
+        except DeltaError:
+            return None
+
+    def note(self, name: str, version: int | None = None) -> dict[str, str]:
+        """What the newest commit (up to `version`) that carried a note said of the table (`replace(note=...)`)."""
+        table = self.open(name) if version is None else self.open_version(name, version)
         if table is None:
             return {}
         for commit in table.history(100):
@@ -76,6 +84,28 @@ class Lake:
             predicate = None
         self._write(name, _cast(name, rows), "overwrite", predicate, note)
 
+    def delete(self, name: str, predicate: str) -> int:
+        """Removes the rows that an SQL predicate selects; returns how many."""
+        table = self.open(name)
+        return 0 if table is None else int(table.delete(predicate)["num_deleted_rows"])
+
+    def compact(self, name: str) -> None:
+        """Many small files become few large ones; readers see the same rows."""
+        if (table := self.open(name)) is not None:
+            table.optimize.compact()
+
+    def vacuum(self, name: str, keep_versions: list[int] | None = None) -> int:
+        """Deletes files that no version refers to any more; returns how many.
+
+        Args:
+            keep_versions: older versions that stay readable beside the newest.
+        """
+        if (table := self.open(name)) is None:
+            return 0
+        return len(
+            table.vacuum(0, dry_run=False, enforce_retention_duration=False, full=True, keep_versions=keep_versions)
+        )
+
     def _write(
         self,
         name: str,
@@ -103,11 +133,17 @@ class Lake:
             ),
         )
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
-        """An in-memory DuckDB with every table of the lake as a view; absent tables are empty ones."""
+    def connect(self, query: str | None = None) -> duckdb.DuckDBPyConnection:
+        """An in-memory DuckDB with the tables of the lake as views; absent tables are empty ones.
+
+        Args:
+            query: only the tables whose names occur in it, since opening each takes milliseconds; default: all.
+        """
         threads = self.threads or len(os.sched_getaffinity(0))
         connection = duckdb.connect(config={"memory_limit": self.memory_limit, "threads": threads})
         for name, schema in TABLES.items():
+            if query is not None and name not in query:
+                continue
             table = self.open(name)
             if table is None:
                 connection.register(name, schema.empty_table())
@@ -122,12 +158,12 @@ class Lake:
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The whole result of a query over the tables."""
-        with self.connect() as connection:
+        with self.connect(query) as connection:
             return connection.sql(query, params=dict(parameters or {})).to_arrow_table()
 
     def stream(self, query: str, parameters: Mapping[str, Any], batch_rows: int) -> Iterator[pa.RecordBatch]:
         """The result batch by batch, from a connection of its own."""
-        with self.connect() as connection:
+        with self.connect(query) as connection:
             yield from connection.sql(query, params=dict(parameters)).to_arrow_reader(batch_rows)
 
     def read(self, name: str) -> pa.Table:

@@ -174,9 +174,11 @@ def write_dataset(lake: Lake, project: Project) -> Snapshot:
     features = {m: processor.fingerprint(m) for m in project.modalities}
     samples = lake.note("samples")
     fingerprint = dataset_fingerprint(samples["fingerprint"], features)
-    if lake.note("dataset").get("fingerprint") != fingerprint:
+    rows = make_dataset(lake.read("samples"))
+    there = lake.note("dataset").get("fingerprint") == fingerprint
+    if not there or not lake.read("dataset").sort_by("sample_id").equals(rows):  # rows may have been erased
         note = {"fingerprint": fingerprint, "samples": samples["fingerprint"], "features": json.dumps(features)}
-        lake.replace("dataset", make_dataset(lake.read("samples")), note=note)
+        lake.replace("dataset", rows, note=note)
     return present_snapshot(lake)
 
 

@@ -285,6 +285,38 @@ def serve(project: str, host: str, port: int) -> None:
     sys.exit(run_until_stopped([command], env))
 
 
+@main.command()
+@click.argument("project")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--erase", "item", metavar="ITEM", help="Remove an item (id, key, hash or path) from every table.")
+@click.option("--purge-artifacts", is_flag=True, help="With --erase: also delete the models trained on it.")
+@_json_option
+def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_json: bool) -> None:
+    """Compact the tables and remove what no manifest or kept snapshot refers to."""
+    from orchestration.examples import find_project
+    from orchestration.housekeeping import collect, erase
+    from orchestration.project import load
+
+    if purge_artifacts and item is None:
+        raise click.UsageError("--purge-artifacts goes with --erase")
+    settings = load(*find_project(project, ()))
+    told = collect(settings, dry_run) if item is None else erase(settings, item, dry_run, purge_artifacts)
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    click.echo("would be removed:" if dry_run else "removed:")
+    for name, rows in told["removed"].items():
+        click.echo(f"  {name:<18} {rows:>9,} rows")
+    for name, files in told.get("compacted", {}).items():
+        click.echo(f"  {name:<18} {files:>9,} files compacted")
+    for model in told.get("models", ()):
+        click.echo(f"  made from it: version {model['version']}, MLflow run {model['run_id']}")
+    if item is not None:
+        click.echo(f"  made from it: {told['previews']}")
+        if told["models"] and not told["purged"]:
+            click.echo("  --purge-artifacts deletes these models")
+
+
 def entry() -> None:
     """The console script. Ends without tearing the interpreter down: DuckDB beside torch then prints leak warnings."""
     import atexit

@@ -77,6 +77,9 @@ def train_one(
     from training.train import fit, make_tokenizer
 
     started = time.monotonic()
+    # Where TensorBoard reads, if `training.report_to` names it; the checkpoints' folder is removed in the end.
+    logs = Path(spec.checkpoints).parent / "tensorboard" / f"{run.name}-{run.fingerprint}"
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
     with tracking.open_run(spec, run) as active, tempfile.TemporaryDirectory() as temporary:
         tracking.log_parameters(run, {"model": to_dict(run.model), "training": to_dict(run.training)})
         tokenizer = make_tokenizer(splits["train"], run.model, run.training)

@@ -1,0 +1,160 @@
+"""Cleaning up: removes what nothing refers to, compacts, vacuums; and erases an item from every table on request."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+from assets import pipeline
+from assets.lake import Lake
+from assets.settings import Project
+from training.schema import MODALITIES, TABLES
+
+_FILES = 8  # a table of fewer files is not worth compacting
+_IDS = 1000  # ids in one predicate
+
+
+def collect(project: Project, dry_run: bool) -> dict[str, Any]:
+    """Removes clean and feature rows that neither the manifest nor a kept snapshot needs, then compacts and vacuums.
+
+    A snapshot is kept while a registered version was trained on it. Files of older table versions go, except those of
+    kept snapshots of `dataset`. Not to be run beside a run of the project: it would lose what that is reading.
+
+    Returns:
+        Rows removed and files compacted by table; with `dry_run` those that would be.
+    """
+    lake, processor = pipeline.open_lake(project), pipeline.make_processor(project)
+    kept = _kept_snapshots(project, lake)
+    told: dict[str, Any] = {"project": project.name, "dry_run": dry_run, "removed": {}, "compacted": {}, "files": 0}
+    for modality in MODALITIES:
+        now = pipeline.fingerprints(processor, modality) if modality in project.modalities else None
+        listed = lake.sql("SELECT DISTINCT sha256 FROM manifest WHERE modality = $m", {"m": modality})
+        # (id, fingerprint) pairs that are alive; a clean row lives as long as its content is needed at all
+        current = set(listed["sha256"].to_pylist())
+        features = {(i, now["features"]) for i in current} if now else set()
+        for snapshot in kept:
+            features |= {(i, snapshot["features"].get(modality)) for i in snapshot["ids"][modality]}
+        clean = {(i, now["clean"]) for i in {i for i, _ in features}} if now else set()
+        for name, alive in ((f"clean_{modality}", clean), (f"{modality}_features", features)):
+            rows = lake.sql(f"SELECT DISTINCT id, fingerprint FROM {name}").to_pylist()
+            dead = [(row["id"], row["fingerprint"]) for row in rows if (row["id"], row["fingerprint"]) not in alive]
+            told["removed"][name] = len(dead)
+            if not dry_run:
+                _delete(lake, name, dead)
+    for name in TABLES:
+        table = lake.open(name)
+        if table is None:
+            continue
+        if (files := len(table.file_uris())) >= _FILES:
+            told["compacted"][name] = files
+            if not dry_run:
+                lake.compact(name)
+        if not dry_run:
+            told["files"] += lake.vacuum(name, [s["version"] for s in kept] if name == "dataset" else None)
+    return told
+
+
+def erase(project: Project, item: str, dry_run: bool, purge: bool) -> dict[str, Any]:
+    """Removes an item from every table, and lists what was made from it elsewhere.
+
+    The item's content goes wherever it occurs (copies of a file share their rows), and the samples it stands in. The
+    file itself is not touched: take it from its source first, or the next run lists it again.
+
+    Args:
+        item: an item id, a key, a content hash, or a file's path or name within its archive.
+        purge: also delete the MLflow runs and registered versions that were trained on it.
+
+    Raises:
+        ValueError: nothing in the manifest or in quarantine is called that.
+    """
+    lake = pipeline.open_lake(project)
+    named = "item_id = $i OR key = $i OR sha256 = $i OR uri = $i OR member = $i"
+    listed = " UNION ".join(f"SELECT item_id, sha256 FROM {name} WHERE {named}" for name in ("manifest", "quarantine"))
+    found = lake.sql(listed, {"i": item}).to_pylist()
+    if not found:
+        raise ValueError(f"{project.name} has no item {item!r}: give an item id, a key, a hash, or a path")
+    hashes = sorted({row["sha256"] for row in found} - {None})
+    items = sorted({row["item_id"] for row in found} - {None})
+    predicates = {
+        "manifest": _among("sha256", hashes) + " OR " + _among("item_id", items),
+        "quarantine": _among("sha256", hashes) + " OR " + _among("item_id", items),
+        **{name: _among("id", hashes) for m in MODALITIES for name in (f"clean_{m}", f"{m}_features")},
+        **{name: " OR ".join(_among(f"{m}_id", hashes) for m in MODALITIES) for name in ("samples", "dataset")},
+    }
+    made = [s for s in _kept_snapshots(project, lake) if any(set(hashes) & s["ids"][m] for m in MODALITIES)]
+    told: dict[str, Any] = {
+        "project": project.name,
+        "dry_run": dry_run,
+        "items": items,
+        "removed": {
+            n: lake.sql(f"SELECT count(*) AS n FROM {n} WHERE {p}")["n"][0].as_py() for n, p in predicates.items()
+        },
+        "models": [{"version": s["model"], "run_id": s["run_id"]} for s in made],
+        "previews": f"previews and pictures in Dagster's runs of {project.name}, the report, and the feature cache",
+        "purged": [],
+    }
+    if dry_run:
+        return told
+    for name, predicate in predicates.items():
+        if lake.open(name) is not None:
+            lake.delete(name, predicate)
+            lake.vacuum(name)
+    _remove_local(project)
+    if purge:
+        from training.tracking import client
+
+        store = client(project.mlflow_uri)
+        for snapshot in made:
+            store.delete_model_version(project.name, str(snapshot["model"]))
+            store.delete_run(snapshot["run_id"])
+            told["purged"].append(snapshot["model"])
+    return told
+
+
+def _remove_local(project: Project) -> None:
+    """The feature cache, unfinished trainings and the report: all are made again."""
+    shutil.rmtree(project.folder / "cache", ignore_errors=True)
+    shutil.rmtree(project.folder / "checkpoints", ignore_errors=True)
+    (project.folder / "report.html").unlink(missing_ok=True)
+
+
+def _kept_snapshots(project: Project, lake: Lake) -> list[dict[str, Any]]:
+    """The datasets that registered versions were trained on: version, ids and feature fingerprints by modality."""
+    from training import registry
+
+    found = []
+    for version in registry.versions(project.mlflow_uri, project.name):
+        tags = registry.version_tags(project.mlflow_uri, project.name, str(version["version"]))
+        number = int(tags.get("dataset_version", -1))
+        table = lake.open_version("dataset", number)
+        if table is None:
+            continue
+        try:
+            rows = table.to_pyarrow_dataset().to_table(columns=[f"{m}_id" for m in MODALITIES])
+        except OSError:
+            continue  # an erasure took its files
+        found.append(
+            {
+                "model": version["version"],
+                "run_id": version["run_id"],
+                "version": number,
+                "ids": {m: set(rows[f"{m}_id"].to_pylist()) - {None} for m in MODALITIES},
+                "features": json.loads(lake.note("dataset", number).get("features", "{}")),
+            }
+        )
+    return found
+
+
+def _delete(lake: Lake, name: str, keys: Iterable[tuple[str, str]]) -> None:
+    by_fingerprint: dict[str, list[str]] = {}
+    for item, fingerprint in keys:
+        by_fingerprint.setdefault(fingerprint, []).append(item)
+    for fingerprint, ids in by_fingerprint.items():
+        for start in range(0, len(ids), _IDS):
+            lake.delete(name, f"fingerprint = '{fingerprint}' AND {_among('id', ids[start : start + _IDS])}")
+
+
+def _among(column: str, values: list[str]) -> str:
+    """An SQL condition; false for no values."""
+    listed = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+    return f"{column} IN ({listed})" if values else "false"

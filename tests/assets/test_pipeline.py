@@ -1,0 +1,183 @@
+"""The data side over several runs: nothing is made twice, nothing is lost, and a project may move."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from assets import pipeline
+from assets.checks import check_balance
+from assets.settings import Project
+from orchestration.project import load
+
+BIG = {"clean_text", "clean_image", "clean_speech", "text_features", "image_features", "speech_features"}
+
+
+class Ran(NamedTuple):
+    """What one pass over the data side did."""
+
+    processed: dict[str, int]  # by modality
+    quarantined: dict[str, int]
+    versions: dict[str, int | None]  # of the tables; quarantine is written in every run
+    samples: str  # fingerprint
+    dataset: str
+
+
+def run(path: Path, *overrides: str, between: Callable[[], object] = lambda: None) -> Ran:
+    """All steps in order, and the balance of items, which has to hold after each run.
+
+    Args:
+        between: done after the manifest is written and before its items are read.
+    """
+    project = load(path, overrides)
+    lake = pipeline.open_lake(project)
+    listing = pipeline.write_manifest(lake, project)
+    assert listing.seen == listing.listed + listing.refused
+    between()
+    counts = {m: pipeline.process_modality(lake, project, m) for m in project.modalities}
+    samples = pipeline.write_samples(lake, project)
+    dataset = pipeline.write_dataset(lake, project)
+    balance = check_balance(lake, project)
+    assert balance.passed, balance.metadata
+    return Ran(
+        {m: count["processed"] for m, count in counts.items()},
+        {m: count["quarantined"] for m, count in counts.items()},
+        {name: lake.version(name) for name in (*BIG, "manifest", "samples", "dataset")},
+        samples,
+        dataset.fingerprint,
+    )
+
+
+def rows(path: Path, query: str) -> list[dict]:
+    return pipeline.open_lake(load(path)).sql(query).to_pylist()
+
+
+def quarantine(path: Path) -> Counter:
+    return Counter((row["stage"], row["outcome"], row["reason"]) for row in rows(path, "FROM quarantine"))
+
+
+def test_a_first_run_gives_every_item_an_outcome_and_a_second_makes_nothing(tiny):
+    first = run(tiny)
+    assert first.processed == {"text": 60, "image": 48, "speech": 47}
+    refused = {
+        ("manifest", "quarantined", "not_found"): 1,
+        ("manifest", "duplicate", "duplicate"): 1,
+        ("clean", "quarantined", "corrupt"): 1,
+    }
+    assert quarantine(tiny) == refused
+    project = load(tiny)
+    balance = check_balance(pipeline.open_lake(project), project).metadata
+    expected = {"image_seen": 48, "image_passed": 47, "image_quarantined": 1, "image_lost": 0}
+    expected |= {"speech_seen": 49, "speech_passed": 47, "speech_quarantined": 1, "speech_duplicate": 1}
+    assert expected.items() <= {name: value.value for name, value in balance.items()}.items()
+    (cut,) = rows(tiny, "FROM samples WHERE sample_id = 'q05'")
+    assert (cut["image_id"], cut["image_status"], cut["speech_status"]) == (None, "quarantined", "present")
+    (unheard,) = rows(tiny, "FROM samples WHERE sample_id = 'q08'")
+    assert (unheard["speech_id"], unheard["speech_status"], unheard["image_status"]) == (None, "quarantined", "present")
+
+    second = run(tiny)
+    assert second == first._replace(processed=dict.fromkeys(first.processed, 0)), "not even a table's version moves"
+    assert quarantine(tiny) == refused, "what is bad is neither tried again nor listed twice"
+
+
+def test_three_new_files_cost_three(tiny, make_png):
+    first = run(tiny)
+    before = {row["sample_id"]: row["split"] for row in rows(tiny, "FROM samples")}
+    for key in ("q03", "q13", "q60"):
+        make_png(tiny.parent / "photos" / f"{key}.png", int(key[1:]))
+    second = run(tiny)
+    assert second.processed == {"text": 0, "image": 3, "speech": 0}
+    grown = {name for name, version in second.versions.items() if version != first.versions[name]}
+    assert grown == {"manifest", "clean_image", "image_features", "samples", "dataset"}
+    assert (second.samples, second.dataset) != (first.samples, first.dataset)
+    after = {row["sample_id"]: row["split"] for row in rows(tiny, "FROM samples")}
+    assert after == before | {"q60": "unlabelled"}, "splits stay put when data are added"
+    assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q03'") == [{"s": "present"}]
+
+
+def test_a_feature_setting_makes_those_features_once(tiny):
+    first = run(tiny)
+    second = run(tiny, "features.image.size=12")
+    assert second.processed == {"text": 0, "image": 47, "speech": 0}, "the broken picture is not decoded again"
+    assert {name for name in BIG if second.versions[name] != first.versions[name]} == {"image_features"}
+    assert second.samples == first.samples
+    assert second.dataset != first.dataset
+    assert not any(run(tiny, "features.image.size=12").processed.values())
+    back = run(tiny)
+    assert not any(back.processed.values()), "the features of the first setting are still there"
+    assert back.dataset == first.dataset
+
+
+def test_a_limit_judges_again_what_it_concerns(tiny):
+    run(tiny)
+    strict = run(tiny, "limits.max_pixels=100")
+    assert strict.quarantined["image"] == 48
+    assert rows(tiny, "SELECT count(image_id) AS n FROM samples") == [{"n": 0}]
+    back = run(tiny)
+    assert (back.processed["image"], back.quarantined["image"]) == (0, 1)
+    assert rows(tiny, "SELECT count(image_id) AS n FROM samples") == [{"n": 47}]
+
+
+def test_a_moved_project_keeps_ids_and_fingerprints(tiny, tmp_path):
+    first = run(tiny)
+    ids = rows(tiny, "SELECT item_id, sha256 FROM manifest ORDER BY 1")
+    shutil.move(tiny.parent, tmp_path / "elsewhere")
+    moved = tmp_path / "elsewhere" / tiny.name
+    second = run(moved)
+    assert not any(second.processed.values())
+    assert (second.samples, second.dataset) == (first.samples, first.dataset)
+    assert second.versions == first.versions | {"manifest": 1}
+    assert rows(moved, "SELECT item_id, sha256 FROM manifest ORDER BY 1") == ids
+    assert all(row["uri"].startswith(str(moved.parent)) for row in rows(moved, "FROM manifest"))
+
+
+@pytest.mark.parametrize("fate", ["vanishes", "changes"])
+def test_a_file_that_goes_after_it_was_listed_is_tried_again(tiny, make_png, fate):
+    photo = tiny.parent / "photos" / "q00.png"
+    content = photo.read_bytes()
+    lost = run(tiny, between=photo.unlink if fate == "vanishes" else lambda: photo.write_bytes(b"no" + content[2:]))
+    assert (lost.processed["image"], lost.quarantined["image"]) == (48, 2)
+    query = "SELECT reason, fingerprint, message FROM quarantine WHERE modality = 'image' AND fingerprint IS NULL"
+    (row,) = rows(tiny, query)
+    assert row["reason"] == "unreadable"
+    assert str(photo) in row["message"]
+    assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q00'") == [{"s": "quarantined"}]
+
+    photo.write_bytes(content)
+    found = run(tiny)
+    assert (found.processed["image"], found.quarantined["image"]) == (1, 1)
+    assert rows(tiny, query) == []
+    assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q00'") == [{"s": "present"}]
+
+
+def test_a_mended_file_is_read_and_its_old_content_no_longer_counts(tiny, make_png):
+    run(tiny)
+    make_png(tiny.parent / "photos" / "q05.png", 5)
+    mended = run(tiny)
+    assert (mended.processed["image"], mended.quarantined["image"]) == (1, 0)
+    assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q05'") == [{"s": "present"}]
+
+
+def test_a_file_that_is_gone_leaves_the_samples_and_comes_back_for_nothing(tiny):
+    first = run(tiny)
+    photo, hidden = tiny.parent / "photos" / "q00.png", tiny.parent / "q00.png"
+    photo.rename(hidden)
+    gone = run(tiny)
+    assert gone.samples != first.samples
+    assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q00'") == [{"s": "absent"}]
+    hidden.rename(photo)
+    back = run(tiny)
+    assert not any(back.processed.values())
+    assert (back.samples, back.dataset) == (first.samples, first.dataset)
+
+
+def test_two_contents_alike_are_computed_once(tiny):
+    shutil.copy2(tiny.parent / "photos" / "q00.png", tiny.parent / "photos" / "q03.png")
+    project: Project = load(tiny)
+    assert run(tiny).processed["image"] == 48
+    assert pipeline.open_lake(project).read("clean_image").num_rows == 47
+    alike = rows(tiny, "SELECT count(DISTINCT image_id) AS n FROM samples WHERE sample_id IN ('q00', 'q03')")
+    assert alike == [{"n": 1}]

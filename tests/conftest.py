@@ -1,0 +1,119 @@
+"""A small project of real media, written on the spot: what most tests of the data side and the orchestration run on."""
+
+import csv
+import os
+import wave
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PROJECT = """
+name: {name}
+sources:
+  - {{name: photos, modality: image, files: photos}}
+  - {{name: recordings, modality: speech, files: recordings, table: recordings.csv, key: id, file: file}}
+  - {{name: questions, modality: text, table: questions.csv, column: question, key: id}}
+align: {{label: answer, group: [speaker], split: {{train: 0.6, validation: 0.2}}}}
+features:
+  image: {{size: 16, color: grey}}
+  speech: {{sample_rate: 4000, mels: 16, coefficients: 8}}
+model: {{width: 16, heads: 2, layers: 1, tokens: 1, max_new_tokens: 4}}
+training: {{epochs: 1, batch_size: 16, evaluations: 1}}
+promotion: {{must_beat: [champion]}}
+engine: {{workers: 2}}
+schedule: "0 3 * * *"
+"""
+SAMPLES = 60
+NO_IMAGE, NO_SPEECH = (3, 9), (6, 9)  # last digits of the samples that lack it
+TRUNCATED, NOT_FOUND, TWICE = 5, 8, 10  # the picture cut short, the recording that is not there, the row that is twice
+
+
+def write_png(path: Path, number: int) -> None:
+    """20 x 20, bright where the number is odd, no two alike."""
+    pixels = np.full((20, 20), 200 if number % 2 else 40, np.uint8)
+    pixels[number % 20, number // 20] ^= 255
+    Image.fromarray(pixels).save(path)
+    _age(path)
+
+
+def write_wav(path: Path, number: int) -> None:
+    """0.2 s of a tone at 4 kHz, high where the number is divisible by three, no two alike."""
+    pitch = (900 if number % 3 == 0 else 300) + number
+    samples = (12000 * np.sin(2 * np.pi * pitch * np.arange(800) / 4000)).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 4000, 0, "NONE", ""))
+        file.writeframes(samples.tobytes())
+    _age(path)
+
+
+def write_csv(path: Path, rows: Iterable[dict[str, object]]) -> None:
+    rows = list(rows)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    _age(path)
+
+
+def _age(path: Path) -> None:
+    """As if written a while ago: the time of a fresh file is not relied on, so it would be read again."""
+    then = path.stat().st_mtime - 100
+    os.utime(path, (then, then))
+
+
+def write_project(folder: Path, name: str = "tiny") -> Path:
+    """Writes a project of SAMPLES samples; returns its file.
+
+    All have a question; 48 have a picture, of which one is cut short; 48 have a recording by one of 20 speakers, of
+    which one is not there, and one row stands twice. So of 157 items 154 are listed and 153 can be used.
+    """
+    for sub in ("photos", "recordings"):
+        (folder / sub).mkdir(parents=True)
+    questions, recordings = [], []
+    for n in range(SAMPLES):
+        key = f"q{n:02d}"
+        if n % 10 not in NO_IMAGE:
+            write_png(folder / "photos" / f"{key}.png", n)
+        if n % 10 not in NO_SPEECH:
+            recordings.append({"id": key, "file": f"{key}.wav", "speaker": f"speaker{n // 3}"})
+            if n != NOT_FOUND:
+                write_wav(folder / "recordings" / f"{key}.wav", n)
+        asked = ("Is it bright?", n % 2 == 1) if n % 4 < 2 else ("Is it high?", n % 3 == 0)
+        questions.append({"id": key, "question": f"{asked[0]} ({n})", "answer": "yes" if asked[1] else "no"})
+    truncated = folder / "photos" / f"q{TRUNCATED:02d}.png"
+    truncated.write_bytes(truncated.read_bytes()[:60])
+    _age(truncated)
+    recordings.append(next(row for row in recordings if row["id"] == f"q{TWICE:02d}"))
+    write_csv(folder / "questions.csv", questions)
+    write_csv(folder / "recordings.csv", recordings)
+    path = folder / "project.yaml"
+    path.write_text(PROJECT.format(name=name))
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_project() -> Callable[..., Path]:
+    return write_project
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty TRIPTYCH_HOME of its own."""
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))  # set again by the code under test: this puts it back
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, home: Path) -> Path:
+    """The file of a small project that has not been run."""
+    return write_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def make_png() -> Callable[[Path, int], None]:
+    return write_png
