@@ -161,7 +161,7 @@ def train(context: dg.AssetExecutionContext, project: Project, make: Any) -> lis
             artifacts=None if project.tracking_uri else str(project.home / "artifacts"),
             cache=str(project.folder / "cache"),
             checkpoints=str(project.folder / "checkpoints"),
-            tags={"dagster_run_id": context.run_id},
+            tags={"dagster_run_id": context.run.run_id},
             runs=missing,
         )
         for made in SubprocessLauncher().launch(context, spec.to_json()):

@@ -19,6 +19,8 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:  # whoever read our output has had enough
+            ctx.exit(1)
         except (ValueError, OSError, RuntimeError) as error:
             if ctx.params.get("debug"):
                 raise

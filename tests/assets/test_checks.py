@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dagster as dg
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -20,10 +19,11 @@ from deltalake import write_deltalake
 
 from assets import pipeline
 from assets.alignment import Alignment, align
+from assets.dataset import make_dataset
 from assets.lake import Lake
 from assets.sources import Scan, scan
 from orchestration.project import load
-from orchestration.run import RunFailed, open_instance, run_job
+from orchestration.run import RunFailed, run_job
 
 MODALITIES = ("text", "image", "speech")
 DATA = ["manifest", *(f"clean_{m}" for m in MODALITIES), *(f"{m}_features" for m in MODALITIES), "samples", "dataset"]
@@ -51,8 +51,9 @@ def run(path: Path, names: str, *overrides: str) -> Ran:
         assert (ran.status == dg.DagsterRunStatus.SUCCESS) == (failed is None)
         events = [entry.dagster_event for entry in instance.all_logs(ran.run_id) if entry.dagster_event]
     made = [e.asset_key.path[-1] for e in events if e.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION]
-    results = [e.asset_check_evaluation_data for e in events if "CHECK_EVALUATION" in e.event_type_value]
-    results = [e for e in results if isinstance(e, dg.AssetCheckEvaluation)]
+    results = [
+        e.event_specific_data for e in events if e.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ]
     details = {e.check_name: {k: v.value for k, v in e.metadata.items()} for e in results}
     return Ran(failed, made, {e.check_name: e.passed for e in results}, details)
 
@@ -72,4 +73,163 @@ def once(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[..., P
         yield path, Path(load(path).lake_uri)
 
 
-def test_x(once): pass
+@pytest.fixture
+def done(once: tuple[Path, Path], tmp_path: Path, home: Path) -> Path:
+    """The same project with a lake of its own, so that a test may spoil it; returns the project's file."""
+    path, lake = once
+    shutil.copytree(lake, home / "projects" / "tiny" / "lake")
+    shutil.copytree(path.parent, tmp_path / "project")
+    return tmp_path / "project" / path.name
+
+
+def lake_of(path: Path) -> Lake:
+    return pipeline.open_lake(load(path))
+
+
+def assert_blocked(ran: Ran, check: str, downstream: str) -> None:
+    """Only this check failed, the run says so, and the asset after it was not made."""
+    assert [name for name, passed in ran.checks.items() if not passed] == [check]
+    assert ran.failed is not None and check in ran.failed
+    assert downstream not in ran.made
+
+
+RETYPED = {
+    "manifest": ("size", pa.string(), "clean_text"),
+    "clean_text": ("language", pa.binary(), "samples"),
+    "clean_image": ("width", pa.int32(), "samples"),
+    "clean_speech": ("seconds", pa.float32(), "samples"),
+    "text_features": ("input_ids_shape", pa.list_(pa.int64()), "dataset"),
+    "image_features": ("pixels_shape", pa.list_(pa.int64()), "dataset"),
+    "speech_features": ("log_mel_shape", pa.list_(pa.int16()), "dataset"),
+    "samples": ("time", pa.string(), "dataset"),
+    "dataset": ("label", pa.binary(), "baselines"),
+}
+
+
+def rewrite(lake: Lake, name: str, change: Callable[[pa.Table], pa.Table]) -> None:
+    """As another tool would write the table: from DuckDB's types, in place of ours."""
+    rows = change(lake.sql(f"SELECT * FROM {name}"))
+    write_deltalake(lake.table_uri(name), rows, mode="overwrite", schema_mode="overwrite")
+
+
+@pytest.mark.parametrize("table", DATA)
+def test_a_table_with_another_column_type_blocks(done, table):
+    column, kind, downstream = RETYPED[table]
+
+    def retype(rows: pa.Table) -> pa.Table:
+        return rows.set_column(rows.column_names.index(column), column, rows[column].cast(kind))
+
+    rewrite(lake_of(done), table, retype)
+    ran = run(done, f"{table},{downstream}")
+    assert_blocked(ran, f"{table}_schema", downstream)
+    found = ran.details[f"{table}_schema"]
+    assert found["found"][column] != found["declared"][column]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda rows: rows.drop(["format"]), lambda rows: rows.append_column("note", rows["format"])]
+)
+def test_a_column_less_or_more_blocks(done, change):
+    rewrite(lake_of(done), "clean_image", change)
+    assert_blocked(run(done, "clean_image,samples"), "clean_image_schema", "samples")
+
+
+def test_tables_written_by_another_tool_with_the_same_columns_pass(done):
+    for table in DATA:
+        rewrite(lake_of(done), table, lambda rows: rows)
+    ran = run(done, "+dataset")
+    assert ran.failed is None
+    assert ran.checks == dict.fromkeys(CHECKS, True)
+
+
+def test_an_item_that_the_scan_loses_blocks(done, monkeypatch):
+    def forgetful(*given: Any) -> Scan:
+        found = scan(*given)
+        return replace(found, rows=found.rows.slice(1)) if found.source == "photos" else found
+
+    monkeypatch.setattr(pipeline, "scan", forgetful)
+    ran = run(done, "manifest,clean_text")
+    assert_blocked(ran, "every_item_listed", "clean_text")
+    assert ran.details["every_item_listed"] == {"seen": 157, "listed": 154, "refused": 2}
+
+
+def lose_one(made: Alignment) -> Alignment:
+    return replace(made, samples=made.samples.slice(1))
+
+
+def list_one_twice(made: Alignment) -> Alignment:
+    used = made.samples["text_item"][0].as_py()
+    row = {"stage": "align", "outcome": "unmatched", "reason": "no_key", "item_id": used, "modality": "text"}
+    return replace(made, quarantine=pa.Table.from_pylist([row], made.quarantine.schema))
+
+
+@pytest.mark.parametrize(("mistake", "count"), [(lose_one, "text_lost"), (list_one_twice, "text_twice")])
+def test_an_item_with_no_outcome_or_two_blocks(done, monkeypatch, mistake, count):
+    monkeypatch.setattr(pipeline, "align", lambda *given: mistake(align(*given)))
+    ran = run(done, "samples,dataset")
+    assert_blocked(ran, "no_item_lost", "dataset")
+    assert ran.details["no_item_lost"][count] == 1
+    assert len(ran.details["no_item_lost"]["examples"]) >= 1
+
+
+def change_recordings(path: Path, change: Callable[[int, dict[str, str]], dict[str, str]]) -> None:
+    table = path.parent / "recordings.csv"
+    with table.open(newline="") as file:
+        rows = [change(number, row) for number, row in enumerate(csv.DictReader(file))]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row for row in rows if row)
+
+
+def test_a_split_column_that_tears_a_group_apart_blocks(done):
+    parts = ("train", "validation", "test")
+    change_recordings(done, lambda n, row: row | {"part": parts[int(row["id"][1:]) % 3]})
+    ran = run(done, "manifest,clean_speech,samples,dataset", "align.split={column: part}")
+    assert_blocked(ran, "no_leakage", "dataset")
+    assert "speaker" in ran.details["no_leakage"]["values"]
+
+    change_recordings(done, lambda n, row: row | {"part": parts[int(row["id"][1:]) // 3 % 3]})
+    mended = run(done, "manifest,clean_speech,samples,dataset", "align.split={column: part}")
+    assert mended.failed is None, "whole groups in one part each are what the column is for"
+
+
+def test_one_photo_under_two_names_on_two_sides_blocks(done):
+    query = "SELECT min(sample_id) AS s FROM samples WHERE split = $split AND image_id IS NOT NULL"
+    lake = lake_of(done)
+    one, other = (lake.sql(query, {"split": split})["s"][0].as_py() for split in ("train", "test"))
+    photos = done.parent / "photos"
+    shutil.copy2(photos / f"{one}.png", photos / f"{other}.png")
+    ran = run(done, "manifest,clean_image,samples,dataset")
+    assert_blocked(ran, "no_leakage", "dataset")
+    assert ran.details["no_leakage"]["leaks"] == 1
+
+
+def test_a_modality_that_hardly_any_sample_has_blocks(done):
+    change_recordings(done, lambda n, row: row if n < 2 else {})
+    ran = run(done, "manifest,clean_speech,samples,dataset,baselines")
+    assert_blocked(ran, "null_rates", "baselines")
+    assert ran.details["null_rates"]["mostly_missing"] == ["speech"]
+    # The other recordings, which no row names any more, are samples without a label: they do not count.
+    assert ran.details["null_rates"]["missing_speech"] == pytest.approx(58 / 60)
+
+
+def test_a_modality_of_which_nothing_can_be_read_blocks(done):
+    ran = run(done, "clean_image,samples,dataset,baselines", "limits.max_pixels=100")
+    assert_blocked(ran, "null_rates", "baselines")
+    assert ran.details["null_rates"]["mostly_missing"] == ["image"]
+    allowed = run(done, "clean_image,samples,dataset", "limits.max_pixels=100", "align.max_missing=1")
+    assert allowed.failed is None
+
+
+def test_a_training_row_without_a_label_blocks(done, monkeypatch):
+    def unlabelled(samples: pa.Table) -> pa.Table:
+        made = make_dataset(samples)
+        labels = pc.if_else(pc.equal(made["sample_id"], "q00"), None, made["label"])
+        return made.set_column(made.column_names.index("label"), "label", labels)
+
+    monkeypatch.setattr(pipeline, "make_dataset", unlabelled)
+    shutil.rmtree(lake_of(done).table_uri("dataset"))  # it would not be written again
+    ran = run(done, "dataset,baselines")
+    assert_blocked(ran, "null_rates", "baselines")
+    assert ran.details["null_rates"]["unlabelled"] == 1

@@ -1,0 +1,73 @@
+"""gc: what it removes, what it keeps, and that a run afterwards finds all it needs."""
+
+import pytest
+
+from assets import pipeline
+from orchestration.housekeeping import collect, erase
+from orchestration.project import load
+
+
+def run_data_side(project):
+    lake = pipeline.open_lake(project)
+    pipeline.write_manifest(lake, project)
+    processed = {m: pipeline.process_modality(lake, project, m)["processed"] for m in project.modalities}
+    pipeline.write_samples(lake, project)
+    pipeline.write_dataset(lake, project)
+    return lake, processed
+
+
+def rows(lake, name):
+    return lake.sql(f"SELECT count(*) AS n FROM {name}")["n"][0].as_py()
+
+
+def test_rows_of_other_settings_and_removed_files_go_and_the_rest_stays(tiny):
+    run_data_side(load(tiny, ["features.image.size=20"]))
+    project = load(tiny)
+    lake, _ = run_data_side(project)
+    (tiny.parent / "photos" / "q00.png").unlink()
+    run_data_side(project)
+    assert rows(lake, "image_features") == 2 * 47
+    dry = collect(project, dry_run=True)
+    assert dry["removed"]["image_features"] == 47 + 1
+    assert rows(lake, "image_features") == 2 * 47, "a dry run removes nothing"
+    assert collect(project, dry_run=False)["removed"] == dry["removed"]
+    assert rows(lake, "image_features") == 46
+    assert rows(lake, "clean_image") == 46
+    _, processed = run_data_side(project)
+    assert set(processed.values()) == {0}, "what is needed was kept"
+
+
+def test_many_small_files_become_few(tiny):
+    project = load(tiny)
+    lake, _ = run_data_side(project)
+    one = lake.sql("SELECT * FROM image_features LIMIT 1")
+    for _ in range(10):  # as several writers might: readers take one row of a key
+        lake.append("image_features", [one])
+    assert "image_features" in collect(project, dry_run=False)["compacted"]
+    assert len(lake.open("image_features").file_uris()) < 8
+    assert lake.sql("SELECT count(DISTINCT id) AS n FROM image_features")["n"][0].as_py() == 47
+
+
+def test_an_erased_item_is_in_no_table_nor_file(tiny):
+    project = load(tiny)
+    lake, _ = run_data_side(project)
+    picture = tiny.parent / "photos" / "q00.png"
+    (sha256,) = lake.sql("SELECT sha256 FROM manifest WHERE uri LIKE '%q00.png'")["sha256"].to_pylist()
+    told = erase(project, str(picture), dry_run=True, purge=False)
+    assert told["removed"]["samples"] == 1
+    assert rows(lake, "samples") == 60
+    erase(project, str(picture), dry_run=False, purge=False)
+    for name, column in (("manifest", "sha256"), ("image_features", "id"), ("samples", "image_id")):
+        assert sha256 not in lake.sql(f"SELECT {column} AS c FROM {name}")["c"].to_pylist()
+    files = [path for path in (project.folder / "lake").rglob("*.parquet") if sha256.encode() in path.read_bytes()]
+    assert not files, "older versions of the tables hold it no more"
+    picture.unlink()
+    _, processed = run_data_side(project)
+    assert processed["image"] == 0
+
+
+def test_an_unknown_item_is_named(tiny):
+    project = load(tiny)
+    run_data_side(project)
+    with pytest.raises(ValueError, match=r"no item 'nobody\.png'"):
+        erase(project, "nobody.png", dry_run=True, purge=False)
