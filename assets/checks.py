@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets import pipeline
-from assets.alignment import item_balance, leakage
+from assets.alignment import leakage
 from assets.dataset import missing_rates, split_counts
 from assets.lake import Lake
 from assets.preview import markdown_table
@@ -68,12 +68,7 @@ def _plain(kind: str) -> str:
 
 def check_balance(lake: Lake, project: Project) -> dg.AssetCheckResult:
     """Every listed item is in a sample, unmatched or quarantined: exactly one of them."""
-    processor = pipeline.make_processor(project)
-    present = [lake.sql("SELECT * FROM quarantine WHERE stage IN ('manifest', 'align')")]
-    for modality in project.modalities:  # refusals by steps of other settings say nothing about this run
-        parameters = {**pipeline.fingerprints(processor, modality), "modality": modality}
-        present.append(lake.sql(pipeline.REFUSED, parameters))
-    balance = item_balance(lake.read("manifest"), pa.concat_tables(present), lake.read("samples"))
+    balance = pipeline.balance(lake, project)
     return dg.AssetCheckResult(passed=balance.holds, metadata=balance.metadata())
 
 

@@ -14,6 +14,7 @@ from assets.settings import Project
 from training.schema import MODALITIES
 
 OWNERS = ["team:triptych"]
+_OUTCOMES = ("passed", "unmatched", "quarantined", "duplicate")
 _PICTURES = {"image": "pixels", "speech": "log_mel"}
 _WHAT = {
     "text": "normalised, segmented, without stop words",
@@ -82,13 +83,13 @@ def data_assets(project: Project) -> list[dg.AssetsDefinition]:
         lake = pipeline.open_lake(settings)
         fingerprint = pipeline.write_samples(lake, settings)
         splits = _counts(lake, "split")
-        outcomes = lake.sql("SELECT outcome, count(*) AS n FROM quarantine GROUP BY 1").to_pylist()
+        outcomes = pipeline.balance(lake, settings).counts.values()
         return dg.MaterializeResult(
             metadata={
                 "summary": ", ".join(f"{n:,} {split}" for split, n in splits.items()),
                 **table_metadata(lake, "samples"),
                 "fingerprint": fingerprint,
-                **{row["outcome"]: row["n"] for row in outcomes},
+                **{name: sum(count[name] for count in outcomes) for name in _OUTCOMES},
                 "splits": counts_table(splits, ("split", "samples")),
                 "inputs": counts_table(_input_counts(lake), ("inputs present", "samples")),
                 "preview": markdown_table(lake.sql("SELECT * FROM samples ORDER BY sample_id LIMIT 5")),

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from assets.alignment import align, samples_fingerprint, validate_samples
+from assets.alignment import Balance, align, item_balance, samples_fingerprint, validate_samples
 from assets.dataset import dataset_fingerprint, make_dataset
 from assets.engine import make_engine
 from assets.lake import Lake
@@ -158,6 +158,15 @@ def write_samples(lake: Lake, project: Project) -> str:
     if lake.version("samples") is None or not lake.read("samples").sort_by("sample_id").equals(aligned.samples):
         lake.replace("samples", aligned.samples, note={"fingerprint": fingerprint})
     return fingerprint
+
+
+def balance(lake: Lake, project: Project) -> Balance:
+    """What became of every item in this run; refusals by steps of other settings say nothing about it."""
+    processor = make_processor(project)
+    present = [lake.sql("SELECT * FROM quarantine WHERE stage IN ('manifest', 'align')")]
+    for modality in project.modalities:
+        present.append(lake.sql(REFUSED, {**fingerprints(processor, modality), "modality": modality}))
+    return item_balance(lake.read("manifest"), pa.concat_tables(present), lake.read("samples"))
 
 
 class Snapshot(NamedTuple):

@@ -1,6 +1,7 @@
 """What starts a project's job without a person: its schedule, and a sensor that sees new or changed files."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,13 +9,14 @@ import dagster as dg
 
 from assets.files import list_files
 from assets.settings import Project
-from orchestration.project import load
+from orchestration.project import ProjectError, load
 
 SENSOR_SECONDS = 30
 
 
 def automation(project: Project, job: Any) -> tuple[list[dg.ScheduleDefinition], list[dg.SensorDefinition]]:
     """The schedules and sensors of a project; both can be switched on and off in the web UI."""
+    check_schedule(project)
     schedules = []
     if project.schedule:
         schedules.append(
@@ -35,22 +37,33 @@ def automation(project: Project, job: Any) -> tuple[list[dg.ScheduleDefinition],
         default_status=dg.DefaultSensorStatus.RUNNING if project.watch else dg.DefaultSensorStatus.STOPPED,
         description="Starts a run when the files of a source change, once they have stopped changing.",
     )
-    def files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         # The cursor holds what the last run was for, and what was seen at the last look: a run starts when a change
         # has stood still from one look to the next, so that a copy under way is not taken half.
         done, _, last = (context.cursor or "").partition(" ")
         now = signature(load(path))
+        if done and now not in (done, last):
+            context.update_cursor(f"{done} {now}")
+            return dg.SkipReason("files are changing; waiting until they stand still")
+        context.update_cursor(f"{now} {now}")
         if not done:
-            context.update_cursor(f"{now} {now}")
             return dg.SkipReason("first look; a run starts when something changes from now on")
-        context.update_cursor(f"{done} {now}")
         if now == done:
             return dg.SkipReason("nothing has changed")
-        if now != last:
-            return dg.SkipReason("files are changing; waiting until they stand still")
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=now)], cursor=f"{now} {now}")
+        # Without a run key: Dagster would ignore a change that brings back what was there before.
+        return dg.RunRequest()
 
     return schedules, [files]
+
+
+def check_schedule(project: Project) -> None:
+    """Raises ProjectError if the schedule is not one that Dagster knows."""
+    try:
+        dg.ScheduleDefinition(name="tried", job_name=project.name, cron_schedule=project.schedule or "@daily")
+    except dg.DagsterInvalidDefinitionError:
+        raise ProjectError(
+            f"{project.path}: schedule is {project.schedule!r}, expected cron such as '0 3 * * *'"
+        ) from None
 
 
 def signature(project: Project) -> str:
@@ -75,4 +88,6 @@ def _facts(project: Project) -> Iterator[str]:
             yield f"{source.files} {found.st_size} {found.st_mtime_ns}"
         else:
             for entry in list_files(source.files, project.root)[1]:
-                yield f"{entry.uri} {entry.size} {entry.mtime}"
+                # Not the entry's own time, which is null as long as the file is fresh.
+                time = entry.reason or os.stat(entry.uri).st_mtime_ns
+                yield f"{entry.uri} {entry.size} {time}"

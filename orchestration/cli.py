@@ -1,6 +1,7 @@
 """The command line: a thin face over the Dagster definitions that the web UI shows. ``triptych --help``"""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ def main(context: click.Context, debug: bool) -> None:
     TRIPTYCH_HOME (default: .triptych in the current folder).
     """
     context.obj = {"debug": debug}
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # what it says of its tables and migrations
 
 
 def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -252,8 +254,6 @@ def report(project: str, output: Path | None, as_json: bool) -> None:
 @click.option("--mlflow-port", default=5000, show_default=True)
 def ui(host: str, port: int, mlflow_port: int) -> None:
     """Start the web UIs of Dagster (with its daemon, so schedules run) and MLflow."""
-    import os
-
     from orchestration.project import home
     from orchestration.run import open_instance
     from orchestration.servers import environment, run_until_stopped, ui_commands
@@ -322,7 +322,6 @@ def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_
 def entry() -> None:
     """The console script. Ends without tearing the interpreter down: DuckDB beside torch then prints leak warnings."""
     import atexit
-    import os
 
     code = 0
     try:

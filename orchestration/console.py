@@ -61,7 +61,6 @@ def lines(context: dg.InitLoggerContext) -> logging.Logger:
 def quieten() -> None:
     """Keeps what libraries say of themselves out of the terminal, here and in child processes."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     os.environ.setdefault("TQDM_DISABLE", "" if sys.stderr.isatty() else "1")
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     warnings.filterwarnings("ignore", category=dg.BetaWarning)

@@ -55,9 +55,7 @@ def definitions() -> dg.Definitions:
     found = []
     for name, path in registered(home()).items():
         try:
-            project = load(path)
+            found.append(project_definitions(load(path)))
         except ProjectError as error:
             logging.getLogger("triptych").warning("project %s is left out: %s", name, error)
-            continue
-        found.append(project_definitions(project))
     return dg.Definitions.merge(*found) if found else dg.Definitions()

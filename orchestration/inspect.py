@@ -11,6 +11,7 @@ from assets.alignment import align, validate_samples
 from assets.processing import Step
 from assets.settings import Project
 from assets.sources import attach_data, scan
+from orchestration.automation import check_schedule
 from training.schema import TABLES
 
 
@@ -20,6 +21,7 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
     Args:
         decoded: items of each modality that are decoded to see whether they can be read.
     """
+    check_schedule(project)
     scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,15 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
         raise ProjectError(f"{path}: {sorted(stated)[0]} is not a key of a project file")
     tracking = document.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
     try:
-        return TypeAdapter(Project).validate_python(document | own | {"tracking_uri": tracking})
+        return _adapter().validate_python(document | own | {"tracking_uri": tracking})
     except ValidationError as error:
         raise ProjectError(_explain(path, error)) from None
+
+
+@cache
+def _adapter() -> TypeAdapter[Project]:
+    """Made once: every asset and check of a run reads the file anew."""
+    return TypeAdapter(Project)
 
 
 def _override(document: dict[str, Any], override: str) -> None:

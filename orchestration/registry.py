@@ -1,6 +1,7 @@
 """Which projects this TRIPTYCH_HOME knows: a name and the file that says the rest, one small file a project."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -17,6 +18,12 @@ def register(project: Project) -> None:
 
 
 def registered(home: Path) -> dict[str, Path]:
-    """Project names and their files, by name."""
-    entries = sorted((home / "projects").glob("*/registered.json"))
-    return {entry.parent.name: Path(json.loads(entry.read_text())["file"]) for entry in entries}
+    """Project names and their files, by name; a damaged entry is left out with a warning."""
+    found = {}
+    for entry in sorted((home / "projects").glob("*/registered.json")):
+        try:
+            found[entry.parent.name] = Path(json.loads(entry.read_text(encoding="utf-8"))["file"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            message = "%s is damaged (%s): remove it, or run its project again"
+            logging.getLogger("triptych").warning(message, entry, error)
+    return found

@@ -73,7 +73,8 @@ def select(job: dg.JobDefinition, project: str, names: str | None) -> list[dg.As
     for part in names.split(","):
         match = re.fullmatch(r"(\+?)([a-z_0-9]+)(\+?)", part.strip())
         if match is None or match[2] not in known:
-            raise ValueError(f"--select {part.strip()!r} names no asset of {project}; there are {', '.join(known)}")
+            there = ", ".join(sorted(known))
+            raise ValueError(f"--select {part.strip()!r} names no asset of {project}; there are {there}")
         selection: dg.AssetSelection = dg.AssetSelection.assets(known[match[2]])
         if match[1]:
             selection = selection.upstream()
@@ -124,8 +125,15 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
             error = event.step_failure_data.error
             while error is not None and error.cause is not None:
                 error = error.cause
-            reasons.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
+            reasons.append(f"{event.step_key}: {_words(error) if error else 'failed'}")
     return "\n".join(reasons) or "the run failed; see the web UI (`triptych ui`)"
+
+
+def _words(error: Any) -> str:
+    """What an error says, without its class; a failed check in one line."""
+    name, _, words = error.message.strip().partition(": ")
+    words = words if error.cls_name and name.endswith(error.cls_name) else error.message.strip()
+    return " ".join(words.split()) if error.cls_name == "DagsterAssetCheckFailedError" else words
 
 
 def summary(project: Project, result: dg.ExecuteInProcessResult) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import wave
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -29,6 +30,13 @@ schedule: "0 3 * * *"
 SAMPLES = 60
 NO_IMAGE, NO_SPEECH = (3, 9), (6, 9)  # last digits of the samples that lack it
 TRUNCATED, NOT_FOUND, TWICE = 5, 8, 10  # the picture cut short, the recording that is not there, the row that is twice
+
+
+def pytest_configure() -> None:
+    """Temporary folders in memory where there is room: Dagster's SQLite waits for the disk at each event."""
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 
 def write_png(path: Path, number: int) -> None:
@@ -117,3 +125,8 @@ def tiny(tmp_path: Path, home: Path) -> Path:
 @pytest.fixture(scope="session")
 def make_png() -> Callable[[Path, int], None]:
     return write_png
+
+
+@pytest.fixture(scope="session")
+def make_wav() -> Callable[[Path, int], None]:
+    return write_wav

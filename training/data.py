@@ -10,9 +10,7 @@ from global state, so a resumed run sees what the undisturbed one would have see
 
 import hashlib
 import itertools
-import os
-import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,139 +18,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import torch
-from filelock import FileLock
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.schema import MODALITIES, TENSOR_DTYPES
+from training.cache import FeatureCache, needed_columns, open_table
+from training.schema import MODALITIES
 from training.settings import FeatureSettings
 
 Row = dict[str, Any]
 COLUMNS = ("sample_id", "label", "text", "input_ids", "pixels", "log_mel", "mfcc", "waveform")
-_SCAN_ROWS = 256  # rows read from a table at a time
-
-
-def open_table(
-    lake: str, name: str, version: int | None = None, storage_options: Mapping[str, str] | None = None
-) -> ds.Dataset:
-    """A Delta table of the lake, at a version or its newest, as an Arrow dataset (nothing is read yet).
-
-    Raises:
-        ValueError: there is no such table.
-    """
-    from deltalake import DeltaTable
-    from deltalake.exceptions import TableNotFoundError
-
-    uri = f"{lake.rstrip('/')}/{name}"
-    try:
-        return DeltaTable(uri, version=version, storage_options=dict(storage_options or {})).to_pyarrow_dataset()
-    except TableNotFoundError as error:
-        raise ValueError(f"the lake {lake} has no table {name!r}: materialize the asset of that name first") from error
-
-
-def needed_columns(modality: str, features: FeatureSettings) -> tuple[str, ...]:
-    """The columns of a feature table that a model reads."""
-    return {"text": ("text", "input_ids"), "image": ("pixels",), "speech": (features.speech.kind,)}[modality]
-
-
-class FeatureCache:
-    """Feature rows of one modality and fingerprint in Arrow files that are memory-mapped, not read.
-
-    Rows are added, never changed; each addition is a file of its own that appears whole or not at all.
-    """
-
-    def __init__(self, root: Path, modality: str, fingerprint: str, columns: Sequence[str]) -> None:
-        self.modality = modality
-        self.fingerprint = fingerprint
-        self.columns = tuple(columns)
-        self.folder = Path(root) / "-".join((modality, fingerprint, *columns))
-        self._open()
-
-    def _open(self) -> None:
-        self._batches: list[pa.RecordBatch] = []
-        for path in sorted(self.folder.glob("*.arrow")):
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            self._batches += [reader.get_batch(n) for n in range(reader.num_record_batches)]
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
-        self.ids = pa.chunked_array([batch["id"] for batch in self._batches], pa.string())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("modality", "fingerprint", "columns", "folder")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:  # a worker process maps the files itself
-        self.__dict__.update(state)
-        self._open()
-
-    def add(self, table: ds.Dataset, ids: Collection[str]) -> int:
-        """Copies those of `ids` that are not here yet from a feature table; returns how many. Safe in many processes.
-
-        Raises:
-            ValueError: the table lacks some of them.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):
-            for unfinished in self.folder.glob("*.tmp"):  # of a process that was killed: nobody else holds the lock
-                unfinished.unlink()
-            self._open()
-            missing = set(ids).difference(self.ids.to_pylist())
-            if not missing:
-                return 0
-            wanted = (ds.field("fingerprint") == self.fingerprint) & ds.field("id").isin(pa.array(sorted(missing)))
-            columns = ["id", *(c for name in self.columns for c in _stored(name))]
-            scanner = table.scanner(
-                columns, wanted, batch_size=_SCAN_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=False
-            )
-            # Names sort in the order of addition, so that positions stay what they are.
-            name = f"{len(list(self.folder.glob('*.arrow'))):06d}-{uuid.uuid4().hex[:8]}"
-            temporary = self.folder / f"{name}.tmp"
-            count = len(missing)
-            with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, scanner.projected_schema) as writer:
-                for batch in scanner.to_batches():
-                    firsts = []  # a table may hold a row twice (two writers); one of them is enough
-                    for n, item in enumerate(batch["id"].to_pylist()):
-                        if item in missing:
-                            missing.remove(item)
-                            firsts.append(n)
-                    if firsts:
-                        writer.write_batch(batch.take(pa.array(firsts)))
-            if missing:
-                temporary.unlink()
-                raise ValueError(
-                    f"{len(missing)} of {count} {self.modality} features are not in the table {self.modality}_features "
-                    f"with fingerprint {self.fingerprint} (first: {min(missing)}): materialize it, then the dataset"
-                )
-            os.replace(temporary, self.folder / f"{name}.arrow")
-            self._open()
-            return count
-
-    def positions(self, ids: pa.ChunkedArray) -> np.ndarray:
-        """Where each id lies, -1 for a null id; raises ValueError for an id that was never added."""
-        found = pc.fill_null(pc.index_in(ids, value_set=self.ids.combine_chunks(), skip_nulls=True), -1)
-        positions = found.to_numpy().astype(np.int64)
-        unknown = (positions < 0) & pc.is_valid(ids).to_numpy()
-        if unknown.any():
-            item = ids[int(unknown.argmax())].as_py()
-            raise ValueError(f"{self.modality} features of {item} are not in the cache {self.folder}: add them first")
-        return positions
-
-    def read(self, position: int) -> Row:
-        """The columns of one row; tensors are read-only views of the mapped file."""
-        n = int(np.searchsorted(self._starts, position, side="right")) - 1
-        batch, at = self._batches[n], position - int(self._starts[n])
-        row: Row = {}
-        for name in self.columns:
-            if name == "text":
-                row[name] = batch["text"][at].as_py()
-            else:
-                values = np.frombuffer(batch[name][at].as_buffer(), TENSOR_DTYPES[name])
-                row[name] = values.reshape(batch[f"{name}_shape"][at].as_py())
-        return row
-
-
-def _stored(name: str) -> tuple[str, ...]:
-    return (name,) if name == "text" else (name, f"{name}_shape")
 
 
 class SampleDataset(torch.utils.data.Dataset):
@@ -290,7 +165,8 @@ class Collator:
         shown = [self.shown(row) for row in rows]
         batch = {"present": torch.tensor([[m in s for m in self.modalities] for s in shown], dtype=torch.bool)}
         if "image" in self.modalities:
-            batch["pixels"] = self._pixels([r["pixels"] if "image" in s else None for r, s in zip(rows, shown, strict=True)])
+            seen = [row["pixels"] if "image" in s else None for row, s in zip(rows, shown, strict=True)]
+            batch["pixels"] = self._pixels(seen)
         if "speech" in self.modalities:
             kind = self.features.speech.kind
             spoken = [row[kind] if "speech" in s else None for row, s in zip(rows, shown, strict=True)]

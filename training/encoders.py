@@ -57,7 +57,6 @@ class Convolution(nn.Module):
 
     def __init__(self, before: int, after: int, stride: tuple[int, int]) -> None:
         super().__init__()
-        self.stride = stride
         self.convolution = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.norm = BatchNorm(after)
 
@@ -95,11 +94,13 @@ class ImageCnn(Encoder):
 class SpeechCnn(Encoder):
     """Frames (B, F, M), by convolutions over time and frequency; a token is one of T stretches of equal length."""
 
+    strides = ((2, 2), (2, 2), (1, 2))  # over time, over frequency
+
     def __init__(self, source: EncoderInput, width: int, tokens: int, heads: int, dropout: float) -> None:
         super().__init__(source, width, tokens, heads, dropout)
         channels = [max(4, width // 12), max(8, width // 6), max(16, width // 3)]
-        before, strides = [1, *channels[:-1]], [(2, 2), (2, 2), (1, 2)]
-        self.layers = nn.ModuleList(Convolution(*layer) for layer in zip(before, channels, strides, strict=True))
+        before = [1, *channels[:-1]]
+        self.layers = nn.ModuleList(Convolution(*layer) for layer in zip(before, channels, self.strides, strict=True))
         features = math.ceil(source.features / 8)
         self.projection = nn.Linear(channels[-1] * features, width)
         self.dropout = nn.Dropout(dropout)
@@ -107,10 +108,10 @@ class SpeechCnn(Encoder):
     def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         assert mask is not None
         x_BCFM = values[:, None]
-        for layer in self.layers:
+        for layer, (stride, _) in zip(self.layers, self.strides, strict=True):
             # What is beyond the end is zero for every layer, so that padding never matters.
             x_BCFM = layer(x_BCFM * mask[:, None, :, None])
-            mask = mask[:, :: layer.stride[0]]
+            mask = mask[:, ::stride]
         stretches_BTF = stretches(mask.sum(1), mask.shape[1], self.tokens).to(x_BCFM.dtype)
         x_BFD = x_BCFM.transpose(1, 2).flatten(2)
         return _all_real(self.dropout(self.projection(stretches_BTF @ x_BFD)))

@@ -74,7 +74,7 @@ def train_one(
     from training import registry, tracking
     from training.evaluate import measure, slices
     from training.processor import Processor
-    from training.train import fit, make_tokenizer
+    from training.train import fit, make_tokenizer, predict
 
     started = time.monotonic()
     # Where TensorBoard reads, if `training.report_to` names it; the checkpoints' folder is removed in the end.
@@ -101,6 +101,10 @@ def train_one(
         rows = measure(predictions, run.keep, slices(test))
         full = next(row for row in rows if row["subset"] == row["inputs"] and row["slice"] is None)
         metrics = {name: value for name, value in full.items() if isinstance(value, int | float)}
+        if not run.is_baseline:  # with another row's soft tokens: by chance, if the answers come from the fusion
+            shuffled = predict(fitted.model, tokenizer, splits["test"], spec.features, shuffle_seed=0)
+            labels = splits["test"].labels
+            metrics["shuffled_accuracy"] = sum(map(str.__eq__, shuffled, labels)) / max(1, len(labels))
         subsets = {row["subset"]: row["accuracy"] for row in rows if row["slice"] is None}
         seconds["evaluate"] = time.monotonic() - started - seconds["train"]
         results = Path(temporary) / "results"

@@ -15,7 +15,14 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, initialization
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    initialization,
+)
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -48,7 +55,7 @@ class FusionConfig(PreTrainedConfig):
     image_size: int = 224
     speech_features: int = 64  # mels or coefficients
     text_vocabulary: int = 256  # of the features' token ids
-    llm_config: dict | PreTrainedConfig | None = None
+    llm_config: Any = None  # a dict (as read from config.json) becomes the configuration it describes
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.llm_config is None:
@@ -79,11 +86,10 @@ class FusionModel(PreTrainedModel):
         super().__init__(config)
         shape = (config.width, config.tokens, config.heads, config.dropout)
         hidden = config.llm_config.hidden_size
-        self.encoders = nn.ModuleDict(
-            {m: ENCODERS[m, config.encoders[m]](config.encoder_inputs[m], *shape) for m in config.modalities}
-        )
+        encoders = {m: ENCODERS[m, config.encoders[m]](config.encoder_inputs[m], *shape) for m in config.modalities}
+        self.encoders = nn.ModuleDict(encoders)
         self.projectors = nn.ModuleDict(
-            {m: nn.Sequential(nn.LayerNorm(e.width), nn.Linear(e.width, config.width)) for m, e in self.encoders.items()}
+            {m: nn.Sequential(nn.LayerNorm(e.width), nn.Linear(e.width, config.width)) for m, e in encoders.items()}
         )
         self.fusion = FUSIONS[config.fusion](len(config.modalities), *shape)
         self.to_llm = nn.Identity() if config.width == hidden else nn.Linear(config.width, hidden)

@@ -150,7 +150,7 @@ class TrainingSettings:
     checkpoint_steps: int = 500
     evaluations: int = 5  # validations during training
     vocabulary: int = 1024  # at most; of the tokenizer that `llm: tiny` fits on the training texts
-    baseline_epochs: float | None = None  # epochs of each baseline; null: a tenth of `epochs`, at least 1
+    baseline_epochs: float | None = None  # epochs of each baseline; null: an eighth of `epochs`
     report_to: tuple[str, ...] = ()  # passed on to the Trainer: tensorboard, wandb, ...
 
     def __post_init__(self) -> None:

@@ -93,7 +93,7 @@ def baseline_runs(
     model: ModelSettings, training: TrainingSettings, features: FeatureSettings, modalities: Sequence[str], dataset: str
 ) -> list[RunSpec]:
     """Each modality alone, and plain concatenation; the same model otherwise, trained for `baseline_epochs`."""
-    epochs = training.baseline_epochs or max(1.0, training.epochs / 10)
+    epochs = training.baseline_epochs or training.epochs / 8  # together at most a third of the model's time
     shorter = replace(training, epochs=epochs)
     runs = [_run(m, model, shorter, (m,), dataset, features.speech.kind) for m in modalities if len(modalities) > 1]
     concat = replace(model, fusion="concat")

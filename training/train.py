@@ -82,9 +82,7 @@ def fit(
         args=_arguments(training, max(1, round(steps)), Path(folder), run_name, len(validation) > 0),
         train_dataset=train,
         eval_dataset=_sample(validation, training.seed),
-        data_collator=replace(
-            collator, answers=True, modality_dropout=model.modality_dropout, seed=training.seed
-        ),
+        data_collator=replace(collator, answers=True, modality_dropout=model.modality_dropout, seed=training.seed),
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
@@ -141,7 +139,7 @@ class _Trainer(Trainer):
     evaluation_collator: Collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(len(train_dataset or self.train_dataset), self.args.seed)
+        return EpochSampler(len(train_dataset), self.args.seed)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -157,17 +155,16 @@ class _Trainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Loss, and accuracy of the generated answers."""
-        rows = eval_dataset or self.eval_dataset
+        rows = self.eval_dataset
+        assert isinstance(rows, SampleDataset)
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
-        losses, right = [], 0
-        for n, batch in enumerate(_loader(rows, self.evaluation_collator, self.args.eval_batch_size)):
-            on_device = self._prepare_inputs(dict(batch))
+        losses, answers = [], []
+        for batch in _loader(rows, self.evaluation_collator, self.args.eval_batch_size):
             with torch.inference_mode():
-                losses += [float(model(**on_device).loss)] * len(batch["present"])
-            answers = model.answer(batch, self.tokenizer)
-            first = n * self.args.eval_batch_size
-            right += sum(answer == rows[first + at]["label"].strip() for at, answer in enumerate(answers))
+                losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
+            answers += model.answer(batch, self.tokenizer)
+        right = sum(answer == (label or "").strip() for answer, label in zip(answers, rows.labels, strict=True))
         metrics = {"eval_loss": float(np.mean(losses)), "eval_accuracy": right / len(rows)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

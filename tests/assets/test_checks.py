@@ -51,9 +51,7 @@ def run(path: Path, names: str, *overrides: str) -> Ran:
         assert (ran.status == dg.DagsterRunStatus.SUCCESS) == (failed is None)
         events = [entry.dagster_event for entry in instance.all_logs(ran.run_id) if entry.dagster_event]
     made = [e.asset_key.path[-1] for e in events if e.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION]
-    results = [
-        e.event_specific_data for e in events if e.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
-    ]
+    results = [e.event_specific_data for e in events if e.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION]
     details = {e.check_name: {k: v.value for k, v in e.metadata.items()} for e in results}
     return Ran(failed, made, {e.check_name: e.passed for e in results}, details)
 
@@ -90,6 +88,7 @@ def assert_blocked(ran: Ran, check: str, downstream: str) -> None:
     """Only this check failed, the run says so, and the asset after it was not made."""
     assert [name for name, passed in ran.checks.items() if not passed] == [check]
     assert ran.failed is not None and check in ran.failed
+    assert "\n" not in ran.failed and "dagster." not in ran.failed, "a line that a person can read"
     assert downstream not in ran.made
 
 

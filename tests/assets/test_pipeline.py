@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 from assets import pipeline
 from assets.checks import check_balance
 from assets.settings import Project
@@ -98,7 +96,7 @@ def test_three_new_files_cost_three(tiny, make_png):
     assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q03'") == [{"s": "present"}]
 
 
-def test_a_feature_setting_makes_those_features_once(tiny):
+def test_a_setting_makes_again_what_it_concerns_and_only_once(tiny):
     first = run(tiny)
     second = run(tiny, "features.image.size=12")
     assert second.processed == {"text": 0, "image": 47, "speech": 0}, "the broken picture is not decoded again"
@@ -106,19 +104,16 @@ def test_a_feature_setting_makes_those_features_once(tiny):
     assert second.samples == first.samples
     assert second.dataset != first.dataset
     assert not any(run(tiny, "features.image.size=12").processed.values())
-    back = run(tiny)
-    assert not any(back.processed.values()), "the features of the first setting are still there"
-    assert back.dataset == first.dataset
 
-
-def test_a_limit_judges_again_what_it_concerns(tiny):
-    run(tiny)
     strict = run(tiny, "limits.max_pixels=100")
+    assert strict.processed == {"text": 0, "image": 48, "speech": 0}
     assert strict.quarantined["image"] == 48
     assert rows(tiny, "SELECT count(image_id) AS n FROM samples") == [{"n": 0}]
+
     back = run(tiny)
-    assert (back.processed["image"], back.quarantined["image"]) == (0, 1)
-    assert rows(tiny, "SELECT count(image_id) AS n FROM samples") == [{"n": 47}]
+    assert not any(back.processed.values()), "what the first settings made is still there"
+    assert back.quarantined["image"] == 1
+    assert (back.samples, back.dataset) == (first.samples, first.dataset)
 
 
 def test_a_moved_project_keeps_ids_and_fingerprints(tiny, tmp_path):
@@ -134,43 +129,48 @@ def test_a_moved_project_keeps_ids_and_fingerprints(tiny, tmp_path):
     assert all(row["uri"].startswith(str(moved.parent)) for row in rows(moved, "FROM manifest"))
 
 
-@pytest.mark.parametrize("fate", ["vanishes", "changes"])
-def test_a_file_that_goes_after_it_was_listed_is_tried_again(tiny, make_png, fate):
-    photo = tiny.parent / "photos" / "q00.png"
-    content = photo.read_bytes()
-    lost = run(tiny, between=photo.unlink if fate == "vanishes" else lambda: photo.write_bytes(b"no" + content[2:]))
-    assert (lost.processed["image"], lost.quarantined["image"]) == (48, 2)
-    query = "SELECT reason, fingerprint, message FROM quarantine WHERE modality = 'image' AND fingerprint IS NULL"
-    (row,) = rows(tiny, query)
-    assert row["reason"] == "unreadable"
-    assert str(photo) in row["message"]
-    assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q00'") == [{"s": "quarantined"}]
+def test_files_that_go_or_change_after_they_were_listed_are_tried_again(tiny):
+    gone, changed = (tiny.parent / "photos" / f"q0{n}.png" for n in (0, 1))
+    contents = {photo: photo.read_bytes() for photo in (gone, changed)}
 
-    photo.write_bytes(content)
+    def meddle() -> None:
+        gone.unlink()
+        changed.write_bytes(b"no" + contents[changed][2:])
+
+    lost = run(tiny, between=meddle)
+    assert (lost.processed["image"], lost.quarantined["image"]) == (48, 3)
+    query = "SELECT reason, message FROM quarantine WHERE stage = 'clean' AND fingerprint IS NULL ORDER BY uri"
+    told = rows(tiny, query)
+    assert [row["reason"] for row in told] == ["unreadable", "unreadable"]
+    assert str(gone) in told[0]["message"] and str(changed) in told[1]["message"]
+    states = "SELECT image_status AS s FROM samples WHERE sample_id IN ('q00', 'q01')"
+    assert rows(tiny, states) == [{"s": "quarantined"}] * 2
+
+    for photo, content in contents.items():
+        photo.write_bytes(content)
     found = run(tiny)
-    assert (found.processed["image"], found.quarantined["image"]) == (1, 1)
+    assert (found.processed["image"], found.quarantined["image"]) == (2, 1)
     assert rows(tiny, query) == []
-    assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q00'") == [{"s": "present"}]
+    assert rows(tiny, states) == [{"s": "present"}] * 2
 
 
-def test_a_mended_file_is_read_and_its_old_content_no_longer_counts(tiny, make_png):
-    run(tiny)
-    make_png(tiny.parent / "photos" / "q05.png", 5)
-    mended = run(tiny)
-    assert (mended.processed["image"], mended.quarantined["image"]) == (1, 0)
-    assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q05'") == [{"s": "present"}]
-
-
-def test_a_file_that_is_gone_leaves_the_samples_and_comes_back_for_nothing(tiny):
+def test_files_may_be_mended_taken_away_and_brought_back(tiny, make_png):
     first = run(tiny)
     photo, hidden = tiny.parent / "photos" / "q00.png", tiny.parent / "q00.png"
     photo.rename(hidden)
-    gone = run(tiny)
-    assert gone.samples != first.samples
-    assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q00'") == [{"s": "absent"}]
+    broken = tiny.parent / "photos" / "q05.png"
+    cut = broken.read_bytes()
+    make_png(broken, 5)
+    second = run(tiny)
+    assert (second.processed["image"], second.quarantined["image"]) == (1, 0)
+    states = "SELECT image_status AS s FROM samples WHERE sample_id IN ('q00', 'q05') ORDER BY sample_id"
+    assert rows(tiny, states) == [{"s": "absent"}, {"s": "present"}]
+
     hidden.rename(photo)
+    broken.write_bytes(cut)
     back = run(tiny)
-    assert not any(back.processed.values())
+    assert not any(back.processed.values()), "both contents are known"
+    assert back.quarantined == first.quarantined
     assert (back.samples, back.dataset) == (first.samples, first.dataset)
 
 

@@ -1,0 +1,268 @@
+"""The command line: what it answers, and how it fails: one line on stderr, exit code 1, or 2 for bad usage."""
+
+import csv
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner, Result
+
+from orchestration.cli import main
+from orchestration.run import open_instance
+
+ROOT = Path(__file__).parents[2]
+
+
+def triptych(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def answer(*arguments: Any) -> dict[str, Any]:
+    """The JSON object that stdout ends with."""
+    result = triptych(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def error(*arguments: Any) -> str:
+    """The one line that says what is wrong."""
+    result = triptych(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.splitlines()
+    (found,) = [line for line in lines if line.startswith("Error: ")]
+    assert lines[-1] == found, "it is the last that a person sees"
+    assert "--debug" not in found, "what a person can mend needs no traceback"
+    assert "Error" not in found.removeprefix("Error: "), "nor the name of a class"
+    return found
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One TRIPTYCH_HOME for projects of several names: making a Dagster instance takes seconds."""
+    home = tmp_path_factory.mktemp("shared") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIPTYCH_HOME", str(home))
+        patch.setenv("DAGSTER_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield home
+
+
+@pytest.fixture(scope="module")
+def data_made(shared_home: Path, tmp_path_factory: pytest.TempPathFactory, make_project: Callable[..., Path]) -> Path:
+    """A project whose data side was run."""
+    path = make_project(tmp_path_factory.mktemp("made") / "project", name="made")
+    told = answer("run", path, "--select", "+dataset")
+    assert told["items"] == {"seen": 157, "processed": 155, "reused": 0, "quarantined": 2}
+    assert sum(told["dataset"]["rows"].values()) == 60
+    assert told["model"] == {"name": "made", "version": None, "aliases": []}
+    assert set(told["seconds"]) == {
+        *(name for m in ("text", "image", "speech") for name in (f"clean_{m}", f"{m}_features")),
+        *("manifest", "samples", "dataset"),
+    }
+    return path
+
+
+def test_help_answers_at_once():
+    command = [sys.executable, "-m", "orchestration.cli", "--help"]
+    spent = []
+    for _ in range(3):  # processor time: the machine may be busy
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.5
+    for command_name in ("init", "check", "run", "status", "report", "sql", "predict", "serve", "ui", "gc"):
+        assert f"\n  {command_name} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["frobnicate"], "No such command"),
+        (["sql"], "Missing argument"),
+        (["run", "--frob"], "No such option"),
+        (["predict", "somewhere"], "give at least one of"),
+        (["predict", "somewhere", "--image", "nowhere.png"], "does not exist"),
+        (["init", "somewhere", "--example", "nope"], "digits"),
+    ],
+)
+def test_bad_usage_is_exit_code_2(tmp_path, monkeypatch, home, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    result = triptych(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["run", "check", "status", "report", "serve", "gc"])
+def test_a_project_that_is_not_there(home, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    assert "nowhere: no such file or folder" in error(command, "nowhere")
+    assert "digits" in error(command, "nowhere"), "the ones that are known"
+
+
+def test_a_project_file_that_is_wrong(tiny):
+    good = tiny.read_text()
+    tiny.write_text("name: [")
+    assert f"{tiny}: not valid YAML" in triptych("run", tiny).stderr
+    tiny.write_text(good.replace("learning", "learnt") + "\nlearning: {}\n")
+    assert f"{tiny}: learning: is not a key that is known here" in error("run", tiny)
+    tiny.write_text(good)
+    assert "training.epochs: is 'x'" in error("run", tiny, "--set", "training.epochs=x")
+    assert "expected cron" in error("check", tiny, "--set", "schedule=at three")
+    assert triptych("run", tiny, "--set", "training.epochs=x").exit_code == 1
+    told = triptych("--debug", "run", tiny, "--set", "training.epochs=x")
+    assert type(told.exception).__name__ == "ProjectError", "with --debug the traceback shows"
+
+
+def nothing(path: Path) -> None: ...
+
+
+def empty_source(path: Path) -> None:
+    for photo in (path.parent / "photos").iterdir():
+        photo.unlink()
+
+
+def other_keys(path: Path) -> None:
+    for photo in (path.parent / "photos").iterdir():
+        photo.rename(photo.with_name("photo_" + photo.name))
+
+
+def no_answers(path: Path) -> None:
+    table = path.parent / "questions.csv"
+    table.write_text(
+        "".join(line.rpartition(",")[0] + ",\n" for line in table.read_text().splitlines()).replace(
+            "question,\n", "question,answer\n"
+        )
+    )
+
+
+WRONG = {
+    "empty": (empty_source, [], "source 'photos' is empty"),
+    "label": (nothing, ["align.label=verdict"], "no table has a column 'verdict'; there are "),
+    "unlabelled": (no_answers, [], "column 'answer' is empty in every row"),
+    "keys": (other_keys, [], "no key of modality image occurs in another modality"),
+    "split": (nothing, ["align.split={train: 1, validation: 0}"], "no sample in test"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_work_ends_before_anything_trains(shared_home, tmp_path, make_project, case):
+    spoil, overrides, words = WRONG[case]
+    path = make_project(tmp_path / "project", name=f"wrong_{case}")
+    spoil(path)
+    given = [part for override in overrides for part in ("--set", override)]
+    assert words in error("check", path, *given)
+    assert words in error("run", path, *given)
+    with open_instance(shared_home) as instance:
+        (ran,) = instance.get_runs(dg.RunsFilter(job_name=f"wrong_{case}"))
+        assert ran.status == dg.DagsterRunStatus.FAILURE
+        done = {step.step_key for step in instance.get_run_step_stats(ran.run_id)}
+    assert f"wrong_{case}__manifest" in done
+    assert not {f"wrong_{case}__{asset}" for asset in ("dataset", "baselines", "model")} & done
+
+
+def test_a_selection_of_what_is_not_there(data_made):
+    found = error("run", data_made, "--select", "nothing")
+    assert "'nothing' names no asset of made" in found
+    assert "champion, clean_image, clean_speech" in found
+
+
+def test_the_counts_of_a_run_are_of_this_run(data_made):
+    images = ("run", data_made, "--select", "manifest,clean_image,samples")
+    strict = answer(*images, "--set", "limits.max_pixels=100")
+    assert strict["items"] == {"seen": 157, "processed": 48, "reused": 0, "quarantined": 49}
+    again = answer(*images)
+    assert again["items"] == {"seen": 157, "processed": 0, "reused": 48, "quarantined": 2}
+
+
+def test_sql_as_a_table_and_as_json(data_made):
+    query = "SELECT modality, count(*) AS n FROM manifest GROUP BY 1 ORDER BY 1"
+    rows = [{"modality": "image", "n": 48}, {"modality": "speech", "n": 47}, {"modality": "text", "n": 60}]
+    assert answer("sql", "made", query) == {"rows": rows}, "a project that was run is known by its name"
+    shown = triptych("sql", data_made, query)
+    assert shown.exit_code == 0
+    for word in ("modality", "speech", "47"):
+        assert word in shown.stdout
+    (row,) = answer("sql", data_made, "SELECT pixels, length(id) AS n FROM image_features LIMIT 1")["rows"]
+    assert row == {"pixels": "<256 bytes>", "n": 64}
+    assert "samplez" in error_of_sql(data_made, "SELECT * FROM samplez")
+
+
+def error_of_sql(path: Path, query: str) -> str:
+    result = triptych("sql", path, query)
+    assert result.exit_code == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        *("manifest", "quarantine", "samples", "dataset"),
+        *(name for m in ("text", "image", "speech") for name in (f"clean_{m}", f"{m}_features")),
+    ],
+)
+def test_every_table_is_a_view_before_any_run(tiny, table):
+    assert answer("sql", tiny, f"SELECT count(*) AS n FROM {table}") == {"rows": [{"n": 0}]}
+
+
+def test_init_writes_a_project_that_check_accepts(home, tmp_path, make_png, make_wav):
+    folder = tmp_path / "mine"
+    told = triptych("init", folder)
+    assert told.exit_code == 0
+    assert str(folder / "project.yaml") in told.stdout
+    assert "no such file or folder" in error("check", folder), "the template's files are still to be brought"
+    for name, make in (("photos", make_png), ("recordings", make_wav)):
+        (folder / name).mkdir()
+        for n in range(40):
+            make(folder / name / f"item{n}.{'png' if name == 'photos' else 'wav'}", n)
+    with (folder / "notes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "note", "answer"], *([f"item{n}", "bright?", n % 2] for n in range(40))])
+    told = answer("check", folder)
+    assert {name: source["listed"] for name, source in told["sources"].items()} == {
+        "photos": 40,
+        "recordings": 40,
+        "notes": 40,
+    }
+    assert sum(told["samples"].values()) == 40
+    assert (told["refused"], told["unmatched"], told["unreadable"]) == ({}, {}, [])
+    assert "exists already" in error("init", folder)
+
+
+def test_check_shows_what_is_refused_unmatched_and_unreadable_and_writes_nothing(tiny, home):
+    told = answer("check", tiny, "--set", "align.require=[image]")
+    assert told["refused"] == {"not_found": 1, "duplicate": 1}
+    assert told["unmatched"] == {"requires_image": 12 + 6}  # 12 questions, 6 of them with a recording
+    assert any("q08.wav" in message for message in told["refused_examples"])
+    (unreadable,) = told["unreadable"]
+    assert "q05.png" in unreadable
+    shown = triptych("check", tiny, "--set", "align.require=[image]").stdout
+    for word in ("2 refused", "1 not_found", "q08.wav", "requires_image", "q05.png", "samples: "):
+        assert word in shown
+    assert not home.exists()
+
+
+def test_status_before_any_run(tiny):
+    told = answer("status", tiny)
+    assert (told["project"], told["tables"], told["models"]) == ("tiny", {}, [])
+    shown = triptych("status", tiny)
+    assert "no model yet" in shown.stdout
+    assert shown.stderr == ""
+
+
+def test_status_of_what_was_made(data_made):
+    tables = answer("status", data_made)["tables"]
+    assert tables["samples"]["rows"] == 60
+    assert tables["image_features"]["rows"] == 47
+
+
+def test_predict_before_any_champion(tiny):
+    assert "tiny has no champion yet" in error("predict", tiny, "--text", "Is it bright?")

@@ -1,0 +1,193 @@
+"""The whole job as a person starts it: from files to a registered, judged and answering model, and again for free."""
+
+import csv
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+
+from orchestration.cli import main
+from orchestration.run import open_instance
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+MODALITIES = ("text", "image", "speech")
+SUBSETS = ["+".join(some) for n in (1, 2, 3) for some in itertools.combinations(MODALITIES, n)]
+ASSETS = {
+    *(name for m in MODALITIES for name in (f"clean_{m}", f"{m}_features")),
+    *("manifest", "samples", "dataset", "baselines", "model", "evaluation", "champion"),
+}
+
+
+class Told(NamedTuple):
+    """What a command said."""
+
+    answer: dict[str, Any]  # the last line of stdout
+    pid: int
+    stderr: str
+
+
+class Home:
+    """A project, its TRIPTYCH_HOME, and the runs of it in order."""
+
+    def __init__(self, path: Path, home: Path) -> None:
+        self.path, self.home = path, home
+        self.runs: list[Told] = []
+
+    def run(self, *overrides: str) -> Told:
+        """`triptych run --json` in a process of its own, started from another folder."""
+        given = [part for override in overrides for part in ("--set", override)]
+        command = [sys.executable, "-P", "-m", "orchestration.cli", "run", str(self.path), "--json", *given]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            command, cwd=self.home.parent, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        stdout, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0, stderr
+        self.runs.append(Told(json.loads(stdout.splitlines()[-1]), process.pid, stderr))
+        return self.runs[-1]
+
+    def ask(self, *arguments: Any) -> dict[str, Any]:
+        """Another command's JSON object."""
+        result = CliRunner().invoke(main, [*(str(argument) for argument in arguments), "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout.splitlines()[-1])
+
+    @property
+    def mlflow(self) -> Any:
+        from mlflow import MlflowClient
+
+        uri = f"sqlite:///{self.home / 'mlflow.db'}"
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def mlflow_runs(self) -> list[Any]:
+        store = self.mlflow
+        return store.search_runs([store.get_experiment_by_name("tiny").experiment_id])
+
+    def versions(self) -> list[Any]:
+        return sorted(self.mlflow.search_model_versions("name = 'tiny'"), key=lambda version: int(version.version))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[..., Path]) -> Iterator[Home]:
+    """A project that was run once."""
+    folder = tmp_path_factory.mktemp("end_to_end")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIPTYCH_HOME", str(folder / "home"))
+        patch.setenv("DAGSTER_HOME", str(folder / "home"))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        found = Home(make_project(folder / "project"), folder / "home")
+        found.run()
+        yield found
+
+
+# The tests follow one another on the same project, as the days of a person do.
+
+
+def test_a_run_tells_what_it_made(done):
+    told = done.runs[0].answer
+    assert told["project"] == "tiny"
+    assert told["model"] == {"name": "tiny", "version": 1, "aliases": ["challenger", "champion"]}
+    assert len(told["dataset"]["fingerprint"]) == 16
+    assert set(told["dataset"]["rows"]) == {"train", "validation", "test"}
+    assert sum(told["dataset"]["rows"].values()) == 60
+    assert told["items"] == {"seen": 157, "processed": 155, "reused": 0, "quarantined": 2}
+    assert 0 <= told["metrics"]["test/accuracy"] <= 1
+    assert list(told["subsets"]) == SUBSETS
+    assert told["subsets"][SUBSETS[-1]] == told["metrics"]["test/accuracy"]
+    assert set(told["seconds"]) == ASSETS
+    assert done.mlflow.get_run(told["mlflow_run_id"]).info.status == "FINISHED"
+    with open_instance(done.home) as instance:
+        assert instance.get_run_by_id(told["dagster_run_id"]).is_success
+
+
+def test_mlflow_holds_the_training(done):
+    told = done.runs[0].answer
+    assert sorted(run.info.run_name for run in done.mlflow_runs()) == ["concat", "image", "model", "speech", "text"]
+    run = done.mlflow.get_run(told["mlflow_run_id"])
+    expected = {"model.width": "16", "training.batch_size": "16", "training.seed": "0", "keep": "text+image+speech"}
+    assert expected.items() <= run.data.params.items()
+    losses = done.mlflow.get_metric_history(run.info.run_id, "loss")
+    assert len({metric.step for metric in losses}) >= 2
+    assert "validation_loss" in run.data.metrics
+    assert run.data.metrics["test_accuracy"] == told["metrics"]["test/accuracy"]
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    (used,) = run.inputs.dataset_inputs
+    assert used.dataset.digest == told["dataset"]["fingerprint"]
+    owner = run.data.tags["triptych.process"]
+    assert f" {done.runs[0].pid}@" not in owner, "the training has a process of its own"
+    files = {file.path for file in done.mlflow.list_artifacts(run.info.run_id)}
+    assert {"confusion.png", "learning.png", "subsets.png", "examples.png", "predictions.parquet"} <= files
+
+
+def test_the_version_says_where_it_comes_from(done):
+    told = done.runs[0].answer
+    (version,) = done.versions()
+    assert version.run_id == told["mlflow_run_id"]
+    assert version.tags["triptych.dagster_run_id"] == told["dagster_run_id"]
+    assert version.tags["triptych.dataset_fingerprint"] == told["dataset"]["fingerprint"]
+    assert done.mlflow.get_model_version_by_alias("tiny", "champion").version == version.version
+
+
+def test_every_subset_of_the_inputs_is_answered(done, tmp_path):
+    given = {
+        "text": "Is it bright? (0)",
+        "image": done.path.parent / "photos" / "q00.png",
+        "speech": done.path.parent / "recordings" / "q00.wav",
+    }
+    origin = {"model_version": "1", "dataset_fingerprint": done.runs[0].answer["dataset"]["fingerprint"]}
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, MODALITIES)
+        writer.writeheader()
+        writer.writerows({m: given[m] for m in subset.split("+")} for subset in SUBSETS)
+    answers = done.ask("predict", "tiny", "--table", tmp_path / "rows.csv")["predictions"]
+    assert len(answers) == len(SUBSETS)
+    for answer in answers:
+        assert isinstance(answer.pop("prediction"), str)
+        assert answer == origin
+    options = [part for m in MODALITIES for part in (f"--{m}", given[m])]
+    (alone,) = done.ask("predict", "tiny", *options)["predictions"]
+    assert origin.items() <= alone.items()
+
+
+def test_a_second_run_makes_nothing(done):
+    first, second = done.runs[0].answer, done.run().answer
+    assert second["items"] == {"seen": 157, "processed": 0, "reused": 155, "quarantined": 2}
+    same = ("project", "mlflow_run_id", "model", "dataset", "metrics", "subsets")
+    assert {name: second[name] for name in same} == {name: first[name] for name in same}
+    assert second["dagster_run_id"] != first["dagster_run_id"]
+    assert (len(done.mlflow_runs()), len(done.versions())) == (5, 1)
+    assert "already trained" in done.runs[1].stderr
+    with open_instance(done.home) as instance:
+        runs = instance.get_runs(dg.RunsFilter(job_name="tiny"))
+    assert [run.run_id for run in runs] == [second["dagster_run_id"], first["dagster_run_id"]]
+    assert all(run.is_success for run in runs)
+
+
+def test_another_seed_is_another_version_and_the_gate_says_why(done):
+    told = done.run("training.seed=1").answer
+    assert told["dataset"] == done.runs[0].answer["dataset"], "the data are the same"
+    assert told["items"]["processed"] == 0
+    assert told["model"]["version"] == 2
+    assert (len(done.mlflow_runs()), len(done.versions())) == (10, 2)
+    new, old = done.ask("status", "tiny")["models"]
+    assert (new["version"], old["version"]) == (2, 1)
+    (reason,) = [reason for reason in new["reasons"] if "the champion" in reason]
+    assert "on the same" in reason and "test rows" in reason and "bootstrap" in reason
+    better = reason.startswith("better than")
+    assert new["aliases"] == (["challenger", "champion"] if better else ["challenger"])
+    assert old["aliases"] == ([] if better else ["champion"])
+    assert told["model"]["aliases"] == new["aliases"]
+    assert reason in done.runs[-1].stderr, "a person sees it, too"
+    page = Path(done.ask("report", "tiny")["report"]).read_text()
+    assert reason.split(":")[0] in page
+    assert page.count("data:image/png;base64,") == 4
