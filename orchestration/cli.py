@@ -255,15 +255,15 @@ def report(project: str, output: Path | None, as_json: bool) -> None:
 def ui(host: str, port: int, mlflow_port: int) -> None:
     """Start the web UIs of Dagster (with its daemon, so schedules run) and MLflow."""
     from orchestration.project import home
-    from orchestration.run import open_instance
-    from orchestration.servers import environment, run_until_stopped, ui_commands
+    from orchestration.run import free_dead_runs, open_instance
+    from orchestration.servers import run_ui
 
     state = home()
-    with open_instance(state):
-        pass  # writes dagster.yaml at first use
+    with open_instance(state) as instance:  # writes dagster.yaml at first use
+        free_dead_runs(instance)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state / 'mlflow.db'}"
     click.echo(f"Dagster  http://{host}:{port}\nMLflow   http://{host}:{mlflow_port}\nCtrl-C stops both.")
-    sys.exit(run_until_stopped(ui_commands(state, host, port, mlflow_port, uri), environment(state)))
+    sys.exit(run_ui(state, host, port, mlflow_port, uri))
 
 
 @main.command()

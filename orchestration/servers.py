@@ -1,61 +1,184 @@
 """The servers a person starts: web UIs of Dagster and MLflow, and the champion over HTTP. On loopback by default."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 CODE = Path(__file__).resolve().parent.parent
+LOCATION = "triptych"  # the code location; `workspace.yaml` gives the same name
+_STOP_SECONDS = 15  # a server that was asked to stop has this long
 
 
 def environment(home: Path) -> dict[str, str]:
     """For child processes: where state lies and where the code is, so that no foreign package is imported."""
     path = os.pathsep.join([str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return os.environ | {"DAGSTER_HOME": str(home), "TRIPTYCH_HOME": str(home), "PYTHONPATH": path}
+    own = {"DAGSTER_HOME": str(home), "TRIPTYCH_HOME": str(home), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    # MLflow's server would start seven processes for jobs of language model services, which nothing here uses.
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return quiet | os.environ | own
 
 
-def ui_commands(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str) -> list[list[str]]:
-    """Dagster's web server and daemon (schedules, sensors, queued runs), and MLflow's UI."""
-    workspace = ["-w", str(CODE / "workspace.yaml")]
-    return [
-        [sys.executable, "-m", "dagster_webserver", *workspace, "-h", host, "-p", str(port)],
-        [sys.executable, "-m", "dagster._daemon", "run", *workspace],
+def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str) -> int:
+    """Dagster's web server and daemon (schedules, sensors, queued runs) over one code server, and MLflow's UI.
+
+    The code server reloads when a project is registered or its file changes, so both see it without a restart.
+
+    Returns:
+        As `run_until_stopped`.
+
+    Raises:
+        OSError: a port is taken.
+    """
+    for wanted in (port, mlflow_port):
+        _check_free(host, wanted)
+    (home / ".nux").mkdir(exist_ok=True)
+    (home / ".nux" / "nux.yaml").write_text("seen: 1\n")  # else Dagster's UI first asks for an e-mail address
+    code_port = _free_port()
+    workspace = home / "workspace.yaml"
+    location = {"host": "localhost", "port": code_port, "location_name": LOCATION}
+    workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
+    quiet = ["--log-level", "warning"]
+    code_server = [
+        *(sys.executable, "-m", "dagster", "code-server", "start", "-m", "orchestration.definitions"),
+        *("-d", str(CODE), "-p", str(code_port), "--location-name", LOCATION, *quiet),
+        "--use-python-environment-entry-point",
+    ]
+    faces = [
+        [sys.executable, "-m", "dagster_webserver", "-w", str(workspace), "-h", host, "-p", str(port)],
+        [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace), *quiet],
         [
             *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri),
             *("--default-artifact-root", str(home / "artifacts"), "--host", host, "--port", str(mlflow_port)),
+            *("--workers", "1"),
         ],
     ]
+    return run_until_stopped([code_server], environment(home), _CodeServer(home, code_port).follow, faces)
 
 
-def run_until_stopped(commands: Sequence[Sequence[str]], env: Mapping[str, str]) -> int:
+class _CodeServer:
+    """Follows the registered projects: tells the server of their definitions to load them anew when they change."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        from dagster._grpc.client import DagsterGrpcClient
+
+        self.home = home
+        self.client = DagsterGrpcClient(port=port)
+        self.loaded: object = None  # of what the server has loaded; None until it answers
+
+    def follow(self) -> bool:
+        """Called again and again; whether the server answers."""
+        from dagster._core.errors import DagsterUserCodeUnreachableError
+
+        present = self._present()
+        if present == self.loaded:
+            return True
+        try:
+            if self.loaded is None:
+                self.client.ping("")
+            else:
+                self.client.reload_code(timeout=120)
+        except DagsterUserCodeUnreachableError:
+            return self.loaded is not None
+        self.loaded = present
+        return True
+
+    def _present(self) -> list[tuple[str, int]]:
+        from orchestration.registry import registered
+
+        files = registered(self.home).values()
+        return [(str(file), file.stat().st_mtime_ns if file.exists() else 0) for file in files]
+
+
+def run_until_stopped(
+    commands: Sequence[Sequence[str]],
+    env: Mapping[str, str],
+    ready: Callable[[], bool] = lambda: True,
+    then: Sequence[Sequence[str]] = (),
+) -> int:
     """Runs servers side by side until one ends or a person stops them; the others are stopped too.
+
+    Args:
+        commands: to start at once.
+        ready: asked all the time; the first time it says yes, `then` is started, too.
 
     Returns:
         The exit code of the one that ended by itself, 0 when a person stopped them.
     """
-    servers = [subprocess.Popen(command, env=dict(env), start_new_session=True) for command in commands]
-    stopped = False
-
-    def stop(_number: int, _frame: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    try:
-        while not stopped and all(server.poll() is None for server in servers):
+    with _stopped_by_signal() as stopped, _Group(env) as group:
+        group.start(commands)
+        while not stopped() and (ended := group.ended()) is None:
+            if ready() and then:
+                group.start(then)
+                then = ()
             time.sleep(0.2)
+        return 0 if stopped() else ended or 1
+
+
+@contextlib.contextmanager
+def _stopped_by_signal() -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM has come; their handlers are put back at the end."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _frame: received.append(number)) for number in numbers]
+    try:
+        yield lambda: bool(received)
     finally:
-        ended = [server.returncode for server in servers if server.poll() is not None]
-        for server in servers:
-            if server.poll() is None:
-                os.killpg(server.pid, signal.SIGTERM)
-        for server in servers:
-            try:
-                server.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-    return 0 if stopped or not ended else ended[0] or 1
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class _Group:
+    """Servers, each with its children in a process group of its own, so that all of them end."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = dict(env)
+        self.servers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> "_Group":
+        return self
+
+    def start(self, commands: Sequence[Sequence[str]]) -> None:
+        self.servers += [subprocess.Popen(command, env=self.env, start_new_session=True) for command in commands]
+
+    def ended(self) -> int | None:
+        """The exit code of a server that has ended; None while all run."""
+        return next((code for server in self.servers if (code := server.poll()) is not None), None)
+
+    def __exit__(self, *_: object) -> None:
+        self._signal(signal.SIGTERM)
+        until = time.monotonic() + _STOP_SECONDS
+        for server in self.servers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=max(0.1, until - time.monotonic()))
+        self._signal(signal.SIGKILL)  # a server that hangs, and children that outlived theirs
+        for server in self.servers:
+            server.wait()
+
+    def _signal(self, number: int) -> None:
+        for server in self.servers:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, number)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
+
+
+def _check_free(host: str, port: int) -> None:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    with socket.socket(family) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            raise OSError(f"port {port} of {host}: {error.strerror}; choose another with --port or --mlflow-port") from None

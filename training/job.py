@@ -188,7 +188,11 @@ def main() -> None:
 
     with open_dagster_pipes() as pipes:
         spec = JobSpec.from_json(pipes.get_extra("spec"))
-        run_all(spec, pipes.report_custom_message, pipes.log.info)
+        try:
+            run_all(spec, pipes.report_custom_message, pipes.log.info)
+        except ValueError as error:  # what a person can mend: said in words, without a traceback
+            pipes.log.error(str(error))
+            sys.exit(1)
 
 
 if __name__ == "__main__":

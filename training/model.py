@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     LlamaConfig,
     PreTrainedConfig,
@@ -93,11 +94,19 @@ class FusionModel(PreTrainedModel):
         )
         self.fusion = FUSIONS[config.fusion](len(config.modalities), *shape)
         self.to_llm = nn.Identity() if config.width == hidden else nn.Linear(config.width, hidden)
-        self.llm = AutoModelForCausalLM.from_config(config.llm_config)
-        if config.output == "class":
-            self.llm.set_output_embeddings(nn.Identity())  # nothing is generated
+        if config.output == "text":
+            self.llm = AutoModelForCausalLM.from_config(config.llm_config)
+        else:
+            self.llm = AutoModel.from_config(config.llm_config)
             self.head = nn.Linear(hidden, len(config.classes or ()))
+        if config.output == "class" and not self.reads_prompt:
+            self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
         self.post_init()
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the language model reads the text itself, beside what the fusion makes of it."""
+        return "text" in self.config.modalities and self.config.encoders["text"] == "llm"
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):  # PyTorch's own; 0.02 would be far too small for convolutions
@@ -128,7 +137,7 @@ class FusionModel(PreTrainedModel):
         prompt_mask: Tensor | None = None,
     ) -> Tensor:
         """x_m (B, X, D). Only rows that have a modality are encoded, so what stands in the others is never read."""
-        if self.config.encoders["text"] == "llm" and prompt_ids is not None:
+        if self.reads_prompt and prompt_ids is not None:
             text_ids, text_mask = self.get_input_embeddings()(prompt_ids), prompt_mask
         inputs = {"text": (text_ids, text_mask), "image": (pixels, None), "speech": (speech, speech_mask)}
         tokens_BNTD = self.fusion.stand_in_NTD.new_zeros(len(present), *self.fusion.stand_in_NTD.shape)
@@ -147,7 +156,7 @@ class FusionModel(PreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Soft tokens, then the prompt: embeddings (B, S, D) and mask (B, S), padded on the left."""
         x_m_mask = torch.ones(x_m.shape[:2], dtype=torch.bool, device=x_m.device)
-        if prompt_ids is None or self.config.encoders["text"] != "llm":
+        if prompt_ids is None or not self.reads_prompt:
             return x_m, x_m_mask
         assert prompt_mask is not None
         embeddings = self.get_input_embeddings()(prompt_ids)
@@ -177,24 +186,16 @@ class FusionModel(PreTrainedModel):
         x_m = self.fuse(present, prompt_ids=prompt_ids, prompt_mask=prompt_mask, **modalities)
         embeddings, mask = self.context(x_m if shuffle is None else x_m[shuffle], prompt_ids, prompt_mask)
         if self.config.output == "class":
-            logits = self.head(self._llm(embeddings, mask, keep=1)[:, -1])
+            logits = self.head(self.llm(**_places(embeddings, mask)).last_hidden_state[:, -1])
         else:
             if labels is None:
                 raise ValueError("labels is None, expected answer tokens: use `answer` to generate text")
             answers, real = labels.clamp(min=0), labels != -100
             embeddings = torch.cat([embeddings, self.get_input_embeddings()(answers[:, :-1])], dim=1)
             mask = torch.cat([mask, real[:, :-1]], dim=1)
-            logits = self._llm(embeddings, mask, keep=labels.shape[1])
+            logits = self.llm(**_places(embeddings, mask), logits_to_keep=labels.shape[1]).logits
         loss = None if labels is None else functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
         return CausalLMOutput(loss=loss, logits=logits)
-
-    def _llm(self, embeddings: Tensor, mask: Tensor, keep: int) -> Tensor:
-        """What the language model's head gives at the last `keep` positions."""
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        output = self.llm(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=keep
-        )
-        return output.logits
 
     @torch.inference_mode()
     def answer(
@@ -220,6 +221,12 @@ class FusionModel(PreTrainedModel):
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
+def _places(embeddings: Tensor, mask: Tensor) -> dict[str, Any]:
+    """A language model's inputs for a padded sequence: positions count from the first real token."""
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {"inputs_embeds": embeddings, "attention_mask": mask, "position_ids": positions, "use_cache": False}
+
+
 def build_model(
     settings: ModelSettings,
     features: FeatureSettings,
@@ -239,7 +246,7 @@ def build_model(
     if settings.output == "class" and not classes:
         raise ValueError("output is 'class' and there are no classes: no training row has a label")
     speech = features.speech
-    pretrained = None if settings.llm == "tiny" else _load_llm(settings.llm)
+    pretrained = None if settings.llm == "tiny" else _load_llm(settings)
     config = FusionConfig(
         modalities=list(modalities),
         encoders={m: getattr(settings.encoders, m) for m in ("text", "image", "speech")},
@@ -259,10 +266,7 @@ def build_model(
     )
     model = FusionModel(config)
     if pretrained is not None:
-        state = pretrained.state_dict()
-        if settings.output == "class":
-            state = {name: tensor for name, tensor in state.items() if name in model.llm.state_dict()}
-        model.llm.load_state_dict(state)
+        model.llm.load_state_dict(pretrained.state_dict())
     if settings.freeze_llm:
         model.llm.requires_grad_(False)
     return model
@@ -273,7 +277,7 @@ def tiny_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.width,
-        intermediate_size=2 * settings.width,
+        intermediate_size=settings.width * 4 // 3,
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,
         attention_dropout=settings.dropout,
@@ -285,11 +289,12 @@ def tiny_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
     )
 
 
-def _load_llm(name: str) -> PreTrainedModel:
+def _load_llm(settings: ModelSettings) -> PreTrainedModel:
+    kind = AutoModelForCausalLM if settings.output == "text" else AutoModel
     try:
-        return AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
+        return kind.from_pretrained(settings.llm, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise ValueError(missing_model(name)) from error
+        raise ValueError(missing_model(settings.llm)) from error
 
 
 def _text_vocabulary(features: FeatureSettings) -> int:

@@ -1,0 +1,180 @@
+"""Training: what is learned, what a resumed run ends with, and what is said about bad input."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from training.cache import FeatureCache
+from training.data import SampleDataset
+from training.model import FusionModel
+from training.schema import DATASET, FEATURES, tensor_columns
+from training.settings import FeatureSettings, ImageFeatures, ModelSettings, SpeechFeatures, TrainingSettings
+from training.train import Trained, fit, last_checkpoint, make_tokenizer, predict
+
+FEATURES_SETTINGS = FeatureSettings(
+    image=ImageFeatures(size=8, color="grey"), speech=SpeechFeatures(mels=8, coefficients=4)
+)
+MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=1, max_new_tokens=3, modality_dropout=0.3, dropout=0.1)
+TRAINING = TrainingSettings(epochs=2, batch_size=8, learning_rate=5e-3, checkpoint_steps=3, evaluations=2)
+QUESTIONS = ("is it bright?", "is it high?")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
+    """64 rows: a bright or dark picture, a high or low sound, a question about one of them; a few lack one."""
+    root, random = tmp_path_factory.mktemp("cache"), np.random.default_rng(0)
+    features: dict[str, list[dict[str, Any]]] = {"text": [], "image": [], "speech": []}
+    for n in range(2):
+        text = {"text": QUESTIONS[n]} | tensor_columns({"input_ids": np.frombuffer(QUESTIONS[n].encode(), np.uint8)})
+        pixels = tensor_columns({"pixels": random.integers(0, 60, (1, 8, 8)) + 180 * n})
+        frames = random.normal(size=(4 + n, 8)) * 0.1
+        frames[:, 4 * n : 4 * n + 4] += 2
+        for modality, columns in zip(features, (text, pixels, tensor_columns({"log_mel": frames})), strict=True):
+            features[modality].append({"id": f"{modality}{n}", "fingerprint": "f"} | columns)
+    caches = {}
+    for modality, rows in features.items():
+        names = {"text": ("text", "input_ids"), "image": ("pixels",), "speech": ("log_mel",)}[modality]
+        caches[modality] = FeatureCache(root, modality, "f", names)
+        table = pa.Table.from_pylist(rows, schema=FEATURES[modality])
+        caches[modality].add(ds.dataset(table), [row["id"] for row in rows])
+    index = []
+    for n in range(64):
+        asked, bright, high = random.integers(0, 2, 3)
+        row = {"sample_id": f"s{n:02d}", "label": "yes" if (high if asked else bright) else "no"}
+        row |= {"text_id": f"text{asked}", "image_id": f"image{bright}", "speech_id": f"speech{high}"}
+        index.append(row if n % 8 else row | {("image_id" if asked else "speech_id"): None})
+    return SampleDataset(pa.Table.from_pylist(index, schema=DATASET), caches)
+
+
+def train(samples: SampleDataset, folder: Path, **changes: Any) -> Trained:
+    """48 rows for training, 16 for validation."""
+    model, training = changes.pop("model", MODEL), changes.pop("training", TRAINING)
+    parts = samples.take(range(48)), samples.take(range(48, 64))
+    tokenizer = make_tokenizer(parts[0], model, replace(training, vocabulary=300))
+    return fit(model, training, FEATURES_SETTINGS, *parts, tokenizer, folder, **changes)
+
+
+class Stop(TrainerCallback):
+    """Ends the process's training at a step, as a kill would: nothing is saved on the way out."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("stop", "accumulation", "workers"), [(5, 1, 0), (8, 1, 0), (5, 2, 0), (5, 1, 1)])
+def test_a_resumed_training_ends_with_the_same_weights(
+    samples: SampleDataset, tmp_path: Path, stop: int, accumulation: int, workers: int
+) -> None:
+    training = replace(TRAINING, gradient_accumulation=accumulation, workers=workers, batch_size=8 // accumulation)
+    whole = train(samples, tmp_path / "whole", training=training)
+    with pytest.raises(KeyboardInterrupt):
+        train(samples, tmp_path / "cut", training=training, callbacks=[Stop(stop)])
+    torch.manual_seed(99)  # another process has another state
+    np.random.seed(99)
+    resumed = train(samples, tmp_path / "cut", training=training)
+    weights, again = whole.model.state_dict(), resumed.model.state_dict()
+    assert weights.keys() == again.keys()
+    different = [name for name in weights if not torch.equal(weights[name], again[name])]
+    assert not different
+    assert [entry["step"] for entry in resumed.history] == [entry["step"] for entry in whole.history]
+    assert [entry.get("loss") for entry in resumed.history] == [entry.get("loss") for entry in whole.history]
+
+
+def test_the_seed_decides(samples: SampleDataset, tmp_path: Path) -> None:
+    weights = [
+        train(samples, tmp_path / str(n), training=replace(TRAINING, seed=seed, epochs=1)).model.state_dict()
+        for n, seed in enumerate((0, 0, 1))
+    ]
+    name = "llm.lm_head.weight"
+    assert torch.equal(weights[0][name], weights[1][name]) and not torch.equal(weights[0][name], weights[2][name])
+
+
+def test_it_learns_to_look_and_to_listen(samples: SampleDataset, tmp_path: Path) -> None:
+    """Right with all inputs; by chance with the soft tokens of other rows, or with what is asked for hidden."""
+    model, training = (
+        replace(MODEL, modality_dropout=0.0, dropout=0.0),
+        replace(TRAINING, epochs=30, learning_rate=1e-2),
+    )
+    trained = train(samples, tmp_path, model=model, training=training)
+    tokenizer = make_tokenizer(samples.take(range(48)), model, replace(training, vocabulary=300))
+
+    def accuracy(**options: Any) -> float:
+        answers = predict(trained.model, tokenizer, samples, FEATURES_SETTINGS, **options)
+        return float(np.mean([answer == label for answer, label in zip(answers, samples.labels, strict=True)]))
+
+    assert accuracy() > 0.95
+    assert accuracy(batch_size=5) == accuracy()
+    assert 0.3 < accuracy(shuffle_seed=0) < 0.75
+    assert accuracy(keep=frozenset({"text"})) < 0.75
+    losses = [entry["loss"] for entry in trained.history if "loss" in entry]
+    validations = [entry for entry in trained.history if "validation_accuracy" in entry]
+    assert losses[-1] < losses[0] / 3
+    assert len(validations) == 2 and validations[-1]["validation_accuracy"] > 0.9
+    assert validations[-1]["validation_loss"] < 0.3 and trained.model.training is False
+
+
+@pytest.mark.parametrize("output", ["text", "class"])
+def test_a_single_modality_has_a_model_of_its_own(samples: SampleDataset, tmp_path: Path, output: str) -> None:
+    model = replace(MODEL, output=output)
+    trained = train(samples, tmp_path, model=model, keep=frozenset({"image"}), training=replace(TRAINING, epochs=1))
+    assert isinstance(trained.model, FusionModel) and trained.model.config.modalities == ["image"]
+    tokenizer = make_tokenizer(samples, model, replace(TRAINING, vocabulary=300))
+    answers = predict(trained.model, tokenizer, samples, FEATURES_SETTINGS)
+    assert len(answers) == 64 and (output == "text" or set(answers) <= {"no", "yes"})
+
+
+def test_label_smoothing_keeps_the_loss_up(samples: SampleDataset, tmp_path: Path) -> None:
+    model, training = replace(MODEL, modality_dropout=0.0), replace(TRAINING, epochs=10, learning_rate=1e-2)
+    sharp = train(samples, tmp_path / "sharp", model=model, training=training).history
+    smooth = train(samples, tmp_path / "smooth", model=model, training=replace(training, label_smoothing=0.3)).history
+    last = [[entry["loss"] for entry in history if "loss" in entry][-1] for history in (sharp, smooth)]
+    assert last[1] > last[0] + 0.5
+
+
+def test_an_unfinished_checkpoint_is_passed_over(samples: SampleDataset, tmp_path: Path) -> None:
+    train(samples, tmp_path)
+    names = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    assert names == ["checkpoint-12", "checkpoint-9"]  # two are kept
+    (tmp_path / "checkpoint-12" / "trainer_state.json").write_text('{"global_step": 1')
+    shutil.copytree(tmp_path / "checkpoint-9", tmp_path / "checkpoint-30")
+    (tmp_path / "checkpoint-30" / "optimizer.pt").unlink()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-9"]
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_checkpoints_of_another_training_are_refused(samples: SampleDataset, tmp_path: Path) -> None:
+    training = replace(TRAINING, epochs=1)
+    train(samples, tmp_path, training=training)
+    with pytest.raises(ValueError, match="holds checkpoints of another training"):
+        train(samples, tmp_path, training=replace(training, learning_rate=0.1))
+
+
+def test_bad_input_is_named(samples: SampleDataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no training row has any modality \(0 rows\)"):
+        fit(MODEL, TRAINING, FEATURES_SETTINGS, samples.take([]), samples, None, tmp_path / "a")  # type: ignore[arg-type]
+    only_text = SampleDataset(samples.index, {"text": samples.caches["text"]})
+    with pytest.raises(ValueError, match="no training row has image"):
+        train(only_text, tmp_path / "b", keep=frozenset({"image"}))
+    with pytest.raises(ValueError, match=r"loss became no number; lower training.learning_rate \(it is 1e\+20\)"):
+        train(samples, tmp_path / "c", training=replace(TRAINING, learning_rate=1e20, max_grad_norm=1e20))
+
+
+def test_training_without_validation(samples: SampleDataset, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(samples, MODEL, replace(TRAINING, vocabulary=300))
+    none = samples.take([])
+    trained = fit(MODEL, replace(TRAINING, epochs=1), FEATURES_SETTINGS, samples, none, tokenizer, tmp_path)
+    assert not any("validation_loss" in entry for entry in trained.history)
