@@ -30,7 +30,7 @@ def data_assets(project: Project) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key_prefix=key,
-        group_name="sources",
+        group_name=f"{name}_sources",
         kinds={"deltalake", "parquet"},
         owners=OWNERS,
         required_resource_keys=needs,
@@ -56,7 +56,7 @@ def data_assets(project: Project) -> list[dg.AssetsDefinition]:
                 "reused": listing.reused,
                 "items": counts_table(listing.by_source, ("source", "items")),
                 "preview": markdown_table(lake.sql("SELECT * FROM manifest ORDER BY item_id LIMIT 5")),
-                "quarantined": markdown_table(
+                "refused": markdown_table(
                     lake.sql("SELECT outcome, reason, message FROM quarantine WHERE stage = 'manifest' LIMIT 20")
                 ),
             },
@@ -71,7 +71,7 @@ def data_assets(project: Project) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key_prefix=key,
-        group_name="samples",
+        group_name=f"{name}_samples",
         kinds={"deltalake", "duckdb"},
         owners=OWNERS,
         required_resource_keys=needs,
@@ -93,7 +93,7 @@ def data_assets(project: Project) -> list[dg.AssetsDefinition]:
                 "splits": counts_table(splits, ("split", "samples")),
                 "inputs": counts_table(_input_counts(lake), ("inputs present", "samples")),
                 "preview": markdown_table(lake.sql("SELECT * FROM samples ORDER BY sample_id LIMIT 5")),
-                "unmatched": markdown_table(
+                "unmatched_items": markdown_table(
                     lake.sql("SELECT reason, message FROM quarantine WHERE stage = 'align' ORDER BY item_id LIMIT 20")
                 ),
             },
@@ -102,7 +102,7 @@ def data_assets(project: Project) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key_prefix=key,
-        group_name="samples",
+        group_name=f"{name}_samples",
         kinds={"deltalake"},
         owners=OWNERS,
         required_resource_keys=needs,
@@ -141,7 +141,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 clean,
                 deps=[[project.name, "manifest"]],
-                group_name="clean",
+                group_name=f"{name}_clean",
                 kinds={"deltalake", modality},
                 owners=OWNERS,
                 description=f"Every {modality} item that could be read: {_WHAT[modality]}.",
@@ -149,7 +149,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 features,
                 deps=[[project.name, "manifest"]],
-                group_name="features",
+                group_name=f"{name}_features",
                 kinds={"deltalake", modality},
                 owners=OWNERS,
                 description=f"Tensors of every clean {modality} item: {_FEATURES[modality]}; keyed by content.",
@@ -169,7 +169,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
                 **table_metadata(lake, f"clean_{modality}"),
                 **counts,
                 "preview": markdown_table(lake.sql(f"SELECT * FROM clean_{modality} ORDER BY id LIMIT 5")),
-                "quarantined": markdown_table(
+                "quarantined_items": markdown_table(
                     lake.sql(
                         "SELECT reason, message FROM quarantine WHERE stage IN ('clean', 'featurize') "
                         "AND modality = $modality ORDER BY uri, member LIMIT 20",

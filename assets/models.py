@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets import pipeline
 from assets.launcher import SubprocessLauncher
-from assets.preview import counts_table, markdown_rows, picture
+from assets.preview import accuracy_table, counts_table, picture
 from assets.promotion import gate
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
@@ -21,7 +21,7 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key_prefix=key,
-        group_name="models",
+        group_name=f"{name}_models",
         kinds={"torch", "mlflow"},
         owners=OWNERS,
         deps=[[*key, "dataset"]],
@@ -43,7 +43,7 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key_prefix=key,
-        group_name="models",
+        group_name=f"{name}_models",
         kinds={"torch", "mlflow", "huggingface"},
         owners=OWNERS,
         deps=[[*key, "dataset"]],
@@ -58,19 +58,20 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(
             metadata={
                 "summary": f"version {report['version']} {how}, test accuracy {accuracy:.3f}",
+                "test_accuracy": accuracy,
+                "subsets": counts_table(report["subsets"], ("inputs given", "test accuracy")),
                 "version": int(report["version"]),
                 "reused": report["reused"],
                 "mlflow_run_id": report["mlflow_run_id"],
                 "dataset_fingerprint": report["dataset_fingerprint"],
                 "metrics": report["metrics"],
                 "subset_accuracy": report["subsets"],
-                "subsets": counts_table(report["subsets"], ("inputs given", "test accuracy")),
             }
         )
 
     @dg.asset(
         key_prefix=key,
-        group_name="models",
+        group_name=f"{name}_models",
         kinds={"mlflow"},
         owners=OWNERS,
         deps=[[*key, "model"], [*key, "baselines"]],
@@ -99,15 +100,18 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(
             metadata={
                 "summary": f"model {own:.3f}, best baseline {best['model']} {best['accuracy']:.3f}",
-                "accuracy": markdown_rows([row for row in rows if row["slice"] is None]),
-                "slices": markdown_rows([row for row in rows if row["slice"] is not None and row["model"] == "model"]),
+                "test_accuracy": own,
+                "accuracy": accuracy_table([row for row in rows if row["slice"] is None], ("model", "subset")),
+                "slices": accuracy_table(
+                    [r for r in rows if r["model"] == "model" and r["slice"]], ("slice", "subset")
+                ),
                 **pictures,
             }
         )
 
     @dg.asset(
         key_prefix=key,
-        group_name="models",
+        group_name=f"{name}_models",
         kinds={"mlflow"},
         owners=OWNERS,
         deps=[[*key, "evaluation"]],
@@ -122,8 +126,8 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(
             metadata={
                 "summary": f"version {decision['version']} {verdict}",
-                **decision,
                 "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in decision["reasons"])),
+                **decision,
             }
         )
 

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -12,7 +13,9 @@ import pyarrow as pa
 from assets.lake import Lake
 from training.schema import TABLES, tensor
 
-_CELL = 60  # characters of a value that a preview shows
+_CELL = 200  # characters of a value that a preview shows
+_HASH = 12  # hexadecimal digits of a hash that a preview shows
+_PICTURE = 1000  # pixels: the width that the dialog of the web UI has room for
 
 
 def table_metadata(lake: Lake, name: str) -> dict[str, Any]:
@@ -29,7 +32,9 @@ def table_metadata(lake: Lake, name: str) -> dict[str, Any]:
 
 
 def markdown_table(rows: pa.Table) -> dg.MarkdownMetadataValue:
-    """A small table as Markdown, long values cut, tensors and media left out."""
+    """A small table as Markdown, long values cut, tensors and media left out; a word where there are no rows."""
+    if rows.num_rows == 0:
+        return dg.MetadataValue.md("none")
     names = [f.name for f in rows.schema if not pa.types.is_binary(f.type) and not f.name.endswith("_shape")]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in rows.select(names).to_pylist():
@@ -39,18 +44,31 @@ def markdown_table(rows: pa.Table) -> dg.MarkdownMetadataValue:
 
 def _cell(value: Any) -> str:
     text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if re.fullmatch(r"[0-9a-f]{40,}", text):
+        return text[:_HASH] + "…"
     text = text.replace("|", "\\|").replace("\n", " ")
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else _cell(value)
+
+
 def counts_table(counts: Mapping[str, Any], head: tuple[str, str]) -> dg.MarkdownMetadataValue:
     """A mapping as a two-column Markdown table."""
-    lines = [f"| {head[0]} | {head[1]} |", "|---|---:|", *(f"| {k} | {_cell(v)} |" for k, v in counts.items())]
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---:|", *(f"| {k} | {_count(v)} |" for k, v in counts.items())]
     return dg.MetadataValue.md("\n".join(lines))
 
 
 def picture(png: bytes) -> dg.MarkdownMetadataValue:
-    """A PNG as Markdown that carries it."""
+    """A PNG as Markdown that carries it, not wider than what shows it."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(png))
+    if image.width > _PICTURE:
+        buffer = io.BytesIO()
+        image.convert("RGB").resize((_PICTURE, image.height * _PICTURE // image.width)).save(buffer, "PNG")
+        png = buffer.getvalue()
     return dg.MetadataValue.md(f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
@@ -82,6 +100,16 @@ def contact_sheet(features: pa.Table, name: str, columns: int = 8, cell: int = 9
     return buffer.getvalue()
 
 
-def markdown_rows(rows: list[dict[str, Any]]) -> dg.MarkdownMetadataValue:
-    """Rows with the same keys as a Markdown table."""
-    return markdown_table(pa.Table.from_pylist(rows)) if rows else dg.MetadataValue.md("")
+def accuracy_table(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """Rows of `training.evaluate.evaluate` as a Markdown table: what they are `by`, rows, accuracy with interval."""
+    shown = [
+        {
+            **{name: row[name] for name in by},
+            "rows": row["n"],
+            "accuracy": f"{row['accuracy']:.3f}" if row["n"] else "",
+            "95% interval": f"{row['low']:.3f} to {row['high']:.3f}" if row["n"] else "",
+            **{name: row[name] for name in ("balanced_accuracy", "f1")},
+        }
+        for row in rows
+    ]
+    return markdown_table(pa.Table.from_pylist(shown))

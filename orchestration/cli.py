@@ -254,8 +254,9 @@ def report(project: str, output: Path | None, as_json: bool) -> None:
 @click.option("--mlflow-port", default=5000, show_default=True)
 def ui(host: str, port: int, mlflow_port: int) -> None:
     """Start the web UIs of Dagster (with its daemon, so schedules run) and MLflow."""
+    from orchestration.processes import free_dead_runs
     from orchestration.project import home
-    from orchestration.run import free_dead_runs, open_instance
+    from orchestration.run import open_instance
     from orchestration.servers import run_ui
 
     state = home()

@@ -14,6 +14,7 @@ from assets.resource import resource_key
 from assets.settings import Project
 from orchestration.automation import automation
 from orchestration.console import lines
+from orchestration.processes import this_process
 from orchestration.project import ProjectError, home, load
 from orchestration.registry import registered
 
@@ -23,6 +24,11 @@ class ProjectResource(dg.ConfigurableResource):
 
     file: str
     overrides: list[str] = []  # noqa: RUF012 - pydantic copies it
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Says which process the run is in, also of one that the web UI or a schedule started."""
+        if context.instance is not None and context.run is not None:
+            context.instance.add_run_tags(context.run.run_id, this_process())
 
     def load(self) -> Project:
         return load(self.file, self.overrides)
@@ -45,7 +51,7 @@ def project_definitions(project: Project) -> dg.Definitions:
         sensors=sensors,
         executor=dg.in_process_executor,  # steps share what they import; the trainer is a child anyway
         loggers={"lines": lines},
-        resources={resource_key(project.name): ProjectResource(file=str(project.path))},
+        resources={resource_key(project.name): ProjectResource.configure_at_launch(file=str(project.path))},
     )
 
 

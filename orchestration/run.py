@@ -3,21 +3,19 @@
 import importlib.resources
 import os
 import re
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psutil
 
 from assets.settings import Project
 from orchestration.definitions import project_definitions
+from orchestration.processes import free_dead_runs, this_process
 from orchestration.registry import register
 
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}
-_PROCESS = "triptych/process"  # host:pid:start, so that a later run can tell whether this one is still alive
 
 
 class RunFailed(RuntimeError):
@@ -32,31 +30,6 @@ def open_instance(home: Path) -> dg.DagsterInstance:
         settings.write_text((importlib.resources.files("orchestration") / "dagster.yaml").read_text())
     os.environ["DAGSTER_HOME"] = str(home)  # child processes of Dagster look here
     return dg.DagsterInstance.from_config(str(home))
-
-
-def free_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Ends runs whose process is gone (kill -9, power cut) and frees their pool slots; returns their ids."""
-    freed = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])):
-        host, _, rest = run.tags.get(_PROCESS, "").partition("|")
-        if host != socket.gethostname():
-            continue
-        if not _alive(*(float(part) for part in rest.split("|"))):
-            instance.report_run_failed(run, "The process of this run is gone; it was ended by the next run.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            freed.append(run.run_id)
-    return freed
-
-
-def _alive(pid: float, started: float) -> bool:
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - started) < 1
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _this_process() -> str:
-    return f"{socket.gethostname()}|{os.getpid()}|{psutil.Process().create_time()}"
 
 
 def select(job: dg.JobDefinition, project: str, names: str | None) -> list[dg.AssetKey] | None:
@@ -104,7 +77,7 @@ def run_job(
         instance=instance,
         raise_on_error=False,
         asset_selection=select(job, project.name, names),
-        tags={**_LOCATION, _PROCESS: _this_process()},
+        tags={**_LOCATION, **this_process()},
         run_config={
             "loggers": {"lines": {"config": {"debug": debug}}},
             "resources": {

@@ -181,4 +181,6 @@ def _check_free(host: str, port: int) -> None:
         try:
             tried.bind((host, port))
         except OSError as error:
-            raise OSError(f"port {port} of {host}: {error.strerror}; choose another with --port or --mlflow-port") from None
+            raise OSError(
+                f"port {port} of {host}: {error.strerror}; choose another with --port or --mlflow-port"
+            ) from None

@@ -16,6 +16,7 @@ from training.schema import tensor
 from training.settings import FeatureSettings
 
 _SCAN_ROWS = 256  # rows read from a table at a time
+_VIEWS = 20_000  # rows whose views are kept, about 1 kB each: making one takes longer than using it
 
 
 def open_table(
@@ -56,6 +57,7 @@ class FeatureCache:
 
     def _open(self) -> None:
         self._batches: list[pa.RecordBatch] = []
+        self._read: dict[int, dict[str, Any]] = {}
         for path in sorted(self.folder.glob("*.arrow")):
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             self._batches += [reader.get_batch(n) for n in range(reader.num_record_batches)]
@@ -123,6 +125,13 @@ class FeatureCache:
 
     def read(self, position: int) -> dict[str, Any]:
         """The columns of one row; tensors are read-only views of the mapped file."""
+        if (row := self._read.get(position)) is None:
+            row = self._read_row(position)
+            if len(self._read) < _VIEWS:
+                self._read[position] = row
+        return row
+
+    def _read_row(self, position: int) -> dict[str, Any]:
         n = int(np.searchsorted(self._starts, position, side="right")) - 1
         batch, at = self._batches[n], position - int(self._starts[n])
         row: dict[str, Any] = {}

@@ -38,7 +38,8 @@ class SampleDataset(torch.utils.data.Dataset):
 
     def __init__(self, index: pa.Table, caches: Mapping[str, FeatureCache]) -> None:
         index = index.select(["sample_id", "label", *(f"{m}_id" for m in MODALITIES)])
-        self.index = index.combine_chunks()
+        self.index = index
+        self._ids, self._labels = index["sample_id"].combine_chunks(), index["label"].combine_chunks()
         self.caches = dict(caches)
         self._positions = {m: cache.positions(index[f"{m}_id"]) for m, cache in self.caches.items()}
 
@@ -48,7 +49,7 @@ class SampleDataset(torch.utils.data.Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> Row:
         epoch, n = key if isinstance(key, tuple) else (0, key)
         row: Row = dict.fromkeys(COLUMNS)
-        row["sample_id"], row["label"] = self.index["sample_id"][n].as_py(), self.index["label"][n].as_py()
+        row["sample_id"], row["label"] = self._ids[n].as_py(), self._labels[n].as_py()
         for modality, cache in self.caches.items():
             if (position := self._positions[modality][n]) >= 0:
                 row |= cache.read(int(position))
@@ -159,7 +160,7 @@ class Collator:
     answers: bool = False
     modality_dropout: float = 0.0
     seed: int = 0
-    _encoded: dict[str, list[int]] = field(default_factory=dict, repr=False)
+    _encoded: dict[tuple[str, bool], list[int]] = field(default_factory=dict, repr=False)
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         shown = [self.shown(row) for row in rows]
@@ -204,12 +205,13 @@ class Collator:
     def _pad(self) -> int:
         return int(self.tokenizer.pad_token_id)
 
-    def _encode(self, text: str) -> list[int]:
-        # Texts recur over epochs and rows; the store stays small, since long ones are not worth it.
-        if (ids := self._encoded.get(text)) is None:
-            ids = self.tokenizer(text)["input_ids"] if text else []
+    def _encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids, with the special tokens that the tokenizer puts around a text by itself, or without."""
+        # Texts and answers recur over rows and epochs. Long ones seldom do, and would fill the memory.
+        if (ids := self._encoded.get((text, special))) is None:
+            ids = self.tokenizer(text, add_special_tokens=special)["input_ids"] if text else []
             if len(text) < 1000 and len(self._encoded) < 50_000:
-                self._encoded[text] = ids
+                self._encoded[text, special] = ids
         return ids
 
     def _pixels(self, pictures: Sequence[np.ndarray | None]) -> Tensor:
@@ -237,8 +239,7 @@ class Collator:
                 raise ValueError(f"sample {row['sample_id']} has no label: leave unlabelled rows out of training")
         if self.classes is None:
             eos = int(self.tokenizer.eos_token_id)
-            answers = [[*self.tokenizer(row["label"], add_special_tokens=False)["input_ids"], eos] for row in rows]
-            return _padded(answers, -100)[0]
+            return _padded([[*self._encode(row["label"], special=False), eos] for row in rows], -100)[0]
         known = {label: n for n, label in enumerate(self.classes)}
         # A label that training never saw counts as wrong in the loss's place: it is left out.
         return torch.tensor([known.get(row["label"], -100) for row in rows])

@@ -55,7 +55,11 @@ def test_the_graph_of_the_built_in_example(digits):
     found = specs(project_definitions(digits))
     assert {key.path[0] for key in found} == {"digits"}
     graph = {
-        key.path[-1]: (spec.group_name, set(spec.kinds), {dep.asset_key.path[-1] for dep in spec.deps})
+        key.path[-1]: (
+            spec.group_name.removeprefix("digits_"),
+            set(spec.kinds),
+            {dep.asset_key.path[-1] for dep in spec.deps},
+        )
         for key, spec in found.items()
     }
     assert graph == GRAPH

@@ -11,14 +11,15 @@ import psutil
 import pytest
 
 from orchestration.definitions import project_definitions
+from orchestration.processes import alive, free_dead_runs
 from orchestration.project import load
-from orchestration.run import _alive, free_dead_runs, open_instance, select
+from orchestration.run import open_instance, select
 
 
 def test_a_process_is_alive_only_as_itself():
     me = psutil.Process()
-    assert _alive(me.pid, me.create_time())
-    assert not _alive(me.pid, me.create_time() - 60), "a recycled process id is another process"
+    assert alive(me.pid, me.create_time())
+    assert not alive(me.pid, me.create_time() - 60), "a recycled process id is another process"
 
 
 def test_a_killed_run_is_ended_and_gives_back_its_slot(tiny, home):

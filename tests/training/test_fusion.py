@@ -40,6 +40,7 @@ def test_gradients_of_the_weighted_average() -> None:
     upstream = torch.randn_like(x_m)
     x_m.backward(upstream)
     # dL/de_v = a dL/dx_m
+    assert tokens.grad is not None
     torch.testing.assert_close(tokens.grad[:, 1], weights[:, 1, None, None] * upstream)
     # dL/da_i = <dL/dx_m, e_i> for the normalised weight, then through a_i = s_i / sum s, s = softplus(raw)
     by_weight_N = torch.einsum("btd,bntd->n", upstream, tokens.detach())
@@ -53,7 +54,7 @@ def test_gradients_of_the_weighted_average() -> None:
 def test_gradient_by_a_normalised_weight() -> None:
     fusion, (tokens, mask) = make("weighted"), inputs()
     normalised = torch.full((B, 3), 1 / 3, requires_grad=True)
-    fusion.weights = lambda present: normalised  # type: ignore[attr-defined]
+    fusion.weights = lambda present: normalised  # type: ignore[assignment]
     x_m = fusion(tokens, mask)
     upstream = torch.randn_like(x_m)
     (gradient,) = torch.autograd.grad(x_m, normalised, upstream)
