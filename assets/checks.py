@@ -54,7 +54,11 @@ def check_schema(name: str) -> Callable[[Lake, Project], dg.AssetCheckResult]:
         found = {f.name: str(f.type) for f in pa.schema(table.schema().to_arrow())}
         declared = {f.name: str(f.type) for f in TABLES[name]}
         same = {k: _plain(v) for k, v in found.items()} == {k: _plain(v) for k, v in declared.items()}
-        return dg.AssetCheckResult(passed=same, metadata={"found": found, "declared": declared})
+        return dg.AssetCheckResult(
+            passed=same,
+            description=None if same else f"the columns of {name} are not what the schema declares",
+            metadata={"columns": len(found), "found": found, "declared": declared},
+        )
 
     return judge
 
@@ -76,9 +80,11 @@ def check_leakage(lake: Lake, project: Project) -> dg.AssetCheckResult:
     """No group, and no file where groups are named, stands on two sides of a split."""
     leaks = leakage(lake.read("samples"), project.align)
     metadata: dict[str, Any] = {"leaks": leaks.num_rows}
-    if leaks.num_rows:
-        metadata["values"] = markdown_table(leaks.slice(0, 20))
-    return dg.AssetCheckResult(passed=leaks.num_rows == 0, metadata=metadata)
+    if leaks.num_rows == 0:
+        return dg.AssetCheckResult(passed=True, metadata=metadata)
+    metadata["values"] = markdown_table(leaks.slice(0, 20))
+    what = f"{leaks.num_rows:,} values stand on more than one side of a split"
+    return dg.AssetCheckResult(passed=False, description=what, metadata=metadata)
 
 
 def check_null_rates(lake: Lake, project: Project) -> dg.AssetCheckResult:
@@ -90,8 +96,17 @@ def check_null_rates(lake: Lake, project: Project) -> dg.AssetCheckResult:
     absent = [m for m in project.modalities if max(missing[m], in_training[m]) > project.align.max_missing]
     splits = {s: n for s, n in split_counts(used).items() if s in SPLITS}
     unlabelled = used["label"].null_count
+    wrong = [
+        *(
+            f"{m} is missing in more than {project.align.max_missing:.0%} of the samples, or of those to train on"
+            for m in absent
+        ),
+        *(f"{split} has no rows" for split in ("train", "test") if splits[split] == 0),
+        *([f"{unlabelled:,} rows have no label"] if unlabelled else []),
+    ]
     return dg.AssetCheckResult(
-        passed=not absent and not unlabelled and splits["train"] > 0 and splits["test"] > 0,
+        passed=not wrong,
+        description="; ".join(wrong) or None,
         metadata={
             **{f"missing_{m}": rate for m, rate in missing.items()},
             **splits,

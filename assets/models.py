@@ -102,9 +102,7 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
                 "summary": f"model {own:.3f}, best baseline {best['model']} {best['accuracy']:.3f}",
                 "test_accuracy": own,
                 "accuracy": accuracy_table([row for row in rows if row["slice"] is None], ("model", "subset")),
-                "slices": accuracy_table(
-                    [r for r in rows if r["model"] == "model" and r["slice"]], ("slice", "subset")
-                ),
+                "slices": accuracy_table([r for r in rows if r["model"] == "model" and r["slice"]], ["slice"]),
                 **pictures,
             }
         )

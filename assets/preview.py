@@ -107,8 +107,8 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> dg.M
             **{name: row[name] for name in by},
             "rows": row["n"],
             "accuracy": f"{row['accuracy']:.3f}" if row["n"] else "",
-            "95% interval": f"{row['low']:.3f} to {row['high']:.3f}" if row["n"] else "",
-            **{name: row[name] for name in ("balanced_accuracy", "f1")},
+            "95% interval": f"{row['low']:.3f}–{row['high']:.3f}" if row["n"] else "",
+            "f1": "" if row["f1"] is None else f"{row['f1']:.3f}",
         }
         for row in rows
     ]

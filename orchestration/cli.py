@@ -263,7 +263,9 @@ def ui(host: str, port: int, mlflow_port: int) -> None:
     with open_instance(state) as instance:  # writes dagster.yaml at first use
         free_dead_runs(instance)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state / 'mlflow.db'}"
-    click.echo(f"Dagster  http://{host}:{port}\nMLflow   http://{host}:{mlflow_port}\nCtrl-C stops both.")
+    mlflow = uri if uri.startswith("http") else f"http://{host}:{mlflow_port}"
+    click.echo(f"Dagster  http://{host}:{port}\nMLflow   {mlflow}/#/experiments?workflowType=machine_learning")
+    click.echo("Ctrl-C stops both.")
     sys.exit(run_ui(state, host, port, mlflow_port, uri))
 
 

@@ -14,7 +14,7 @@ from assets.resource import resource_key
 from assets.settings import Project
 from orchestration.automation import automation
 from orchestration.console import lines
-from orchestration.processes import this_process
+from orchestration.processes import this_process, wait_quietly
 from orchestration.project import ProjectError, home, load
 from orchestration.registry import registered
 
@@ -27,6 +27,7 @@ class ProjectResource(dg.ConfigurableResource):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Says which process the run is in, also of one that the web UI or a schedule started."""
+        wait_quietly()
         if context.instance is not None and context.run is not None:
             context.instance.add_run_tags(context.run.run_id, this_process())
 
@@ -40,7 +41,6 @@ def project_definitions(project: Project) -> dg.Definitions:
         project.name,
         selection=dg.AssetSelection.key_prefixes(project.name),
         description=f"Everything from {project.path.name} to the champion.",
-        tags={"triptych/project": project.name},
     )
     schedules, sensors = automation(project, job)
     return dg.Definitions(

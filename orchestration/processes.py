@@ -8,6 +8,7 @@ import psutil
 
 # host|pid|start; Dagster's UI hides tags of this prefix
 _PROCESS = ".dagster/triptych_process"
+_LOOK_SECONDS = 0.5  # between two looks whether a pool is free
 
 
 def this_process() -> dict[str, str]:
@@ -35,3 +36,17 @@ def alive(pid: float, started: float) -> bool:
         return abs(psutil.Process(int(pid)).create_time() - started) < 1
     except psutil.NoSuchProcess:
         return False
+
+
+def wait_quietly() -> None:
+    """Makes a run in this process sleep while another holds the pool that it waits for.
+
+    Dagster 1.13 takes the minimum of zero and the time to the next look, so its in-process executor never sleeps and
+    a run that waits takes a core from the training that it waits for.
+    """
+    from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+
+    def interval(self: InstanceConcurrencyContext) -> float:
+        return _LOOK_SECONDS if self.has_pending_claims() else 0.0
+
+    InstanceConcurrencyContext.interval_to_next_pending_claim_check = interval  # type: ignore[method-assign]

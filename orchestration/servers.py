@@ -29,6 +29,7 @@ def environment(home: Path) -> dict[str, str]:
 def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str) -> int:
     """Dagster's web server and daemon (schedules, sensors, queued runs) over one code server, and MLflow's UI.
 
+    Where MLflow's tracking server is elsewhere (`tracking_uri` is http), its own UI is the one to look at.
     The code server reloads when a project is registered or its file changes, so both see it without a restart.
 
     Returns:
@@ -37,8 +38,7 @@ def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str
     Raises:
         OSError: a port is taken.
     """
-    for wanted in (port, mlflow_port):
-        _check_free(host, wanted)
+    _check_free(host, port)
     (home / ".nux").mkdir(exist_ok=True)
     (home / ".nux" / "nux.yaml").write_text("seen: 1\n")  # else Dagster's UI first asks for an e-mail address
     code_port = _free_port()
@@ -54,12 +54,12 @@ def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str
     faces = [
         [sys.executable, "-m", "dagster_webserver", "-w", str(workspace), "-h", host, "-p", str(port)],
         [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace), *quiet],
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri),
-            *("--default-artifact-root", str(home / "artifacts"), "--host", host, "--port", str(mlflow_port)),
-            *("--workers", "1"),
-        ],
     ]
+    if not tracking_uri.startswith("http"):
+        _check_free(host, mlflow_port)
+        store = ["--backend-store-uri", tracking_uri, "--default-artifact-root", str(home / "artifacts")]
+        address = ["--host", host, "--port", str(mlflow_port), "--workers", "1"]
+        faces.append([sys.executable, "-m", "mlflow", "server", *store, *address])
     return run_until_stopped([code_server], environment(home), _CodeServer(home, code_port).follow, faces)
 
 

@@ -42,7 +42,7 @@ query ($job: String!, $tags: [ExecutionTag!]) {
   runsOrError(filter: {pipelineName: $job, tags: $tags}) {
     ... on Runs {
       results {
-        runId status
+        runId status startTime
         tags { key value }
         stepStats { stepKey status startTime endTime }
       }
@@ -71,7 +71,7 @@ STOP = "mutation ($id: String) { stopRunningSchedule(id: $id) { __typename } }"
 SENSOR = """
 mutation ($selector: SensorSelector!, $cursor: String) {
   sensorDryRun(selectorData: $selector, cursor: $cursor) {
-    ... on DryRunInstigationTick { evaluationResult { skipReason error { message } runRequests { runKey } } }
+    ... on DryRunInstigationTick { evaluationResult { cursor skipReason error { message } runRequests { runKey } } }
   }
 }"""
 
@@ -131,6 +131,13 @@ class Ui:
     def schedule(self) -> dict[str, Any]:
         return self.ask(SCHEDULE, selector={**LOCATION, "scheduleName": "tiny_schedule"})["scheduleState"]
 
+    def look(self, cursor: str | None = None) -> dict[str, Any]:
+        """What the sensor says at its next look."""
+        selector = {**LOCATION, "sensorName": "tiny_files"}
+        found = self.ask(SENSOR, selector=selector, cursor=cursor)["evaluationResult"]
+        assert found["error"] is None
+        return found
+
     def start(self) -> None:
         self.process = self.triptych("ui", "--port", str(self.port), "--mlflow-port", str(self.mlflow_port))
         wait_for(lambda: answers(f"http://127.0.0.1:{self.port}/server_info"), "Dagster's web server", 120)
@@ -174,8 +181,11 @@ def answers(url: str) -> bool:
         return False
 
 
-def trains(run: dict[str, Any]) -> bool:
-    return any(step["stepKey"] == "tiny__baselines" and step["status"] == "IN_PROGRESS" for step in run["stepStats"])
+def command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -252,16 +262,23 @@ def test_two_trainings_at_once_take_turns_on_the_gpu(ui):
     ids = [ui.launch_with(["model"], f"training.seed={seed}") for seed in (1, 2)]
     runs = [ui.follow(run_id) for run_id in ids]
     assert [run["status"] for run in runs] == ["SUCCESS", "SUCCESS"]
-    first, second = sorted((run["stepStats"][0] | run for run in runs), key=lambda run: run["endTime"])
-    steps = {run["runId"]: next(s for s in run["stepStats"] if s["stepKey"] == "tiny__model") for run in runs}
-    assert max(run["startTime"] for run in runs) < steps[first["runId"]]["endTime"], "both were there at once"
-    assert steps[first["runId"]]["endTime"] <= steps[second["runId"]]["startTime"], "but only one trained"
+    first, second = sorted(
+        (next(step for step in run["stepStats"] if step["stepKey"] == "tiny__model") for run in runs),
+        key=lambda step: step["startTime"],
+    )
+    assert max(run["startTime"] for run in runs) < first["endTime"], "both runs were under way"
+    assert first["endTime"] <= second["startTime"], "but one trained at a time"
 
 
-def test_the_sensor_looks_at_the_files(ui):
-    tick = ui.ask(SENSOR, selector={**LOCATION, "sensorName": "tiny_files"}, cursor=None)
-    assert tick["evaluationResult"]["error"] is None
-    assert tick["evaluationResult"]["skipReason"].startswith("first look")
+def test_the_sensor_asks_for_a_run_when_a_file_has_appeared(ui, make_png):
+    first = ui.look()
+    assert first["skipReason"].startswith("first look")
+    make_png(ui.project.parent / "photos" / "q03.png", 3)
+    second = ui.look(first["cursor"])
+    assert "still" in second["skipReason"]
+    third = ui.look(second["cursor"])
+    assert third["skipReason"] is None
+    assert len(third["runRequests"]) == 1
 
 
 def test_the_schedule_starts_a_run_under_the_job(ui):
@@ -277,13 +294,18 @@ def test_the_schedule_starts_a_run_under_the_job(ui):
 
 
 def test_a_run_that_is_stopped_with_the_servers_leaves_nothing(ui):
-    run_id = wait_for(
-        lambda: next((id for id, run in ui.runs().items() if trains(run)), None), "a training of the scheduled run", 180
-    )
-    workers = psutil.Process(ui.process.pid).children(recursive=True)
-    assert any("training.job" in worker.cmdline() for worker in workers)
+    def trainers() -> list[psutil.Process]:
+        return [child for child in workers() if "training.job" in command_line(child)]
+
+    def workers() -> list[psutil.Process]:
+        return psutil.Process(ui.process.pid).children(recursive=True)
+
+    run_id = next(iter(ui.runs()))  # of the schedule
+    trainer, *_ = wait_for(trainers, "a training of the scheduled run", 120)
+    family = workers()
+    assert trainer in family
     ui.stop()
-    assert not psutil.wait_procs(workers, timeout=15)[1]
+    assert not psutil.wait_procs(family, timeout=15)[1]
     with open_instance(ui.home) as instance:
         free_dead_runs(instance)
         assert instance.get_run_by_id(run_id).is_finished
