@@ -257,6 +257,7 @@ def test_a_blocking_check_that_fails_stops_the_run(ui):
     assert steps.get("tiny__model") in (None, "SKIPPED"), "nothing trains on data that failed"
 
 
+@pytest.mark.soak  # depends on the machine's speed; `make soak`
 def test_two_trainings_at_once_take_turns_on_the_gpu(ui):
     assert ui.follow(ui.launch(DATA))["status"] == "SUCCESS"
     ids = [ui.launch_with(["model"], f"training.seed={seed}") for seed in (1, 2)]
@@ -293,6 +294,7 @@ def test_the_schedule_starts_a_run_under_the_job(ui):
     assert all(tick["status"] == "SUCCESS" for tick in ui.schedule()["ticks"])
 
 
+@pytest.mark.soak  # depends on the machine's speed; `make soak`
 def test_a_run_that_is_stopped_with_the_servers_leaves_nothing(ui):
     def trainers() -> list[psutil.Process]:
         return [child for child in workers() if "training.job" in command_line(child)]
