@@ -45,6 +45,17 @@ class Lake:
         table = self.open(name)
         return None if table is None else table.version()
 
+    def require(self, name: str) -> int:
+        """The version of a table that an earlier step writes.
+
+        Raises:
+            ValueError: that step never ran.
+        """
+        version = self.version(name)
+        if version is None:
+            raise ValueError(f"there is no {name} yet: materialize it first, or run the whole project")
+        return version
+
     def open_version(self, name: str, version: int) -> DeltaTable | None:
         """An older version, or None where it is no longer there."""
         try:

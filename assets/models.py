@@ -1,5 +1,6 @@
 """Dagster's face of the model side: baselines, model, evaluation and champion of one project."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -19,55 +20,45 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
     """dataset -> baselines and model -> evaluation -> champion, under the project's key prefix."""
     name, key, needs = project.name, [project.name], {resource_key(project.name)}
 
-    @dg.asset(
-        key_prefix=key,
-        group_name=f"{name}_models",
-        kinds={"torch", "mlflow"},
-        owners=OWNERS,
-        deps=[[*key, "dataset"]],
-        required_resource_keys=needs,
-        pool="gpu",
-        description="What a model must beat: each modality alone, and plain concatenation.",
-    )
-    def baselines(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        reports = train(context, load_settings(context, name), baseline_runs)
-        accuracy = {report["name"]: report["metrics"]["accuracy"] for report in reports}
-        return dg.MaterializeResult(
-            metadata={
-                "summary": ", ".join(f"{baseline} {value:.3f}" for baseline, value in accuracy.items()),
-                "accuracy": counts_table(accuracy, ("baseline", "test accuracy")),
-                "runs": {report["name"]: report["mlflow_run_id"] for report in reports},
-                "trained": sum(not report["reused"] for report in reports),
-            }
+    def spec(asset: str, kinds: set[str], description: str) -> dg.AssetSpec:
+        return dg.AssetSpec(
+            [*key, asset],
+            deps=[[*key, "dataset"]],
+            description=description,
+            group_name=f"{name}_models",
+            kinds=kinds,
+            owners=OWNERS,
         )
 
-    @dg.asset(
-        key_prefix=key,
-        group_name=f"{name}_models",
-        kinds={"torch", "mlflow", "huggingface"},
-        owners=OWNERS,
-        deps=[[*key, "dataset"]],
+    # One step, since the trainer trains them side by side; either can be asked for alone.
+    @dg.multi_asset(
+        name=f"{name}__training",
+        specs=[
+            spec(
+                "baselines",
+                {"torch", "mlflow"},
+                "What a model must beat: each modality alone, and plain concatenation.",
+            ),
+            spec(
+                "model",
+                {"torch", "mlflow", "huggingface"},
+                "The fused model: trained in a process of its own, logged and registered as a version in MLflow.",
+            ),
+        ],
+        can_subset=True,
         required_resource_keys=needs,
         pool="gpu",
-        description="The fused model: trained in a process of its own, logged and registered as a version in MLflow.",
     )
-    def model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        (report,) = train(context, load_settings(context, name), lambda *settings: [model_run(*settings)])
-        accuracy = report["metrics"]["accuracy"]
-        how = "already trained" if report["reused"] else "trained"
-        return dg.MaterializeResult(
-            metadata={
-                "summary": f"version {report['version']} {how}, test accuracy {accuracy:.3f}",
-                "test_accuracy": accuracy,
-                "subsets": counts_table(report["subsets"], ("inputs given", "test accuracy")),
-                "version": int(report["version"]),
-                "reused": report["reused"],
-                "mlflow_run_id": report["mlflow_run_id"],
-                "dataset_fingerprint": report["dataset_fingerprint"],
-                "metrics": report["metrics"],
-                "subset_accuracy": report["subsets"],
-            }
-        )
+    def training(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+        asked = {asset.path[-1] for asset in context.selected_asset_keys}
+        settings = load_settings(context, name)
+        runs = [run for run in spec_runs(settings) if ("baselines" if run.is_baseline else "model") in asked]
+        reports = train(context, settings, runs)
+        if "baselines" in asked:
+            yield _baselines([report for report in reports if report["version"] is None], [*key, "baselines"])
+        if "model" in asked:
+            (report,) = (report for report in reports if report["version"] is not None)
+            yield _model(report, [*key, "model"])
 
     @dg.asset(
         key_prefix=key,
@@ -82,7 +73,7 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
         from training.tracking import find_run, read_artifact, read_json
 
         settings = load_settings(context, name)
-        runs = spec_runs(settings, baseline_runs) + spec_runs(settings, lambda *given: [model_run(*given)])
+        runs = spec_runs(settings)
         rows: list[dict[str, Any]] = []
         pictures = {}
         for run in runs:
@@ -129,20 +120,54 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
             }
         )
 
-    return [baselines, model, evaluation, champion]
+    return [training, evaluation, champion]
 
 
-def spec_runs(project: Project, make: Any) -> list[RunSpec]:
-    """The trainings that the present dataset and settings ask for."""
+def _baselines(reports: list[dict[str, Any]], key: list[str]) -> dg.MaterializeResult:
+    accuracy = {report["name"]: report["metrics"]["accuracy"] for report in reports}
+    return dg.MaterializeResult(
+        asset_key=key,
+        metadata={
+            "summary": ", ".join(f"{baseline} {value:.3f}" for baseline, value in accuracy.items()),
+            "accuracy": counts_table(accuracy, ("baseline", "test accuracy")),
+            "runs": {report["name"]: report["mlflow_run_id"] for report in reports},
+            "trained": sum(not report["reused"] for report in reports),
+            "seconds": sum(sum(report["seconds"].values()) for report in reports if not report["reused"]),
+        },
+    )
+
+
+def _model(report: dict[str, Any], key: list[str]) -> dg.MaterializeResult:
+    accuracy = report["metrics"]["accuracy"]
+    how = "already trained" if report["reused"] else "trained"
+    return dg.MaterializeResult(
+        asset_key=key,
+        metadata={
+            "summary": f"version {report['version']} {how}, test accuracy {accuracy:.3f}",
+            "test_accuracy": accuracy,
+            "subsets": counts_table(report["subsets"], ("inputs given", "test accuracy")),
+            "version": int(report["version"]),
+            "reused": report["reused"],
+            "mlflow_run_id": report["mlflow_run_id"],
+            "dataset_fingerprint": report["dataset_fingerprint"],
+            "metrics": report["metrics"],
+            "subset_accuracy": report["subsets"],
+            "seconds": 0.0 if report["reused"] else sum(report["seconds"].values()),
+        },
+    )
+
+
+def spec_runs(project: Project) -> list[RunSpec]:
+    """The trainings that the present dataset and settings ask for: baselines and model."""
     dataset = pipeline.present_snapshot(pipeline.open_lake(project)).fingerprint
-    return make(project.model, project.training, project.features, project.modalities, dataset)
+    settings = project.model, project.training, project.features, project.modalities, dataset
+    return [*baseline_runs(*settings), model_run(*settings)]
 
 
-def train(context: dg.AssetExecutionContext, project: Project, make: Any) -> list[dict[str, Any]]:
+def train(context: dg.AssetExecutionContext, project: Project, runs: list[RunSpec]) -> list[dict[str, Any]]:
     """The reports of the asked-for trainings; only those that MLflow does not know are done, in one child process."""
     from training.tracking import find_report
 
-    runs = spec_runs(project, make)
     known: dict[str, dict[str, Any] | None] = {
         run.name: find_report(project.mlflow_uri, project.name, run.fingerprint) for run in runs
     }
@@ -164,6 +189,7 @@ def train(context: dg.AssetExecutionContext, project: Project, make: Any) -> lis
             cache=str(project.folder / "cache"),
             checkpoints=str(project.folder / "checkpoints"),
             tags={"dagster_run_id": context.run.run_id},
+            parallel=project.training.parallel,
             runs=missing,
         )
         for made in SubprocessLauncher().launch(context, spec.to_json()):

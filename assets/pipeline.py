@@ -93,6 +93,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     Returns:
         Contents seen, processed, reused (there already) and quarantined (now or before).
     """
+    lake.require("manifest")
     processor = make_processor(project)
     keys = fingerprints(processor, modality)
     parameters = {**keys, "modality": modality}
@@ -143,6 +144,7 @@ def _read_and_process(batch: pa.RecordBatch, step: Step) -> Outcome:
 
 def write_samples(lake: Lake, project: Project) -> str:
     """Aligns the clean items into samples; returns the fingerprint of their content."""
+    lake.require("manifest")
     processor = make_processor(project)
     usable, refused = {}, {}
     for modality in project.modalities:
@@ -181,6 +183,7 @@ def write_dataset(lake: Lake, project: Project) -> Snapshot:
     """Writes the index of the present snapshot; one that is there already keeps its version."""
     processor = make_processor(project)
     features = {m: processor.fingerprint(m) for m in project.modalities}
+    lake.require("samples")
     samples = lake.note("samples")
     fingerprint = dataset_fingerprint(samples["fingerprint"], features)
     rows = make_dataset(lake.read("samples"))
@@ -193,9 +196,7 @@ def write_dataset(lake: Lake, project: Project) -> Snapshot:
 
 def present_snapshot(lake: Lake) -> Snapshot:
     """The dataset that the last run wrote."""
-    note, version = lake.note("dataset"), lake.version("dataset")
-    if version is None:
-        raise ValueError("there is no dataset yet: run the project first")
+    version, note = lake.require("dataset"), lake.note("dataset")
     return Snapshot(note["fingerprint"], version, json.loads(note["features"]))
 
 

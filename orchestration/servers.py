@@ -119,7 +119,12 @@ def run_until_stopped(
                 group.start(then)
                 then = ()
             time.sleep(0.2)
-        return 0 if stopped() else ended or 1
+        if stopped():
+            return 0
+        assert ended is not None
+        server = " ".join(str(part) for part in ended.args[1:4])  # type: ignore[index]
+        print(f"{server} ended with exit code {ended.returncode}; the other servers stop, too", file=sys.stderr)
+        return ended.returncode or 1
 
 
 @contextlib.contextmanager
@@ -148,9 +153,9 @@ class _Group:
     def start(self, commands: Sequence[Sequence[str]]) -> None:
         self.servers += [subprocess.Popen(command, env=self.env, start_new_session=True) for command in commands]
 
-    def ended(self) -> int | None:
-        """The exit code of a server that has ended; None while all run."""
-        return next((code for server in self.servers if (code := server.poll()) is not None), None)
+    def ended(self) -> subprocess.Popen[bytes] | None:
+        """A server that has ended; None while all run."""
+        return next((server for server in self.servers if server.poll() is not None), None)
 
     def __exit__(self, *_: object) -> None:
         self._signal(signal.SIGTERM)

@@ -6,11 +6,9 @@ Dagster starts it (`assets.launcher`) and passes the specification over Pipes; p
 way, everything else through the lake and MLflow. It dies with the process that started it.
 """
 
-import ctypes
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -26,57 +24,78 @@ from filelock import FileLock, Timeout
 from training.schema import MODALITIES, PREDICTIONS, SPLITS, subset_name
 from training.settings import to_dict
 from training.spec import JobSpec, RunSpec
+from training.workers import Log, die_with_parent, side_by_side
 
 if TYPE_CHECKING:
     from training.data import SampleDataset
     from training.model import FusionModel
 
-Log = Callable[[str], None]
 _EXAMPLES = 12  # test samples in the picture
 
 
-def die_with_parent() -> None:
-    """Asks the kernel to kill this process when the one that started it is gone (Linux; elsewhere nothing)."""
-    parent = os.environ.get("TRIPTYCH_PARENT")
-    if parent is None or sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != int(parent):  # it died before the call
-        os._exit(1)
-
-
 def run_all(spec: JobSpec, report: Callable[[dict[str, Any]], None], log: Log) -> None:
-    """Trains the models one after the other; `report` gets each one's results as soon as they are safe in MLflow.
+    """Trains the models; `report` gets each one's results as soon as they are safe in MLflow.
 
     Raises:
         ValueError: features of the snapshot are missing, or another trainer is at work on the same model.
     """
-    from training.data import open_samples, open_table
+    import torch
+
+    from training import tracking
+
+    # The product takes longest: first, with the others beside it.
+    runs = sorted(spec.runs, key=lambda run: run.is_baseline)
+    at_once = spec.parallel or (1 if torch.cuda.is_available() else 2)
+    threads = max(1, torch.get_num_threads() // at_once)  # the same however many are left: it decides the last bits
+    open_splits(spec)  # fills the cache that all read
+    tracking.open_experiment(spec)
+    if min(at_once, len(runs)) == 1:
+        for run in runs:
+            report(train_one(spec, run, threads, log))
+    else:
+        side_by_side(train_one, [(spec, run, threads) for run in runs], min(at_once, len(runs)), report, log)
+
+
+def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
+    """The rows of each split, and the test rows as they stand in `dataset`."""
+    from training.cache import open_table
+    from training.data import open_samples
 
     index = open_table(spec.lake, "dataset", spec.version, spec.storage_options).to_table().sort_by("sample_id")
     parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
     place = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
-    splits = {split: open_samples(rows, *place) for split, rows in parts.items()}
-    for run in spec.runs:
-        folder = Path(spec.checkpoints) / run.fingerprint
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(folder.with_suffix(".lock"), timeout=0):
-                report(train_one(spec, run, splits, parts["test"], folder, log))
-        except Timeout:
-            raise ValueError(f"another trainer is at work in {folder}: wait for it, or end it") from None
+    return {split: open_samples(rows, *place) for split, rows in parts.items()}, parts["test"]
 
 
-def train_one(
-    spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"], test: pa.Table, folder: Path, log: Log
-) -> dict[str, Any]:
-    """One model from data to registry; a training that was killed goes on from its last checkpoint in `folder`."""
+def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> dict[str, Any]:
+    """One model from data to registry; a training that was killed goes on from its last checkpoint.
+
+    Raises:
+        ValueError: another trainer is at work on it, or see `fit`.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    folder = Path(spec.checkpoints) / run.fingerprint
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_suffix(".lock"), timeout=0):
+            return _train(spec, run, folder, log)
+    except Timeout:
+        raise ValueError(f"another trainer is at work in {folder}: wait for it, or end it") from None
+
+
+def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any]:
+    from transformers.utils import logging
+
     from training import registry, tracking
     from training.evaluate import measure, slices
     from training.processor import Processor
     from training.train import fit, make_tokenizer, predict
 
+    logging.disable_progress_bar()
     started = time.monotonic()
+    splits, test = open_splits(spec)
     # Where TensorBoard reads, if `training.report_to` names it; the checkpoints' folder is removed in the end.
     logs = Path(spec.checkpoints).parent / "tensorboard" / f"{run.name}-{run.fingerprint}"
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
@@ -180,11 +199,9 @@ def _pictures(
 
 
 def main() -> None:
-    die_with_parent()
+    if parent := os.environ.get("TRIPTYCH_PARENT"):
+        die_with_parent(int(parent))
     from dagster_pipes import open_dagster_pipes
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
     with open_dagster_pipes() as pipes:
         spec = JobSpec.from_json(pipes.get_extra("spec"))

@@ -4,6 +4,7 @@ The registered model is called like its project. `champion` answers; `challenger
 """
 
 import base64
+import contextlib
 import importlib.metadata
 import io
 import json
@@ -47,7 +48,8 @@ def log_model(spec: JobSpec, run: RunSpec, bundle: Path) -> str:
     logged = [m for m in store.search_logged_models([experiment], f"source_run_id = '{run_id}'") if m.status == "READY"]
     uri = logged[0].model_uri if logged else _log_pyfunc(spec, run, run_id, bundle)
     tags = {TAG + name: value for name, value in provenance(spec, run).items()}
-    return str(mlflow.register_model(uri, spec.project, tags=tags).version)
+    with contextlib.redirect_stderr(io.StringIO()):  # where MLflow tells of it; the run does, too
+        return str(mlflow.register_model(uri, spec.project, tags=tags).version)
 
 
 def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:

@@ -147,6 +147,7 @@ class TrainingSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     workers: int = 0  # processes that make batches
+    parallel: int | None = None  # models trained at once, sharing the cores; null: two on a CPU, one on a GPU
     checkpoint_steps: int = 500
     evaluations: int = 5  # validations during training
     vocabulary: int = 1024  # at most; of the tokenizer that `llm: tiny` fits on the training texts
@@ -156,7 +157,17 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "gradient_accumulation", "checkpoint_steps"):
             check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        check(self.parallel is None or self.parallel >= 1, "parallel", self.parallel, "null or at least 1")
         check(0 <= self.warmup < 1, "warmup", self.warmup, "0 up to (not including) 1")
+
+
+# Settings that change how a training is run or reported, and not what comes out.
+_NEUTRAL = ("workers", "parallel", "checkpoint_steps", "report_to", "baseline_epochs")
+
+
+def decisive(training: TrainingSettings) -> dict[str, Any]:
+    """Those settings, as plain values, that decide the weights."""
+    return {name: value for name, value in to_dict(training).items() if name not in _NEUTRAL}
 
 
 @dataclass(frozen=True, kw_only=True)

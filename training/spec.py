@@ -14,14 +14,13 @@ from training.settings import (
     MediaLimits,
     ModelSettings,
     TrainingSettings,
+    decisive,
     from_dict,
     to_dict,
 )
 
 VERSION = 1  # count up when the same settings and data would train another model
 _PACKAGES = ("torch", "transformers", "tokenizers")
-# Settings that change how a training is run or reported, and not what comes out.
-_NEUTRAL = ("workers", "checkpoint_steps", "report_to", "baseline_epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,7 @@ class JobSpec:
     cache: str  # folder of the memory-mapped features
     checkpoints: str  # folder
     tags: dict[str, str]
+    parallel: int | None  # see TrainingSettings
     runs: tuple[RunSpec, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -76,9 +76,8 @@ class JobSpec:
 def _run(
     name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str], dataset: str, kinds: str
 ) -> RunSpec:
-    decisive = {k: v for k, v in to_dict(training).items() if k not in _NEUTRAL}
     versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
-    named = fingerprint("training", VERSION, versions, dataset, to_dict(model), decisive, sorted(keep), kinds)
+    named = fingerprint("training", VERSION, versions, dataset, to_dict(model), decisive(training), sorted(keep), kinds)
     return RunSpec(name=name, model=model, training=training, keep=tuple(keep), fingerprint=named)
 
 

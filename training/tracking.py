@@ -81,6 +81,24 @@ def _is_alive(owner: str) -> bool:
         return False
 
 
+def open_experiment(spec: JobSpec) -> None:
+    """Makes the project's experiment where it is not there yet, and ends the runs that a dead trainer left in it."""
+    import mlflow
+    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it would tell of each of its threads
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+    mlflow.set_tracking_uri(spec.tracking_uri)
+    mlflow.set_registry_uri(spec.tracking_uri)
+    if mlflow.get_experiment_by_name(spec.project) is None:
+        place = spec.artifacts
+        if place is not None and "://" not in place:
+            place = Path(place).absolute().as_uri()
+        mlflow.create_experiment(spec.project, artifact_location=place)
+    mlflow.set_experiment(spec.project)
+    end_dead_runs(spec.tracking_uri, spec.project)
+
+
 @contextmanager
 def open_run(spec: JobSpec, run: RunSpec) -> Iterator[Any]:
     """An MLflow run that is FINISHED only when the block ends well; KILLED on SIGTERM or Ctrl-C, else FAILED.
@@ -88,20 +106,9 @@ def open_run(spec: JobSpec, run: RunSpec) -> Iterator[Any]:
     A training that did not end goes on in the run it had, so that nothing stands there twice.
     """
     import mlflow
-    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it would tell of each of its threads
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+    open_experiment(spec)
     uri = spec.tracking_uri
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    if mlflow.get_experiment_by_name(spec.project) is None:
-        place = spec.artifacts
-        if place is not None and "://" not in place:
-            place = Path(place).absolute().as_uri()
-        mlflow.create_experiment(spec.project, artifact_location=place)
-    mlflow.set_experiment(spec.project)
-    end_dead_runs(uri, spec.project)
     mlflow.set_system_metrics_sampling_interval(_SAMPLING_SECONDS)
     mlflow.set_system_metrics_samples_before_logging(1)
     stopped = [r for r in _runs(uri, spec.project, run.fingerprint) if r.info.status in ("KILLED", "FAILED")]

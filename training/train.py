@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from training.data import Collator, EpochSampler, Row, SampleDataset
 from training.model import FusionModel, build_model
 from training.schema import fingerprint, subset_name
-from training.settings import FeatureSettings, ModelSettings, TrainingSettings, to_dict
+from training.settings import FeatureSettings, ModelSettings, TrainingSettings, decisive, to_dict
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
 _WHOLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
@@ -74,12 +74,12 @@ def fit(
     torch.manual_seed(training.seed)  # the weights' start; everything random in the data has keys of its own
     network = build_model(model, features, tokenizer, modalities, classes)
     collator = make_collator(network, tokenizer, features)
-    parts = to_dict(model), to_dict(training), to_dict(features), list(modalities), train.identity()
+    parts = to_dict(model), decisive(training), to_dict(features), list(modalities), train.identity()
     _claim(Path(folder), fingerprint(*parts))
-    steps = math.ceil(len(train) / training.batch_size / training.gradient_accumulation) * training.epochs
+    steps = math.ceil(math.ceil(len(train) / training.batch_size / training.gradient_accumulation) * training.epochs)
     trainer = _Trainer(
         model=network,
-        args=_arguments(training, max(1, round(steps)), Path(folder), run_name, len(validation) > 0),
+        args=_arguments(training, steps, Path(folder), run_name, len(validation) > 0),
         train_dataset=train,
         eval_dataset=_sample(validation, training.seed),
         data_collator=replace(collator, answers=True, modality_dropout=model.modality_dropout, seed=training.seed),
@@ -205,7 +205,7 @@ def _arguments(
         logging_steps=max(1, steps // _LOGS),
         logging_nan_inf_filter=False,
         eval_strategy="steps" if validate else "no",
-        eval_steps=max(1, steps // training.evaluations) if validate else None,
+        eval_steps=math.ceil(steps / training.evaluations) if validate else None,
         save_steps=training.checkpoint_steps,
         save_total_limit=2,
         dataloader_num_workers=training.workers,

@@ -78,7 +78,7 @@ def test_every_check_of_the_data_side_blocks(digits):
 
 
 def test_trainings_share_the_pool_of_the_gpu(digits):
-    pools = {d.keys and next(iter(d.keys)).path[-1]: d.op.pool for d in project_definitions(digits).assets}
+    pools = {key.path[-1]: d.op.pool for d in project_definitions(digits).assets for key in d.keys}
     assert {name for name, pool in pools.items() if pool == "gpu"} == {"baselines", "model"}
 
 

@@ -85,6 +85,7 @@ class Ui:
         self.env.pop("MLFLOW_TRACKING_URI", None)
         self.port, self.mlflow_port = free_port(), free_port()
         self.told: dict[str, Any] = {}
+        self.stopped = False
 
     def triptych(self, *arguments: str) -> subprocess.Popen[str]:
         # From another folder, without PATH's triptych: what is tested is this checkout.
@@ -145,8 +146,9 @@ class Ui:
 
     def stop(self) -> None:
         """As Ctrl-C does; no process is left."""
-        if self.process.poll() is not None:
+        if self.stopped:
             return
+        self.stopped = True
         everyone = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGINT)
         try:

@@ -1,0 +1,73 @@
+"""Work in several processes at once; `work` and the like are what crosses to them, so they are plain functions."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from training.workers import side_by_side
+
+CODE = Path(__file__).resolve().parents[2]
+SLEEPERS = """
+import time
+from training.workers import side_by_side
+
+def sleep(number, log):
+    log(f"sleeping {number}")
+    time.sleep(600)
+
+if __name__ == "__main__":
+    side_by_side(sleep, [(1,), (2,)], 2, print, lambda line: print(line, flush=True))
+"""
+
+
+def work(number: int, log) -> tuple[int, int]:
+    if number == 2:
+        raise ValueError("two is wrong")
+    log(f"at {number}")
+    return number, os.getpid()
+
+
+def meet(folder: str, number: int, log) -> int:
+    """Ends only if another call is there at the same time."""
+    (Path(folder) / str(number)).touch()
+    deadline = time.monotonic() + 60
+    while len(list(Path(folder).iterdir())) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return number
+
+
+def test_results_and_lines_arrive_and_a_failure_lets_the_others_finish():
+    done, lines = [], []
+    with pytest.raises(ValueError, match="two is wrong"):
+        side_by_side(work, [(1,), (2,), (3,), (4,)], 2, done.append, lines.append)
+    assert sorted(number for number, _ in done) == [1, 3, 4]
+    assert os.getpid() not in {process for _, process in done}
+    assert sorted(lines) == ["at 1", "at 3", "at 4"]
+
+
+def test_tasks_run_at_the_same_time(tmp_path):
+    done = []
+    side_by_side(meet, [(str(tmp_path), 1), (str(tmp_path), 2)], 2, done.append, print)
+    assert sorted(done) == [1, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_process_that_started_them(tmp_path, number):
+    program = tmp_path / "sleepers.py"
+    program.write_text(SLEEPERS)
+    env = {**os.environ, "PYTHONPATH": str(CODE)}
+    with subprocess.Popen([sys.executable, str(program)], env=env, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert sorted(started.stdout.readline().strip() for _ in range(2)) == ["sleeping 1", "sleeping 2"]
+        workers = psutil.Process(started.pid).children(recursive=True)
+        started.send_signal(number)
+        started.wait(timeout=20)
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert not alive
