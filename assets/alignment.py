@@ -51,6 +51,7 @@ def align(
         ValueError: the link table cannot be read or lacks a column, two samples have one id, no key of a modality
             matches, a column that the settings name is nowhere, or an item was neither cleaned nor refused.
     """
+    sources = [source for source in sources if source.use == "samples"]
     with duckdb.connect() as connection:
         _load_items(connection, manifest, clean_ids, sources, refused, quarantine)
         columns = Columns.of(connection, sources)
@@ -264,19 +265,27 @@ class Balance:
 
 
 def item_balance(
-    manifest: pa.Table, quarantine: pa.Table, samples: pa.Table, seen: Mapping[str, int] | None = None
+    manifest: pa.Table,
+    quarantine: pa.Table,
+    samples: pa.Table,
+    seen: Mapping[str, int] | None = None,
+    noise: Collection[str] = (),
 ) -> Balance:
     """Counts what became of every item.
 
     Args:
         quarantine: rows of all stages; those of clean and featurize count by content.
         seen: items found, per modality, as counted when they were found; default: what manifest and quarantine list.
+        noise: ids of the items that augmentation can use.
     """
     with duckdb.connect() as connection:
         connection.register("manifest", manifest)
         connection.register("quarantine", quarantine)
         connection.register("samples", samples)
-        used = " UNION ".join(f"SELECT {m}_item AS item_id FROM samples WHERE {m}_item IS NOT NULL" for m in MODALITIES)
+        connection.register("noise", pa.table({"item_id": pa.array(list(noise), pa.string())}))
+        used = "FROM noise" + "".join(
+            f" UNION SELECT {m}_item AS item_id FROM samples WHERE {m}_item IS NOT NULL" for m in MODALITIES
+        )
         connection.execute(
             f"""
             CREATE TABLE outcomes AS

@@ -11,7 +11,7 @@ from assets.preview import accuracy_table, counts_table, picture
 from assets.promotion import gate
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
-from training.spec import JobSpec, RunSpec, baseline_runs, model_run
+from training.spec import JobSpec, RunSpec
 
 OWNERS = ["team:triptych"]
 
@@ -52,7 +52,7 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
     def training(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         asked = {asset.path[-1] for asset in context.selected_asset_keys}
         settings = load_settings(context, name)
-        runs = [run for run in spec_runs(settings) if ("baselines" if run.is_baseline else "model") in asked]
+        runs = [run for run in pipeline.plan(settings) if ("baselines" if run.is_baseline else "model") in asked]
         reports = train(context, settings, runs)
         if "baselines" in asked:
             yield _baselines([report for report in reports if report["version"] is None], [*key, "baselines"])
@@ -73,7 +73,7 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
         from training.tracking import find_run, read_artifact, read_json
 
         settings = load_settings(context, name)
-        runs = spec_runs(settings)
+        runs = pipeline.plan(settings)
         rows: list[dict[str, Any]] = []
         pictures = {}
         for run in runs:
@@ -155,13 +155,6 @@ def _model(report: dict[str, Any], key: list[str]) -> dg.MaterializeResult:
             "seconds": 0.0 if report["reused"] else sum(report["seconds"].values()),
         },
     )
-
-
-def spec_runs(project: Project) -> list[RunSpec]:
-    """The trainings that the present dataset and settings ask for: baselines and model."""
-    dataset = pipeline.present_snapshot(pipeline.open_lake(project)).fingerprint
-    settings = project.model, project.training, project.features, project.modalities, dataset
-    return [*baseline_runs(*settings), model_run(*settings)]
 
 
 def train(context: dg.AssetExecutionContext, project: Project, runs: list[RunSpec]) -> list[dict[str, Any]]:

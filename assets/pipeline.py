@@ -21,6 +21,7 @@ from assets.settings import Project
 from assets.sources import attach_data, scan
 from training.processor import Processor
 from training.schema import QUARANTINE
+from training.spec import RunSpec, plan_runs
 
 _PORTION_BYTES = 64 * 2**20  # results held before they are committed; a crash loses at most this much work
 
@@ -168,7 +169,19 @@ def balance(lake: Lake, project: Project) -> Balance:
     present = [lake.sql("SELECT * FROM quarantine WHERE stage IN ('manifest', 'align')")]
     for modality in project.modalities:
         present.append(lake.sql(REFUSED, {**fingerprints(processor, modality), "modality": modality}))
-    return item_balance(lake.read("manifest"), pa.concat_tables(present), lake.read("samples"))
+    usable = noise(lake, project)["item_id"].to_pylist()
+    return item_balance(lake.read("manifest"), pa.concat_tables(present), lake.read("samples"), noise=usable)
+
+
+def noise(lake: Lake, project: Project) -> pa.Table:
+    """`item_id` and content `id` of the clips that augmentation can add to speech."""
+    query = """
+        SELECT item_id, sha256 AS id FROM manifest
+        WHERE source IN (SELECT unnest($sources)) AND sha256 IN (FROM clean_speech SELECT id WHERE fingerprint = $clean)
+        ORDER BY item_id
+    """
+    clean = make_processor(project).clean_fingerprint("speech")
+    return lake.sql(query, {"sources": list(project.noise), "clean": clean})
 
 
 class Snapshot(NamedTuple):
@@ -198,6 +211,14 @@ def present_snapshot(lake: Lake) -> Snapshot:
     """The dataset that the last run wrote."""
     version, note = lake.require("dataset"), lake.note("dataset")
     return Snapshot(note["fingerprint"], version, json.loads(note["features"]))
+
+
+def plan(project: Project) -> list[RunSpec]:
+    """The trainings that the present dataset and settings ask for: the model, then its baselines."""
+    lake = open_lake(project)
+    dataset = present_snapshot(lake).fingerprint
+    clips = set(noise(lake, project)["id"].to_pylist()) if project.noise else ()
+    return plan_runs(project.model, project.training, project.features, project.modalities, dataset, sorted(clips))
 
 
 def fingerprints(processor: Processor, modality: str) -> dict[str, str]:

@@ -16,7 +16,6 @@ from assets.lake import Lake
 from assets.settings import Project
 from assets.sources import attach_data
 from training.schema import MANIFEST, MODALITIES, PREDICTIONS, subset_name
-from training.spec import baseline_runs, model_run
 
 _ROWS = 256  # test rows whose media are held at once
 
@@ -32,8 +31,7 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
 
     uri, name = project.mlflow_uri, project.name
     snapshot = pipeline.present_snapshot(pipeline.open_lake(project))
-    given = (project.model, project.training, project.features, project.modalities, snapshot.fingerprint)
-    run = model_run(*given)
+    run, *baselines = pipeline.plan(project)
     report = tracking.find_report(uri, name, run.fingerprint)
     if report is None:
         raise ValueError("the model of the present dataset and settings has not been trained: materialize it first")
@@ -48,7 +46,7 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
         full = subset_name(project.modalities)
         singles = {
             baseline.name: _recorded(uri, name, baseline.fingerprint, baseline.name)
-            for baseline in baseline_runs(*given)
+            for baseline in baselines
             if baseline.name in project.modalities
         }
         own, theirs = _recorded(uri, name, run.fingerprint, full), None

@@ -27,6 +27,8 @@ class SourceSettings:
     file in column ``key``, or in column ``file`` where the key is another; a file that no row names keeps its path
     as key. ``table`` and ``column``: text items; column ``key`` names them. ``files`` of modality text: one item a
     file. Hidden files (.name) are no items.
+
+    A source with ``use: noise`` gives speech augmentation what it adds to recordings; no sample is made of it.
     """
 
     __pydantic_config__ = FORBID_EXTRA
@@ -39,6 +41,8 @@ class SourceSettings:
     column: str | None = None  # column of the table that holds the text
     time: str | None = None  # column of the table that says when the item was recorded: ISO 8601, or epoch s/ms/us/ns
     encoding: str = "utf-8"  # of tables and text files
+    use: Literal["samples", "noise"] = "samples"
+    optional: bool = False  # true: that there is nothing is no error
     strict: bool = False  # true: an item that cannot be read fails the run instead of going to quarantine
 
     def __post_init__(self) -> None:
@@ -57,6 +61,10 @@ class SourceSettings:
                 raise ValueError(f"source {self.name!r} has {name} but no table that could have such a column")
         if self.files is None and self.file is not None:
             raise ValueError(f"source {self.name!r} has a column of file names but no files: say where they lie")
+        if self.use == "noise" and self.modality != "speech":
+            raise ValueError(
+                f"source {self.name!r} has use: noise and is {self.modality}: only speech gets noise added"
+            )
         check_encoding(self.encoding)
 
 
@@ -171,6 +179,12 @@ class Project:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"sources named twice: {', '.join(repeated)}")
+        if not self.modalities or (self.noise and "speech" not in self.modalities):
+            raise ValueError(f"sources has noise ({', '.join(self.noise)}) and no speech that it could be added to")
+        if self.training.augmentation.speech is not None and not self.features.speech.keep_waveform:
+            raise ValueError(
+                "training.augmentation.speech needs the waveforms: set features.speech.keep_waveform: true"
+            )
 
     @property
     def root(self) -> Path:
@@ -179,8 +193,14 @@ class Project:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those that some source gives."""
-        return tuple(m for m in MODALITIES if any(source.modality == m for source in self.sources))
+        """Those that some source of samples gives."""
+        given = {source.modality for source in self.sources if source.use == "samples"}
+        return tuple(m for m in MODALITIES if m in given)
+
+    @property
+    def noise(self) -> tuple[str, ...]:
+        """The sources that augmentation draws from."""
+        return tuple(source.name for source in self.sources if source.use == "noise")
 
     @property
     def folder(self) -> Path:

@@ -1,5 +1,6 @@
 """What exists: each source listed as manifest rows, with everything it holds that cannot be an item in quarantine."""
 
+import glob
 import hashlib
 import json
 import os
@@ -57,13 +58,15 @@ def scan(
             refused.
     """
     limits, rows = limits or MediaLimits(), _Rows(source, root.resolve())
+    if is_absent(source, root):
+        return Scan(source.name, *rows.tables(), 0, 0)
     table = None if source.table is None else (root / source.table).resolve()
     if source.files is None:
         assert table is not None
         seen, reused = _scan_texts(source, table, rows), 0
     else:
         seen, reused = _scan_files(source, source.files, table, root, rows, limits, previous, refused)
-    if seen == 0:
+    if seen == 0 and not source.optional:
         raise SourceError(f"source {source.name!r} is empty: there is nothing in {source.files or source.table}")
     manifest, quarantine = rows.tables()
     if source.strict:
@@ -76,6 +79,12 @@ def scan(
             head = f"source {source.name!r} is strict and {bad.num_rows} of {seen} items cannot be used:"
             raise SourceError("\n  ".join([head, *shown, *more]))
     return Scan(source.name, manifest, quarantine, seen, reused)
+
+
+def is_absent(source: SourceSettings, root: Path) -> bool:
+    """Whether the source may be missing and is."""
+    named = (path for path in (source.files, source.table) if path and not glob.has_magic(path))
+    return source.optional and not all((root / path).exists() for path in named)
 
 
 def item_id(source: str, uri: str, member: str | None, key: str | None, ordinal: int = 0) -> str:

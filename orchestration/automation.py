@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets.files import list_files
 from assets.settings import Project
+from assets.sources import is_absent
 from orchestration.project import ProjectError, load
 
 SENSOR_SECONDS = 30
@@ -75,11 +76,12 @@ def signature(project: Project) -> str:
 
 
 def _facts(project: Project) -> Iterator[str]:
-    names = {project.align.table} | {source.table for source in project.sources}
+    sources = [source for source in project.sources if not is_absent(source, project.root)]
+    names = {project.align.table} | {source.table for source in sources}
     for name in sorted(filter(None, names)):
         found = (project.root / name).stat()
         yield f"{name} {found.st_size} {found.st_mtime_ns}"
-    for source in project.sources:
+    for source in sources:
         if source.files is None:
             continue
         path = project.root / source.files

@@ -39,7 +39,9 @@ def open_table(
 
 def needed_columns(modality: str, features: FeatureSettings) -> tuple[str, ...]:
     """The columns of a feature table that a model reads."""
-    return {"text": ("text", "input_ids"), "image": ("pixels",), "speech": (features.speech.kind,)}[modality]
+    if modality == "speech":
+        return (features.speech.kind, *(("waveform",) if features.speech.keep_waveform else ()))
+    return {"text": ("text", "input_ids"), "image": ("pixels",)}[modality]
 
 
 class FeatureCache:

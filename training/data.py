@@ -4,13 +4,13 @@ A *row* is a dict with sample_id, label, text, input_ids (tokens,), pixels (C, H
 waveform (samples,); a modality that the sample lacks is None in all its columns. The same rows come from raw input
 when a model serves, so both go through one `Collator`.
 
-All randomness of an epoch (order, modality dropout) is drawn from generators keyed by (seed, epoch, sample id), never
-from global state, so a resumed run sees what the undisturbed one would have seen.
+All randomness of an epoch (order, modality dropout, augmentation) is drawn from generators keyed by (seed, epoch,
+sample id), never from global state, so a resumed run sees what the undisturbed one would have seen.
 """
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,14 @@ class SampleDataset(torch.utils.data.Dataset):
                 digest.update(repr(chunk.to_pylist()).encode())
         return digest.hexdigest()
 
+    def waveforms(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """int16 (samples,) of speech contents that were added to the cache."""
+        if not ids:
+            return []
+        cache = self.caches["speech"]
+        positions = cache.positions(pa.chunked_array([pa.array(ids, pa.string())]))
+        return [cache.read(int(position))["waveform"] for position in positions]
+
     def take(self, rows: Sequence[int] | np.ndarray) -> "SampleDataset":
         return SampleDataset(self.index.take(pa.array(rows, pa.int64())), self.caches)
 
@@ -92,15 +100,18 @@ def open_samples(
     features: FeatureSettings,
     cache: Path,
     storage_options: Mapping[str, str] | None = None,
+    noise: Sequence[str] = (),
 ) -> SampleDataset:
     """The rows of `index`, after adding their features to the cache.
 
     Args:
         fingerprints: modality -> fingerprint of the feature rows to take; other modalities are left out.
+        noise: speech contents that no row has and augmentation needs (`waveforms`).
     """
     caches = {}
     for modality, fingerprint in fingerprints.items():
         ids = pc.unique(index[f"{modality}_id"]).drop_null().to_pylist()
+        ids += noise if modality == "speech" else ()
         if ids:
             store = FeatureCache(cache, modality, fingerprint, needed_columns(modality, features))
             if set(ids).difference(store.ids.to_pylist()):
@@ -149,6 +160,7 @@ class Collator:
         keep: only these are shown to the model, the others are hidden.
         answers: make labels; rows without a label are an error then.
         modality_dropout: chance that a present modality is hidden; the last one of a row never is.
+        augment: modality -> what changes its values (image pixels, or a waveform to frames) with a row's generator.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -159,6 +171,7 @@ class Collator:
     keep: frozenset[str] | None = None
     answers: bool = False
     modality_dropout: float = 0.0
+    augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
     seed: int = 0
     _encoded: dict[tuple[str, bool], list[int]] = field(default_factory=dict, repr=False)
 
@@ -166,12 +179,10 @@ class Collator:
         shown = [self.shown(row) for row in rows]
         batch = {"present": torch.tensor([[m in s for m in self.modalities] for s in shown], dtype=torch.bool)}
         if "image" in self.modalities:
-            seen = [row["pixels"] if "image" in s else None for row, s in zip(rows, shown, strict=True)]
-            batch["pixels"] = self._pixels(seen)
+            batch["pixels"] = self._pixels(self._values(rows, shown, "image", "pixels"))
         if "speech" in self.modalities:
-            kind = self.features.speech.kind
-            spoken = [row[kind] if "speech" in s else None for row, s in zip(rows, shown, strict=True)]
-            batch["speech"], batch["speech_mask"] = self._frames(spoken)
+            kind = "waveform" if "speech" in self.augment else self.features.speech.kind
+            batch["speech"], batch["speech_mask"] = self._frames(self._values(rows, shown, "speech", kind))
         if "text" in self.modalities:
             texts = [row["text"] if "text" in s else "" for row, s in zip(rows, shown, strict=True)]
             batch["prompt_ids"], batch["prompt_mask"] = _padded(
@@ -194,6 +205,19 @@ class Collator:
         draws = dict(zip(MODALITIES, random.random(len(MODALITIES)), strict=True))
         kept = [m for m in present if draws[m] >= self.modality_dropout]
         return kept or [max(present, key=lambda m: draws[m])]
+
+    def _values(
+        self, rows: Sequence[Row], shown: Sequence[Sequence[str]], modality: str, column: str
+    ) -> list[np.ndarray | None]:
+        values = [row[column] if modality in s else None for row, s in zip(rows, shown, strict=True)]
+        if (change := self.augment.get(modality)) is None:
+            return values
+        return [
+            None
+            if value is None
+            else change(value, generator(self.seed, row["epoch"], f"{row['sample_id']} {modality}"))
+            for row, value in zip(rows, values, strict=True)
+        ]
 
     def _has(self, row: Row, modality: str) -> bool:
         if modality == "text":

@@ -64,7 +64,8 @@ def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
     index = open_table(spec.lake, "dataset", spec.version, spec.storage_options).to_table().sort_by("sample_id")
     parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
     place = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
-    return {split: open_samples(rows, *place) for split, rows in parts.items()}, parts["test"]
+    noise = sorted({item for run in spec.runs for item in run.noise})
+    return {split: open_samples(rows, *place, noise) for split, rows in parts.items()}, parts["test"]
 
 
 def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any
     logging.disable_progress_bar()
     started = time.monotonic()
     splits, test = open_splits(spec)
+    noise = splits["train"].waveforms(run.noise)
     # Where TensorBoard reads, if `training.report_to` names it; the checkpoints' folder is removed in the end.
     logs = Path(spec.checkpoints).parent / "tensorboard" / f"{run.name}-{run.fingerprint}"
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
@@ -113,6 +115,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any
             keep=frozenset(run.keep),
             callbacks=[tracking.progress_callback(run, log)],
             run_name=f"{spec.project} {run.name}",
+            noise=noise,
         )
         seconds = {"train": time.monotonic() - started}
         log(f"{run.name}: trained in {seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")

@@ -229,8 +229,12 @@ def trim(waveform: np.ndarray, rate: int, settings: SpeechFeatures) -> np.ndarra
     return waveform[loud[0] * hop : end]
 
 
-def speech_spectra(waveform: np.ndarray, settings: SpeechFeatures) -> tuple[np.ndarray, np.ndarray]:
+def speech_spectra(
+    waveform: np.ndarray, settings: SpeechFeatures, hop: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """float32 (samples,) at `sample_rate` to log-mel (T, mels) and MFCC (T, coefficients), T = 1 + samples // hop.
+
+    The hop is in samples; default: that of the settings.
 
     HTK mel bands of the power spectrum (Hann window, centred frames, zeros beyond the ends), as natural logarithm,
     clipped 80 dB below the loudest band, then made zero mean and unit variance over the whole recording: loudness
@@ -245,7 +249,7 @@ def speech_spectra(waveform: np.ndarray, settings: SpeechFeatures) -> tuple[np.n
     fft = len(window_N)
     padded = np.zeros(len(waveform) + fft, dtype=np.float32)
     padded[fft // 2 : fft // 2 + len(waveform)] = waveform
-    frames_TN = np.lib.stride_tricks.sliding_window_view(padded, fft)[:: _samples(settings.hop_ms, rate)]
+    frames_TN = np.lib.stride_tricks.sliding_window_view(padded, fft)[:: hop or _samples(settings.hop_ms, rate)]
     mel_TM = np.concatenate(  # in parts: an hour's spectrum would be gigabytes
         [_power(frames_TN[i : i + _FRAMES] * window_N) @ mel_KM for i in range(0, len(frames_TN), _FRAMES)]
     )

@@ -62,7 +62,7 @@ class SpeechFeatures:
     hop_ms: float = 10.0
     trim_db: float | None = 40.0  # leading and trailing frames this far below the loudest are cut; null keeps all
     max_seconds: float = 30.0  # longer speech is cut, with a warning in the clean table
-    keep_waveform: bool = False  # store the resampled waveform too, for augmentation
+    keep_waveform: bool = False  # store the resampled waveform too: augmentation of speech needs it
 
     def __post_init__(self) -> None:
         check(1000 <= self.sample_rate <= 192000, "sample_rate", self.sample_rate, "1000 to 192000 Hz")
@@ -134,6 +134,54 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeechAugmentation:
+    """How far a training row's speech may be changed, either way; drawn anew for each row and epoch. 0: not at all."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    speed: float = 0.0  # share of the tempo
+    pitch: float = 0.0  # semitones; moves formants, too, as another speaker's vocal tract does
+    gain_db: float = 0.0  # before noise is added: features do not know loudness otherwise
+    noise_snr_db: tuple[float, float] | None = None  # from, to: level of added noise (sources with `use: noise`)
+    noise_chance: float = 0.5  # that a row gets noise, where noise_snr_db is set
+    time_masks: int = 0  # SpecAugment
+    frequency_masks: int = 0
+    mask_share: float = 0.15  # of all frames or features: the widest mask
+
+    def __post_init__(self) -> None:
+        check(0 <= self.speed <= 0.5, "speed", self.speed, "0 to 0.5")
+        check(0 <= self.pitch <= 12, "pitch", self.pitch, "0 to 12 semitones")
+        check(0 <= self.gain_db <= 60, "gain_db", self.gain_db, "0 to 60 decibels")
+        low, high = self.noise_snr_db or (0, 0)
+        check(low <= high, "noise_snr_db", self.noise_snr_db, "the lower level first")
+        for name in ("noise_chance", "mask_share"):
+            check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        for name in ("time_masks", "frequency_masks"):
+            check(0 <= getattr(self, name) <= 20, name, getattr(self, name), "0 to 20")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageAugmentation:
+    """As `SpeechAugmentation`, for pictures."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    rotation: float = 0.0  # degrees
+    scale: float = 0.0  # share of the size
+    shift: float = 0.0  # share of the side
+
+    def __post_init__(self) -> None:
+        check(0 <= self.rotation <= 180, "rotation", self.rotation, "0 to 180 degrees")
+        for name in ("scale", "shift"):
+            check(0 <= getattr(self, name) <= 0.5, name, getattr(self, name), "0 to 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    __pydantic_config__ = FORBID_EXTRA
+    speech: SpeechAugmentation | None = None
+    image: ImageAugmentation | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     __pydantic_config__ = FORBID_EXTRA
     epochs: float = 10
@@ -142,6 +190,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     warmup: float = 0.05  # share of all steps
     label_smoothing: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -188,7 +237,8 @@ def from_dict(kind: Any, values: dict[str, Any]) -> Any:
     hints = typing.get_type_hints(kind)
     read: dict[str, Any] = {}
     for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(hints[name], value)
+        kinds = [kind for kind in (hints[name], *typing.get_args(hints[name])) if dataclasses.is_dataclass(kind)]
+        if kinds and value is not None:
+            value = from_dict(kinds[0], value)
         read[name] = tuple(value) if isinstance(value, list) else value
     return kind(**read)

@@ -31,6 +31,7 @@ class RunSpec:
     model: ModelSettings
     training: TrainingSettings
     keep: tuple[str, ...]
+    noise: tuple[str, ...]  # contents of the clips that augmentation adds to speech
     fingerprint: str  # of everything that decides the weights
 
     @property
@@ -73,27 +74,31 @@ class JobSpec:
         )
 
 
-def _run(
-    name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str], dataset: str, kinds: str
-) -> RunSpec:
-    versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
-    named = fingerprint("training", VERSION, versions, dataset, to_dict(model), decisive(training), sorted(keep), kinds)
-    return RunSpec(name=name, model=model, training=training, keep=tuple(keep), fingerprint=named)
-
-
-def model_run(
-    model: ModelSettings, training: TrainingSettings, features: FeatureSettings, modalities: Sequence[str], dataset: str
-) -> RunSpec:
-    """The model itself, on all modalities that the project has."""
-    return _run("model", model, training, modalities, dataset, features.speech.kind)
-
-
-def baseline_runs(
-    model: ModelSettings, training: TrainingSettings, features: FeatureSettings, modalities: Sequence[str], dataset: str
+def plan_runs(
+    model: ModelSettings,
+    training: TrainingSettings,
+    features: FeatureSettings,
+    modalities: Sequence[str],
+    dataset: str,
+    noise: Sequence[str] = (),
 ) -> list[RunSpec]:
-    """Each modality alone, and plain concatenation; the same model otherwise, trained for `baseline_epochs`."""
+    """The model itself, on all modalities that the project has, and what it must beat: each modality alone, and plain
+    concatenation; these are the same model otherwise, trained for `baseline_epochs`.
+
+    Args:
+        dataset: the snapshot's fingerprint.
+        noise: contents of the clips that augmentation adds to speech.
+    """
+    versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
+    noise = tuple(sorted(noise)) if training.augmentation.speech is not None else ()
+
+    def run(name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str]) -> RunSpec:
+        asked = to_dict(model), decisive(training), sorted(keep), features.speech.kind, *([noise] if noise else [])
+        named = fingerprint("training", VERSION, versions, dataset, *asked)
+        return RunSpec(name=name, model=model, training=training, keep=tuple(keep), noise=noise, fingerprint=named)
+
     epochs = training.baseline_epochs or training.epochs / 8  # together at most a third of the model's time
     shorter = replace(training, epochs=epochs)
-    runs = [_run(m, model, shorter, (m,), dataset, features.speech.kind) for m in modalities if len(modalities) > 1]
-    concat = replace(model, fusion="concat")
-    return [*runs, _run("concat", concat, shorter, modalities, dataset, features.speech.kind)]
+    baselines = [run(m, model, shorter, (m,)) for m in modalities if len(modalities) > 1]
+    concat = run("concat", replace(model, fusion="concat"), shorter, modalities)
+    return [run("model", model, training, modalities), *baselines, concat]

@@ -5,8 +5,9 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from training.augmentation import SpeechAugmenter, augment_image
 from training.data import Collator, EpochSampler, Row, SampleDataset
 from training.model import FusionModel, build_model
 from training.schema import fingerprint, subset_name
-from training.settings import FeatureSettings, ModelSettings, TrainingSettings, decisive, to_dict
+from training.settings import Augmentation, FeatureSettings, ModelSettings, TrainingSettings, decisive, to_dict
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
 _WHOLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
@@ -55,6 +57,7 @@ def fit(
     keep: frozenset[str] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     run_name: str | None = None,
+    noise: Sequence[np.ndarray] = (),
 ) -> Trained:
     """Trains a new model; resumes where `folder` holds a whole checkpoint of the same training.
 
@@ -62,6 +65,7 @@ def fit(
         train, validation: labelled rows; validation may be empty.
         folder: checkpoints lie here; the caller removes it when the model is stored.
         keep: modalities the model may read (for baselines); default: all that the training rows have.
+        noise: int16 waveforms for augmentation.
 
     Raises:
         ValueError: no row to train on, the checkpoints are of another training, or the loss is no number.
@@ -82,7 +86,13 @@ def fit(
         args=_arguments(training, steps, Path(folder), run_name, len(validation) > 0),
         train_dataset=train,
         eval_dataset=_sample(validation, training.seed),
-        data_collator=replace(collator, answers=True, modality_dropout=model.modality_dropout, seed=training.seed),
+        data_collator=replace(
+            collator,
+            answers=True,
+            modality_dropout=model.modality_dropout,
+            augment=augmenters(training.augmentation, features, noise),
+            seed=training.seed,
+        ),
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
@@ -130,6 +140,18 @@ def make_collator(
     """The collator that makes batches for `model`, without labels and dropout."""
     classes = None if model.config.output == "text" else tuple(model.config.classes)
     return Collator(tokenizer, features, tuple(model.config.modalities), model.config.encoders["text"], classes, keep)
+
+
+def augmenters(
+    settings: Augmentation, features: FeatureSettings, noise: Sequence[np.ndarray] = ()
+) -> dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]]:
+    """What changes the training rows' values, by modality."""
+    found: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {}
+    if settings.speech is not None:
+        found["speech"] = SpeechAugmenter(settings.speech, features.speech, noise)
+    if settings.image is not None:
+        found["image"] = partial(augment_image, settings=settings.image)
+    return found
 
 
 class _Trainer(Trainer):

@@ -10,8 +10,10 @@ from assets import pipeline
 from assets.checks import check_balance
 from assets.settings import Project
 from orchestration.project import load
+from training.spec import plan_runs
 
 BIG = {"clean_text", "clean_image", "clean_speech", "text_features", "image_features", "speech_features"}
+AUGMENTED = ["features.speech.keep_waveform=true", "training.augmentation.speech={noise_snr_db: [0, 10]}"]
 
 
 class Ran(NamedTuple):
@@ -181,3 +183,31 @@ def test_two_contents_alike_are_computed_once(tiny):
     assert pipeline.open_lake(project).read("clean_image").num_rows == 47
     alike = rows(tiny, "SELECT count(DISTINCT image_id) AS n FROM samples WHERE sample_id IN ('q00', 'q03')")
     assert alike == [{"n": 1}]
+
+
+def test_noise_is_prepared_with_the_speech_and_makes_no_sample(tiny, make_wav):
+    before = run(tiny).samples
+    (tiny.parent / "noise").mkdir()
+    for number in (100, 101):
+        make_wav(tiny.parent / "noise" / f"{number}.wav", number)
+    (tiny.parent / "noise" / "broken.wav").write_bytes(b"no sound")
+    source = "{name: noise, modality: speech, use: noise, optional: true, files: %s}"
+    tiny.write_text(tiny.read_text().replace("sources:\n", f"sources:\n  - {source % 'noise'}\n", 1))
+    after = run(tiny)
+    assert (after.processed["speech"], after.quarantined["speech"], after.samples) == (3, 1, before)
+    project = load(tiny)
+    lake = pipeline.open_lake(project)
+    counts = {name: value.value for name, value in check_balance(lake, project).metadata.items()}
+    assert (counts["speech_seen"], counts["speech_passed"], counts["speech_quarantined"]) == (52, 49, 2)
+    clips = set(pipeline.noise(lake, project)["id"].to_pylist())
+    assert len(clips) == 2
+    quiet, noisy = pipeline.plan(project), pipeline.plan(load(tiny, AUGMENTED))
+    assert {run.noise for run in quiet} == {()}, "where nothing is augmented, noise is no part of a training"
+    assert {run.noise for run in noisy} == {tuple(sorted(clips))}
+    fewer = plan_runs(
+        project.model, load(tiny, AUGMENTED).training, project.features, ["speech"], "d", sorted(clips)[:1]
+    )
+    more = plan_runs(project.model, load(tiny, AUGMENTED).training, project.features, ["speech"], "d", sorted(clips))
+    assert fewer[0].fingerprint != more[0].fingerprint
+    tiny.write_text(tiny.read_text().replace("files: noise}", "files: elsewhere}"))
+    assert run(tiny).samples == before, "an optional source may be missing"

@@ -14,7 +14,7 @@ from training.settings import (
     SpeechFeatures,
     TrainingSettings,
 )
-from training.spec import JobSpec, RunSpec, model_run
+from training.spec import JobSpec, RunSpec, plan_runs
 
 FEATURES = FeatureSettings(
     image=ImageFeatures(size=16, color="grey"),
@@ -54,7 +54,7 @@ def make_spec(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[J
     home = tmp_path_factory.mktemp("home")
 
     def make(project: str, dataset: str = "0123456789abcdef", seed: int = 0) -> tuple[JobSpec, RunSpec]:
-        run = model_run(MODEL, TrainingSettings(seed=seed), FEATURES, MODALITIES, dataset)
+        run = plan_runs(MODEL, TrainingSettings(seed=seed), FEATURES, MODALITIES, dataset)[0]
         spec = JobSpec(
             project=project,
             lake=str(home / "lake"),
