@@ -26,7 +26,7 @@ from filelock import FileLock
 from orchestration.project import load
 from orchestration.questions import generate_questions
 
-VERSION = "1"  # count up whenever the data change
+VERSION = "2"  # count up whenever the data change
 FILES = ("handwriting.tar", "handwriting.csv", "recordings.tar", "recordings.csv", "questions.csv")
 _MARKER = "VERSION"
 _SCAN_SIZE = 28  # pixels; the scans are 8 x 8, too small for a person to look at

@@ -19,6 +19,7 @@ from assets.tables import SourceError, read_table
 from training.schema import SPLITS
 
 UNKNOWN = "unknown"
+_HARD = 2  # times as often as the others in training: sums and differences take longest to learn
 COUNTS = {"train": 20_000, "validation": 900, "test": 1_800}  # rows; the files are far fewer
 COLUMNS = ("id", "question", "kind", "image", "speech", "answer")
 WORDINGS = {
@@ -122,10 +123,12 @@ def pair(
                 )
     random = np.random.default_rng(seed)
     kinds = tuple(WORDINGS)
+    shares = np.array([_HARD if kind in ("sum", "difference") else 1 for kind in kinds], float)
+    shares /= shares.sum()
     planned = [split for split in SPLITS for _ in range(counts.get(split, 0))]
     rows = []
     for number, split in enumerate(planned):
-        kind = kinds[random.integers(len(kinds))]
+        kind = str(random.choice(kinds, p=shares if split == "train" else None))
         lot = random.random()
         lacking = "image" if lot < _MISSING else "speech" if lot < 2 * _MISSING else None
         same = kind == "same" and random.random() < _SAME

@@ -217,6 +217,7 @@ def _arguments(
         gradient_accumulation_steps=training.gradient_accumulation,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
+        adam_beta2=0.95,  # as language models are trained: a small one learns arithmetic sooner
         warmup_steps=training.warmup,  # below 1: a share of all steps
         lr_scheduler_type="cosine",
         optim="adamw_torch_fused",
