@@ -277,7 +277,7 @@ def tiny_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.width,
-        intermediate_size=settings.width * 4 // 3,
+        intermediate_size=settings.width * 4,
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,
         attention_dropout=settings.dropout,

@@ -87,7 +87,7 @@ def test_everything_learns(fusion: str, encoders: EncoderSettings, output: str) 
 
 
 def test_count_of_parameters() -> None:
-    width, inner, heads_of_fusion, layers, vocabulary = 16, 21, 1, 1, len(TOKENIZER)
+    width, inner, heads_of_fusion, layers, vocabulary = 16, 64, 1, 1, len(TOKENIZER)
     model = make_model()
     counted = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_children()}
     linear = width * width + width
