@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from training.tracking import make_database
+
 CODE = Path(__file__).resolve().parent.parent
 LOCATION = "triptych"  # the code location; `workspace.yaml` gives the same name
 _STOP_SECONDS = 15  # a server that was asked to stop has this long
@@ -57,6 +59,7 @@ def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str
     ]
     if not tracking_uri.startswith("http"):
         _check_free(host, mlflow_port)
+        make_database(tracking_uri)
         store = ["--backend-store-uri", tracking_uri, "--default-artifact-root", str(home / "artifacts")]
         address = ["--host", host, "--port", str(mlflow_port), "--workers", "1"]
         faces.append([sys.executable, "-m", "mlflow", "server", *store, *address])

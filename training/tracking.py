@@ -23,9 +23,38 @@ REPORT = "report.json"  # the artifact that says a training is whole: logged las
 
 
 def client(uri: str) -> Any:
+    """MLflow at `uri`; a SQLite database that is not there yet is made."""
     from mlflow import MlflowClient
 
+    make_database(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def make_database(uri: str) -> None:
+    """Makes the SQLite database of `uri` where it is not there: whole, or not at all.
+
+    MLflow's migrations are many commits. A process killed among them would leave a database that never opens again.
+    """
+    if not uri.startswith("sqlite:///"):
+        return
+    from sqlalchemy.engine import make_url
+
+    url = make_url(uri)
+    path = Path(url.database or ":memory:")
+    if path.name == ":memory:" or path.exists():
+        return
+    from filelock import FileLock
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            return
+        unfinished = path.with_name(f"{path.stem}.unfinished.db")
+        for left in path.parent.glob(f"{unfinished.name}*"):  # by a process that was killed, and its journal
+            left.unlink()
+        MlflowClient(str(url.set(database=str(unfinished)))).search_experiments(max_results=1)
+        unfinished.replace(path)
 
 
 def find_run(uri: str, project: str, fingerprint: str) -> str | None:
@@ -88,6 +117,7 @@ def open_experiment(spec: JobSpec) -> None:
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it would tell of each of its threads
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+    make_database(spec.tracking_uri)
     mlflow.set_tracking_uri(spec.tracking_uri)
     mlflow.set_registry_uri(spec.tracking_uri)
     if mlflow.get_experiment_by_name(spec.project) is None:
