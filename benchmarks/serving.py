@@ -1,0 +1,142 @@
+"""Latency of the champion, in process and over HTTP, beside the bare model on tensors that lie ready.
+
+    python -m benchmarks.serving [--quick]
+
+The champion is the built-in example's, trained for a moment in a temporary TRIPTYCH_HOME: its answers are poor, its
+size is right. One row and 64 rows of its test split (text, image and speech). Ours: `predict` of MLflow's pyfunc on a
+DataFrame, which decodes and featurizes; and POST /invocations of `triptych serve` on loopback, over a connection that
+is kept (its memory is the server's). The reference: forward and generate, on the same rows as a batch of tensors; it
+must give the same answers. Median and 95th percentile of 100 calls (of 64 rows: 20). --data is not used.
+"""
+
+import base64
+import contextlib
+import json
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import psutil
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import requests
+
+from benchmarks import measure
+
+# The gate is asked to let a model pass that has hardly seen anything.
+_SETTINGS = ("training.epochs=0.1", "training.baseline_epochs=0.02", "training.evaluations=1", "promotion.must_beat=[]")
+_INPUTS = ["text", "image", "speech"]
+_CALLS, _QUICK = {1: 100, 64: 20}, 5
+_START_SECONDS = 120
+Ask = Callable[[], list[str]]
+
+
+def champion(home: Path) -> tuple[Path, Path]:
+    """Trains one: the folder of the logged model, and 64 raw rows of the test split as Parquet."""
+    from assets.pipeline import open_lake
+    from assets.promotion import write_raw
+    from training.registry import fetch_model
+
+    project = measure.run_example(home, *(part for setting in _SETTINGS for part in ("--set", setting)))
+    whole, rows = home / "test.parquet", home / "rows.parquet"
+    write_raw(open_lake(project), whole, "test")
+    table = pq.read_table(whole, columns=_INPUTS)
+    complete = pc.and_(pc.is_valid(table["image"]), pc.is_valid(table["speech"]))
+    pq.write_table(table.filter(complete).slice(0, max(_CALLS)), rows)
+    return fetch_model(project.mlflow_uri, project.name, "1"), rows
+
+
+def latency(make: Callable[..., Ask], calls: int, *arguments: Any) -> dict[str, Any]:
+    ask, seconds, answers = make(*arguments), [], None
+    for _ in range(calls):
+        started = time.perf_counter()
+        answers = ask()
+        seconds.append(1000 * (time.perf_counter() - started))
+    p95 = statistics.quantiles(seconds, n=20, method="inclusive")[-1]
+    return {"ms, median": statistics.median(seconds), "ms, p95": p95, "check": answers}
+
+
+def records(rows: Path, count: int) -> list[dict[str, str]]:
+    """Rows as the service takes them: media as base64."""
+    found = pq.read_table(rows).slice(0, count).to_pylist()
+    return [{n: base64.b64encode(v).decode() if isinstance(v, bytes) else v for n, v in row.items()} for row in found]
+
+
+@cache
+def in_process(model: Path, rows: Path, count: int) -> Ask:
+    served, frame = mlflow.pyfunc.load_model(str(model)), pd.DataFrame(records(rows, count))
+    return lambda: served.predict(frame)["prediction"].tolist()
+
+
+@cache
+def over_http(port: int, rows: Path, count: int) -> Ask:
+    session, body = requests.Session(), json.dumps({"dataframe_records": records(rows, count)})
+    session.headers["Content-Type"] = "application/json"
+    url = f"http://127.0.0.1:{port}/invocations"
+    return lambda: [row["prediction"] for row in session.post(url, body).json()["predictions"]]
+
+
+@cache
+def bare(model: Path, rows: Path, count: int) -> Ask:
+    from transformers import AutoTokenizer
+
+    from training.model import FusionModel
+    from training.processor import Processor
+    from training.score import bundle_of
+    from training.train import make_collator
+
+    bundle = bundle_of(model)
+    network = FusionModel.from_pretrained(bundle).eval()
+    tokenizer = AutoTokenizer.from_pretrained(bundle, config=network.config)
+    processor = Processor.from_pretrained(bundle)
+    raw = pq.read_table(rows).slice(0, count).to_pylist()
+    batch = make_collator(network, tokenizer, processor.features)([processor.row(**row) for row in raw])
+    return lambda: network.answer(batch, tokenizer)
+
+
+@contextlib.contextmanager
+def server(home: Path) -> Iterator[tuple[int, int]]:
+    """`triptych serve` while it runs: its port, and the id of the process that answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv, env = measure.command(home, "serve", "digits", "--port", str(port))
+    with (home / "log").open("wb") as log, subprocess.Popen(argv, env=env, stdout=log, stderr=log) as process:
+        try:
+            until = time.monotonic() + _START_SECONDS
+            while process.poll() is None and time.monotonic() < until:
+                with contextlib.suppress(requests.ConnectionError):
+                    if requests.get(f"http://127.0.0.1:{port}/ping").ok:
+                        break
+                time.sleep(0.2)
+            else:
+                raise SystemExit(f"no server:\n{(home / 'log').read_text()}")
+            yield port, psutil.Process(process.pid).children()[0].pid
+        finally:
+            process.terminate()
+
+
+def main() -> None:
+    given = measure.parser(__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        model, rows = champion(home)
+        with server(home) as (port, pid):
+            for count, calls in _CALLS.items():
+                calls = _QUICK if given.quick else calls
+                reference = partial(latency, bare, calls, model, rows, count)
+                for way, make, place, process in (("predict", in_process, model, None), ("HTTP", over_http, port, pid)):
+                    name, ours = f"{way}, rows: {count}", partial(latency, make, calls, place, rows, count)
+                    measure.compare(("serving", name), ours, "forward + generate", reference, process)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Every benchmark runs, in a small size, and says what its lines promise."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYS = {"benchmark", "what", "unit", "ours", "beside", "reference", "ratio", "repetitions", "memory_mb", "cores"}
+
+
+def lines(name: str, *options: str) -> list[dict]:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    for line in found:
+        assert line.keys() >= KEYS | {"reference_memory_mb"}
+        assert line["benchmark"] == name
+        assert line["repetitions"] >= 3
+        assert min(line["ours"], line["reference"], line["memory_mb"], line["reference_memory_mb"]) > 0
+        assert line["ratio"] == pytest.approx(line["ours"] / line["reference"], rel=0.01, abs=0.001)
+    return found
+
+
+@pytest.mark.slow
+def test_featurize_on_media_of_its_own(tmp_path):
+    found = lines("featurize", "--data", str(tmp_path))
+    assert {line["beside"] for line in found} == {"Pillow decode", "soundfile read"}
+    assert {line["what"].split(", ")[0] for line in found} == {
+        *("128 JPEG 256 px", "128 JPEG 640 x 480", "128 WAV 8 kHz", "128 WAV 8 to 16 kHz")
+    }
+
+
+@pytest.mark.slow
+def test_a_rerun_processes_nothing_and_ten_new_items_ten():
+    processed = {line["what"]: line["processed"] for line in lines("rerun")}
+    assert {what.rpartition(":")[0]: counts for what, counts in processed.items()} == {
+        f"1,000 {kind}, {what}": [count] * 3
+        for kind in ("rows", "files")
+        for what, count in (("nothing changed", 0), ("10 new", 10))
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # the example's lake
+def test_training_ends_with_the_weights_of_the_bare_loop():
+    # It ends with an error where the weights differ.
+    assert {line["beside"] for line in lines("training")} == {"bare loop", "bare loop, batches ready made"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # the whole example
+def test_serving_answers_as_the_bare_model_does():
+    # It ends with an error where the answers differ.
+    found = {(line["what"], line["unit"]) for line in lines("serving")}
+    ways = [f"{way}, rows: {count}" for way in ("predict", "HTTP") for count in (1, 64)]
+    assert found == {(way, f"ms, {what}") for way in ways for what in ("median", "p95")}
+
+
+def test_the_product_does_not_import_them():
+    for package in ("training", "assets", "orchestration"):
+        for path in (ROOT / package).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else []
+                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                assert not any((name or "").split(".")[0] == "benchmarks" for name in names), path
