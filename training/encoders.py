@@ -53,15 +53,21 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Convolution(nn.Module):
-    """3x3 convolution, batch normalisation, ReLU."""
+    """3x3 convolution, batch normalisation, ReLU. With a mask (B, H) of the rows of the result that are real, the
+    others are zero and do not count for the normalisation: padding never matters."""
 
     def __init__(self, before: int, after: int, stride: tuple[int, int]) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.norm = BatchNorm(after)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return functional.relu(self.norm(self.convolution(x_BCHW)), inplace=True)
+    def forward(self, x_BCHW: Tensor, mask_BH: Tensor | None = None) -> Tensor:
+        x_BCHW = self.convolution(x_BCHW)
+        if mask_BH is None:
+            return functional.relu(self.norm(x_BCHW), inplace=True)
+        x_BHCW = x_BCHW.transpose(1, 2)
+        real_RCW = functional.relu(self.norm(x_BHCW[mask_BH][..., None]), inplace=True)[..., 0]
+        return torch.zeros_like(x_BHCW).masked_scatter(mask_BH[..., None, None], real_RCW).transpose(1, 2)
 
 
 class ImageCnn(Encoder):
@@ -108,10 +114,10 @@ class SpeechCnn(Encoder):
     def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         assert mask is not None
         x_BCFM = values[:, None]
+        x_BCFM = x_BCFM * mask[:, None, :, None]
         for layer, (stride, _) in zip(self.layers, self.strides, strict=True):
-            # What is beyond the end is zero for every layer, so that padding never matters.
-            x_BCFM = layer(x_BCFM * mask[:, None, :, None])
             mask = mask[:, ::stride]
+            x_BCFM = layer(x_BCFM, mask)
         stretches_BTF = stretches(mask.sum(1), mask.shape[1], self.tokens).to(x_BCFM.dtype)
         x_BFD = x_BCFM.transpose(1, 2).flatten(2)
         return _all_real(self.dropout(self.projection(stretches_BTF @ x_BFD)))

@@ -62,6 +62,9 @@ class SpeechFeatures:
     hop_ms: float = 10.0
     trim_db: float | None = 40.0  # leading and trailing frames this far below the loudest are cut; null keeps all
     max_seconds: float = 30.0  # longer speech is cut, with a warning in the clean table
+    # Another microphone or voice shifts every band: each one's mean is taken off, as far as the recording is long
+    # enough to tell it from what is said (half of it at this many seconds); null leaves it.
+    channel_seconds: float | None = None
     keep_waveform: bool = False  # store the resampled waveform too: augmentation of speech needs it
 
     def __post_init__(self) -> None:
@@ -69,6 +72,7 @@ class SpeechFeatures:
         check(1 <= self.coefficients <= self.mels, "coefficients", self.coefficients, f"1 to mels ({self.mels})")
         check(0 < self.hop_ms <= self.window_ms, "hop_ms", self.hop_ms, f"over 0, up to window_ms ({self.window_ms})")
         check(self.max_seconds > 0, "max_seconds", self.max_seconds, "a positive number")
+        check((self.channel_seconds or 0) >= 0, "channel_seconds", self.channel_seconds, "null, or 0 or more seconds")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,6 +127,21 @@ def test_spectra_agree_with_torchaudio() -> None:
     np.testing.assert_allclose(mfcc, expected @ dct, atol=5e-3)
 
 
+def test_the_channel_is_taken_off_as_far_as_it_is_known() -> None:
+    random = np.random.default_rng(0)
+    other_microphone = np.array([1.0, -0.6], np.float32)  # louder towards high frequencies
+    for seconds, left in ((0.25, 0.5), (4.75, 0.05)):
+        speech = random.standard_normal(round(8000 * seconds)).astype(np.float32)
+        coloured = np.convolve(speech, other_microphone)[: len(speech)]
+        shifts = []
+        for channel_seconds in (None, 0.25):
+            wanted = dataclasses.replace(SPEECH, channel_seconds=channel_seconds)
+            (plain, _), (heard, _) = (speech_spectra(wave, wanted) for wave in (speech, coloured))
+            shifts.append((heard - plain).mean(axis=0))
+        assert np.abs(shifts[0]).max() > 0.3
+        np.testing.assert_allclose(shifts[1], shifts[0] * left, atol=0.02)
+
+
 def test_every_mel_band_holds_something() -> None:
     for rate, mels in ((8000, 64), (8000, 128), (16000, 80), (44100, 128)):
         noise = np.random.default_rng(0).standard_normal(rate).astype(np.float32) * 0.1
