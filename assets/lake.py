@@ -4,11 +4,13 @@ Every read and write of a table goes through `Lake`. DuckDB runs in memory over 
 locked and nothing can be half written: a crash leaves whole commits only.
 """
 
+import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
@@ -161,7 +163,9 @@ class Lake:
             elif "://" in self.uri:
                 connection.register(name, table.to_pyarrow_dataset())
             elif uris := table.file_uris():
-                files = ", ".join("'" + uri.removeprefix("file://").replace("'", "''") + "'" for uri in uris)
+                # The library percent-encodes paths, and DuckDB would expand a * or ? in them.
+                paths = (glob.escape(unquote(uri.removeprefix("file://"))).replace("'", "''") for uri in uris)
+                files = ", ".join(f"'{path}'" for path in paths)
                 connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}])")
             else:
                 connection.register(name, schema.empty_table())

@@ -148,6 +148,10 @@ class EngineSettings:
     batch_size: int = 64  # items a batch
 
 
+# What deltalake takes for part of a URL, or refuses, in the path of a local table; Dagster and MLflow trip over ? too.
+_NO_PATH = re.compile(r"[][#?|^\\]|%[0-9A-Fa-f]{2}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Project:
     """Everything one project file says. `orchestration.project.load` makes it; the assets read nothing else."""
@@ -179,6 +183,9 @@ class Project:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"sources named twice: {', '.join(repeated)}")
+        for name, path in (("TRIPTYCH_HOME", str(self.home)), ("lake", self.lake_uri)):
+            if "://" not in path and (bad := _NO_PATH.search(path)):
+                raise ValueError(f"{name} is {path}: tables cannot lie under a path with {bad[0]!r}; choose another")
         if not self.modalities or (self.noise and "speech" not in self.modalities):
             raise ValueError(f"sources has noise ({', '.join(self.noise)}) and no speech that it could be added to")
         if self.training.augmentation.speech is not None and not self.features.speech.keep_waveform:

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from assets import pipeline
 from assets.checks import check_balance
 from assets.settings import Project
 from orchestration.project import load
+from training.cache import open_table
 from training.spec import plan_runs
 
 BIG = {"clean_text", "clean_image", "clean_speech", "text_features", "image_features", "speech_features"}
@@ -81,6 +84,16 @@ def test_a_first_run_gives_every_item_an_outcome_and_a_second_makes_nothing(tiny
     second = run(tiny)
     assert second == first._replace(processed=dict.fromkeys(first.processed, 0)), "not even a table's version moves"
     assert quarantine(tiny) == refused, "what is bad is neither tried again nor listed twice"
+
+
+@pytest.mark.parametrize("part", ["a ü b% {z}", "it's a*b"])
+def test_state_may_lie_under_any_name_that_project_files_allow(tmp_path, monkeypatch, make_project, part):
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / part / "home"))
+    path = make_project(tmp_path / part)
+    first = run(path)
+    assert first.processed == {"text": 60, "image": 48, "speech": 47}
+    assert run(path) == first._replace(processed=dict.fromkeys(first.processed, 0))
+    assert open_table(load(path).lake_uri, "dataset").count_rows() == 60
 
 
 def test_three_new_files_cost_three(tiny, make_png):

@@ -77,6 +77,17 @@ def test_data_that_is_not_given_is_asked_for(tmp_path):
     assert load(path, ["data=/media"]).sources[0].files == "/media/photos"
 
 
+@pytest.mark.parametrize("part", ["a[1]", "a#b", "what?", "a^b", "a|b", "a\\b", "b%20"])
+def test_a_path_that_tables_cannot_lie_under_is_refused(tmp_path, monkeypatch, part):
+    path = write(tmp_path, GOOD)
+    with pytest.raises(ProjectError, match=r"lake is .*cannot lie under"):
+        load(path, [f"lake='/data/{part}'"])
+    assert load(path, [f"lake='s3://bucket/{part}'"]).lake.endswith(part)
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / part))
+    with pytest.raises(ProjectError, match=r"TRIPTYCH_HOME is .*cannot lie under"):
+        load(path)
+
+
 @pytest.mark.parametrize("override", ["training.epochs", "=3", "name.x=3", "training.epochs=[1"])
 def test_a_bad_override_is_named(tmp_path, override):
     with pytest.raises(ProjectError, match="--set"):
