@@ -2,16 +2,13 @@
 
 import hashlib
 import os
-import posixpath
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from assets.files import HEADER_REASONS, Entry, Reader, settled_mtime
+from assets.files import Entry, Reader
 from assets.settings import SourceSettings
 from training.schema import MANIFEST
 from training.settings import MediaLimits
@@ -20,38 +17,17 @@ from training.settings import MediaLimits
 class Known:
     """What the last scan found of this source."""
 
-    def __init__(self, previous: pa.Table | None, refused: pa.Table | None) -> None:
+    def __init__(self, previous: pa.Table | None) -> None:
         names = ["uri", "member", "offset", "size", "mtime", "sha256"]
         rows = (previous if previous is not None else MANIFEST.empty_table()).select(names)
         rows = rows.set_column(4, "mtime", rows["mtime"].cast(pa.int64()))
         self.items = {(row[0], row[1]): row[2:] for row in zip(*(column.to_pylist() for column in rows), strict=True)}
-        self.refused = refused
 
     def hash_of(self, entry: Entry) -> str | None:
         """The hash as it was, if place, size and time are; else null."""
         offset, size, mtime, sha256 = self.items.get((entry.uri, entry.member), (None, None, None, None))
         same = mtime is not None and (offset, size, mtime) == (entry.offset, entry.size, entry.mtime)
         return sha256 if same else None
-
-    def archive(self, path: Path) -> tuple[str, list[Entry]] | None:
-        """The entries of an archive that has not changed, if the last scan tells all of them."""
-        if self.refused is None or not path.is_file():
-            return None
-        uri, mtime = str(path.resolve()), settled_mtime(path.stat())
-        items = [(member, *rest) for (u, member), rest in self.items.items() if u == uri and member is not None]
-        if mtime is None or not items or any(item[3] != mtime for item in items):
-            return None
-        entries = [Entry(posixpath.normpath(m), uri, m, offset, size, mtime) for m, offset, size, _, _ in items]
-        listed = {item[0] for item in items}
-        for row in self.refused.filter(pc.equal(self.refused["uri"], uri)).to_pylist():
-            if row["member"] in listed and row["reason"] != "superseded":
-                continue  # another table row for the same member
-            listed.add(row["member"])
-            if row["reason"] not in HEADER_REASONS:
-                return None
-            name, message = row["member"].removeprefix("./"), row["message"].removeprefix(f"{uri}: {row['member']}: ")
-            entries.append(Entry(name, uri, row["member"], reason=row["reason"], message=message))
-        return str(path), sorted(entries, key=lambda entry: entry.name)
 
 
 def fill(entries: list[Entry], known: Known, source: SourceSettings, limits: MediaLimits) -> int:

@@ -21,8 +21,6 @@ from assets.tables import SourceError
 _CHUNK = 2**20
 # A file changed this shortly ago may change again within the same tick of the file system's clock.
 _RACY_SECONDS = 2
-# Why a member is refused by its header alone: such a refusal holds as long as the archive is the same.
-HEADER_REASONS = ("outside_root", "link", "unsupported", "superseded", "bad_name")
 
 
 @dataclass(slots=True)

@@ -46,11 +46,11 @@ class Listing(NamedTuple):
 
 def write_manifest(lake: Lake, project: Project) -> Listing:
     """Lists every source and puts manifest and the manifest's part of quarantine in place."""
-    before, refused = lake.read("manifest"), lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
+    before = lake.read("manifest")
     scans = []
     for source in project.sources:
-        known = [rows.filter(pc.equal(rows["source"], source.name)) for rows in (before, refused)]
-        scans.append(scan(source, project.root, known[0], project.limits, known[1] if before.num_rows else None))
+        known = before.filter(pc.equal(before["source"], source.name))
+        scans.append(scan(source, project.root, known, project.limits))
     rows = pa.concat_tables(s.rows for s in scans).sort_by("item_id")
     # Quarantine first: a crash between the two commits is mended by the next run, which writes both again.
     lake.replace("quarantine", pa.concat_tables(s.quarantine for s in scans), predicate="stage = 'manifest'")

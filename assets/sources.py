@@ -42,7 +42,6 @@ def scan(
     root: Path,
     previous: pa.Table | None = None,
     limits: MediaLimits | None = None,
-    refused: pa.Table | None = None,
 ) -> Scan:
     """Lists a source.
 
@@ -50,8 +49,6 @@ def scan(
         root: folder that the source's relative paths start from.
         previous: this source's manifest rows of the last scan; what has not changed since is not read again.
         limits: what is larger than `max_bytes` is refused unread.
-        refused: this source's quarantine rows (stage manifest) of the last scan; with them, an archive that has not
-            changed is not even opened.
 
     Raises:
         SourceError: nothing is there, a table or an archive cannot be read as a whole, or `strict` and something is
@@ -65,7 +62,7 @@ def scan(
         assert table is not None
         seen, reused = _scan_texts(source, table, rows), 0
     else:
-        seen, reused = _scan_files(source, source.files, table, root, rows, limits, previous, refused)
+        seen, reused = _scan_files(source, source.files, table, root, rows, limits, previous)
     if seen == 0 and not source.optional:
         raise SourceError(f"source {source.name!r} is empty: there is nothing in {source.files or source.table}")
     manifest, quarantine = rows.tables()
@@ -177,17 +174,15 @@ def _scan_files(
     rows: _Rows,
     limits: MediaLimits,
     previous: pa.Table | None,
-    refused: pa.Table | None,
 ) -> tuple[int, int]:
     column = source.file or source.key
     required = [name for name in (source.key, source.file, source.time) if name is not None]
     if table is not None:
         next(read_table(table, source.encoding, required), None)  # a wrong column shows before hours of hashing
-    known = Known(previous, refused)
-    place, entries = known.archive(root / files) or list_files(files, root)
+    place, entries = list_files(files, root)
     if table is not None:
         entries = [entry for entry in entries if entry.uri != str(table)]  # no item of the folder it lies in
-    reused = fill(entries, known, source, limits)
+    reused = fill(entries, Known(previous), source, limits)
 
     by_name = {entry.name: entry for entry in entries if entry.reason != "superseded"}
     prefixes, prefix = _shared_folders(entries), ""

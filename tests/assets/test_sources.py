@@ -8,6 +8,7 @@ import os
 import tarfile
 import tempfile
 import zipfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.files import is_outside
+from assets.files import Reader, is_outside
 from assets.settings import SourceSettings
 from assets.sources import Scan, attach_data, read_bytes, scan
 from assets.tables import SourceError, parse_time, read_table
@@ -30,8 +31,7 @@ DIRTY = Path(os.environ.get("TRIPTYCH_SHARED", Path(__file__).parents[3] / "shar
 
 def listed(root: Path, *known: Any, modality: Any = "image", limits: MediaLimits | None = None, **fields: Any) -> Scan:
     """A scan, checked for what holds of each: schemas, unique ids, and the count."""
-    before = [known[0].rows, limits, known[0].quarantine] if known else [None, limits]
-    found = scan(SourceSettings(name="s", modality=modality, **fields), root, *before)
+    found = scan(SourceSettings(name="s", modality=modality, **fields), root, known[0].rows if known else None, limits)
     assert found.rows.schema.equals(MANIFEST) and found.quarantine.schema.equals(QUARANTINE)
     assert found.seen == found.rows.num_rows + found.quarantine.num_rows
     ids = [*found.rows["item_id"].to_pylist(), *found.quarantine["item_id"].to_pylist()]
@@ -450,15 +450,13 @@ def test_file_changed_just_now_is_read_again(tmp_path: Path) -> None:
     assert second.rows["sha256"].to_pylist() == [hashlib.sha256(b"two").hexdigest()]
 
 
-def test_unchanged_tar_is_not_opened_but_its_table_is_joined_again(tmp_path: Path) -> None:
-    path = make_tar(tmp_path / "t.tar", {"d/a.png": b"a", "d/b.png": b"b", "../c.png": b"c"})
+def test_members_of_an_unchanged_tar_are_not_read_but_its_table_is_joined_again(tmp_path: Path, monkeypatch) -> None:
+    make_tar(tmp_path / "t.tar", {"d/a.png": b"a", "d/b.png": b"b", "../c.png": b"c"})
     write_csv(tmp_path / "t.csv", ["file", "label"], ["a.png", "1"], ["../c.png", "2"])
     settings: dict[str, Any] = {"files": "t.tar", "table": "t.csv", "key": "file"}
     first = listed(tmp_path, **settings)
-    found = path.stat()
-    path.write_bytes(b"x" * found.st_size)
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
     write_csv(tmp_path / "t.csv", ["file", "label"], ["a.png", "3"], ["b.png", "4"], ["gone.png", "5"])
+    monkeypatch.setattr(Reader, "chunks", lambda *place: pytest.fail(f"{place} was read"))
     second = listed(tmp_path, first, **settings)
     assert second.reused == 2
     assert {r["key"]: json.loads(r["attributes"]) for r in second.rows.to_pylist()} == {
@@ -473,6 +471,14 @@ def test_tar_whose_refusals_depend_on_settings_is_listed_again(tmp_path: Path) -
     first = listed(tmp_path, files="t.tar", limits=MediaLimits(max_bytes=10))
     assert reasons(first) == [("too_large", None)]
     assert keys(listed(tmp_path, first, files="t.tar")) == ["a", "big"]
+
+
+def test_a_member_that_the_last_scan_does_not_tell_of_is_listed_again(tmp_path: Path) -> None:
+    make_tar(tmp_path / "t.tar", {"a.png": b"a", "b.png": b"b", "c.png": b"c"})
+    first = listed(tmp_path, files="t.tar")
+    erased = replace(first, rows=first.rows.slice(1))
+    again = listed(tmp_path, erased, files="t.tar")
+    assert (again.seen, again.reused, again.rows) == (3, 2, first.rows)
 
 
 # The damaged files that come with the project's shared data
