@@ -19,8 +19,9 @@ from types import TracebackType
 from assets.tables import SourceError
 
 _CHUNK = 2**20
-# A file changed this shortly ago may change again within the same tick of the file system's clock.
+# A file changed this shortly ago may change again within the same tick: of a coarse file system, of the kernel's clock.
 _RACY_SECONDS = 2
+_TICK_SECONDS = 0.05
 
 
 @dataclass(slots=True)
@@ -32,7 +33,7 @@ class Entry:
     member: str | None = None
     offset: int | None = None  # tar: of the content; zip: of the member's local header
     size: int = 0
-    mtime: int | None = None  # microseconds since 1970, of the archive for members; null: too recent to rely on
+    mtime: int | None = None  # `last_change`, of the archive for members
     reason: str | None = None
     message: str | None = None
     sha256: str | None = None
@@ -45,9 +46,15 @@ def is_outside(name: str) -> bool:
     return bool(absolute) or "\\" in name or ".." in name.split("/")
 
 
-def settled_mtime(found: os.stat_result) -> int | None:
-    """Microseconds since 1970, or null where the file may still change without its time changing."""
-    return None if found.st_mtime > time.time() - _RACY_SECONDS else found.st_mtime_ns // 1000
+def last_change(found: os.stat_result) -> int | None:
+    """Microseconds since 1970, or null where the file may still change without its times changing.
+
+    The later of mtime and ctime: ``cp -p`` and ``rsync -t`` set the first, nothing sets the second.
+    """
+    now = time.time()
+    if found.st_mtime > now - _RACY_SECONDS or found.st_ctime > now - _TICK_SECONDS:
+        return None
+    return max(found.st_mtime_ns, found.st_ctime_ns) // 1000
 
 
 def list_files(files: str, root: Path) -> tuple[str, list[Entry]]:
@@ -69,7 +76,7 @@ def list_files(files: str, root: Path) -> tuple[str, list[Entry]]:
         _refuse_superseded(entries)
     elif path.is_file():
         found = path.stat()
-        entries = [Entry(path.name, str(path.resolve()), size=found.st_size, mtime=settled_mtime(found))]
+        entries = [Entry(path.name, str(path.resolve()), size=found.st_size, mtime=last_change(found))]
     elif glob.has_magic(files):
         path, entries = _glob(path)
     else:
@@ -133,7 +140,7 @@ def _file(name: str, child: os.DirEntry[str], base: str) -> Entry | None:
         return _refused(name, child.path, "unreadable", str(error))
     if not stat.S_ISREG(found.st_mode):
         return _refused(name, child.path, "unsupported", "neither a file nor a folder")
-    return Entry(name, child.path, size=found.st_size, mtime=settled_mtime(found))
+    return Entry(name, child.path, size=found.st_size, mtime=last_change(found))
 
 
 def _is_utf8(name: str) -> bool:
@@ -152,7 +159,7 @@ def _printable(name: str) -> str:
 
 
 def _tar(path: Path) -> Iterator[Entry]:
-    uri, mtime = str(path.resolve()), settled_mtime(path.stat())
+    uri, mtime = str(path.resolve()), last_change(path.stat())
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
@@ -176,7 +183,7 @@ def _tar(path: Path) -> Iterator[Entry]:
 
 
 def _zip(path: Path) -> Iterator[Entry]:
-    uri, mtime = str(path.resolve()), settled_mtime(path.stat())
+    uri, mtime = str(path.resolve()), last_change(path.stat())
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():

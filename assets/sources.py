@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.contents import Known, fill
-from assets.files import Entry, Reader, is_outside, list_files, settled_mtime
+from assets.files import Entry, Reader, is_outside, last_change, list_files
 from assets.settings import SourceSettings
 from assets.tables import Record, SourceError, parse_time, read_table
 from training.schema import MANIFEST, QUARANTINE
@@ -146,7 +146,7 @@ def _scan_texts(source: SourceSettings, table: Path, rows: _Rows) -> int:
     required = [source.key, source.column, *([source.time] if source.time else [])]
     mtime = None
     for record in read_table(table, source.encoding, required):
-        mtime = mtime or settled_mtime(table.stat())
+        mtime = mtime or last_change(table.stat())
         seen += 1
         key, text = record.values.get(source.key) or None, record.values.get(source.column)
         where = f"{table} line {record.line}"

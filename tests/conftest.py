@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import time
 import wave
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -99,6 +100,7 @@ def write_project(folder: Path, name: str = "tiny") -> Path:
     write_csv(folder / "recordings.csv", recordings)
     path = folder / "project.yaml"
     path.write_text(PROJECT.format(name=name))
+    time.sleep(0.06)  # the time of an inode cannot be set, and is not relied on for a few ticks
     return path
 
 

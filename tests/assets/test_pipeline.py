@@ -169,6 +169,19 @@ def test_files_that_go_or_change_after_they_were_listed_are_tried_again(tiny):
     assert rows(tiny, states) == [{"s": "present"}] * 2
 
 
+def test_a_file_that_is_not_what_its_hash_says_is_hashed_anew(tiny):
+    first, photo = run(tiny), str(tiny.parent / "photos" / "q00.png")
+    lake = pipeline.open_lake(load(tiny))
+
+    def forge() -> None:
+        stale = f"SELECT * REPLACE (if(uri = '{photo}', repeat('0', 64), sha256) AS sha256) FROM manifest"
+        lake.replace("manifest", lake.sql(stale))
+
+    assert run(tiny, between=forge).quarantined["image"] == 2
+    again = run(tiny)
+    assert (again.quarantined["image"], again.samples) == (1, first.samples)
+
+
 def test_files_may_be_mended_taken_away_and_brought_back(tiny, make_png):
     first = run(tiny)
     photo, hidden = tiny.parent / "photos" / "q00.png", tiny.parent / "q00.png"
