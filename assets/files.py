@@ -22,6 +22,9 @@ _CHUNK = 2**20
 # A file changed this shortly ago may change again within the same tick: of a coarse file system, of the kernel's clock.
 _RACY_SECONDS = 2
 _TICK_SECONDS = 0.05
+# A member that is packed more tightly, and not small, is made to fill memory: no picture or recording is so uniform.
+_BOMB_RATIO = 200
+_BOMB_BYTES = 16 * 2**20
 
 
 @dataclass(slots=True)
@@ -193,6 +196,9 @@ def _zip(path: Path) -> Iterator[Entry]:
                 readable = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not info.flag_bits & 1
                 if (entry := _member(uri, info.filename, link, readable)) is not None:
                     entry.offset, entry.size, entry.mtime = info.header_offset, info.file_size, mtime
+                    if entry.reason is None and info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * info.compress_size):
+                        entry.reason = "too_large"
+                        entry.message = f"{info.compress_size} bytes that unpack to {info.file_size}; pack it as stored"
                     yield entry
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise SourceError(f"{path}: cannot be read as zip: {error}") from None

@@ -18,7 +18,7 @@ from assets.engine import make_engine
 from assets.lake import Lake
 from assets.processing import Outcome, Step
 from assets.settings import Project
-from assets.sources import attach_data, scan
+from assets.sources import attach_data, portions, scan
 from training.processor import Processor
 from training.schema import QUARANTINE
 from training.spec import RunSpec, plan_runs
@@ -105,7 +105,8 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     parameters = {**keys, "modality": modality}
     query = _TO_DO.format(modality=modality, refused=REFUSED)
     todo = lake.sql(f"SELECT count(*) AS n FROM ({query})", parameters)["n"][0].as_py()
-    batches = lake.stream(query, parameters, project.engine.batch_size)
+    streamed = lake.stream(query, parameters, project.engine.batch_size)
+    batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
     work = partial(_read_and_process, step=Step(modality, processor))
     names = ("quarantine", f"clean_{modality}", f"{modality}_features")
     # What could not be read is tried again in every run, so its rows are this run's only.

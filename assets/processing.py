@@ -48,7 +48,8 @@ class Step:
             self.processor.clean_fingerprint(self.modality),
             self.processor.fingerprint(self.modality),
         )
-        for item in batch.to_pylist():
+        for row in range(batch.num_rows):
+            (item,) = batch.slice(row, 1).to_pylist()  # one at a time: media are large
             step: str | None = clean_step if item["need_clean"] else feature_step
             try:
                 if item["data"] is None:

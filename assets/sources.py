@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +24,7 @@ from training.settings import MediaLimits
 
 _BATCH_ROWS = 8192
 _SHOWN = 20  # bad items that an error lists
+_PORTION_BYTES = 16 * 2**20  # of media that are held at once, in each worker
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,25 @@ def read_bytes(uri: str, member: str | None, offset: int | None, size: int) -> b
     """The content of one item; nothing is extracted. Errors as `Reader.chunks`."""
     with Reader() as reader:
         return reader.read(uri, member, offset, size)
+
+
+Rows = TypeVar("Rows", pa.RecordBatch, pa.Table, list)
+
+
+def portions(rows: Rows, sizes: list[int], most: int | None = None) -> Iterator[Rows]:
+    """The rows, in order, in slices of at most `most` rows and 16 MB (or one larger item) of media.
+
+    Args:
+        sizes: bytes of media that each row stands for.
+    """
+    start = total = 0
+    for n, size in enumerate(sizes):
+        if n - start == most or (n > start and total + size > _PORTION_BYTES):
+            yield rows[start:n]
+            start, total = n, 0
+        total += size
+    if sizes:
+        yield rows[start:]
 
 
 def attach_data(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch:

@@ -10,7 +10,7 @@ from assets import pipeline
 from assets.alignment import align, validate_samples
 from assets.processing import Step
 from assets.settings import Project
-from assets.sources import attach_data, scan
+from assets.sources import attach_data, portions, scan
 from orchestration.automation import check_schedule
 from training.schema import TABLES
 
@@ -29,8 +29,8 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
     unreadable: list[str] = []
     for modality in project.modalities:
         items = manifest.filter(pc.equal(manifest["modality"], modality)).slice(0, decoded).combine_chunks()
-        if items.num_rows:
-            batch = attach_data(items)
+        for part in portions(items, items["size"].to_pylist()):
+            batch = attach_data(part)
             for name in ("need_clean", "need_features"):
                 batch = batch.append_column(name, pa.array([name == "need_clean"] * batch.num_rows))
             outcome = Step(modality, processor)(batch)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from assets import pipeline
+from assets import pipeline, sources
 from assets.checks import check_balance
 from assets.settings import Project
 from orchestration.project import load
@@ -209,6 +209,24 @@ def test_two_contents_alike_are_computed_once(tiny):
     assert pipeline.open_lake(project).read("clean_image").num_rows == 47
     alike = rows(tiny, "SELECT count(DISTINCT image_id) AS n FROM samples WHERE sample_id IN ('q00', 'q03')")
     assert alike == [{"n": 1}]
+
+
+def test_media_are_held_by_their_bytes_not_by_their_number(tiny, monkeypatch):
+    held = []
+
+    def attach(rows):
+        held.append((rows.num_rows, sum(rows["size"].to_pylist())))
+        return sources.attach_data(rows)
+
+    monkeypatch.setattr(sources, "_PORTION_BYTES", 5000)
+    monkeypatch.setattr(pipeline, "attach_data", attach)
+    ran = run(tiny)
+    assert ran.processed == {"text": 60, "image": 48, "speech": 47}
+    assert max(size for _, size in held) <= 5000 and max(count for count, _ in held) > 1
+    monkeypatch.setattr(sources, "_PORTION_BYTES", 1)
+    held.clear()
+    assert run(tiny, "features.speech.sample_rate=8000").processed["speech"] == 47
+    assert [count for count, _ in held] == [1] * 47, "an item that is larger goes alone"
 
 
 def test_noise_is_prepared_with_the_speech_and_makes_no_sample(tiny, make_wav):

@@ -453,6 +453,17 @@ def test_file_changed_just_now_is_read_again(tmp_path: Path) -> None:
     assert second.rows["sha256"].to_pylist() == [hashlib.sha256(b"two").hexdigest()]
 
 
+def test_zip_member_that_unpacks_to_absurd_size_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.wav", bytes(17 * 2**20))
+        archive.writestr("small.wav", bytes(2**20))
+        archive.writestr("stored.wav", bytes(17 * 2**20), zipfile.ZIP_STORED)
+    found = listed(tmp_path, modality="speech", files="z.zip")
+    assert keys(found) == ["small", "stored"]
+    (bomb,) = found.quarantine.to_pylist()
+    assert bomb["reason"] == "too_large" and "unpack to 17825792" in bomb["message"]
+
+
 def test_members_of_an_unchanged_tar_are_not_read_but_its_table_is_joined_again(tmp_path: Path, monkeypatch) -> None:
     make_tar(tmp_path / "t.tar", {"d/a.png": b"a", "d/b.png": b"b", "../c.png": b"c"})
     write_csv(tmp_path / "t.csv", ["file", "label"], ["a.png", "1"], ["../c.png", "2"])
