@@ -1,9 +1,11 @@
 """Dagster's face of the data side: the assets of one project, built from its project file."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
 from assets import pipeline
 from assets.dataset import split_counts
@@ -162,13 +164,14 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
         settings = load_settings(context, name)
         lake = pipeline.open_lake(settings)
         counts = pipeline.process_modality(lake, settings, modality)
+        keys = pipeline.fingerprints(pipeline.make_processor(settings), modality)
         yield dg.MaterializeResult(
             asset_key=clean,
             metadata={
                 "summary": ", ".join(f"{n:,} {what}" for what, n in counts.items() if what != "seen"),
                 **table_metadata(lake, f"clean_{modality}"),
                 **counts,
-                "preview": markdown_table(lake.sql(f"SELECT * FROM clean_{modality} ORDER BY id LIMIT 5")),
+                "preview": markdown_table(first_rows(lake, f"clean_{modality}", keys["clean"], 5)),
                 "quarantined_items": markdown_table(
                     lake.sql(
                         "SELECT reason, message FROM quarantine WHERE stage IN ('clean', 'featurize') "
@@ -178,7 +181,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
                 ),
             },
         )
-        first = lake.sql(f"SELECT * FROM {modality}_features ORDER BY id LIMIT 16")
+        first = first_rows(lake, f"{modality}_features", keys["features"], 16)
         described = table_metadata(lake, f"{modality}_features")
         summary = f"{described['dagster/row_count']:,} rows"
         shown: dict[str, Any] = {"summary": summary, "preview": markdown_table(first.slice(0, 5))}
@@ -187,6 +190,13 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(asset_key=features, metadata={**described, **shown})
 
     return both
+
+
+def first_rows(lake: Lake, name: str, fingerprint: str, most: int) -> pa.Table:
+    """Some rows that a step made, to show; the first in the table's files, so that little of a large one is read."""
+    # Each thread would read a row group of its own.
+    query = f"SELECT * FROM {name} WHERE fingerprint = $fingerprint LIMIT {most}"
+    return replace(lake, threads=1).sql(query, {"fingerprint": fingerprint}).sort_by("id")
 
 
 def _counts(lake: Lake, column: str) -> dict[str, int]:

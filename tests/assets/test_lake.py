@@ -4,10 +4,12 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from assets.graph import first_rows
 from assets.lake import Lake
 from training.schema import TABLES
 
@@ -50,6 +52,25 @@ def test_large_appends_are_committed_in_portions(tmp_path):
     big = pa.table({"id": ["a", "b"], "pixels": [bytes(40 * 2**20)] * 2})
     lake.append("image_features", [big, big])
     assert lake.version("image_features") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes as Linux does")
+def test_the_rows_that_are_shown_are_the_present_ones_and_cost_little(tmp_path):
+    lake, big = Lake(str(tmp_path / "lake"), threads=4), [b"x" * 10_000] * 200
+    for n in range(8):
+        ids = [f"{(i * 7919 + n) % 10_007:05d}" for i in range(200)]
+        made = {"id": ids, "fingerprint": ["old" if n < 2 else "present"] * 200, "pixels": big}
+        lake.append("image_features", [pa.table(made)])
+    before = bytes_read()
+    shown = first_rows(lake, "image_features", "present", 16)
+    assert bytes_read() - before < 2 * 200 * 10_000, "as much as two of the eight files"
+    assert shown["id"].to_pylist() == sorted(shown["id"].to_pylist())
+    assert (shown.num_rows, set(shown["fingerprint"].to_pylist())) == (16, {"present"})
+    assert first_rows(lake, "image_features", "gone", 16).num_rows == 0
+
+
+def bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 def _write(uri: str, start: int) -> None:
