@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.joins import Columns, join_keys, join_links
+from assets.lake import open_duckdb
 from assets.settings import AlignSettings, SourceSettings
 from assets.splits import assign_splits, leakage
 from training.schema import MODALITIES, QUARANTINE, SAMPLES
@@ -52,7 +53,7 @@ def align(
             matches, a column that the settings name is nowhere, or an item was neither cleaned nor refused.
     """
     sources = [source for source in sources if source.use == "samples"]
-    with duckdb.connect() as connection:
+    with open_duckdb() as connection:
         _load_items(connection, manifest, clean_ids, sources, refused, quarantine)
         columns = Columns.of(connection, sources)
         if settings.table is not None:
@@ -278,7 +279,7 @@ def item_balance(
         seen: items found, per modality, as counted when they were found; default: what manifest and quarantine list.
         noise: ids of the items that augmentation can use.
     """
-    with duckdb.connect() as connection:
+    with open_duckdb() as connection:
         connection.register("manifest", manifest)
         connection.register("quarantine", quarantine)
         connection.register("samples", samples)

@@ -23,6 +23,12 @@ from training.schema import SCHEMA_VERSION, TABLES
 _UNCOMPRESSED = {"image_features", "speech_features"}
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
+_MEMORY_LIMIT = "4GB"  # of one DuckDB connection; what is more is spilled to disk
+
+
+def open_duckdb(memory_limit: str = _MEMORY_LIMIT, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """An empty in-memory DuckDB; without `threads` it uses the cores that this process may."""
+    return duckdb.connect(config={"memory_limit": memory_limit, "threads": threads or len(os.sched_getaffinity(0))})
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Lake:
 
     uri: str
     storage_options: Mapping[str, str] = field(default_factory=dict)
-    memory_limit: str = "4GB"
+    memory_limit: str = _MEMORY_LIMIT
     threads: int | None = None
 
     def table_uri(self, name: str) -> str:
@@ -152,8 +158,7 @@ class Lake:
         Args:
             query: only the tables whose names occur in it, since opening each takes milliseconds; default: all.
         """
-        threads = self.threads or len(os.sched_getaffinity(0))
-        connection = duckdb.connect(config={"memory_limit": self.memory_limit, "threads": threads})
+        connection = open_duckdb(self.memory_limit, self.threads)
         for name, schema in TABLES.items():
             if query is not None and name not in query:
                 continue

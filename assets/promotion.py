@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from assets import pipeline
 from assets.lake import Lake
 from assets.settings import Project
-from assets.sources import attach_data
-from training.schema import MANIFEST, MODALITIES, PREDICTIONS, subset_name
+from assets.sources import attach_data, portions
+from training.schema import MODALITIES, PREDICTIONS, subset_name
 
-_ROWS = 256  # test rows whose media are held at once
+_ROWS = 256  # test rows that are held at once, if their media are small
 
 
 def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
@@ -127,18 +127,19 @@ def write_raw(lake: Lake, path: Path, split: str) -> None:
         [("sample_id", pa.string()), ("label", pa.string()), ("text", pa.large_string())]
         + [(m, pa.large_binary()) for m in MODALITIES[1:]]
     )
-    samples = lake.sql(
-        "SELECT sample_id, label, text_item, image_item, speech_item FROM samples WHERE split = $split "
-        "AND coalesce(text_id, image_id, speech_id) IS NOT NULL ORDER BY sample_id",
-        {"split": split},
-    )
-    manifest = {row["item_id"]: row for row in lake.read("manifest").to_pylist()}
+    names = [f"{m}_item" for m in MODALITIES]
+    wanted = "FROM samples WHERE split = $split AND coalesce(text_id, image_id, speech_id) IS NOT NULL"
+    query = f"SELECT sample_id, label, {', '.join(names)} {wanted} ORDER BY sample_id"
+    samples = lake.sql(query, {"split": split}).to_pylist()
+    given = f"SELECT unnest([{', '.join(names)}]) {wanted}"
+    listed = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({given})", {"split": split})
+    at = {item: n for n, item in enumerate(listed["item_id"].to_pylist())}
+    bytes_of = listed["size"].to_pylist()
+    sizes = [sum(bytes_of[at[row[name]]] for name in names if row[name]) for row in samples]
     with pq.ParquetWriter(path, schema, compression="NONE") as writer:
-        for start in range(0, samples.num_rows, _ROWS):
-            part = samples.slice(start, _ROWS).to_pylist()
-            items = {row[f"{m}_item"] for row in part for m in MODALITIES} - {None}
-            listed = pa.RecordBatch.from_pylist([manifest[item] for item in sorted(items)], MANIFEST)
-            data = dict(zip(sorted(items), attach_data(listed).to_pylist(), strict=True))
+        for part in portions(samples, sizes, _ROWS):
+            items = sorted({at[row[name]] for row in part for name in names if row[name]})
+            data = {item["item_id"]: item for item in attach_data(listed.take(items)).to_pylist()}
             columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in ("sample_id", "label")}
             for m in MODALITIES:
                 found = [data.get(row[f"{m}_item"]) or {} for row in part]

@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-import duckdb
 import pyarrow as pa
 
+from assets.lake import open_duckdb
 from assets.settings import AlignSettings, SplitSettings
 from training.schema import MODALITIES, SPLITS
 
@@ -94,7 +94,7 @@ def leakage(samples: pa.Table, settings: AlignSettings) -> pa.Table:
     kinds = [("group", c) for c in settings.group] + [("held_out", c) for c in settings.held_out]
     kinds += [("content", f"{m}_id") for m in MODALITIES if settings.group and m != "text"]
     found = [LEAKS.empty_table()]
-    with duckdb.connect() as connection:
+    with open_duckdb() as connection:
         connection.register("samples", samples)
         for kind, column in kinds:
             value = column if kind == "content" else "json_extract_string(groups, $pointer)"

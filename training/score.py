@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,16 @@ def bundle_of(model: Path) -> Path:
 
 
 def score(model: Path, rows: Path, answers: Path) -> None:
-    """Answers a Parquet file, a batch of rows at a time.
+    """Answers a Parquet file, a batch of rows at a time, none larger than a row group.
 
     A row that this model cannot read (its limits may be others, or it has none of the model's modalities) has no
     prediction, which counts as wrong, and the reason in `error`.
     """
     answerer = Answerer(bundle_of(model))
+    file = pq.ParquetFile(rows)
+    groups = ([group] for group in range(file.num_row_groups))
     with pq.ParquetWriter(answers, ANSWERS) as writer:
-        for batch in pq.ParquetFile(rows).iter_batches(batch_size=_BATCH):
+        for batch in chain.from_iterable(file.iter_batches(_BATCH, group) for group in groups):
             writer.write_table(pa.Table.from_pylist(answer_batch(answerer, batch.to_pylist()), ANSWERS))
 
 

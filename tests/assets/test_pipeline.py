@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import duckdb
 import pytest
 
 from assets import pipeline, sources
@@ -227,6 +228,17 @@ def test_media_are_held_by_their_bytes_not_by_their_number(tiny, monkeypatch):
     held.clear()
     assert run(tiny, "features.speech.sample_rate=8000").processed["speech"] == 47
     assert [count for count, _ in held] == [1] * 47, "an item that is larger goes alone"
+
+
+def test_every_query_is_bounded_in_memory(tiny, monkeypatch):
+    connect = duckdb.connect
+
+    def bounded(**given):
+        assert given["config"]["memory_limit"] == "4GB" and given["config"]["threads"] >= 1
+        return connect(**given)
+
+    monkeypatch.setattr(duckdb, "connect", bounded)
+    run(tiny)
 
 
 def test_noise_is_prepared_with_the_speech_and_makes_no_sample(tiny, make_wav):
