@@ -161,9 +161,9 @@ def write_samples(lake: Lake, project: Project) -> str:
         refused[modality] = set(lake.sql(f"SELECT DISTINCT sha256 FROM ({REFUSED})", parameters)["sha256"].to_pylist())
     manifest, listed = lake.read("manifest"), lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
     aligned = align(manifest, usable, project.align, project.sources, project.root, refused, listed)
-    validate_samples(aligned.samples, project.align)
-    fingerprint = samples_fingerprint(aligned.samples)
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
+    validate_samples(aligned.samples, project.align)  # its errors refer to the rows just written
+    fingerprint = samples_fingerprint(aligned.samples)
     if lake.version("samples") is None or not lake.read("samples").sort_by("sample_id").equals(aligned.samples):
         lake.replace("samples", aligned.samples, note={"fingerprint": fingerprint})
     return fingerprint

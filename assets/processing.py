@@ -40,6 +40,9 @@ class Step:
         Content that cannot be used goes to quarantine under the fingerprint of the step that refused it, so that it
         is not tried again. Where `data` is null the file could not be read (`data_error` says why): the quarantine
         row has no fingerprint, since another run may find the file.
+
+        Raises:
+            RuntimeError: an item that raised anything but MediaError; the message names it.
         """
         clean: list[dict[str, Any]] = []
         features: list[dict[str, Any]] = []
@@ -67,6 +70,8 @@ class Step:
             except MediaError as error:
                 stage = "featurize" if step == feature_step else "clean"
                 quarantine.append(_refused(item, self.modality, stage, step, error))
+            except Exception as error:  # a fault of the code, not known of the item: no reason to refuse it for good
+                raise RuntimeError(f"{place(item)}: {type(error).__name__}: {error}") from error
         _check_balance(batch, clean, features, quarantine)
         return Outcome(
             batch.num_rows,

@@ -115,6 +115,9 @@ def _jsonl(path: Path, encoding: str, required: Collection[str]) -> Iterator[Rec
             except RecursionError:
                 yield Record(line, {}, f"line {line} is nested too deeply")
                 continue
+            except ValueError as error:  # an integer of thousands of digits
+                yield Record(line, {}, f"line {line} holds a number that is too long: {error}")
+                continue
             if not isinstance(row, dict):
                 yield Record(line, {}, f"line {line} is no JSON object")
                 continue

@@ -74,14 +74,25 @@ def _override(document: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     section: Any = document
     for name in parents:
-        section = section[int(name)] if isinstance(section, list) else section.setdefault(name, {})
+        place = _place(section, name, override)
+        section = section[place] if isinstance(section, list) else section.setdefault(place, {})
         if not isinstance(section, dict | list):
             raise ProjectError(f"--set {override!r}: {name} holds a value, not a section")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ProjectError(f"--set {override!r}: the value is not valid YAML: {error}") from None
-    section[int(last) if isinstance(section, list) else last] = parsed
+    section[_place(section, last, override)] = parsed
+
+
+def _place(section: Any, name: str, override: str) -> Any:
+    """The key or, in a list, the index that a part of a key path stands for."""
+    if not isinstance(section, list):
+        return name
+    if not name.isdecimal() or int(name) >= len(section):
+        expected = f"expected a whole number from 0 and below {len(section)}"
+        raise ProjectError(f"--set {override!r}: {name!r} is no place in the list: {expected}")
+    return int(name)
 
 
 def _substitute(value: Any, variables: Mapping[str, Any], path: Path) -> Any:

@@ -203,6 +203,12 @@ def test_files_may_be_mended_taken_away_and_brought_back(tiny, make_png):
     assert (back.samples, back.dataset) == (first.samples, first.dataset)
 
 
+def test_why_there_are_no_samples_stands_in_quarantine(tiny):
+    with pytest.raises(ValueError, match="no samples"):
+        run(tiny, "limits.max_pixels=100", "align.require=[image]")
+    assert sum(count for (stage, _, _), count in quarantine(tiny).items() if stage == "align") > 0
+
+
 def test_two_contents_alike_are_computed_once(tiny):
     shutil.copy2(tiny.parent / "photos" / "q00.png", tiny.parent / "photos" / "q03.png")
     project: Project = load(tiny)

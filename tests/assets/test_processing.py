@@ -132,6 +132,12 @@ def test_what_could_not_be_read_is_tried_again() -> None:
     assert outcome.clean.num_rows == 1
 
 
+def test_a_fault_of_the_code_names_the_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Processor, "image_tensors", lambda self, image: {"pixels": [1 // (9 - int(image.array.max()))]})
+    with pytest.raises(RuntimeError, match=r"data/silo.tar/folder/0.png: ZeroDivisionError"):
+        run("image", png(9))
+
+
 def test_warnings_stand_in_the_clean_table() -> None:
     assert "max_seconds" in run("speech", wav(0.5)).clean["warnings"][0].as_py()[0]
     assert run("speech", wav()).clean["warnings"][0].as_py() == []

@@ -335,6 +335,13 @@ def test_text_tables_agree_whatever_the_format(tmp_path: Path) -> None:
     assert found[0].num_rows == 5 and found[0].equals(found[1]) and found[0].equals(found[2])
 
 
+def test_json_number_of_thousands_of_digits_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"id": 1, "text": "one"}\n{"id": 2, "text": "two", "n": %s}\n' % ("9" * 5000))
+    found = listed(tmp_path, modality="text", table="t.jsonl", key="id", column="text")
+    assert keys(found) == ["1"] and reasons(found) == [("malformed", 2)]
+    assert "t.jsonl: line 2 holds a number that is too long" in found.quarantine["message"][0].as_py()
+
+
 def test_row_added_in_the_middle_changes_no_other_id(tmp_path: Path) -> None:
     rows = [["a", "one"], ["b", "two"], ["b", "other"], ["b", "two"]]
     settings: dict[str, Any] = {"modality": "text", "table": "t.csv", "key": "id", "column": "text"}

@@ -94,6 +94,13 @@ def test_a_bad_override_is_named(tmp_path, override):
         load(write(tmp_path, GOOD), [override])
 
 
+@pytest.mark.parametrize("place", ["photos", "7", "-1"])
+def test_a_place_that_a_list_has_not_is_named(tmp_path, place):
+    for key in (f"sources.{place}.modality", f"sources.{place}"):
+        with pytest.raises(ProjectError, match=f"'{place}' is no place in the list: .* from 0 and below 2"):
+            load(write(tmp_path, GOOD), [f"{key}=text"])
+
+
 def test_a_file_that_is_not_there_says_what_to_do(tmp_path):
     with pytest.raises(ProjectError, match="triptych init"):
         load(tmp_path / "none.yaml")
