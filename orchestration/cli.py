@@ -159,13 +159,15 @@ def predict(
     answers = answer(settings, rows)
     if as_json:
         click.echo(json.dumps({"predictions": answers}))
-        return
-    for row in answers:
-        click.echo(row["prediction"])
-    click.echo(
-        f"({settings.name} version {answers[0]['model_version']}, dataset {answers[0]['dataset_fingerprint']})",
-        err=True,
-    )
+    else:
+        for row in answers:
+            click.echo(row["prediction"] or "")  # a row that failed has its line, too
+        click.echo(
+            f"({settings.name} version {answers[0]['model_version']}, dataset {answers[0]['dataset_fingerprint']})",
+            err=True,
+        )
+    if failed := [f"row {n} cannot be answered: {row['error']}" for n, row in enumerate(answers, 1) if "error" in row]:
+        raise click.ClickException("\n".join(failed))
 
 
 @main.command()

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from assets.settings import Project
+from assets.sources import portions
 from training.schema import MODALITIES
+
+_ROWS = 256  # rows that are read at once, if their media are small
 
 
 def rows_of_table(path: Path) -> list[dict[str, Any]]:
@@ -37,8 +40,10 @@ def rows_of_table(path: Path) -> list[dict[str, Any]]:
 def answer(project: Project, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The champion's answers, in the order of the rows, by the code that was logged with it.
 
+    A row that cannot be answered has no prediction, and the reason in `error`.
+
     Raises:
-        ValueError: the project has no champion yet, or an input cannot be read.
+        ValueError: the project has no champion yet, or not one of the rows can be answered.
     """
     import pyarrow as pa
 
@@ -48,16 +53,23 @@ def answer(project: Project, rows: Sequence[Mapping[str, Any]]) -> list[dict[str
     version = registry.alias(project.mlflow_uri, project.name, "champion")
     if version is None:
         raise ValueError(f"{project.name} has no champion yet: `triptych run` trains one")
-    columns: dict[str, list[Any]] = {"text": [row.get("text") for row in rows]}
-    for m in MODALITIES[1:]:
-        columns[m] = [Path(row[m]).read_bytes() if row.get(m) else None for row in rows]
     schema = pa.schema([("text", pa.large_string()), ("image", pa.large_binary()), ("speech", pa.large_binary())])
+
+    def read(part: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+        columns: dict[str, list[Any]] = {"text": [row.get("text") for row in part]}
+        for m in MODALITIES[1:]:
+            columns[m] = [Path(row[m]).read_bytes() if row.get(m) else None for row in part]
+        return pa.record_batch(columns, schema)
+
+    sizes = [sum(Path(row[m]).stat().st_size for m in MODALITIES[1:] if row.get(m)) for row in rows]
+    batches = map(read, portions(list(rows), sizes, _ROWS))
     model = registry.fetch_model(project.mlflow_uri, project.name, version)
-    answers = answer_rows(model, pa.table(columns, schema)).to_pylist()
-    for number, row in enumerate(answers, 1):
-        if row["error"]:
-            raise ValueError(f"row {number} cannot be answered: {row['error']}")
+    answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, batches)).to_pylist()
+    if all(row["error"] for row in answers):
+        raise ValueError(f"row 1 cannot be answered: {answers[0]['error']}")
     dataset = registry.version_tags(project.mlflow_uri, project.name, version).get("dataset_fingerprint")
+    origin = {"model_version": version, "dataset_fingerprint": dataset}
     return [
-        {"prediction": row["prediction"], "model_version": version, "dataset_fingerprint": dataset} for row in answers
+        {"prediction": row["prediction"], **origin, **({"error": row["error"]} if row["error"] else {})}
+        for row in answers
     ]

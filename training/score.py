@@ -113,15 +113,17 @@ def score_command(model: Path, rows: Path, answers: Path) -> tuple[list[str], di
     return argv, os.environ | {"PYTHONPATH": str(code.resolve()), "TOKENIZERS_PARALLELISM": "false"}
 
 
-def answer_rows(model: Path, rows: pa.Table) -> pa.Table:
-    """The answers (ANSWERS) of a model to raw rows, given in a process of its own.
+def answer_rows(model: Path, rows: pa.RecordBatchReader) -> pa.Table:
+    """The answers (ANSWERS) of a model to raw rows, given in a process of its own; batch by batch, as media are large.
 
     Raises:
         RuntimeError: the process failed; the message carries the end of its output.
     """
     with tempfile.TemporaryDirectory() as temporary:
         given, answers = Path(temporary) / "rows.parquet", Path(temporary) / "answers.parquet"
-        pq.write_table(rows, given)
+        with pq.ParquetWriter(given, rows.schema) as writer:
+            for batch in rows:
+                writer.write_batch(batch)
         argv, env = score_command(model, given, answers)
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
         if done.returncode != 0:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
 from orchestration.cli import main
 from orchestration.run import open_instance
+from training.score import ANSWERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -266,3 +268,43 @@ def test_status_of_what_was_made(data_made):
 
 def test_predict_before_any_champion(tiny):
     assert "tiny has no champion yet" in error("predict", tiny, "--text", "Is it bright?")
+
+
+@pytest.fixture
+def champion(monkeypatch, tmp_path):
+    """A champion that reads every picture but those that begin with a q."""
+    batches = []
+
+    def answer_rows(model: Path, rows: pa.RecordBatchReader) -> pa.Table:
+        batches.extend(rows)
+        images = [image for batch in batches for image in batch["image"].to_pylist()]
+        told = [{"error": "image: no picture"} if image[:1] == b"q" else {"prediction": "yes"} for image in images]
+        return pa.Table.from_pylist(told, ANSWERS)
+
+    for name, value in (("alias", "1"), ("fetch_model", tmp_path), ("version_tags", {"dataset_fingerprint": "d"})):
+        monkeypatch.setattr(f"training.registry.{name}", lambda *given, value=value: value)
+    monkeypatch.setattr("training.score.answer_rows", answer_rows)
+    monkeypatch.setattr("assets.sources._PORTION_BYTES", 100)
+    return batches
+
+
+def test_predict_answers_what_it_can_and_names_the_rest(tiny, champion):
+    photos, table = tiny.parent / "photos", tiny.parent / "ask.csv"
+    names = ["q00.png", "broken.png", "q01.png"]
+    (photos / "broken.png").write_text("q")
+    table.write_text("image\n" + "".join(f"photos/{name}\n" for name in names))
+    told = triptych("predict", tiny, "--table", table)
+    assert (told.exit_code, told.stdout) == (1, "yes\n\nyes\n")
+    assert told.stderr.endswith("Error: row 2 cannot be answered: image: no picture\n")
+    assert [image.as_py() for batch in champion for image in batch["image"]] == [
+        (photos / n).read_bytes() for n in names
+    ]
+    assert len(champion) > 1, "media are read in portions"
+    champion.clear()
+    as_json = triptych("predict", tiny, "--table", table, "--json")
+    assert as_json.exit_code == 1
+    origin = {"model_version": "1", "dataset_fingerprint": "d"}
+    yes, no = {"prediction": "yes", **origin}, {"prediction": None, **origin, "error": "image: no picture"}
+    assert json.loads(as_json.stdout) == {"predictions": [yes, no, yes]}
+    champion.clear()
+    assert "row 1 cannot be answered: image: no picture" in error("predict", tiny, "--image", photos / "broken.png")

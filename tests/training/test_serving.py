@@ -171,7 +171,7 @@ def test_scoring_runs_the_logged_code_and_agrees_with_serving(
     (foreign / "__init__.py").write_text("raise RuntimeError('the wrong training')")
     monkeypatch.chdir(foreign.parent)
 
-    answers = answer_rows(model, raw_rows()).to_pylist()
+    answers = answer_rows(model, raw_rows().to_reader()).to_pylist()
     full = {"text": QUESTION, "image": IMAGE, "speech": SPEECH}
     expected = ask(served, full, {"text": QUESTION}, {"image": IMAGE})["prediction"].tolist()
     assert [row["prediction"] for row in answers] == [*expected, None, None]
