@@ -72,13 +72,14 @@ def _guarded(work: Callable[[Entry], None], entries: list[Entry]) -> None:
 
 def _hash(reader: Reader, entry: Entry) -> None:
     digest = hashlib.sha256()
-    for chunk in reader.chunks(entry.uri, entry.member, entry.offset, entry.size):
+    for chunk in reader.chunks(entry.uri, entry.member, entry.offset, entry.size, entry.crc):
         digest.update(chunk)
     entry.sha256 = digest.hexdigest()
 
 
 def _read_text(reader: Reader, encoding: str, entry: Entry) -> None:
-    text = reader.read(entry.uri, entry.member, entry.offset, entry.size).decode(encoding).removeprefix("\ufeff")
+    content = reader.read(entry.uri, entry.member, entry.offset, entry.size, entry.crc)
+    text = content.decode(encoding).removeprefix("\ufeff")
     if not text.strip():
         entry.reason, entry.message = "empty", "the file holds white space only"
     entry.text, entry.sha256 = text, hashlib.sha256(text.encode()).hexdigest()

@@ -36,6 +36,7 @@ class Entry:
     member: str | None = None
     offset: int | None = None  # tar: of the content; zip: of the member's local header
     size: int = 0
+    crc: int | None = None  # zip: CRC-32 of the content
     mtime: int | None = None  # `last_change`, of the archive for members
     reason: str | None = None
     message: str | None = None
@@ -196,6 +197,7 @@ def _zip(path: Path) -> Iterator[Entry]:
                 readable = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not info.flag_bits & 1
                 if (entry := _member(uri, info.filename, link, readable)) is not None:
                     entry.offset, entry.size, entry.mtime = info.header_offset, info.file_size, mtime
+                    entry.crc = info.CRC
                     if entry.reason is None and info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * info.compress_size):
                         entry.reason = "too_large"
                         entry.message = f"{info.compress_size} bytes that unpack to {info.file_size}; pack it as stored"
@@ -245,12 +247,14 @@ class Reader:
             os.close(descriptor)
         self._archives.clear()
 
-    def chunks(self, uri: str, member: str | None, offset: int | None, size: int) -> Iterator[bytes]:
+    def chunks(
+        self, uri: str, member: str | None, offset: int | None, size: int, crc: int | None = None
+    ) -> Iterator[bytes]:
         """The bytes of one item, in pieces.
 
         Raises:
             OSError: it cannot be read.
-            ValueError: it ends before `size` bytes.
+            ValueError: it ends before `size` bytes, or is not what its checksum says.
         """
         if member is None:
             descriptor = os.open(uri, os.O_RDONLY | os.O_CLOEXEC)
@@ -263,10 +267,16 @@ class Reader:
             if uri not in self._archives:
                 self._archives[uri] = os.open(uri, os.O_RDONLY | os.O_CLOEXEC)
         read = _pread if uri.lower().endswith(".tar") else _pread_zip
-        yield from read(self._archives[uri], offset or 0, size)
+        found = 0
+        for chunk in read(self._archives[uri], offset or 0, size):
+            if crc is not None:
+                found = zlib.crc32(chunk, found)
+            yield chunk
+        if crc is not None and found != crc:
+            raise ValueError("is damaged: its checksum is another; pack the archive again")
 
-    def read(self, uri: str, member: str | None, offset: int | None, size: int) -> bytes:
-        return b"".join(self.chunks(uri, member, offset, size))
+    def read(self, uri: str, member: str | None, offset: int | None, size: int, crc: int | None = None) -> bytes:
+        return b"".join(self.chunks(uri, member, offset, size, crc))
 
 
 def _pread(descriptor: int, offset: int, size: int) -> Iterator[bytes]:

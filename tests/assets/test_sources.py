@@ -460,6 +460,23 @@ def test_file_changed_just_now_is_read_again(tmp_path: Path) -> None:
     assert second.rows["sha256"].to_pylist() == [hashlib.sha256(b"two").hexdigest()]
 
 
+@pytest.mark.parametrize("modality", ["speech", "text"])
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_member_with_another_checksum_is_refused(tmp_path: Path, modality: str, packing: int) -> None:
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for name in "abc":
+            archive.writestr(name, f"whole {name}")
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        crc = archive.getinfo("b").CRC.to_bytes(4, "little")
+    path.write_bytes(content.replace(b"whole b", b"other b").replace(crc, b"\1\2\3\4" if packing else crc))
+    found = listed(tmp_path, modality=modality, files="z.zip")
+    (refused,) = found.quarantine.to_pylist()
+    assert keys(found) == ["a", "c"] and refused["reason"] == "unreadable"
+    assert "z.zip: b: is damaged: its checksum is another" in refused["message"]
+
+
 def test_zip_member_that_unpacks_to_absurd_size_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.wav", bytes(17 * 2**20))
