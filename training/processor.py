@@ -32,7 +32,7 @@ CLEAN_VERSION = {"text": 1, "image": 1, "speech": 1}
 FEATURE_VERSION = {"text": 1, "image": 1, "speech": 1}
 # Packages that decide the output.
 _CLEAN_PACKAGES = {"text": ("regex", "jieba", "stopwordsiso"), "image": ("pillow",), "speech": ("soundfile",)}
-_FEATURE_PACKAGES = {"text": (), "image": ("torchvision", "torch"), "speech": ("torchaudio", "torch")}
+_FEATURE_PACKAGES = {"text": (), "image": ("torchvision", "torch"), "speech": ("numpy", "torchaudio", "torch")}
 _LIMITS = {"text": ("max_characters",), "image": ("max_pixels",), "speech": ("max_seconds",)}
 _FILE, _TOKENIZER = "processor.json", "tokenizer"
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "*.model", "chat_template*")

@@ -3,9 +3,12 @@
 Needs neither torch nor MLflow, so that the orchestrator can tell whether a training has been done already.
 """
 
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from training.schema import fingerprint
@@ -20,7 +23,9 @@ from training.settings import (
 )
 
 VERSION = 1  # count up when the same settings and data would train another model
-_PACKAGES = ("torch", "transformers", "tokenizers")
+_PACKAGES = ("accelerate", "numpy", "scipy", "tokenizers", "torch", "transformers")
+# Of a local language model: what transformers reads of its folder.
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +95,12 @@ def plan_runs(
         noise: contents of the clips that augmentation adds to speech.
     """
     versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
+    # Features that are applied when a batch is made, so that the dataset's fingerprint does not know them.
+    batches = features.speech.kind, features.image.mean, features.image.std
     noise = tuple(sorted(noise)) if training.augmentation.speech is not None else ()
 
     def run(name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str]) -> RunSpec:
-        asked = to_dict(model), decisive(training), sorted(keep), features.speech.kind, *([noise] if noise else [])
+        asked = identity(model), decisive(training), sorted(keep), batches, *([noise] if noise else [])
         named = fingerprint("training", VERSION, versions, dataset, *asked)
         return RunSpec(name=name, model=model, training=training, keep=tuple(keep), noise=noise, fingerprint=named)
 
@@ -102,3 +109,20 @@ def plan_runs(
     baselines = [run(m, model, shorter, (m,)) for m in modalities if len(modalities) > 1]
     concat = run("concat", replace(model, fusion="concat"), shorter, modalities)
     return [run("model", model, training, modalities), *baselines, concat]
+
+
+def identity(model: ModelSettings) -> dict[str, Any]:
+    """The settings as plain values; a language model in a local folder is known by its files, wherever it lies."""
+    folder = Path(model.llm)
+    if model.llm == "tiny" or not folder.is_dir():
+        return to_dict(model)
+    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    facts = [(path, path.stat()) for path in files]
+    return to_dict(model) | {"llm": [[p.name, _sha256(p, stat.st_size, stat.st_mtime_ns)] for p, stat in facts]}
+
+
+@functools.cache
+def _sha256(path: Path, _size: int, _changed_ns: int) -> str:
+    """Of a file; read once for each size and time, since weights are gigabytes and a run plans several times."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

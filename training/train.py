@@ -25,6 +25,7 @@ from training.data import Collator, EpochSampler, Row, SampleDataset
 from training.model import FusionModel, build_model
 from training.schema import fingerprint, subset_name
 from training.settings import Augmentation, FeatureSettings, ModelSettings, TrainingSettings, decisive, to_dict
+from training.spec import identity
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
 _WHOLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
@@ -78,7 +79,7 @@ def fit(
     torch.manual_seed(training.seed)  # the weights' start; everything random in the data has keys of its own
     network = build_model(model, features, tokenizer, modalities, classes)
     collator = make_collator(network, tokenizer, features)
-    parts = to_dict(model), decisive(training), to_dict(features), list(modalities), train.identity()
+    parts = identity(model), decisive(training), to_dict(features), list(modalities), train.identity()
     _claim(Path(folder), fingerprint(*parts))
     steps = math.ceil(math.ceil(len(train) / training.batch_size / training.gradient_accumulation) * training.epochs)
     trainer = _Trainer(

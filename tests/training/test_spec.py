@@ -1,0 +1,72 @@
+"""A training's fingerprint follows everything that decides the weights."""
+
+import shutil
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.processor import Processor
+from training.settings import (
+    FeatureSettings,
+    ImageFeatures,
+    MediaLimits,
+    ModelSettings,
+    SpeechFeatures,
+    TrainingSettings,
+)
+from training.spec import plan_runs
+
+MODEL = ModelSettings(width=16, heads=2)
+
+
+def named(model: ModelSettings = MODEL, features: Any = None, training: Any = None) -> str:
+    runs = plan_runs(model, training or TrainingSettings(), features or FeatureSettings(), ["image", "speech"], "d")
+    return runs[0].fingerprint
+
+
+@pytest.mark.parametrize("image", [ImageFeatures(mean=0.4), ImageFeatures(std=0.25)], ids=["mean", "std"])
+def test_what_is_applied_when_a_batch_is_made_counts(image: ImageFeatures) -> None:
+    assert named(features=FeatureSettings(image=image)) != named()
+    assert named(features=FeatureSettings(speech=SpeechFeatures(kind="mfcc"))) != named()
+
+
+def test_how_a_training_is_run_does_not_count() -> None:
+    assert named(training=TrainingSettings(workers=2, checkpoint_steps=7)) == named()
+    assert named(training=TrainingSettings(seed=1)) != named()
+
+
+def test_a_local_language_model_is_known_by_its_files(tmp_path: Path) -> None:
+    folder, moved = tmp_path / "llm", tmp_path / "moved"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "model.safetensors").write_bytes(b"weights")
+    first = named(replace(MODEL, llm=str(folder)))
+    shutil.copytree(folder, moved)
+    (moved / "README.md").write_text("not read in training")
+    assert named(replace(MODEL, llm=str(moved))) == first
+    (moved / "model.safetensors").write_bytes(b"Weights")  # as long as before
+    second = named(replace(MODEL, llm=str(moved)))
+    (moved / "config.json").write_text('{"model_type": "gpt2"}')
+    third = named(replace(MODEL, llm=str(moved)))
+    (moved / "tokenizer.json").write_text("{}")
+    assert len({first, second, third, named(replace(MODEL, llm=str(moved)))}) == 4
+
+
+@pytest.mark.parametrize("package", ["accelerate", "numpy", "scipy", "tokenizers", "torch", "transformers"])
+def test_another_version_of_a_package_counts(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, version = named(), metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == package else version(name))
+    assert named() != before
+
+
+def test_numpy_decides_the_spectra(monkeypatch: pytest.MonkeyPatch) -> None:
+    from training import processor
+
+    before, version = Processor(FeatureSettings(), MediaLimits()), processor._version
+    names = {m: before.fingerprint(m) for m in ("text", "image", "speech")}
+    monkeypatch.setattr(processor, "_version", lambda name: "0.0.1" if name == "numpy" else version(name))
+    now = {m: before.fingerprint(m) for m in names}
+    assert {m for m in names if now[m] != names[m]} == {"speech"}
