@@ -220,9 +220,20 @@ def present_snapshot(lake: Lake) -> Snapshot:
 
 
 def plan(project: Project) -> list[RunSpec]:
-    """The trainings that the present dataset and settings ask for: the model, then its baselines."""
-    lake = open_lake(project)
-    dataset = present_snapshot(lake).fingerprint
+    """The trainings that the present dataset and settings ask for: the model, then its baselines.
+
+    Raises:
+        ValueError: the dataset was made with other features than the settings now ask for.
+    """
+    lake, processor = open_lake(project), make_processor(project)
+    dataset, _, features = present_snapshot(lake)
+    now = {m: processor.fingerprint(m) for m in project.modalities}
+    if others := sorted(m for m in now | features if now.get(m) != features.get(m)):
+        # The trainer would read the old features and give the model a processor that makes the new ones.
+        raise ValueError(
+            f"the dataset was made with other features of {', '.join(others)} than the settings now ask for: "
+            "materialize the features and the dataset first (`--select +dataset`), or take the setting back"
+        )
     clips = set(noise(lake, project)["id"].to_pylist()) if project.noise else ()
     return plan_runs(project.model, project.training, project.features, project.modalities, dataset, sorted(clips))
 

@@ -132,6 +132,19 @@ def test_a_setting_makes_again_what_it_concerns_and_only_once(tiny):
     assert (back.samples, back.dataset) == (first.samples, first.dataset)
 
 
+def test_nothing_is_planned_on_features_of_other_settings(tiny):
+    run(tiny)
+    before = pipeline.plan(load(tiny))
+    for change, modality in (("image.size=12", "image"), ("speech.mels=20", "speech"), ("text.max_tokens=9", "text")):
+        with pytest.raises(ValueError, match=f"other features of {modality} than .* materialize the features"):
+            pipeline.plan(load(tiny, [f"features.{change}"]))
+    silent = "sources=[{name: questions, modality: text, table: questions.csv, column: question, key: id}]"
+    with pytest.raises(ValueError, match="other features of image, speech than"):
+        pipeline.plan(load(tiny, [silent]))
+    applied_later = pipeline.plan(load(tiny, ["features.image.mean=0.4"]))
+    assert applied_later[0].fingerprint != before[0].fingerprint
+
+
 def test_a_moved_project_keeps_ids_and_fingerprints(tiny, tmp_path):
     first = run(tiny)
     ids = rows(tiny, "SELECT item_id, sha256 FROM manifest ORDER BY 1")
@@ -263,7 +276,9 @@ def test_noise_is_prepared_with_the_speech_and_makes_no_sample(tiny, make_wav):
     assert (counts["speech_seen"], counts["speech_passed"], counts["speech_quarantined"]) == (52, 49, 2)
     clips = set(pipeline.noise(lake, project)["id"].to_pylist())
     assert len(clips) == 2
-    quiet, noisy = pipeline.plan(project), pipeline.plan(load(tiny, AUGMENTED))
+    quiet = pipeline.plan(project)
+    run(tiny, *AUGMENTED)
+    noisy = pipeline.plan(load(tiny, AUGMENTED))
     assert {run.noise for run in quiet} == {()}, "where nothing is augmented, noise is no part of a training"
     assert {run.noise for run in noisy} == {tuple(sorted(clips))}
     fewer = plan_runs(
