@@ -14,7 +14,7 @@ from assets.resource import resource_key
 from assets.settings import Project
 from orchestration.automation import automation
 from orchestration.console import lines
-from orchestration.processes import this_process, wait_quietly
+from orchestration.processes import hold, wait_quietly
 from orchestration.project import ProjectError, home, load
 from orchestration.registry import registered
 
@@ -26,10 +26,16 @@ class ProjectResource(dg.ConfigurableResource):
     overrides: list[str] = []  # noqa: RUF012 - pydantic copies it
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Says which process the run is in, also of one that the web UI or a schedule started."""
+        """Says that the run is in this process, also of one that the web UI or a schedule started."""
         wait_quietly()
         if context.instance is not None and context.run is not None:
-            context.instance.add_run_tags(context.run.run_id, this_process())
+            hold(context.instance, context.run.run_id)
+        project = self.load()
+        checkpoints = project.folder / "checkpoints"
+        if any(path.is_dir() for path in checkpoints.glob("*")):  # a training did not end; else MLflow is not asked
+            from training.tracking import end_dead_runs
+
+            end_dead_runs(project.mlflow_uri, project.name, checkpoints)
 
     def load(self) -> Project:
         return load(self.file, self.overrides)

@@ -1,52 +1,100 @@
-"""Which process a run is in, and what to do with runs whose process is gone (kill -9, power cut)."""
+"""Which runs have a process, and what to do with those whose process is gone (kill -9, power cut, a container's end).
 
-import os
-import socket
+A run holds a lock on a file of its own as long as its process lives. Neither process ids nor host names would tell:
+the first are used again, and a container has another name at each start.
+"""
 
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
 import dagster as dg
-import psutil
+from filelock import FileLock, Timeout
 
-# host|pid|start; Dagster's UI hides tags of this prefix
-_PROCESS = ".dagster/triptych_process"
 _LOOK_SECONDS = 0.5  # between two looks whether a pool is free
+_START_SECONDS = 180  # a run that no process has taken up by then was lost; Dagster's daemon waits as long
+_held: dict[str, FileLock] = {}  # by run; a lock that nothing refers to is let go
 
 
-def this_process() -> dict[str, str]:
-    """The tag of a run in this process."""
-    return {_PROCESS: f"{socket.gethostname()}|{os.getpid()}|{psutil.Process().create_time()}"}
+def hold(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Says that the run is in this process, until `let_go` or the end of the process, whatever ends it."""
+    if run_id in _held:
+        return
+    folder = _locks(instance)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{run_id}.new")
+    lock.acquire()
+    Path(lock.lock_file).rename(folder / f"{run_id}.lock")  # never seen unlocked while the process lives
+    _held[run_id] = lock
+
+
+def let_go(run_id: str) -> None:
+    """Says that this process is done with the run."""
+    _held.pop(run_id).release()
 
 
 def free_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Ends runs of this machine whose process is gone and frees their pool slots; returns their ids."""
+    """Ends runs of this TRIPTYCH_HOME whose process is gone and frees their pool slots; returns their ids."""
     freed = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])):
-        host, _, rest = run.tags.get(_PROCESS, "").partition("|")
-        if host != socket.gethostname():
+    for path in sorted(_locks(instance).glob("*.lock")):
+        try:
+            with FileLock(path, timeout=0):
+                run = instance.get_run_by_id(path.stem)
+                if run is not None and not run.is_finished:
+                    freed.append(_end(instance, run))
+                path.unlink(missing_ok=True)
+        except Timeout:
             continue
-        if not alive(*(float(part) for part in rest.split("|"))):
-            instance.report_run_failed(run, "The process of this run is gone; it was ended by the next run.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            freed.append(run.run_id)
+    # Queued runs wait for the daemon, and need no process.
+    starting = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
+    overdue = datetime.now(UTC) - timedelta(seconds=_START_SECONDS)
+    for run in instance.get_runs(dg.RunsFilter(statuses=starting, updated_before=overdue)):
+        if not (_locks(instance) / f"{run.run_id}.lock").exists():
+            freed.append(_end(instance, run))
     return freed
 
 
-def alive(pid: float, started: float) -> bool:
-    """Whether the process that had this id and start time still is."""
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - started) < 1
-    except psutil.NoSuchProcess:
-        return False
+def _locks(instance: dg.DagsterInstance) -> Path:
+    return Path(instance.root_directory) / "running"
+
+
+def _end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    instance.report_run_failed(run, "The process of this run is gone; it was ended by the next run.")
+    instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return run.run_id
 
 
 def wait_quietly() -> None:
-    """Makes a run in this process sleep while another holds the pool that it waits for.
+    """Makes a run in this process sleep while another holds the pool that it waits for, and say once which one.
 
     Dagster 1.13 takes the minimum of zero and the time to the next look, so its in-process executor never sleeps and
     a run that waits takes a core from the training that it waits for.
     """
     from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
+    told: set[str] = set()  # runs
+
     def interval(self: InstanceConcurrencyContext) -> float:
-        return _LOOK_SECONDS if self.has_pending_claims() else 0.0
+        if not self.has_pending_claims():
+            return 0.0
+        free_dead_runs(self._instance)  # else nobody would, when the run that is waited for dies
+        if self._run_id not in told and (why := waits_for(self._instance, self._run_id)):
+            told.add(self._run_id)
+            click.secho(f"    {why}", fg="yellow", err=True)
+            self._instance.report_engine_event(why, self._instance.get_run_by_id(self._run_id))
+        return _LOOK_SECONDS
 
     InstanceConcurrencyContext.interval_to_next_pending_claim_check = interval  # type: ignore[method-assign]
+
+
+def waits_for(instance: dg.DagsterInstance, run_id: str) -> str | None:
+    """Which run holds the pool that this one waits for, in words; None where nothing is in its way."""
+    storage = instance.event_log_storage
+    for pool in sorted(storage.get_concurrency_keys()):
+        found = storage.get_concurrency_info(pool)
+        owners = {slot.run_id for slot in found.claimed_slots} - {run_id}
+        if owners and any(step.run_id == run_id for step in found.pending_steps):
+            runs = [run for owner in sorted(owners) if (run := instance.get_run_by_id(owner))]
+            holders = ", ".join(f"run {run.run_id[:8]} of {run.job_name}" for run in runs)
+            return f"waiting for the pool {pool}, which {holders or 'a deleted run'} holds"
+    return None

@@ -3,6 +3,7 @@
 import importlib.resources
 import os
 import re
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import dagster as dg
 
 from assets.settings import Project
 from orchestration.definitions import project_definitions
-from orchestration.processes import free_dead_runs, this_process
+from orchestration.processes import free_dead_runs, hold, let_go
 from orchestration.registry import register
 
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
@@ -73,18 +74,24 @@ def run_job(
     register(project)
     free_dead_runs(instance)
     job = project_definitions(project).resolve_job_def(project.name)
-    result = job.execute_in_process(
-        instance=instance,
-        raise_on_error=False,
-        asset_selection=select(job, project.name, names),
-        tags={**_LOCATION, **this_process()},
-        run_config={
-            "loggers": {"lines": {"config": {"debug": debug}}},
-            "resources": {
-                f"{project.name}_project": {"config": {"file": str(project.path), "overrides": list(overrides)}}
+    selected, run_id = select(job, project.name, names), str(uuid.uuid4())
+    hold(instance, run_id)
+    try:
+        result = job.execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            asset_selection=selected,
+            run_id=run_id,
+            tags=_LOCATION,
+            run_config={
+                "loggers": {"lines": {"config": {"debug": debug}}},
+                "resources": {
+                    f"{project.name}_project": {"config": {"file": str(project.path), "overrides": list(overrides)}}
+                },
             },
-        },
-    )
+        )
+    finally:
+        let_go(run_id)
     if not result.success:
         raise RunFailed(_why(result))
     return result

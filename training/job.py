@@ -80,7 +80,7 @@ def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> dict[str, 
     folder = Path(spec.checkpoints) / run.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder.with_suffix(".lock"), timeout=0):
+        with FileLock(folder.with_suffix(".lock"), timeout=1):  # who looks whether it is free holds it for an instant
             return _train(spec, run, folder, log)
     except Timeout:
         raise ValueError(f"another trainer is at work in {folder}: wait for it, or end it") from None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from training.spec import JobSpec, RunSpec
+from training.workers import is_free
 
 TAG = "triptych."  # before the names of our tags
 _SAMPLING_SECONDS = 2  # of system metrics
@@ -81,13 +82,16 @@ def _runs(uri: str, project: str, fingerprint: str | None = None, status: str | 
     return store.search_runs([experiment.experiment_id], " and ".join(wanted), order_by=newest, max_results=1000)
 
 
-def end_dead_runs(uri: str, project: str) -> list[str]:
-    """Marks as KILLED the runs that say RUNNING while their process on this machine is gone; returns their ids."""
+def end_dead_runs(uri: str, project: str, checkpoints: Path) -> list[str]:
+    """Marks as KILLED the runs that say RUNNING while nobody holds the lock of their training; returns their ids.
+
+    Args:
+        checkpoints: folder with the locks (`training.job`). A training without one there is another machine's.
+    """
     dead = []
     for run in _runs(uri, project, status="RUNNING"):
-        owner = run.data.tags.get(TAG + "process", "")
-        host, _, _ = owner.rpartition(" ")
-        if host == socket.gethostname() and not _is_alive(owner):
+        lock = checkpoints / f"{run.data.tags.get(f'{TAG}training_fingerprint')}.lock"
+        if lock.exists() and is_free(lock):
             client(uri).set_terminated(run.info.run_id, "KILLED")
             dead.append(run.info.run_id)
     return dead
@@ -98,16 +102,6 @@ def _process() -> str:
     import psutil
 
     return f"{socket.gethostname()} {os.getpid()}@{psutil.Process().create_time():.2f}"
-
-
-def _is_alive(owner: str) -> bool:
-    import psutil
-
-    number, _, started = owner.rpartition(" ")[2].partition("@")
-    try:
-        return f"{psutil.Process(int(number)).create_time():.2f}" == started
-    except (psutil.NoSuchProcess, ValueError):
-        return False
 
 
 def open_experiment(spec: JobSpec) -> None:
@@ -126,7 +120,7 @@ def open_experiment(spec: JobSpec) -> None:
             place = Path(place).absolute().as_uri()
         mlflow.create_experiment(spec.project, artifact_location=place)
     mlflow.set_experiment(spec.project)
-    end_dead_runs(spec.tracking_uri, spec.project)
+    end_dead_runs(spec.tracking_uri, spec.project, Path(spec.checkpoints))
 
 
 @contextmanager

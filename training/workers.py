@@ -13,7 +13,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 Log = Callable[[str], None]
 _told: list[Any] = []  # in a worker: the queue that takes its log lines
@@ -26,6 +29,15 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it died before the call
         os._exit(1)
+
+
+def is_free(lock: Path) -> bool:
+    """Whether no living process holds this lock file."""
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 def side_by_side(

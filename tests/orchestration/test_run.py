@@ -1,5 +1,6 @@
 """Runs on the shared instance: a killed one is ended by the next, a selection means what it says."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,19 +8,16 @@ import sys
 import time
 
 import dagster as dg
-import psutil
 import pytest
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
+from orchestration import processes
 from orchestration.definitions import project_definitions
-from orchestration.processes import alive, free_dead_runs
+from orchestration.processes import free_dead_runs, wait_quietly, waits_for
 from orchestration.project import load
-from orchestration.run import open_instance, select
-
-
-def test_a_process_is_alive_only_as_itself():
-    me = psutil.Process()
-    assert alive(me.pid, me.create_time())
-    assert not alive(me.pid, me.create_time() - 60), "a recycled process id is another process"
+from orchestration.run import open_instance, run_job, select
+from training.tracking import client
 
 
 def test_a_killed_run_is_ended_and_gives_back_its_slot(tiny, home):
@@ -39,6 +37,96 @@ def test_a_killed_run_is_ended_and_gives_back_its_slot(tiny, home):
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
         assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
         assert free_dead_runs(instance) == []
+
+
+STATES = ["NOT_STARTED", "STARTING", "STARTED", "CANCELING"]
+HOLDER = """
+import sys, time
+from pathlib import Path
+from orchestration.processes import hold
+from orchestration.run import open_instance
+with open_instance(Path(sys.argv[1])) as instance:
+    for run_id in sys.argv[2:]:
+        hold(instance, run_id)
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def process_of(home, *runs):
+    """A process that these runs are in."""
+    command = [sys.executable, "-c", HOLDER, str(home), *runs]
+    env = os.environ | {"PYTHONPATH": os.getcwd()}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def add_run(instance, run_id, status):
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("triptych"), "__repository__")
+    origin = RemoteJobOrigin(repository, "tiny")  # Dagster asks for it where a run is queued
+    state = dg.DagsterRunStatus[status]
+    return instance.add_run(dg.DagsterRun(job_name="tiny", run_id=run_id, status=state, remote_job_origin=origin))
+
+
+def test_a_dead_run_is_ended_whatever_it_was_at(home):
+    with open_instance(home) as instance:
+        for state in STATES:
+            add_run(instance, state, state)
+        with process_of(home, *STATES) as process:
+            assert free_dead_runs(instance) == []
+            process.kill()  # its host name, which a container changes at each start, plays no part
+            process.wait()
+            assert free_dead_runs(instance) == sorted(STATES)
+        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.FAILURE}
+        assert free_dead_runs(instance) == [] and not list((home / "running").iterdir())
+
+
+def test_a_run_that_no_process_took_up_is_ended_after_a_while(home, monkeypatch):
+    with open_instance(home) as instance:
+        for state in [*STATES, "QUEUED"]:
+            add_run(instance, state, state)
+        assert free_dead_runs(instance) == [], "a process may be starting"
+        monkeypatch.setattr(processes, "_START_SECONDS", -1)
+        # One that has started without a lock here is another machine's; a queued one waits for the daemon.
+        assert sorted(free_dead_runs(instance)) == ["NOT_STARTED", "STARTING"]
+
+
+def test_a_run_that_waits_says_for_whom_and_goes_on_when_that_one_dies(home, capsys):
+    wait_quietly()
+    with open_instance(home) as instance, process_of(home, "holder") as process:
+        holder, waiting = (add_run(instance, name, "STARTED") for name in ("holder", "waiting"))
+        with InstanceConcurrencyContext(instance, holder) as pool:
+            assert pool.claim("gpu", "model")
+        with InstanceConcurrencyContext(instance, waiting) as pool:
+            assert not pool.claim("gpu", "model")
+            for _ in range(2):
+                assert pool.interval_to_next_pending_claim_check() > 0
+            said = "waiting for the pool gpu, which run holder of tiny holds"
+            assert capsys.readouterr().err.count(said) == 1
+            assert said in [entry.dagster_event.message for entry in instance.all_logs("waiting")]
+            process.kill()
+            process.wait()
+            pool.interval_to_next_pending_claim_check()
+            assert instance.get_run_by_id("holder").status == dg.DagsterRunStatus.FAILURE
+            assert waits_for(instance, "waiting") is None
+
+
+def test_a_training_that_died_is_ended_in_mlflow_by_whatever_runs_next(tiny, home):
+    project = load(tiny)
+    store = client(project.mlflow_uri)
+    tags = {"triptych.training_fingerprint": "f00d"}
+    left = store.create_run(store.create_experiment(project.name), tags=tags).info.run_id
+    checkpoints = home / "projects" / "tiny" / "checkpoints"
+    (checkpoints / "f00d").mkdir(parents=True)
+    (checkpoints / "f00d.lock").touch()
+    with open_instance(home) as instance:
+        run_job(project, instance, "manifest")
+    assert store.get_run(left).info.status == "KILLED"
 
 
 @pytest.mark.parametrize(
