@@ -215,7 +215,8 @@ def write_dataset(lake: Lake, project: Project) -> Snapshot:
 
 def present_snapshot(lake: Lake) -> Snapshot:
     """The dataset that the last run wrote."""
-    version, note = lake.require("dataset"), lake.note("dataset")
+    version = lake.require("dataset")
+    note = lake.note("dataset", version)
     return Snapshot(note["fingerprint"], version, json.loads(note["features"]))
 
 

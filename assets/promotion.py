@@ -56,6 +56,11 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
             else:  # another snapshot, perhaps other features: both answer the present raw rows, each by its own code
                 context.log.info(f"scoring champion {before} and challenger {version} on the present test snapshot")
                 theirs, own = (score(project, which) for which in (before, version))
+        if (now := registry.alias(uri, name, "champion")) != before:  # scoring takes minutes
+            raise RuntimeError(
+                f"the champion became version {now} while version {version} was judged against {before or 'none'}: "
+                "materialize champion again"
+            )
         registry.set_alias(uri, name, "challenger", version)
         decision = decide(own, theirs, singles, project.promotion)
         reasons = decision.reasons

@@ -6,6 +6,8 @@
 import logging
 
 import dagster as dg
+from filelock import FileLock
+from pydantic import PrivateAttr
 
 from assets.checks import asset_checks
 from assets.graph import data_assets
@@ -14,7 +16,7 @@ from assets.resource import resource_key
 from assets.settings import Project
 from orchestration.automation import automation
 from orchestration.console import lines
-from orchestration.processes import hold, wait_quietly
+from orchestration.processes import hold, wait_for_project, wait_quietly
 from orchestration.project import ProjectError, home, load
 from orchestration.registry import registered
 
@@ -24,18 +26,24 @@ class ProjectResource(dg.ConfigurableResource):
 
     file: str
     overrides: list[str] = []  # noqa: RUF012 - pydantic copies it
+    _lock: FileLock | None = PrivateAttr(None)  # of the project, as long as the run is at work
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Says that the run is in this process, also of one that the web UI or a schedule started."""
         wait_quietly()
+        project = self.load()
         if context.instance is not None and context.run is not None:
             hold(context.instance, context.run.run_id)
-        project = self.load()
+            self._lock = wait_for_project(project, context.instance, context.run.run_id)
         checkpoints = project.folder / "checkpoints"
         if any(path.is_dir() for path in checkpoints.glob("*")):  # a training did not end; else MLflow is not asked
             from training.tracking import end_dead_runs
 
             end_dead_runs(project.mlflow_uri, project.name, checkpoints)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def load(self) -> Project:
         return load(self.file, self.overrides)

@@ -11,6 +11,8 @@ import click
 import dagster as dg
 from filelock import FileLock, Timeout
 
+from assets.settings import Project
+
 _LOOK_SECONDS = 0.5  # between two looks whether a pool is free
 _START_SECONDS = 180  # a run that no process has taken up by then was lost; Dagster's daemon waits as long
 _held: dict[str, FileLock] = {}  # by run; a lock that nothing refers to is let go
@@ -64,6 +66,31 @@ def _end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     return run.run_id
 
 
+def wait_for_project(project: Project, instance: dg.DagsterInstance, run_id: str) -> FileLock:
+    """Waits while another run of the project is at work; returns the lock that keeps others waiting.
+
+    Two at once would mix: each step reads the newest tables, and both could move the champion. The later one waits
+    rather than fails, since a schedule's run that meets a person's is no fault, and finds most of its work done.
+    """
+    project.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(project.folder / "run.lock", timeout=0, thread_local=False)
+    place = Path(lock.lock_file)
+    try:
+        lock.acquire()
+    except Timeout:
+        other = place.read_text()[:8]
+        _tell(instance, run_id, f"run {other} of {project.name} is at work: this one waits until it is done")
+        lock.acquire(timeout=-1, poll_interval=_LOOK_SECONDS)
+    place.write_text(run_id)
+    return lock
+
+
+def _tell(instance: dg.DagsterInstance, run_id: str, words: str) -> None:
+    """In the terminal and in the web UI."""
+    click.secho(f"    {words}", fg="yellow", err=True)
+    instance.report_engine_event(words, instance.get_run_by_id(run_id))
+
+
 def wait_quietly() -> None:
     """Makes a run in this process sleep while another holds the pool that it waits for, and say once which one.
 
@@ -80,8 +107,7 @@ def wait_quietly() -> None:
         free_dead_runs(self._instance)  # else nobody would, when the run that is waited for dies
         if self._run_id not in told and (why := waits_for(self._instance, self._run_id)):
             told.add(self._run_id)
-            click.secho(f"    {why}", fg="yellow", err=True)
-            self._instance.report_engine_event(why, self._instance.get_run_by_id(self._run_id))
+            _tell(self._instance, self._run_id, why)
         return _LOOK_SECONDS
 
     InstanceConcurrencyContext.interval_to_next_pending_claim_check = interval  # type: ignore[method-assign]

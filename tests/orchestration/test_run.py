@@ -11,7 +11,9 @@ import dagster as dg
 import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from filelock import FileLock
 
+from assets import pipeline
 from orchestration import processes
 from orchestration.definitions import project_definitions
 from orchestration.processes import free_dead_runs, wait_quietly, waits_for
@@ -114,6 +116,27 @@ def test_a_run_that_waits_says_for_whom_and_goes_on_when_that_one_dies(home, cap
             pool.interval_to_next_pending_claim_check()
             assert instance.get_run_by_id("holder").status == dg.DagsterRunStatus.FAILURE
             assert waits_for(instance, "waiting") is None
+
+
+def test_a_second_run_of_a_project_waits_for_the_first(tiny, home):
+    project = load(tiny)
+    lake, place = pipeline.open_lake(project), project.folder / "run.lock"
+    place.parent.mkdir(parents=True)
+    command = [sys.executable, "-m", "orchestration.cli", "run", str(tiny), "--select", "manifest"]
+    env = os.environ | {"PYTHONPATH": os.getcwd()}
+    with FileLock(place) as first:
+        place.write_text("0123456789")
+        second = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        assert any("run 01234567 of tiny is at work: this one waits" in line for line in second.stderr)
+        time.sleep(1)
+        assert second.poll() is None and lake.version("manifest") is None
+        first.release()
+        assert second.wait(60) == 0 and lake.version("manifest") == 0
+        second.stderr.close()
+    with open_instance(home) as instance:
+        assert place.read_text() == instance.get_runs()[0].run_id
+        run_job(project, instance, "manifest")
+        run_job(project, instance, "manifest")  # the lock is let go, too, where the process goes on
 
 
 def test_a_training_that_died_is_ended_in_mlflow_by_whatever_runs_next(tiny, home):
