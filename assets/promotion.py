@@ -15,13 +15,14 @@ from assets import pipeline
 from assets.lake import Lake
 from assets.settings import Project
 from assets.sources import attach_data, portions
-from training.schema import MODALITIES, PREDICTIONS, subset_name
+from training.schema import MODALITIES, PREDICTIONS, fingerprint, subset_name
+from training.settings import to_dict
 
 _ROWS = 256  # test rows that are held at once, if their media are small
 
 
 def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
-    """Decides about the version of the present dataset and settings; asked again, it answers as before.
+    """Decides about the version of the present dataset and settings; asked the same again, it answers as before.
 
     Returns:
         version, champion before and after, reasons, aliases, and how often this test snapshot was looked at.
@@ -37,18 +38,11 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
         raise ValueError("the model of the present dataset and settings has not been trained: materialize it first")
     version, before = str(report["version"]), registry.alias(uri, name, "champion")
     tags = registry.version_tags(uri, name, version)
-    asked = {"gate_dataset": snapshot.fingerprint, "gate_against": before or "none"}
-    if before == version:
-        reasons = json.loads(tags.get("gate_reasons", "[]")) or ["is the champion already"]
-    elif asked.items() <= tags.items():
-        reasons = json.loads(tags["gate_reasons"])
-    else:
+    singles_by = {baseline.name: baseline.fingerprint for baseline in baselines if baseline.name in project.modalities}
+    asked = fingerprint("gate", snapshot.fingerprint, before, to_dict(project.promotion), singles_by)
+    if before != version and tags.get("gate_asked") != asked:
         full = subset_name(project.modalities)
-        singles = {
-            baseline.name: _recorded(uri, name, baseline.fingerprint, baseline.name)
-            for baseline in baselines
-            if baseline.name in project.modalities
-        }
+        singles = {single: _recorded(uri, name, named, single) for single, named in singles_by.items()}
         own, theirs = _recorded(uri, name, run.fingerprint, full), None
         if before is not None:
             if registry.version_tags(uri, name, before).get("dataset_fingerprint") == snapshot.fingerprint:
@@ -63,20 +57,26 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
             )
         registry.set_alias(uri, name, "challenger", version)
         decision = decide(own, theirs, singles, project.promotion)
-        reasons = decision.reasons
-        if decision.promote:
-            registry.set_alias(uri, name, "champion", version)
-        looks = registry.count_look(uri, name, snapshot.fingerprint, version)
-        registry.tag_version(
-            uri, name, version, {**asked, "gate_reasons": json.dumps(reasons), "test_looks": str(looks)}
-        )
+        # All that was found is written before the alias moves, and what was asked last: a process killed in between
+        # has either not judged, or leaves a verdict that the next one carries out.
+        tags = {
+            "gate_reasons": json.dumps(decision.reasons),
+            "test_looks": str(registry.count_look(uri, name, snapshot.fingerprint, version)),
+            "gate_verdict": "promote" if decision.promote else "keep",
+            "gate_asked": asked,
+        }
+        registry.tag_version(uri, name, version, tags)
+    if tags.get("gate_verdict") == "promote":
+        registry.set_alias(uri, name, "champion", version)
+        # Once: a person who then takes the alias back is not overruled by the next run.
+        registry.tag_version(uri, name, version, {"gate_verdict": "promoted"})
     return {
         "version": int(version),
         "champion_before": before or "none",
         "champion": registry.alias(uri, name, "champion") or "none",
         "aliases": registry.aliases(uri, name, version),
-        "reasons": reasons,
-        "test_looks": int(registry.version_tags(uri, name, version).get("test_looks", 0)),
+        "reasons": json.loads(tags.get("gate_reasons", "[]")) or ["is the champion already"],
+        "test_looks": int(tags.get("test_looks", 0)),
     }
 
 

@@ -38,8 +38,8 @@ def paired_bootstrap(
     """Whether `a` is better than `b`: rows resampled in pairs (Efron and Tibshirani 1993, chapter 13).
 
     With margin 0 the difference must be above 0 (superiority), with a margin above -margin (non-inferiority). Vectors
-    that are equal row for row are never better. No chance is involved, and swapping a and b negates the result: a row
-    adds 1, -1 or 0, so the bootstrap's distribution is computed whole instead of drawn from.
+    that are equal row for row are not better, and within any margin. No chance is involved, and swapping a and b
+    negates the result: a row adds 1, -1 or 0, so the bootstrap's distribution is computed whole instead of drawn from.
 
     Args:
         a, b: (rows,) whether each row was answered right.
@@ -71,7 +71,7 @@ def paired_bootstrap(
         low=float(sums[below >= 1 - confidence - 1e-9][0] / n),
         high=float(sums[above >= 1 - confidence - 1e-9][-1] / n),
         p=p,
-        better=wins + losses > 0 and p < 1 - confidence,
+        better=p < 1 - confidence,
     )
 
 

@@ -50,18 +50,23 @@ class Gate:
         version = ""
         for run in pipeline.plan(project):
             subset = subset_name(project.modalities) if run.name in ("model", "concat") else run.name
-            tags = {f"{TAG}training_fingerprint": run.fingerprint}
-            run_id = self.store.create_run(self.experiment, tags=tags).info.run_id
-            pq.write_table(
-                predictions(single if run.is_baseline else right, subset), self.folder / "predictions.parquet"
-            )
-            self.store.log_artifact(run_id, str(self.folder / "predictions.parquet"))
-            if not run.is_baseline:
-                tags = {f"{TAG}dataset_fingerprint": dataset or self.dataset}
-                version = self.store.create_model_version("tiny", "here", run_id, tags=tags).version
-            self.store.log_dict(run_id, {"version": version}, "report.json")
-            self.store.set_terminated(run_id)
-        return str(version)
+            answered = predictions(single if run.is_baseline else right, subset)
+            made = self.log(run.fingerprint, answered, None if run.is_baseline else dataset or self.dataset)
+            version = made or version
+        return version
+
+    def log(self, fingerprint: str, answered: pa.Table, dataset: str | None = None) -> str | None:
+        """A finished training; with `dataset` also a version, which is returned."""
+        made = self.store.create_run(self.experiment, tags={f"{TAG}training_fingerprint": fingerprint}).info.run_id
+        pq.write_table(answered, self.folder / "predictions.parquet")
+        self.store.log_artifact(made, str(self.folder / "predictions.parquet"))
+        version = None
+        if dataset is not None:
+            tags = {f"{TAG}dataset_fingerprint": dataset}
+            version = str(self.store.create_model_version("tiny", "here", made, tags=tags).version)
+        self.store.log_dict(made, {"version": version}, "report.json")
+        self.store.set_terminated(made)
+        return version
 
     def __call__(self, *overrides: str) -> dict[str, Any]:
         return promotion.gate(LOG, self.settings(*overrides))  # type: ignore[arg-type]
@@ -90,3 +95,55 @@ def test_a_champion_that_changed_meanwhile_is_not_overwritten(gate, monkeypatch)
         gate("training.seed=2")
     assert gate.champion == second
     assert gate("training.seed=2")["champion"] == third, "asked again, it judges against the new one"
+
+
+def test_the_same_question_has_the_same_answer_and_another_is_judged_anew(gate):
+    gate.add(38)
+    assert gate()["champion"] == "1"
+    seed = "training.seed=1"
+    assert gate.add(37, seed) == "2"  # a row worse
+    refused = gate(seed)
+    assert refused["champion"] == "1" and refused["test_looks"] == 2
+    assert gate(seed) == refused
+    assert gate(seed, "promotion.confidence=0.9")["reasons"] != refused["reasons"]
+    allowed = gate(seed, "promotion.margin=0.2")
+    assert allowed["champion"] == "2" and allowed["reasons"][0].startswith("not worse than the champion")
+    assert allowed["test_looks"] == 2, "the same candidate on the same rows"
+
+
+def test_retrained_baselines_are_another_question(gate):
+    gate.add(20, single=20)
+    assert gate()["aliases"] == ["challenger"], "no better than a single modality"
+    longer = "training.baseline_epochs=3"  # neutral to the model, which is not trained again
+    project = gate.settings(longer)
+    for run in pipeline.plan(project)[1:]:
+        gate.log(run.fingerprint, predictions(5, run.name))
+    assert gate(longer)["aliases"] == ["challenger", "champion"]
+
+
+def test_a_kill_before_the_alias_moves_is_made_good(gate, monkeypatch):
+    gate.add(38)
+    moved = registry.set_alias
+
+    def die(uri: str, name: str, alias: str, version: str) -> None:
+        if alias == "champion":
+            raise KeyboardInterrupt
+        moved(uri, name, alias, version)
+
+    monkeypatch.setattr(registry, "set_alias", die)
+    with pytest.raises(KeyboardInterrupt):
+        gate()
+    assert gate.champion is None
+    monkeypatch.setattr(registry, "set_alias", moved)
+    told = gate()
+    assert told["champion"] == "1" and told["test_looks"] == 1 and "best single modality" in told["reasons"][0]
+
+
+def test_a_person_who_takes_the_alias_back_is_not_overruled(gate):
+    gate.add(20)
+    gate()
+    seed = "training.seed=1"
+    gate.add(40, seed)
+    assert gate(seed)["champion"] == "2"
+    registry.set_alias(gate.uri, "tiny", "champion", "1")
+    assert gate(seed)["champion"] == "1"

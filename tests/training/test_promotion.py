@@ -29,10 +29,11 @@ def score(n: int, rate: float, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(n) < rate
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=200), st.floats(0, 0.5))
-def test_identical_answers_are_never_better(right: list[bool], margin: float) -> None:
-    found = paired_bootstrap(right, right, margin=margin)
+@given(st.lists(st.booleans(), min_size=1, max_size=200), st.floats(0.01, 0.5))
+def test_identical_answers_are_not_better_and_within_any_margin(right: list[bool], margin: float) -> None:
+    found = paired_bootstrap(right, right)
     assert not found.better and found.low == found.high == found.difference == 0
+    assert paired_bootstrap(right, right, margin=margin).better
 
 
 @given(PAIRS, st.floats(0.5, 0.99))
