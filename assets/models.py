@@ -87,10 +87,12 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
                     pictures[title] = picture(read_artifact(settings.mlflow_uri, run_id, f"{title}.png"))
         full = {row["model"]: row for row in rows if row["subset"] == row["inputs"] and row["slice"] is None}
         own = full["model"]["accuracy"]
-        best = max((row for row in full.values() if row["model"] != "model"), key=lambda row: row["accuracy"])
+        rivals = [row for row in full.values() if row["model"] != "model" and row["n"]]
+        best = max(rivals, key=lambda row: row["accuracy"], default=None)
+        beside = f"best baseline {best['model']} {best['accuracy']:.3f}" if best else "no baseline measured"
         return dg.MaterializeResult(
             metadata={
-                "summary": f"model {own:.3f}, best baseline {best['model']} {best['accuracy']:.3f}",
+                "summary": f"model {_said(own)}, {beside}",
                 "test_accuracy": own,
                 "accuracy": accuracy_table([row for row in rows if row["slice"] is None], ("model", "subset")),
                 "slices": accuracy_table([r for r in rows if r["model"] == "model" and r["slice"]], ["slice"]),
@@ -123,12 +125,16 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
     return [training, evaluation, champion]
 
 
+def _said(accuracy: float | None) -> str:
+    return "not measured (no test row has its inputs)" if accuracy is None else f"{accuracy:.3f}"
+
+
 def _baselines(reports: list[dict[str, Any]], key: list[str]) -> dg.MaterializeResult:
     accuracy = {report["name"]: report["metrics"]["accuracy"] for report in reports}
     return dg.MaterializeResult(
         asset_key=key,
         metadata={
-            "summary": ", ".join(f"{baseline} {value:.3f}" for baseline, value in accuracy.items()),
+            "summary": ", ".join(f"{baseline} {_said(value)}" for baseline, value in accuracy.items()),
             "accuracy": counts_table(accuracy, ("baseline", "test accuracy")),
             "runs": {report["name"]: report["mlflow_run_id"] for report in reports},
             "trained": sum(not report["reused"] for report in reports),
@@ -143,7 +149,7 @@ def _model(report: dict[str, Any], key: list[str]) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         asset_key=key,
         metadata={
-            "summary": f"version {report['version']} {how}, test accuracy {accuracy:.3f}",
+            "summary": f"version {report['version']} {how}, test accuracy {_said(accuracy)}",
             "test_accuracy": accuracy,
             "subsets": counts_table(report["subsets"], ("inputs given", "test accuracy")),
             "version": int(report["version"]),

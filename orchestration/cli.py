@@ -91,8 +91,9 @@ def _tell(told: dict[str, Any]) -> None:
     if told["subsets"]:
         click.echo("\nTest accuracy by the inputs given")
         width = max(len(name) for name in told["subsets"])
-        for name, value in sorted(told["subsets"].items(), key=lambda pair: pair[1]):
-            click.echo(f"  {name:<{width}}  {value:6.3f}  {'█' * round(40 * value)}")
+        for name, value in sorted(told["subsets"].items(), key=lambda pair: pair[1] or 0):
+            said = "no test row" if value is None else f"{value:6.3f}  {'█' * round(40 * value)}"
+            click.echo(f"  {name:<{width}}  {said}")
     model = told["model"]
     if model["version"] is not None:
         alias = ", ".join(model["aliases"]) or "no alias"

@@ -121,8 +121,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any
         log(f"{run.name}: trained in {seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")
         predictions = predict_subsets(fitted.model, tokenizer, splits["test"], spec, run)
         rows = measure(predictions, run.keep, slices(test))
-        full = next(row for row in rows if row["subset"] == row["inputs"] and row["slice"] is None)
-        metrics = {name: value for name, value in full.items() if isinstance(value, int | float)}
+        metrics = headline(rows)
         if not run.is_baseline:  # with another row's soft tokens: by chance, if the answers come from the fusion
             shuffled = predict(fitted.model, tokenizer, splits["test"], spec.features, shuffle_seed=0)
             labels = splits["test"].labels
@@ -156,6 +155,12 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any
         tracking.log_report(report)
     shutil.rmtree(folder, ignore_errors=True)  # the checkpoints have served
     return report
+
+
+def headline(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The figures with all inputs given; None where no test row has any of them. `rows` as `measure` gives them."""
+    full = next(row for row in rows if row["subset"] == row["inputs"] and row["slice"] is None)
+    return {name: value for name, value in full.items() if name not in ("inputs", "subset", "slice")}
 
 
 def predict_subsets(

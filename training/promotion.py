@@ -83,22 +83,25 @@ def decide(
     Args:
         challenger, champion: predictions (training.schema.PREDICTIONS) on the same test rows; None: no champion yet.
         singles: predictions of the baselines that see one modality, by modality. A row that lacks the modality may be
-            absent there; it counts as wrong.
+            absent there; it counts as wrong. A modality that no test row has is not compared.
 
     Raises:
         ValueError: they are not on the same rows, a row stands twice, or there is none.
     """
     own = correct(challenger)
+    if not own:
+        raise ValueError("there are no test rows to judge on, expected at least one: look at align.split")
+    promote, reasons, comparisons = True, [], {}
     rivals: list[tuple[str, str, dict[str, bool], PromotionSettings]] = []
     if champion is not None and "champion" in settings.must_beat:
         rivals.append(("champion", "the champion", correct(champion), settings))
-    if singles and "best_single_modality" in settings.must_beat:
-        scored = {name: correct(table) for name, table in singles.items()}
+    scored = {name: correct(table) for name, table in singles.items() if table.num_rows}
+    if scored and "best_single_modality" in settings.must_beat:
+        reasons += [f"{name} alone was not compared: no test row has {name}" for name in singles if name not in scored]
         best = max(scored, key=lambda name: sum(scored[name].values()))
         absent = dict.fromkeys(own.keys() - scored[best].keys(), False)
         strict = replace(settings, margin=0.0)  # being worse than a champion may be allowed, than one modality never
         rivals.append((best, f"the best single modality ({best})", scored[best] | absent, strict))
-    promote, reasons, comparisons = True, [], {}
     for key, name, theirs, rule in rivals:
         if own.keys() != theirs.keys():
             raise ValueError(

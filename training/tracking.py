@@ -247,15 +247,15 @@ def progress_callback(run: RunSpec, log: Callable[[str], None]) -> Any:
     return LogProgress()
 
 
-def log_results(folder: Path, metrics: Mapping[str, float], subsets: Mapping[str, float | None]) -> None:
+def log_results(folder: Path, metrics: Mapping[str, float | None], subsets: Mapping[str, float | None]) -> None:
     """The files of `folder`; metrics; and accuracies by subset of the inputs as ``test_accuracy/text-image``.
 
-    MLflow's names know no ``+``.
+    MLflow's names know no ``+``, and its metrics no None: what could not be measured is left out.
     """
     import mlflow
 
-    found = {f"test_accuracy/{name.replace('+', '-')}": value for name, value in subsets.items() if value is not None}
-    mlflow.log_metrics({**metrics, **found})
+    found = {**metrics, **{f"test_accuracy/{name.replace('+', '-')}": value for name, value in subsets.items()}}
+    mlflow.log_metrics({name: value for name, value in found.items() if value is not None})
     mlflow.log_artifacts(str(folder))
 
 

@@ -149,6 +149,15 @@ def test_other_rows_are_refused() -> None:
         paired_bootstrap([], [])
 
 
+def test_a_modality_that_no_test_row_has_is_not_compared() -> None:
+    fused, nothing = np.ones(20, bool), predictions([], "speech")
+    found = decide(predictions(fused), None, {"image": predictions(~fused, "image"), "speech": nothing}, RULE)
+    assert found.promote and list(found.comparisons) == ["image"]
+    assert found.reasons[0] == "speech alone was not compared: no test row has speech"
+    with pytest.raises(ValueError, match="at least one"):
+        decide(nothing, None, {"speech": nothing}, RULE)
+
+
 def test_a_row_that_lacks_the_single_modality_counts_against_it() -> None:
     fused = np.ones(20, bool)
     found = decide(predictions(fused), None, {"image": predictions(fused[:10], "image")}, RULE)

@@ -14,6 +14,9 @@ from filelock import FileLock
 from transformers import TrainerControl, TrainerState
 
 from training import registry, tracking
+from training.evaluate import measure
+from training.job import headline
+from training.schema import PREDICTIONS
 from training.spec import JobSpec, RunSpec
 
 MakeSpec = Callable[..., tuple[JobSpec, RunSpec]]
@@ -46,6 +49,15 @@ def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: 
     assert tracking.find_report(spec.tracking_uri, spec.project, run.fingerprint) == {"name": "model", "version": "1"}
     assert tracking.read_artifact(spec.tracking_uri, active.info.run_id, "confusion.png") == b"picture"
     assert tracking.find_run(spec.tracking_uri, spec.project, "another") is None
+
+
+def test_what_could_not_be_measured_is_left_out(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec, run = make_spec("unmeasured")
+    nothing = measure(PREDICTIONS.empty_table(), ["text", "image"])
+    metrics = {f"test_{name}": value for name, value in headline(nothing).items()}
+    with tracking.open_run(spec, run):
+        tracking.log_results(tmp_path, metrics, {row["subset"]: row["accuracy"] for row in nothing})
+    assert run_of(spec, run).data.metrics == {"test_n": 0}
 
 
 def test_a_run_names_its_dataset_and_origin(make_spec: MakeSpec) -> None:
