@@ -69,13 +69,16 @@ def fit(
         noise: int16 waveforms for augmentation.
 
     Raises:
-        ValueError: no row to train on, the checkpoints are of another training, or the loss is no number.
+        ValueError: no row to train on, a label that no answer could be, the checkpoints are of another training, or
+            the loss is no number.
     """
     modalities = tuple(m for m in train.modalities if keep is None or m in keep)
     if len(train) == 0 or not modalities:
         wanted = "any modality" if keep is None else subset_name(keep)
         raise ValueError(f"no training row has {wanted} ({len(train)} rows): look at the splits and at keep")
     classes = sorted({label for label in train.labels if label is not None}) if model.output == "class" else None
+    if model.output == "text":
+        _check_labels(train, tokenizer, model.max_new_tokens)
     torch.manual_seed(training.seed)  # the weights' start; everything random in the data has keys of its own
     network = build_model(model, features, tokenizer, modalities, classes)
     collator = make_collator(network, tokenizer, features)
@@ -103,6 +106,18 @@ def fit(
     if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
         raise ValueError(f"the loss became no number; lower training.learning_rate (it is {training.learning_rate})")
     return Trained(network.eval(), history)
+
+
+def _check_labels(train: SampleDataset, tokenizer: PreTrainedTokenizerBase, most: int) -> None:
+    """Raises ValueError where an answer is cut off before it can be the label; the end of sequence needs no room."""
+    labels = sorted({label for label in train.labels if label})
+    tokens = {label: len(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels}
+    longest = max(labels, key=tokens.__getitem__, default="")
+    if (needed := tokens.get(longest, 0)) > most:
+        raise ValueError(
+            f"the training label {longest[:80]!r} has {needed} tokens, and answers end after "
+            f"model.max_new_tokens ({most}): set it to at least {needed}"
+        )
 
 
 def predict(

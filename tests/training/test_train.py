@@ -174,6 +174,21 @@ def test_bad_input_is_named(samples: SampleDataset, tmp_path: Path) -> None:
         train(samples, tmp_path / "c", training=replace(TRAINING, learning_rate=1e20, max_grad_norm=1e20))
 
 
+def test_a_label_that_no_answer_could_be_is_named(samples: SampleDataset, tmp_path: Path) -> None:
+    labels = pa.array(["neither yes nor no", *samples.index["label"].to_pylist()[1:]], pa.string())
+    index = samples.index.set_column(samples.index.column_names.index("label"), "label", labels)
+    long = SampleDataset(index, samples.caches)
+    rows = long.take(range(48))
+    tokenizer = make_tokenizer(samples, MODEL, replace(TRAINING, vocabulary=300))
+    needed = len(tokenizer("neither yes nor no", add_special_tokens=False)["input_ids"])
+    rest = TRAINING, FEATURES_SETTINGS, rows, long.take([]), tokenizer
+    with pytest.raises(ValueError, match=rf"'neither yes nor no' has {needed} tokens.*max_new_tokens \(3\): set it to"):
+        fit(MODEL, *rest, tmp_path / "short")
+    once = replace(TRAINING, epochs=1)
+    fit(replace(MODEL, max_new_tokens=needed), once, *rest[1:], tmp_path / "enough")
+    fit(replace(MODEL, output="class"), once, *rest[1:], tmp_path / "classes")
+
+
 def test_training_without_validation(samples: SampleDataset, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(samples, MODEL, replace(TRAINING, vocabulary=300))
     none = samples.take([])
