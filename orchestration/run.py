@@ -27,8 +27,10 @@ def open_instance(home: Path) -> dg.DagsterInstance:
     """The Dagster instance under TRIPTYCH_HOME, made at first use."""
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
-    if not settings.exists():
-        settings.write_text((importlib.resources.files("orchestration") / "dagster.yaml").read_text())
+    if not settings.exists() or not settings.stat().st_size:  # an empty one would mean no limit of the pools
+        temporary = settings.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text((importlib.resources.files("orchestration") / "dagster.yaml").read_text())
+        temporary.replace(settings)
     os.environ["DAGSTER_HOME"] = str(home)  # child processes of Dagster look here
     return dg.DagsterInstance.from_config(str(home))
 

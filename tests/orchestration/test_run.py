@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -39,6 +40,21 @@ def test_a_killed_run_is_ended_and_gives_back_its_slot(tiny, home):
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
         assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
         assert free_dead_runs(instance) == []
+
+
+def test_settings_of_the_instance_are_whole_or_not_there(home, monkeypatch):
+    def die(path, text):
+        path.touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "write_text", die)
+        with pytest.raises(KeyboardInterrupt):
+            open_instance(home)
+    assert not (home / "dagster.yaml").exists()
+    (home / "dagster.yaml").touch()  # as a kill left it once
+    with open_instance(home) as instance:
+        assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
 
 
 STATES = ["NOT_STARTED", "STARTING", "STARTED", "CANCELING"]
