@@ -66,6 +66,26 @@ def test_an_erased_item_is_in_no_table_nor_file(tiny):
     assert processed["image"] == 0
 
 
+def test_what_is_left_after_an_erasure_has_a_name_of_its_own(tiny):
+    project = load(tiny)
+    lake, _ = run_data_side(project)
+    before = {name: lake.note(name)["fingerprint"] for name in ("samples", "dataset")}
+    trained = pipeline.plan(project)[0].fingerprint
+    photos, recordings = tiny.parent / "photos", tiny.parent / "recordings"
+    assert len(erase(project, "q01", dry_run=False, purge=False)["items"]) == 3
+    for path in (photos / "q01.png", recordings / "q01.wav"):
+        path.unlink()
+    for table in ("questions.csv", "recordings.csv"):
+        lines = (tiny.parent / table).read_text().splitlines(keepends=True)
+        (tiny.parent / table).write_text("".join(line for line in lines if not line.startswith("q01,")))
+    run_data_side(project)
+    assert all(lake.note(name)["fingerprint"] != before[name] for name in before)
+    assert pipeline.plan(project)[0].fingerprint != trained, "the model that has seen it is not used again"
+    written = lake.version("samples"), lake.version("dataset")
+    run_data_side(project)
+    assert (lake.version("samples"), lake.version("dataset")) == written
+
+
 def test_an_unknown_item_is_named(tiny):
     project = load(tiny)
     run_data_side(project)
