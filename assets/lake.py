@@ -73,12 +73,16 @@ class Lake:
 
     def note(self, name: str, version: int | None = None) -> dict[str, str]:
         """What the newest commit (up to `version`) that carried a note said of the table (`replace(note=...)`)."""
-        table = self.open(name) if version is None else self.open_version(name, version)
-        if table is None:
+        if (table := self.open(name)) is None:
             return {}
-        for commit in table.history(100):
-            if note := {k.removeprefix("triptych."): v for k, v in commit.items() if k.startswith("triptych.")}:
-                return note
+        read = 0
+        for limit in (10, 1000, None):  # most often it is among the newest; compacting and vacuuming commit without
+            commits = table.history(limit)  # of the newest: that of an older version would list the newest all the same
+            for commit in commits[read:]:
+                note = {k.removeprefix("triptych."): v for k, v in commit.items() if k.startswith("triptych.")}
+                if note and (version is None or commit["version"] <= version):
+                    return note
+            read = len(commits)
         return {}
 
     def append(self, name: str, batches: Iterable[pa.Table | pa.RecordBatch]) -> int:

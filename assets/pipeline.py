@@ -205,12 +205,13 @@ def write_dataset(lake: Lake, project: Project) -> Snapshot:
     processor = make_processor(project)
     features = {m: processor.fingerprint(m) for m in project.modalities}
     lake.require("samples")
-    samples = lake.note("samples")
-    fingerprint = dataset_fingerprint(samples["fingerprint"], features)
-    rows = make_dataset(lake.read("samples"))
+    samples = lake.read("samples")
+    name = lake.note("samples").get("fingerprint") or samples_fingerprint(samples)
+    fingerprint = dataset_fingerprint(name, features)
+    rows = make_dataset(samples)
     there = lake.note("dataset").get("fingerprint") == fingerprint
     if not there or not lake.read("dataset").sort_by("sample_id").equals(rows):  # rows may have been erased
-        note = {"fingerprint": fingerprint, "samples": samples["fingerprint"], "features": json.dumps(features)}
+        note = {"fingerprint": fingerprint, "samples": name, "features": json.dumps(features)}
         lake.replace("dataset", rows, note=note)
     return present_snapshot(lake)
 

@@ -47,6 +47,17 @@ def test_replace_by_predicate_keeps_the_other_rows_and_the_note(tmp_path):
     assert lake.note("quarantine") == {"fingerprint": "abc"}
 
 
+def test_a_note_is_found_behind_any_number_of_commits_without_one(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    row = pa.table({"sample_id": ["a"]})
+    for name in ("first", "second"):
+        lake.replace("samples", row, note={"fingerprint": name})
+    for _ in range(110):
+        lake.append("samples", [row])
+    assert lake.note("samples") == {"fingerprint": "second"}
+    assert lake.note("samples", 0) == {"fingerprint": "first"}
+
+
 def test_large_appends_are_committed_in_portions(tmp_path):
     lake = Lake(str(tmp_path / "lake"))
     big = pa.table({"id": ["a", "b"], "pixels": [bytes(40 * 2**20)] * 2})

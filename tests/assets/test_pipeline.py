@@ -158,6 +158,19 @@ def test_a_moved_project_keeps_ids_and_fingerprints(tiny, tmp_path):
     assert all(row["uri"].startswith(str(moved.parent)) for row in rows(moved, "FROM manifest"))
 
 
+def test_tables_without_a_note_are_named_anew(tiny):
+    first = run(tiny)
+    lake = pipeline.open_lake(load(tiny))
+    for name in ("samples", "dataset"):
+        written = lake.read(name)
+        shutil.rmtree(lake.table_uri(name))
+        lake.replace(name, written)
+    assert pipeline.write_dataset(lake, load(tiny)).fingerprint == first.dataset
+    again = run(tiny)
+    assert (again.samples, again.dataset) == (first.samples, first.dataset)
+    assert lake.note("samples") == {"fingerprint": first.samples}
+
+
 def test_files_that_go_or_change_after_they_were_listed_are_tried_again(tiny):
     gone, changed = (tiny.parent / "photos" / f"q0{n}.png" for n in (0, 1))
     contents = {photo: photo.read_bytes() for photo in (gone, changed)}
