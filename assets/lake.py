@@ -21,6 +21,8 @@ from training.schema import SCHEMA_VERSION, TABLES
 
 # Media and tensors do not shrink, and compressing them halves the rate.
 _UNCOMPRESSED = {"image_features", "speech_features"}
+# Versions of these say which rows made a model. Of other tables delta-rs deletes the log of what is older than a month.
+_KEPT_FOR_EVER = {"samples", "dataset"}
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
 _MEMORY_LIMIT = "4GB"  # of one DuckDB connection; what is more is spilled to disk
@@ -146,6 +148,7 @@ class Lake:
             mode=mode,
             predicate=predicate,
             storage_options=dict(self.storage_options),
+            configuration={"delta.enableExpiredLogCleanup": "false"} if name in _KEPT_FOR_EVER else None,
             commit_properties=CommitProperties(
                 custom_metadata={"schema_version": str(SCHEMA_VERSION)}
                 | {f"triptych.{key}": value for key, value in (note or {}).items()}

@@ -22,6 +22,9 @@ def collect(project: Project, dry_run: bool) -> dict[str, Any]:
 
     Returns:
         Rows removed and files compacted by table; with `dry_run` those that would be.
+
+    Raises:
+        ValueError: the snapshot of a registered version is not there, so what it needs cannot be told.
     """
     lake, processor = pipeline.open_lake(project), pipeline.make_processor(project)
     kept = _kept_snapshots(project, lake)
@@ -119,16 +122,26 @@ def _remove_local(project: Project) -> None:
 
 
 def _kept_snapshots(project: Project, lake: Lake) -> list[dict[str, Any]]:
-    """The datasets that registered versions were trained on: version, ids and feature fingerprints by modality."""
+    """The datasets that registered versions were trained on: version, ids and feature fingerprints by modality.
+
+    Raises:
+        ValueError: one of them is no longer there.
+    """
     from training import registry
 
     found = []
     for version in registry.versions(project.mlflow_uri, project.name):
         tags = registry.version_tags(project.mlflow_uri, project.name, str(version["version"]))
-        number = int(tags.get("dataset_version", -1))
+        if "dataset_version" not in tags:
+            continue  # not of our training
+        number = int(tags["dataset_version"])
         table = lake.open_version("dataset", number)
         if table is None:
-            continue
+            raise ValueError(
+                f"version {version['version']} of the model {project.name} was trained on version {number} of the "
+                "table dataset, which is no longer there, so nobody can tell which rows it needs: delete that version "
+                "of the model in MLflow (`triptych ui`), then try again"
+            )
         try:
             rows = table.to_pyarrow_dataset().to_table(columns=[f"{m}_id" for m in MODALITIES])
         except OSError:

@@ -58,6 +58,18 @@ def test_a_note_is_found_behind_any_number_of_commits_without_one(tmp_path):
     assert lake.note("samples", 0) == {"fingerprint": "first"}
 
 
+@pytest.mark.parametrize("name", ["samples", "dataset"])
+def test_a_version_of_a_snapshot_can_be_opened_after_a_month_of_commits(tmp_path, name):
+    lake = Lake(str(tmp_path / "lake"))
+    for _ in range(2):
+        for i in range(101):  # each hundredth writes a checkpoint, and looks for a log to delete
+            lake.replace(name, pa.table({"sample_id": [str(i)]}))
+        for file in (tmp_path / "lake" / name / "_delta_log").iterdir():
+            os.utime(file, (0, 0))
+    table = lake.open_version(name, 5)
+    assert table is not None and table.to_pyarrow_dataset().to_table()["sample_id"].to_pylist() == ["5"]
+
+
 def test_large_appends_are_committed_in_portions(tmp_path):
     lake = Lake(str(tmp_path / "lake"))
     big = pa.table({"id": ["a", "b"], "pixels": [bytes(40 * 2**20)] * 2})

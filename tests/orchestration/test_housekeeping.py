@@ -1,10 +1,13 @@
 """gc: what it removes, what it keeps, and that a run afterwards finds all it needs."""
 
+import shutil
+
 import pytest
 
 from assets import pipeline
 from orchestration.housekeeping import collect, erase
 from orchestration.project import load
+from training.tracking import client
 
 
 def run_data_side(project):
@@ -14,6 +17,20 @@ def run_data_side(project):
     pipeline.write_samples(lake, project)
     pipeline.write_dataset(lake, project)
     return lake, processed
+
+
+def register_model(project, lake):
+    """A version in MLflow as a training of the present dataset leaves it, without the training; returns its run."""
+    store = client(project.mlflow_uri)
+    experiment = store.get_experiment_by_name(project.name)
+    if experiment is None:
+        place = (project.home / "artifacts").as_uri()
+        store.create_registered_model(project.name)
+        experiment = store.get_experiment(store.create_experiment(project.name, artifact_location=place))
+    tags = {"triptych.dataset_version": str(lake.version("dataset"))}
+    run = store.create_run(experiment.experiment_id, tags=tags).info.run_id
+    store.create_model_version(project.name, f"runs:/{run}/model", run, tags=tags)
+    return run
 
 
 def rows(lake, name):
@@ -35,6 +52,17 @@ def test_rows_of_other_settings_and_removed_files_go_and_the_rest_stays(tiny):
     assert rows(lake, "clean_image") == 46
     _, processed = run_data_side(project)
     assert set(processed.values()) == {0}, "what is needed was kept"
+
+
+def test_nothing_is_removed_while_the_snapshot_of_a_model_is_missing(tiny):
+    run_data_side(load(tiny, ["features.image.size=20"]))
+    project = load(tiny)
+    lake, _ = run_data_side(project)
+    register_model(project, lake)
+    shutil.rmtree(lake.table_uri("dataset"))
+    with pytest.raises(ValueError, match=r"version 1 of the model tiny was trained on version 1 of the table dataset"):
+        collect(project, dry_run=False)
+    assert rows(lake, "image_features") == 2 * 47
 
 
 def test_many_small_files_become_few(tiny):
