@@ -2,6 +2,7 @@
 
 import importlib.resources
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,10 +72,14 @@ def lay_out(name: str, folder: Path, data: str | None = None, overrides: Sequenc
 
 
 def write_template(folder: Path) -> Path:
-    """A commented project file to fill in; raises ProjectError where there is one already."""
+    """A commented project file to fill in, named like its folder; raises ProjectError where there is one already."""
     target = folder / "project.yaml"
     if target.exists():
         raise ProjectError(f"{target} exists already: edit it, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    target.write_text((importlib.resources.files("orchestration") / "projects" / "template.yaml").read_text())
+    text = (importlib.resources.files("orchestration") / "projects" / "template.yaml").read_text()
+    name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
+    if not name[:1].isalpha():
+        name = f"project_{name}".rstrip("_")
+    target.write_text(text.replace("name: my_project ", f"name: {name[:64]} "))
     return target

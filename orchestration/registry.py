@@ -5,16 +5,39 @@ import logging
 import os
 from pathlib import Path
 
+import yaml
+
 from assets.settings import Project
 
 
 def register(project: Project) -> None:
-    """Makes the web UI and the schedule see the project; a name can be moved to another file."""
+    """Makes the web UI and the schedule see the project. A name goes along when its project's folder is moved.
+
+    Raises:
+        ValueError: another project file has the name; both would write the same tables and models.
+    """
+    other = registered(project.home).get(project.name)
+    if other is not None and other != project.path and _is_named(other, project.name):
+        raise ValueError(
+            f"{project.path}: the name {project.name!r} belongs to {other}, and two projects of one name would share "
+            f"tables and models: change `name` in one of the two files, or remove {other}"
+        )
     entry = project.folder / "registered.json"
     entry.parent.mkdir(parents=True, exist_ok=True)
     temporary = entry.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps({"file": str(project.path)}))
     temporary.replace(entry)
+
+
+def _is_named(path: Path, name: str) -> bool:
+    """Whether a project file is there and has the name, or is too damaged to say."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return True
+    return isinstance(document, dict) and document.get("name") == name
 
 
 def registered(home: Path) -> dict[str, Path]:

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestration.cli import main
+from orchestration.project import load
 from orchestration.run import open_instance
 from training.score import ANSWERS
 
@@ -237,6 +238,15 @@ def test_init_writes_a_project_that_check_accepts(home, tmp_path, make_png, make
     assert sum(told["samples"].values()) == 40
     assert (told["refused"], told["unmatched"], told["unreadable"]) == ({}, {}, [])
     assert "exists already" in error("init", folder)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("Mine-2 (new)", "mine_2_new"), ("2026", "project_2026"), ("项目", "project"), ("x" * 80, "x" * 64)],
+)
+def test_init_names_a_project_like_its_folder(home, tmp_path, folder, name):
+    assert triptych("init", tmp_path / folder).exit_code == 0
+    assert load(tmp_path / folder).name == name
 
 
 def test_check_shows_what_is_refused_unmatched_and_unreadable_and_writes_nothing(tiny, home):

@@ -146,11 +146,21 @@ def test_a_damaged_entry_of_the_registry_does_not_take_the_others_down(tmp_path,
     assert str(damaged) in caplog.text
 
 
-def test_a_registered_name_can_move_to_another_file(tmp_path, home, make_project):
-    for folder in ("here", "there"):
-        register(load(make_project(tmp_path / folder)))
-    entry = json.loads((home / "projects" / "tiny" / "registered.json").read_text())
-    assert entry["file"] == str(tmp_path / "there" / "project.yaml")
+def test_a_registered_name_moves_with_its_file_and_is_nobody_elses(tmp_path, home, make_project):
+    here, there = (make_project(tmp_path / folder) for folder in ("here", "there"))
+    entry = home / "projects" / "tiny" / "registered.json"
+    register(load(here))
+    register(load(here))
+    for content in (there.read_text(), "name: ["):  # one of that name, and one that cannot say
+        here.write_text(content)
+        with pytest.raises(ValueError, match=rf"'tiny' belongs to {here}, .*: change `name` in one of .*, or remove"):
+            register(load(there))
+        assert json.loads(entry.read_text())["file"] == str(here)
+    here.write_text("name: other")
+    register(load(there))
+    moved = there.rename(there.with_name("moved.yaml"))
+    register(load(moved))
+    assert json.loads(entry.read_text())["file"] == str(moved)
 
 
 class Looks:
