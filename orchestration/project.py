@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,26 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
         raise ProjectError(f"{path}: {sorted(stated)[0]} is not a key of a project file")
     tracking = document.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
     try:
-        return _adapter().validate_python(document | own | {"tracking_uri": tracking})
+        project = _adapter().validate_python(document | own | {"tracking_uri": tracking})
     except ValidationError as error:
         raise ProjectError(_explain(path, error)) from None
+    model, text = project.model, project.features.text
+    text = replace(text, tokenizer=_beside(path, text.tokenizer, "bytes"))
+    return replace(
+        project,
+        model=replace(model, llm=_beside(path, model.llm, "tiny")),
+        features=replace(project.features, text=text),
+    )
+
+
+def _beside(path: Path, name: str, own: str) -> str:
+    """A language model's folder, where it lies relative to the project file; else the name as it is.
+
+    Args:
+        own: the name that means ours, whatever folders there are.
+    """
+    folder = path.parent / name
+    return str(folder.resolve()) if name != own and folder.is_dir() else name
 
 
 @cache
@@ -103,7 +121,7 @@ def _substitute(value: Any, variables: Mapping[str, Any], path: Path) -> Any:
     if not isinstance(value, str):
         return value
 
-    def replace(match: re.Match[str]) -> str:
+    def substitute(match: re.Match[str]) -> str:
         known = variables.get(match[1])
         if known is None:
             raise ProjectError(
@@ -112,7 +130,7 @@ def _substitute(value: Any, variables: Mapping[str, Any], path: Path) -> Any:
             )
         return str(known)
 
-    return re.sub(r"\$\{(\w+)\}", replace, value)
+    return re.sub(r"\$\{(\w+)\}", substitute, value)
 
 
 def _explain(path: Path, error: ValidationError) -> str:

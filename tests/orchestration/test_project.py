@@ -40,6 +40,19 @@ def test_reads_a_project_and_its_overrides(tmp_path, monkeypatch):
     assert load(tmp_path).sources[0].files == "media/photos"
 
 
+def test_local_models_lie_relative_to_the_project_file(tmp_path, monkeypatch):
+    for name in ("project", "models/gpt", "tiny", "bytes"):
+        (tmp_path / name).mkdir(parents=True)
+    path = write(tmp_path / "project", GOOD)
+    monkeypatch.chdir("/")
+    project = load(path, ["model.llm=../models/gpt", "features.text.tokenizer=../models/gpt"])
+    assert project.model.llm == project.features.text.tokenizer == str(tmp_path / "models" / "gpt")
+    hub = load(path, ["model.llm=org/name", "features.text.tokenizer=org/name"])
+    assert hub.model.llm == hub.features.text.tokenizer == "org/name"
+    ours = load(write(tmp_path, GOOD))
+    assert (ours.model.llm, ours.features.text.tokenizer) == ("tiny", "bytes")
+
+
 def test_mlflow_moves_out_by_one_setting(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert load(write(tmp_path, GOOD)).mlflow_uri == "http://127.0.0.1:5000"
