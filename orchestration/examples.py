@@ -12,6 +12,7 @@ from orchestration.project import ProjectError, home, load
 from orchestration.registry import registered
 
 EXAMPLES = ("digits", "spoken_digits")
+_DATA = "\n# Where the media lie.\n"
 
 
 def find_project(name: str, overrides: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
@@ -42,7 +43,8 @@ def lay_out(name: str, folder: Path, data: str | None = None, overrides: Sequenc
     """Writes an example's project file into `folder`, and the data it makes itself; what is there already stays.
 
     Args:
-        data: the folder of media that the example reads, for one that brings none of its own.
+        data: the folder of media that the example reads, for one that brings none of its own; written into the
+            project file, too, unless somebody has edited that.
         overrides: of this run; who is held out decides which questions can be asked.
 
     Raises:
@@ -50,10 +52,11 @@ def lay_out(name: str, folder: Path, data: str | None = None, overrides: Sequenc
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "project.yaml"
-    if not target.exists() or data is not None:
-        text = (importlib.resources.files("orchestration") / "projects" / f"{name}.yaml").read_text()
+    text = (importlib.resources.files("orchestration") / "projects" / f"{name}.yaml").read_text()
+    untouched = re.escape(text) + rf"({_DATA}data: .*\n)?"
+    if not target.exists() or (data is not None and re.fullmatch(untouched, target.read_text())):
         if data is not None:
-            text += f"\n# Where the media lie.\ndata: {yaml.safe_dump(data).splitlines()[0]}\n"
+            text += f"{_DATA}data: {yaml.safe_dump(data).splitlines()[0]}\n"
         temporary = target.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(text)
         temporary.replace(target)
@@ -64,7 +67,7 @@ def lay_out(name: str, folder: Path, data: str | None = None, overrides: Sequenc
     else:
         from orchestration.questions import generate_questions
 
-        project = load(target, overrides)
+        project = load(target, overrides if data is None else [*overrides, f"data={data}"])
         media = Path(project.data or "")
         tables = (media / "handwriting.csv", media / "recordings.csv")
         generate_questions(*tables, folder / "questions.csv", project.align)

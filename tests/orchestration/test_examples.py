@@ -16,7 +16,7 @@ from PIL import Image
 from assets.settings import AlignSettings, SplitSettings
 from assets.splits import split_of
 from orchestration import digits
-from orchestration.examples import EXAMPLES
+from orchestration.examples import EXAMPLES, lay_out
 from orchestration.project import load
 from orchestration.questions import COLUMNS, COUNTS, NEEDS, UNKNOWN, WORDINGS, Medium, answer, generate_questions, pair
 
@@ -239,6 +239,20 @@ def test_questions_of_ones_own_tables(tables):
     assert tables[2].stat().st_mtime_ns == before
     generate_questions(*tables, SPEAKERS, counts, seed=1)
     assert table(tables[2]) != rows
+
+
+def test_an_edited_project_file_stays_and_an_untouched_one_takes_new_data(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("orchestration.questions.generate_questions", lambda *tables: asked.append(tables[0].parent))
+    target = lay_out("spoken_digits", tmp_path, "/first")
+    assert (lay_out("spoken_digits", tmp_path, "/second"), load(target).data) == (target, "/second")
+    written = target.read_text()
+    for edited in (written.replace("epochs: ", "epochs: 1"), f"{written}watch: true\n"):
+        target.write_text(edited)
+        lay_out("spoken_digits", tmp_path, "/third")
+        assert target.read_text() == edited
+    lay_out("spoken_digits", tmp_path)
+    assert asked == [Path("/first"), Path("/second"), Path("/third"), Path("/third"), Path("/second")]
 
 
 def test_what_is_wrong_with_ones_own_tables_is_named(tables):
