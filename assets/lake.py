@@ -23,6 +23,9 @@ from training.schema import SCHEMA_VERSION, TABLES
 _UNCOMPRESSED = {"image_features", "speech_features"}
 # Versions of these say which rows made a model. Of other tables delta-rs deletes the log of what is older than a month.
 _KEPT_FOR_EVER = {"samples", "dataset"}
+_WHOLE_LOG = {"delta.enableExpiredLogCleanup": "false"}
+# The log would tell the least and the greatest value of each column, texts and hashes too, after the rows are erased.
+_NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
 _MEMORY_LIMIT = "4GB"  # of one DuckDB connection; what is more is spilled to disk
@@ -131,6 +134,16 @@ class Lake:
             table.vacuum(0, dry_run=False, enforce_retention_duration=False, full=True, keep_versions=keep_versions)
         )
 
+    def forget(self, name: str) -> None:
+        """Deletes the log of the table's older versions, which says what was deleted; they cannot be opened then."""
+        if (table := self.open(name)) is None:
+            return
+        table.alter.set_table_properties({"delta.logRetentionDuration": "interval 0 days"})
+        table.create_checkpoint()
+        table.cleanup_metadata()
+        # Delta's own rule again: others may go on reading what they have opened.
+        table.alter.set_table_properties({"delta.logRetentionDuration": "interval 30 days"})
+
     def _write(
         self,
         name: str,
@@ -148,7 +161,7 @@ class Lake:
             mode=mode,
             predicate=predicate,
             storage_options=dict(self.storage_options),
-            configuration={"delta.enableExpiredLogCleanup": "false"} if name in _KEPT_FOR_EVER else None,
+            configuration=_NO_STATISTICS | (_WHOLE_LOG if name in _KEPT_FOR_EVER else {}),
             commit_properties=CommitProperties(
                 custom_metadata={"schema_version": str(SCHEMA_VERSION)}
                 | {f"triptych.{key}": value for key, value in (note or {}).items()}

@@ -319,10 +319,12 @@ def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_
         click.echo(f"  {name:<18} {files:>9,} files compacted")
     for model in told.get("models", ()):
         click.echo(f"  made from it: version {model['version']}, MLflow run {model['run_id']}")
+    for run in told.get("runs", ()):
+        click.echo(f"  made from it: {run['role']}, MLflow run {run['run_id']}")
     if item is not None:
         click.echo(f"  made from it: {told['previews']}")
-        if told["models"] and not told["purged"]:
-            click.echo("  --purge-artifacts deletes these models")
+        if (told["models"] or told["runs"]) and (dry_run or not purge_artifacts):
+            click.echo("  --purge-artifacts deletes these models and runs")
 
 
 def entry() -> None:

@@ -5,7 +5,11 @@ import shutil
 from collections.abc import Iterable
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from assets import pipeline
+from assets.alignment import samples_fingerprint
 from assets.lake import Lake
 from assets.settings import Project
 from training.schema import MODALITIES, TABLES
@@ -65,11 +69,13 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> dict[str, 
 
     Args:
         item: an item id, a key, a content hash, or a file's path or name within its archive.
-        purge: also delete the MLflow runs and registered versions that were trained on it.
+        purge: also delete the MLflow runs, baselines too, and registered versions that were trained on it.
 
     Raises:
-        ValueError: nothing in the manifest or in quarantine is called that.
+        ValueError: nothing in the manifest or in quarantine is called that, or a model's snapshot is not there.
     """
+    from training import tracking
+
     lake = pipeline.open_lake(project)
     named = "item_id = $i OR key = $i OR sha256 = $i OR uri = $i OR member = $i"
     listed = " UNION ".join(f"SELECT item_id, sha256 FROM {name} WHERE {named}" for name in ("manifest", "quarantine"))
@@ -84,7 +90,13 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> dict[str, 
         **{name: _among("id", hashes) for m in MODALITIES for name in (f"clean_{m}", f"{m}_features")},
         **{name: " OR ".join(_among(f"{m}_id", hashes) for m in MODALITIES) for name in ("samples", "dataset")},
     }
-    made = [s for s in _kept_snapshots(project, lake) if any(set(hashes) & s["ids"][m] for m in MODALITIES)]
+    kept = _kept_snapshots(project, lake)
+    made = [s for s in kept if any(set(hashes) & s["ids"][m] for m in MODALITIES)]
+    affected = {s["note"].get("fingerprint", "") for s in made}
+    if lake.sql(f"SELECT sample_id FROM dataset WHERE {predicates['dataset']} LIMIT 1").num_rows:
+        affected.add(lake.note("dataset").get("fingerprint", ""))  # may have no registered model yet
+    versions = {s["run_id"]: s["model"] for s in made}
+    runs = tracking.runs_on(project.mlflow_uri, project.name, affected) | dict.fromkeys(versions, "model")
     told: dict[str, Any] = {
         "project": project.name,
         "dry_run": dry_run,
@@ -92,26 +104,59 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> dict[str, 
         "removed": {
             n: lake.sql(f"SELECT count(*) AS n FROM {n} WHERE {p}")["n"][0].as_py() for n, p in predicates.items()
         },
-        "models": [{"version": s["model"], "run_id": s["run_id"]} for s in made],
+        "models": [{"version": version, "run_id": run_id} for run_id, version in versions.items()],
+        "runs": [{"role": role, "run_id": run_id} for run_id, role in runs.items() if run_id not in versions],
         "previews": f"previews and pictures in Dagster's runs of {project.name}, the report, and the feature cache",
         "purged": [],
     }
     if dry_run:
         return told
-    for name, predicate in predicates.items():
-        if lake.open(name) is not None:
-            lake.delete(name, predicate)
-            lake.vacuum(name)
-    _remove_local(project)
     if purge:
-        from training.tracking import client
-
-        store = client(project.mlflow_uri)
-        for snapshot in made:
-            store.delete_model_version(project.name, str(snapshot["model"]))
-            store.delete_run(snapshot["run_id"])
-            told["purged"].append(snapshot["model"])
+        store = tracking.client(project.mlflow_uri)
+        for version in versions.values():
+            store.delete_model_version(project.name, str(version))
+            told["purged"].append(version)
+        for run_id in runs:
+            tracking.purge_run(project.mlflow_uri, run_id)
+    _erase_from_snapshots(project, lake, hashes, [] if purge else made)
+    for name in reversed(predicates):  # the manifest last: what is interrupted finds the item again
+        if name not in ("samples", "dataset") and lake.open(name) is not None:
+            lake.delete(name, predicates[name])
+            lake.vacuum(name)
+            lake.forget(name)
+    _remove_local(project)
     return told
+
+
+def _erase_from_snapshots(project: Project, lake: Lake, hashes: list[str], kept: list[dict[str, Any]]) -> None:
+    """Takes contents out of `samples`, of `dataset`, and of the older versions of `dataset` that models stand on.
+
+    A version of a table cannot be changed: the rest of an older one becomes a version of its own, and its model is
+    told. Everything is written whole, since a predicate would name in the log what was erased.
+    """
+    from training import registry
+
+    if lake.open("samples") is not None:
+        samples = _without(lake.read("samples"), hashes)
+        lake.replace("samples", samples, note={"fingerprint": samples_fingerprint(samples)})
+        lake.vacuum("samples")
+    if lake.open("dataset") is None:
+        return
+    rows, note = lake.read("dataset"), lake.note("dataset")
+    for snapshot in kept:
+        table = _read_version(lake, snapshot["version"])
+        assert table is not None
+        lake.replace("dataset", _without(table, hashes), note=snapshot["note"])
+        tags = {"dataset_version": str(lake.require("dataset"))}
+        registry.tag_version(project.mlflow_uri, project.name, str(snapshot["model"]), tags)
+    lake.replace("dataset", _without(rows, hashes), note=note)
+    lake.vacuum("dataset", [snapshot["version"] for snapshot in _kept_snapshots(project, lake)])
+
+
+def _without(rows: pa.Table, hashes: list[str]) -> pa.Table:
+    for modality in MODALITIES:
+        rows = rows.filter(pc.invert(pc.is_in(rows[f"{modality}_id"], pa.array(hashes, pa.string()))))
+    return rows
 
 
 def _remove_local(project: Project) -> None:
@@ -122,7 +167,7 @@ def _remove_local(project: Project) -> None:
 
 
 def _kept_snapshots(project: Project, lake: Lake) -> list[dict[str, Any]]:
-    """The datasets that registered versions were trained on: version, ids and feature fingerprints by modality.
+    """The datasets that registered versions were trained on: table version, note, ids and feature fingerprints.
 
     Raises:
         ValueError: one of them is no longer there.
@@ -135,27 +180,33 @@ def _kept_snapshots(project: Project, lake: Lake) -> list[dict[str, Any]]:
         if "dataset_version" not in tags:
             continue  # not of our training
         number = int(tags["dataset_version"])
-        table = lake.open_version("dataset", number)
-        if table is None:
+        if (rows := _read_version(lake, number)) is None:
             raise ValueError(
                 f"version {version['version']} of the model {project.name} was trained on version {number} of the "
                 "table dataset, which is no longer there, so nobody can tell which rows it needs: delete that version "
                 "of the model in MLflow (`triptych ui`), then try again"
             )
-        try:
-            rows = table.to_pyarrow_dataset().to_table(columns=[f"{m}_id" for m in MODALITIES])
-        except OSError:
-            continue  # an erasure took its files
+        note = lake.note("dataset", number)
         found.append(
             {
                 "model": version["version"],
                 "run_id": version["run_id"],
                 "version": number,
                 "ids": {m: set(rows[f"{m}_id"].to_pylist()) - {None} for m in MODALITIES},
-                "features": json.loads(lake.note("dataset", number).get("features", "{}")),
+                "note": note,
+                "features": json.loads(note.get("features", "{}")),
             }
         )
     return found
+
+
+def _read_version(lake: Lake, number: int) -> pa.Table | None:
+    """The rows of a version of `dataset`; None where its log or its files are gone."""
+    table = lake.open_version("dataset", number)
+    try:
+        return None if table is None else table.to_pyarrow_dataset().to_table()
+    except OSError:
+        return None
 
 
 def _delete(lake: Lake, name: str, keys: Iterable[tuple[str, str]]) -> None:

@@ -10,7 +10,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,26 @@ def _runs(uri: str, project: str, fingerprint: str | None = None, status: str | 
     wanted += [f"attributes.status = '{status}'"] if status else []
     newest = ["attributes.start_time DESC"]
     return store.search_runs([experiment.experiment_id], " and ".join(wanted), order_by=newest, max_results=1000)
+
+
+def runs_on(uri: str, project: str, datasets: Iterable[str]) -> dict[str, str]:
+    """Run id -> role (model, or a baseline's name) of all that was trained on one of the datasets, by fingerprint."""
+    wanted = set(datasets)
+    tags = {run.info.run_id: run.data.tags for run in _runs(uri, project)}
+    return {i: t.get(TAG + "role", "") for i, t in tags.items() if t.get(TAG + "dataset_fingerprint") in wanted}
+
+
+def purge_run(uri: str, run_id: str) -> None:
+    """Deletes a run, its logged models, and their files, which MLflow keeps when it marks a run as deleted."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    store = client(uri)
+    run = store.get_run(run_id)
+    for model in store.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"):
+        get_artifact_repository(model.artifact_location).delete_artifacts()
+        store.delete_logged_model(model.model_id)
+    get_artifact_repository(run.info.artifact_uri).delete_artifacts()
+    store.delete_run(run_id)
 
 
 def end_dead_runs(uri: str, project: str, checkpoints: Path) -> list[str]:

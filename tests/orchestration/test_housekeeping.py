@@ -1,13 +1,16 @@
 """gc: what it removes, what it keeps, and that a run afterwards finds all it needs."""
 
 import shutil
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from assets import pipeline
 from orchestration.housekeeping import collect, erase
 from orchestration.project import load
-from training.tracking import client
+from training import registry
+from training.tracking import client, runs_on
 
 
 def run_data_side(project):
@@ -20,17 +23,44 @@ def run_data_side(project):
 
 
 def register_model(project, lake):
-    """A version in MLflow as a training of the present dataset leaves it, without the training; returns its run."""
+    """A version in MLflow and a baseline, as a training of the present dataset leaves them, without the training."""
     store = client(project.mlflow_uri)
     experiment = store.get_experiment_by_name(project.name)
     if experiment is None:
         place = (project.home / "artifacts").as_uri()
         store.create_registered_model(project.name)
         experiment = store.get_experiment(store.create_experiment(project.name, artifact_location=place))
-    tags = {"triptych.dataset_version": str(lake.version("dataset"))}
-    run = store.create_run(experiment.experiment_id, tags=tags).info.run_id
-    store.create_model_version(project.name, f"runs:/{run}/model", run, tags=tags)
-    return run
+    tags = {
+        "triptych.dataset_version": str(lake.version("dataset")),
+        "triptych.dataset_fingerprint": lake.note("dataset")["fingerprint"],
+    }
+    for role in ("image", "model"):
+        run = store.create_run(experiment.experiment_id, tags=tags | {"triptych.role": role}).info.run_id
+        store.log_text(run, "a picture", "examples.txt")
+        if role == "model":
+            logged = store.create_logged_model(experiment.experiment_id, "model", source_run_id=run)
+            folder = Path(logged.artifact_location.removeprefix("file://"))
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").write_bytes(b"weights")
+            store.create_model_version(project.name, f"runs:/{run}/model", run, tags=tags)
+
+
+def take_away(path, key):
+    """The files and rows of a key, from the sources."""
+    for file in (path.parent / "photos" / f"{key}.png", path.parent / "recordings" / f"{key}.wav"):
+        file.unlink(missing_ok=True)
+    for table in ("questions.csv", "recordings.csv"):
+        lines = (path.parent / table).read_text().splitlines(keepends=True)
+        (path.parent / table).write_text("".join(line for line in lines if not line.startswith(f"{key},")))
+
+
+def lake_files(project):
+    """What every file of the lake says, those of older versions and of the logs, too."""
+    for path in (project.folder / "lake").rglob("*"):
+        if path.suffix == ".parquet":
+            yield path, str(pq.read_table(path).to_pylist())
+        elif path.is_file():
+            yield path, path.read_text()
 
 
 def rows(lake, name):
@@ -79,19 +109,47 @@ def test_many_small_files_become_few(tiny):
 def test_an_erased_item_is_in_no_table_nor_file(tiny):
     project = load(tiny)
     lake, _ = run_data_side(project)
-    picture = tiny.parent / "photos" / "q00.png"
-    (sha256,) = lake.sql("SELECT sha256 FROM manifest WHERE uri LIKE '%q00.png'")["sha256"].to_pylist()
-    told = erase(project, str(picture), dry_run=True, purge=False)
-    assert told["removed"]["samples"] == 1
+    told = lake.sql("SELECT sha256, text FROM manifest WHERE key = 'q01'").to_pylist()
+    words = [row["sha256"] for row in told] + [row["text"] for row in told if row["text"]] + ["q01.png", "q01.wav"]
+    assert len(words) == 6
+    holding = {word: {path.parent.name for path, said in lake_files(project) if word in said} for word in words}
+    assert all({"manifest", "samples"} & tables for tables in holding.values())
+    contents = [value for row in lake.sql("SELECT sha256, text FROM manifest").to_pylist() for value in row.values()]
+    logs = "".join(said for path, said in lake_files(project) if path.suffix == ".json")
+    assert not [value for value in contents if value and value in logs], "no log tells of any content at any time"
+    dry = erase(project, "q01", dry_run=True, purge=False)
+    assert (dry["removed"]["samples"], dry["removed"]["image_features"], len(dry["items"])) == (1, 1, 3)
     assert rows(lake, "samples") == 60
-    erase(project, str(picture), dry_run=False, purge=False)
-    for name, column in (("manifest", "sha256"), ("image_features", "id"), ("samples", "image_id")):
-        assert sha256 not in lake.sql(f"SELECT {column} AS c FROM {name}")["c"].to_pylist()
-    files = [path for path in (project.folder / "lake").rglob("*.parquet") if sha256.encode() in path.read_bytes()]
-    assert not files, "older versions of the tables hold it no more"
-    picture.unlink()
+    assert erase(project, "q01", dry_run=False, purge=False)["removed"] == dry["removed"]
+    assert (rows(lake, "samples"), rows(lake, "image_features")) == (59, 46)
+    left = [(path, word) for path, said in lake_files(project) for word in words if word in said]
+    assert not left, "older versions of the tables and their logs hold it no more"
+    take_away(tiny, "q01")
     _, processed = run_data_side(project)
-    assert processed["image"] == 0
+    assert set(processed.values()) == {0}
+
+
+def test_after_an_erasure_every_model_knows_its_rows_and_the_next_finds_its_models(tiny):
+    project = load(tiny)
+    lake, _ = run_data_side(project)
+    register_model(project, lake)
+    take_away(tiny, "q00")
+    run_data_side(project)
+    register_model(project, lake)
+    told = erase(project, "q01", dry_run=False, purge=False)
+    assert [made["version"] for made in told["models"]] == [2, 1]
+    assert [run["role"] for run in told["runs"]] == ["image", "image"]
+    collect(project, dry_run=False)
+    for version, left in ((1, 59), (2, 58)):
+        number = int(registry.version_tags(project.mlflow_uri, project.name, str(version))["dataset_version"])
+        assert lake.open_version("dataset", number).to_pyarrow_dataset().count_rows() == left
+    assert len([file for file in (project.home / "artifacts").rglob("*") if file.is_file()]) == 6
+    told = erase(project, "q02", dry_run=False, purge=True)
+    assert told["purged"] == [2, 1]
+    assert not registry.versions(project.mlflow_uri, project.name)
+    assert not [file for file in (project.home / "artifacts").rglob("*") if file.is_file()]
+    assert not runs_on(project.mlflow_uri, project.name, [lake.note("dataset")["fingerprint"]])
+    collect(project, dry_run=False)
 
 
 def test_what_is_left_after_an_erasure_has_a_name_of_its_own(tiny):
@@ -99,13 +157,8 @@ def test_what_is_left_after_an_erasure_has_a_name_of_its_own(tiny):
     lake, _ = run_data_side(project)
     before = {name: lake.note(name)["fingerprint"] for name in ("samples", "dataset")}
     trained = pipeline.plan(project)[0].fingerprint
-    photos, recordings = tiny.parent / "photos", tiny.parent / "recordings"
     assert len(erase(project, "q01", dry_run=False, purge=False)["items"]) == 3
-    for path in (photos / "q01.png", recordings / "q01.wav"):
-        path.unlink()
-    for table in ("questions.csv", "recordings.csv"):
-        lines = (tiny.parent / table).read_text().splitlines(keepends=True)
-        (tiny.parent / table).write_text("".join(line for line in lines if not line.startswith("q01,")))
+    take_away(tiny, "q01")
     run_data_side(project)
     assert all(lake.note(name)["fingerprint"] != before[name] for name in before)
     assert pipeline.plan(project)[0].fingerprint != trained, "the model that has seen it is not used again"
