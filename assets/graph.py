@@ -173,11 +173,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
                 **counts,
                 "preview": markdown_table(first_rows(lake, f"clean_{modality}", keys["clean"], 5)),
                 "quarantined_items": markdown_table(
-                    lake.sql(
-                        "SELECT reason, message FROM quarantine WHERE stage IN ('clean', 'featurize') "
-                        "AND modality = $modality ORDER BY uri, member LIMIT 20",
-                        {"modality": modality},
-                    )
+                    pipeline.refusals(lake, settings, modality).select(["reason", "message"]).slice(0, 20)
                 ),
             },
         )

@@ -71,8 +71,9 @@ def write_manifest(lake: Lake, project: Project) -> Listing:
 
 
 # What the present steps refuse of one modality, and (without a fingerprint) what could not be read in this run.
-REFUSED = """
-SELECT * FROM quarantine WHERE modality = $modality AND sha256 IS NOT NULL AND (
+_REFUSED = """
+SELECT * FROM quarantine WHERE modality = $modality
+AND sha256 IN (SELECT sha256 FROM manifest WHERE modality = $modality) AND (
   stage = 'clean' AND coalesce(fingerprint, $clean) = $clean OR stage = 'featurize' AND fingerprint = $features)
 """
 
@@ -103,7 +104,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     processor = make_processor(project)
     keys = fingerprints(processor, modality)
     parameters = {**keys, "modality": modality}
-    query = _TO_DO.format(modality=modality, refused=REFUSED)
+    query = _TO_DO.format(modality=modality, refused=_REFUSED)
     todo = lake.sql(f"SELECT count(*) AS n FROM ({query})", parameters)["n"][0].as_py()
     streamed = lake.stream(query, parameters, project.engine.batch_size)
     batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
@@ -134,11 +135,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
                 commit()
                 size = 0
     commit()
-    refused = lake.sql(
-        f"""SELECT count(DISTINCT sha256) AS n FROM ({REFUSED})
-      WHERE sha256 IN (SELECT sha256 FROM manifest WHERE modality = $modality)""",
-        parameters,
-    )["n"][0].as_py()
+    refused = len(set(refusals(lake, project, modality)["sha256"].to_pylist()))
     distinct = "SELECT count(DISTINCT sha256) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
     return {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
@@ -149,16 +146,27 @@ def _read_and_process(batch: pa.RecordBatch, step: Step) -> Outcome:
     return step(attach_data(batch))
 
 
+def refusals(lake: Lake, project: Project, modality: str) -> pa.Table:
+    """What the present steps refuse of what the manifest lists of a modality, as rows of `quarantine`."""
+    parameters = {**fingerprints(make_processor(project), modality), "modality": modality}
+    return lake.sql(f"{_REFUSED} ORDER BY uri, member, stage", parameters)
+
+
+def quarantined(lake: Lake, project: Project) -> pa.Table:
+    """The rows of `quarantine` that hold at present; those of other settings or of contents that are gone do not."""
+    rows = [lake.sql("SELECT * FROM quarantine WHERE stage IN ('manifest', 'align')")]
+    return pa.concat_tables([*rows, *(refusals(lake, project, modality) for modality in project.modalities)])
+
+
 def write_samples(lake: Lake, project: Project) -> str:
     """Aligns the clean items into samples; returns the fingerprint of their content."""
     lake.require("manifest")
     processor = make_processor(project)
     usable, refused = {}, {}
     for modality in project.modalities:
-        parameters = {**fingerprints(processor, modality), "modality": modality}
         clean = f"SELECT DISTINCT id FROM clean_{modality} WHERE fingerprint = $clean"
-        usable[modality] = lake.sql(clean, {"clean": parameters["clean"]})
-        refused[modality] = set(lake.sql(f"SELECT DISTINCT sha256 FROM ({REFUSED})", parameters)["sha256"].to_pylist())
+        usable[modality] = lake.sql(clean, {"clean": processor.clean_fingerprint(modality)})
+        refused[modality] = set(refusals(lake, project, modality)["sha256"].to_pylist())
     manifest, listed = lake.read("manifest"), lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
     aligned = align(manifest, usable, project.align, project.sources, project.root, refused, listed)
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
@@ -172,13 +180,9 @@ def write_samples(lake: Lake, project: Project) -> str:
 
 
 def balance(lake: Lake, project: Project) -> Balance:
-    """What became of every item in this run; refusals by steps of other settings say nothing about it."""
-    processor = make_processor(project)
-    present = [lake.sql("SELECT * FROM quarantine WHERE stage IN ('manifest', 'align')")]
-    for modality in project.modalities:
-        present.append(lake.sql(REFUSED, {**fingerprints(processor, modality), "modality": modality}))
+    """What became of every item in this run."""
     usable = noise(lake, project)["item_id"].to_pylist()
-    return item_balance(lake.read("manifest"), pa.concat_tables(present), lake.read("samples"), noise=usable)
+    return item_balance(lake.read("manifest"), quarantined(lake, project), lake.read("samples"), noise=usable)
 
 
 def noise(lake: Lake, project: Project) -> pa.Table:

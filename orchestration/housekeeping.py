@@ -19,7 +19,8 @@ _IDS = 1000  # ids in one predicate
 
 
 def collect(project: Project, dry_run: bool) -> dict[str, Any]:
-    """Removes clean and feature rows that neither the manifest nor a kept snapshot needs, then compacts and vacuums.
+    """Removes clean and feature rows that neither the manifest nor a kept snapshot needs, and refusals that hold no
+    longer, then compacts and vacuums.
 
     A snapshot is kept while a registered version was trained on it. Files of older table versions go, except those of
     kept snapshots of `dataset`. Not to be run beside a run of the project: it would lose what that is reading.
@@ -48,6 +49,10 @@ def collect(project: Project, dry_run: bool) -> dict[str, Any]:
             told["removed"][name] = len(dead)
             if not dry_run:
                 _delete(lake, name, dead)
+    present = pipeline.quarantined(lake, project)
+    told["removed"]["quarantine"] = lake.read("quarantine").num_rows - present.num_rows
+    if told["removed"]["quarantine"] and not dry_run:
+        lake.replace("quarantine", present)
     for name in TABLES:
         table = lake.open(name)
         if table is None:

@@ -51,7 +51,7 @@ _PAGE = """<!doctype html>
 
 def write_report(project: Project, path: Path) -> Path:
     """Writes the report and returns its path; the pictures are those of the champion, or of the newest version."""
-    from assets.pipeline import open_lake
+    from assets.pipeline import open_lake, quarantined
     from training import tracking
 
     told = status(project)
@@ -61,14 +61,13 @@ def write_report(project: Project, path: Path) -> Path:
         for name, title in PICTURES.items():
             png = tracking.read_artifact(project.mlflow_uri, chosen["run_id"], f"{name}.png")
             shown[title] = base64.b64encode(png).decode()
-    quarantine = open_lake(project).sql(
-        "SELECT stage, outcome, reason, count(*) AS n, min(message) AS example FROM quarantine "
-        "GROUP BY ALL ORDER BY n DESC LIMIT 30"
-    )
+    refused = quarantined(open_lake(project), project).group_by(["stage", "outcome", "reason"])
+    counted = refused.aggregate([([], "count_all"), ("message", "min")])
+    counted = counted.rename_columns({"count_all": "n", "message_min": "example"}).sort_by([("n", "descending")])
     page = Environment(autoescape=select_autoescape(default=True)).from_string(_PAGE)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     told["name"] = told.pop("project")
-    temporary.write_text(page.render(**told, pictures=shown, quarantine=quarantine.to_pylist()), encoding="utf-8")
+    temporary.write_text(page.render(**told, pictures=shown, quarantine=counted[:30].to_pylist()), encoding="utf-8")
     temporary.replace(path)
     return path

@@ -1,6 +1,7 @@
 """gc: what it removes, what it keeps, and that a run afterwards finds all it needs."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,8 +10,11 @@ import pytest
 from assets import pipeline
 from orchestration.housekeeping import collect, erase
 from orchestration.project import load
+from orchestration.report import write_report
 from training import registry
 from training.tracking import client, runs_on
+
+REFUSED = {"corrupt": 1, "not_found": 1, "duplicate": 1}  # of the project as it is
 
 
 def run_data_side(project):
@@ -82,6 +86,26 @@ def test_rows_of_other_settings_and_removed_files_go_and_the_rest_stays(tiny):
     assert rows(lake, "clean_image") == 46
     _, processed = run_data_side(project)
     assert set(processed.values()) == {0}, "what is needed was kept"
+
+
+def test_refusals_of_other_settings_and_of_what_is_gone_are_not_shown_and_go(tiny):
+    run_data_side(load(tiny, ["limits.max_pixels=100"]))
+    project = load(tiny)
+    lake, _ = run_data_side(project)
+    assert rows(lake, "quarantine") == 48 + 3
+    assert Counter(pipeline.quarantined(lake, project)["reason"].to_pylist()) == REFUSED
+    page = write_report(project, project.folder / "report.html").read_text()
+    assert all(reason in page for reason in REFUSED) and "too_large" not in page
+    assert collect(project, dry_run=True)["removed"]["quarantine"] == 48
+    assert rows(lake, "quarantine") == 48 + 3
+    assert collect(project, dry_run=False)["removed"]["quarantine"] == 48
+    assert Counter(lake.read("quarantine")["reason"].to_pylist()) == REFUSED
+    (tiny.parent / "photos" / "q05.png").unlink()
+    _, processed = run_data_side(project)
+    assert set(processed.values()) == {0}
+    assert "corrupt" not in pipeline.quarantined(lake, project)["reason"].to_pylist()
+    assert collect(project, dry_run=False)["removed"]["quarantine"] == 1
+    assert collect(project, dry_run=False)["removed"]["quarantine"] == 0
 
 
 def test_nothing_is_removed_while_the_snapshot_of_a_model_is_missing(tiny):
