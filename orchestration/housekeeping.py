@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from assets.settings import Project
 from training.schema import MODALITIES, TABLES
 
 _FILES = 8  # a table of fewer files is not worth compacting
-_IDS = 1000  # ids in one predicate
+_IDS = 5000  # ids in one predicate; delta-rs ends the process at 100,000
 
 
 def collect(project: Project, dry_run: bool) -> dict[str, Any]:
@@ -44,11 +44,12 @@ def collect(project: Project, dry_run: bool) -> dict[str, Any]:
             features |= {(i, snapshot["features"].get(modality)) for i in snapshot["ids"][modality]}
         clean = {(i, now["clean"]) for i in {i for i, _ in features}} if now else set()
         for name, alive in ((f"clean_{modality}", clean), (f"{modality}_features", features)):
-            rows = lake.sql(f"SELECT DISTINCT id, fingerprint FROM {name}").to_pylist()
-            dead = [(row["id"], row["fingerprint"]) for row in rows if (row["id"], row["fingerprint"]) not in alive]
+            rows = lake.sql(f"SELECT id, fingerprint FROM {name}")  # file after file
+            keys = dict.fromkeys(zip(rows["id"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
+            dead = [key for key in keys if key not in alive]
             told["removed"][name] = len(dead)
             if not dry_run:
-                _delete(lake, name, dead)
+                _delete(lake, name, dead, {fingerprint for _, fingerprint in alive})
     present = pipeline.quarantined(lake, project)
     told["removed"]["quarantine"] = lake.read("quarantine").num_rows - present.num_rows
     if told["removed"]["quarantine"] and not dry_run:
@@ -214,11 +215,21 @@ def _read_version(lake: Lake, number: int) -> pa.Table | None:
         return None
 
 
-def _delete(lake: Lake, name: str, keys: Iterable[tuple[str, str]]) -> None:
+def _delete(lake: Lake, name: str, keys: Iterable[tuple[str, str]], alive: Set[str]) -> None:
+    """Removes rows by (id, fingerprint).
+
+    Each deletion rewrites the files that it finds rows in: keys in the order of the files rewrite each about once.
+
+    Args:
+        alive: fingerprints that some row needed has; a deletion of all rows of another rewrites nothing.
+    """
     by_fingerprint: dict[str, list[str]] = {}
     for item, fingerprint in keys:
         by_fingerprint.setdefault(fingerprint, []).append(item)
     for fingerprint, ids in by_fingerprint.items():
+        if fingerprint not in alive:
+            lake.delete(name, f"fingerprint = '{fingerprint}'")
+            continue
         for start in range(0, len(ids), _IDS):
             lake.delete(name, f"fingerprint = '{fingerprint}' AND {_among('id', ids[start : start + _IDS])}")
 

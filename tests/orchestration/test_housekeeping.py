@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,6 +87,21 @@ def test_rows_of_other_settings_and_removed_files_go_and_the_rest_stays(tiny):
     assert rows(lake, "clean_image") == 46
     _, processed = run_data_side(project)
     assert set(processed.values()) == {0}, "what is needed was kept"
+
+
+def test_many_rows_go_at_the_cost_of_about_one_rewrite(tiny):
+    project = load(tiny)
+    lake, _ = run_data_side(project)
+    (present,) = set(lake.sql("SELECT fingerprint FROM clean_image")["fingerprint"].to_pylist())
+    for fingerprint in (*[present] * 4, "another"):
+        file = len(lake.open("clean_image").file_uris())
+        ids = [f"{i:04d} {file}" for i in range(3000)]  # sorted, those of all files are mixed
+        lake.append("clean_image", [pa.table({"id": ids, "fingerprint": [fingerprint] * 3000})])
+    assert collect(project, dry_run=False)["removed"]["clean_image"] == 15_000
+    assert rows(lake, "clean_image") == 47
+    deletions = [c["operationMetrics"] for c in lake.open("clean_image").history() if c["operation"] == "DELETE"]
+    assert len(deletions) == 4
+    assert sum(deletion["num_copied_rows"] for deletion in deletions) < 6000
 
 
 def test_refusals_of_other_settings_and_of_what_is_gone_are_not_shown_and_go(tiny):
