@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from assets.graph import first_rows
@@ -45,6 +47,17 @@ def test_replace_by_predicate_keeps_the_other_rows_and_the_note(tmp_path):
     lake.replace("quarantine", new, predicate="stage = 'manifest'", note={"fingerprint": "abc"})
     assert sorted(lake.read("quarantine")["reason"].to_pylist()) == ["b", "c"]
     assert lake.note("quarantine") == {"fingerprint": "abc"}
+
+
+def test_what_a_deletion_leaves_is_read_and_stored_as_before(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    lake.append("image_features", [rows(0, 3)])
+    lake.delete("image_features", "id = '00000001'")
+    asked = ds.field("id").isin(pa.array(["00000000", "00000001"])) & (ds.field("fingerprint") == "f")
+    table = lake.open("image_features")
+    assert table.to_pyarrow_dataset().to_table(filter=asked)["id"].to_pylist() == ["00000000"]
+    (file,) = table.file_uris()
+    assert pq.read_metadata(file.removeprefix("file://")).row_group(0).column(0).compression == "UNCOMPRESSED"
 
 
 def test_a_note_is_found_behind_any_number_of_commits_without_one(tmp_path):
