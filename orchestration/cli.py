@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ def main(context: click.Context, debug: bool) -> None:
     """
     context.obj = {"debug": debug}
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # what it says of its tables and migrations
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,6 +57,12 @@ def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def _set_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override a setting of the project file."
+    )(command)
+
+
+def _version_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--version", default="champion", show_default=True, help="A version of the model, by number or alias."
     )(command)
 
 
@@ -89,9 +97,12 @@ def run(
 def _tell(told: dict[str, Any]) -> None:
     """The end of a run for a person: what was made and what to do with it."""
     if told["subsets"]:
-        click.echo("\nTest accuracy by the inputs given")
-        width = max(len(name) for name in told["subsets"])
-        for name, value in sorted(told["subsets"].items(), key=lambda pair: pair[1] or 0):
+        click.echo(f"\nTest accuracy by the inputs given ({told['metrics']['test/n']:,} rows)")
+        bars = sorted(told["subsets"].items(), key=lambda pair: pair[1] or 0)
+        if (usual := told["metrics"].get("test/majority_accuracy")) is not None:
+            bars.insert(0, ("most frequent label", usual))
+        width = max(len(name) for name, _ in bars)
+        for name, value in bars:
             said = "no test row" if value is None else f"{value:6.3f}  {'█' * round(40 * value)}"
             click.echo(f"  {name:<{width}}  {said}")
     model = told["model"]
@@ -99,7 +110,10 @@ def _tell(told: dict[str, Any]) -> None:
         alias = ", ".join(model["aliases"]) or "no alias"
         click.echo(f"\nModel {model['name']} version {model['version']} ({alias})")
         click.echo(f"  dataset {told['dataset']['fingerprint']}, MLflow run {told['mlflow_run_id']}")
-        click.echo(f'  ask it:  triptych predict {told["project"]} --text "…" --image FILE --speech FILE')
+        inputs = max(told["subsets"], key=len).split("+")
+        asked = " ".join(f'--{name} "…"' if name == "text" else f"--{name} FILE" for name in inputs)
+        which = "" if "champion" in model["aliases"] else f" --version {model['version']}"
+        click.echo(f"  ask it:  triptych predict {told['project']}{which} {asked}")
 
 
 @main.command()
@@ -144,20 +158,27 @@ def _plain(value: Any) -> Any:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A CSV with columns text, image, speech (file names); one answer a row.",
 )
+@_version_option
 @_json_option
 def predict(
-    project: str, text: str | None, image: Path | None, speech: Path | None, table: Path | None, as_json: bool
+    project: str,
+    text: str | None,
+    image: Path | None,
+    speech: Path | None,
+    table: Path | None,
+    version: str,
+    as_json: bool,
 ) -> None:
     """Answer with the project's champion, whichever inputs are given."""
     from orchestration.examples import find_project
     from orchestration.predict import answer, rows_of_table
     from orchestration.project import load
 
-    if table is None and text is None and image is None and speech is None:
-        raise click.UsageError("give at least one of --text, --image, --speech, --table")
+    if (table is None) == (text is None and image is None and speech is None):
+        raise click.UsageError("give one or more of --text, --image and --speech, or --table")
     settings = load(*find_project(project, ()))
     rows = rows_of_table(table) if table else [{"text": text, "image": image, "speech": speech}]
-    answers = answer(settings, rows)
+    answers = answer(settings, rows, version)
     if as_json:
         click.echo(json.dumps({"predictions": answers}))
     else:
@@ -185,7 +206,8 @@ def init(folder: Path, example: str | None, data: Path | None) -> None:
         path = lay_out(example, folder, str(data.resolve()) if data else None)
     else:
         raise click.UsageError(f"--example {example}: there are {', '.join(EXAMPLES)}")
-    click.echo(f"{path}\nNext: edit it, then `triptych check {folder}` and `triptych run {folder}`")
+    place = shlex.quote(str(folder))
+    click.echo(f"{path}\nNext: edit it, then `triptych check {place}` and `triptych run {place}`")
 
 
 @main.command()
@@ -201,7 +223,13 @@ def check(project: str, overrides: tuple[str, ...], as_json: bool) -> None:
     told = look(load(*find_project(project, overrides)))
     if as_json:
         click.echo(json.dumps(told))
-        return
+    else:
+        _tell_check(told)
+    if told["problem"]:
+        raise click.ClickException(told["problem"])
+
+
+def _tell_check(told: dict[str, Any]) -> None:
     for name, facts in told["sources"].items():
         click.echo(f"{name:<18} {facts['listed']:>9,} items, {facts['refused']:,} refused")
     for title, key in (("refused", "refused_examples"), ("unmatched", "unmatched_examples")):
@@ -234,6 +262,8 @@ def status(project: str, as_json: bool) -> None:
     for model in told["models"]:
         accuracy = "" if model["accuracy"] is None else f"test accuracy {model['accuracy']:.4f}"
         click.echo(f"  version {model['version']:<4} {', '.join(model['aliases']):<22} {accuracy}")
+        for reason in model["reasons"]:
+            click.secho(f"    {reason}", dim=True)
 
 
 @main.command()
@@ -276,18 +306,21 @@ def ui(host: str, port: int, mlflow_port: int) -> None:
 @click.argument("project")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=5001, show_default=True)
-def serve(project: str, host: str, port: int) -> None:
+@_version_option
+def serve(project: str, host: str, port: int, version: str) -> None:
     """Serve the champion over HTTP (MLflow's scoring server): POST /invocations."""
     from orchestration.examples import find_project
     from orchestration.project import load
-    from orchestration.servers import run_until_stopped
-    from training.registry import alias, fetch_model, serve_command
+    from orchestration.servers import check_free, run_until_stopped
+    from training.registry import fetch_model, find_version, serve_command
 
     settings = load(*find_project(project, ()))
-    version = alias(settings.mlflow_uri, settings.name, "champion")
-    if version is None:
-        raise click.ClickException(f"{settings.name} has no champion yet: `triptych run {project}` makes one")
-    click.echo(f"{settings.name} version {version} at http://{host}:{port}/invocations")
+    version = find_version(settings.mlflow_uri, settings.name, version)
+    check_free(host, port)
+    url = f"http://{host}:{port}/invocations"
+    click.echo(f"{settings.name} version {version} at {url}\nAsk it, with media as base64 and what is not there null:")
+    rows = json.dumps({"dataframe_records": [dict.fromkeys(settings.modalities, "...")]})
+    click.echo(f"  curl {url} -H 'Content-Type: application/json' -d '{rows}'")
     model = fetch_model(settings.mlflow_uri, settings.name, version)
     command, env = serve_command(model, host, port)
     sys.exit(run_until_stopped([command], env))
@@ -314,7 +347,8 @@ def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_
         return
     click.echo("would be removed:" if dry_run else "removed:")
     for name, rows in told["removed"].items():
-        click.echo(f"  {name:<18} {rows:>9,} rows")
+        if rows:
+            click.echo(f"  {name:<18} {rows:>9,} rows")
     for name, files in told.get("compacted", {}).items():
         click.echo(f"  {name:<18} {files:>9,} files compacted")
     for model in told.get("models", ()):
@@ -323,6 +357,7 @@ def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_
         click.echo(f"  made from it: {run['role']}, MLflow run {run['run_id']}")
     if item is not None:
         click.echo(f"  made from it: {told['previews']}")
+        click.echo("  The source is not touched: what is still there comes back with the next run.")
         if (told["models"] or told["runs"]) and (dry_run or not purge_artifacts):
             click.echo("  --purge-artifacts deletes these models and runs")
 

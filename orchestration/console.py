@@ -43,7 +43,8 @@ class _Handler(logging.Handler):
             _say(f"  ✓ {materialization.asset_key.path[-1]:<{WIDTH}} {said}  ({seconds:.1f} s)", fg="green")
         elif kind == DagsterEventType.ASSET_CHECK_EVALUATION and not event.event_specific_data.passed:
             check = event.event_specific_data
-            _say(f"  ✗ check {check.check_name} of {check.asset_key.path[-1]} failed", fg="red")
+            why = f": {check.description}" if check.description else ""
+            _say(f"  ✗ check {check.check_name} of {check.asset_key.path[-1]} failed{why}", fg="red")
             for key, value in check.metadata.items():
                 _say(f"      {key}: {value.value}", fg="red")
 
@@ -62,7 +63,6 @@ def lines(context: dg.InitLoggerContext) -> logging.Logger:
 
 def quieten() -> None:
     """Keeps what libraries say of themselves out of the terminal, here and in child processes."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("TQDM_DISABLE", "" if sys.stderr.isatty() else "1")
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     warnings.filterwarnings("ignore", category=dg.BetaWarning)

@@ -43,6 +43,7 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
         "refused": dict(Counter(refused["reason"].to_pylist())),
         "refused_examples": refused["message"].slice(0, 5).to_pylist(),
         "unreadable": unreadable,
+        "problem": None,  # why a run would end
     }
     usable = {
         m: pa.table({"id": pc.unique(manifest.filter(pc.equal(manifest["modality"], m))["sha256"])})
@@ -52,7 +53,10 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
     told["samples"] = dict(Counter(aligned.samples["split"].to_pylist()))
     told["unmatched"] = dict(Counter(aligned.quarantine["reason"].to_pylist()))
     told["unmatched_examples"] = aligned.quarantine["message"].slice(0, 5).to_pylist()
-    validate_samples(aligned.samples, project.align)
+    try:
+        validate_samples(aligned.samples, project.align)
+    except ValueError as error:  # said last: what was refused or does not match is often why
+        told["problem"] = str(error)
     return told
 
 

@@ -37,22 +37,24 @@ def rows_of_table(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def answer(project: Project, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The champion's answers, in the order of the rows, by the code that was logged with it.
+def answer(project: Project, rows: Sequence[Mapping[str, Any]], version: str = "champion") -> list[dict[str, Any]]:
+    """The answers of a version (number or alias), in the order of the rows, by the code that was logged with it.
 
     A row that cannot be answered has no prediction, and the reason in `error`.
 
     Raises:
-        ValueError: the project has no champion yet, or not one of the rows can be answered.
+        ValueError: there is no such version, or not one of the rows can be answered.
     """
     import pyarrow as pa
 
     from training import registry
     from training.score import answer_rows
 
-    version = registry.alias(project.mlflow_uri, project.name, "champion")
-    if version is None:
-        raise ValueError(f"{project.name} has no champion yet: `triptych run` trains one")
+    version = registry.find_version(project.mlflow_uri, project.name, version)
+    for m in MODALITIES:
+        if m not in project.modalities and any(row.get(m) for row in rows):
+            takes = ", ".join(project.modalities)
+            raise ValueError(f"{project.name} has no source of {m}, so its models take {takes} only")
     schema = pa.schema([("text", pa.large_string()), ("image", pa.large_binary()), ("speech", pa.large_binary())])
 
     def read(part: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:

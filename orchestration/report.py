@@ -11,7 +11,7 @@ from assets.settings import Project
 from orchestration.inspect import status
 
 PICTURES = {
-    "subsets": "What the champion answers right, by the inputs it is given",
+    "subsets": "What it answers right, by the inputs it is given",
     "confusion": "Answers on the test set",
     "learning": "Learning curves",
     "examples": "Samples of the test set",
@@ -58,9 +58,10 @@ def write_report(project: Project, path: Path) -> Path:
     shown: dict[str, Any] = {}
     if told["models"]:
         chosen = next((m for m in told["models"] if "champion" in m["aliases"]), told["models"][0])
+        which = f"Version {chosen['version']}"
         for name, title in PICTURES.items():
             png = tracking.read_artifact(project.mlflow_uri, chosen["run_id"], f"{name}.png")
-            shown[title] = base64.b64encode(png).decode()
+            shown[f"{which}: {title[0].lower()}{title[1:]}"] = base64.b64encode(png).decode()
     refused = quarantined(open_lake(project), project).group_by(["stage", "outcome", "reason"])
     counted = refused.aggregate([([], "count_all"), ("message", "min")])
     counted = counted.rename_columns({"count_all": "n", "message_min": "example"}).sort_by([("n", "descending")])

@@ -103,19 +103,24 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
     """The failed steps and the innermost cause of each, without Dagster's wrapping."""
     reasons = []
     for event in result.all_events:
-        if event.is_step_failure:
+        evaluated = event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        check = event.asset_check_evaluation_data if evaluated else None
+        if check is not None and not check.passed:
+            what = check.description or "see its figures above, or in the web UI"
+            reasons.append(f"check {check.check_name} of {check.asset_key.path[-1]} failed: {what}")
+        elif event.is_step_failure:
             error = event.step_failure_data.error
             while error is not None and error.cause is not None:
                 error = error.cause
-            reasons.append(f"{event.step_key}: {_words(error) if error else 'failed'}")
+            if error is None or error.cls_name != "DagsterAssetCheckFailedError":  # of the check itself, named before
+                reasons.append(f"{event.step_key}: {_words(error) if error else 'failed'}")
     return "\n".join(reasons) or "the run failed; see the web UI (`triptych ui`)"
 
 
 def _words(error: Any) -> str:
-    """What an error says, without its class; a failed check in one line."""
+    """What an error says, without its class."""
     name, _, words = error.message.strip().partition(": ")
-    words = words if error.cls_name and name.endswith(error.cls_name) else error.message.strip()
-    return " ".join(words.split()) if error.cls_name == "DagsterAssetCheckFailedError" else words
+    return words if error.cls_name and name.endswith(error.cls_name) else error.message.strip()
 
 
 def summary(project: Project, result: dg.ExecuteInProcessResult) -> dict[str, Any]:

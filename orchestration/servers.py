@@ -40,7 +40,7 @@ def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str
     Raises:
         OSError: a port is taken.
     """
-    _check_free(host, port)
+    check_free(host, port)
     (home / ".nux").mkdir(exist_ok=True)
     (home / ".nux" / "nux.yaml").write_text("seen: 1\n")  # else Dagster's UI first asks for an e-mail address
     code_port = _free_port()
@@ -58,7 +58,7 @@ def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str
         [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace), *quiet],
     ]
     if not tracking_uri.startswith("http"):
-        _check_free(host, mlflow_port)
+        check_free(host, mlflow_port)
         make_database(tracking_uri)
         store = ["--backend-store-uri", tracking_uri, "--default-artifact-root", str(home / "artifacts")]
         address = ["--host", host, "--port", str(mlflow_port), "--workers", "1"]
@@ -182,7 +182,8 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int) -> None:
+    """Raises OSError where another server has the port."""
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     with socket.socket(family) as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -190,5 +191,5 @@ def _check_free(host: str, port: int) -> None:
             tried.bind((host, port))
         except OSError as error:
             raise OSError(
-                f"port {port} of {host}: {error.strerror}; choose another with --port or --mlflow-port"
+                f"port {port} of {host}: {error.strerror}; choose another with --port, or MLflow's with --mlflow-port"
             ) from None

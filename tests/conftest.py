@@ -8,6 +8,7 @@ import wave
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,6 +32,10 @@ schedule: "0 3 * * *"
 SAMPLES = 60
 NO_IMAGE, NO_SPEECH = (3, 9), (6, 9)  # last digits of the samples that lack it
 TRUNCATED, NOT_FOUND, TWICE = 5, 8, 10  # the picture cut short, the recording that is not there, the row that is twice
+
+
+hypothesis.settings.register_profile("triptych", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("triptych")
 
 
 def pytest_configure() -> None:

@@ -80,6 +80,7 @@ def project(tmp_path_factory, make_wav) -> Iterator[Path]:
 def lake(project: Path) -> Lake:
     """The tables after a run without the source that fails as a whole."""
     settings = yaml.safe_load(project.read_text())
+    settings["name"] = "readable"
     settings["sources"] = [s for s in settings["sources"] if not s.get("table", "").endswith(UNREADABLE)]
     readable = project.with_name("readable.yaml")
     readable.write_text(yaml.safe_dump(settings))

@@ -5,6 +5,7 @@ A subset is measured on the rows that have at least one of its inputs, and says 
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -38,6 +39,12 @@ def slices(dataset: pa.Table) -> dict[str, dict[str, str]]:
         for column, value in {**json.loads(row["attributes"] or "{}"), "given": subset_name(given)}.items():
             values.setdefault(column, {})[row["sample_id"]] = str(value)
     return {c: found for c, found in values.items() if 2 <= len(set(found.values())) <= _SLICE_VALUES and c != "split"}
+
+
+def majority_accuracy(train: Sequence[str | None], test: Sequence[str | None]) -> float:
+    """Share of the test labels that the most frequent training label would be right for, whatever the inputs."""
+    usual = Counter(label for label in train if label is not None).most_common(1)
+    return sum(label == usual[0][0] for label in test) / len(test) if usual and test else 0.0
 
 
 def measure(

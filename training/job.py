@@ -90,7 +90,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any
     from transformers.utils import logging
 
     from training import registry, tracking
-    from training.evaluate import measure, slices
+    from training.evaluate import majority_accuracy, measure, slices
     from training.processor import Processor
     from training.train import fit, make_tokenizer, predict
 
@@ -126,6 +126,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any
             shuffled = predict(fitted.model, tokenizer, splits["test"], spec.features, shuffle_seed=0)
             labels = splits["test"].labels
             metrics["shuffled_accuracy"] = sum(map(str.__eq__, shuffled, labels)) / max(1, len(labels))
+            metrics["majority_accuracy"] = majority_accuracy(splits["train"].labels, labels)
         subsets = {row["subset"]: row["accuracy"] for row in rows if row["slice"] is None}
         seconds["evaluate"] = time.monotonic() - started - seconds["train"]
         results = Path(temporary) / "results"

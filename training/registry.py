@@ -110,6 +110,28 @@ def alias(uri: str, project: str, name: str) -> str | None:
         raise
 
 
+def find_version(uri: str, project: str, wanted: str) -> str:
+    """The version that a number or an alias names.
+
+    Raises:
+        ValueError: there is none; for the champion it says what the gate said of the newest version.
+    """
+    found = versions(uri, project)
+    for version in found:
+        if wanted in (str(version["version"]), *version["aliases"]):
+            return str(version["version"])
+    if not found:
+        raise ValueError(f"{project} has no model yet: `triptych run` trains one")
+    newest = found[0]
+    there = ", ".join(" ".join([str(version["version"]), *version["aliases"]]) for version in found)
+    why = "; ".join(newest["reasons"]) or "the gate has not judged it"
+    raise ValueError(
+        f"{project} has no version {wanted!r} (there are: {there}). Version {newest['version']}: {why}. "
+        f"`--version {newest['version']}` asks it all the same; `promotion` in the project file says what a champion "
+        "must beat"
+    )
+
+
 def set_alias(uri: str, project: str, name: str, version: str) -> None:
     client(uri).set_registered_model_alias(project, name, version)
 

@@ -204,7 +204,7 @@ class TrainingSettings:
     checkpoint_steps: int = 500
     evaluations: int = 5  # validations during training
     vocabulary: int = 1024  # at most; of the tokenizer that `llm: tiny` fits on the training texts
-    baseline_epochs: float | None = None  # epochs of each baseline; null: an eighth of `epochs`
+    baseline_epochs: float | None = None  # of each baseline; null: as many as the model, which is fair to them
     report_to: tuple[str, ...] = ()  # passed on to the Trainer: tensorboard, wandb, ...
 
     def __post_init__(self) -> None:

@@ -104,10 +104,9 @@ def plan_runs(
         named = fingerprint("training", VERSION, versions, dataset, *asked)
         return RunSpec(name=name, model=model, training=training, keep=tuple(keep), noise=noise, fingerprint=named)
 
-    epochs = training.baseline_epochs or training.epochs / 8  # together at most a third of the model's time
-    shorter = replace(training, epochs=epochs)
-    baselines = [run(m, model, shorter, (m,)) for m in modalities if len(modalities) > 1]
-    concat = run("concat", replace(model, fusion="concat"), shorter, modalities)
+    beside = replace(training, epochs=training.baseline_epochs or training.epochs)
+    baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1]
+    concat = run("concat", replace(model, fusion="concat"), beside, modalities)
     return [run("model", model, training, modalities), *baselines, concat]
 
 

@@ -256,7 +256,7 @@ def test_a_blocking_check_that_fails_stops_the_run(ui):
     assert check["executionForLatestMaterialization"]["runId"] == run_id
     steps = {step["stepKey"]: step["status"] for step in run["stepStats"]}
     assert steps["tiny__dataset"] == "SUCCESS"
-    assert steps.get("tiny__model") in (None, "SKIPPED"), "nothing trains on data that failed"
+    assert steps.get("tiny__training") in (None, "SKIPPED"), "nothing trains on data that failed"
 
 
 @pytest.mark.soak  # depends on the machine's speed; `make soak`
@@ -266,7 +266,7 @@ def test_two_trainings_at_once_take_turns_on_the_gpu(ui):
     runs = [ui.follow(run_id) for run_id in ids]
     assert [run["status"] for run in runs] == ["SUCCESS", "SUCCESS"]
     first, second = sorted(
-        (next(step for step in run["stepStats"] if step["stepKey"] == "tiny__model") for run in runs),
+        (next(step for step in run["stepStats"] if step["stepKey"] == "tiny__training") for run in runs),
         key=lambda step: step["startTime"],
     )
     assert max(run["startTime"] for run in runs) < first["endTime"], "both runs were under way"
