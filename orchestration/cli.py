@@ -334,14 +334,21 @@ def serve(project: str, host: str, port: int, version: str) -> None:
 @_json_option
 def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_json: bool) -> None:
     """Compact the tables and remove what no manifest or kept snapshot refers to."""
+    from filelock import Timeout
+
     from orchestration.examples import find_project
     from orchestration.housekeeping import collect, erase
+    from orchestration.processes import project_lock
     from orchestration.project import load
 
     if purge_artifacts and item is None:
         raise click.UsageError("--purge-artifacts goes with --erase")
     settings = load(*find_project(project, ()))
-    told = collect(settings, dry_run) if item is None else erase(settings, item, dry_run, purge_artifacts)
+    try:
+        with project_lock(settings):  # what a run is reading must not go
+            told = collect(settings, dry_run) if item is None else erase(settings, item, dry_run, purge_artifacts)
+    except Timeout:
+        raise click.ClickException(f"a run of {settings.name} is at work: try again when it is done") from None
     if as_json:
         click.echo(json.dumps(told))
         return

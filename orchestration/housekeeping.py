@@ -23,7 +23,7 @@ def collect(project: Project, dry_run: bool) -> dict[str, Any]:
     longer, then compacts and vacuums.
 
     A snapshot is kept while a registered version was trained on it. Files of older table versions go, except those of
-    kept snapshots of `dataset`. Not to be run beside a run of the project: it would lose what that is reading.
+    kept snapshots of `dataset`. The caller holds the project's lock: a run would lose what it is reading.
 
     Returns:
         Rows removed and files compacted by table; with `dry_run` those that would be.

@@ -66,14 +66,19 @@ def _end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     return run.run_id
 
 
+def project_lock(project: Project) -> FileLock:
+    """Held by the run of the project that is at work; raises Timeout at once where another process holds it."""
+    project.folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(project.folder / "run.lock", timeout=0, thread_local=False)
+
+
 def wait_for_project(project: Project, instance: dg.DagsterInstance, run_id: str) -> FileLock:
     """Waits while another run of the project is at work; returns the lock that keeps others waiting.
 
     Two at once would mix: each step reads the newest tables, and both could move the champion. The later one waits
     rather than fails, since a schedule's run that meets a person's is no fault, and finds most of its work done.
     """
-    project.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(project.folder / "run.lock", timeout=0, thread_local=False)
+    lock = project_lock(project)
     place = Path(lock.lock_file)
     try:
         lock.acquire()

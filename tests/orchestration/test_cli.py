@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestration.cli import main
+from orchestration.processes import project_lock
 from orchestration.project import load
 from orchestration.run import open_instance
 from training.score import ANSWERS
@@ -279,6 +280,12 @@ def test_status_of_what_was_made(data_made):
 
 def test_predict_before_any_champion(tiny):
     assert "tiny has no model yet" in error("predict", tiny, "--text", "Is it bright?")
+
+
+def test_nothing_is_collected_while_a_run_is_at_work(tiny):
+    with project_lock(load(tiny)):
+        assert "a run of tiny is at work" in error("gc", tiny)
+    assert triptych("gc", tiny).exit_code == 0
 
 
 def test_a_problem_is_said_after_what_was_refused(tiny):
