@@ -156,7 +156,7 @@ def _plain(value: Any) -> Any:
 @click.option(
     "--table",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A CSV with columns text, image, speech (file names); one answer a row.",
+    help="A table with columns text, image, speech (file names); one answer a row.",
 )
 @_version_option
 @_json_option

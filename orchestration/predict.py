@@ -1,37 +1,37 @@
 """Asks the champion: rows of text, image and speech to answers that name model version and dataset."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from assets.settings import Project
 from assets.sources import portions
+from assets.tables import read_table
 from training.schema import MODALITIES
 
 _ROWS = 256  # rows that are read at once, if their media are small
 
 
 def rows_of_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV with columns text, image and speech (file names relative to it; empty is absent).
+    """The rows of a table (`assets.tables`) with columns text, image and speech: file names relative to it; empty is
+    absent.
 
     Raises:
-        ValueError: none of the three columns is there, or a file is not.
+        ValueError: it cannot be read, none of the three columns is there, or a file is not.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        present = [m for m in MODALITIES if m in (reader.fieldnames or ())]
-        if not present:
-            raise ValueError(f"{path}: has columns {reader.fieldnames}, expected at least one of text, image, speech")
-        rows = []
-        for row in reader:
-            given: dict[str, Any] = {m: row[m] or None for m in present}
-            for m in ("image", "speech"):
-                if given.get(m):
-                    given[m] = path.parent / given[m]
-                    if not given[m].is_file():
-                        raise ValueError(f"{path}, line {reader.line_num}: {m} {given[m]} does not exist")
-            rows.append(given)
+    rows = []
+    for record in read_table(path):
+        if record.problem:
+            raise ValueError(f"{path}: {record.problem}")
+        if not record.values.keys() & set(MODALITIES):
+            raise ValueError(f"{path}: has columns {', '.join(record.values)}, expected one of {', '.join(MODALITIES)}")
+        given: dict[str, Any] = {m: record.values.get(m) or None for m in MODALITIES}
+        for m in MODALITIES[1:]:
+            if given[m]:
+                given[m] = path.parent / given[m]
+                if not given[m].is_file():
+                    raise ValueError(f"{path} line {record.line}: {m} {given[m]} does not exist")
+        rows.append(given)
     if not rows:
         raise ValueError(f"{path}: has no rows")
     return rows

@@ -203,7 +203,7 @@ def _pictures(
     answers = {row["sample_id"]: row["prediction"] for row in answered}
     shown = [test[number] for number in range(0, len(test), max(1, len(test) // _EXAMPLES))][:_EXAMPLES]
     shown = [row for row in shown if row["sample_id"] in answers]
-    picture = reporting.examples_picture(shown, [answers[row["sample_id"]] for row in shown])
+    picture = reporting.examples_picture(shown, [answers[row["sample_id"]] for row in shown], test.modalities)
     (folder / "examples.png").write_bytes(picture)
 
 

@@ -18,9 +18,12 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
 
+from training.schema import MODALITIES
+
 RIGHT, WRONG, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#767676"
 _HAN_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei")
 _EXAMPLES = 12
+_SHOWN = {"image": "image", "speech": "log-mel spectrogram", "text": "text"}
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -144,30 +147,36 @@ def subsets_picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return _png(figure)
 
 
-def examples_picture(rows: Sequence[Mapping[str, Any]], answers: Sequence[str | None]) -> bytes:
+def examples_picture(
+    rows: Sequence[Mapping[str, Any]], answers: Sequence[str | None], modalities: Sequence[str] = MODALITIES
+) -> bytes:
     """What was seen, heard and asked, and the answer: blue where it is the label, else vermilion with the label.
 
     Args:
         rows: training rows (text, pixels, log_mel, label); the first 12 are drawn.
         answers: one for each row.
+        modalities: those that the model reads; nothing is said of the others.
     """
     pairs = list(zip(rows, answers, strict=True))[:_EXAMPLES]
     columns = 3
     lines = max(1, -(-len(pairs) // columns))
     figure = _figure(4 * columns, 2.3 * lines + 0.5)
-    figure.suptitle("Test samples: image, log-mel spectrogram, text; label and answer", fontsize=11)
+    shown = [name for m, name in _SHOWN.items() if m in modalities]
+    figure.suptitle(f"Test samples: {', '.join(shown)}; label and answer", fontsize=11)
     cells = figure.subfigures(lines, columns, squeeze=False, wspace=0.04, hspace=0.02).ravel()
     for cell, (row, answer) in zip(cells, pairs, strict=False):
-        _example(cell, row, answer)
+        _example(cell, row, answer, modalities)
     return _png(figure)
 
 
-def _example(cell: SubFigure, row: Mapping[str, Any], answer: str | None) -> None:
-    question = textwrap.wrap(row["text"] or "(no text)", 66, max_lines=2, placeholder=" …")
-    cell.suptitle("\n".join(question), fontsize=8, x=0.02, ha="left")
+def _example(cell: SubFigure, row: Mapping[str, Any], answer: str | None, modalities: Sequence[str]) -> None:
+    if "text" in modalities:
+        question = textwrap.wrap(row["text"] or "(no text)", 66, max_lines=2, placeholder=" …")
+        cell.suptitle("\n".join(question), fontsize=8, x=0.02, ha="left")
     picture, spectrogram = cell.subplots(1, 2, width_ratios=[1, 1.4])
     picture.set_box_aspect(1)
-    for axes in (picture, spectrogram):
+    for axes, modality in ((picture, "image"), (spectrogram, "speech")):
+        axes.set_visible(modality in modalities)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_color("#cccccc")

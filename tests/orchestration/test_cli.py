@@ -295,6 +295,17 @@ def test_a_problem_is_said_after_what_was_refused(tiny):
     assert "no sample in test" in result.stderr
 
 
+def test_a_table_that_cannot_be_asked_is_named(tiny):
+    photo, other, lost = tiny.parent / "photos" / "q00.png", tiny.parent / "other.csv", tiny.parent / "lost.csv"
+    other.write_text("picture\na.png\n")
+    lost.write_text("image\nphotos/q00.png\nphotos/none.png\n")
+    assert f"{photo}: a table ends in one of .csv" in error("predict", tiny, "--table", photo)
+    assert "other.csv: has columns picture, expected one of text, image, speech" in error(
+        "predict", tiny, "--table", other
+    )
+    assert "lost.csv line 3: image" in error("predict", tiny, "--table", lost)
+
+
 @pytest.fixture
 def champion(monkeypatch, tmp_path):
     """A champion that reads every picture but those that begin with a q."""

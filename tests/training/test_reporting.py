@@ -37,6 +37,7 @@ def asked(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
 
 def test_wrong_answers_have_a_colour_of_their_own() -> None:
     right = reporting.examples_picture([row(), row(image=False), row(speech=False), row(text=None)], ["7"] * 4)
+    assert right != reporting.examples_picture([row(image=False)] * 4, ["7"] * 4, ["text"]), "nothing of others"
     wrong = reporting.examples_picture([row(), row()], ["7", "9"])
     assert holds(right, reporting.RIGHT) and not holds(right, reporting.WRONG)
     assert holds(wrong, reporting.RIGHT) and holds(wrong, reporting.WRONG)
