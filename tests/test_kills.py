@@ -28,7 +28,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 # Ten checkpoints of the model; a baseline ends before its tenth step.
-TRAINING = "training: {epochs: 12, batch_size: 8, evaluations: 1, checkpoint_steps: 5, parallel: 1}"
+TRAINING = (
+    "training: {epochs: 12, baseline_epochs: 1.5, batch_size: 8, evaluations: 1, checkpoint_steps: 5, parallel: 1}"
+)
 KILLS = [(3, n) for n in range(3)] + [pytest.param(20, n, marks=pytest.mark.soak) for n in range(20)]
 
 
