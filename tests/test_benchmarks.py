@@ -2,13 +2,17 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from orchestration.questions import WORDINGS
+
 ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("TRIPTYCH_SHARED", ROOT.parent / "shared" / "data"))
 KEYS = {"benchmark", "what", "unit", "ours", "beside", "reference", "ratio", "repetitions", "memory_mb", "cores"}
 
 
@@ -59,6 +63,18 @@ def test_serving_answers_as_the_bare_model_does():
     found = {(line["what"], line["unit"]) for line in lines("serving")}
     ways = [f"{way}, rows: {count}" for way in ("predict", "HTTP") for count in (1, 64)]
     assert found == {(way, f"ms, {what}") for way in ways for what in ("median", "p95")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "spoken_digits").is_dir(), reason="needs the recordings of spoken_digits")
+def test_an_unheard_speaker_is_asked_both_models():
+    command = [sys.executable, "-m", "benchmarks.speakers", "--quick", "--speakers", "george", "--data", str(DATA)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert (line["held_out"], line["test_rows"]) == ("george", 1800)
+    assert line["ours"].keys() == line["plain"].keys() == {"all", *WORDINGS}
+    assert all(0 <= share <= 1 for side in ("ours", "plain") for share in line[side].values())
 
 
 def test_the_product_does_not_import_them():
