@@ -356,6 +356,8 @@ def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_
     for name, rows in told["removed"].items():
         if rows:
             click.echo(f"  {name:<18} {rows:>9,} rows")
+    if not any(told["removed"].values()):
+        click.echo("  nothing")
     for name, files in told.get("compacted", {}).items():
         click.echo(f"  {name:<18} {files:>9,} files compacted")
     for model in told.get("models", ()):

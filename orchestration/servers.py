@@ -58,7 +58,7 @@ def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str
         [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace), *quiet],
     ]
     if not tracking_uri.startswith("http"):
-        check_free(host, mlflow_port)
+        check_free(host, mlflow_port, "--mlflow-port")
         make_database(tracking_uri)
         store = ["--backend-store-uri", tracking_uri, "--default-artifact-root", str(home / "artifacts")]
         address = ["--host", host, "--port", str(mlflow_port), "--workers", "1"]
@@ -182,7 +182,7 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int, option: str = "--port") -> None:
     """Raises OSError where another server has the port."""
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     with socket.socket(family) as tried:
@@ -190,6 +190,4 @@ def check_free(host: str, port: int) -> None:
         try:
             tried.bind((host, port))
         except OSError as error:
-            raise OSError(
-                f"port {port} of {host}: {error.strerror}; choose another with --port, or MLflow's with --mlflow-port"
-            ) from None
+            raise OSError(f"port {port} of {host}: {error.strerror}; choose another with {option}") from None

@@ -122,14 +122,15 @@ def find_version(uri: str, project: str, wanted: str) -> str:
             return str(version["version"])
     if not found:
         raise ValueError(f"{project} has no model yet: `triptych run` trains one")
-    newest = found[0]
     there = ", ".join(" ".join([str(version["version"]), *version["aliases"]]) for version in found)
-    why = "; ".join(newest["reasons"]) or "the gate has not judged it"
-    raise ValueError(
-        f"{project} has no version {wanted!r} (there are: {there}). Version {newest['version']}: {why}. "
-        f"`--version {newest['version']}` asks it all the same; `promotion` in the project file says what a champion "
-        "must beat"
-    )
+    message = f"{project} has no version {wanted!r} (there are: {there})"
+    if wanted == "champion":
+        newest, why = found[0]["version"], "; ".join(found[0]["reasons"]) or "the gate has not judged it"
+        message += (
+            f". Version {newest}: {why}. `--version {newest}` asks it all the same; `promotion` in the project file "
+            "says what a champion must beat"
+        )
+    raise ValueError(message)
 
 
 def set_alias(uri: str, project: str, name: str, version: str) -> None:

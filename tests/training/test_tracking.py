@@ -191,11 +191,17 @@ def test_versions_have_aliases_looks_and_reasons(make_spec: MakeSpec, bundle: Pa
             tracking.log_results(bundle, {"test_accuracy": 0.5 + run.training.seed / 10}, {})
             registry.log_model(spec, run, bundle)
     assert registry.alias(uri, "aliases", "champion") is None
+    registry.tag_version(uri, "aliases", "2", {"gate_reasons": json.dumps(["not better"])})
+    with pytest.raises(ValueError, match=r"Version 2: not better\. `--version 2` asks it all the same"):
+        registry.find_version(uri, "aliases", "champion")
     registry.set_alias(uri, "aliases", "challenger", "1")
     registry.set_alias(uri, "aliases", "champion", "1")
     assert registry.aliases(uri, "aliases", "1") == ["challenger", "champion"]
     registry.set_alias(uri, "aliases", "champion", "2")
     assert registry.alias(uri, "aliases", "champion") == "2"
+    assert [registry.find_version(uri, "aliases", wanted) for wanted in ("champion", "challenger", "2")] == list("212")
+    with pytest.raises(ValueError, match=r"no version '9' \(there are: 2 champion, 1 challenger\)$"):
+        registry.find_version(uri, "aliases", "9")
     registry.tag_version(uri, "aliases", "2", {"gate_reasons": json.dumps(["better"])})
     looks = [registry.count_look(uri, "aliases", "snapshot", version) for version in ("1", "2", "2")]
     assert looks == [1, 2, 2] and registry.count_look(uri, "aliases", "another", "2") == 1
