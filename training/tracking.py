@@ -167,7 +167,7 @@ def open_run(spec: JobSpec, run: RunSpec) -> Iterator[Any]:
         status = "FAILED"
         try:
             if not (active.inputs and active.inputs.dataset_inputs):
-                mlflow.log_input(_snapshot(spec), context="training")
+                _log_snapshot(spec)
             yield active
             status = "FINISHED"
         except (Terminated, KeyboardInterrupt):
@@ -175,6 +175,16 @@ def open_run(spec: JobSpec, run: RunSpec) -> Iterator[Any]:
             raise
         finally:
             mlflow.end_run(status)
+
+
+def _log_snapshot(spec: JobSpec) -> None:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.log_input(_snapshot(spec), context="training")
+    except MlflowException:  # the training beside this one made the row of the same dataset in between: it is there now
+        mlflow.log_input(_snapshot(spec), context="training")
 
 
 def _snapshot(spec: JobSpec) -> Any:

@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from training.evaluate import measure
 from training.job import headline
 from training.schema import PREDICTIONS
 from training.spec import JobSpec, RunSpec
+from training.tracking import client
 
 MakeSpec = Callable[..., tuple[JobSpec, RunSpec]]
 
@@ -180,6 +183,29 @@ def test_a_model_is_registered_once_whatever_happens_between(make_spec: MakeSpec
     tags = registry.version_tags(uri, "once", first)
     assert tags["training_fingerprint"] == run.fingerprint and tags["dataset_fingerprint"] == spec.dataset
     assert tags["dagster_run_id"] == "run-of-dagster"
+
+
+def test_trainings_side_by_side_log_the_same_dataset_at_once(make_spec: MakeSpec, monkeypatch: Any) -> None:
+    together, made, been = threading.Barrier(2, timeout=60), tracking._snapshot, set()
+
+    def snapshot(spec: JobSpec) -> Any:
+        if (key := (spec.dataset, threading.get_ident())) not in been:  # not when it is tried again
+            been.add(key)
+            together.wait()
+        return made(spec)
+
+    def train(spec: JobSpec, run: RunSpec) -> str:
+        with tracking.open_run(spec, run) as active:
+            return active.info.run_id
+
+    monkeypatch.setattr(tracking, "_snapshot", snapshot)
+    for n in range(5):
+        pairs = [make_spec("beside", dataset=f"{n:016x}", seed=seed) for seed in (0, 1)]
+        tracking.open_experiment(pairs[0][0])
+        with ThreadPoolExecutor(2) as pool:
+            runs = [client(pairs[0][0].tracking_uri).get_run(i) for i in pool.map(train, *zip(*pairs, strict=True))]
+        assert [run.info.status for run in runs] == ["FINISHED"] * 2
+        assert [[i.dataset.digest for i in run.inputs.dataset_inputs] for run in runs] == [[f"{n:016x}"]] * 2
 
 
 def test_versions_have_aliases_looks_and_reasons(make_spec: MakeSpec, bundle: Path) -> None:
