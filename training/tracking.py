@@ -19,7 +19,7 @@ from training.spec import JobSpec, RunSpec
 from training.workers import is_free
 
 TAG = "triptych."  # before the names of our tags
-_SAMPLING_SECONDS = 2  # of system metrics
+_SAMPLING_SECONDS = 1  # of system metrics; a short training should have some, too
 REPORT = "report.json"  # the artifact that says a training is whole: logged last
 
 
