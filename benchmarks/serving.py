@@ -41,9 +41,9 @@ Ask = Callable[[], list[str]]
 
 def champion(home: Path) -> tuple[Path, Path]:
     """Trains one: the folder of the logged model, and 64 raw rows of the test split as Parquet."""
+    from assets.gate import write_raw
     from assets.pipeline import open_lake
-    from assets.promotion import write_raw
-    from training.registry import fetch_model
+    from training.model_registry import fetch_model
 
     project = measure.run_example(home, *(part for setting in _SETTINGS for part in ("--set", setting)))
     whole, rows = home / "test.parquet", home / "rows.parquet"

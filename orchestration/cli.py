@@ -77,7 +77,7 @@ def run(
 ) -> None:
     """Materialize the project's graph; without PROJECT, the built-in example."""
     from orchestration.console import quieten
-    from orchestration.examples import find_project
+    from orchestration.examples.layout import find_project
     from orchestration.project import load
     from orchestration.run import open_instance, run_job, summary
 
@@ -126,7 +126,7 @@ def sql(project: str, query: str, overrides: tuple[str, ...], as_json: bool) -> 
     import duckdb
 
     from assets.pipeline import open_lake
-    from orchestration.examples import find_project
+    from orchestration.examples.layout import find_project
     from orchestration.project import load
 
     path, overrides = find_project(project, overrides)
@@ -170,7 +170,7 @@ def predict(
     as_json: bool,
 ) -> None:
     """Answer with the project's champion, whichever inputs are given."""
-    from orchestration.examples import find_project
+    from orchestration.examples.layout import find_project
     from orchestration.predict import answer, rows_of_table
     from orchestration.project import load
 
@@ -198,7 +198,7 @@ def predict(
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Media of the example.")
 def init(folder: Path, example: str | None, data: Path | None) -> None:
     """Write a commented project file into FOLDER (and, for an example, its data)."""
-    from orchestration.examples import EXAMPLES, lay_out, write_template
+    from orchestration.examples.layout import EXAMPLES, lay_out, write_template
 
     if example is None:
         path = write_template(folder)
@@ -216,8 +216,8 @@ def init(folder: Path, example: str | None, data: Path | None) -> None:
 @_json_option
 def check(project: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the project file and look at the sources; nothing is written or run."""
-    from orchestration.examples import find_project
-    from orchestration.inspect import check as look
+    from orchestration.examples.layout import find_project
+    from orchestration.inspection import check as look
     from orchestration.project import load
 
     told = look(load(*find_project(project, overrides)))
@@ -247,8 +247,8 @@ def _tell_check(told: dict[str, Any]) -> None:
 @_json_option
 def status(project: str, as_json: bool) -> None:
     """Show tables, model versions and the champion."""
-    from orchestration.examples import find_project
-    from orchestration.inspect import status as look
+    from orchestration.examples.layout import find_project
+    from orchestration.inspection import status as look
     from orchestration.project import load
 
     told = look(load(*find_project(project, ())))
@@ -272,7 +272,7 @@ def status(project: str, as_json: bool) -> None:
 @_json_option
 def report(project: str, output: Path | None, as_json: bool) -> None:
     """Write an HTML report with tables, models, the gate's reasons and pictures."""
-    from orchestration.examples import find_project
+    from orchestration.examples.layout import find_project
     from orchestration.project import load
     from orchestration.report import write_report
 
@@ -309,10 +309,10 @@ def ui(host: str, port: int, mlflow_port: int) -> None:
 @_version_option
 def serve(project: str, host: str, port: int, version: str) -> None:
     """Serve the champion over HTTP (MLflow's scoring server): POST /invocations."""
-    from orchestration.examples import find_project
+    from orchestration.examples.layout import find_project
     from orchestration.project import load
     from orchestration.servers import check_free, run_until_stopped
-    from training.registry import fetch_model, find_version, serve_command
+    from training.model_registry import fetch_model, find_version, serve_command
 
     settings = load(*find_project(project, ()))
     version = find_version(settings.mlflow_uri, settings.name, version)
@@ -336,7 +336,7 @@ def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_
     """Compact the tables and remove what no manifest or kept snapshot refers to."""
     from filelock import Timeout
 
-    from orchestration.examples import find_project
+    from orchestration.examples.layout import find_project
     from orchestration.housekeeping import collect, erase
     from orchestration.processes import project_lock
     from orchestration.project import load

@@ -9,16 +9,16 @@ import dagster as dg
 from filelock import FileLock
 from pydantic import PrivateAttr
 
-from assets.checks import asset_checks
-from assets.graph import data_assets
-from assets.models import model_assets
+from assets.asset_checks import asset_checks
+from assets.data_assets import data_assets
+from assets.model_assets import model_assets
 from assets.resource import resource_key
 from assets.settings import Project
 from orchestration.automation import automation
 from orchestration.console import lines
 from orchestration.processes import hold, wait_for_project, wait_quietly
 from orchestration.project import ProjectError, home, load
-from orchestration.registry import registered
+from orchestration.registration import registered
 
 
 class ProjectResource(dg.ConfigurableResource):

@@ -140,7 +140,7 @@ def _erase_from_snapshots(project: Project, lake: Lake, hashes: list[str], kept:
     A version of a table cannot be changed: the rest of an older one becomes a version of its own, and its model is
     told. Everything is written whole, since a predicate would name in the log what was erased.
     """
-    from training import registry
+    from training import model_registry
 
     if lake.open("samples") is not None:
         samples = _without(lake.read("samples"), hashes)
@@ -154,7 +154,7 @@ def _erase_from_snapshots(project: Project, lake: Lake, hashes: list[str], kept:
         assert table is not None
         lake.replace("dataset", _without(table, hashes), note=snapshot["note"])
         tags = {"dataset_version": str(lake.require("dataset"))}
-        registry.tag_version(project.mlflow_uri, project.name, str(snapshot["model"]), tags)
+        model_registry.tag_version(project.mlflow_uri, project.name, str(snapshot["model"]), tags)
     lake.replace("dataset", _without(rows, hashes), note=note)
     lake.vacuum("dataset", [snapshot["version"] for snapshot in _kept_snapshots(project, lake)])
 
@@ -178,11 +178,11 @@ def _kept_snapshots(project: Project, lake: Lake) -> list[dict[str, Any]]:
     Raises:
         ValueError: one of them is no longer there.
     """
-    from training import registry
+    from training import model_registry
 
     found = []
-    for version in registry.versions(project.mlflow_uri, project.name):
-        tags = registry.version_tags(project.mlflow_uri, project.name, str(version["version"]))
+    for version in model_registry.versions(project.mlflow_uri, project.name):
+        tags = model_registry.version_tags(project.mlflow_uri, project.name, str(version["version"]))
         if "dataset_version" not in tags:
             continue  # not of our training
         number = int(tags["dataset_version"])

@@ -47,10 +47,10 @@ def answer(project: Project, rows: Sequence[Mapping[str, Any]], version: str = "
     """
     import pyarrow as pa
 
-    from training import registry
+    from training import model_registry
     from training.score import answer_rows
 
-    version = registry.find_version(project.mlflow_uri, project.name, version)
+    version = model_registry.find_version(project.mlflow_uri, project.name, version)
     for m in MODALITIES:
         if m not in project.modalities and any(row.get(m) for row in rows):
             takes = ", ".join(project.modalities)
@@ -65,11 +65,11 @@ def answer(project: Project, rows: Sequence[Mapping[str, Any]], version: str = "
 
     sizes = [sum(Path(row[m]).stat().st_size for m in MODALITIES[1:] if row.get(m)) for row in rows]
     batches = map(read, portions(list(rows), sizes, _ROWS))
-    model = registry.fetch_model(project.mlflow_uri, project.name, version)
+    model = model_registry.fetch_model(project.mlflow_uri, project.name, version)
     answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, batches)).to_pylist()
     if all(row["error"] for row in answers):
         raise ValueError(f"row 1 cannot be answered: {answers[0]['error']}")
-    dataset = registry.version_tags(project.mlflow_uri, project.name, version).get("dataset_fingerprint")
+    dataset = model_registry.version_tags(project.mlflow_uri, project.name, version).get("dataset_fingerprint")
     origin = {"model_version": version, "dataset_fingerprint": dataset}
     return [
         {"prediction": row["prediction"], **origin, **({"error": row["error"]} if row["error"] else {})}

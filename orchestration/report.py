@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, select_autoescape
 
 from assets.settings import Project
-from orchestration.inspect import status
+from orchestration.inspection import status
 
 PICTURES = {
     "subsets": "What it answers right, by the inputs it is given",

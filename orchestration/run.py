@@ -13,7 +13,7 @@ import dagster as dg
 from assets.settings import Project
 from orchestration.definitions import project_definitions
 from orchestration.processes import free_dead_runs, hold, let_go
-from orchestration.registry import register
+from orchestration.registration import register
 
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}

@@ -94,7 +94,7 @@ class _CodeServer:
         return True
 
     def _present(self) -> list[tuple[str, int]]:
-        from orchestration.registry import registered
+        from orchestration.registration import registered
 
         files = registered(self.home).values()
         return [(str(file), file.stat().st_mtime_ns if file.exists() else 0) for file in files]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.questions import WORDINGS
+from orchestration.examples.questions import WORDINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("TRIPTYCH_SHARED", ROOT.parent / "shared" / "data"))
@@ -79,7 +79,7 @@ def test_an_unheard_speaker_is_asked_both_models():
 
 def test_the_product_does_not_import_them():
     for package in ("training", "assets", "orchestration"):
-        for path in (ROOT / package).glob("*.py"):
+        for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 names = [node.module] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -20,7 +20,7 @@ import pytest
 from assets import pipeline
 from orchestration.project import load
 from orchestration.run import open_instance
-from training.registry import fetch_model
+from training.model_registry import fetch_model
 from training.schema import TABLES
 from training.tracking import client
 

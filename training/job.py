@@ -89,7 +89,7 @@ def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> dict[str, 
 def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any]:
     from transformers.utils import logging
 
-    from training import registry, tracking
+    from training import model_registry, tracking
     from training.evaluate import majority_accuracy, measure, slices
     from training.processor import Processor
     from training.train import fit, make_tokenizer, predict
@@ -141,7 +141,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any
             fitted.model.save_pretrained(bundle)
             tokenizer.save_pretrained(bundle)
             Processor(spec.features, spec.limits).save_pretrained(bundle)
-            version = registry.log_model(spec, run, bundle)
+            version = model_registry.log_model(spec, run, bundle)
         seconds["log"] = time.monotonic() - started - seconds["train"] - seconds["evaluate"]
         report = {
             "name": run.name,

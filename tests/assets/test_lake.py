@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from assets.graph import first_rows
+from assets.data_assets import first_rows
 from assets.lake import Lake
 from training.schema import TABLES
 

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from assets import pipeline, sources
-from assets.checks import check_balance
+from assets.asset_checks import check_balance
 from assets.settings import Project
 from orchestration.project import load
 from training.cache import open_table

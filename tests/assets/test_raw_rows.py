@@ -2,7 +2,7 @@
 
 import pyarrow.parquet as pq
 
-from assets import pipeline, promotion, sources
+from assets import gate, pipeline, sources
 from assets.lake import Lake
 from orchestration.project import load
 
@@ -17,7 +17,7 @@ def test_raw_rows_are_those_of_the_split_and_are_written_in_portions(tiny, tmp_p
 
     monkeypatch.setattr(Lake, "read", lambda lake, name: (_ for _ in ()).throw(AssertionError(f"{name} was read")))
     monkeypatch.setattr(sources, "_PORTION_BYTES", 5000)
-    promotion.write_raw(lake, tmp_path / "raw.parquet", "test")
+    gate.write_raw(lake, tmp_path / "raw.parquet", "test")
     columns = "sample_id, label, text_item, image_item, speech_item"
     samples = lake.sql(f"SELECT {columns} FROM samples WHERE split = 'test' ORDER BY sample_id").to_pylist()
     raw = pq.read_table(tmp_path / "raw.parquet").to_pylist()

@@ -319,7 +319,7 @@ def champion(monkeypatch, tmp_path):
 
     values = {"find_version": "1", "fetch_model": tmp_path, "version_tags": {"dataset_fingerprint": "d"}}
     for name, value in values.items():
-        monkeypatch.setattr(f"training.registry.{name}", lambda *given, value=value: value)
+        monkeypatch.setattr(f"training.model_registry.{name}", lambda *given, value=value: value)
     monkeypatch.setattr("training.score.answer_rows", answer_rows)
     monkeypatch.setattr("assets.sources._PORTION_BYTES", 100)
     return batches

@@ -12,10 +12,10 @@ from assets.settings import Project
 from orchestration.automation import signature
 from orchestration.definitions import definitions, project_definitions
 from orchestration.project import ProjectError, load
-from orchestration.registry import register
+from orchestration.registration import register
 from orchestration.run import open_instance
 
-DIGITS = Path(__file__).parents[2] / "orchestration" / "projects" / "digits.yaml"
+DIGITS = Path(__file__).parents[2] / "orchestration" / "examples" / "digits.yaml"
 
 # asset: (group, kinds, what it is made from)
 GRAPH = {

@@ -15,12 +15,22 @@ from PIL import Image
 
 from assets.settings import AlignSettings, SplitSettings
 from assets.splits import split_of
-from orchestration import digits
-from orchestration.examples import EXAMPLES, lay_out
+from orchestration.examples import digits
+from orchestration.examples.layout import EXAMPLES, lay_out
+from orchestration.examples.questions import (
+    COLUMNS,
+    COUNTS,
+    NEEDS,
+    UNKNOWN,
+    WORDINGS,
+    Medium,
+    answer,
+    generate_questions,
+    pair,
+)
 from orchestration.project import load
-from orchestration.questions import COLUMNS, COUNTS, NEEDS, UNKNOWN, WORDINGS, Medium, answer, generate_questions, pair
 
-PROJECTS = Path(digits.__file__).parent / "projects"
+PROJECTS = Path(digits.__file__).parent
 ALIGN = AlignSettings(group=("image", "voice"))
 SPEAKERS = AlignSettings(group=("image",), held_out=("speaker",), test_values={"speaker": ("ada",)})
 
@@ -243,7 +253,9 @@ def test_questions_of_ones_own_tables(tables):
 
 def test_an_edited_project_file_stays_and_an_untouched_one_takes_new_data(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("orchestration.questions.generate_questions", lambda *tables: asked.append(tables[0].parent))
+    monkeypatch.setattr(
+        "orchestration.examples.questions.generate_questions", lambda *tables: asked.append(tables[0].parent)
+    )
     target = lay_out("spoken_digits", tmp_path, "/first")
     assert (lay_out("spoken_digits", tmp_path, "/second"), load(target).data) == (target, "/second")
     written = target.read_text()

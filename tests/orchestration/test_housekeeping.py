@@ -12,7 +12,7 @@ from assets import pipeline
 from orchestration.housekeeping import collect, erase
 from orchestration.project import load
 from orchestration.report import write_report
-from training import registry
+from training import model_registry
 from training.tracking import client, runs_on
 
 REFUSED = {"corrupt": 1, "not_found": 1, "duplicate": 1}  # of the project as it is
@@ -180,12 +180,12 @@ def test_after_an_erasure_every_model_knows_its_rows_and_the_next_finds_its_mode
     assert [run["role"] for run in told["runs"]] == ["image", "image"]
     collect(project, dry_run=False)
     for version, left in ((1, 59), (2, 58)):
-        number = int(registry.version_tags(project.mlflow_uri, project.name, str(version))["dataset_version"])
+        number = int(model_registry.version_tags(project.mlflow_uri, project.name, str(version))["dataset_version"])
         assert lake.open_version("dataset", number).to_pyarrow_dataset().count_rows() == left
     assert len([file for file in (project.home / "artifacts").rglob("*") if file.is_file()]) == 6
     told = erase(project, "q02", dry_run=False, purge=True)
     assert told["purged"] == [2, 1]
-    assert not registry.versions(project.mlflow_uri, project.name)
+    assert not model_registry.versions(project.mlflow_uri, project.name)
     assert not [file for file in (project.home / "artifacts").rglob("*") if file.is_file()]
     assert not runs_on(project.mlflow_uri, project.name, [lake.note("dataset")["fingerprint"]])
     collect(project, dry_run=False)

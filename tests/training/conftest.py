@@ -80,9 +80,9 @@ def make_spec(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[J
 @pytest.fixture(scope="session")
 def logged(bundle: Path, make_spec: Callable[..., tuple[JobSpec, RunSpec]]) -> Path:
     """The folder of a registered version, fetched as a server would."""
-    from training import registry, tracking
+    from training import model_registry, tracking
 
     spec, run = make_spec("served")
     with tracking.open_run(spec, run):
-        version = registry.log_model(spec, run, bundle)
-    return registry.fetch_model(spec.tracking_uri, "served", version)
+        version = model_registry.log_model(spec, run, bundle)
+    return model_registry.fetch_model(spec.tracking_uri, "served", version)

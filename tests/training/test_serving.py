@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
-from training import registry
+from training import model_registry
 from training.score import answer_rows, bundle_of, score
 from training.serving import REQUEST_LIMITS, ServedModel, media_bytes, read_inputs, stricter
 from training.settings import MediaLimits
@@ -211,7 +211,7 @@ def server(logged: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    argv, env = registry.serve_command(logged, "127.0.0.1", port)
+    argv, env = model_registry.serve_command(logged, "127.0.0.1", port)
     process = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 120

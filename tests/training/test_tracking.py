@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 from transformers import TrainerControl, TrainerState
 
-from training import registry, tracking
+from training import model_registry, tracking
 from training.evaluate import measure
 from training.job import headline
 from training.schema import PREDICTIONS
@@ -168,19 +168,19 @@ def test_a_model_is_registered_once_whatever_happens_between(make_spec: MakeSpec
     spec, run = make_spec("once")
     uri = spec.tracking_uri
     with pytest.raises(RuntimeError), tracking.open_run(spec, run) as active:
-        registry._log_pyfunc(spec, run, active.info.run_id, bundle)  # killed before it is registered
+        model_registry._log_pyfunc(spec, run, active.info.run_id, bundle)  # killed before it is registered
         fail()
     with pytest.raises(RuntimeError), tracking.open_run(spec, run):
-        first = registry.log_model(spec, run, bundle)  # killed before the run is finished
+        first = model_registry.log_model(spec, run, bundle)  # killed before the run is finished
         fail()
     with tracking.open_run(spec, run):
-        assert registry.log_model(spec, run, bundle) == first == registry.log_model(spec, run, bundle)
+        assert model_registry.log_model(spec, run, bundle) == first == model_registry.log_model(spec, run, bundle)
     experiment = tracking.client(uri).get_experiment_by_name("once")
     assert len(tracking.client(uri).search_logged_models([experiment.experiment_id])) == 1
-    (version,) = registry.versions(uri, "once")
+    (version,) = model_registry.versions(uri, "once")
     assert version["version"] == 1 and version["run_id"] == active.info.run_id
-    assert registry.version_run(uri, "once", first) == active.info.run_id
-    tags = registry.version_tags(uri, "once", first)
+    assert model_registry.version_run(uri, "once", first) == active.info.run_id
+    tags = model_registry.version_tags(uri, "once", first)
     assert tags["training_fingerprint"] == run.fingerprint and tags["dataset_fingerprint"] == spec.dataset
     assert tags["dagster_run_id"] == "run-of-dagster"
 
@@ -211,27 +211,29 @@ def test_trainings_side_by_side_log_the_same_dataset_at_once(make_spec: MakeSpec
 def test_versions_have_aliases_looks_and_reasons(make_spec: MakeSpec, bundle: Path) -> None:
     (old_spec, old_run), (new_spec, new_run) = make_spec("aliases"), make_spec("aliases", seed=1)
     uri = old_spec.tracking_uri
-    assert registry.alias(uri, "aliases", "champion") is None and registry.versions(uri, "aliases") == []
+    assert model_registry.alias(uri, "aliases", "champion") is None and model_registry.versions(uri, "aliases") == []
     for spec, run in ((old_spec, old_run), (new_spec, new_run)):
         with tracking.open_run(spec, run):
             tracking.log_results(bundle, {"test_accuracy": 0.5 + run.training.seed / 10}, {})
-            registry.log_model(spec, run, bundle)
-    assert registry.alias(uri, "aliases", "champion") is None
-    registry.tag_version(uri, "aliases", "2", {"gate_reasons": json.dumps(["not better"])})
+            model_registry.log_model(spec, run, bundle)
+    assert model_registry.alias(uri, "aliases", "champion") is None
+    model_registry.tag_version(uri, "aliases", "2", {"gate_reasons": json.dumps(["not better"])})
     with pytest.raises(ValueError, match=r"Version 2: not better\. `--version 2` asks it all the same"):
-        registry.find_version(uri, "aliases", "champion")
-    registry.set_alias(uri, "aliases", "challenger", "1")
-    registry.set_alias(uri, "aliases", "champion", "1")
-    assert registry.aliases(uri, "aliases", "1") == ["challenger", "champion"]
-    registry.set_alias(uri, "aliases", "champion", "2")
-    assert registry.alias(uri, "aliases", "champion") == "2"
-    assert [registry.find_version(uri, "aliases", wanted) for wanted in ("champion", "challenger", "2")] == list("212")
+        model_registry.find_version(uri, "aliases", "champion")
+    model_registry.set_alias(uri, "aliases", "challenger", "1")
+    model_registry.set_alias(uri, "aliases", "champion", "1")
+    assert model_registry.aliases(uri, "aliases", "1") == ["challenger", "champion"]
+    model_registry.set_alias(uri, "aliases", "champion", "2")
+    assert model_registry.alias(uri, "aliases", "champion") == "2"
+    assert [model_registry.find_version(uri, "aliases", wanted) for wanted in ("champion", "challenger", "2")] == list(
+        "212"
+    )
     with pytest.raises(ValueError, match=r"no version '9' \(there are: 2 champion, 1 challenger\)$"):
-        registry.find_version(uri, "aliases", "9")
-    registry.tag_version(uri, "aliases", "2", {"gate_reasons": json.dumps(["better"])})
-    looks = [registry.count_look(uri, "aliases", "snapshot", version) for version in ("1", "2", "2")]
-    assert looks == [1, 2, 2] and registry.count_look(uri, "aliases", "another", "2") == 1
-    newest, oldest = registry.versions(uri, "aliases")
+        model_registry.find_version(uri, "aliases", "9")
+    model_registry.tag_version(uri, "aliases", "2", {"gate_reasons": json.dumps(["better"])})
+    looks = [model_registry.count_look(uri, "aliases", "snapshot", version) for version in ("1", "2", "2")]
+    assert looks == [1, 2, 2] and model_registry.count_look(uri, "aliases", "another", "2") == 1
+    newest, oldest = model_registry.versions(uri, "aliases")
     assert (newest["version"], newest["aliases"], newest["accuracy"]) == (2, ["champion"], 0.6)
     assert newest["reasons"] == ["better"] and oldest["reasons"] == [] and oldest["aliases"] == ["challenger"]
 

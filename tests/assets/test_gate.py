@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assets import pipeline, promotion
+from assets import gate as gate_module
+from assets import pipeline
 from orchestration.project import load
-from training import registry
+from training import model_registry
 from training.schema import PREDICTIONS, subset_name
 from training.tracking import TAG, client
 
@@ -69,11 +70,11 @@ class Gate:
         return version
 
     def __call__(self, *overrides: str) -> dict[str, Any]:
-        return promotion.gate(LOG, self.settings(*overrides))  # type: ignore[arg-type]
+        return gate_module.gate(LOG, self.settings(*overrides))  # type: ignore[arg-type]
 
     @property
     def champion(self) -> str | None:
-        return registry.alias(self.uri, "tiny", "champion")
+        return model_registry.alias(self.uri, "tiny", "champion")
 
 
 @pytest.fixture
@@ -84,13 +85,13 @@ def gate(tiny: Any) -> Gate:
 def test_a_champion_that_changed_meanwhile_is_not_overwritten(gate, monkeypatch):
     first, second = gate.add(20, dataset="another"), gate.add(30, "training.seed=1")
     third = gate.add(40, "training.seed=2")
-    registry.set_alias(gate.uri, "tiny", "champion", first)
+    model_registry.set_alias(gate.uri, "tiny", "champion", first)
 
     def score(project: Any, version: str) -> pa.Table:
-        registry.set_alias(gate.uri, "tiny", "champion", second)  # another process, while this one scores
+        model_registry.set_alias(gate.uri, "tiny", "champion", second)  # another process, while this one scores
         return predictions({first: 20, third: 40}[version], subset_name(project.modalities))
 
-    monkeypatch.setattr(promotion, "score", score)
+    monkeypatch.setattr(gate_module, "score", score)
     with pytest.raises(RuntimeError, match=f"became version {second} while version {third} was judged against {first}"):
         gate("training.seed=2")
     assert gate.champion == second
@@ -123,18 +124,18 @@ def test_retrained_baselines_are_another_question(gate):
 
 def test_a_kill_before_the_alias_moves_is_made_good(gate, monkeypatch):
     gate.add(38)
-    moved = registry.set_alias
+    moved = model_registry.set_alias
 
     def die(uri: str, name: str, alias: str, version: str) -> None:
         if alias == "champion":
             raise KeyboardInterrupt
         moved(uri, name, alias, version)
 
-    monkeypatch.setattr(registry, "set_alias", die)
+    monkeypatch.setattr(model_registry, "set_alias", die)
     with pytest.raises(KeyboardInterrupt):
         gate()
     assert gate.champion is None
-    monkeypatch.setattr(registry, "set_alias", moved)
+    monkeypatch.setattr(model_registry, "set_alias", moved)
     told = gate()
     assert told["champion"] == "1" and told["test_looks"] == 1 and "best single modality" in told["reasons"][0]
 
@@ -145,5 +146,5 @@ def test_a_person_who_takes_the_alias_back_is_not_overruled(gate):
     seed = "training.seed=1"
     gate.add(40, seed)
     assert gate(seed)["champion"] == "2"
-    registry.set_alias(gate.uri, "tiny", "champion", "1")
+    model_registry.set_alias(gate.uri, "tiny", "champion", "1")
     assert gate(seed)["champion"] == "1"

@@ -62,7 +62,7 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
 
 def status(project: Project) -> dict[str, Any]:
     """Tables with rows and versions, and the registered versions of the model with aliases and test accuracy."""
-    from training import registry
+    from training import model_registry
 
     lake = pipeline.open_lake(project)
     tables = {}
@@ -75,5 +75,5 @@ def status(project: Project) -> dict[str, Any]:
         "file": str(project.path),
         "lake": project.lake_uri,
         "tables": tables,
-        "models": registry.versions(project.mlflow_uri, project.name),
+        "models": model_registry.versions(project.mlflow_uri, project.name),
     }

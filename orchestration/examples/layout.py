@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from orchestration.project import ProjectError, home, load
-from orchestration.registry import registered
+from orchestration.registration import registered
 
 EXAMPLES = ("digits", "spoken_digits")
 _DATA = "\n# Where the media lie.\n"
@@ -52,7 +52,7 @@ def lay_out(name: str, folder: Path, data: str | None = None, overrides: Sequenc
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "project.yaml"
-    text = (importlib.resources.files("orchestration") / "projects" / f"{name}.yaml").read_text()
+    text = (importlib.resources.files("orchestration") / "examples" / f"{name}.yaml").read_text()
     untouched = re.escape(text) + rf"({_DATA}data: .*\n)?"
     if not target.exists() or (data is not None and re.fullmatch(untouched, target.read_text())):
         if data is not None:
@@ -61,11 +61,11 @@ def lay_out(name: str, folder: Path, data: str | None = None, overrides: Sequenc
         temporary.write_text(text)
         temporary.replace(target)
     if name == "digits":
-        from orchestration.digits import generate
+        from orchestration.examples.digits import generate
 
         generate(folder / "data")
     else:
-        from orchestration.questions import generate_questions
+        from orchestration.examples.questions import generate_questions
 
         project = load(target, overrides if data is None else [*overrides, f"data={data}"])
         media = Path(project.data or "")
@@ -80,7 +80,7 @@ def write_template(folder: Path) -> Path:
     if target.exists():
         raise ProjectError(f"{target} exists already: edit it, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    text = (importlib.resources.files("orchestration") / "projects" / "template.yaml").read_text()
+    text = (importlib.resources.files("orchestration") / "examples" / "template.yaml").read_text()
     name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
     if not name[:1].isalpha():
         name = f"project_{name}".rstrip("_")

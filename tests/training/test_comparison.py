@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.promotion import decide, paired_bootstrap
+from training.comparison import decide, paired_bootstrap
 from training.schema import PREDICTIONS
 from training.settings import PromotionSettings
 

@@ -6,9 +6,9 @@ from typing import Any
 import dagster as dg
 
 from assets import pipeline
+from assets.gate import gate
 from assets.launcher import SubprocessLauncher
 from assets.preview import accuracy_table, counts_table, picture
-from assets.promotion import gate
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from training.spec import JobSpec, RunSpec

@@ -27,8 +27,8 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
     Returns:
         version, champion before and after, reasons, aliases, and how often this test snapshot was looked at.
     """
-    from training import registry, tracking
-    from training.promotion import decide
+    from training import model_registry, tracking
+    from training.comparison import decide
 
     uri, name = project.mlflow_uri, project.name
     snapshot = pipeline.present_snapshot(pipeline.open_lake(project))
@@ -36,8 +36,8 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
     report = tracking.find_report(uri, name, run.fingerprint)
     if report is None:
         raise ValueError("the model of the present dataset and settings has not been trained: materialize it first")
-    version, before = str(report["version"]), registry.alias(uri, name, "champion")
-    tags = registry.version_tags(uri, name, version)
+    version, before = str(report["version"]), model_registry.alias(uri, name, "champion")
+    tags = model_registry.version_tags(uri, name, version)
     singles_by = {baseline.name: baseline.fingerprint for baseline in baselines if baseline.name in project.modalities}
     asked = fingerprint("gate", snapshot.fingerprint, before, to_dict(project.promotion), singles_by)
     if before != version and tags.get("gate_asked") != asked:
@@ -45,36 +45,36 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
         singles = {single: _recorded(uri, name, named, single) for single, named in singles_by.items()}
         own, theirs = _recorded(uri, name, run.fingerprint, full), None
         if before is not None:
-            if registry.version_tags(uri, name, before).get("dataset_fingerprint") == snapshot.fingerprint:
-                theirs = tracking_predictions(uri, registry.version_run(uri, name, before), full)
+            if model_registry.version_tags(uri, name, before).get("dataset_fingerprint") == snapshot.fingerprint:
+                theirs = tracking_predictions(uri, model_registry.version_run(uri, name, before), full)
             else:  # another snapshot, perhaps other features: both answer the present raw rows, each by its own code
                 context.log.info(f"scoring champion {before} and challenger {version} on the present test snapshot")
                 theirs, own = (score(project, which) for which in (before, version))
-        if (now := registry.alias(uri, name, "champion")) != before:  # scoring takes minutes
+        if (now := model_registry.alias(uri, name, "champion")) != before:  # scoring takes minutes
             raise RuntimeError(
                 f"the champion became version {now} while version {version} was judged against {before or 'none'}: "
                 "materialize champion again"
             )
-        registry.set_alias(uri, name, "challenger", version)
+        model_registry.set_alias(uri, name, "challenger", version)
         decision = decide(own, theirs, singles, project.promotion)
         # All that was found is written before the alias moves, and what was asked last: a process killed in between
         # has either not judged, or leaves a verdict that the next one carries out.
         tags = {
             "gate_reasons": json.dumps(decision.reasons),
-            "test_looks": str(registry.count_look(uri, name, snapshot.fingerprint, version)),
+            "test_looks": str(model_registry.count_look(uri, name, snapshot.fingerprint, version)),
             "gate_verdict": "promote" if decision.promote else "keep",
             "gate_asked": asked,
         }
-        registry.tag_version(uri, name, version, tags)
+        model_registry.tag_version(uri, name, version, tags)
     if tags.get("gate_verdict") == "promote":
-        registry.set_alias(uri, name, "champion", version)
+        model_registry.set_alias(uri, name, "champion", version)
         # Once: a person who then takes the alias back is not overruled by the next run.
-        registry.tag_version(uri, name, version, {"gate_verdict": "promoted"})
+        model_registry.tag_version(uri, name, version, {"gate_verdict": "promoted"})
     return {
         "version": int(version),
         "champion_before": before or "none",
-        "champion": registry.alias(uri, name, "champion") or "none",
-        "aliases": registry.aliases(uri, name, version),
+        "champion": model_registry.alias(uri, name, "champion") or "none",
+        "aliases": model_registry.aliases(uri, name, version),
         "reasons": json.loads(tags.get("gate_reasons", "[]")) or ["is the champion already"],
         "test_looks": int(tags.get("test_looks", 0)),
     }
@@ -116,7 +116,7 @@ def score(project: Project, version: str) -> pa.Table:
 
 def run_version(project: Project, version: str, rows: Path, answers: Path) -> None:
     """Answers raw rows (a Parquet file with text, image, speech) with a registered version's own code."""
-    from training.registry import fetch_model
+    from training.model_registry import fetch_model
     from training.score import score_command
 
     folder = fetch_model(project.mlflow_uri, project.name, version, rows.parent / f"model_{version}")

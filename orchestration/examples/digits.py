@@ -1,6 +1,6 @@
 """The data of the built-in example: handwriting, spoken digits and questions, made on the spot without a network.
 
-    python -m orchestration.digits FOLDER
+    python -m orchestration.examples.digits FOLDER
 
 The handwriting is scikit-learn's bundled set of 1,797 scans (E. Alpaydin, C. Kaynak, UCI, 1998). The digits are spoken
 by espeak-ng in 60 voices, each an accent of English and a speaker, at several speeds and pitches.
@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 
+from orchestration.examples.questions import generate_questions
 from orchestration.project import load
-from orchestration.questions import generate_questions
 
 VERSION = "2"  # count up whenever the data change
 FILES = ("handwriting.tar", "handwriting.csv", "recordings.tar", "recordings.csv", "questions.csv")
@@ -65,8 +65,8 @@ def generate(folder: Path) -> None:
         _write_csv(folder / "handwriting.csv", scans)
         (folder / "recordings.tar").write_bytes(_spoken_by_child())
         _write_csv(folder / "recordings.csv", (take.row() for take in takes))
-        with importlib.resources.as_file(importlib.resources.files("orchestration") / "projects") as projects:
-            align = load(projects / "digits.yaml").align
+        with importlib.resources.as_file(importlib.resources.files("orchestration") / "examples") as examples:
+            align = load(examples / "digits.yaml").align
         tables = (folder / "handwriting.csv", folder / "recordings.csv", folder / "questions.csv")
         generate_questions(*tables, align)
         temporary = marker.with_suffix(".tmp")
@@ -118,10 +118,10 @@ def _takes() -> Iterator[Take]:
 
 def _spoken_by_child() -> bytes:
     """The archive of all takes. espeak-ng keeps global state, and may crash: it gets a fresh process of its own."""
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     child = subprocess.run(
-        [sys.executable, "-P", "-m", "orchestration.digits", "--speak"],
+        [sys.executable, "-P", "-m", "orchestration.examples.digits", "--speak"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
     )
@@ -196,4 +196,4 @@ if __name__ == "__main__":
     elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
         generate(Path(sys.argv[1]))
     else:
-        sys.exit(f"usage: python -m orchestration.digits FOLDER; got {sys.argv[1:]}")
+        sys.exit(f"usage: python -m orchestration.examples.digits FOLDER; got {sys.argv[1:]}")
