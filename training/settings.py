@@ -10,6 +10,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from training.catalog import Choice
+
 FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an error
 
 
@@ -20,8 +22,38 @@ def check(ok: bool, name: str, value: object, expected: str) -> None:
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as plain JSON-able values (tuples become lists)."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
+    """A settings dataclass as plain JSON-able values (tuples become lists, a Choice what the project file says)."""
+    return json.loads(json.dumps(_plain(settings)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Choice):
+        return value.plain()
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def validated(kind: Any, values: dict[str, Any], name: str) -> Any:
+    """The dataclass `kind` from what a project file says, with pydantic's conversions where pydantic is installed.
+
+    Raises:
+        ValueError: a value is not what was expected; the message names it, after `name`.
+    """
+    try:
+        from pydantic import TypeAdapter, ValidationError
+    except ImportError:  # a machine that only trains gets values that were checked before
+        return from_dict(kind, values)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "value_error":
+            raise ValueError(f"{name}: {problem['ctx']['error']}") from None
+        raise ValueError(f"{name}: {place} is {problem['input']!r}: {problem['msg'].lower()}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,11 +270,13 @@ class PromotionSettings:
 
 def from_dict(kind: Any, values: dict[str, Any]) -> Any:
     """The settings dataclass `kind` back from `to_dict`."""
+    if kind is Choice:
+        return Choice(values["kind"], {name: value for name, value in values.items() if name != "kind"})
     hints = typing.get_type_hints(kind)
     read: dict[str, Any] = {}
     for name, value in values.items():
         kinds = [kind for kind in (hints[name], *typing.get_args(hints[name])) if dataclasses.is_dataclass(kind)]
-        if kinds and value is not None:
+        if kinds and isinstance(value, dict):
             value = from_dict(kinds[0], value)
         read[name] = tuple(value) if isinstance(value, list) else value
     return kind(**read)

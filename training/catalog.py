@@ -1,0 +1,184 @@
+"""The families of the model side: which kinds there are, and where each one's class lies. The only list of names.
+
+A kind is named in the project file by a word (`fusion: attention`), by a word with options of its own (`fusion: {kind:
+attention, layers: 2}`), or, where it is a user's own, by module and class (`fusion: my_package.fusions:MyFusion`).
+Importing this imports nothing heavy; a kind's module is imported when the kind is used, or when it is given options.
+
+A class says its options as `Options`, a frozen dataclass with a default for each field. Where the class's module
+imports torch, they lie in a light module, which the catalogue names beside the class: ``("module:Class",
+"module:Options")``; so a project file is checked without torch.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+Place = str | tuple[str, str]  # "module:Class", and where its options are if not with it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kind, and those of its options that are not the defaults, as plain JSON-able values."""
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.kind + "".join(f" {name}={value}" for name, value in self.options.items())
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
+        """Pydantic takes what the file says as it is: the settings class that has the field checks it by its family."""
+        from pydantic_core import core_schema
+
+        return core_schema.any_schema()
+
+    def plain(self) -> Any:
+        """As the project file says it: the word, or the word with its options."""
+        return {"kind": self.kind, **self.options} if self.options else self.kind
+
+
+@dataclass(frozen=True)
+class Family:
+    """Things of one contract that differ in kind.
+
+    `kinds` maps a kind to its place or, where a kind means different classes for different inputs (encoders,
+    featurizers), a scope to such a map: the methods then need the `scope`.
+    """
+
+    name: str  # of one member, as errors name it: fusion
+    kinds: Mapping[str, Any]
+
+    def names(self, scope: str | None = None) -> tuple[str, ...]:
+        """The kinds there are, without users' own."""
+        return tuple(self._places(scope))
+
+    def load(self, kind: str, scope: str | None = None) -> Any:
+        """The class of a kind.
+
+        Raises:
+            ValueError: there is no such kind, or a user's own cannot be imported.
+        """
+        place = self._place(kind, scope)
+        return self._import(kind, place if isinstance(place, str) else place[0])
+
+    def choose(self, value: object, scope: str | None = None) -> Choice:
+        """What the project file says, checked: a word, or a mapping with `kind` and options; a Choice stays.
+
+        Raises:
+            ValueError: there is no such kind or option, or an option's value is not what was expected.
+        """
+        if isinstance(value, Choice):
+            value = value.plain()
+        if isinstance(value, str):
+            self._place(value, scope)
+            return Choice(value)
+        if not isinstance(value, Mapping) or not isinstance(kind := value.get("kind"), str):
+            raise ValueError(
+                f"{self.name} is {value!r}, expected {self._expected(scope)}, or {{kind: ..., option: ...}}"
+            )
+        given = {str(name): option for name, option in value.items() if name != "kind"}
+        if not given:
+            return self.choose(kind, scope)
+        return Choice(kind, self._changed(self._checked(kind, given, scope)))
+
+    def options(self, choice: Choice, scope: str | None = None) -> Any:
+        """The options of a choice as its class's dataclass; None where the kind has none."""
+        if (cls := self._options_class(choice.kind, scope)) is None:
+            return None
+        from training.settings import from_dict
+
+        return from_dict(cls, dict(choice.options))
+
+    def make(self, choice: Choice, *arguments: Any, scope: str | None = None, **named: Any) -> Any:
+        """An object of the choice's class: called with the arguments, and with `options` where the kind has some."""
+        options = self.options(choice, scope)
+        extra = {} if options is None else {"options": options}
+        return self.load(choice.kind, scope)(*arguments, **named, **extra)
+
+    def _places(self, scope: str | None) -> Mapping[str, Place]:
+        return self.kinds if scope is None else self.kinds.get(scope, {})
+
+    def _place(self, kind: str, scope: str | None) -> Place:
+        places = self._places(scope)
+        if kind in places:
+            return places[kind]
+        if _OWN.fullmatch(kind):
+            return kind
+        close = difflib.get_close_matches(kind, places, 1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{self.name} is {kind!r}, expected {self._expected(scope)}{meant}")
+
+    def _expected(self, scope: str | None) -> str:
+        return f"one of {', '.join(self._places(scope))}, or your own as module:Class"
+
+    def _import(self, kind: str, place: str) -> Any:
+        module, _, name = place.partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            if kind in str(self.kinds) and not _OWN.fullmatch(kind):
+                raise
+            raise ValueError(
+                f"{self.name} is {kind!r}, and it cannot be imported ({error}): expected module:Class of a module that "
+                "is installed, on PYTHONPATH, or in the folder of the project file"
+            ) from error
+
+    def _options_class(self, kind: str, scope: str | None) -> Any:
+        place = self._place(kind, scope)
+        if isinstance(place, tuple):
+            return self._import(kind, place[1])
+        return getattr(self._import(kind, place), "Options", None)
+
+    def _checked(self, kind: str, given: dict[str, Any], scope: str | None) -> Any:
+        cls = self._options_class(kind, scope)
+        known = [field.name for field in dataclasses.fields(cls)] if cls is not None else []
+        if unknown := [name for name in given if name not in known]:
+            there = f"there are {', '.join(known)}" if known else "it has no options"
+            close = difflib.get_close_matches(unknown[0], known, 1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{self.name} {kind} has no option {unknown[0]!r}; {there}{meant}")
+        from training.settings import validated
+
+        return validated(cls, given, f"{self.name} {kind}")
+
+    @staticmethod
+    def _changed(options: Any) -> dict[str, Any]:
+        from training.settings import to_dict
+
+        values, defaults = to_dict(options), to_dict(type(options)())
+        return {name: value for name, value in values.items() if value != defaults[name]}
+
+
+FUSIONS = Family(
+    "fusion",
+    {
+        "weighted": "training.fusions.weighted:WeightedFusion",
+        "concat": "training.fusions.concat:ConcatFusion",
+        "attention": "training.fusions.attention:AttentionFusion",
+    },
+)
+# By the form of the features that they read: see `training.featurizers.base`.
+ENCODERS = Family(
+    "encoder",
+    {
+        "grid": {
+            "small_cnn": "training.encoders.small_cnn:SmallCnnGridEncoder",
+            "small_transformer": "training.encoders.small_transformer:SmallTransformerGridEncoder",
+        },
+        "frames": {
+            "small_cnn": "training.encoders.small_cnn:SmallCnnFramesEncoder",
+            "small_transformer": "training.encoders.small_transformer:SmallTransformerFramesEncoder",
+        },
+        "ids": {
+            "llm": "training.encoders.llm:LlmEncoder",
+            "small_transformer": "training.encoders.small_transformer:SmallTransformerIdsEncoder",
+        },
+    },
+)
