@@ -9,12 +9,14 @@ from typing import Literal
 from training.schema import MODALITIES, SPLITS
 from training.settings import (
     FORBID_EXTRA,
+    FORMS,
     FeatureSettings,
     MediaLimits,
     ModelSettings,
     PromotionSettings,
     TrainingSettings,
     check,
+    complete,
 )
 
 
@@ -188,6 +190,7 @@ class Project:
                 raise ValueError(f"{name} is {path}: tables cannot lie under a path with {bad[0]!r}; choose another")
         if not self.modalities or (self.noise and "speech" not in self.modalities):
             raise ValueError(f"sources has noise ({', '.join(self.noise)}) and no speech that it could be added to")
+        object.__setattr__(self, "model", complete(self.model, {m: FORMS[m] for m in self.modalities}))
         if self.training.augmentation.speech is not None and not self.features.speech.keep_waveform:
             raise ValueError(
                 "training.augmentation.speech needs the waveforms: set features.speech.keep_waveform: true"

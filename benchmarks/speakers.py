@@ -57,7 +57,7 @@ class Plain(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         present = batch["present"][:, :, None].float()  # text, image, speech; what a row lacks is zero
-        seen = self.image(self.see(batch["pixels"]).flatten(2).transpose(1, 2)) * present[:, 1:2]
+        seen = self.image(self.see(batch["image"]).flatten(2).transpose(1, 2)) * present[:, 1:2]
         spoken = self.hear(batch["speech"][:, None] * batch["speech_mask"][:, None, :, None])
         heard = self.speech(spoken.transpose(1, 2).flatten(2)) * present[:, 2:3]
         x = torch.cat([seen, heard, self.embed(batch["prompt_ids"])], 1)

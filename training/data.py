@@ -149,13 +149,13 @@ class EpochSampler(torch.utils.data.Sampler):
 class Collator:
     """Rows to a batch of tensors, with what `FusionModel.forward` takes.
 
-    present bool (B, N) in the order of `modalities`; pixels float (B, C, H, W) normalised; speech float (B, F, M) and
-    speech_mask (B, F); text_ids and text_mask (B, S); prompt_ids and prompt_mask (B, P), padded on the left; with
-    `answers`, labels: answer tokens and eos (B, A) padded by -100, or the class (B,).
+    present bool (B, N) in the order of `modalities`; for each modality X the values `X` in the form of its features,
+    and a mask `X_mask` where the form has one; prompt_ids and prompt_mask (B, P), padded on the left; with `answers`,
+    labels: answer tokens and eos (B, A) padded by -100, or the class (B,).
 
     Args:
         modalities: those the model reads; the rest of a row is ignored.
-        text_encoder: `llm` needs no text_ids.
+        prompt: the modality that the language model reads itself: it needs no ids of its own.
         classes: the labels of a model with output `class`; None for text.
         keep: only these are shown to the model, the others are hidden.
         answers: make labels; rows without a label are an error then.
@@ -166,7 +166,7 @@ class Collator:
     tokenizer: PreTrainedTokenizerBase
     features: FeatureSettings
     modalities: tuple[str, ...]
-    text_encoder: str = "llm"
+    prompt: str | None = "text"
     classes: tuple[str, ...] | None = None
     keep: frozenset[str] | None = None
     answers: bool = False
@@ -179,18 +179,19 @@ class Collator:
         shown = [self.shown(row) for row in rows]
         batch = {"present": torch.tensor([[m in s for m in self.modalities] for s in shown], dtype=torch.bool)}
         if "image" in self.modalities:
-            batch["pixels"] = self._pixels(self._values(rows, shown, "image", "pixels"))
+            batch["image"] = self._pixels(self._values(rows, shown, "image", "pixels"))
         if "speech" in self.modalities:
             kind = "waveform" if "speech" in self.augment else self.features.speech.kind
             batch["speech"], batch["speech_mask"] = self._frames(self._values(rows, shown, "speech", kind))
         if "text" in self.modalities:
             texts = [row["text"] if "text" in s else "" for row, s in zip(rows, shown, strict=True)]
-            batch["prompt_ids"], batch["prompt_mask"] = _padded(
-                [self._encode(text)[: self.features.text.max_tokens] for text in texts], self._pad, left=True
-            )
-            if self.text_encoder != "llm":
+            if self.prompt == "text":
+                batch["prompt_ids"], batch["prompt_mask"] = _padded(
+                    [self._encode(text)[: self.features.text.max_tokens] for text in texts], self._pad, left=True
+                )
+            else:
                 ids = [row["input_ids"] if "text" in s else () for row, s in zip(rows, shown, strict=True)]
-                batch["text_ids"], batch["text_mask"] = _padded(ids, 0)
+                batch["text"], batch["text_mask"] = _padded(ids, 0)
         if self.answers:
             batch["labels"] = self._labels(rows)
         return batch
@@ -221,7 +222,7 @@ class Collator:
 
     def _has(self, row: Row, modality: str) -> bool:
         if modality == "text":
-            return bool(row["text"]) and (self.text_encoder == "llm" or len(row["input_ids"]) > 0)
+            return bool(row["text"]) and (self.prompt == "text" or len(row["input_ids"]) > 0)
         value = row["pixels" if modality == "image" else self.features.speech.kind]
         return value is not None and len(value) > 0
 

@@ -8,7 +8,7 @@ S = X + P context, D width of the language model, V vocabulary.
 """
 
 import math
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any, Literal
 
 import torch
@@ -27,9 +27,12 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.encoders import ENCODERS, AttentionPool, EncoderInput
-from training.fusion import FUSIONS, Fusion
-from training.settings import FeatureSettings, ModelSettings
+from training.catalog import ENCODERS, FUSIONS
+from training.encoders.base import Encoder
+from training.featurizers.base import FeatureShape
+from training.fusions.base import Fusion
+from training.layers import AttentionPool, ModelShape
+from training.settings import FORMS, FeatureSettings, ModelSettings, complete, to_dict
 from training.tokenizer import load_tokenizer, missing_model
 
 
@@ -41,10 +44,9 @@ class FusionConfig(PreTrainedConfig):
     sub_configs = {"llm_config": AutoConfig}  # noqa: RUF012 - the form that transformers asks for
 
     modalities: list[str] = field(default_factory=lambda: ["text", "image", "speech"])
-    encoders: dict[str, str] = field(
-        default_factory=lambda: {"text": "llm", "image": "small_cnn", "speech": "small_cnn"}
-    )
-    fusion: str = "attention"
+    encoders: dict[str, Any] = field(default_factory=dict)  # modality -> kind, or mapping of kind and options
+    inputs: dict[str, Any] = field(default_factory=dict)  # modality -> fields of FeatureShape
+    fusion: Any = "attention"  # as an encoder
     output: Literal["text", "class"] = "text"
     classes: list[str] | None = None  # of output `class`
     width: int = 96
@@ -52,10 +54,6 @@ class FusionConfig(PreTrainedConfig):
     tokens: int = 4
     dropout: float = 0.0
     max_new_tokens: int = 16
-    channels: int = 3  # of images
-    image_size: int = 224
-    speech_features: int = 64  # mels or coefficients
-    text_vocabulary: int = 256  # of the features' token ids
     llm_config: Any = None  # a dict (as read from config.json) becomes the configuration it describes
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -66,13 +64,13 @@ class FusionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def encoder_inputs(self) -> dict[str, EncoderInput]:
-        text = self.llm_config.hidden_size if self.encoders["text"] == "llm" else self.text_vocabulary
-        return {
-            "text": EncoderInput(text),
-            "image": EncoderInput(self.channels, self.image_size),
-            "speech": EncoderInput(self.speech_features),
-        }
+    def prompt(self) -> str | None:
+        """The modality that the language model reads as its prompt, beside what the fusion makes of it."""
+        return next((m for m in self.modalities if self.encoder_class(m).reads_prompt), None)
+
+    def encoder_class(self, modality: str) -> type[Encoder]:
+        form = self.inputs[modality]["form"]
+        return ENCODERS.load(ENCODERS.choose(self.encoders[modality], form).kind, form)
 
 
 class FusionModel(PreTrainedModel):
@@ -85,28 +83,23 @@ class FusionModel(PreTrainedModel):
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
-        shape = (config.width, config.tokens, config.heads, config.dropout)
+        shape = ModelShape(config.width, config.tokens, config.heads, config.dropout)
         hidden = config.llm_config.hidden_size
-        encoders = {m: ENCODERS[m, config.encoders[m]](config.encoder_inputs[m], *shape) for m in config.modalities}
+        encoders = {m: _make_encoder(config, m, shape) for m in config.modalities}
         self.encoders = nn.ModuleDict(encoders)
         self.projectors = nn.ModuleDict(
             {m: nn.Sequential(nn.LayerNorm(e.width), nn.Linear(e.width, config.width)) for m, e in encoders.items()}
         )
-        self.fusion = FUSIONS[config.fusion](len(config.modalities), *shape)
+        self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), shape)
         self.to_llm = nn.Identity() if config.width == hidden else nn.Linear(config.width, hidden)
         if config.output == "text":
             self.llm = AutoModelForCausalLM.from_config(config.llm_config)
         else:
             self.llm = AutoModel.from_config(config.llm_config)
             self.head = nn.Linear(hidden, len(config.classes or ()))
-        if config.output == "class" and not self.reads_prompt:
+        if config.output == "class" and config.prompt is None:
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
         self.post_init()
-
-    @property
-    def reads_prompt(self) -> bool:
-        """Whether the language model reads the text itself, beside what the fusion makes of it."""
-        return "text" in self.config.modalities and self.config.encoders["text"] == "llm"
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):  # PyTorch's own; 0.02 would be far too small for convolutions
@@ -128,18 +121,18 @@ class FusionModel(PreTrainedModel):
     def fuse(
         self,
         present: Tensor,
-        pixels: Tensor | None = None,
-        speech: Tensor | None = None,
-        speech_mask: Tensor | None = None,
-        text_ids: Tensor | None = None,
-        text_mask: Tensor | None = None,
         prompt_ids: Tensor | None = None,
         prompt_mask: Tensor | None = None,
+        **features: Tensor,
     ) -> Tensor:
-        """x_m (B, X, D). Only rows that have a modality are encoded, so what stands in the others is never read."""
-        if self.reads_prompt and prompt_ids is not None:
-            text_ids, text_mask = self.get_input_embeddings()(prompt_ids), prompt_mask
-        inputs = {"text": (text_ids, text_mask), "image": (pixels, None), "speech": (speech, speech_mask)}
+        """x_m (B, X, D). Only rows that have a modality are encoded, so what stands in the others is never read.
+
+        Args:
+            features: for each modality X the values `X` and, where its form has one, the mask `X_mask`.
+        """
+        inputs = {m: (features.get(m), features.get(f"{m}_mask")) for m in self.config.modalities}
+        if self.config.prompt is not None and prompt_ids is not None:
+            inputs[self.config.prompt] = self.get_input_embeddings()(prompt_ids), prompt_mask
         tokens_BNTD = self.fusion.stand_in_NTD.new_zeros(len(present), *self.fusion.stand_in_NTD.shape)
         mask_BNT = torch.zeros(tokens_BNTD.shape[:3], dtype=torch.bool, device=present.device)
         for n, modality in enumerate(self.config.modalities):
@@ -156,7 +149,7 @@ class FusionModel(PreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Soft tokens, then the prompt: embeddings (B, S, D) and mask (B, S), padded on the left."""
         x_m_mask = torch.ones(x_m.shape[:2], dtype=torch.bool, device=x_m.device)
-        if prompt_ids is None or not self.reads_prompt:
+        if prompt_ids is None or self.config.prompt is None:
             return x_m, x_m_mask
         assert prompt_mask is not None
         embeddings = self.get_input_embeddings()(prompt_ids)
@@ -174,7 +167,7 @@ class FusionModel(PreTrainedModel):
         prompt_ids: Tensor | None = None,
         prompt_mask: Tensor | None = None,
         shuffle: Tensor | None = None,
-        **modalities: Tensor,
+        **features: Tensor,
     ) -> CausalLMOutput:
         """Loss and logits of the answers: (B, A, V), or (B, classes).
 
@@ -183,7 +176,7 @@ class FusionModel(PreTrainedModel):
             labels: answer tokens (B, A) with -100 for padding, or classes (B,). Text has no logits without them.
             shuffle: a permutation of rows for x_m, to see what the model makes of another row's.
         """
-        x_m = self.fuse(present, prompt_ids=prompt_ids, prompt_mask=prompt_mask, **modalities)
+        x_m = self.fuse(present, prompt_ids=prompt_ids, prompt_mask=prompt_mask, **features)
         embeddings, mask = self.context(x_m if shuffle is None else x_m[shuffle], prompt_ids, prompt_mask)
         if self.config.output == "class":
             logits = self.head(self.llm(**_places(embeddings, mask)).last_hidden_state[:, -1])
@@ -221,6 +214,13 @@ class FusionModel(PreTrainedModel):
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
+def _make_encoder(config: FusionConfig, modality: str, shape: ModelShape) -> Encoder:
+    source = FeatureShape(**config.inputs[modality])
+    if config.encoder_class(modality).reads_prompt:
+        source = replace(source, width=config.llm_config.hidden_size)
+    return ENCODERS.make(ENCODERS.choose(config.encoders[modality], source.form), source, shape, scope=source.form)
+
+
 def _places(embeddings: Tensor, mask: Tensor) -> dict[str, Any]:
     """A language model's inputs for a padded sequence: positions count from the first real token."""
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -245,12 +245,14 @@ def build_model(
     """
     if settings.output == "class" and not classes:
         raise ValueError("output is 'class' and there are no classes: no training row has a label")
-    speech = features.speech
+    settings = complete(settings, {m: FORMS[m] for m in modalities})
+    inputs = input_shapes(features)
     pretrained = None if settings.llm == "tiny" else _load_llm(settings)
     config = FusionConfig(
         modalities=list(modalities),
-        encoders={m: getattr(settings.encoders, m) for m in ("text", "image", "speech")},
-        fusion=settings.fusion,
+        encoders={m: encoder.plain() for m, encoder in settings.encoders.items()},
+        inputs={m: to_dict(inputs[m]) for m in modalities},
+        fusion=settings.fusion.plain(),
         output=settings.output,
         classes=classes if settings.output == "class" else None,
         width=settings.width,
@@ -258,10 +260,6 @@ def build_model(
         tokens=settings.tokens,
         dropout=settings.dropout,
         max_new_tokens=settings.max_new_tokens,
-        channels=3 if features.image.color == "rgb" else 1,
-        image_size=features.image.size,
-        speech_features=speech.mels if speech.kind == "log_mel" else speech.coefficients,
-        text_vocabulary=_text_vocabulary(features),
         llm_config=tiny_config(settings, tokenizer) if pretrained is None else pretrained.config,
     )
     model = FusionModel(config)
@@ -297,5 +295,11 @@ def _load_llm(settings: ModelSettings) -> PreTrainedModel:
         raise ValueError(missing_model(settings.llm)) from error
 
 
-def _text_vocabulary(features: FeatureSettings) -> int:
-    return 256 if features.text.tokenizer == "bytes" else len(load_tokenizer(features.text.tokenizer))
+def input_shapes(features: FeatureSettings) -> dict[str, FeatureShape]:
+    """What the features of each modality are."""
+    speech, tokenizer = features.speech, features.text.tokenizer
+    return {
+        "text": FeatureShape("ids", 256 if tokenizer == "bytes" else len(load_tokenizer(tokenizer))),
+        "image": FeatureShape("grid", 3 if features.image.color == "rgb" else 1, features.image.size),
+        "speech": FeatureShape("frames", speech.mels if speech.kind == "log_mel" else speech.coefficients),
+    }

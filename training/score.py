@@ -46,7 +46,7 @@ class Answerer:
         # With its config: the tokenizer would look for one of its own, and warn that this one is not known to it.
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
         self.modalities = tuple(config.modalities)  # those that the model reads
-        self._collate = Collator(self._tokenizer, self.processor.features, self.modalities, config.encoders["text"])
+        self._collate = Collator(self._tokenizer, self.processor.features, self.modalities, config.prompt)
 
     def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The row of `Processor.row` for text, image and speech as given. Raises ValueError that names the modality."""

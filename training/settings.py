@@ -7,10 +7,11 @@ pydantic, which runs the same checks and names the key path.
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from training.catalog import Choice
+from training.catalog import ENCODERS, FUSIONS, Choice, Family
 
 FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an error
 
@@ -19,6 +20,11 @@ def check(ok: bool, name: str, value: object, expected: str) -> None:
     """Raises ValueError that names the setting, its value and what is allowed."""
     if not ok:
         raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def choose(settings: Any, name: str, family: Family, scope: str | None = None) -> None:
+    """In `__post_init__`: the field `name`, as the project file says it, becomes a checked Choice of the family."""
+    object.__setattr__(settings, name, family.choose(getattr(settings, name), scope))
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -132,24 +138,12 @@ class MediaLimits:
         check(0 < self.max_pixels <= 178_956_970, "max_pixels", self.max_pixels, "1 to 178956970")
 
 
-Encoder = Literal["small_cnn", "small_transformer", "llm"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderSettings:
-    """Which encoder reads which modality. `llm`: the language model reads the text as its own prompt too."""
-
-    __pydantic_config__ = FORBID_EXTRA
-    text: Literal["llm", "small_transformer"] = "llm"
-    image: Literal["small_cnn", "small_transformer"] = "small_cnn"
-    speech: Literal["small_cnn", "small_transformer"] = "small_cnn"
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     __pydantic_config__ = FORBID_EXTRA
-    encoders: EncoderSettings = field(default_factory=EncoderSettings)
-    fusion: Literal["weighted", "concat", "attention"] = "attention"
+    # Modality -> encoder (`training.catalog.ENCODERS`); which there are depends on its features, see `complete`.
+    encoders: dict[str, Choice] = field(default_factory=dict)
+    fusion: Choice = field(default_factory=lambda: Choice("attention"))
     llm: str = "tiny"  # "tiny" (trained from scratch), or a Hugging Face name or local folder of a causal LM
     output: Literal["text", "class"] = "text"
     width: int = 96  # of encoders, fusion and the tiny language model
@@ -162,11 +156,39 @@ class ModelSettings:
     max_new_tokens: int = 16
 
     def __post_init__(self) -> None:
+        choose(self, "fusion", FUSIONS)
         for name in ("width", "layers", "heads", "tokens", "max_new_tokens"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
         for name in ("dropout", "modality_dropout"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
+
+
+DEFAULT_ENCODERS = {"grid": "small_cnn", "frames": "small_cnn", "ids": "llm"}  # by the form of the features
+
+
+FORMS = {"text": "ids", "image": "grid", "speech": "frames"}
+
+
+def complete(model: ModelSettings, forms: Mapping[str, str]) -> ModelSettings:
+    """The settings with an encoder for each modality, checked against the form of its features.
+
+    Args:
+        forms: modality -> form (`training.featurizers.base`).
+
+    Raises:
+        ValueError: there is no such modality, or no such encoder for what its features are.
+    """
+    for modality in model.encoders:
+        check(modality in forms, "encoders", modality, f"modalities of the sources ({', '.join(forms)})")
+    encoders = {}
+    for modality, form in forms.items():
+        encoder = model.encoders.get(modality, DEFAULT_ENCODERS[form])
+        try:
+            encoders[modality] = ENCODERS.choose(encoder, form)
+        except ValueError as error:
+            raise ValueError(f"encoders.{modality}: {error}") from None
+    return dataclasses.replace(model, encoders=encoders)
 
 
 @dataclass(frozen=True, kw_only=True)

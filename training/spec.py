@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from training.catalog import Choice
 from training.schema import fingerprint
 from training.settings import (
     FeatureSettings,
@@ -106,7 +107,7 @@ def plan_runs(
 
     beside = replace(training, epochs=training.baseline_epochs or training.epochs)
     baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1]
-    concat = run("concat", replace(model, fusion="concat"), beside, modalities)
+    concat = run("concat", replace(model, fusion=Choice("concat")), beside, modalities)
     return [run("model", model, training, modalities), *baselines, concat]
 
 

@@ -155,7 +155,7 @@ def make_collator(
 ) -> Collator:
     """The collator that makes batches for `model`, without labels and dropout."""
     classes = None if model.config.output == "text" else tuple(model.config.classes)
-    return Collator(tokenizer, features, tuple(model.config.modalities), model.config.encoders["text"], classes, keep)
+    return Collator(tokenizer, features, tuple(model.config.modalities), model.config.prompt, classes, keep)
 
 
 def augmenters(

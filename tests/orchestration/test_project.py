@@ -32,7 +32,7 @@ def test_reads_a_project_and_its_overrides(tmp_path, monkeypatch):
     assert project.training.epochs == 5
     assert project.training.report_to == ("tensorboard",)
     assert project.sources[0].files == "elsewhere"
-    assert project.model.fusion == "concat"
+    assert str(project.model.fusion) == "concat"
     assert project.modalities == ("text", "image")
     assert project.root == tmp_path
     assert project.lake_uri == str(tmp_path / "home" / "projects" / "shop" / "lake")

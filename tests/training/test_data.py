@@ -176,12 +176,13 @@ def test_dropout_is_keyed_and_never_hides_all() -> None:
 
 def test_batch() -> None:
     speech_only = make_row("t", label="no", log_mel=np.full((2, 3), 2, np.float32))
-    batch = make_collator(answers=True, text_encoder="small_transformer")([full_row(), speech_only])
+    batch = make_collator(answers=True, prompt=None)([full_row(), speech_only])
     assert batch["present"].tolist() == [[True, True, True], [False, False, True]]
-    assert batch["pixels"].shape == (2, 1, 4, 4) and batch["pixels"][0].max() == -1.0  # (0 / 255 - 0.5) / 0.5
+    assert batch["image"].shape == (2, 1, 4, 4) and batch["image"][0].max() == -1.0  # (0 / 255 - 0.5) / 0.5
     assert batch["speech_mask"].sum(1).tolist() == [5, 2] and batch["speech"][1, 2:].abs().sum() == 0
     assert batch["text_mask"].sum(1).tolist() == [2, 0]
     ids = TOKENIZER("see")["input_ids"]
+    batch |= make_collator(answers=True)([full_row(), speech_only])
     assert batch["prompt_ids"][0].tolist() == ids and not batch["prompt_mask"][1].any()
     answer = [token for token in batch["labels"][1].tolist() if token != -100]
     assert answer[-1] == TOKENIZER.eos_token_id and TOKENIZER.decode(answer[:-1]) == "no"

@@ -3,13 +3,16 @@
 import pytest
 import torch
 
-from training.encoders import AttentionPool, EncoderInput, SpeechCnn, SpeechTransformer
+from training.encoders.small_cnn import SmallCnnFramesEncoder
+from training.encoders.small_transformer import SmallTransformerFramesEncoder
+from training.featurizers.base import FeatureShape
+from training.layers import AttentionPool, ModelShape
 
 
-@pytest.mark.parametrize("kind", [SpeechCnn, SpeechTransformer])
+@pytest.mark.parametrize("kind", [SmallCnnFramesEncoder, SmallTransformerFramesEncoder])
 def test_padding_never_matters_in_training_either(kind: type) -> None:
     torch.manual_seed(0)
-    encoder = kind(EncoderInput(40), 96, 2, 4, 0.0).train()
+    encoder = kind(FeatureShape("frames", 40), ModelShape(96, 2, 4)).train()
     for module in encoder.modules():
         if isinstance(module, AttentionPool):  # else its queries are whatever lay in memory
             module.reset_parameters()

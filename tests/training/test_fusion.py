@@ -4,15 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.encoders import stretches
-from training.fusion import FUSIONS, ConcatFusion, Fusion, WeightedFusion
+from training.catalog import FUSIONS
+from training.fusions.base import Fusion
+from training.fusions.concat import ConcatFusion
+from training.fusions.weighted import WeightedFusion
+from training.layers import ModelShape, stretches
 
 B, T, D = 5, 2, 8
 
 
 def make(kind: str, modalities: int = 3) -> Fusion:
     torch.manual_seed(0)
-    fusion = FUSIONS[kind](modalities, D, T, heads=2, dropout=0.0)
+    fusion = FUSIONS.load(kind)(modalities, ModelShape(D, T, heads=2))
     fusion.reset_parameters()
     return fusion
 
@@ -83,7 +86,7 @@ def test_concatenation_is_as_wide_as_its_parts_together() -> None:
     torch.testing.assert_close(fusion(tokens, mask), joined @ fusion.projection.weight.T + fusion.projection.bias)
 
 
-@pytest.mark.parametrize("kind", FUSIONS)
+@pytest.mark.parametrize("kind", FUSIONS.names())
 def test_masked_garbage_never_changes_the_result(kind: str) -> None:
     fusion, (tokens, mask) = make(kind), inputs()
     torch.nn.init.normal_(fusion.stand_in_NTD)

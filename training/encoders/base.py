@@ -1,0 +1,29 @@
+"""The contract of an encoder: one modality's features to tokens that the fusion reads."""
+
+import torch
+from torch import Tensor, nn
+
+from training.featurizers.base import FeatureShape
+from training.layers import ModelShape
+
+
+class Encoder(nn.Module):
+    """Values and mask (B, S) of one modality to tokens (B, T, width) and their mask (B, T); a mask is true where real.
+
+    The values have the form that `source` says. Every row has at least one real position; what the mask hides never
+    changes the result, and every parameter gets a gradient. A kind with options takes them as `options`.
+    """
+
+    reads_prompt = False  # true: the values are the language model's embeddings of the text, which it reads as prompt
+
+    def __init__(self, source: FeatureShape, shape: ModelShape) -> None:
+        super().__init__()
+        self.width = shape.width  # of the tokens that it gives
+
+    def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+def all_real(tokens_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens, and a mask that says that each is real."""
+    return tokens_BTD, tokens_BTD.new_ones(tokens_BTD.shape[:2], dtype=torch.bool)

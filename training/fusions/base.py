@@ -1,0 +1,35 @@
+"""The contract of a fusion: the projected tokens of all modalities to soft tokens x_m = f(e_t, e_v, e_s).
+
+Shapes: B rows, N modalities, T tokens of each, X soft tokens, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization
+
+from training.layers import ModelShape
+
+
+class Fusion(nn.Module):
+    """Tokens (B, N, T, D) and mask (B, N, T), true where a token is real, to soft tokens x_m (B, X, D).
+
+    A modality that a row lacks has no real token. A learned stand-in takes its place, and what its tokens hold never
+    changes the result. A kind with options takes them as `options`.
+    """
+
+    def __init__(self, modalities: int, shape: ModelShape) -> None:
+        super().__init__()
+        self.stand_in_NTD = nn.Parameter(torch.empty(modalities, shape.tokens, shape.width))
+
+    def reset_parameters(self) -> None:
+        """First values of the parameters that are not a layer's."""
+        initialization.normal_(self.stand_in_NTD, std=0.5)
+
+    def filled(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:
+        """The tokens, zero where not real, and the stand-ins of absent modalities (B, N, T, D)."""
+        real_BNTD = torch.where(mask_BNT[..., None], tokens_BNTD, 0)
+        present_BN = mask_BNT.any(2)
+        return torch.where(present_BN[..., None, None], real_BNTD, self.stand_in_NTD.to(tokens_BNTD.dtype))
+
+    def forward(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:
+        raise NotImplementedError
