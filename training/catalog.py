@@ -11,10 +11,13 @@ imports torch, they lie in a light module, which the catalogue names beside the 
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -154,6 +157,33 @@ class Family:
 
         values, defaults = to_dict(options), to_dict(type(options)())
         return {name: value for name, value in values.items() if value != defaults[name]}
+
+
+def own_module(kind: str) -> Path | None:
+    """Where the code of a user's own kind lies: a file, or the folder of its top package; None for ours.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    if not _OWN.fullmatch(kind):
+        return None
+    module = kind.partition(":")[0]
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    if spec is None or spec.origin is None:
+        raise ValueError(f"{kind}: there is no module {module} that lies in a file")
+    path = Path(spec.origin)
+    return path.parent if path.name == "__init__.py" else path
+
+
+def identity(choice: Choice) -> Any:
+    """What a fingerprint knows of a choice: kind and options, and of a user's own kind its code."""
+    path = own_module(choice.kind)
+    if path is None:
+        return choice.plain()
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    return [choice.plain(), digest.hexdigest()]
 
 
 FUSIONS = Family(
