@@ -15,10 +15,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.joins import Columns, join_keys, join_links
+from assets.catalog import JOINS
+from assets.joins.columns import Columns
 from assets.lake import open_duckdb
 from assets.settings import AlignSettings, SourceSettings
 from assets.splits import assign_splits, leakage
+from training import catalog
 from training.schema import MODALITIES, QUARANTINE, SAMPLES
 
 __all__ = ["Alignment", "Balance", "align", "item_balance", "leakage", "samples_fingerprint", "validate_samples"]
@@ -43,7 +45,8 @@ def align(
 
     Args:
         manifest: rows of training.schema.MANIFEST.
-        clean_ids: modality -> table whose column `id` names the content that is usable now.
+        clean_ids: modality -> table with the contents that are usable now, `id`, and the item's hash, `parent_id` (an
+            item that was cut has several children; without the column an item is its own child).
         root: folder that `settings.table` and the sources' tables start from.
         refused: modality -> content that clean or featurize refused; default: whatever is not in `clean_ids`.
         quarantine: rows of stage manifest, which tell a link to a refused item from a link to nothing.
@@ -56,10 +59,7 @@ def align(
     with open_duckdb() as connection:
         _load_items(connection, manifest, clean_ids, sources, refused, quarantine)
         columns = Columns.of(connection, sources)
-        if settings.table is not None:
-            columns = join_links(connection, settings, sources, root, columns)
-        else:
-            join_keys(connection, settings)
+        columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
         _drop(connection, settings)
         samples = _samples(connection, settings, columns)
         return Alignment(samples, _unmatched(connection, settings))
@@ -76,23 +76,26 @@ def _load_items(
     """Table `items`: the manifest with `id`, `status` and a stable `number`; table `refused_keys`: see `align`."""
     named = {"name": [s.name for s in sources], "keyless": [s.files is not None and s.table is None for s in sources]}
     connection.register("sources", pa.table(named | {"position": list(range(len(sources)))}))
-    for name, ids in (("clean", clean_ids), ("refused", refused or {})):
-        tables = [pa.table({"modality": [], "id": []}, pa.schema([("modality", pa.string()), ("id", pa.string())]))]
-        for modality, found in ids.items():
-            column = found["id"] if isinstance(found, pa.Table) else pa.array(sorted(found), pa.string())
-            tables.append(pa.table({"modality": pa.repeat(modality, len(column)), "id": column.cast(pa.string())}))
-        connection.register(name, pa.concat_tables(tables))
+    parts = {
+        m: (rows["id"], rows["parent_id" if "parent_id" in rows.column_names else "id"])
+        for m, rows in clean_ids.items()
+    }
+    connection.register("parts", _by_modality(parts, ("id", "parent_id")))
+    hashes = {m: (pa.array(sorted(rows), pa.string()),) for m, rows in (refused or {}).items()}
+    connection.register("refused", _by_modality(hashes, ("id",)))
     connection.register("manifest", manifest)
     connection.register("quarantine", quarantine if quarantine is not None else QUARANTINE.empty_table())
     connection.execute(
         """
         CREATE TABLE items AS
-        SELECT m.*, sha256 AS id, keyless, position,
-          row_number() OVER (ORDER BY position, uri, "row" NULLS FIRST, member, item_id) AS number,
+        SELECT m.*, coalesce(p.id, sha256) AS id, keyless, position,
+          row_number() OVER (ORDER BY position, uri, "row" NULLS FIRST, member, item_id, p.id) AS number,
           CASE WHEN EXISTS (FROM refused r WHERE r.id = sha256 AND r.modality = m.modality) THEN 'quarantined'
-            WHEN EXISTS (FROM clean c WHERE c.id = sha256 AND c.modality = m.modality) THEN 'present'
-            WHEN $lenient THEN 'quarantined' END AS status
+            WHEN p.id IS NOT NULL THEN 'present' WHEN $lenient THEN 'quarantined' END AS status,
+          -- what tells one child from another, in the name of a sample
+          CASE WHEN coalesce(p.id, sha256) = sha256 THEN item_id ELSE item_id || ' ' || p.id END AS unit
         FROM manifest m JOIN sources s ON s.name = m.source
+        LEFT JOIN (SELECT DISTINCT * FROM parts) p ON p.parent_id = sha256 AND p.modality = m.modality
         """,
         {"lenient": refused is None},
     )
@@ -113,13 +116,24 @@ def _load_items(
         )
 
 
+def _by_modality(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> pa.Table:
+    """One table of strings of those of all modalities."""
+    schema = pa.schema([("modality", pa.string()), *((name, pa.string()) for name in names)])
+    tables = [schema.empty_table()]
+    for modality, values in columns.items():
+        named = {name: pc.cast(column, pa.string()) for name, column in zip(names, values, strict=True)}
+        tables.append(pa.table({"modality": pa.repeat(modality, len(values[0])), **named}).cast(schema))
+    return pa.concat_tables(tables)
+
+
 def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
     """Table `joined` gets the column `dropped`: why a row becomes no sample."""
+    items = ", ".join(f"{m}_item" for m in MODALITIES)
     cases = " ".join(f"WHEN {m}_item IS NULL THEN 'requires_{m}'" for m in settings.require)
     connection.execute(
         f"""
         CREATE TABLE judged AS SELECT *, CASE
-          WHEN text_item IS NULL AND image_item IS NULL AND speech_item IS NULL THEN 'no_input' {cases} END AS dropped
+          WHEN coalesce({items}) IS NULL THEN 'no_input' {cases} END AS dropped
         FROM joined
         """
     )
@@ -130,17 +144,16 @@ def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, col
     named = [*wanted, *(c for c in (settings.split.column,) if c is not None and c not in wanted)]
     values = "".join(f", {columns.sql(name)} AS c{n}" for n, name in enumerate(named))
     label = "NULL::VARCHAR" if settings.label is None else columns.sql(settings.label)
-    # Where both have a name, the text's value wins.
-    attributes = ["values"] if settings.table is not None else [f"{alias}.attributes" for alias in "sit"]
+    # Where several have a name, the value of the first modality wins.
+    attributes = ["values"] if columns.link else [f"{m}.attributes" for m in reversed(MODALITIES)]
+    slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "status") for m in MODALITIES)
+    rows_of = " ".join(f"LEFT JOIN items {m} ON {m}.item_id = {m}_item AND {m}.id = {m}_id" for m in MODALITIES)
+    times = ", ".join(f"{m}.time" for m in MODALITIES)
     rows = connection.sql(
         f"""
-        SELECT sample_id, split_key, {label} AS label, least(t.time, i.time, s.time) AS time{values},
-          text_id, image_id, speech_id, text_item, image_item, speech_item, text_status, image_status, speech_status,
+        SELECT sample_id, split_key, {label} AS label, least({times}) AS time{values}, {slots},
           [{", ".join(attributes)}] AS attributes
-        FROM judged
-        LEFT JOIN items t ON t.item_id = text_item
-        LEFT JOIN items i ON i.item_id = image_item
-        LEFT JOIN items s ON s.item_id = speech_item
+        FROM judged {rows_of}
         WHERE dropped IS NULL ORDER BY sample_id
         """
     ).to_arrow_table()
@@ -177,18 +190,20 @@ def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -
     uses = " UNION ALL ".join(
         f"SELECT {m}_item AS item_id, dropped FROM judged WHERE {m}_item IS NOT NULL" for m in MODALITIES
     )
+    texts = [name for name in MODALITIES if catalog.MODALITIES.load(name).is_text]
     left = "coalesce((SELECT 'ambiguous' FROM candidates c WHERE c.item_id = i.item_id LIMIT 1), 'not_linked')"
     found = connection.sql(
         f"""
         WITH uses AS (
           SELECT item_id, bool_or(dropped IS NULL) AS used, min(dropped) AS dropped FROM ({uses}) GROUP BY 1
         ), unmatched AS (
-          SELECT i.*, CASE WHEN dropped IS NOT NULL THEN dropped WHEN key IS NULL THEN 'no_key'
+          SELECT DISTINCT ON (i.item_id) i.*, CASE WHEN dropped IS NOT NULL THEN dropped WHEN key IS NULL THEN 'no_key'
             ELSE {left if settings.table is not None else "'too_many'"} END AS reason
           FROM items i LEFT JOIN uses u USING (item_id) WHERE i.status = 'present' AND NOT coalesce(used, false)
         )
         SELECT 'align' AS stage, 'unmatched' AS outcome, reason,
-          concat_ws(' ', uri || coalesce(': ' || member, ''), CASE modality WHEN 'text' THEN 'line ' || "row" END,
+          concat_ws(' ', uri || coalesce(': ' || member, ''),
+            CASE WHEN list_contains({texts}, modality) THEN 'line ' || "row" END,
             '(key ' || key || '):', why) AS message,
           item_id, source, modality, key, uri, member, "row", sha256
         FROM unmatched JOIN reasons USING (reason)
@@ -275,7 +290,7 @@ def item_balance(
     """Counts what became of every item.
 
     Args:
-        quarantine: rows of all stages; those of clean and featurize count by content.
+        quarantine: rows of all stages; those of clean, featurize and filter count by content.
         seen: items found, per modality, as counted when they were found; default: what manifest and quarantine list.
         noise: ids of the items that augmentation can use.
     """
@@ -292,7 +307,7 @@ def item_balance(
             CREATE TABLE outcomes AS
             SELECT m.item_id, m.modality, u.item_id IS NOT NULL AS passed, a.item_id IS NOT NULL AS unmatched,
               NOT passed AND NOT unmatched AND EXISTS (FROM quarantine q WHERE q.sha256 = m.sha256
-                AND q.modality = m.modality AND q.stage IN ('clean', 'featurize')) AS quarantined
+                AND q.modality = m.modality AND q.stage IN ('clean', 'featurize', 'filter')) AS quarantined
             FROM manifest m LEFT JOIN ({used}) u USING (item_id)
             LEFT JOIN (SELECT DISTINCT item_id FROM quarantine WHERE stage = 'align') a USING (item_id)
             """

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
 
 from assets import pipeline
@@ -13,17 +14,10 @@ from assets.lake import Lake
 from assets.preview import contact_sheet, counts_table, markdown_table, picture, table_metadata
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
-from training.schema import MODALITIES
+from training.schema import MODALITIES, tensor
 
 OWNERS = ["team:triptych"]
 _OUTCOMES = ("passed", "unmatched", "quarantined", "duplicate")
-_PICTURES = {"image": "pixels", "speech": "log_mel"}
-_WHAT = {
-    "text": "normalised, segmented, without stop words",
-    "image": "upright, checked for damage, RGB",
-    "speech": "mono, checked for damage and length",
-}
-_FEATURES = {"text": "token ids", "image": "resized pixels", "speech": "log-mel and MFCC"}
 
 
 def data_assets(project: Project) -> list[dg.AssetsDefinition]:
@@ -136,6 +130,8 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
     """Clean table and features of one modality: one step, so that an item is decoded once for both."""
     name = project.name
     clean, features = [name, f"clean_{modality}"], [name, f"{modality}_features"]
+    cleaned = project.features.modality(modality).described
+    tensors = project.features.featurizer(modality).described
 
     @dg.multi_asset(
         name=f"{project.name}__{modality}",
@@ -146,7 +142,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
                 group_name=f"{name}_clean",
                 kinds={"deltalake", modality},
                 owners=OWNERS,
-                description=f"Every {modality} item that could be read: {_WHAT[modality]}.",
+                description=f"Every {modality} item that could be read: {cleaned}.",
             ),
             dg.AssetSpec(
                 features,
@@ -154,7 +150,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
                 group_name=f"{name}_features",
                 kinds={"deltalake", modality},
                 owners=OWNERS,
-                description=f"Tensors of every clean {modality} item: {_FEATURES[modality]}; keyed by content.",
+                description=f"Tensors of every clean {modality} item: {tensors}; keyed by content.",
             ),
         ],
         can_subset=False,
@@ -179,13 +175,23 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
         )
         first = first_rows(lake, f"{modality}_features", keys["features"], 16)
         described = table_metadata(lake, f"{modality}_features")
-        summary = f"{described['dagster/row_count']:,} rows"
+        cut = pipeline.cut_rows(lake, settings, modality)
+        summary = f"{described['dagster/row_count']:,} rows" + (f", {cut}" if cut else "")
         shown: dict[str, Any] = {"summary": summary, "preview": markdown_table(first.slice(0, 5))}
-        if modality in _PICTURES and (png := contact_sheet(first, _PICTURES[modality])):
+        if png := contact_sheet(tiles(settings, modality, first)):
             shown["picture"] = picture(png)
         yield dg.MaterializeResult(asset_key=features, metadata={**described, **shown})
 
     return both
+
+
+def tiles(project: Project, modality: str, rows: pa.Table) -> list[np.ndarray]:
+    """Pictures of feature rows, if these features have any."""
+    kind, dtypes = project.features.modality(modality), project.features.featurizer(modality).tensors
+    name = kind.picture
+    if name is None or name not in dtypes:
+        return []
+    return [kind.draw(tensor(row, name, dtypes[name])) for row in rows.to_pylist() if row[name] is not None]
 
 
 def first_rows(lake: Lake, name: str, fingerprint: str, most: int) -> pa.Table:

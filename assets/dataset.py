@@ -1,6 +1,7 @@
 """The dataset: an index of samples and the features they join to, with a fingerprint that names the snapshot."""
 
 from collections.abc import Mapping
+from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,9 +15,7 @@ def make_dataset(samples: pa.Table) -> pa.Table:
     Samples whose groups fall in different splits stay in `samples` with split ``excluded``; they are not lost, but
     no model may see them.
     """
-    any_input = pc.or_(
-        pc.is_valid(samples["text_id"]), pc.or_(pc.is_valid(samples["image_id"]), pc.is_valid(samples["speech_id"]))
-    )
+    any_input = reduce(pc.or_, (pc.is_valid(samples[f"{modality}_id"]) for modality in MODALITIES))
     usable = pc.is_in(samples["split"], pa.array([*SPLITS, "unlabelled"]))
     kept = samples.filter(pc.and_(any_input, usable))
     return kept.select(DATASET.names).sort_by("sample_id")

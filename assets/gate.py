@@ -15,7 +15,7 @@ from assets import pipeline
 from assets.lake import Lake
 from assets.settings import Project
 from assets.sources import attach_data, portions
-from training.schema import MODALITIES, PREDICTIONS, fingerprint, subset_name
+from training.schema import MODALITIES, PREDICTIONS, RAW, fingerprint, subset_name
 from training.settings import to_dict
 
 _ROWS = 256  # test rows that are held at once, if their media are small
@@ -128,12 +128,9 @@ def run_version(project: Project, version: str, rows: Path, answers: Path) -> No
 
 def write_raw(lake: Lake, path: Path, split: str) -> None:
     """The raw inputs of a split as Parquet: sample_id, label, text, image, speech; a portion of rows at a time."""
-    schema = pa.schema(
-        [("sample_id", pa.string()), ("label", pa.string()), ("text", pa.large_string())]
-        + [(m, pa.large_binary()) for m in MODALITIES[1:]]
-    )
     names = [f"{m}_item" for m in MODALITIES]
-    wanted = "FROM samples WHERE split = $split AND coalesce(text_id, image_id, speech_id) IS NOT NULL"
+    ids = ", ".join(f"{m}_id" for m in MODALITIES)
+    wanted = f"FROM samples WHERE split = $split AND coalesce({ids}) IS NOT NULL"
     query = f"SELECT sample_id, label, {', '.join(names)} {wanted} ORDER BY sample_id"
     samples = lake.sql(query, {"split": split}).to_pylist()
     given = f"SELECT unnest([{', '.join(names)}]) {wanted}"
@@ -141,12 +138,12 @@ def write_raw(lake: Lake, path: Path, split: str) -> None:
     at = {item: n for n, item in enumerate(listed["item_id"].to_pylist())}
     bytes_of = listed["size"].to_pylist()
     sizes = [sum(bytes_of[at[row[name]]] for name in names if row[name]) for row in samples]
-    with pq.ParquetWriter(path, schema, compression="NONE") as writer:
+    with pq.ParquetWriter(path, RAW, compression="NONE") as writer:
         for part in portions(samples, sizes, _ROWS):
             items = sorted({at[row[name]] for row in part for name in names if row[name]})
             data = {item["item_id"]: item for item in attach_data(listed.take(items)).to_pylist()}
             columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in ("sample_id", "label")}
             for m in MODALITIES:
                 found = [data.get(row[f"{m}_item"]) or {} for row in part]
-                columns[m] = [item.get("text" if m == "text" else "data") for item in found]
-            writer.write_table(pa.table(columns, schema=schema))
+                columns[m] = [item.get("text" if RAW.field(m).type == pa.large_string() else "data") for item in found]
+            writer.write_table(pa.table(columns, schema=RAW))

@@ -17,10 +17,12 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError
 
-from training.schema import SCHEMA_VERSION, TABLES
+from training.schema import FEATURE_TABLES, SCHEMA_VERSION, TABLES
 
-# Media and tensors do not shrink, and compressing them halves the rate.
-_UNCOMPRESSED = {"image_features", "speech_features"}
+# Which tensors they hold depends on the kind of features: another kind adds columns.
+GROWING = FEATURE_TABLES
+# Tensors do not shrink, and compressing them halves the rate.
+_UNCOMPRESSED = FEATURE_TABLES
 # Versions of these say which rows made a model. Of other tables delta-rs deletes the log of what is older than a month.
 _KEPT_FOR_EVER = {"samples", "dataset"}
 _WHOLE_LOG = {"delta.enableExpiredLogCleanup": "false"}
@@ -53,6 +55,18 @@ class Lake:
         uri = self.table_uri(name)
         options = dict(self.storage_options)
         return DeltaTable(uri, storage_options=options) if DeltaTable.is_deltatable(uri, options) else None
+
+    def schema(self, name: str) -> pa.Schema:
+        """The declared columns; of a table that grows, those that it has now."""
+        table = self.open(name) if name in GROWING else None
+        if table is None:
+            return TABLES[name]
+        columns = {field.name: field.type for field in pa.schema(table.schema().to_arrow())}
+        declared = [pa.field(field.name, field.type) for field in TABLES[name]]
+        more = [
+            pa.field(n, pa.binary()) if not n.endswith("_shape") else pa.field(n, pa.list_(pa.int32())) for n in columns
+        ]
+        return pa.schema([*declared, *(field for field in more if field.name not in TABLES[name].names)])
 
     def version(self, name: str) -> int | None:
         table = self.open(name)
@@ -116,7 +130,7 @@ class Lake:
         """Removes the rows that an SQL predicate selects."""
         if self.open(name) is not None:
             # Not by delta-rs's own deletion: it writes the rest as string views, which pyarrow's filters do not know.
-            self.replace(name, TABLES[name].empty_table(), predicate)
+            self._write(name, self.schema(name).empty_table(), "overwrite", predicate)
 
     def compact(self, name: str) -> None:
         """Many small files become few large ones; readers see the same rows."""
@@ -160,6 +174,7 @@ class Lake:
             self.table_uri(name),
             rows,
             mode=mode,
+            schema_mode="merge" if name in GROWING else None,
             predicate=predicate,
             storage_options=dict(self.storage_options),
             configuration=_NO_STATISTICS | (_WHOLE_LOG if name in _KEPT_FOR_EVER else {}),
@@ -192,7 +207,8 @@ class Lake:
                 # The library percent-encodes paths, and DuckDB would expand a * or ? in them.
                 paths = (glob.escape(unquote(uri.removeprefix("file://"))).replace("'", "''") for uri in uris)
                 files = ", ".join(f"'{path}'" for path in paths)
-                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}])")
+                union = ", union_by_name = true" if name in GROWING else ""
+                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}]{union})")
             else:
                 connection.register(name, schema.empty_table())
         return connection
@@ -216,6 +232,8 @@ def _cast(name: str, rows: pa.Table | pa.RecordBatch) -> pa.Table:
     """The rows with exactly the declared columns and types; a missing column is null, an unknown one an error."""
     schema = TABLES[name]
     table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+    if name in GROWING:  # what made the rows has declared the other columns
+        schema = pa.schema([*schema, *(field for field in table.schema if field.name not in schema.names)])
     if unknown := set(table.column_names) - set(schema.names):
         raise ValueError(f"table {name} has no columns {sorted(unknown)}; declared are {schema.names}")
     columns = [

@@ -5,8 +5,9 @@ not made again, so a second run decodes nothing.
 """
 
 import json
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,8 +16,9 @@ from tqdm import tqdm
 from assets.alignment import Balance, align, item_balance, samples_fingerprint, validate_samples
 from assets.dataset import dataset_fingerprint, make_dataset
 from assets.engine import make_engine
+from assets.filtering import apply_filters
 from assets.lake import Lake
-from assets.processing import Outcome, Step
+from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
 from assets.settings import Project
 from assets.sources import attach_data, portions, scan
 from training.processor import Processor
@@ -70,75 +72,115 @@ def write_manifest(lake: Lake, project: Project) -> Listing:
     )
 
 
-# What the present steps refuse of one modality, and (without a fingerprint) what could not be read in this run.
+# What the present steps and limits refuse of one modality, and (without a fingerprint) what could not be read in this
+# run.
 _REFUSED = """
 SELECT * FROM quarantine WHERE modality = $modality
 AND sha256 IN (SELECT sha256 FROM manifest WHERE modality = $modality) AND (
-  stage = 'clean' AND coalesce(fingerprint, $clean) = $clean OR stage = 'featurize' AND fingerprint = $features)
+  stage = 'clean' AND coalesce(fingerprint, $clean) IN ($clean, $limits)
+  OR stage = 'featurize' AND fingerprint = $features)
 """
 
-# One row per distinct content that lacks its clean row or its features and was not refused before.
+# One row per distinct content that was not refused before, with the steps that it lacks: its clean rows, or for one of
+# its children (most often itself) features, or a measurement.
 _TO_DO = """
 WITH items AS (
   SELECT * FROM manifest WHERE modality = $modality
   QUALIFY row_number() OVER (PARTITION BY sha256 ORDER BY item_id) = 1
+), children AS (
+  SELECT DISTINCT parent_id, id FROM clean_{modality} WHERE fingerprint = $clean
+), featured AS (
+  SELECT DISTINCT id FROM {modality}_features WHERE fingerprint = $features
+), wanted AS (SELECT unnest($filters) AS filter, unnest($measures) AS fingerprint
+), lacking AS (
+  SELECT DISTINCT parent_id, 'features' AS step FROM children ANTI JOIN featured USING (id)
+  UNION ALL
+  SELECT DISTINCT parent_id, filter AS step FROM (SELECT parent_id, id, filter, fingerprint FROM children, wanted)
+  ANTI JOIN (SELECT id, filter, fingerprint FROM measurements WHERE modality = $modality)
+    USING (id, filter, fingerprint)
+), missing AS (
+  SELECT parent_id, list(step ORDER BY step) AS need FROM lacking GROUP BY 1
 )
-SELECT items.*, cleaned.id IS NULL AS need_clean, featured.id IS NULL AS need_features
+SELECT items.*, CASE WHEN children.parent_id IS NULL THEN ['clean', 'features'] || $filters ELSE need END AS need
 FROM items
-LEFT JOIN (SELECT DISTINCT id FROM clean_{modality} WHERE fingerprint = $clean) cleaned ON cleaned.id = sha256
-LEFT JOIN (SELECT DISTINCT id FROM {modality}_features WHERE fingerprint = $features) featured ON featured.id = sha256
-WHERE (cleaned.id IS NULL OR featured.id IS NULL) AND sha256 NOT IN (
+LEFT JOIN (SELECT DISTINCT parent_id FROM children) children ON children.parent_id = sha256
+LEFT JOIN missing ON missing.parent_id = sha256
+WHERE (children.parent_id IS NULL OR need IS NOT NULL) AND sha256 NOT IN (
   SELECT sha256 FROM ({refused}) WHERE fingerprint IS NOT NULL
 )
 ORDER BY uri, "offset", member, "row"
 """
 
 
+def make_step(project: Project, modality: str) -> Step:
+    return Step(modality, make_processor(project), project.filters_of(modality))
+
+
 def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, int]:
-    """Cleans and featurizes what is new of one modality; each content is decoded once for both.
+    """Cleans, measures and featurizes what is new of one modality; each content is decoded once for all.
 
     Returns:
         Contents seen, processed, reused (there already) and quarantined (now or before).
     """
     lake.require("manifest")
-    processor = make_processor(project)
-    keys = fingerprints(processor, modality)
-    parameters = {**keys, "modality": modality}
-    query = _TO_DO.format(modality=modality, refused=_REFUSED)
+    step = make_step(project, modality)
+    query, parameters = _todo(step)
     todo = lake.sql(f"SELECT count(*) AS n FROM ({query})", parameters)["n"][0].as_py()
     streamed = lake.stream(query, parameters, project.engine.batch_size)
     batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
-    work = partial(_read_and_process, step=Step(modality, processor))
-    names = ("quarantine", f"clean_{modality}", f"{modality}_features")
     # What could not be read is tried again in every run, so its rows are this run's only.
     lake.replace(
         "quarantine",
         QUARANTINE.empty_table(),
         predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = '{modality}'",
     )
-    pending: dict[str, list[pa.Table]] = {name: [] for name in names}
-
-    def commit() -> None:
-        # Features last: should the process die in between, the anti-join still finds what is left to do.
-        for name in names:
-            lake.append(name, pending[name])
-            pending[name].clear()
-
-    size = 0
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
-        for result in make_engine(project.engine).map(work, batches):
-            for name, table in zip(names, (result.quarantine, result.clean, result.features), strict=True):
-                pending[name].append(table)
-                size += table.nbytes
-            progress.update(result.items)
-            if size > _PORTION_BYTES:
-                commit()
-                size = 0
-    commit()
+        outcomes = make_engine(project.engine).map(partial(_read_and_process, step=step), batches)
+        _commit(lake, modality, outcomes, progress.update)
     refused = len(set(refusals(lake, project, modality)["sha256"].to_pylist()))
     distinct = "SELECT count(DISTINCT sha256) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
     return {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
+
+
+def _todo(step: Step) -> tuple[str, dict[str, Any]]:
+    """The query for the items that lack something, and its parameters."""
+    keys = step.fingerprints()
+    measures = {kind: key for kind, key in keys.items() if kind not in (CLEAN_STEP, FEATURES_STEP)}
+    lists = {"filters": list(measures), "measures": list(measures.values())}
+    query = _TO_DO.format(modality=step.modality, refused=_REFUSED)
+    return query, _refused_parameters(step) | lists
+
+
+def _refused_parameters(step: Step) -> dict[str, Any]:
+    keys = step.fingerprints()
+    limits = step.processor.refused_fingerprint(step.modality)
+    return {"modality": step.modality, "clean": keys[CLEAN_STEP], "features": keys[FEATURES_STEP], "limits": limits}
+
+
+def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callable[[int], Any]) -> None:
+    """Writes outcomes in portions of bounded size."""
+    # Features last: should the process die in between, the anti-join still finds what is left to do.
+    names = {"quarantine": "quarantine", "clean": f"clean_{modality}", "measurements": "measurements"}
+    names["features"] = f"{modality}_features"
+    pending: dict[str, list[pa.Table]] = {part: [] for part in names}
+
+    def write() -> None:
+        for part, name in names.items():
+            lake.append(name, pending[part])
+            pending[part].clear()
+
+    size = 0
+    for outcome in outcomes:
+        for part, tables in pending.items():
+            table: pa.Table = getattr(outcome, part)
+            tables.append(table)
+            size += table.nbytes
+        done(outcome.items)
+        if size > _PORTION_BYTES:
+            write()
+            size = 0
+    write()
 
 
 def _read_and_process(batch: pa.RecordBatch, step: Step) -> Outcome:
@@ -148,27 +190,43 @@ def _read_and_process(batch: pa.RecordBatch, step: Step) -> Outcome:
 
 def refusals(lake: Lake, project: Project, modality: str) -> pa.Table:
     """What the present steps refuse of what the manifest lists of a modality, as rows of `quarantine`."""
-    parameters = {**fingerprints(make_processor(project), modality), "modality": modality}
-    return lake.sql(f"{_REFUSED} ORDER BY uri, member, stage", parameters)
+    return lake.sql(f"{_REFUSED} ORDER BY uri, member, stage", _refused_parameters(make_step(project, modality)))
+
+
+def cut_rows(lake: Lake, project: Project, modality: str) -> str | None:
+    """How many contents are longer than a model reads of them, in words; None where none is."""
+    processor = make_processor(project)
+    if (rule := processor.featurizers[modality].cut()) is None:
+        return None
+    condition, words = rule
+    query = f"""
+        SELECT count(*) AS n FROM (
+          SELECT DISTINCT id FROM {modality}_features f JOIN clean_{modality} c USING (id)
+          WHERE f.fingerprint = $features AND c.fingerprint = $clean AND ({condition}))
+    """
+    keys = {"features": processor.fingerprint(modality), "clean": processor.clean_fingerprint(modality)}
+    count = lake.sql(query, keys)["n"][0].as_py()
+    return f"{count:,} {words}" if count else None
 
 
 def quarantined(lake: Lake, project: Project) -> pa.Table:
     """The rows of `quarantine` that hold at present; those of other settings or of contents that are gone do not."""
-    rows = [lake.sql("SELECT * FROM quarantine WHERE stage IN ('manifest', 'align')")]
+    rows = [lake.sql("SELECT * FROM quarantine WHERE stage IN ('manifest', 'filter', 'align')")]
     return pa.concat_tables([*rows, *(refusals(lake, project, modality) for modality in project.modalities)])
 
 
 def write_samples(lake: Lake, project: Project) -> str:
-    """Aligns the clean items into samples; returns the fingerprint of their content."""
+    """Filters the clean items and aligns them into samples; returns the fingerprint of their content."""
     lake.require("manifest")
-    processor = make_processor(project)
-    usable, refused = {}, {}
+    refused = {m: set(refusals(lake, project, m)["sha256"].to_pylist()) for m in project.modalities}
+    kept, filtered = {}, []
     for modality in project.modalities:
-        clean = f"SELECT DISTINCT id FROM clean_{modality} WHERE fingerprint = $clean"
-        usable[modality] = lake.sql(clean, {"clean": processor.clean_fingerprint(modality)})
-        refused[modality] = set(refusals(lake, project, modality)["sha256"].to_pylist())
+        kept[modality], rows = apply_filters(lake, make_step(project, modality))
+        filtered.append(rows)
+        refused[modality] |= set(rows["sha256"].to_pylist()) - set(kept[modality]["parent_id"].to_pylist())
+    lake.replace("quarantine", pa.concat_tables(filtered), predicate="stage = 'filter'")
     manifest, listed = lake.read("manifest"), lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
-    aligned = align(manifest, usable, project.align, project.sources, project.root, refused, listed)
+    aligned = align(manifest, kept, project.align, project.sources, project.root, refused, listed)
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
     validate_samples(aligned.samples, project.align)  # its errors refer to the rows just written
     fingerprint = samples_fingerprint(aligned.samples)
@@ -186,14 +244,22 @@ def balance(lake: Lake, project: Project) -> Balance:
 
 
 def noise(lake: Lake, project: Project) -> pa.Table:
-    """`item_id` and content `id` of the clips that augmentation can add to speech."""
-    query = """
-        SELECT item_id, sha256 AS id FROM manifest
-        WHERE source IN (SELECT unnest($sources)) AND sha256 IN (FROM clean_speech SELECT id WHERE fingerprint = $clean)
-        ORDER BY item_id
-    """
-    clean = make_processor(project).clean_fingerprint("speech")
-    return lake.sql(query, {"sources": list(project.noise), "clean": clean})
+    """`item_id`, `modality` and content `id` of the clips that augmentation can add."""
+    processor, schema = (
+        make_processor(project),
+        pa.schema([(name, pa.string()) for name in ("item_id", "modality", "id")]),
+    )
+    clips = [schema.empty_table()]
+    for modality in dict.fromkeys(source.modality for source in project.sources if source.name in project.noise):
+        query = f"""
+            SELECT DISTINCT item_id, modality, id FROM manifest JOIN clean_{modality} ON parent_id = sha256
+            WHERE source IN (SELECT unnest($sources)) AND modality = $modality AND fingerprint = $clean
+            ORDER BY item_id, id
+        """
+        clean = processor.clean_fingerprint(modality)
+        parameters = {"sources": list(project.noise), "modality": modality, "clean": clean}
+        clips.append(lake.sql(query, parameters).cast(schema))
+    return pa.concat_tables(clips)
 
 
 class Snapshot(NamedTuple):
@@ -242,8 +308,11 @@ def plan(project: Project) -> list[RunSpec]:
             f"the dataset was made with other features of {', '.join(others)} than the settings now ask for: "
             "materialize the features and the dataset first (`--select +dataset`), or take the setting back"
         )
-    clips = set(noise(lake, project)["id"].to_pylist()) if project.noise else ()
-    return plan_runs(project.model, project.training, project.features, project.modalities, dataset, sorted(clips))
+    clips: dict[str, set[str]] = {}
+    for row in noise(lake, project).to_pylist():
+        clips.setdefault(row["modality"], set()).add(row["id"])
+    listed = {modality: sorted(ids) for modality, ids in clips.items()}
+    return plan_runs(project.model, project.training, project.features, project.modalities, dataset, listed)
 
 
 def fingerprints(processor: Processor, modality: str) -> dict[str, str]:

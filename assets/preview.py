@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from assets.lake import Lake
-from training.schema import TABLES, tensor
 
 _CELL = 200  # characters of a value that a preview shows
 _HASH = 12  # hexadecimal digits of a hash that a preview shows
@@ -21,7 +20,7 @@ _PICTURE = 1000  # pixels: the width that the dialog of the web UI has room for
 def table_metadata(lake: Lake, name: str) -> dict[str, Any]:
     """Row count, column schema, place and version of a table, under the keys that Dagster's UI knows."""
     table = lake.open(name)
-    columns = [dg.TableColumn(field.name, str(field.type)) for field in TABLES[name]]
+    columns = [dg.TableColumn(field.name, str(field.type)) for field in lake.schema(name)]
     rows = lake.sql(f"SELECT count(*) AS n FROM {name}")["n"][0].as_py()
     return {
         "dagster/row_count": rows,
@@ -72,29 +71,18 @@ def picture(png: bytes) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
-def contact_sheet(features: pa.Table, name: str, columns: int = 8, cell: int = 96) -> bytes | None:
-    """The first feature rows as one PNG: images as they are, log-mel as a spectrogram (low frequencies below)."""
+def contact_sheet(tiles: Sequence[np.ndarray], columns: int = 8, cell: int = 96) -> bytes | None:
+    """Pictures uint8 (H, W, 3) or (H, W) side by side, as one PNG."""
     from PIL import Image
 
-    tiles = []
-    for row in features.to_pylist():
-        if row[name] is None:
-            continue
-        values = tensor(row, name)
-        if name == "pixels":
-            array = np.repeat(values, 3, axis=0) if values.shape[0] == 1 else values
-            array = array.transpose(1, 2, 0)
-        else:
-            low, high = float(values.min()), float(values.max())
-            array = (255 * (values.T[::-1] - low) / max(high - low, 1e-6)).astype(np.uint8)
-        tiles.append(Image.fromarray(np.ascontiguousarray(array)).convert("RGB").resize((cell, cell)))
     if not tiles:
         return None
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * (cell + 4), rows * (cell + 4)), "white")
     for i, tile in enumerate(tiles):
-        sheet.paste(tile, ((i % columns) * (cell + 4) + 2, (i // columns) * (cell + 4) + 2))
+        picture = Image.fromarray(np.ascontiguousarray(tile)).convert("RGB").resize((cell, cell))
+        sheet.paste(picture, ((i % columns) * (cell + 4) + 2, (i // columns) * (cell + 4) + 2))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,149 +1,174 @@
-"""One pass over items: each is decoded once and gives its clean row and its feature row, or the row that says why not.
+"""One pass over items: each is decoded once and gives its clean rows, its feature rows and what filters measure of it,
+or the row that says why not.
 
 Pure Arrow to Arrow; reading the bytes (`sources.attach_data`) and writing the tables is the caller's.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from training.language import CleanText
-from training.media import Image, MediaError, Speech
-from training.processor import Processor
-from training.schema import CLEAN, FEATURES, QUARANTINE, tensor_columns
+from training.filters.base import Filter
+from training.media import MediaError
+from training.modalities.base import WHOLE
+from training.processor import Processor, package_versions
+from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, features_schema, fingerprint, tensor_columns
 
-_PLACE = ("item_id", "source", "uri", "member", "row", "sha256")
+CLEAN_STEP, FEATURES_STEP = "clean", "features"  # and the kind of each filter that measures
+_ORIGIN = ("item_id", "source", "uri", "member", "row", "sha256")
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True)
+class Outcome:
     """What became of `items` input rows: each is in the table of every step it needed, or in quarantine."""
 
     items: int
-    clean: pa.Table
-    features: pa.Table
     quarantine: pa.Table
+    clean: pa.Table
+    measurements: pa.Table
+    features: pa.Table
+
+
+@dataclass
+class _Rows:
+    """The rows that a batch gives, by table."""
+
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    clean: list[dict[str, Any]] = field(default_factory=list)
+    measurements: list[dict[str, Any]] = field(default_factory=list)
+    features: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Cleaning and featurizing of one modality, as a function from a batch to its `Outcome` that can be pickled."""
+    """Cleaning, measuring and featurizing of one modality, as a function from a batch to its `Outcome`.
+
+    It can be pickled.
+    """
 
     modality: str
     processor: Processor
+    filters: Mapping[str, Filter] = field(default_factory=dict)  # by kind
+
+    def fingerprints(self) -> dict[str, str]:
+        """Step -> what its rows are keyed by, beside the content: clean, features, each filter that measures."""
+        clean = self.processor.clean_fingerprint(self.modality)
+        size = self.processor.featurizers[self.modality].decoded_size  # a picture is measured as it was decoded
+        measured = {
+            kind: fingerprint("measure", kind, clean, size, f.version, package_versions(f.packages))
+            for kind, f in self.filters.items()
+            if f.version
+        }
+        return {CLEAN_STEP: clean, FEATURES_STEP: self.processor.fingerprint(self.modality), **measured}
 
     def __call__(self, batch: pa.RecordBatch) -> Outcome:
-        """`batch` has MANIFEST's columns, `data` (media bytes; for text its UTF-8), `need_clean`, `need_features`.
+        """`batch` has MANIFEST's columns, `data` (media bytes; for text its UTF-8), and `need`: the steps that lack.
 
         Content that cannot be used goes to quarantine under the fingerprint of the step that refused it, so that it
-        is not tried again. Where `data` is null the file could not be read (`data_error` says why): the quarantine
-        row has no fingerprint, since another run may find the file.
+        is not tried again; what the limits refuse under one that knows them. Where `data` is null the file could not
+        be read (`data_error` says why): the quarantine row has no fingerprint, since another run may find the file.
 
         Raises:
             RuntimeError: an item that raised anything but MediaError; the message names it.
         """
-        clean: list[dict[str, Any]] = []
-        features: list[dict[str, Any]] = []
-        quarantine: list[dict[str, Any]] = []
-        clean_step, feature_step = (
-            self.processor.clean_fingerprint(self.modality),
-            self.processor.fingerprint(self.modality),
-        )
-        for row in range(batch.num_rows):
-            (item,) = batch.slice(row, 1).to_pylist()  # one at a time: media are large
-            step: str | None = clean_step if item["need_clean"] else feature_step
+        rows, keys = _Rows(), self.fingerprints()
+        for number in range(batch.num_rows):
+            (item,) = batch.slice(number, 1).to_pylist()  # one at a time: media are large
             try:
-                if item["data"] is None:
-                    step = None
-                    raise MediaError("unreadable", item.get("data_error") or "the file came without its content")
-                decoded, columns = decode(item, self.modality, self.processor)
-                if item["need_clean"]:
-                    clean.append(
-                        {"id": item["sha256"], "parent_id": item["sha256"], "fingerprint": clean_step, **columns}
-                    )
-                step = feature_step
-                if item["need_features"]:
-                    tensors = featurize(decoded, self.processor)
-                    features.append({"id": item["sha256"], "fingerprint": feature_step, **tensors})
-            except MediaError as error:
-                stage = "featurize" if step == feature_step else "clean"
-                quarantine.append(_refused(item, self.modality, stage, step, error))
+                self._process(item, keys, rows)
             except Exception as error:  # a fault of the code, not known of the item: no reason to refuse it for good
-                raise RuntimeError(f"{place(item)}: {type(error).__name__}: {error}") from error
-        _check_balance(batch, clean, features, quarantine)
+                raise RuntimeError(f"{origin(item)}: {type(error).__name__}: {error}") from error
+        _check_balance(batch, rows)
+        featurizer = self.processor.featurizers[self.modality]
         return Outcome(
             batch.num_rows,
-            pa.Table.from_pylist(clean, CLEAN[self.modality]),
-            pa.Table.from_pylist(features, FEATURES[self.modality]),
-            pa.Table.from_pylist(quarantine, QUARANTINE),
+            pa.Table.from_pylist(rows.quarantine, QUARANTINE),
+            pa.Table.from_pylist(rows.clean, CLEAN[self.modality]),
+            pa.Table.from_pylist(rows.measurements, MEASUREMENTS),
+            pa.Table.from_pylist(rows.features, features_schema(self.modality, featurizer.tensors)),
         )
 
+    def _process(self, item: dict[str, Any], keys: dict[str, str], rows: _Rows) -> None:
+        """The rows of one item; its children stand or fall together."""
+        if item["data"] is None:
+            error = MediaError("unreadable", item.get("data_error") or "the file came without its content")
+            rows.quarantine.append(self._refused(item, "clean", None, error))
+            return
+        need = item["need"]
+        stage = "clean" if CLEAN_STEP in need else "featurize"
+        made = _Rows()
+        try:
+            children = list(self._children(item))
+            made.clean, made.measurements = self._clean_rows(item, children, keys)
+            stage = "featurize"
+            made.features = [self._features(*child, keys[FEATURES_STEP]) for child in children if FEATURES_STEP in need]
+        except MediaError as error:
+            key = keys[CLEAN_STEP if stage == "clean" else FEATURES_STEP]
+            if error.reason == "too_large":  # whatever step met the limit
+                stage, key = "clean", self.processor.refused_fingerprint(self.modality)
+            rows.quarantine.append(self._refused(item, stage, key, error))
+        rows.clean += made.clean
+        rows.measurements += made.measurements
+        rows.features += made.features
 
-def decode(
-    item: dict[str, Any], modality: str, processor: Processor
-) -> tuple[Image | Speech | CleanText, dict[str, Any]]:
-    """The decoded content and its columns of the clean table. Raises MediaError."""
-    if modality == "text":
-        text = processor.decode_text(item["data"].decode())
-        return text, _columns(text, ("text", "language", "words", "content_words", "warnings"))
-    name = item["member"] or item["uri"]
-    if modality == "image":
-        image = processor.decode_image(item["data"], name)
-        return image, _columns(image, ("format", "mode", "width", "height", "warnings"))
-    speech = processor.decode_speech(item["data"], name)
-    columns = _columns(speech, ("format", "sample_rate", "channels", "frames", "seconds", "warnings"))
-    columns["rms"] = float(np.sqrt(np.mean(np.square(speech.waveform, dtype=np.float64))))
-    if speech.seconds > (most := processor.features.speech.max_seconds):
-        columns["warnings"] += (f"{speech.seconds:.2f} s, features cover at most {most:g} s (max_seconds)",)
-    return speech, columns
+    def _clean_rows(
+        self, item: dict[str, Any], children: list[tuple[str, Any]], keys: dict[str, str]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows of the clean table, and of the measurements, as far as they are needed."""
+        modality, parent = self.processor.modalities[self.modality], item["sha256"]
+        clean = [
+            {"id": name, "parent_id": parent, "fingerprint": keys[CLEAN_STEP], **modality.describe(content)}
+            for name, content in children
+            if CLEAN_STEP in item["need"]
+        ]
+        measurements = [
+            {"id": name, "modality": self.modality, "filter": kind, "fingerprint": keys[kind]}
+            | {"value": self.filters[kind].measure(content)}
+            for kind in item["need"]
+            if kind in self.filters
+            for name, content in children
+        ]
+        return clean, measurements
+
+    def _children(self, item: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Id and content of each part of an item; a whole one keeps the id of its bytes."""
+        decoded = self.processor.decode(self.modality, item["data"], item["member"] or item["uri"])
+        for cut, content in self.processor.modalities[self.modality].children(decoded):
+            parent = item["sha256"]
+            yield parent if cut == WHOLE else hashlib.sha256(f"{parent}\0{cut}".encode()).hexdigest(), content
+
+    def _features(self, name: str, content: Any, key: str) -> dict[str, Any]:
+        columns = self.processor.featurize(self.modality, content)
+        dtypes = self.processor.featurizers[self.modality].tensors
+        extras = {column: value for column, value in columns.items() if column not in dtypes}
+        return {"id": name, "fingerprint": key, **extras, **tensor_columns(columns, dtypes)}
+
+    def _refused(self, item: dict[str, Any], stage: str, key: str | None, error: MediaError) -> dict[str, Any]:
+        return {name: item[name] for name in _ORIGIN} | {
+            "stage": stage,
+            "outcome": "quarantined",
+            "reason": error.reason,
+            "message": f"{origin(item)}: {error}",
+            "modality": self.modality,
+            "fingerprint": key,
+        }
 
 
-def featurize(decoded: Image | Speech | CleanText, processor: Processor) -> dict[str, Any]:
-    """The columns of the feature table. Raises MediaError."""
-    match decoded:
-        case CleanText():
-            return {"text": decoded.text, **tensor_columns(processor.text_tensors(decoded))}
-        case Image():
-            return tensor_columns(processor.image_tensors(decoded))
-        case Speech():
-            return tensor_columns(processor.speech_tensors(decoded))
-
-
-def place(item: dict[str, Any]) -> str:
+def origin(item: dict[str, Any]) -> str:
     """Where an item comes from, for a person: file, member of the archive, row of the table."""
     where = item["uri"] or item["item_id"]
     where += f"/{item['member']}" if item["member"] else ""
     return where + (f", row {item['row']}" if item["row"] is not None else "")
 
 
-def _columns(content: Any, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(content, name) for name in names}
-
-
-def _refused(
-    item: dict[str, Any], modality: str, stage: str, fingerprint: str | None, error: MediaError
-) -> dict[str, Any]:
-    return {name: item[name] for name in _PLACE} | {
-        "stage": stage,
-        "outcome": "quarantined",
-        "reason": error.reason,
-        "message": f"{place(item)}: {error}",
-        "modality": modality,
-        "fingerprint": fingerprint,
-    }
-
-
-def _check_balance(
-    batch: pa.RecordBatch,
-    clean: list[dict[str, Any]],
-    features: list[dict[str, Any]],
-    quarantine: list[dict[str, Any]],
-) -> None:
+def _check_balance(batch: pa.RecordBatch, rows: _Rows) -> None:
     """No item disappears: what a step was asked for it made, or it stands in quarantine."""
-    refused = {row["item_id"] for row in quarantine}
-    done = {"need_clean": {row["id"] for row in clean}, "need_features": {row["id"] for row in features}}
-    for need, made in done.items():
-        for item_id, sha256, needed in zip(*(batch[n].to_pylist() for n in ("item_id", "sha256", need)), strict=True):
-            assert not needed or sha256 in made or item_id in refused, f"{item_id} was lost"
+    refused = {row["item_id"] for row in rows.quarantine}
+    clean = {row["parent_id"] for row in rows.clean}
+    for item_id, sha256, need in zip(*(batch[n].to_pylist() for n in ("item_id", "sha256", "need")), strict=True):
+        assert CLEAN_STEP not in need or sha256 in clean or item_id in refused, f"{item_id} was lost"
+    wanted = sum(FEATURES_STEP in need for need in batch["need"].to_pylist())
+    assert len(rows.features) + len(refused) >= wanted, "features were lost"

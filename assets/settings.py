@@ -2,20 +2,24 @@
 
 import codecs
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from assets.catalog import JOINS
+from training.catalog import FILTERS, Choice
+from training.features import FeatureSettings
+from training.filters.base import Filter
 from training.schema import MODALITIES, SPLITS
 from training.settings import (
     FORBID_EXTRA,
-    FORMS,
-    FeatureSettings,
     MediaLimits,
     ModelSettings,
     PromotionSettings,
     TrainingSettings,
     check,
+    choose,
     complete,
 )
 
@@ -113,7 +117,7 @@ class AlignSettings:
     """
 
     __pydantic_config__ = FORBID_EXTRA
-    on: Literal["key"] = "key"
+    on: Choice = field(default_factory=lambda: Choice("key"))  # which join (`assets.catalog.JOINS`)
     table: str | None = None  # explicit links: one row a sample; an empty cell: the sample lacks that modality
     # source -> column of `table` that holds its keys; default: `key` where the source has the same table, else the
     # column called like the source, else like its modality
@@ -124,12 +128,15 @@ class AlignSettings:
     group: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     test_values: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    require: tuple[Literal["text", "image", "speech"], ...] = ()  # a sample lacking one of these is unmatched
+    require: tuple[str, ...] = ()  # a sample lacking one of these is unmatched
     max_per_key: int = 64  # samples one key may give when several items share it
     max_missing: float = 0.95  # a modality that has a source and lacks in more than this share of samples is a fault
     split: SplitSettings = field(default_factory=SplitSettings)
 
     def __post_init__(self) -> None:
+        for modality in self.require:
+            check(modality in MODALITIES, "require", modality, f"modalities ({', '.join(MODALITIES)})")
+        choose(self, "on", JOINS)
         check(self.max_per_key >= 1, "max_per_key", self.max_per_key, "at least 1")
         check_encoding(self.encoding)
         for column, values in self.test_values.items():
@@ -150,6 +157,22 @@ class EngineSettings:
     batch_size: int = 64  # items a batch
 
 
+def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str, tuple[Choice, ...]]:
+    """Checked; the project file may say one filter without a list."""
+    filters = {}
+    for modality, section in sections.items():
+        check(modality in modalities, "filters", modality, f"modalities of the sources ({', '.join(modalities)})")
+        listed = section if isinstance(section, list | tuple) else [section]
+        try:
+            choices = tuple(FILTERS.choose(item, modality) for item in listed)
+        except ValueError as error:
+            raise ValueError(f"filters.{modality}: {error}") from None
+        kinds = [choice.kind for choice in choices]
+        check(len(set(kinds)) == len(kinds), f"filters.{modality}", kinds, "each kind once")
+        filters[modality] = choices
+    return filters
+
+
 # What deltalake takes for part of a URL, or refuses, in the path of a local table; Dagster and MLflow trip over ? too.
 _NO_PATH = re.compile(r"[][#?|^\\]|%[0-9A-Fa-f]{2}")
 
@@ -164,6 +187,8 @@ class Project:
     align: AlignSettings
     features: FeatureSettings = field(default_factory=FeatureSettings)
     limits: MediaLimits = field(default_factory=MediaLimits)
+    # Modality -> filters (`training.catalog.FILTERS`, a tuple of Choice) that decide what of it samples may have.
+    filters: dict[str, Any] = field(default_factory=dict)
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
@@ -190,11 +215,13 @@ class Project:
                 raise ValueError(f"{name} is {path}: tables cannot lie under a path with {bad[0]!r}; choose another")
         if not self.modalities or (self.noise and "speech" not in self.modalities):
             raise ValueError(f"sources has noise ({', '.join(self.noise)}) and no speech that it could be added to")
-        object.__setattr__(self, "model", complete(self.model, {m: FORMS[m] for m in self.modalities}))
-        if self.training.augmentation.speech is not None and not self.features.speech.keep_waveform:
-            raise ValueError(
-                "training.augmentation.speech needs the waveforms: set features.speech.keep_waveform: true"
-            )
+        object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
+        object.__setattr__(self, "model", complete(self.model, {m: self.features.forms[m] for m in self.modalities}))
+        for modality, settings in self.training.augmentation.items():
+            try:
+                self.features.featurizer(modality).augmenter(settings, ())
+            except ValueError as error:
+                raise ValueError(f"training.augmentation.{modality}: {error}") from None
 
     @property
     def root(self) -> Path:
@@ -206,6 +233,11 @@ class Project:
         """Those that some source of samples gives."""
         given = {source.modality for source in self.sources if source.use == "samples"}
         return tuple(m for m in MODALITIES if m in given)
+
+    def filters_of(self, modality: str) -> dict[str, Filter]:
+        """The filters of a modality, by kind."""
+        choices = self.filters.get(modality, ())
+        return {choice.kind: FILTERS.make(choice, scope=modality) for choice in choices}
 
     @property
     def noise(self) -> tuple[str, ...]:

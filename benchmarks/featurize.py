@@ -29,8 +29,9 @@ from assets.processing import Outcome, Step
 from assets.settings import EngineSettings, SourceSettings
 from assets.sources import attach_data, scan
 from benchmarks import measure
+from training.features import FeatureSettings
 from training.processor import Processor
-from training.settings import FeatureSettings, MediaLimits, SpeechFeatures
+from training.settings import MediaLimits
 
 _JPEG, _WAV = "clothing/images.tar", "spoken_digits/recordings.tar"
 
@@ -39,8 +40,7 @@ _JPEG, _WAV = "clothing/images.tar", "spoken_digits/recordings.tar"
 def batches(source: SourceSettings, items: int) -> list[pa.RecordBatch]:
     """The first items of a source as the pipeline gives them to the engine."""
     rows = scan(source, Path.cwd()).rows.slice(0, items)
-    for need in ("need_clean", "need_features"):
-        rows = rows.append_column(need, pa.repeat(True, rows.num_rows))
+    rows = rows.append_column("need", pa.array([["clean", "features"]] * rows.num_rows))
     return rows.combine_chunks().to_batches(EngineSettings().batch_size)
 
 
@@ -119,7 +119,7 @@ def main() -> None:
         large = SourceSettings(name="large", modality="image", files=str(folder / "large"))
         spoken = SourceSettings(name="spoken", modality="speech", files=str(data / _WAV))
         enlarge(small, folder / "large", items)
-        default, slow = FeatureSettings(), FeatureSettings(speech=SpeechFeatures(sample_rate=8000))
+        default, slow = FeatureSettings(), FeatureSettings(speech={"sample_rate": 8000})
         for what, source, count, features, beside in (
             ("JPEG 256 px", small, min(items, 500), default, "Pillow decode"),
             ("JPEG 640 x 480", large, items, default, "Pillow decode"),

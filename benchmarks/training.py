@@ -31,8 +31,9 @@ from transformers.utils import logging
 from benchmarks import measure
 from training.cache import FeatureCache, needed_columns, open_table
 from training.data import EpochSampler, SampleDataset, open_samples
+from training.features import FeatureSettings
 from training.model import FusionModel, build_model
-from training.settings import FeatureSettings, ModelSettings, TrainingSettings, from_dict, to_dict
+from training.settings import ModelSettings, TrainingSettings, from_dict, to_dict
 from training.train import fit, make_collator, make_tokenizer
 
 _ROWS, _QUICK = 4096, 256

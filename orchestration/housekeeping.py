@@ -12,7 +12,7 @@ from assets import pipeline
 from assets.alignment import samples_fingerprint
 from assets.lake import Lake
 from assets.settings import Project
-from training.schema import MODALITIES, TABLES
+from training.schema import FEATURE_TABLES, MODALITIES, TABLES
 
 _FILES = 8  # a table of fewer files is not worth compacting
 _IDS = 5000  # ids in one predicate; delta-rs ends the process at 100,000
@@ -93,7 +93,11 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> dict[str, 
     predicates = {
         "manifest": _among("sha256", hashes) + " OR " + _among("item_id", items),
         "quarantine": _among("sha256", hashes) + " OR " + _among("item_id", items),
-        **{name: _among("id", hashes) for m in MODALITIES for name in (f"clean_{m}", f"{m}_features")},
+        **{
+            name: _among("id", hashes)
+            for name in TABLES
+            if name.startswith("clean_") or name in (*FEATURE_TABLES, "measurements")
+        },
         **{name: " OR ".join(_among(f"{m}_id", hashes) for m in MODALITIES) for name in ("samples", "dataset")},
     }
     kept = _kept_snapshots(project, lake)

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from assets import pipeline
 from assets.alignment import align, validate_samples
-from assets.processing import Step
+from assets.processing import CLEAN_STEP
 from assets.settings import Project
 from assets.sources import attach_data, portions, scan
 from orchestration.automation import check_schedule
@@ -25,15 +25,14 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
     scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)
-    processor = pipeline.make_processor(project)
     unreadable: list[str] = []
     for modality in project.modalities:
         items = manifest.filter(pc.equal(manifest["modality"], modality)).slice(0, decoded).combine_chunks()
+        step = pipeline.make_step(project, modality)
         for part in portions(items, items["size"].to_pylist()):
             batch = attach_data(part)
-            for name in ("need_clean", "need_features"):
-                batch = batch.append_column(name, pa.array([name == "need_clean"] * batch.num_rows))
-            outcome = Step(modality, processor)(batch)
+            batch = batch.append_column("need", pa.array([[CLEAN_STEP]] * batch.num_rows))
+            outcome = step(batch)
             unreadable += outcome.quarantine["message"].to_pylist()
     told: dict[str, Any] = {
         "project": project.name,

@@ -7,8 +7,10 @@ from typing import Any
 from assets.settings import Project
 from assets.sources import portions
 from assets.tables import read_table
-from training.schema import MODALITIES
+from training import catalog
+from training.schema import MODALITIES, RAW
 
+FILES = tuple(m for m in MODALITIES if not catalog.MODALITIES.load(m).is_text)  # given as files
 _ROWS = 256  # rows that are read at once, if their media are small
 
 
@@ -26,7 +28,7 @@ def rows_of_table(path: Path) -> list[dict[str, Any]]:
         if not record.values.keys() & set(MODALITIES):
             raise ValueError(f"{path}: has columns {', '.join(record.values)}, expected one of {', '.join(MODALITIES)}")
         given: dict[str, Any] = {m: record.values.get(m) or None for m in MODALITIES}
-        for m in MODALITIES[1:]:
+        for m in FILES:
             if given[m]:
                 given[m] = path.parent / given[m]
                 if not given[m].is_file():
@@ -55,15 +57,15 @@ def answer(project: Project, rows: Sequence[Mapping[str, Any]], version: str = "
         if m not in project.modalities and any(row.get(m) for row in rows):
             takes = ", ".join(project.modalities)
             raise ValueError(f"{project.name} has no source of {m}, so its models take {takes} only")
-    schema = pa.schema([("text", pa.large_string()), ("image", pa.large_binary()), ("speech", pa.large_binary())])
+    schema = pa.schema([RAW.field(m) for m in MODALITIES])
 
     def read(part: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-        columns: dict[str, list[Any]] = {"text": [row.get("text") for row in part]}
-        for m in MODALITIES[1:]:
-            columns[m] = [Path(row[m]).read_bytes() if row.get(m) else None for row in part]
+        columns: dict[str, list[Any]] = {m: [row.get(m) for row in part] for m in MODALITIES}
+        for m in FILES:
+            columns[m] = [Path(name).read_bytes() if name else None for name in columns[m]]
         return pa.record_batch(columns, schema)
 
-    sizes = [sum(Path(row[m]).stat().st_size for m in MODALITIES[1:] if row.get(m)) for row in rows]
+    sizes = [sum(Path(row[m]).stat().st_size for m in FILES if row.get(m)) for row in rows]
     batches = map(read, portions(list(rows), sizes, _ROWS))
     model = model_registry.fetch_model(project.mlflow_uri, project.name, version)
     answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, batches)).to_pylist()

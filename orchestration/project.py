@@ -60,12 +60,10 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
         project = _adapter().validate_python(document | own | {"tracking_uri": tracking})
     except ValidationError as error:
         raise ProjectError(_explain(path, error)) from None
-    model, text = project.model, project.features.text
-    text = replace(text, tokenizer=_beside(path, text.tokenizer, "bytes"))
     return replace(
         project,
-        model=replace(model, llm=_beside(path, model.llm, "tiny")),
-        features=replace(project.features, text=text),
+        model=replace(project.model, llm=_beside(path, project.model.llm, "tiny")),
+        features=project.features.located(lambda name: _beside(path, name, "bytes")),
     )
 
 

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from training.processor import speech_spectra
-from training.settings import ImageAugmentation, SpeechAugmentation, SpeechFeatures
+from training.settings import ImageAugmentation, SpeechAugmentation
+from training.spectra import SpectrumOptions, speech_spectra
 
 
 @dataclass(frozen=True)
 class SpeechAugmenter:
     settings: SpeechAugmentation
-    features: SpeechFeatures
+    features: SpectrumOptions
     noise: Sequence[np.ndarray] = ()  # int16 waveforms at features.sample_rate; without any, noise is white
+    read: str = "log_mel"  # the spectrum that comes of it: log_mel | mfcc
 
     def __call__(self, waveform_N: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """int16 (N,) to frames float32 (F, M) of the kind that the model reads."""
@@ -42,7 +43,7 @@ class SpeechAugmenter:
         hop = self.features.hop_ms * self.features.sample_rate / 1000
         hop = max(1, round(hop * (1 + speed * settings.speed) / factor))
         log_mel, mfcc = speech_spectra(speech_N, self.features, hop)
-        return mask_spectrum(log_mel if self.features.kind == "log_mel" else mfcc, settings, random)
+        return mask_spectrum(log_mel if self.read == "log_mel" else mfcc, settings, random)
 
     def _noise(self, length: int, random: np.random.Generator) -> np.ndarray:
         """float32 (length,) of root mean square 1."""

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from filelock import FileLock
 
+from training.features import FeatureSettings
 from training.schema import tensor
-from training.settings import FeatureSettings
 
 _SCAN_ROWS = 256  # rows read from a table at a time
 _VIEWS = 20_000  # rows whose views are kept, about 1 kB each: making one takes longer than using it
@@ -37,11 +37,13 @@ def open_table(
         raise ValueError(f"the lake {lake} has no table {name!r}: materialize the asset of that name first") from error
 
 
-def needed_columns(modality: str, features: FeatureSettings) -> tuple[str, ...]:
-    """The columns of a feature table that a model reads."""
-    if modality == "speech":
-        return (features.speech.kind, *(("waveform",) if features.speech.keep_waveform else ()))
-    return {"text": ("text", "input_ids"), "image": ("pixels",)}[modality]
+def needed_columns(modality: str, features: FeatureSettings) -> dict[str, str | None]:
+    """The columns of a feature table that a model reads: the dtype of tensors, None of others."""
+    featurizer = features.featurizer(modality)
+    tensors = {
+        name: dtype for name, dtype in featurizer.tensors.items() if name in (featurizer.read, featurizer.augmented)
+    }
+    return dict.fromkeys(features.modality(modality).extra) | tensors
 
 
 class FeatureCache:
@@ -50,10 +52,10 @@ class FeatureCache:
     Rows are added, never changed; each addition is a file of its own that appears whole or not at all.
     """
 
-    def __init__(self, root: Path, modality: str, fingerprint: str, columns: Sequence[str]) -> None:
+    def __init__(self, root: Path, modality: str, fingerprint: str, columns: Mapping[str, str | None]) -> None:
         self.modality = modality
         self.fingerprint = fingerprint
-        self.columns = tuple(columns)
+        self.columns = dict(columns)  # as of `needed_columns`
         self.folder = Path(root) / "-".join((modality, fingerprint, *columns))
         self._open()
 
@@ -88,7 +90,8 @@ class FeatureCache:
             if not missing:
                 return 0
             wanted = (ds.field("fingerprint") == self.fingerprint) & ds.field("id").isin(pa.array(sorted(missing)))
-            columns = ["id", *(c for name in self.columns for c in _stored(name))]
+            shapes = [f"{name}_shape" for name, dtype in self.columns.items() if dtype is not None]
+            columns = ["id", *self.columns, *shapes]
             scanner = table.scanner(
                 columns, wanted, batch_size=_SCAN_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=False
             )
@@ -137,14 +140,10 @@ class FeatureCache:
         n = int(np.searchsorted(self._starts, position, side="right")) - 1
         batch, at = self._batches[n], position - int(self._starts[n])
         row: dict[str, Any] = {}
-        for name in self.columns:
-            if name == "text":
+        for name, dtype in self.columns.items():
+            if dtype is None:
                 row[name] = batch[name][at].as_py()
             else:
                 stored = {name: batch[name][at].as_buffer(), f"{name}_shape": batch[f"{name}_shape"][at].as_py()}
-                row[name] = tensor(stored, name)
+                row[name] = tensor(stored, name, dtype)
         return row
-
-
-def _stored(name: str) -> tuple[str, ...]:
-    return (name,) if name == "text" else (name, f"{name}_shape")

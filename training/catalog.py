@@ -42,6 +42,12 @@ class Choice:
 
         return core_schema.any_schema()
 
+    @classmethod
+    def from_plain(cls, value: Any) -> "Choice":
+        if isinstance(value, str):
+            return cls(value)
+        return cls(value["kind"], {name: option for name, option in value.items() if name != "kind"})
+
     def plain(self) -> Any:
         """As the project file says it: the word, or the word with its options."""
         return {"kind": self.kind, **self.options} if self.options else self.kind
@@ -99,6 +105,10 @@ class Family:
 
         return from_dict(cls, dict(choice.options))
 
+    def option_names(self, kind: str, scope: str | None = None) -> list[str]:
+        cls = self._options_class(kind, scope)
+        return [] if cls is None else [field.name for field in dataclasses.fields(cls)]
+
     def make(self, choice: Choice, *arguments: Any, scope: str | None = None, **named: Any) -> Any:
         """An object of the choice's class: called with the arguments, and with `options` where the kind has some."""
         options = self.options(choice, scope)
@@ -140,8 +150,7 @@ class Family:
         return getattr(self._import(kind, place), "Options", None)
 
     def _checked(self, kind: str, given: dict[str, Any], scope: str | None) -> Any:
-        cls = self._options_class(kind, scope)
-        known = [field.name for field in dataclasses.fields(cls)] if cls is not None else []
+        cls, known = self._options_class(kind, scope), self.option_names(kind, scope)
         if unknown := [name for name in given if name not in known]:
             there = f"there are {', '.join(known)}" if known else "it has no options"
             close = difflib.get_close_matches(unknown[0], known, 1)
@@ -149,7 +158,10 @@ class Family:
             raise ValueError(f"{self.name} {kind} has no option {unknown[0]!r}; {there}{meant}")
         from training.settings import validated
 
-        return validated(cls, given, f"{self.name} {kind}")
+        try:
+            return validated(cls, given)
+        except ValueError as error:
+            raise ValueError(f"{self.name} {kind}: {error}") from None
 
     @staticmethod
     def _changed(options: Any) -> dict[str, Any]:
@@ -186,6 +198,41 @@ def identity(choice: Choice) -> Any:
     return [choice.plain(), digest.hexdigest()]
 
 
+MODALITIES = Family(
+    "modality",
+    {
+        "text": "training.modalities.text:TextModality",
+        "image": "training.modalities.image:ImageModality",
+        "speech": "training.modalities.speech:SpeechModality",
+    },
+)
+# By modality.
+FEATURIZERS = Family(
+    "features",
+    {
+        "text": {"tokens": "training.featurizers.tokens:TokensFeaturizer"},
+        "image": {"pixels": "training.featurizers.pixels:PixelsFeaturizer"},
+        "speech": {
+            "log_mel": "training.featurizers.log_mel:LogMelFeaturizer",
+            "mfcc": "training.featurizers.mfcc:MfccFeaturizer",
+        },
+    },
+)
+# By modality.
+FILTERS = Family(
+    "filter",
+    {
+        "text": {
+            "language": "training.filters.language:LanguageFilter",
+            "length": "training.filters.length:LengthFilter",
+        },
+        "image": {
+            "sharpness": "training.filters.sharpness:SharpnessFilter",
+            "size": "training.filters.size:SizeFilter",
+        },
+        "speech": {"duration": "training.filters.duration:DurationFilter"},
+    },
+)
 FUSIONS = Family(
     "fusion",
     {
@@ -194,6 +241,7 @@ FUSIONS = Family(
         "attention": "training.fusions.attention:AttentionFusion",
     },
 )
+DEFAULT_ENCODERS = {"grid": "small_cnn", "frames": "small_cnn", "ids": "llm"}
 # By the form of the features that they read: see `training.featurizers.base`.
 ENCODERS = Family(
     "encoder",

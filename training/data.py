@@ -1,8 +1,8 @@
 """Rows for training and evaluation: feature tables -> memory-mapped Arrow cache -> rows -> batches.
 
-A *row* is a dict with sample_id, label, text, input_ids (tokens,), pixels (C, H, W), log_mel (F, M), mfcc (F, K) and
-waveform (samples,); a modality that the sample lacks is None in all its columns. The same rows come from raw input
-when a model serves, so both go through one `Collator`.
+A *row* is a dict with sample_id, label, epoch, and for each modality a dict of its features' columns (tensors, and of a
+text the text), or None where the sample lacks it. The same rows come from raw input when a model serves (`Processor`),
+so both go through one `Collator`.
 
 All randomness of an epoch (order, modality dropout, augmentation) is drawn from generators keyed by (seed, epoch,
 sample id), never from global state, so a resumed run sees what the undisturbed one would have seen.
@@ -23,11 +23,10 @@ from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.cache import FeatureCache, needed_columns, open_table
+from training.features import FeatureSettings
+from training.padding import padded
+from training.processor import Row
 from training.schema import MODALITIES
-from training.settings import FeatureSettings
-
-Row = dict[str, Any]
-COLUMNS = ("sample_id", "label", "text", "input_ids", "pixels", "log_mel", "mfcc", "waveform")
 
 
 class SampleDataset(torch.utils.data.Dataset):
@@ -48,12 +47,11 @@ class SampleDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Row:
         epoch, n = key if isinstance(key, tuple) else (0, key)
-        row: Row = dict.fromkeys(COLUMNS)
-        row["sample_id"], row["label"] = self._ids[n].as_py(), self._labels[n].as_py()
+        row: Row = dict.fromkeys(MODALITIES)
+        row |= {"sample_id": self._ids[n].as_py(), "label": self._labels[n].as_py(), "epoch": epoch}
         for modality, cache in self.caches.items():
             if (position := self._positions[modality][n]) >= 0:
-                row |= cache.read(int(position))
-        row["epoch"] = epoch
+                row[modality] = cache.read(int(position))
         return row
 
     @property
@@ -66,12 +64,14 @@ class SampleDataset(torch.utils.data.Dataset):
         return self.index["label"].to_pylist()
 
     def texts(self) -> Iterator[str]:
-        """The text of every row that has one, as often as it occurs."""
-        if "text" in self.caches:
-            positions, counts = np.unique(self._positions["text"], return_counts=True)
+        """Every text of every row, as often as it occurs."""
+        for modality, cache in self.caches.items():
+            if "text" not in cache.columns:
+                continue
+            positions, counts = np.unique(self._positions[modality], return_counts=True)
             for position, count in zip(positions.tolist(), counts.tolist(), strict=True):
                 if position >= 0:
-                    yield from itertools.repeat(self.caches["text"].read(position)["text"], count)
+                    yield from itertools.repeat(cache.read(position)["text"], count)
 
     def identity(self) -> str:
         """Names the rows and their labels and inputs, in order."""
@@ -81,13 +81,13 @@ class SampleDataset(torch.utils.data.Dataset):
                 digest.update(repr(chunk.to_pylist()).encode())
         return digest.hexdigest()
 
-    def waveforms(self, ids: Sequence[str]) -> list[np.ndarray]:
-        """int16 (samples,) of speech contents that were added to the cache."""
+    def tensors(self, modality: str, name: str, ids: Sequence[str]) -> list[np.ndarray]:
+        """One tensor of contents that were added to the cache."""
         if not ids:
             return []
-        cache = self.caches["speech"]
+        cache = self.caches[modality]
         positions = cache.positions(pa.chunked_array([pa.array(ids, pa.string())]))
-        return [cache.read(int(position))["waveform"] for position in positions]
+        return [cache.read(int(position))[name] for position in positions]
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "SampleDataset":
         return SampleDataset(self.index.take(pa.array(rows, pa.int64())), self.caches)
@@ -100,18 +100,18 @@ def open_samples(
     features: FeatureSettings,
     cache: Path,
     storage_options: Mapping[str, str] | None = None,
-    noise: Sequence[str] = (),
+    noise: Mapping[str, Sequence[str]] | None = None,
 ) -> SampleDataset:
     """The rows of `index`, after adding their features to the cache.
 
     Args:
         fingerprints: modality -> fingerprint of the feature rows to take; other modalities are left out.
-        noise: speech contents that no row has and augmentation needs (`waveforms`).
+        noise: modality -> contents that no row has and augmentation needs (`tensors`).
     """
     caches = {}
     for modality, fingerprint in fingerprints.items():
         ids = pc.unique(index[f"{modality}_id"]).drop_null().to_pylist()
-        ids += noise if modality == "speech" else ()
+        ids += (noise or {}).get(modality, ())
         if ids:
             store = FeatureCache(cache, modality, fingerprint, needed_columns(modality, features))
             if set(ids).difference(store.ids.to_pylist()):
@@ -155,12 +155,12 @@ class Collator:
 
     Args:
         modalities: those the model reads; the rest of a row is ignored.
-        prompt: the modality that the language model reads itself: it needs no ids of its own.
+        prompt: the modality that the language model reads itself: it needs no features of its own.
         classes: the labels of a model with output `class`; None for text.
         keep: only these are shown to the model, the others are hidden.
         answers: make labels; rows without a label are an error then.
         modality_dropout: chance that a present modality is hidden; the last one of a row never is.
-        augment: modality -> what changes its values (image pixels, or a waveform to frames) with a row's generator.
+        augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -175,23 +175,19 @@ class Collator:
     seed: int = 0
     _encoded: dict[tuple[str, bool], list[int]] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        self._featurizers = {m: self.features.featurizer(m) for m in self.modalities}
+
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         shown = [self.shown(row) for row in rows]
         batch = {"present": torch.tensor([[m in s for m in self.modalities] for s in shown], dtype=torch.bool)}
-        if "image" in self.modalities:
-            batch["image"] = self._pixels(self._values(rows, shown, "image", "pixels"))
-        if "speech" in self.modalities:
-            kind = "waveform" if "speech" in self.augment else self.features.speech.kind
-            batch["speech"], batch["speech_mask"] = self._frames(self._values(rows, shown, "speech", kind))
-        if "text" in self.modalities:
-            texts = [row["text"] if "text" in s else "" for row, s in zip(rows, shown, strict=True)]
-            if self.prompt == "text":
-                batch["prompt_ids"], batch["prompt_mask"] = _padded(
-                    [self._encode(text)[: self.features.text.max_tokens] for text in texts], self._pad, left=True
-                )
+        for modality in self.modalities:
+            columns = [row[modality] if modality in s else None for row, s in zip(rows, shown, strict=True)]
+            if modality == self.prompt:
+                batch["prompt_ids"], batch["prompt_mask"] = self._prompts(modality, columns)
             else:
-                ids = [row["input_ids"] if "text" in s else () for row, s in zip(rows, shown, strict=True)]
-                batch["text"], batch["text_mask"] = _padded(ids, 0)
+                values, mask = self._featurizers[modality].batch(self._values(modality, rows, columns))
+                batch |= {modality: values} | ({} if mask is None else {f"{modality}_mask": mask})
         if self.answers:
             batch["labels"] = self._labels(rows)
         return batch
@@ -207,28 +203,29 @@ class Collator:
         kept = [m for m in present if draws[m] >= self.modality_dropout]
         return kept or [max(present, key=lambda m: draws[m])]
 
+    def _has(self, row: Row, modality: str) -> bool:
+        if (columns := row[modality]) is None:
+            return False
+        return len(columns["text" if modality == self.prompt else self._featurizers[modality].read]) > 0
+
     def _values(
-        self, rows: Sequence[Row], shown: Sequence[Sequence[str]], modality: str, column: str
+        self, modality: str, rows: Sequence[Row], columns: Sequence[dict[str, Any] | None]
     ) -> list[np.ndarray | None]:
-        values = [row[column] if modality in s else None for row, s in zip(rows, shown, strict=True)]
+        """What the featurizer makes a batch of; in training augmented with a generator of the row's own."""
+        featurizer = self._featurizers[modality]
         if (change := self.augment.get(modality)) is None:
-            return values
+            return [None if column is None else column[featurizer.read] for column in columns]
+        assert featurizer.augmented is not None
+        keys = [(row["epoch"], f"{row['sample_id']} {modality}") for row in rows]
         return [
-            None
-            if value is None
-            else change(value, generator(self.seed, row["epoch"], f"{row['sample_id']} {modality}"))
-            for row, value in zip(rows, values, strict=True)
+            None if column is None else change(column[featurizer.augmented], generator(self.seed, *key))
+            for column, key in zip(columns, keys, strict=True)
         ]
 
-    def _has(self, row: Row, modality: str) -> bool:
-        if modality == "text":
-            return bool(row["text"]) and (self.prompt == "text" or len(row["input_ids"]) > 0)
-        value = row["pixels" if modality == "image" else self.features.speech.kind]
-        return value is not None and len(value) > 0
-
-    @property
-    def _pad(self) -> int:
-        return int(self.tokenizer.pad_token_id)
+    def _prompts(self, modality: str, columns: Sequence[dict[str, Any] | None]) -> tuple[Tensor, Tensor]:
+        most = self._featurizers[modality].prompt_tokens
+        ids = [self._encode("" if column is None else column["text"])[:most] for column in columns]
+        return padded(ids, int(self.tokenizer.pad_token_id), left=True)
 
     def _encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids, with the special tokens that the tokenizer puts around a text by itself, or without."""
@@ -239,44 +236,13 @@ class Collator:
                 self._encoded[text, special] = ids
         return ids
 
-    def _pixels(self, pictures: Sequence[np.ndarray | None]) -> Tensor:
-        settings = self.features.image
-        shape = (3 if settings.color == "rgb" else 1, settings.size, settings.size)
-        stacked = np.zeros((len(pictures), *shape), dtype=np.float32)
-        for n, picture in enumerate(pictures):
-            if picture is not None:
-                stacked[n] = picture
-        return torch.from_numpy(stacked).div_(255).sub_(settings.mean).div_(settings.std)
-
-    def _frames(self, spoken: Sequence[np.ndarray | None]) -> tuple[Tensor, Tensor]:
-        settings = self.features.speech
-        width = settings.mels if settings.kind == "log_mel" else settings.coefficients
-        lengths = [0 if frames is None else len(frames) for frames in spoken]
-        padded = np.zeros((len(spoken), max(1, *lengths), width), dtype=np.float32)
-        for n, frames in enumerate(spoken):
-            if frames is not None:
-                padded[n, : len(frames)] = frames
-        return torch.from_numpy(padded), torch.arange(padded.shape[1]) < torch.tensor(lengths)[:, None]
-
     def _labels(self, rows: Sequence[Row]) -> Tensor:
         for row in rows:
             if row["label"] is None:
                 raise ValueError(f"sample {row['sample_id']} has no label: leave unlabelled rows out of training")
         if self.classes is None:
             eos = int(self.tokenizer.eos_token_id)
-            return _padded([[*self._encode(row["label"], special=False), eos] for row in rows], -100)[0]
+            return padded([[*self._encode(row["label"], special=False), eos] for row in rows], -100)[0]
         known = {label: n for n, label in enumerate(self.classes)}
         # A label that training never saw counts as wrong in the loss's place: it is left out.
         return torch.tensor([known.get(row["label"], -100) for row in rows])
-
-
-def _padded(sequences: Sequence[Any], fill: int, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Token ids int64 (B, S) and mask bool (B, S); S is at least 1."""
-    longest = max(1, *(len(sequence) for sequence in sequences))
-    ids = np.full((len(sequences), longest), fill, dtype=np.int64)
-    mask = np.zeros((len(sequences), longest), dtype=bool)
-    for n, sequence in enumerate(sequences):
-        if length := len(sequence):
-            place = slice(longest - length, None) if left else slice(0, length)
-            ids[n, place], mask[n, place] = sequence, True
-    return torch.from_numpy(ids), torch.from_numpy(mask)

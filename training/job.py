@@ -64,7 +64,10 @@ def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
     index = open_table(spec.lake, "dataset", spec.version, spec.storage_options).to_table().sort_by("sample_id")
     parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
     place = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
-    noise = sorted({item for run in spec.runs for item in run.noise})
+    noise: dict[str, list[str]] = {}
+    for run in spec.runs:
+        for modality, ids in run.noise.items():
+            noise[modality] = sorted({*noise.get(modality, ()), *ids})
     return {split: open_samples(rows, *place, noise) for split, rows in parts.items()}, parts["test"]
 
 
@@ -97,7 +100,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any
     logging.disable_progress_bar()
     started = time.monotonic()
     splits, test = open_splits(spec)
-    noise = splits["train"].waveforms(run.noise)
+    noise = clips(splits["train"], spec, run)
     # Where TensorBoard reads, if `training.report_to` names it; the checkpoints' folder is removed in the end.
     logs = Path(spec.checkpoints).parent / "tensorboard" / f"{run.name}-{run.fingerprint}"
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
@@ -156,6 +159,12 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any
         tracking.log_report(report)
     shutil.rmtree(folder, ignore_errors=True)  # the checkpoints have served
     return report
+
+
+def clips(train: "SampleDataset", spec: JobSpec, run: RunSpec) -> dict[str, list[Any]]:
+    """Modality -> what augmentation may add to it, as the tensors that it changes."""
+    augmented = {m: spec.features.featurizer(m).augmented or "" for m in run.noise}
+    return {m: train.tensors(m, augmented[m], ids) for m, ids in run.noise.items()}
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, float | None]:

@@ -17,7 +17,7 @@ from typing import Any
 import regex
 
 from training.media import MediaError
-from training.settings import TextFeatures
+from training.modalities.text import TextCleaning
 
 _LETTER = r"[[\p{L}\p{M}\p{N}]--\p{Han}]"
 _WORD = regex.compile(rf"\p{{N}}+(?:[.,:]\p{{N}}+)*(?!{_LETTER})|{_LETTER}+(?:['\u2019]{_LETTER}+)*", regex.V1)
@@ -76,13 +76,14 @@ _lock = threading.Lock()
 @dataclass(frozen=True)
 class CleanText:
     text: str
+    characters: int  # before it was normalised
     language: str
     words: tuple[str, ...]
     content_words: tuple[str, ...]  # lower case, without stop words
     warnings: tuple[str, ...] = ()
 
 
-def clean_text(raw: str, settings: TextFeatures) -> CleanText:
+def clean_text(raw: str, settings: TextCleaning) -> CleanText:
     """Normalised text and its words; raises MediaError("empty") where nothing is left.
 
     Line breaks stay (one for several), other runs of white space become one space.
@@ -107,7 +108,7 @@ def clean_text(raw: str, settings: TextFeatures) -> CleanText:
     if language in _UNSEGMENTED:
         notes.append(f"no segmenter for {language}: words are runs of one script")
     content = tuple(word for word in map(_fold, words) if not _is_stop_word(word, language))
-    return CleanText(text, language, words, content, tuple(notes))
+    return CleanText(text, len(raw), language, words, content, tuple(notes))
 
 
 def detect_language(text: str) -> str:

@@ -29,11 +29,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.catalog import ENCODERS, FUSIONS
 from training.encoders.base import Encoder
+from training.features import FeatureSettings
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
 from training.layers import AttentionPool, ModelShape
-from training.settings import FORMS, FeatureSettings, ModelSettings, complete, to_dict
-from training.tokenizer import load_tokenizer, missing_model
+from training.settings import ModelSettings, complete, to_dict
+from training.tokenizer import missing_model
 
 
 @strict
@@ -245,13 +246,13 @@ def build_model(
     """
     if settings.output == "class" and not classes:
         raise ValueError("output is 'class' and there are no classes: no training row has a label")
-    settings = complete(settings, {m: FORMS[m] for m in modalities})
-    inputs = input_shapes(features)
+    encoders = {m: encoder for m, encoder in settings.encoders.items() if m in modalities}
+    settings = complete(replace(settings, encoders=encoders), {m: features.forms[m] for m in modalities})
     pretrained = None if settings.llm == "tiny" else _load_llm(settings)
     config = FusionConfig(
         modalities=list(modalities),
         encoders={m: encoder.plain() for m, encoder in settings.encoders.items()},
-        inputs={m: to_dict(inputs[m]) for m in modalities},
+        inputs={m: to_dict(features.featurizer(m).shape()) for m in modalities},
         fusion=settings.fusion.plain(),
         output=settings.output,
         classes=classes if settings.output == "class" else None,
@@ -293,13 +294,3 @@ def _load_llm(settings: ModelSettings) -> PreTrainedModel:
         return kind.from_pretrained(settings.llm, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ValueError(missing_model(settings.llm)) from error
-
-
-def input_shapes(features: FeatureSettings) -> dict[str, FeatureShape]:
-    """What the features of each modality are."""
-    speech, tokenizer = features.speech, features.text.tokenizer
-    return {
-        "text": FeatureShape("ids", 256 if tokenizer == "bytes" else len(load_tokenizer(tokenizer))),
-        "image": FeatureShape("grid", 3 if features.image.color == "rgb" else 1, features.image.size),
-        "speech": FeatureShape("frames", speech.mels if speech.kind == "log_mel" else speech.coefficients),
-    }

@@ -18,12 +18,12 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
 
+from training import catalog
 from training.schema import MODALITIES
 
 RIGHT, WRONG, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#767676"
 _HAN_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei")
 _EXAMPLES = 12
-_SHOWN = {"image": "image", "speech": "log-mel spectrogram", "text": "text"}
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -153,7 +153,7 @@ def examples_picture(
     """What was seen, heard and asked, and the answer: blue where it is the label, else vermilion with the label.
 
     Args:
-        rows: training rows (text, pixels, log_mel, label); the first 12 are drawn.
+        rows: training rows (`training.data`); the first 12 are drawn.
         answers: one for each row.
         modalities: those that the model reads; nothing is said of the others.
     """
@@ -161,7 +161,7 @@ def examples_picture(
     columns = 3
     lines = max(1, -(-len(pairs) // columns))
     figure = _figure(4 * columns, 2.3 * lines + 0.5)
-    shown = [name for m, name in _SHOWN.items() if m in modalities]
+    shown = [kind.picture_title or name for name, kind in _kinds(modalities).items()]
     figure.suptitle(f"Test samples: {', '.join(shown)}; label and answer", fontsize=11)
     cells = figure.subfigures(lines, columns, squeeze=False, wspace=0.04, hspace=0.02).ravel()
     for cell, (row, answer) in zip(cells, pairs, strict=False):
@@ -169,30 +169,39 @@ def examples_picture(
     return _png(figure)
 
 
+def _kinds(modalities: Sequence[str]) -> dict[str, Any]:
+    """The modalities; those that have pictures first."""
+    kinds = {m: catalog.MODALITIES.load(m)() for m in modalities}
+    return dict(sorted(kinds.items(), key=lambda item: item[1].is_text))
+
+
 def _example(cell: SubFigure, row: Mapping[str, Any], answer: str | None, modalities: Sequence[str]) -> None:
-    if "text" in modalities:
-        question = textwrap.wrap(row["text"] or "(no text)", 66, max_lines=2, placeholder=" …")
-        cell.suptitle("\n".join(question), fontsize=8, x=0.02, ha="left")
-    picture, spectrogram = cell.subplots(1, 2, width_ratios=[1, 1.4])
-    picture.set_box_aspect(1)
-    for axes, modality in ((picture, "image"), (spectrogram, "speech")):
-        axes.set_visible(modality in modalities)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_color("#cccccc")
-    if row["pixels"] is None:
-        picture.text(0.5, 0.5, "no image", ha="center", va="center", color=GREY, transform=picture.transAxes)
-    else:
-        pixels_HWC = np.asarray(row["pixels"]).transpose(1, 2, 0)
-        picture.imshow(pixels_HWC, cmap="gray", vmin=0, vmax=255)
-    if row["log_mel"] is None:
-        spectrogram.text(0.5, 0.5, "no speech", ha="center", va="center", color=GREY, transform=spectrogram.transAxes)
-    else:
-        mel_TM = np.asarray(row["log_mel"])
-        spectrogram.imshow(mel_TM.T, origin="lower", aspect="auto", cmap="cividis")
-        spectrogram.set_xlabel(f"{len(mel_TM)} frames", fontsize=6, color=GREY, labelpad=2)
-        spectrogram.set_ylabel("mel band", fontsize=6, color=GREY, labelpad=2)
-    right = answer is not None and row["label"] is not None and answer.strip() == row["label"].strip()
+    kinds = _kinds(modalities)
+    texts = [(row[m] or {}).get("text") or f"(no {m})" for m, kind in kinds.items() if kind.is_text]
+    if texts:
+        lines = textwrap.wrap(" · ".join(texts), 66, max_lines=2, placeholder=" …")
+        cell.suptitle("\n".join(lines), fontsize=8, x=0.02, ha="left")
+    pictured = {m: kind for m, kind in kinds.items() if kind.picture is not None}
+    for axes, (m, kind) in zip(np.ravel(cell.subplots(1, max(1, len(pictured)))), pictured.items(), strict=False):
+        _picture(axes, m, kind, row[m])
+    label = row["label"] or "none"
+    right = answer is not None and row["label"] is not None and answer.strip() == label.strip()
     said = "no answer" if answer is None else _short(answer or "(nothing)", 30)
-    verdict = f"✓ {said}" if right else f"✗ {said}   (label: {_short(row['label'] or 'none', 30)})"
+    verdict = f"✓ {said}" if right else f"✗ {said}   (label: {_short(label, 30)})"
     cell.supxlabel(verdict, fontsize=10, color=RIGHT if right else WRONG, x=0.02, ha="left")
+
+
+def _picture(axes: Axes, modality: str, kind: Any, columns: Mapping[str, Any] | None) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color("#cccccc")
+    tensor = None if columns is None else columns.get(kind.picture)
+    if tensor is None:
+        words = f"no {modality}" if columns is None else f"{modality} (no picture of these features)"
+        axes.text(0.5, 0.5, words, ha="center", va="center", color=GREY, transform=axes.transAxes)
+        return
+    pixels = kind.draw(np.asarray(tensor))
+    axes.imshow(pixels, cmap="cividis", aspect="equal" if pixels.ndim == 3 else "auto")
+    horizontal, vertical = kind.axes(tensor)
+    axes.set_xlabel(horizontal, fontsize=6, color=GREY, labelpad=2)
+    axes.set_ylabel(vertical, fontsize=6, color=GREY, labelpad=2)

@@ -2,20 +2,22 @@
 
 Rows of clean and feature tables are keyed by ``(id, fingerprint)``: ``id`` is the SHA-256 of the input bytes (or of
 the parent's id and the cut), ``fingerprint`` names the step that made the row. Tensors are ``binary`` columns with
-their shape beside them (``X`` and ``X_shape``), because Delta Lake has no fixed-size lists; their dtype is in
-``TENSOR_DTYPES``.
+their shape beside them (``X`` and ``X_shape``), because Delta Lake has no fixed-size lists; their dtype is what the
+featurizer says (`training.featurizers`).
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
-MODALITIES = ("text", "image", "speech")
+from training import catalog
+
+SCHEMA_VERSION = 2
+MODALITIES = catalog.MODALITIES.names()
 SPLITS = ("train", "validation", "test")
 
 _STRING, _INT = pa.string(), pa.int64()
@@ -47,7 +49,7 @@ MANIFEST = _schema(
 # Everything that did not pass, with why. Content failures are keyed by (sha256, fingerprint); failures of an item as
 # such (file not found, key not matched) by item_id.
 QUARANTINE = _schema(
-    stage=_STRING,  # manifest | clean | featurize | align
+    stage=_STRING,  # manifest | clean | featurize | filter | align
     outcome=_STRING,  # quarantined | duplicate | unmatched
     reason=_STRING,  # a code: not_found, truncated, empty, ...
     message=_STRING,  # a sentence for a person, naming the file, key or row
@@ -62,57 +64,27 @@ QUARANTINE = _schema(
     fingerprint=_STRING,  # of the step that refused it
 )
 
+# `parent_id` is the item's own hash; `id` differs from it where an item has several children (segments, crops).
 _CLEAN_KEY = {"id": _STRING, "parent_id": _STRING, "fingerprint": _STRING}
-CLEAN = {
-    "text": _schema(
-        **_CLEAN_KEY,
-        text=pa.large_string(),  # normalised
-        language=_STRING,
-        words=pa.list_(_STRING),  # segmented
-        content_words=pa.list_(_STRING),  # without stop words
-        warnings=pa.list_(_STRING),
-    ),
-    "image": _schema(
-        **_CLEAN_KEY,
-        format=_STRING,
-        mode=_STRING,
-        width=_INT,  # upright, after EXIF orientation
-        height=_INT,
-        warnings=pa.list_(_STRING),
-    ),
-    "speech": _schema(
-        **_CLEAN_KEY,
-        format=_STRING,
-        sample_rate=_INT,
-        channels=_INT,
-        frames=_INT,
-        seconds=pa.float64(),
-        rms=pa.float64(),
-        warnings=pa.list_(_STRING),
-    ),
-}
+_CLASSES = {name: catalog.MODALITIES.load(name) for name in MODALITIES}
+CLEAN = {name: _schema(**_CLEAN_KEY, **m.columns, warnings=pa.list_(_STRING)) for name, m in _CLASSES.items()}
 
-# dtype of each tensor column; its shape lies in the column X_shape.
-TENSOR_DTYPES = {
-    "input_ids": "int32",  # (tokens,)
-    "pixels": "uint8",  # (channels, height, width)
-    "log_mel": "float32",  # (frames, mels)
-    "mfcc": "float32",  # (frames, coefficients)
-    "waveform": "int16",  # (samples,) at the feature's sample rate; kept only where augmentation asks for it
-}
-MODALITY_TENSORS = {"text": ("input_ids",), "image": ("pixels",), "speech": ("log_mel", "mfcc", "waveform")}
+# What filters measured of clean contents; each under the fingerprint of its own way to measure.
+MEASUREMENTS = _schema(id=_STRING, modality=_STRING, filter=_STRING, fingerprint=_STRING, value=pa.float64())
+
+# Without tensors: which there are depends on the kind of features, so these tables grow columns (`features_schema`).
+FEATURES = {name: _schema(id=_STRING, fingerprint=_STRING, **m.extra) for name, m in _CLASSES.items()}
 
 
-def _features(modality: str) -> pa.Schema:
-    fields: dict[str, pa.DataType] = {"id": _STRING, "fingerprint": _STRING}
-    if modality == "text":
-        fields["text"] = pa.large_string()  # what a language model with a tokenizer of its own reads
-    for name in MODALITY_TENSORS[modality]:
-        fields |= {name: pa.binary(), f"{name}_shape": pa.list_(pa.int32())}
-    return _schema(**fields)
+def features_schema(modality: str, tensors: Iterable[str]) -> pa.Schema:
+    """Of the feature rows with these tensors: bytes in C order, and the shape beside them."""
+    fields = [field for name in tensors for field in ((name, pa.binary()), (f"{name}_shape", pa.list_(pa.int32())))]
+    schema = FEATURES[modality]
+    return pa.schema([*schema, *(pa.field(*field) for field in fields)], metadata=schema.metadata)
 
 
-FEATURES = {modality: _features(modality) for modality in MODALITIES}
+# Rows as a model gets them from outside, before anything is decoded: text as it is, media as the bytes of the file.
+RAW = _schema(sample_id=_STRING, label=_STRING, **{name: m().raw_type for name, m in _CLASSES.items()})
 
 # One row per sample, written whole. X_id joins features and clean tables, X_item the manifest; X_status says why a
 # modality is null: present | absent (never given) | not_found (a link to nothing) | quarantined.
@@ -139,28 +111,34 @@ DATASET = _schema(
 # What a model answered: one row per sample and subset of the inputs ("image+speech", "text", ...).
 PREDICTIONS = _schema(sample_id=_STRING, subset=_STRING, label=_STRING, prediction=_STRING)
 
+FEATURE_TABLES = tuple(f"{m}_features" for m in MODALITIES)
 TABLES: dict[str, pa.Schema] = {
     "manifest": MANIFEST,
     "quarantine": QUARANTINE,
     **{f"clean_{m}": CLEAN[m] for m in MODALITIES},
+    "measurements": MEASUREMENTS,
     **{f"{m}_features": FEATURES[m] for m in MODALITIES},
     "samples": SAMPLES,
     "dataset": DATASET,
 }
 
 
-def tensor_columns(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """One row's tensors as the columns that hold them: bytes in C order, and the shape."""
+def tensor_columns(tensors: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> dict[str, Any]:
+    """One row's tensors as the columns that hold them: bytes in C order, and the shape.
+
+    Args:
+        dtypes: name of each tensor -> its NumPy dtype (`Featurizer.tensors`).
+    """
     columns: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        columns[name] = np.ascontiguousarray(tensor, dtype=TENSOR_DTYPES[name]).tobytes()
-        columns[f"{name}_shape"] = list(tensor.shape)
+    for name, dtype in dtypes.items():
+        columns[name] = np.ascontiguousarray(tensors[name], dtype=dtype).tobytes()
+        columns[f"{name}_shape"] = list(tensors[name].shape)
     return columns
 
 
-def tensor(row: Mapping[str, Any], name: str) -> np.ndarray:
+def tensor(row: Mapping[str, Any], name: str, dtype: str) -> np.ndarray:
     """The tensor `name` of a row of a feature table (read-only: it shares the row's bytes)."""
-    return np.frombuffer(row[name], dtype=TENSOR_DTYPES[name]).reshape(row[f"{name}_shape"])
+    return np.frombuffer(row[name], dtype=dtype).reshape(row[f"{name}_shape"])
 
 
 def subset_name(modalities: Any) -> str:

@@ -53,7 +53,7 @@ class Answerer:
         row = self.processor.row()
         for modality, value in inputs.items():
             try:
-                row |= {name: x for name, x in self.processor.row(**{modality: value}).items() if x is not None}
+                row |= {modality: self.processor.row(**{modality: value})[modality]}
             except MediaError as error:
                 raise ValueError(f"{modality}: {error}") from error
         return row

@@ -24,6 +24,7 @@ import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
+from training import catalog
 from training.schema import MODALITIES
 from training.score import Answerer
 from training.settings import MediaLimits
@@ -100,7 +101,9 @@ def read_inputs(
         if modality not in modalities:
             raise _invalid(f"row {number}, column {modality}: this model takes {', '.join(modalities)} only")
         try:
-            inputs[modality] = value if modality == "text" else media_bytes(value, limits.max_bytes)
+            inputs[modality] = (
+                value if catalog.MODALITIES.load(modality).is_text else media_bytes(value, limits.max_bytes)
+            )
         except ValueError as error:
             raise _invalid(f"row {number}, column {modality}: {error}") from error
     if not inputs:

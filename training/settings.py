@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from training.catalog import ENCODERS, FUSIONS, Choice, Family
+from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, Choice, Family
 
 FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an error
 
@@ -33,7 +33,7 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Choice):
+    if hasattr(value, "plain"):  # a Choice, or settings that the project file says in another form
         return value.plain()
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -42,83 +42,27 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def validated(kind: Any, values: dict[str, Any], name: str) -> Any:
+def validated(kind: Any, values: Mapping[str, Any]) -> Any:
     """The dataclass `kind` from what a project file says, with pydantic's conversions where pydantic is installed.
 
     Raises:
-        ValueError: a value is not what was expected; the message names it, after `name`.
+        ValueError: a value is not what was expected; the message names it.
     """
     try:
         from pydantic import TypeAdapter, ValidationError
     except ImportError:  # a machine that only trains gets values that were checked before
-        return from_dict(kind, values)
+        return from_dict(kind, dict(values))
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         if problem["type"] == "value_error":
-            raise ValueError(f"{name}: {problem['ctx']['error']}") from None
-        raise ValueError(f"{name}: {place} is {problem['input']!r}: {problem['msg'].lower()}") from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextFeatures:
-    __pydantic_config__ = FORBID_EXTRA
-    form: Literal["NFC", "NFKC"] = "NFKC"  # Unicode normalisation
-    language: str = "auto"  # ISO 639-1 code, or "auto": by script
-    lowercase: bool = False
-    tokenizer: str = "bytes"  # "bytes" (UTF-8), or a Hugging Face name or local folder
-    max_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        check(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageFeatures:
-    __pydantic_config__ = FORBID_EXTRA
-    size: int = 224  # height and width in pixels
-    color: Literal["rgb", "grey"] = "rgb"
-    fit: Literal["squash", "crop", "pad"] = "crop"  # how another aspect ratio becomes a square
-    mean: float = 0.5  # normalisation of values in [0, 1]; applied when a batch is made
-    std: float = 0.5
-
-    def __post_init__(self) -> None:
-        check(4 <= self.size <= 4096, "size", self.size, "4 to 4096 pixels")
-        check(self.std > 0, "std", self.std, "a positive number")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeechFeatures:
-    __pydantic_config__ = FORBID_EXTRA
-    sample_rate: int = 16000  # Hz
-    kind: Literal["log_mel", "mfcc"] = "log_mel"  # what the encoder reads; both are stored
-    mels: int = 64
-    coefficients: int = 20  # of the MFCC
-    window_ms: float = 25.0
-    hop_ms: float = 10.0
-    trim_db: float | None = 40.0  # leading and trailing frames this far below the loudest are cut; null keeps all
-    max_seconds: float = 30.0  # longer speech is cut, with a warning in the clean table
-    # Another microphone or voice shifts every band: each one's mean is taken off, as far as the recording is long
-    # enough to tell it from what is said (half of it at this many seconds); null leaves it.
-    channel_seconds: float | None = None
-    keep_waveform: bool = False  # store the resampled waveform too: augmentation of speech needs it
-
-    def __post_init__(self) -> None:
-        check(1000 <= self.sample_rate <= 192000, "sample_rate", self.sample_rate, "1000 to 192000 Hz")
-        check(1 <= self.coefficients <= self.mels, "coefficients", self.coefficients, f"1 to mels ({self.mels})")
-        check(0 < self.hop_ms <= self.window_ms, "hop_ms", self.hop_ms, f"over 0, up to window_ms ({self.window_ms})")
-        check(self.max_seconds > 0, "max_seconds", self.max_seconds, "a positive number")
-        check((self.channel_seconds or 0) >= 0, "channel_seconds", self.channel_seconds, "null, or 0 or more seconds")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureSettings:
-    __pydantic_config__ = FORBID_EXTRA
-    text: TextFeatures = field(default_factory=TextFeatures)
-    image: ImageFeatures = field(default_factory=ImageFeatures)
-    speech: SpeechFeatures = field(default_factory=SpeechFeatures)
+            raise ValueError(str(problem["ctx"]["error"])) from None
+        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            known = ", ".join(field.name for field in dataclasses.fields(kind))
+            raise ValueError(f"{place} is not a key that is known here; known are {known}") from None
+        raise ValueError(f"{place} is {problem['input']!r}: {problem['msg'].lower()}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +106,6 @@ class ModelSettings:
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
         for name in ("dropout", "modality_dropout"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
-
-
-DEFAULT_ENCODERS = {"grid": "small_cnn", "frames": "small_cnn", "ids": "llm"}  # by the form of the features
-
-
-FORMS = {"text": "ids", "image": "grid", "speech": "frames"}
 
 
 def complete(model: ModelSettings, forms: Mapping[str, str]) -> ModelSettings:
@@ -233,13 +171,6 @@ class ImageAugmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    __pydantic_config__ = FORBID_EXTRA
-    speech: SpeechAugmentation | None = None
-    image: ImageAugmentation | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     __pydantic_config__ = FORBID_EXTRA
     epochs: float = 10
@@ -248,7 +179,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     warmup: float = 0.05  # share of all steps
     label_smoothing: float = 0.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: dict[str, Any] = field(default_factory=dict)  # modality -> how far its rows may be changed
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -264,8 +195,25 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "gradient_accumulation", "checkpoint_steps"):
             check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        object.__setattr__(self, "augmentation", _augmentation(self.augmentation))
         check(self.parallel is None or self.parallel >= 1, "parallel", self.parallel, "null or at least 1")
         check(0 <= self.warmup < 1, "warmup", self.warmup, "0 up to (not including) 1")
+
+
+def _augmentation(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Modality -> the dataclass that its class names `Augmentation`."""
+    classes = {name: MODALITIES.load(name) for name in MODALITIES.names()}
+    kinds = {name: cls.Augmentation for name, cls in classes.items() if hasattr(cls, "Augmentation")}
+    settings = {}
+    for name, section in sections.items():
+        check(name in kinds, "augmentation", name, f"modalities that can be augmented ({', '.join(kinds)})")
+        if section is not None:
+            try:
+                values = to_dict(section) if isinstance(section, kinds[name]) else section
+                settings[name] = validated(kinds[name], values)
+            except ValueError as error:
+                raise ValueError(f"augmentation.{name}: {error}") from None
+    return settings
 
 
 # Settings that change how a training is run or reported, and not what comes out.
@@ -292,13 +240,16 @@ class PromotionSettings:
 
 def from_dict(kind: Any, values: dict[str, Any]) -> Any:
     """The settings dataclass `kind` back from `to_dict`."""
-    if kind is Choice:
-        return Choice(values["kind"], {name: value for name, value in values.items() if name != "kind"})
+    if hasattr(kind, "from_plain"):
+        return kind.from_plain(values)
     hints = typing.get_type_hints(kind)
     read: dict[str, Any] = {}
     for name, value in values.items():
-        kinds = [kind for kind in (hints[name], *typing.get_args(hints[name])) if dataclasses.is_dataclass(kind)]
-        if kinds and isinstance(value, dict):
+        options = (hints[name], *typing.get_args(hints[name]))
+        kinds = [kind for kind in options if dataclasses.is_dataclass(kind) or hasattr(kind, "from_plain")]
+        if kinds and isinstance(value, dict) and typing.get_origin(hints[name]) is not dict:
             value = from_dict(kinds[0], value)
+        elif isinstance(value, dict):
+            value = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
         read[name] = tuple(value) if isinstance(value, list) else value
     return kind(**read)

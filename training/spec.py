@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from training.catalog import Choice
+from training.features import FeatureSettings
 from training.schema import fingerprint
 from training.settings import (
-    FeatureSettings,
     MediaLimits,
     ModelSettings,
     TrainingSettings,
@@ -37,7 +37,7 @@ class RunSpec:
     model: ModelSettings
     training: TrainingSettings
     keep: tuple[str, ...]
-    noise: tuple[str, ...]  # contents of the clips that augmentation adds to speech
+    noise: dict[str, tuple[str, ...]]  # modality -> contents of the clips that augmentation adds to it
     fingerprint: str  # of everything that decides the weights
 
     @property
@@ -86,24 +86,24 @@ def plan_runs(
     features: FeatureSettings,
     modalities: Sequence[str],
     dataset: str,
-    noise: Sequence[str] = (),
+    noise: Mapping[str, Sequence[str]] | None = None,
 ) -> list[RunSpec]:
     """The model itself, on all modalities that the project has, and what it must beat: each modality alone, and plain
     concatenation; these are the same model otherwise, trained for `baseline_epochs`.
 
     Args:
         dataset: the snapshot's fingerprint.
-        noise: contents of the clips that augmentation adds to speech.
+        noise: modality -> contents of the clips that augmentation adds to it.
     """
     versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
     # Features that are applied when a batch is made, so that the dataset's fingerprint does not know them.
-    batches = features.speech.kind, features.image.mean, features.image.std
-    noise = tuple(sorted(noise)) if training.augmentation.speech is not None else ()
+    batches = {m: features.at_batch(m) for m in modalities}
+    clips = {m: tuple(sorted(ids)) for m, ids in (noise or {}).items() if m in training.augmentation and ids}
 
     def run(name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str]) -> RunSpec:
-        asked = identity(model), decisive(training), sorted(keep), batches, *([noise] if noise else [])
+        asked = identity(model), decisive(training), sorted(keep), batches, *([clips] if clips else [])
         named = fingerprint("training", VERSION, versions, dataset, *asked)
-        return RunSpec(name=name, model=model, training=training, keep=tuple(keep), noise=noise, fingerprint=named)
+        return RunSpec(name=name, model=model, training=training, keep=tuple(keep), noise=clips, fingerprint=named)
 
     beside = replace(training, epochs=training.baseline_epochs or training.epochs)
     baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1]

@@ -5,9 +5,8 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from training.augmentation import SpeechAugmenter, augment_image
 from training.data import Collator, EpochSampler, Row, SampleDataset
+from training.features import FeatureSettings
 from training.model import FusionModel, build_model
 from training.schema import fingerprint, subset_name
-from training.settings import Augmentation, FeatureSettings, ModelSettings, TrainingSettings, decisive, to_dict
+from training.settings import ModelSettings, TrainingSettings, decisive
 from training.spec import identity
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
@@ -58,7 +57,7 @@ def fit(
     keep: frozenset[str] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     run_name: str | None = None,
-    noise: Sequence[np.ndarray] = (),
+    noise: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> Trained:
     """Trains a new model; resumes where `folder` holds a whole checkpoint of the same training.
 
@@ -66,7 +65,7 @@ def fit(
         train, validation: labelled rows; validation may be empty.
         folder: checkpoints lie here; the caller removes it when the model is stored.
         keep: modalities the model may read (for baselines); default: all that the training rows have.
-        noise: int16 waveforms for augmentation.
+        noise: modality -> clips for augmentation.
 
     Raises:
         ValueError: no row to train on, a label that no answer could be, the checkpoints are of another training, or
@@ -82,7 +81,7 @@ def fit(
     torch.manual_seed(training.seed)  # the weights' start; everything random in the data has keys of its own
     network = build_model(model, features, tokenizer, modalities, classes)
     collator = make_collator(network, tokenizer, features)
-    parts = identity(model), decisive(training), to_dict(features), list(modalities), train.identity()
+    parts = identity(model), decisive(training), features.plain(), list(modalities), train.identity()
     _claim(Path(folder), fingerprint(*parts))
     steps = math.ceil(math.ceil(len(train) / training.batch_size / training.gradient_accumulation) * training.epochs)
     trainer = _Trainer(
@@ -159,15 +158,11 @@ def make_collator(
 
 
 def augmenters(
-    settings: Augmentation, features: FeatureSettings, noise: Sequence[np.ndarray] = ()
+    settings: Mapping[str, Any], features: FeatureSettings, noise: Mapping[str, Sequence[np.ndarray]] | None = None
 ) -> dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]]:
     """What changes the training rows' values, by modality."""
-    found: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {}
-    if settings.speech is not None:
-        found["speech"] = SpeechAugmenter(settings.speech, features.speech, noise)
-    if settings.image is not None:
-        found["image"] = partial(augment_image, settings=settings.image)
-    return found
+    clips = noise or {}
+    return {m: features.featurizer(m).augmenter(section, clips.get(m, ())) for m, section in settings.items()}
 
 
 class _Trainer(Trainer):

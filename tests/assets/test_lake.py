@@ -30,14 +30,31 @@ def test_absent_tables_are_empty_views(tmp_path):
 
 def test_append_casts_fills_and_refuses_what_is_not_declared(tmp_path):
     lake = Lake(str(tmp_path / "lake"))
-    assert lake.append("image_features", [rows(0, 3), rows(3, 2).to_batches()[0]]) == 5
-    read = lake.read("image_features")
+    keys = rows(0, 5).select(["id", "fingerprint"])
+    assert lake.append("clean_image", [keys[:3], keys[3:].to_batches()[0]]) == 5
+    read = lake.read("clean_image")
     assert read.num_rows == 5
-    assert read["pixels_shape"].null_count == 5
+    assert read["width"].null_count == 5
     with pytest.raises(ValueError, match="no columns \\['colour'\\]"):
-        lake.append("image_features", [pa.table({"colour": ["red"]})])
-    assert lake.append("image_features", [rows(0, 0)]) == 0
-    assert lake.version("image_features") == 0, "an empty append makes no commit"
+        lake.append("clean_image", [pa.table({"colour": ["red"]})])
+    assert lake.append("clean_image", [keys[:0]]) == 0
+    assert lake.version("clean_image") == 0, "an empty append makes no commit"
+
+
+def test_another_kind_of_features_adds_its_columns(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    lake.append("image_features", [rows(0, 2)])
+    other = pa.table(
+        {"id": ["x"], "fingerprint": ["g"], "edges": [b"y"], "edges_shape": pa.array([[1]], pa.list_(pa.int32()))}
+    )
+    lake.append("image_features", [other])
+    assert lake.schema("image_features").names == ["id", "fingerprint", "pixels", "edges", "edges_shape"]
+    found = lake.sql("SELECT id, pixels IS NULL AS no, edges_shape FROM image_features ORDER BY id").to_pylist()
+    assert [tuple(row.values()) for row in found] == [
+        *(("00000000", False, None), ("00000001", False, None), ("x", True, [1]))
+    ]
+    lake.delete("image_features", "id = '00000001'")
+    assert lake.sql("SELECT id FROM image_features ORDER BY id")["id"].to_pylist() == ["00000000", "x"]
 
 
 def test_replace_by_predicate_keeps_the_other_rows_and_the_note(tmp_path):

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets.processing import Outcome, Step
+from training.features import FeatureSettings
 from training.processor import Processor
-from training.schema import CLEAN, FEATURES, MANIFEST, MODALITIES, QUARANTINE, tensor
-from training.settings import FeatureSettings, ImageFeatures, MediaLimits, SpeechFeatures
+from training.schema import CLEAN, MANIFEST, MODALITIES, QUARANTINE, features_schema, tensor
+from training.settings import MediaLimits
 
 PROCESSOR = Processor(
-    FeatureSettings(image=ImageFeatures(size=8), speech=SpeechFeatures(sample_rate=8000, max_seconds=0.2)),
+    FeatureSettings(image={"size": 8}, speech={"sample_rate": 8000, "max_seconds": 0.2}),
     MediaLimits(),
 )
 
@@ -30,9 +31,9 @@ def png(value: int = 9, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def wav(seconds: float = 0.1) -> bytes:
+def wav(seconds: float = 0.1, level: float = 0.5) -> bytes:
     buffer = io.BytesIO()
-    samples = 0.5 * np.sin(np.arange(round(8000 * seconds)))
+    samples = level * np.sin(np.arange(round(8000 * seconds)))
     soundfile.write(buffer, samples, 8000, format="WAV", subtype="PCM_16")
     return buffer.getvalue()
 
@@ -50,16 +51,14 @@ def batch(modality: str, *contents: bytes | None, clean: bool = True, features: 
             "text": content.decode() if modality == "text" and content is not None else None,
             "data": content,
             "data_error": None if content is not None else "cannot be read: gone",
-            "need_clean": clean,
-            "need_features": features,
+            "need": ["clean"] * clean + ["features"] * features,
         }
         for i, content in enumerate(contents)
     ]
     schema = MANIFEST
     for name, type in (("data", pa.large_binary()), ("data_error", pa.string())):
         schema = schema.append(pa.field(name, type))
-    for name in ("need_clean", "need_features"):
-        schema = schema.append(pa.field(name, pa.bool_()))
+    schema = schema.append(pa.field("need", pa.list_(pa.string())))
     return pa.RecordBatch.from_pylist(rows, schema)
 
 
@@ -67,7 +66,7 @@ def run(modality: str, *contents: bytes | None, **need: bool) -> Outcome:
     outcome = Step(modality, PROCESSOR)(batch(modality, *contents, **need))
     assert outcome.items == len(contents)
     assert outcome.clean.schema == CLEAN[modality]
-    assert outcome.features.schema == FEATURES[modality]
+    assert outcome.features.schema == features_schema(modality, PROCESSOR.featurizers[modality].tensors)
     assert outcome.quarantine.schema == QUARANTINE
     return outcome
 
@@ -77,24 +76,25 @@ GOOD = {"text": b"What do you see?", "image": png(), "speech": wav()}
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_good_item_gives_its_clean_and_its_feature_row(modality: str) -> None:
-    clean, features = run(modality, GOOD[modality])[1:3]
+    outcome = run(modality, GOOD[modality])
+    clean, features = outcome.clean, outcome.features
     digest = hashlib.sha256(GOOD[modality]).hexdigest()
     row, feature = clean.to_pylist()[0], features.to_pylist()[0]
     assert (row["id"], row["parent_id"], row["fingerprint"]) == (digest, digest, PROCESSOR.clean_fingerprint(modality))
     assert (feature["id"], feature["fingerprint"]) == (digest, PROCESSOR.fingerprint(modality))
     if modality == "text":
         assert (row["text"], row["language"], row["content_words"]) == ("What do you see?", "en", ["see"])
-        assert tensor(feature, "input_ids").tolist() == list(GOOD["text"])
+        assert tensor(feature, "input_ids", "int32").tolist() == list(GOOD["text"])
         assert feature["text"] == "What do you see?"
     elif modality == "image":
         assert (row["format"], row["mode"], row["width"], row["height"]) == ("PNG", "RGB", 12, 10)
-        assert (tensor(feature, "pixels")[0] == 9).all()
+        assert (tensor(feature, "pixels", "uint8")[0] == 9).all()
     else:
         assert (row["format"], row["sample_rate"], row["channels"], row["frames"]) == ("WAV", 8000, 1, 800)
         assert row["seconds"] == pytest.approx(0.1)
         assert row["rms"] == pytest.approx(0.5 / 2**0.5, abs=0.01)
-        assert tensor(feature, "log_mel").shape == (11, 64)
-        assert feature["waveform"] is None
+        assert tensor(feature, "log_mel", "float32").shape == (11, 64)
+        assert "waveform" not in feature
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -133,13 +133,13 @@ def test_what_could_not_be_read_is_tried_again() -> None:
 
 
 def test_a_fault_of_the_code_names_the_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Processor, "image_tensors", lambda self, image: {"pixels": [1 // (9 - int(image.array.max()))]})
+    monkeypatch.setattr(Processor, "featurize", lambda self, modality, image: 1 // (9 - int(image.array.max())))
     with pytest.raises(RuntimeError, match=r"data/silo.tar/folder/0.png: ZeroDivisionError"):
         run("image", png(9))
 
 
 def test_warnings_stand_in_the_clean_table() -> None:
-    assert "max_seconds" in run("speech", wav(0.5)).clean["warnings"][0].as_py()[0]
+    assert "silence" in run("speech", wav(0.5, 0)).clean["warnings"][0].as_py()[0]
     assert run("speech", wav()).clean["warnings"][0].as_py() == []
 
 

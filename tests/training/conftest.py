@@ -6,19 +6,13 @@ from typing import Any
 
 import pytest
 
-from training.settings import (
-    FeatureSettings,
-    ImageFeatures,
-    MediaLimits,
-    ModelSettings,
-    SpeechFeatures,
-    TrainingSettings,
-)
+from training.features import FeatureSettings
+from training.settings import MediaLimits, ModelSettings, TrainingSettings
 from training.spec import JobSpec, RunSpec, plan_runs
 
 FEATURES = FeatureSettings(
-    image=ImageFeatures(size=16, color="grey"),
-    speech=SpeechFeatures(sample_rate=8000, mels=16, coefficients=8, max_seconds=5),
+    image={"size": 16, "color": "grey"},
+    speech={"sample_rate": 8000, "mels": 16, "coefficients": 8, "max_seconds": 5},
 )
 MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=2, max_new_tokens=4)
 MODALITIES = ("text", "image", "speech")

@@ -5,10 +5,10 @@ import pytest
 
 from training.augmentation import SpeechAugmenter, augment_image, mask_spectrum
 from training.data import generator
-from training.processor import speech_spectra
-from training.settings import ImageAugmentation, SpeechAugmentation, SpeechFeatures
+from training.settings import ImageAugmentation, SpeechAugmentation
+from training.spectra import SpectrumOptions, speech_spectra
 
-FEATURES = SpeechFeatures(sample_rate=8000, mels=40, window_ms=30, hop_ms=15, keep_waveform=True)
+FEATURES = SpectrumOptions(sample_rate=8000, mels=40, window_ms=30, hop_ms=15, keep_waveform=True)
 
 
 def random(seed: int = 0) -> np.random.Generator:
@@ -29,8 +29,8 @@ def test_without_settings_the_frames_are_those_of_the_features():
     waveform = tone(440)
     expected, mfcc = speech_spectra(waveform.astype(np.float32) / 32767, FEATURES)
     assert np.allclose(augment(waveform), expected, atol=1e-4)
-    kind = SpeechFeatures(sample_rate=8000, mels=40, window_ms=30, hop_ms=15, keep_waveform=True, kind="mfcc")
-    assert np.allclose(SpeechAugmenter(SpeechAugmentation(), kind)(waveform, random()), mfcc, atol=1e-3)
+    other = SpeechAugmenter(SpeechAugmentation(), FEATURES, read="mfcc")
+    assert np.allclose(other(waveform, random()), mfcc, atol=1e-3)
 
 
 def test_the_same_key_gives_the_same_frames_and_another_gives_others():

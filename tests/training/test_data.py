@@ -17,31 +17,33 @@ from hypothesis import strategies as st
 
 from training.cache import FeatureCache, open_table
 from training.data import Collator, EpochSampler, SampleDataset, generator, open_samples
-from training.schema import DATASET, FEATURES, tensor_columns
-from training.settings import FeatureSettings, ImageFeatures, SpeechFeatures
+from training.features import FeatureSettings
+from training.schema import DATASET, MODALITIES, features_schema, tensor_columns
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
-FEATURE_SETTINGS = FeatureSettings(
-    image=ImageFeatures(size=4, color="grey"), speech=SpeechFeatures(mels=3, coefficients=2)
-)
+FEATURE_SETTINGS = FeatureSettings(image={"size": 4, "color": "grey"}, speech={"mels": 3, "coefficients": 2})
 TOKENIZER = fit_tokenizer(["what do you see", "yes"] * 3, 300)
+PIXELS = {"pixels": "uint8"}
 
 
 def image_table(ids: Sequence[str], fingerprint: str = "f") -> pa.Table:
     rows = [
-        {"id": i, "fingerprint": fingerprint} | tensor_columns({"pixels": np.full((1, 4, 4), n)})
+        {"id": i, "fingerprint": fingerprint} | tensor_columns({"pixels": np.full((1, 4, 4), n)}, PIXELS)
         for n, i in enumerate(ids)
     ]
-    return pa.Table.from_pylist(rows, schema=FEATURES["image"])
+    return pa.Table.from_pylist(rows, schema=features_schema("image", PIXELS))
 
 
 def image_cache(root: Path) -> FeatureCache:
-    return FeatureCache(root, "image", "f", ("pixels",))
+    return FeatureCache(root, "image", "f", PIXELS)
 
 
-def make_row(sample_id: str = "s", epoch: int = 0, **given: Any) -> dict[str, Any]:
-    names = ("label", "text", "input_ids", "pixels", "log_mel", "mfcc", "waveform")
-    return dict.fromkeys(names) | {"sample_id": sample_id, "epoch": epoch} | given
+def make_row(sample_id: str = "s", epoch: int = 0, label: str | None = None, **columns: Any) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(MODALITIES) | {"sample_id": sample_id, "epoch": epoch, "label": label}
+    for name, value in columns.items():
+        modality = {"text": "text", "input_ids": "text", "pixels": "image"}.get(name, "speech")
+        row[modality] = (row[modality] or {}) | {name: value}
+    return row
 
 
 def full_row(sample_id: str = "s", epoch: int = 0) -> dict[str, Any]:
@@ -129,8 +131,8 @@ def test_samples_of_a_lake(tmp_path: Path) -> None:
     )
     samples = open_samples(index, lake, {"image": "f", "speech": "g"}, FEATURE_SETTINGS, tmp_path / "cache")
     assert samples.modalities == ("image",)  # no row has speech: its table is not even looked for
-    assert samples[0]["pixels"].max() == 1 and samples[0]["text"] is None
-    assert samples[(7, 1)]["epoch"] == 7 and samples[1]["pixels"] is None
+    assert samples[0]["image"]["pixels"].max() == 1 and samples[0]["text"] is None
+    assert samples[(7, 1)]["epoch"] == 7 and samples[1]["image"] is None
     assert samples.take([1]).labels == [None]
     with pytest.raises(ValueError, match="no table 'speech_features'"):
         open_table(lake, "speech_features")
@@ -138,8 +140,8 @@ def test_samples_of_a_lake(tmp_path: Path) -> None:
 
 def test_texts_come_as_often_as_they_occur(tmp_path: Path) -> None:
     rows = [{"id": i, "fingerprint": "f", "text": t, "input_ids": b"", "input_ids_shape": [0]} for i, t in ("ax", "by")]
-    cache = FeatureCache(tmp_path, "text", "f", ("text", "input_ids"))
-    cache.add(ds.dataset(pa.Table.from_pylist(rows, schema=FEATURES["text"])), ["a", "b"])
+    cache = FeatureCache(tmp_path, "text", "f", {"text": None, "input_ids": "int32"})
+    cache.add(ds.dataset(pa.Table.from_pylist(rows, schema=features_schema("text", ["input_ids"]))), ["a", "b"])
     index = pa.Table.from_pylist([{"sample_id": str(n), "text_id": i} for n, i in enumerate("aab")], schema=DATASET)
     assert Counter(SampleDataset(index, {"text": cache}).texts()) == {"x": 2, "y": 1}
 

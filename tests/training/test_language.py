@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from training.language import clean_text, detect_language, segment
 from training.media import MediaError
-from training.settings import TextFeatures
+from training.modalities.text import TextCleaning
 
-DEFAULT = TextFeatures()
+DEFAULT = TextCleaning()
 
 
 @pytest.mark.parametrize(
@@ -34,10 +34,10 @@ def test_cleaning(raw: str, text: str) -> None:
 
 
 def test_settings_decide() -> None:
-    assert clean_text("ﬁve", TextFeatures(form="NFC")).text == "ﬁve"
-    assert clean_text("FIVE", TextFeatures(lowercase=True)).text == "five"
+    assert clean_text("ﬁve", TextCleaning(form="NFC")).text == "ﬁve"
+    assert clean_text("FIVE", TextCleaning(lowercase=True)).text == "five"
     assert clean_text("FIVE", DEFAULT).text == "FIVE"
-    assert clean_text("chat", TextFeatures(language="fr")).language == "fr"
+    assert clean_text("chat", TextCleaning(language="fr")).language == "fr"
 
 
 @pytest.mark.parametrize("raw", ["", " \n\t", "\u200b\x00", "\ufeff"])
@@ -111,7 +111,7 @@ def test_scripts_without_a_segmenter_are_said() -> None:
 @settings(max_examples=300, deadline=None)
 @given(raw=st.text(max_size=60), lowercase=st.booleans(), form=st.sampled_from(["NFC", "NFKC"]))
 def test_cleaning_is_total_and_stable(raw: str, lowercase: bool, form: str) -> None:
-    wanted = TextFeatures(lowercase=lowercase, form=form)  # type: ignore[arg-type]
+    wanted = TextCleaning(lowercase=lowercase, form=form)  # type: ignore[arg-type]
     try:
         clean = clean_text(raw, wanted)
     except MediaError:

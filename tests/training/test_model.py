@@ -11,22 +11,17 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from training.data import Collator, Row
+from training.features import FeatureSettings
 from training.model import FusionModel, build_model
-from training.settings import (
-    FeatureSettings,
-    ImageFeatures,
-    ModelSettings,
-    SpeechFeatures,
-    TextFeatures,
-)
+from training.settings import ModelSettings
 from training.tokenizer import fit_tokenizer
 from training.train import make_collator
 
 MODALITIES = ("text", "image", "speech")
 FEATURES = FeatureSettings(
-    text=TextFeatures(max_tokens=20),
-    image=ImageFeatures(size=12, color="grey"),
-    speech=SpeechFeatures(mels=10, coefficients=4),
+    text={"max_tokens": 20},
+    image={"size": 12, "color": "grey"},
+    speech={"mels": 10, "coefficients": 4},
 )
 TOKENIZER = fit_tokenizer(["what do you see and hear", "yes", "no"] * 3, 300)
 SMALL_TRANSFORMERS = dict.fromkeys(MODALITIES, "small_transformer")
@@ -47,15 +42,15 @@ def make_rows(subsets: Any = None) -> list[Row]:
         subsets = [s for n in (1, 2, 3) for s in itertools.combinations(MODALITIES, n)]
     rows = []
     for n, subset in enumerate(subsets):
-        row: Row = dict.fromkeys(("text", "input_ids", "pixels", "log_mel", "mfcc", "waveform"))
+        row: Row = dict.fromkeys(MODALITIES)
         row |= {"sample_id": str(n), "label": "yes" if n % 2 else "no", "epoch": 0}
         if "text" in subset:
             text = "what do you see and hear"[: 5 + 3 * n]
-            row |= {"text": text, "input_ids": np.frombuffer(text.encode(), np.uint8).astype(np.int32)}
+            row["text"] = {"text": text, "input_ids": np.frombuffer(text.encode(), np.uint8).astype(np.int32)}
         if "image" in subset:
-            row["pixels"] = random.integers(0, 256, (1, 12, 12), dtype=np.uint8)
+            row["image"] = {"pixels": random.integers(0, 256, (1, 12, 12), dtype=np.uint8)}
         if "speech" in subset:
-            row["log_mel"] = random.normal(size=(3 + 5 * n, 10)).astype(np.float32)
+            row["speech"] = {"log_mel": random.normal(size=(3 + 5 * n, 10)).astype(np.float32)}
         rows.append(row)
     return rows
 
@@ -217,9 +212,9 @@ def test_fewer_modalities_have_no_parameters_for_the_others() -> None:
 
 @pytest.mark.parametrize("size", [8, 9, 28, 64])
 def test_images_of_any_size_and_a_single_training_row(size: int) -> None:
-    features = FeatureSettings(image=ImageFeatures(size=size))
+    features = FeatureSettings(image={"size": size})
     model = build_model(ModelSettings(width=16, heads=2, layers=1, tokens=6), features, TOKENIZER, ("image",)).train()
-    row = make_rows([("image",)])[0] | {"pixels": np.zeros((3, size, size), np.uint8)}
+    row = make_rows([("image",)])[0] | {"image": {"pixels": np.zeros((3, size, size), np.uint8)}}
     collator = Collator(TOKENIZER, features, ("image",), answers=True)
     assert model(**collator([row])).loss.isfinite()
 
@@ -227,5 +222,5 @@ def test_images_of_any_size_and_a_single_training_row(size: int) -> None:
 @pytest.mark.parametrize("frames", [1, 2, 31])
 def test_speech_of_any_length(frames: int) -> None:
     model = make_model(("speech",)).train()
-    row = make_rows([("speech",)])[0] | {"log_mel": np.ones((frames, 10), np.float32)}
+    row = make_rows([("speech",)])[0] | {"speech": {"log_mel": np.ones((frames, 10), np.float32)}}
     assert model(**make_batch(model, [row])).loss.isfinite()

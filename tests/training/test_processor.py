@@ -15,14 +15,18 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.features import FeatureSettings
+from training.featurizers.pixels import PixelsOptions, image_pixels
 from training.media import MediaError
-from training.processor import Processor, image_pixels, resample, speech_spectra, trim
-from training.schema import MODALITIES, TENSOR_DTYPES
-from training.settings import FeatureSettings, ImageFeatures, MediaLimits, SpeechFeatures, TextFeatures
+from training.modalities.text import TextCleaning
+from training.processor import Processor
+from training.schema import MODALITIES
+from training.settings import MediaLimits, to_dict
+from training.spectra import SpectrumOptions, resample, speech_spectra, trim
 
 ROOT = Path(__file__).parents[2]
 LIMITS = MediaLimits()
-SPEECH = SpeechFeatures(sample_rate=8000)
+SPEECH = SpectrumOptions(sample_rate=8000)
 
 
 def photo(height: int = 40, width: int = 60) -> np.ndarray:
@@ -53,21 +57,23 @@ def processor(**features: object) -> Processor:
 
 def test_row_has_every_field_and_the_declared_types() -> None:
     wanted = processor(
-        image=ImageFeatures(size=32),
-        speech=dataclasses.replace(SPEECH, keep_waveform=True, trim_db=None),
+        image={"size": 32},
+        speech=to_dict(dataclasses.replace(SPEECH, keep_waveform=True, trim_db=None)),
     )
     row = wanted.row(text="zwölf\u200b", image=png(photo()), speech=wav(chirp()))
-    assert list(row) == ["sample_id", "label", "text", "input_ids", "pixels", "log_mel", "mfcc", "waveform"]
-    assert row["text"] == "zwölf"
-    assert row["input_ids"].tolist() == list("zwölf".encode())
-    assert {name: str(row[name].dtype) for name in TENSOR_DTYPES} == TENSOR_DTYPES
-    shapes = {name: row[name].shape for name in TENSOR_DTYPES}
+    assert list(row) == ["sample_id", "label", "text", "image", "speech"]
+    assert row["text"]["text"] == "zwölf"
+    assert row["text"]["input_ids"].tolist() == list("zwölf".encode())
+    tensors = {name: row[m][name] for m in MODALITIES for name in wanted.featurizers[m].tensors}
+    declared = {name: dtype for m in MODALITIES for name, dtype in wanted.featurizers[m].tensors.items()}
+    assert {name: str(tensor.dtype) for name, tensor in tensors.items()} == declared
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     assert shapes == {
         "input_ids": (6,), "pixels": (3, 32, 32), "log_mel": (51, 64), "mfcc": (51, 20), "waveform": (4000,),
     }  # fmt: skip
     empty = wanted.row(image=png(photo()))
-    assert empty["pixels"] is not None
-    assert all(empty[name] is None for name in row if name != "pixels")
+    assert empty["image"]["pixels"] is not None
+    assert all(empty[name] is None for name in row if name != "image")
 
 
 # Images
@@ -77,7 +83,7 @@ def test_row_has_every_field_and_the_declared_types() -> None:
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40), (16, 16), (1, 3000), (5, 7)])
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 def test_every_picture_becomes_a_square(color: str, channels: int, shape: tuple[int, int], fit: str) -> None:
-    wanted = ImageFeatures(size=16, color=color, fit=fit)  # type: ignore[arg-type]
+    wanted = PixelsOptions(size=16, color=color, fit=fit)  # type: ignore[arg-type]
     pixels = image_pixels(photo(*shape), wanted)
     assert (pixels.shape, pixels.dtype) == ((channels, 16, 16), np.uint8)
 
@@ -87,7 +93,7 @@ def test_fit_decides_what_is_seen() -> None:
     for i in range(3):
         bands[:, 30 * i : 30 * i + 30, i] = 255
     crop, squash, pad = (
-        image_pixels(bands, ImageFeatures(size=30, fit=fit)).astype(int) for fit in ("crop", "squash", "pad")
+        image_pixels(bands, PixelsOptions(size=30, fit=fit)).astype(int) for fit in ("crop", "squash", "pad")
     )
     assert np.array_equal(crop, bands[:, 30:60].transpose(2, 0, 1))
     assert squash[:, 15, 4].tolist() == [255, 0, 0]
@@ -98,13 +104,13 @@ def test_fit_decides_what_is_seen() -> None:
 
 def test_resizing_antialiases() -> None:
     checks = (np.indices((128, 128)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, axis=-1)
-    pixels = image_pixels(checks, ImageFeatures(size=16)).astype(int)
+    pixels = image_pixels(checks, PixelsOptions(size=16)).astype(int)
     assert np.abs(pixels - 127.5).max() < 3  # picking pixels would give 0 or 255
 
 
 def test_same_size_is_untouched() -> None:
     grey = photo(28, 28)[..., :1].repeat(3, axis=-1)
-    pixels = image_pixels(grey, ImageFeatures(size=28, color="grey"))
+    pixels = image_pixels(grey, PixelsOptions(size=28, color="grey"))
     assert np.abs(pixels[0].astype(int) - grey[..., 0]).max() <= 1
 
 
@@ -113,7 +119,7 @@ def test_same_size_is_untouched() -> None:
 
 def test_spectra_agree_with_torchaudio() -> None:
     torch, torchaudio = pytest.importorskip("torch"), pytest.importorskip("torchaudio")
-    wanted = SpeechFeatures(sample_rate=16000, mels=40)
+    wanted = SpectrumOptions(sample_rate=16000, mels=40)
     waveform = chirp(16000, 0.7) + 0.01 * np.random.default_rng(0).standard_normal(11200).astype(np.float32)
     log_mel, mfcc = speech_spectra(waveform, wanted)
     mel = torchaudio.transforms.MelSpectrogram(
@@ -145,7 +151,7 @@ def test_the_channel_is_taken_off_as_far_as_it_is_known() -> None:
 def test_every_mel_band_holds_something() -> None:
     for rate, mels in ((8000, 64), (8000, 128), (16000, 80), (44100, 128)):
         noise = np.random.default_rng(0).standard_normal(rate).astype(np.float32) * 0.1
-        log_mel, _ = speech_spectra(noise, SpeechFeatures(sample_rate=rate, mels=mels))
+        log_mel, _ = speech_spectra(noise, SpectrumOptions(sample_rate=rate, mels=mels))
         assert log_mel.min() > -7, (rate, mels)  # an empty band would lie far below the noise
         assert log_mel.std() == pytest.approx(1, abs=1e-3)
 
@@ -153,7 +159,7 @@ def test_every_mel_band_holds_something() -> None:
 @pytest.mark.parametrize("samples", [1, 2, 79, 80, 81, 199, 1000])
 def test_very_short_and_silent_clips_give_finite_frames(samples: int) -> None:
     for signal in (np.zeros(samples), np.full(samples, 0.5), np.eye(1, samples).ravel()):
-        row = processor(speech=SPEECH).row(speech=wav(signal.astype(np.float32)))
+        row = processor(speech=to_dict(SPEECH)).row(speech=wav(signal.astype(np.float32)))["speech"]
         assert np.isfinite(row["log_mel"]).all()
         assert np.isfinite(row["mfcc"]).all()
         assert 1 <= len(row["log_mel"]) == len(row["mfcc"]) <= 1 + samples // 80
@@ -204,7 +210,7 @@ def test_resampling_keeps_length_and_pitch() -> None:
 
 def test_long_speech_is_cut() -> None:
     wanted = dataclasses.replace(SPEECH, max_seconds=0.2, trim_db=None, keep_waveform=True)
-    row = processor(speech=wanted).row(speech=wav(chirp(16000), 16000))
+    row = processor(speech=to_dict(wanted)).row(speech=wav(chirp(16000), 16000))["speech"]
     assert len(row["waveform"]) == 1600
     assert len(row["log_mel"]) == 21
 
@@ -212,10 +218,13 @@ def test_long_speech_is_cut() -> None:
 # Text
 
 
-def test_text_is_cut_with_a_warning_and_limited() -> None:
-    small = processor(text=TextFeatures(max_tokens=3))
-    assert small.row(text="abcdef")["input_ids"].tolist() == [97, 98, 99]
-    assert "first 3 of 6 tokens" in small.decode_text("abcdef").warnings[0]
+def test_text_is_cut_in_a_batch_and_limited() -> None:
+    small = processor(text={"max_tokens": 3})
+    ids = small.row(text="abcdef")["text"]["input_ids"]
+    assert ids.tolist() == [97, 98, 99, 100, 101, 102], "all are stored, so that another limit computes nothing"
+    batch, mask = small.featurizers["text"].batch([ids, None])
+    assert batch.tolist() == [[97, 98, 99], [0, 0, 0]] and mask.sum(1).tolist() == [3, 0]
+    assert small.featurizers["text"].cut()[0] == "input_ids_shape[1] > 3"
     with pytest.raises(MediaError, match="over the limit"):
         Processor(FeatureSettings(), MediaLimits(max_characters=3)).row(text="abcdef")
     with pytest.raises(MediaError, match="empty"):
@@ -233,16 +242,16 @@ def word_tokenizer(folder: Path, words: str) -> Path:
 
 def test_a_tokenizer_travels_with_the_model(tmp_path: Path) -> None:
     folder = word_tokenizer(tmp_path / "tokenizer", "one two three")
-    original = processor(text=TextFeatures(tokenizer=str(folder)))
-    assert original.row(text="two three four")["input_ids"].tolist() == [2, 3, 0]
+    original = processor(text={"tokenizer": str(folder)})
+    assert original.row(text="two three four")["text"]["input_ids"].tolist() == [2, 3, 0]
     original.save_pretrained(tmp_path / "model")
     mark = original.fingerprint("text")
     folder.rename(tmp_path / "elsewhere")
     loaded = Processor.from_pretrained(tmp_path / "model")
-    assert loaded.row(text="two three four")["input_ids"].tolist() == [2, 3, 0]
+    assert loaded.row(text="two three four")["text"]["input_ids"].tolist() == [2, 3, 0]
     assert loaded.fingerprint("text") == mark
     other = word_tokenizer(tmp_path / "other", "three two one")
-    assert processor(text=TextFeatures(tokenizer=str(other))).fingerprint("text") != mark
+    assert processor(text={"tokenizer": str(other)}).fingerprint("text") != mark
 
 
 # Fingerprints and saving
@@ -250,7 +259,7 @@ def test_a_tokenizer_travels_with_the_model(tmp_path: Path) -> None:
 
 def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     original = Processor(
-        FeatureSettings(image=ImageFeatures(size=28, color="grey"), speech=SPEECH), MediaLimits(max_pixels=10**6)
+        FeatureSettings(image={"size": 28, "color": "grey"}, speech=to_dict(SPEECH)), MediaLimits(max_pixels=10**6)
     )
     original.save_pretrained(tmp_path)
     loaded = Processor.from_pretrained(tmp_path)
@@ -270,11 +279,11 @@ def marks(features: FeatureSettings, limits: MediaLimits = LIMITS) -> dict[str, 
 def test_fingerprints_follow_what_decides_the_output_and_nothing_else() -> None:
     base = marks(FeatureSettings())
     assert len({mark for pair in base.values() for mark in pair}) == 6
-    same = FeatureSettings(image=ImageFeatures(mean=0.1, std=0.3), speech=SpeechFeatures(kind="mfcc"))
+    same = FeatureSettings(image={"mean": 0.1, "std": 0.3}, speech={"kind": "mfcc"}, text={"max_tokens": 9})
     assert marks(same) == base  # used when a batch is made
     changed: dict[str, list[Any]] = {
-        "image": [ImageFeatures(size=64), ImageFeatures(color="grey"), ImageFeatures(fit="pad")],
-        "speech": [SpeechFeatures(mels=40), SpeechFeatures(hop_ms=5), SpeechFeatures(keep_waveform=True)],
+        "image": [{"size": 64}, {"color": "grey"}, {"fit": "pad"}],
+        "speech": [{"mels": 40}, {"hop_ms": 5}, {"keep_waveform": True}, {"max_seconds": 31}],
     }
     for modality, alternatives in changed.items():
         for alternative in alternatives:
@@ -287,18 +296,19 @@ def test_fingerprints_follow_what_decides_the_output_and_nothing_else() -> None:
         (MediaLimits(max_seconds=1), "speech"),
         (MediaLimits(max_characters=1), "text"),
     ):
-        new = marks(FeatureSettings(), limits)
-        assert [m for m in MODALITIES if new[m][0] != base[m][0]] == [modality]
-        assert [m for m in MODALITIES if new[m][1] != base[m][1]] == [modality]
-    for text in (TextFeatures(form="NFC"), TextFeatures(lowercase=True), TextFeatures(max_tokens=9)):
-        assert marks(FeatureSettings(text=text))["text"][0] != base["text"][0]
+        assert marks(FeatureSettings(), limits) == base, "what passed stays as it is"
+        refused = [Processor(FeatureSettings(), given).refused_fingerprint(modality) for given in (LIMITS, limits)]
+        assert refused[0] != refused[1], "what was refused is tried again"
+    for text in (TextCleaning(form="NFC"), TextCleaning(lowercase=True)):
+        assert marks(FeatureSettings(text=to_dict(text)))["text"][0] != base["text"][0]
 
 
 def test_fingerprints_need_no_torch() -> None:
     code = (
         "import sys\n"
         "from training.processor import Processor\n"
-        "from training.settings import FeatureSettings, MediaLimits\n"
+        "from training.features import FeatureSettings\n"
+        "from training.settings import MediaLimits\n"
         "p = Processor(FeatureSettings(), MediaLimits())\n"
         "print(*[p.fingerprint(m) for m in ('text', 'image', 'speech')])\n"
         "print([m for m in ('torch', 'torchvision', 'torchaudio', 'transformers', 'jieba') if m in sys.modules])\n"
@@ -308,33 +318,33 @@ def test_fingerprints_need_no_torch() -> None:
     assert done.stdout.splitlines() == [here, "[]"]
 
 
-# What fixed inputs gave when the versions were last counted up: (CLEAN_VERSION, FEATURE_VERSION) and the output.
+# What fixed inputs gave when the versions were last counted up: of modality and featurizer; and the output.
 GOLDEN = json.loads((Path(__file__).parent / "golden_features.json").read_text(encoding="utf-8"))
 
 
 def golden(modality: str) -> dict[str, list[Any]]:
     """A summary of the output for fixed inputs, small enough to read and to compare with a tolerance."""
-    wanted = processor(image=ImageFeatures(size=32), speech=SPEECH)
+    wanted = processor(image={"size": 32}, speech=to_dict(SPEECH))
     if modality == "text":
-        clean = wanted.decode_text("Don’t  ﬁnd\u200b 3.5 lamps;\r\n 今天路口有三辆车 the end")
+        clean = wanted.decode("text", "Don’t  ﬁnd\u200b 3.5 lamps;\r\n 今天路口有三辆车 the end".encode())
         return {
             "text": [clean.text, clean.language],
             "words": list(clean.words),
             "content_words": list(clean.content_words),
-            "input_ids": wanted.text_tensors(clean)["input_ids"].tolist(),
+            "input_ids": wanted.featurize("text", clean)["input_ids"].tolist(),
         }
     if modality == "image":
         buffer = io.BytesIO()
         PIL.Image.fromarray(photo(200, 300)).save(buffer, "JPEG", quality=90)
-        pixels = wanted.row(image=buffer.getvalue())["pixels"].astype(np.float64)
+        pixels = wanted.row(image=buffer.getvalue())["image"]["pixels"].astype(np.float64)
         return {"pixels": pixels.reshape(3, 4, 8, 4, 8).mean(axis=(2, 4)).ravel().round(2).tolist()}
-    tensors = wanted.row(speech=wav(chirp(11025), 11025))
+    tensors = wanted.row(speech=wav(chirp(11025), 11025))["speech"]
     return {name: tensors[name][::10, ::9].ravel().round(3).tolist() for name in ("log_mel", "mfcc")}
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_output_is_as_recorded(modality: str) -> None:
-    """Where this fails on purpose: count up the version in training/processor.py, then run this file as a script."""
+    """Where this fails on purpose: count up the `version` of modality or featurizer, then run this file as a script."""
     recorded = GOLDEN[modality]
     assert recorded["versions"] == versions(modality), "the version was counted up: record the new output"
     now = golden(modality)
@@ -347,9 +357,8 @@ def test_output_is_as_recorded(modality: str) -> None:
 
 
 def versions(modality: str) -> list[int]:
-    from training.processor import CLEAN_VERSION, FEATURE_VERSION
-
-    return [CLEAN_VERSION[modality], FEATURE_VERSION[modality]]
+    wanted = processor()
+    return [wanted.modalities[modality].version, wanted.featurizers[modality].version]
 
 
 if __name__ == "__main__":

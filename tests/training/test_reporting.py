@@ -25,9 +25,9 @@ def holds(png: bytes, color: str) -> bool:
 def row(label: str | None = "7", text: str | None = "What?", image: bool = True, speech: bool = True) -> dict[str, Any]:
     return {
         "label": label,
-        "text": text,
-        "pixels": np.full((1, 28, 28), 90, np.uint8) if image else None,
-        "log_mel": np.random.default_rng(0).random((30, 16), np.float32) if speech else None,
+        "text": None if text is None else {"text": text},
+        "image": {"pixels": np.full((1, 28, 28), 90, np.uint8)} if image else None,
+        "speech": {"log_mel": np.random.default_rng(0).random((30, 16), np.float32)} if speech else None,
     }
 
 
@@ -50,7 +50,7 @@ def test_wrong_answers_have_a_colour_of_their_own() -> None:
         ([row(label=None, text="$x$ " * 60)], [None]),
         ([row(text="这是什么数字？", image=False, speech=False)], ["七" * 80]),
         ([row()] * 30, [""] * 30),
-        ([row() | {"pixels": np.zeros((3, 28, 28), np.uint8)}], ["7"]),
+        ([row() | {"image": {"pixels": np.zeros((3, 28, 28), np.uint8)}}], ["7"]),
     ],
 )
 def test_examples_can_be_drawn(rows: list[dict[str, Any]], answers: list[str | None]) -> None:

@@ -14,16 +14,16 @@ from transformers import TrainerCallback
 
 from training.cache import FeatureCache
 from training.data import SampleDataset
+from training.features import FeatureSettings
 from training.model import FusionModel
-from training.schema import DATASET, FEATURES, tensor_columns
-from training.settings import FeatureSettings, ImageFeatures, ModelSettings, SpeechFeatures, TrainingSettings
+from training.schema import DATASET, FEATURES, features_schema, tensor_columns
+from training.settings import ModelSettings, TrainingSettings
 from training.train import Trained, fit, last_checkpoint, make_tokenizer, predict
 
-FEATURES_SETTINGS = FeatureSettings(
-    image=ImageFeatures(size=8, color="grey"), speech=SpeechFeatures(mels=8, coefficients=4)
-)
+FEATURES_SETTINGS = FeatureSettings(image={"size": 8, "color": "grey"}, speech={"mels": 8, "coefficients": 4})
 MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=1, max_new_tokens=3, modality_dropout=0.3, dropout=0.1)
 TRAINING = TrainingSettings(epochs=2, batch_size=8, learning_rate=5e-3, checkpoint_steps=3, evaluations=2)
+DTYPES = {"text": {"input_ids": "int32"}, "image": {"pixels": "uint8"}, "speech": {"log_mel": "float32"}}
 QUESTIONS = ("is it bright?", "is it high?")
 
 
@@ -33,17 +33,21 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
     root, random = tmp_path_factory.mktemp("cache"), np.random.default_rng(0)
     features: dict[str, list[dict[str, Any]]] = {"text": [], "image": [], "speech": []}
     for n in range(2):
-        text = {"text": QUESTIONS[n]} | tensor_columns({"input_ids": np.frombuffer(QUESTIONS[n].encode(), np.uint8)})
-        pixels = tensor_columns({"pixels": random.integers(0, 60, (1, 8, 8)) + 180 * n})
+        text = {"text": QUESTIONS[n]} | tensor_columns(
+            {"input_ids": np.frombuffer(QUESTIONS[n].encode(), np.uint8)}, DTYPES["text"]
+        )
+        pixels = tensor_columns({"pixels": random.integers(0, 60, (1, 8, 8)) + 180 * n}, DTYPES["image"])
         frames = random.normal(size=(4 + n, 8)) * 0.1
         frames[:, 4 * n : 4 * n + 4] += 2
-        for modality, columns in zip(features, (text, pixels, tensor_columns({"log_mel": frames})), strict=True):
+        for modality, columns in zip(
+            features, (text, pixels, tensor_columns({"log_mel": frames}, DTYPES["speech"])), strict=True
+        ):
             features[modality].append({"id": f"{modality}{n}", "fingerprint": "f"} | columns)
     caches = {}
     for modality, rows in features.items():
-        names = {"text": ("text", "input_ids"), "image": ("pixels",), "speech": ("log_mel",)}[modality]
+        names = dict.fromkeys(FEATURES[modality].names[2:]) | DTYPES[modality]
         caches[modality] = FeatureCache(root, modality, "f", names)
-        table = pa.Table.from_pylist(rows, schema=FEATURES[modality])
+        table = pa.Table.from_pylist(rows, schema=features_schema(modality, DTYPES[modality]))
         caches[modality].add(ds.dataset(table), [row["id"] for row in rows])
     index = []
     for n in range(64):

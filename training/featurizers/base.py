@@ -1,6 +1,18 @@
-"""What featurizers give."""
+"""The contract of a featurizer: clean content to the tensors that are stored, and those of many rows to a batch.
 
+Importing a kind needs no torch: the data side computes fingerprints without it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -15,3 +27,70 @@ class FeatureShape:
     form: str
     width: int  # channels of a picture, features of a frame, size of the vocabulary
     size: int = 0  # height and width of a picture, in pixels
+
+
+class Featurizer(ABC):
+    """A kind of features of one modality. Its options are a frozen dataclass `Options`, and `self.options`.
+
+    `tensors` are stored, keyed by content and by a fingerprint of everything that decides them; `read` is the one that
+    the encoder gets. Options in `at_batch` act only when a batch is made: changing them computes nothing anew.
+    """
+
+    form: ClassVar[str]  # of FeatureShape
+    described: ClassVar[str]  # for a person
+    version: ClassVar[int]  # count up when the tensors of the same content change; the golden test fails until then
+    packages: tuple[str, ...] = ()  # whose versions decide the tensors
+    read: ClassVar[str]
+    augmented: ClassVar[str | None] = None  # the tensor that augmentation changes into what `read` is
+    at_batch: ClassVar[tuple[str, ...]] = ()
+    located: ClassVar[tuple[str, ...]] = ()  # options that name models or files, which `identity` knows by content
+    recipe: ClassVar[str | None] = None  # kinds of the same recipe store the same tensors; default: the class's own
+    decoded_size: int | None = None  # the short side in pixels that is needed of a picture
+    prompt_tokens = 512  # of a text, that a language model reads
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @property
+    @abstractmethod
+    def tensors(self) -> Mapping[str, str]:
+        """Name of each stored tensor -> its NumPy dtype."""
+
+    @abstractmethod
+    def featurize(self, content: Any) -> dict[str, np.ndarray]:
+        """The tensors of a content. Raises MediaError where it cannot have any."""
+
+    @abstractmethod
+    def shape(self) -> FeatureShape:
+        """Of what `batch` gives."""
+
+    @abstractmethod
+    def batch(self, rows: Sequence[np.ndarray | None]) -> "tuple[Tensor, Tensor | None]":
+        """Tensors `read` of some rows (None: it is not there) to values in their form, and a mask that is true where
+        they are real, if the form has one."""
+
+    def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
+        """What changes the tensor `augmented` of a training row, as a function of it and a random generator.
+
+        Args:
+            settings: of `training.augmentation` for the modality.
+            noise: waveforms that may be added.
+
+        Raises:
+            ValueError: these features cannot be augmented.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be augmented: leave its modality out of training.augmentation")
+
+    def identity(self) -> Any:
+        """What a fingerprint knows of the `located` options: the content of their files, wherever they lie."""
+        return None
+
+    def cut(self) -> tuple[str, str] | None:
+        """An SQL condition over the rows of clean and feature table that are used in part, and what to say of them."""
+        return None
+
+    def save(self, folder: Path) -> None:  # noqa: B027 - most kinds have none
+        """Writes the files that `restore` needs on another machine, if any, into an empty folder."""
+
+    def restore(self, folder: Path) -> None:  # noqa: B027
+        """Takes the files of `save` in place of those that the options name."""

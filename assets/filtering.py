@@ -1,0 +1,90 @@
+"""Filters decide in SQL, from what the clean step measured, which contents samples may have; so do lowered limits.
+
+Nothing is decoded: a threshold that moves is a query.
+"""
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from assets.lake import Lake
+from assets.processing import CLEAN_STEP, Step
+from training.schema import QUARANTINE
+
+
+class Rule(NamedTuple):
+    """What decides about a content: the first rule that it breaks refuses it."""
+
+    reason: str  # of the quarantine row
+    name: str  # of what is decided on, for a person
+    value: str | None  # SQL over the clean table; None: the measurement of the filter called like the reason
+    keeps: str  # SQL condition
+    expected: str  # what may pass, for a person
+
+
+def rules(step: Step) -> list[Rule]:
+    """Of a modality: its limits, which a content may have been within when it was decoded, then its filters."""
+    limits = step.processor.limits
+    listed: list[Rule] = []
+    for name, value in step.processor.modalities[step.modality].limits.items():
+        most = getattr(limits, name)
+        listed.append(Rule("too_large", value, value, f"v{len(listed)} <= {most}", f"at most {most} (limits.{name})"))
+    for kind, rule in step.filters.items():
+        expected = f"{rule.expected()} (filters.{step.modality}.{kind})"
+        listed.append(Rule(kind, kind, rule.value, rule.keeps(f"v{len(listed)}"), expected))
+    return listed
+
+
+def apply_filters(lake: Lake, step: Step) -> tuple[pa.Table, pa.Table]:
+    """Clean contents that pass (id, parent_id), and rows of `quarantine` (stage filter) for each item with others."""
+    judged, parameters = _judged(step)
+    with lake.connect(f"{judged} manifest") as connection:
+        connection.execute(f"CREATE TEMP TABLE judged AS {judged}", parameters)
+        kept = connection.sql("SELECT id, parent_id FROM judged WHERE broken IS NULL ORDER BY id").to_arrow_table()
+        refused = connection.sql(
+            """
+            SELECT 'filter' AS stage, 'quarantined' AS outcome, reasons[broken] AS reason,
+              concat(uri, '/' || member, ', row ' || "row", ': ', names[broken], ' is ',
+                coalesce("values"[broken], 'unknown'), ', expected ', expected[broken]) AS message,
+              item_id, source, modality, key, uri, member, "row", sha256, $key AS fingerprint
+            FROM judged JOIN manifest ON sha256 = parent_id AND modality = $modality
+            WHERE broken IS NOT NULL ORDER BY item_id, id
+            """,
+            params={"modality": step.modality, "key": parameters["clean"]},
+        ).to_arrow_table()
+    return kept, pa.table([refused[field.name].cast(field.type) for field in QUARANTINE], schema=QUARANTINE)
+
+
+def _judged(step: Step) -> tuple[str, dict[str, str]]:
+    """SQL that gives each clean content the number (from 1) of the first rule that it breaks, as `broken`."""
+    decided, keys = rules(step), step.fingerprints()
+    joins, values, parameters = [], [], {"clean": keys[CLEAN_STEP]}
+    for n, rule in enumerate(decided):
+        if rule.value is None:
+            parameters[f"measure{n}"] = keys[rule.reason]
+            joins.append(
+                f"LEFT JOIN (SELECT id, any_value(value) AS measured FROM measurements WHERE filter = '{rule.reason}' "
+                f"AND fingerprint = $measure{n} GROUP BY id) m{n} ON m{n}.id = c.id"
+            )
+        values.append(f"{rule.value or f'm{n}.measured'} AS v{n}")
+    cases = " ".join(f"WHEN NOT coalesce({rule.keeps}, false) THEN {n + 1}" for n, rule in enumerate(decided))
+    texts = ", ".join(f"v{n}::VARCHAR" for n in range(len(decided)))
+    reasons = ", ".join(sql_string(rule.reason) for rule in decided)
+    expected = ", ".join(sql_string(rule.expected) for rule in decided)
+    names = ", ".join(sql_string(rule.name) for rule in decided)
+    return (
+        f"""
+        WITH clean AS (
+          SELECT * FROM clean_{step.modality} WHERE fingerprint = $clean
+          QUALIFY row_number() OVER (PARTITION BY id) = 1
+        ), measured AS (SELECT c.id, c.parent_id, {", ".join(values)} FROM clean c {" ".join(joins)})
+        SELECT id, parent_id, CASE {cases} END AS broken, [{texts}] AS "values", [{reasons}] AS reasons,
+          [{expected}] AS expected, [{names}] AS names
+        FROM measured
+        """,
+        parameters,
+    )
+
+
+def sql_string(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

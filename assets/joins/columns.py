@@ -1,0 +1,71 @@
+"""The columns that settings can name, as SQL over the rows of a join."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from assets.settings import SourceSettings
+from assets.splits import pointer
+
+
+def quoted(text: str) -> str:
+    """As a string literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def cell(json_column: str, column: str) -> str:
+    """SQL for the value of a column kept in a JSON object; null where it is empty."""
+    return f"nullif(json_extract_string({json_column}, {quoted(pointer(column))}), '')"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that settings can name: those of the link table, and those of each source's items."""
+
+    link: frozenset[str]
+    sources: dict[str, frozenset[str]]  # source -> columns
+    settings: dict[str, SourceSettings]
+    hidden: frozenset[str]  # columns with keys, ids or texts, which are no attributes of a sample
+
+    @classmethod
+    def of(cls, connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSettings]) -> "Columns":
+        found = connection.sql("SELECT DISTINCT source, unnest(json_keys(attributes)) FROM items").fetchall()
+        columns = {s.name: {s.key} if s.key else set() for s in sources}
+        for source, column in found:
+            columns[source].add(column)
+        texts = frozenset(s.column for s in sources if s.column)
+        return cls(frozenset(), {s: frozenset(c) for s, c in columns.items()}, {s.name: s for s in sources}, texts)
+
+    def sql(self, name: str) -> str:
+        """The column as SQL over `judged` joined to its items (`items` under the name of each modality).
+
+        Raises:
+            ValueError: there is no such column, or several tables have it.
+        """
+        if name in self.link:
+            return cell("values", name)
+        source, column = name.partition(".")[0], self.bare(name)
+        having = [source] if column != name else [s for s, columns in self.sources.items() if name in columns]
+        if not having:
+            known = [*sorted(self.link), *(f"{s}.{c}" for s, names in self.sources.items() for c in sorted(names))]
+            raise ValueError(f"align: no table has a column {name!r}; there are {', '.join(known) or 'none'}")
+        modalities = {self.settings[s].modality for s in having}
+        # One table that two sources read, joined on its key, gives both the same row.
+        rows = {(self.settings[s].table, self.settings[s].key) for s in having}
+        if len(modalities) > 1 and (len(rows) > 1 or self.link):
+            choices = ", ".join(f"{s}.{name}" for s in having)
+            raise ValueError(f"align: column {name!r} is in several tables: write one of {choices}")
+        return f"coalesce({', '.join(self._of_items(m, having, column) for m in sorted(modalities))})"
+
+    def bare(self, name: str) -> str:
+        """The column's name without that of its source."""
+        source, _, column = name.partition(".")
+        return column if name not in self.link and column in self.sources.get(source, ()) else name
+
+    def _of_items(self, modality: str, having: Sequence[str], column: str) -> str:
+        alias = modality
+        named = [self.settings[s] for s in having if self.settings[s].modality == modality]
+        values = {s.name: f"{alias}.key" if column == s.key else cell(f"{alias}.attributes", column) for s in named}
+        cases = " ".join(f"WHEN {quoted(s)} THEN {value}" for s, value in values.items())
+        return f"CASE {alias}.source {cases} END"

@@ -1,0 +1,98 @@
+"""Items of equal keys belong together, or, with a link table, those whose keys it names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+
+from assets.joins.base import Join
+from assets.joins.columns import Columns
+from assets.joins.links import join_links, listed
+from assets.settings import AlignSettings, SourceSettings
+from training.schema import MODALITIES
+
+_SHOWN = 3
+
+
+class KeyJoin(Join):
+    def join(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        settings: AlignSettings,
+        sources: Sequence[SourceSettings],
+        root: Path,
+        columns: Columns,
+    ) -> Columns:
+        if settings.table is not None:
+            return join_links(connection, settings, sources, root, columns)
+        join_keys(connection, settings)
+        return columns
+
+
+def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
+    """Full outer join of the modalities on key; several items of one key give combinations."""
+    _check_keys_match(connection)
+    connection.execute(
+        """
+        CREATE TABLE broken_links(uri VARCHAR, line BIGINT, problem VARCHAR);
+        CREATE TABLE candidates(item_id VARCHAR);
+        CREATE TABLE ranked AS
+        SELECT key, modality, item_id, id, unit,
+          row_number() OVER (PARTITION BY key, modality ORDER BY number) - 1 AS rank,
+          count(*) OVER (PARTITION BY key, modality) AS n
+        FROM items WHERE status = 'present' AND key IS NOT NULL;
+        CREATE TABLE lacking AS
+        SELECT DISTINCT key, modality FROM items WHERE status = 'quarantined'
+        UNION SELECT key, modality FROM refused_keys WHERE status = 'quarantined';
+        """
+    )
+    # Combinations are numbered with the last modality running fastest; an item ranked max_per_key or later is in none
+    # of them, and numbering one modality after the other keeps the join small.
+    steps = ["combined_0 AS (SELECT DISTINCT key, 1::BIGINT AS n, 0::BIGINT AS position FROM ranked)"]
+    for number, m in enumerate(MODALITIES):
+        steps.append(
+            f"""
+            combined_{number + 1} AS (
+              SELECT c.* EXCLUDE (n, position), few.item_id AS {m}_item, few.id AS {m}_id, few.unit AS {m}_unit,
+                c.n * coalesce(few.n, 1) AS n, c.position * coalesce(few.n, 1) + coalesce(few.rank, 0) AS position
+              FROM combined_{number} c LEFT JOIN (FROM ranked WHERE modality = '{m}' AND rank < $most) few USING (key)
+              WHERE c.position * coalesce(few.n, 1) + coalesce(few.rank, 0) < $most
+            )"""
+        )
+    units = ", ".join(f"{m}_unit" for m in MODALITIES)
+    slots = ", ".join(
+        f"c.{m}_item, c.{m}_id, CASE WHEN c.{m}_item IS NOT NULL THEN 'present' WHEN lacking_{m}.key IS NULL "
+        f"THEN 'absent' ELSE 'quarantined' END AS {m}_status"
+        for m in MODALITIES
+    )
+    lacking = " ".join(
+        f"LEFT JOIN lacking lacking_{m} ON lacking_{m}.key = c.key AND lacking_{m}.modality = '{m}'" for m in MODALITIES
+    )
+    connection.execute(
+        f"""
+        CREATE TABLE joined AS
+        WITH {", ".join(steps)}
+        SELECT NULL::BIGINT AS line, NULL::VARCHAR AS link_uri, c.key AS split_key, NULL::VARCHAR AS values,
+          c.key || CASE WHEN n = 1 THEN '' ELSE '#' || left(sha256(concat_ws(' ', {units})), 8) END AS sample_id,
+          {slots}
+        FROM combined_{len(MODALITIES)} c {lacking}
+        """,
+        {"most": settings.max_per_key},
+    )
+
+
+def _check_keys_match(connection: duckdb.DuckDBPyConnection) -> None:
+    rows = connection.sql(
+        f"""
+        WITH keys AS (SELECT DISTINCT modality, key FROM items WHERE key IS NOT NULL),
+        shared AS (SELECT *, count(*) OVER (PARTITION BY key) > 1 AS is_shared FROM keys)
+        SELECT modality, bool_or(is_shared), list(key ORDER BY key)[:{_SHOWN}] FROM shared GROUP BY 1 ORDER BY 1
+        """
+    ).fetchall()
+    lonely = [modality for modality, shared, _ in rows if not shared]
+    if lonely and len(rows) > 1:
+        have = "; ".join(f"{modality} has {listed(keys)}" for modality, _, keys in rows)
+        raise ValueError(
+            f"align: no key of modality {lonely[0]} occurs in another modality: {have}. Name the column they share as "
+            "`key` of the sources, or link them by a table (align.table)"
+        )

@@ -1,0 +1,168 @@
+"""Items that a link table names in one row belong together."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from assets.joins.columns import Columns, cell, quoted
+from assets.settings import AlignSettings, SourceSettings
+from assets.tables import read_table
+from training.schema import MODALITIES
+
+_LINKS = pa.schema([("line", pa.int64()), ("values", pa.string())])
+_SHOWN = 3
+
+
+def join_links(
+    connection: duckdb.DuckDBPyConnection,
+    settings: AlignSettings,
+    sources: Sequence[SourceSettings],
+    root: Path,
+    columns: Columns,
+) -> Columns:
+    """One row of `joined` per row of the link table; returns the columns with those of the link table."""
+    assert settings.table is not None
+    path = root / settings.table
+    linked = _load_links(connection, settings, path)
+    link_columns = _link_columns(settings, sources, root, linked)
+    own = {s.column for s in sources if s.column and s.table and (root / s.table).resolve() == path.resolve()}
+    hidden = frozenset([*link_columns.values(), *own, *([settings.id] if settings.id else [])])
+
+    cells = " UNION ALL ".join(
+        f"SELECT line, {quoted(s.name)} AS source, {quoted(s.modality)} AS modality, "
+        f"{cell('values', link_columns[s.name])} AS key FROM links"
+        for s in sources
+    )
+    # A source without a table has keys without suffix; a link may name the file in full.
+    connection.execute(
+        f"""
+        CREATE TABLE cells AS SELECT * FROM ({cells}) WHERE key IS NOT NULL;
+        CREATE TABLE named AS
+        SELECT source, key, item_id, id, status, number FROM items WHERE key IS NOT NULL
+        UNION ALL
+        SELECT source, key || suffix, item_id, id, status, number FROM (
+          SELECT *, regexp_extract(coalesce(member, uri), '\\.[^./]*$') AS suffix FROM items WHERE keyless)
+        WHERE suffix <> ''
+        UNION ALL
+        SELECT source, key, NULL, NULL, status, NULL FROM refused_keys;
+        CREATE TABLE matches AS
+        SELECT line, c.modality, c.source, c.key, item_id, id, coalesce(status, 'not_found') AS status, number,
+          n.source IS NOT NULL AS matched
+        FROM cells c LEFT JOIN named n ON n.source = c.source AND n.key = c.key;
+        CREATE TABLE candidates AS SELECT DISTINCT item_id FROM matches WHERE item_id IS NOT NULL;
+        """
+    )
+    _check_links_match(connection, link_columns, path)
+    slots = ", ".join(
+        f"max(item_id) FILTER (modality = '{m}' AND status = 'present') AS {m}_item, "
+        f"max(id) FILTER (modality = '{m}' AND status = 'present') AS {m}_id, "
+        f"coalesce(max(status) FILTER (modality = '{m}'), 'absent') AS {m}_status"
+        for m in MODALITIES
+    )
+    sample_id = f"max({cell('values', settings.id)})" if settings.id else "left(sha256(max(keys)), 32)"
+    connection.execute(
+        f"""
+        CREATE TABLE joined AS
+        WITH picked AS (
+          SELECT * FROM matches QUALIFY row_number() OVER (PARTITION BY line, modality ORDER BY
+            array_position(['present', 'quarantined', 'not_found', 'absent'], status), number) = 1
+        ), keyed AS (
+          SELECT line, to_json(list([source, key] ORDER BY source))::VARCHAR AS keys FROM cells GROUP BY line
+        )
+        SELECT line, {quoted(str(path))} AS link_uri, {sample_id} AS sample_id, sample_id AS split_key,
+          max(values) AS values, {slots}
+        FROM links LEFT JOIN keyed USING (line) LEFT JOIN picked USING (line) GROUP BY line
+        """
+    )
+    _check_ids(connection, settings, path)
+    return replace(columns, link=frozenset(linked), hidden=hidden)
+
+
+def _load_links(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Path) -> list[str]:
+    """Tables `links(line, values)` and `broken_links`; returns the names of the link table's columns."""
+    named = [*settings.columns.values(), *([settings.id] if settings.id else [])]
+    columns: dict[str, None] = {}
+    batches, lines, values, broken = [], [], [], []
+    for record in read_table(path, settings.encoding, named):
+        if record.problem is not None:
+            broken.append({"uri": str(path), "line": record.line, "problem": record.problem})
+            continue
+        columns.update(dict.fromkeys(record.values))
+        lines.append(record.line)
+        values.append(json.dumps({k: v for k, v in record.values.items() if v is not None}, ensure_ascii=False))
+        if len(lines) >= 8192:
+            batches.append(pa.record_batch([lines, values], schema=_LINKS))
+            lines, values = [], []
+    batches.append(pa.record_batch([lines, values], schema=_LINKS))
+    connection.register("links", pa.Table.from_batches(batches, _LINKS))
+    schema = pa.schema([("uri", pa.string()), ("line", pa.int64()), ("problem", pa.string())])
+    connection.register("broken_links", pa.Table.from_pylist(broken, schema))
+    if not columns:
+        raise ValueError(f"{path}: the link table has no usable row")
+    return list(columns)
+
+
+def _link_columns(
+    settings: AlignSettings, sources: Sequence[SourceSettings], root: Path, linked: Sequence[str]
+) -> dict[str, str]:
+    """Source -> column of the link table that holds its keys."""
+    assert settings.table is not None
+    path, names = (root / settings.table).resolve(), [s.name for s in sources]
+    if unknown := set(settings.columns) - set(names):
+        raise ValueError(
+            f"align.columns names {sorted(unknown)[0]!r}, which is no source; there are {', '.join(names)}"
+        )
+    found = {}
+    for source in sources:
+        own = source.key if source.table and (root / source.table).resolve() == path else None
+        choices = [settings.columns.get(source.name), own, source.name, source.modality]
+        column = next((c for c in choices if c is not None and c in linked), None)
+        if column is None:
+            raise ValueError(
+                f"align.table {path} has no column {source.name!r} or {source.modality!r} with the keys of source "
+                f"{source.name!r}: name it under align.columns; it has {', '.join(linked)}"
+            )
+        found[source.name] = column
+    return found
+
+
+def _check_links_match(connection: duckdb.DuckDBPyConnection, link_columns: dict[str, str], path: Path) -> None:
+    missed = connection.sql(
+        f"""
+        SELECT modality, list(DISTINCT source ORDER BY source), list(DISTINCT key ORDER BY key)[:{_SHOWN}] FROM matches
+        WHERE EXISTS (FROM items i WHERE i.modality = matches.modality)
+        GROUP BY modality HAVING NOT bool_or(matched) ORDER BY modality
+        """
+    ).fetchall()
+    for _, names, keys in missed:
+        have = connection.execute(
+            "SELECT list(key) FROM (SELECT DISTINCT key FROM items WHERE source = ANY($1) ORDER BY key LIMIT $2)",
+            [names, _SHOWN],
+        ).fetchall()[0][0]
+        columns = ", ".join(sorted({repr(link_columns[name]) for name in names}))
+        raise ValueError(
+            f"align: nothing in column {columns} of {path} is a key of {', '.join(names)}: the column has "
+            f"{listed(keys)}, the source has {listed(have)}"
+        )
+
+
+def listed(keys: Sequence[str] | None) -> str:
+    return ", ".join(repr(key) for key in keys or []) or "no keys"
+
+
+def _check_ids(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Path) -> None:
+    wrong = connection.sql(
+        "SELECT sample_id, list(line ORDER BY line) FROM joined GROUP BY 1 "
+        f"HAVING count(*) > 1 OR (sample_id IS NULL AND {settings.id is not None}) ORDER BY 2 LIMIT {_SHOWN}"
+    ).fetchall()
+    if not wrong:
+        return
+    lines = "; ".join(f"{id!r} in lines {', '.join(map(str, at[:5]))}" for id, at in wrong)
+    if settings.id is not None:
+        raise ValueError(f"{path}: column {settings.id!r} (align.id) has to name each sample once, but has {lines}")
+    lines = "; ".join(f"lines {', '.join(map(str, at[:5]))}" for _, at in wrong)
+    raise ValueError(f"{path}: rows link the same keys ({lines}): remove them, or name an id column under align.id")

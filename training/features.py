@@ -1,0 +1,147 @@
+"""What the project file says under `features`: for each modality the kind of its featurizer, and how it is cleaned."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from training.catalog import FEATURIZERS, MODALITIES, Choice, identity
+from training.featurizers.base import Featurizer
+from training.modalities.base import Modality
+from training.settings import to_dict, validated
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Of one modality."""
+
+    cleaning: Any  # options of the modality; None where it has none
+    choice: Choice  # of the featurizer
+    plain: dict[str, Any]  # both as the project file says them, without what is default
+
+
+class FeatureSettings:
+    """Modality -> featurizer, as `kind` and options, and the modality's own options for cleaning; all have defaults.
+
+        FeatureSettings(image={"size": 28}, speech="mfcc", text={"lowercase": True})
+
+    Raises:
+        ValueError: there is no such modality, kind or option, or a value is not what was expected.
+    """
+
+    def __init__(self, **sections: Any) -> None:
+        self._sections: dict[str, _Section] = {}
+        for name in (*MODALITIES.names(), *sections):
+            try:
+                self._sections[name] = _read(name, sections.get(name, {}))
+            except ValueError as error:
+                raise ValueError(f"features.{name}: {error}") from None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FeatureSettings) and self.plain() == other.plain()
+
+    def __hash__(self) -> int:
+        return hash(str(self.plain()))
+
+    def __repr__(self) -> str:
+        return f"FeatureSettings(**{self.plain()})"
+
+    def plain(self) -> dict[str, Any]:
+        """As the project file says it, without what is default."""
+        return {name: section.plain for name, section in self._sections.items() if section.plain}
+
+    @classmethod
+    def from_plain(cls, sections: Mapping[str, Any]) -> "FeatureSettings":
+        return cls(**sections)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(_validate)
+
+    def modality(self, name: str) -> Modality:
+        section = self._sections[name]
+        return MODALITIES.load(name)() if section.cleaning is None else MODALITIES.load(name)(section.cleaning)
+
+    def choice(self, name: str) -> Choice:
+        """The kind of a modality's featurizer."""
+        return self._sections[name].choice
+
+    def featurizer(self, name: str) -> Featurizer:
+        return FEATURIZERS.make(self.choice(name), scope=name)
+
+    def options(self, name: str) -> Any:
+        """Those of a modality's featurizer."""
+        return FEATURIZERS.options(self.choice(name), name)
+
+    @cached_property
+    def forms(self) -> dict[str, str]:
+        """Modality -> form of its features (`FeatureShape.form`)."""
+        return {name: FEATURIZERS.load(self.choice(name).kind, name).form for name in self._sections}
+
+    def at_batch(self, name: str) -> Any:
+        """What of a modality's features acts only when a batch is made, so that no stored tensor knows it."""
+        featurizer = self.featurizer(name)
+        options = {} if featurizer.options is None else to_dict(featurizer.options)
+        return featurizer.read, {option: options[option] for option in featurizer.at_batch}
+
+    def located(self, locate: Callable[[str], str]) -> "FeatureSettings":
+        """With `locate` applied to each option that names a model or file: a local folder may be relative."""
+        sections = self.plain()
+        for name in self._sections:
+            for option in self.featurizer(name).located:
+                if isinstance(value := getattr(self.options(name), option), str) and locate(value) != value:
+                    sections[name] = sections.get(name, {}) | {option: locate(value)}
+        return FeatureSettings(**sections)
+
+    def identity(self, name: str) -> Any:
+        """What a fingerprint knows of the kind: of a user's own, its code."""
+        return identity(Choice(self.choice(name).kind))
+
+
+def _read(name: str, section: Any) -> _Section:
+    if name not in MODALITIES.names():
+        raise ValueError(f"is no modality; there are {', '.join(MODALITIES.names())}")
+    modality = MODALITIES.load(name)
+    if not isinstance(section, str | Mapping):
+        raise ValueError(f"is {section!r}, expected a kind of features, or a mapping of options")
+    values = {"kind": section} if isinstance(section, str) else dict(section)
+    kind = values.pop("kind", modality.default_featurizer)
+    cleaning_class = getattr(modality, "Options", None)
+    cleaned = [field.name for field in dataclasses.fields(cleaning_class)] if cleaning_class else []
+    options = FEATURIZERS.option_names(kind, name)
+    for option in values:
+        if option not in (*cleaned, *options):
+            close = difflib.get_close_matches(str(option), (*cleaned, *options), 1)
+            meant = f"did you mean {close[0]}?" if close else f"known are {', '.join((*options, *cleaned))}"
+            raise ValueError(f"{option} is not a key that is known here; {meant}")
+    choice = FEATURIZERS.choose({"kind": kind} | {k: v for k, v in values.items() if k not in cleaned}, name)
+    plain = dict(choice.options) if kind == modality.default_featurizer else {"kind": kind, **choice.options}
+    if cleaning_class is None:
+        return _Section(None, choice, plain)
+    cleaning = validated(cleaning_class, {k: v for k, v in values.items() if k in cleaned})
+    defaults = to_dict(cleaning_class())
+    return _Section(cleaning, choice, plain | {k: v for k, v in to_dict(cleaning).items() if v != defaults[k]})
+
+
+def _validate(value: Any) -> FeatureSettings:
+    """What pydantic calls: all errors at once, each with the modality in its key path."""
+    from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+    if isinstance(value, FeatureSettings):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"is {value!r}, expected a mapping of modalities")
+    problems = []
+    for name, section in value.items():
+        try:
+            _read(str(name), section)
+        except ValueError as error:
+            custom = PydanticCustomError("value_error", "{error}", {"error": str(error)})
+            problems.append(InitErrorDetails(type=custom, loc=(str(name),), input=section))
+    if problems:
+        raise ValidationError.from_exception_data("features", problems)
+    return FeatureSettings(**{str(name): section for name, section in value.items()})

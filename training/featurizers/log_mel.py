@@ -1,0 +1,64 @@
+"""Log-mel spectra of speech (`training.spectra`); MFCC and, for augmentation, the waveform are stored beside them.
+
+Shapes: B rows, F frames, M features of a frame.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from training.featurizers.base import FeatureShape, Featurizer
+from training.media import Speech
+from training.spectra import SpectrumOptions, resample, speech_spectra, trim
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LogMelFeaturizer(Featurizer):
+    form = "frames"
+    described = "log-mel and MFCC"
+    version = 2
+    packages = ("numpy", "scipy", "torchaudio", "torch")
+    read = "log_mel"
+    augmented = "waveform"
+    recipe = "spectra"  # of mfcc, too: which of the two is read costs nothing
+    Options = SpectrumOptions
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        """log_mel (F, mels), mfcc (F, coefficients), waveform (samples,) at the sample rate."""
+        kept = {"waveform": "int16"} if self.options.keep_waveform else {}
+        return {"log_mel": "float32", "mfcc": "float32", **kept}
+
+    def featurize(self, content: Speech) -> dict[str, np.ndarray]:
+        options = self.options
+        waveform = trim(content.waveform, content.sample_rate, options)  # before resampling: less is left to do
+        waveform = waveform[: max(1, round(options.max_seconds * content.sample_rate))]
+        waveform = resample(waveform, content.sample_rate, options.sample_rate)
+        log_mel, mfcc = speech_spectra(waveform, options)
+        tensors = {"log_mel": log_mel, "mfcc": mfcc}
+        if options.keep_waveform:
+            tensors["waveform"] = np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
+        return tensors
+
+    def shape(self) -> FeatureShape:
+        return FeatureShape(self.form, self.options.mels)
+
+    def batch(self, rows: Sequence[np.ndarray | None]) -> "tuple[Tensor, Tensor]":
+        """float32 (B, F, M), zero where there is nothing, and a mask (B, F)."""
+        from training.padding import padded_frames
+
+        return padded_frames(rows, self.shape().width)
+
+    def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
+        from training.augmentation import SpeechAugmenter
+
+        if not self.options.keep_waveform:
+            raise ValueError("it needs the waveforms: set features.speech.keep_waveform: true")
+        return SpeechAugmenter(settings, self.options, noise, self.read)
+
+    def cut(self) -> tuple[str, str]:
+        most = self.options.max_seconds
+        return f"seconds > {most}", f"longer than {most:g} s (features.speech.max_seconds), of which the first are used"

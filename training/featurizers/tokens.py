@@ -1,0 +1,103 @@
+"""Tokens: a text as the ids of a tokenizer that needs no fitting: UTF-8 bytes, or one of Hugging Face.
+
+Shapes: B rows, S tokens.
+"""
+
+import functools
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from training.featurizers.base import FeatureShape, Featurizer
+from training.settings import FORBID_EXTRA, check
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BYTES = "bytes"
+_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "*.model", "chat_template*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensOptions:
+    __pydantic_config__ = FORBID_EXTRA
+    tokenizer: str = BYTES  # "bytes" (UTF-8), or a Hugging Face name or local folder
+    max_tokens: int = 512  # of a text, that a model reads; all are stored
+
+    def __post_init__(self) -> None:
+        check(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+
+
+class TokensFeaturizer(Featurizer):
+    form = "ids"
+    described = "token ids"
+    version = 2
+    read = "input_ids"
+    at_batch = ("max_tokens",)
+    located = ("tokenizer",)
+    tensors: Mapping[str, str] = {"input_ids": "int32"}
+    Options = TokensOptions
+
+    def __init__(self, options: TokensOptions) -> None:
+        super().__init__(options)
+        name = options.tokenizer
+        self.prompt_tokens = options.max_tokens
+        self.packages = () if name == BYTES else ("transformers", "tokenizers")
+        self._folder = Path(name) if name != BYTES and Path(name).is_dir() else None
+
+    def featurize(self, content: Any) -> dict[str, np.ndarray]:
+        if self.options.tokenizer == BYTES:
+            return {"input_ids": np.frombuffer(content.text.encode(), np.uint8).astype(np.int32)}
+        return {"input_ids": np.asarray(self._tokenizer()(content.text)["input_ids"], dtype=np.int32)}
+
+    def shape(self) -> FeatureShape:
+        return FeatureShape(self.form, 256 if self.options.tokenizer == BYTES else len(self._tokenizer()))
+
+    def batch(self, rows: Sequence[np.ndarray | None]) -> "tuple[Tensor, Tensor]":
+        """int64 (B, S), padded on the right with 0, and a mask (B, S); S is at least 1."""
+        from training.padding import padded
+
+        return padded([() if row is None else row[: self.options.max_tokens] for row in rows], 0)
+
+    def identity(self) -> Any:
+        """A local folder is known by its files, wherever it lies."""
+        if self._folder is None:
+            return self.options.tokenizer
+        digest = hashlib.sha256()
+        for path in _tokenizer_files(self._folder):
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+        return digest.hexdigest()
+
+    def cut(self) -> tuple[str, str]:
+        most = self.options.max_tokens
+        return f"input_ids_shape[1] > {most}", f"longer than {most} tokens (max_tokens), of which the first are used"
+
+    def save(self, folder: Path) -> None:
+        if self._folder is not None:
+            for path in _tokenizer_files(self._folder):
+                shutil.copyfile(path, folder / path.name)
+        elif self.options.tokenizer != BYTES:
+            self._tokenizer().save_pretrained(folder)
+
+    def restore(self, folder: Path) -> None:
+        if self.options.tokenizer != BYTES:
+            self._folder = folder
+
+    def _tokenizer(self) -> Any:
+        return _load(str(self._folder or self.options.tokenizer))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    return sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()})

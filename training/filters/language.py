@@ -1,0 +1,27 @@
+"""Language of a text, as the clean step found it."""
+
+from dataclasses import dataclass
+
+from training.filters.base import Filter
+from training.settings import FORBID_EXTRA, check
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageOptions:
+    __pydantic_config__ = FORBID_EXTRA
+    any_of: tuple[str, ...] = ()  # ISO 639-1 codes; `und`: undetermined
+
+    def __post_init__(self) -> None:
+        for code in self.any_of:
+            check(code.isalpha() and code.islower(), "any_of", code, "ISO 639-1 codes such as en, or und")
+
+
+class LanguageFilter(Filter):
+    value = "language"
+    Options = LanguageOptions
+
+    def keeps(self, value: str) -> str:
+        return f"list_contains({list(self.options.any_of)}, {value})"
+
+    def expected(self) -> str:
+        return f"one of {', '.join(self.options.any_of)}"

@@ -1,0 +1,84 @@
+"""The contract of a modality: how its items are decoded, cleaned, measured and shown."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from training.settings import MediaLimits
+
+WHOLE = ""  # the cut of an item that is its own only child
+
+
+class Modality(ABC):
+    """One modality. Only its own file knows what its items are; all else asks this object.
+
+    A modality with settings of its own for cleaning says them as `Options`, a frozen dataclass; the project file has
+    them among its features. Objects are cheap to make and can be pickled.
+    """
+
+    name: ClassVar[str]
+    described: ClassVar[str]  # what a clean item is, for a person
+    version: ClassVar[int]  # count up when the clean row of the same bytes changes; the golden test fails until then
+    packages: ClassVar[tuple[str, ...]]  # whose versions decide clean rows
+    columns: ClassVar[Mapping[str, pa.DataType]]  # of the clean table, beside the keys and `warnings`
+    extra: ClassVar[Mapping[str, pa.DataType]] = {}  # of the feature table, beside the keys and the tensors
+    limits: ClassVar[Mapping[str, str]]  # field of MediaLimits -> SQL over the clean table for what it limits
+    default_featurizer: ClassVar[str]
+    is_text: ClassVar[bool] = False  # items are texts, which tables hold and language models read
+    takes_noise: ClassVar[bool] = False  # a source may bring clips that augmentation adds
+    picture: ClassVar[str | None] = None  # the tensor that a picture of a sample shows, if there is one
+    picture_title: ClassVar[str] = ""
+
+    # A class whose rows can be augmented says how far as `Augmentation`, a frozen dataclass (`Featurizer.augmenter`).
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options
+
+    @abstractmethod
+    def decode(self, data: bytes, limits: MediaLimits, name: str | None = None, size: int | None = None) -> Any:
+        """The content of an item, cleaned.
+
+        Args:
+            data: bytes of the file; of a text its UTF-8.
+            name: of the file, which may say another format than the content.
+            size: what the features need of it at most (`Featurizer.decoded_size`); more may be left out early.
+
+        Raises:
+            MediaError: it cannot be used; the reason is a code, the message for a person.
+        """
+
+    @abstractmethod
+    def describe(self, content: Any) -> dict[str, Any]:
+        """The clean row of a content: `columns` and `warnings`."""
+
+    def children(self, content: Any) -> Iterator[tuple[str, Any]]:
+        """The parts of an item that are rows of their own, each with a cut that names it; most often only the whole.
+
+        Raises:
+            MediaError: it has no part that could be used.
+        """
+        yield WHOLE, content
+
+    def extras(self, content: Any) -> dict[str, Any]:
+        """The columns `extra` of the feature row."""
+        return {}
+
+    def identity(self) -> Any:
+        """What a fingerprint of clean rows must know beside options, version and packages."""
+        return None
+
+    @property
+    def raw_type(self) -> pa.DataType:
+        """Of an item as it comes, in a table of raw rows."""
+        return pa.large_string() if self.is_text else pa.large_binary()
+
+    def draw(self, tensor: np.ndarray) -> np.ndarray:
+        """The tensor `picture` as pixels uint8: (H, W, 3), or (H, W) for what has no colours of its own."""
+        raise NotImplementedError
+
+    def axes(self, tensor: np.ndarray) -> tuple[str, str]:
+        """What the picture's horizontal and vertical axis are, where that is not plain to see."""
+        return "", ""

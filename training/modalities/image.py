@@ -1,0 +1,38 @@
+"""Images: pictures of any common format, upright, in 8-bit RGB (`training.media`)."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from training.media import Image, decode_image
+from training.modalities.base import Modality
+from training.settings import ImageAugmentation, MediaLimits
+
+
+class ImageModality(Modality):
+    name = "image"
+    described = "upright, checked for damage, RGB"
+    version = 1
+    packages = ("pillow",)
+    columns: ClassVar = {
+        "format": pa.string(),
+        "mode": pa.string(),
+        "width": pa.int64(),  # upright, after EXIF orientation
+        "height": pa.int64(),
+    }
+    limits: ClassVar = {"max_pixels": "width * height"}
+    default_featurizer = "pixels"
+    picture = "pixels"
+    Augmentation = ImageAugmentation
+    picture_title = "image"
+
+    def decode(self, data: bytes, limits: MediaLimits, name: str | None = None, size: int | None = None) -> Image:
+        return decode_image(data, limits, size, name)
+
+    def describe(self, content: Image) -> dict[str, Any]:
+        return {name: getattr(content, name) for name in (*self.columns, "warnings")}
+
+    def draw(self, tensor: np.ndarray) -> np.ndarray:
+        pixels_CHW = np.repeat(tensor, 3, axis=0) if tensor.shape[0] == 1 else tensor
+        return pixels_CHW.transpose(1, 2, 0)

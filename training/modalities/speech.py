@@ -1,0 +1,46 @@
+"""Speech: recordings of any format that libsndfile reads, mono, as float32 (`training.media`)."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from training.media import Speech, decode_speech
+from training.modalities.base import Modality
+from training.settings import MediaLimits, SpeechAugmentation
+
+
+class SpeechModality(Modality):
+    name = "speech"
+    described = "mono, checked for damage and length"
+    version = 2
+    packages = ("soundfile",)
+    columns: ClassVar = {
+        "format": pa.string(),
+        "sample_rate": pa.int64(),  # Hz
+        "channels": pa.int64(),
+        "frames": pa.int64(),  # samples of one channel
+        "seconds": pa.float64(),
+        "rms": pa.float64(),  # root mean square of the samples, which lie within [-1, 1]
+    }
+    limits: ClassVar = {"max_seconds": "seconds"}
+    default_featurizer = "log_mel"
+    takes_noise = True
+    Augmentation = SpeechAugmentation
+    picture = "log_mel"
+    picture_title = "log-mel spectrogram"
+
+    def decode(self, data: bytes, limits: MediaLimits, name: str | None = None, size: int | None = None) -> Speech:
+        return decode_speech(data, limits, name)
+
+    def describe(self, content: Speech) -> dict[str, Any]:
+        row = {name: getattr(content, name) for name in (*self.columns, "warnings") if name != "rms"}
+        return row | {"rms": float(np.sqrt(np.mean(np.square(content.waveform, dtype=np.float64))))}
+
+    def draw(self, tensor: np.ndarray) -> np.ndarray:
+        """A spectrogram, low frequencies below."""
+        low, high = float(tensor.min()), float(tensor.max())
+        return (255 * (tensor.T[::-1] - low) / max(high - low, 1e-6)).astype(np.uint8)
+
+    def axes(self, tensor: np.ndarray) -> tuple[str, str]:
+        return f"{len(tensor)} frames", "mel band"

@@ -1,0 +1,59 @@
+"""Text: normalised, its language found, segmented into words (`training.language`)."""
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+
+from training.media import MediaError
+from training.modalities.base import Modality
+from training.settings import FORBID_EXTRA, MediaLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCleaning:
+    __pydantic_config__ = FORBID_EXTRA
+    form: Literal["NFC", "NFKC"] = "NFKC"  # Unicode normalisation
+    language: str = "auto"  # ISO 639-1 code, or "auto": found for each text
+    lowercase: bool = False
+
+
+class TextModality(Modality):
+    name = "text"
+    described = "normalised, segmented, without stop words"
+    version = 2
+    packages = ("regex", "jieba", "stopwordsiso")
+    columns: ClassVar = {
+        "text": pa.large_string(),  # normalised
+        "characters": pa.int64(),  # before that
+        "language": pa.string(),
+        "words": pa.list_(pa.string()),  # segmented
+        "content_words": pa.list_(pa.string()),  # without stop words
+    }
+    extra: ClassVar = {"text": pa.large_string()}  # what a language model with a tokenizer of its own reads
+    limits: ClassVar = {"max_characters": "characters"}
+    default_featurizer = "tokens"
+    is_text = True
+    Options = TextCleaning
+
+    def __init__(self, options: TextCleaning | None = None) -> None:
+        super().__init__(options or TextCleaning())
+
+    def decode(self, data: bytes, limits: MediaLimits, name: str | None = None, size: int | None = None) -> Any:
+        from training.language import clean_text
+
+        text = data.decode("utf-8", "surrogatepass")  # JSON's escapes can spell half of a pair, which is replaced
+        if len(text) > (limit := limits.max_characters):
+            raise MediaError("too_large", f"{len(text)} characters are over the limit of {limit} (max_characters)")
+        return clean_text(text, self.options)
+
+    def describe(self, content: Any) -> dict[str, Any]:
+        return {name: getattr(content, name) for name in (*self.columns, "warnings")}
+
+    def extras(self, content: Any) -> dict[str, Any]:
+        return {"text": content.text}
+
+    def identity(self) -> Any:
+        """The version of the character database, which decides normalisation."""
+        return unicodedata.unidata_version

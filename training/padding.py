@@ -1,0 +1,30 @@
+"""Sequences of different lengths as one tensor and a mask. Shapes: B rows, S positions, F frames, M features."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def padded(sequences: Sequence[Any], fill: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Token ids int64 (B, S) and a mask bool (B, S) that is true where they are real; S is at least 1."""
+    longest = max(1, *(len(sequence) for sequence in sequences))
+    ids_BS = np.full((len(sequences), longest), fill, dtype=np.int64)
+    mask_BS = np.zeros((len(sequences), longest), dtype=bool)
+    for n, sequence in enumerate(sequences):
+        if length := len(sequence):
+            span = slice(longest - length, None) if left else slice(0, length)
+            ids_BS[n, span], mask_BS[n, span] = sequence, True
+    return torch.from_numpy(ids_BS), torch.from_numpy(mask_BS)
+
+
+def padded_frames(rows: Sequence[np.ndarray | None], width: int) -> tuple[Tensor, Tensor]:
+    """Frames float32 (B, F, width) of rows (F, width) or None, and a mask bool (B, F); F is at least 1."""
+    lengths = [0 if frames is None else len(frames) for frames in rows]
+    padded_BFM = np.zeros((len(rows), max(1, *lengths), width), dtype=np.float32)
+    for n, frames in enumerate(rows):
+        if frames is not None:
+            padded_BFM[n, : len(frames)] = frames
+    return torch.from_numpy(padded_BFM), torch.arange(padded_BFM.shape[1]) < torch.tensor(lengths)[:, None]
