@@ -46,11 +46,11 @@ def test_local_models_lie_relative_to_the_project_file(tmp_path, monkeypatch):
     path = write(tmp_path / "project", GOOD)
     monkeypatch.chdir("/")
     project = load(path, ["model.llm=../models/gpt", "features.text.tokenizer=../models/gpt"])
-    assert project.model.llm == project.features.text.tokenizer == str(tmp_path / "models" / "gpt")
+    assert project.model.llm == project.features.options("text").tokenizer == str(tmp_path / "models" / "gpt")
     hub = load(path, ["model.llm=org/name", "features.text.tokenizer=org/name"])
-    assert hub.model.llm == hub.features.text.tokenizer == "org/name"
+    assert hub.model.llm == hub.features.options("text").tokenizer == "org/name"
     ours = load(write(tmp_path, GOOD))
-    assert (ours.model.llm, ours.features.text.tokenizer) == ("tiny", "bytes")
+    assert (ours.model.llm, ours.features.options("text").tokenizer) == ("tiny", "bytes")
 
 
 def test_mlflow_moves_out_by_one_setting(tmp_path, monkeypatch):
