@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from assets.alignment import Balance, align, item_balance, samples_fingerprint, validate_samples
+from assets.catalog import ENGINES
+from assets.contents import attach_data, portions
 from assets.dataset import dataset_fingerprint, make_dataset
-from assets.engine import make_engine
 from assets.lake import Lake
 from assets.processing import Outcome, Step
+from assets.scan import scan
 from assets.settings import Project
-from assets.sources import attach_data, portions, scan
+from assets.sources.base import Source
 from training.processor import Processor
 from training.schema import QUARANTINE
 from training.spec import RunSpec, plan_runs
@@ -106,9 +108,10 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     parameters = {**keys, "modality": modality}
     query = _TO_DO.format(modality=modality, refused=_REFUSED)
     todo = lake.sql(f"SELECT count(*) AS n FROM ({query})", parameters)["n"][0].as_py()
-    streamed = lake.stream(query, parameters, project.engine.batch_size)
+    engine = ENGINES.make(project.engine)
+    streamed = lake.stream(query, parameters, engine.options.batch_size)
     batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
-    work = partial(_read_and_process, step=Step(modality, processor))
+    work = partial(_read_and_process, step=Step(modality, processor), sources=project.make_sources())
     names = ("quarantine", f"clean_{modality}", f"{modality}_features")
     # What could not be read is tried again in every run, so its rows are this run's only.
     lake.replace(
@@ -126,7 +129,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
 
     size = 0
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
-        for result in make_engine(project.engine).map(work, batches):
+        for result in engine.map(work, batches):
             for name, table in zip(names, (result.quarantine, result.clean, result.features), strict=True):
                 pending[name].append(table)
                 size += table.nbytes
@@ -141,9 +144,9 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     return {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
 
 
-def _read_and_process(batch: pa.RecordBatch, step: Step) -> Outcome:
+def _read_and_process(batch: pa.RecordBatch, step: Step, sources: dict[str, Source]) -> Outcome:
     """The engine's unit of work: reading at the edge, then the pure step."""
-    return step(attach_data(batch))
+    return step(attach_data(batch, sources))
 
 
 def refusals(lake: Lake, project: Project, modality: str) -> pa.Table:

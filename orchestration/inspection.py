@@ -8,9 +8,10 @@ import pyarrow.compute as pc
 
 from assets import pipeline
 from assets.alignment import align, validate_samples
+from assets.contents import attach_data, portions
 from assets.processing import Step
+from assets.scan import scan
 from assets.settings import Project
-from assets.sources import attach_data, portions, scan
 from orchestration.automation import check_schedule
 from training.schema import TABLES
 
@@ -25,12 +26,12 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
     scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)
-    processor = pipeline.make_processor(project)
+    processor, sources = pipeline.make_processor(project), project.make_sources()
     unreadable: list[str] = []
     for modality in project.modalities:
         items = manifest.filter(pc.equal(manifest["modality"], modality)).slice(0, decoded).combine_chunks()
         for part in portions(items, items["size"].to_pylist()):
-            batch = attach_data(part)
+            batch = attach_data(part, sources)
             for name in ("need_clean", "need_features"):
                 batch = batch.append_column(name, pa.array([name == "need_clean"] * batch.num_rows))
             outcome = Step(modality, processor)(batch)

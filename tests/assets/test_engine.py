@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
+from assets.engine import make_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assets.engine import make_engine
 from assets.settings import EngineSettings
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import duckdb
 import pytest
 
-from assets import pipeline, sources
+from assets import contents, pipeline
 from assets.asset_checks import check_balance
 from assets.settings import Project
 from orchestration.project import load
@@ -247,16 +247,16 @@ def test_two_contents_alike_are_computed_once(tiny):
 def test_media_are_held_by_their_bytes_not_by_their_number(tiny, monkeypatch):
     held = []
 
-    def attach(rows):
+    def attach(rows, sources):
         held.append((rows.num_rows, sum(rows["size"].to_pylist())))
-        return sources.attach_data(rows)
+        return contents.attach_data(rows, sources)
 
-    monkeypatch.setattr(sources, "_PORTION_BYTES", 5000)
+    monkeypatch.setattr(contents, "_PORTION_BYTES", 5000)
     monkeypatch.setattr(pipeline, "attach_data", attach)
     ran = run(tiny)
     assert ran.processed == {"text": 60, "image": 48, "speech": 47}
     assert max(size for _, size in held) <= 5000 and max(count for count, _ in held) > 1
-    monkeypatch.setattr(sources, "_PORTION_BYTES", 1)
+    monkeypatch.setattr(contents, "_PORTION_BYTES", 1)
     held.clear()
     assert run(tiny, "features.speech.sample_rate=8000").processed["speech"] == 47
     assert [count for count, _ in held] == [1] * 47, "an item that is larger goes alone"
