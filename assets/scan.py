@@ -2,11 +2,12 @@
 
 import hashlib
 import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as quote
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def scan(
 
 def item_id(source: str, uri: str, member: str | None, key: str | None, ordinal: int = 0) -> str:
     """32 hex digits that name an item's place: `uri` relative to the project, so that a moved project keeps its ids."""
-    place = json.dumps([source, uri, member, key, ordinal])
-    return hashlib.sha256(place.encode()).hexdigest()[:32]
+    place = ", ".join("null" if part is None else quote(part) for part in (source, uri, member, key))
+    return hashlib.sha256(f"[{place}, {ordinal}]".encode()).hexdigest()[:32]
 
 
 def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
@@ -98,8 +99,8 @@ class _Rows:
     root: Path
     places: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
     first: dict[tuple[str | None, str | None], str] = field(default_factory=dict)
-    pending: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"manifest": [], "quarantine": []})
-    batches: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: {"manifest": [], "quarantine": []})
+    listed: "_Columns" = field(default_factory=lambda: _Columns(MANIFEST))
+    refused: "_Columns" = field(default_factory=lambda: _Columns(QUARANTINE))
 
     def add(self, entry: Entry) -> None:
         """Takes an entry as a manifest row; a refused one, or one of the same key and hash as another, as refused."""
@@ -112,35 +113,45 @@ class _Rows:
             self._refuse(entry, "duplicate", "duplicate", message)
             return
         self.first[content] = where
-        self._add("manifest", {name: getattr(entry, name) for name in _OF_ENTRY})
+        self.listed.add((self._id(entry), self.source.name, self.source.modality, *_of_entry(entry)))
 
     def _refuse(self, entry: Entry, outcome: str, reason: str, message: str) -> None:
-        kept = {name: getattr(entry, name) for name in ("key", "uri", "member", "row", "sha256")}
-        self._add("quarantine", kept | {"stage": "manifest", "outcome": outcome, "reason": reason, "message": message})
+        where = (self._id(entry), self.source.name, self.source.modality, entry.key, entry.uri, entry.member, entry.row)
+        self.refused.add(("manifest", outcome, reason, message, *where, entry.sha256, None))
 
-    def _add(self, name: str, row: dict[str, Any]) -> None:
-        place = row["uri"].removeprefix(f"{self.root}{os.sep}")
+    def _id(self, entry: Entry) -> str:
         # Items of one place and key (rows of a table) are told apart by their order.
-        occurrence = (place, row["member"], row["key"])
-        row["item_id"] = item_id(self.source.name, *occurrence, self.places[occurrence])
+        occurrence = (entry.uri.removeprefix(f"{self.root}{os.sep}"), entry.member, entry.key)
         self.places[occurrence] += 1
-        row["source"], row["modality"] = self.source.name, self.source.modality
-        self.pending[name].append(row)
-        if len(self.pending[name]) >= _BATCH_ROWS:
-            self._flush(name)
-
-    def _flush(self, name: str) -> None:
-        schema = MANIFEST if name == "manifest" else QUARANTINE
-        self.batches[name].append(pa.RecordBatch.from_pylist(self.pending[name], schema))
-        self.pending[name].clear()
+        return item_id(self.source.name, *occurrence, self.places[occurrence] - 1)
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        self._flush("manifest")
-        self._flush("quarantine")
-        return (
-            pa.Table.from_batches(self.batches["manifest"], MANIFEST),
-            pa.Table.from_batches(self.batches["quarantine"], QUARANTINE),
-        )
+        return self.listed.table(), self.refused.table()
 
 
-_OF_ENTRY = [name for name in MANIFEST.names if name not in ("item_id", "source", "modality")]
+_of_entry = attrgetter(*MANIFEST.names[3:])
+
+
+class _Columns:
+    """Rows, in the order of a schema, that become Arrow a batch at a time."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._rows: list[tuple[Any, ...]] = []
+        self._batches: list[pa.RecordBatch] = []
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= _BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = zip(zip(*self._rows, strict=True), self._schema, strict=True)
+        arrays = [pa.array(values, field.type) for values, field in columns]
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        self._rows.clear()
+
+    def table(self) -> pa.Table:
+        if self._rows:
+            self._flush()
+        return pa.Table.from_batches(self._batches, self._schema)

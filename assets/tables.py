@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from io import TextIOWrapper
+from json.encoder import encode_basestring as quote
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,7 +32,8 @@ class Record:
 
     def attributes(self, *left_out: str) -> str:
         """The other columns, where they hold something, as a JSON object."""
-        return _encode({name: v for name, v in self.values.items() if v is not None and name not in left_out})
+        kept = sorted((name, value) for name, value in self.values.items() if value is not None)
+        return "{" + ", ".join(f"{quote(n)}: {quote(value)}" for n, value in kept if n not in left_out) + "}"
 
     def time(self, column: str | None) -> tuple[datetime | None, str | None]:
         """What the column says (`parse_time`), or why the row cannot be used."""
@@ -42,9 +44,6 @@ class Record:
             return parse_time(value), None
         except ValueError as error:
             return None, f"line {self.line}, column {column!r}: {error}"
-
-
-_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode  # json.dumps makes one at each call
 
 
 def read_table(name: Path | str, encoding: str = "utf-8", required: Collection[str] = ()) -> Iterator[Record]:
