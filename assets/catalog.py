@@ -1,5 +1,20 @@
-"""The families of the data side, as `training.catalog` has those of the model side. Imports nothing heavy."""
+"""The families of the data side, as `training.catalog` has those of the model side. The only list of names."""
 
 from training.catalog import Family
 
+SOURCES = Family(
+    "source",
+    {
+        "files": "assets.sources.files:FilesSource",
+        "table": "assets.sources.table:TableSource",
+    },
+)
 JOINS = Family("join", {"key": "assets.joins.key:KeyJoin"})
+ENGINES = Family(
+    "engine",
+    {
+        "threads": "assets.engines.threads:ThreadsEngine",
+        "processes": "assets.engines.processes:ProcessesEngine",
+    },
+)
+LAUNCHERS = Family("launcher", {"subprocess": "assets.launchers.subprocess:SubprocessLauncher"})

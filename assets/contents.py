@@ -1,85 +1,173 @@
-"""Contents of a source's files: hashed in parallel, or taken over from the last scan where nothing changed."""
+"""Contents of items: hashed in parallel or taken over from the last scan, and read again by what the manifest says."""
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from assets.files import Entry, Reader
-from assets.settings import SourceSettings
+from assets.engines.base import cores
+from assets.sources.base import Entry, Source
+from training.catalog import MODALITIES
 from training.schema import MANIFEST
 from training.settings import MediaLimits
 
-
-class Known:
-    """What the last scan found of this source."""
-
-    def __init__(self, previous: pa.Table | None) -> None:
-        names = ["uri", "member", "offset", "size", "mtime", "sha256"]
-        rows = (previous if previous is not None else MANIFEST.empty_table()).select(names)
-        rows = rows.set_column(4, "mtime", rows["mtime"].cast(pa.int64()))
-        self.items = {(row[0], row[1]): row[2:] for row in zip(*(column.to_pylist() for column in rows), strict=True)}
-
-    def hash_of(self, entry: Entry) -> str | None:
-        """The hash as it was, if place, size and time are; else null."""
-        offset, size, mtime, sha256 = self.items.get((entry.uri, entry.member), (None, None, None, None))
-        same = mtime is not None and (offset, size, mtime) == (entry.offset, entry.size, entry.mtime)
-        return sha256 if same else None
+_AT_ONCE = 64  # entries that a thread takes
+_PORTION_BYTES = 16 * 2**20  # of media that are held at once, in each worker
 
 
-def fill(entries: list[Entry], known: Known, source: SourceSettings, limits: MediaLimits) -> int:
-    """Puts hash (and text) into the entries, or why they are refused; returns how many hashes were taken over."""
-    todo, reused = [], 0
-    for entry in entries:
-        if entry.reason is not None:
-            continue
-        if entry.size == 0:
-            entry.reason, entry.message = "empty", "the file is empty (0 bytes)"
-        elif entry.size > limits.max_bytes:
-            allowed = f"limits.max_bytes allows {limits.max_bytes}"
-            entry.reason, entry.message = "too_large", f"{entry.size} bytes, {allowed}"
-        # Text files are read each time: their text depends on the encoding setting too.
-        elif source.modality != "text" and (sha256 := known.hash_of(entry)):
-            entry.sha256 = sha256
-            reused += 1
-        else:
-            todo.append(entry)
-    with Reader() as reader, ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as pool:
-        work = partial(_read_text, reader, source.encoding) if source.modality == "text" else partial(_hash, reader)
-        for _ in pool.map(partial(_guarded, work), _portions(todo)):
+class Contents:
+    """Puts hash (and text) into a source's entries, or why they are refused; a context manager, since it has threads.
+
+    Args:
+        previous: manifest rows of the last scan of this source; what has not changed since is not read again.
+        limits: what is larger than `max_bytes` is refused unread.
+    """
+
+    def __init__(self, source: Source, modality: str, limits: MediaLimits, previous: pa.Table | None = None) -> None:
+        self.reused = 0  # places whose hash was taken over
+        self._source, self._limits = source, limits
+        self._is_text = MODALITIES.load(modality).is_text
+        self._known = _known(previous)
+        self._first: dict[tuple[str, str | None, int | None], Entry] = {}  # by place: several entries may share one
+        self._pool = ThreadPoolExecutor(min(8, cores() + 2))
+
+    def __enter__(self) -> "Contents":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def fill(self, entries: Sequence[Entry]) -> None:
+        """Fills the entries that are not refused already."""
+        todo, alike = [], []
+        for entry in entries:
+            if entry.reason is not None:
+                continue
+            if entry.text is not None:
+                _take_text(entry, entry.text)
+                entry.size = len(entry.text.encode())
+            elif (first := self._first.setdefault((entry.uri, entry.member, entry.offset), entry)) is not entry:
+                alike.append((entry, first))
+            elif not self._settled(entry):
+                todo.append(entry)
+        for _ in self._pool.map(self._read_all, _slices(todo)):
             pass
-    return reused
+        for entry, first in alike:
+            for name in ("reason", "message", "sha256", "text"):
+                setattr(entry, name, getattr(first, name))
+
+    def _settled(self, entry: Entry) -> bool:
+        """Whether the entry need not be read: refused by its size, or as it was in the last scan."""
+        if entry.size == 0:
+            entry.refuse("empty", "the file is empty (0 bytes)")
+        elif entry.size > self._limits.max_bytes:
+            entry.refuse("too_large", f"{entry.size} bytes, limits.max_bytes allows {self._limits.max_bytes}")
+        elif self._is_text:
+            return False  # the text depends on the encoding setting too
+        elif entry.mtime is not None:
+            offset, size, mtime, sha256 = self._known.get((entry.uri, entry.member), (None,) * 4)
+            if (offset, size, mtime) == (entry.offset, entry.size, entry.mtime):
+                entry.sha256 = sha256
+                self.reused += 1
+        return entry.reason is not None or entry.sha256 is not None
+
+    def _read_all(self, entries: list[Entry]) -> None:
+        read: Callable[[Entry], None] = self._read_text if self._is_text else self._hash
+        for entry in entries:
+            try:
+                read(entry)
+            except UnicodeDecodeError as error:
+                advice = "set `encoding` to the file's own"
+                entry.refuse("wrong_encoding", f"byte {error.start} is not {error.encoding}; {advice}")
+            except (OSError, ValueError) as error:
+                text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                entry.refuse("unreadable", text)
+
+    def _hash(self, entry: Entry) -> None:
+        digest, size = hashlib.sha256(), 0
+        for piece in self._source.open(entry):
+            digest.update(piece)
+            size += len(piece)
+        if size != entry.size:
+            raise ValueError(f"has {size} bytes and was listed with {entry.size}")
+        entry.sha256 = digest.hexdigest()
+
+    def _read_text(self, entry: Entry) -> None:
+        content = b"".join(self._source.open(entry))
+        _take_text(entry, content.decode(self._source.encoding).removeprefix("\ufeff"))
 
 
-def _portions(entries: list[Entry]) -> Iterable[list[Entry]]:
-    return (entries[start : start + 64] for start in range(0, len(entries), 64))
+def _known(previous: pa.Table | None) -> dict[tuple[str, str | None], tuple[Any, ...]]:
+    """(uri, member) -> (offset, size, mtime, sha256) of the last scan."""
+    rows = previous if previous is not None else MANIFEST.empty_table()
+    columns = [rows[name].to_pylist() for name in ("uri", "member", "offset", "size")]
+    columns += [rows["mtime"].cast(pa.int64()).to_pylist(), rows["sha256"].to_pylist()]
+    return {row[:2]: row[2:] for row in zip(*columns, strict=True)}
 
 
-def _guarded(work: Callable[[Entry], None], entries: list[Entry]) -> None:
-    for entry in entries:
-        try:
-            work(entry)
-        except UnicodeDecodeError as error:
-            entry.reason = "wrong_encoding"
-            entry.message = f"byte {error.start} is not {error.encoding}; set `encoding` to the file's own"
-        except (OSError, ValueError) as error:
-            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            entry.reason, entry.message = "unreadable", text
-
-
-def _hash(reader: Reader, entry: Entry) -> None:
-    digest = hashlib.sha256()
-    for chunk in reader.chunks(entry.uri, entry.member, entry.offset, entry.size, entry.crc):
-        digest.update(chunk)
-    entry.sha256 = digest.hexdigest()
-
-
-def _read_text(reader: Reader, encoding: str, entry: Entry) -> None:
-    content = reader.read(entry.uri, entry.member, entry.offset, entry.size, entry.crc)
-    text = content.decode(encoding).removeprefix("\ufeff")
+def _take_text(entry: Entry, text: str) -> None:
     if not text.strip():
-        entry.reason, entry.message = "empty", "the file holds white space only"
+        entry.refuse("empty", "the file holds white space only")
     entry.text, entry.sha256 = text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def _slices(entries: list[Entry]) -> Iterable[list[Entry]]:
+    return (entries[start : start + _AT_ONCE] for start in range(0, len(entries), _AT_ONCE))
+
+
+Rows = TypeVar("Rows", pa.RecordBatch, pa.Table, list)
+
+
+def portions(rows: Rows, sizes: list[int], most: int | None = None) -> Iterator[Rows]:
+    """The rows, in order, in slices of at most `most` rows and 16 MB (or one larger item) of media.
+
+    Args:
+        sizes: bytes of media that each row stands for.
+    """
+    start = total = 0
+    for n, size in enumerate(sizes):
+        if n - start == most or (n > start and total + size > _PORTION_BYTES):
+            yield rows[start:n]
+            start, total = n, 0
+        total += size
+    if sizes:
+        yield rows[start:]
+
+
+def attach_data(rows: pa.RecordBatch | pa.Table, sources: Mapping[str, Source]) -> pa.RecordBatch:
+    """Manifest rows with a column `data` (large_binary) of their bytes.
+
+    Where the bytes cannot be had, or are no longer those that were hashed, `data` is null and `data_error` says why.
+    Texts get their UTF-8 bytes.
+
+    Args:
+        sources: by name, those that have listed the rows.
+    """
+    names = ["source", "sha256", "key", "uri", "member", "row", "offset", "size", "text"]
+    data, errors = [], []
+    for name, sha256, key, uri, member, row, offset, size, text in _columns(rows, names):
+        entry = Entry(key, uri, member, row, offset, size, text=text)
+        error, content = None, None
+        try:
+            content = b"".join(sources[name].open(entry)) if text is None else text.encode()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                error, content = "changed since it was listed; run again", None
+        except KeyError:
+            error = f"its source {name!r} is not in the project file; run again"
+        except (OSError, ValueError) as failure:
+            error = f"cannot be read: {failure}"
+        data.append(content)
+        errors.append(error)
+    batch = rows.combine_chunks().to_batches()[0] if isinstance(rows, pa.Table) and rows.num_rows else rows
+    fields = [*batch.schema, pa.field("data", pa.large_binary()), pa.field("data_error", pa.string())]
+    columns = [batch[name] for name in batch.schema.names]
+    columns = [c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for c in columns]
+    return pa.record_batch(
+        [*columns, pa.array(data, pa.large_binary()), pa.array(errors, pa.string())], pa.schema(fields)
+    )
+
+
+def _columns(rows: pa.RecordBatch | pa.Table, names: list[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(rows[name].to_pylist() for name in names), strict=True)

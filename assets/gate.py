@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets import pipeline
+from assets.contents import attach_data, portions
 from assets.lake import Lake
 from assets.settings import Project
-from assets.sources import attach_data, portions
+from assets.sources.base import Source
 from training.schema import MODALITIES, PREDICTIONS, RAW, fingerprint, subset_name
 from training.settings import to_dict
 
@@ -107,7 +108,7 @@ def score(project: Project, version: str) -> pa.Table:
     """
     with tempfile.TemporaryDirectory() as temporary:
         rows, answers = Path(temporary) / "rows.parquet", Path(temporary) / "answers.parquet"
-        write_raw(pipeline.open_lake(project), rows, "test")
+        write_raw(pipeline.open_lake(project), rows, "test", project.make_sources())
         run_version(project, version, rows, answers)
         table = pq.read_table(answers)
     subset = pa.array([subset_name(project.modalities)] * table.num_rows, pa.string())
@@ -126,7 +127,7 @@ def run_version(project: Project, version: str, rows: Path, answers: Path) -> No
         raise RuntimeError(f"version {version} of {project.name} could not answer:\n{done.stderr.strip()[-2000:]}")
 
 
-def write_raw(lake: Lake, path: Path, split: str) -> None:
+def write_raw(lake: Lake, path: Path, split: str, sources: dict[str, Source]) -> None:
     """The raw inputs of a split as Parquet: sample_id, label, text, image, speech; a portion of rows at a time."""
     names = [f"{m}_item" for m in MODALITIES]
     ids = ", ".join(f"{m}_id" for m in MODALITIES)
@@ -141,7 +142,7 @@ def write_raw(lake: Lake, path: Path, split: str) -> None:
     with pq.ParquetWriter(path, RAW, compression="NONE") as writer:
         for part in portions(samples, sizes, _ROWS):
             items = sorted({at[row[name]] for row in part for name in names if row[name]})
-            data = {item["item_id"]: item for item in attach_data(listed.take(items)).to_pylist()}
+            data = {item["item_id"]: item for item in attach_data(listed.take(items), sources).to_pylist()}
             columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in ("sample_id", "label")}
             for m in MODALITIES:
                 found = [data.get(row[f"{m}_item"]) or {} for row in part]

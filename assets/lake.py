@@ -5,7 +5,6 @@ locked and nothing can be half written: a crash leaves whole commits only.
 """
 
 import glob
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from assets.engines.base import cores
 from training.schema import FEATURE_TABLES, SCHEMA_VERSION, TABLES
 
 # Which tensors they hold depends on the kind of features: another kind adds columns.
@@ -35,7 +35,7 @@ _MEMORY_LIMIT = "4GB"  # of one DuckDB connection; what is more is spilled to di
 
 def open_duckdb(memory_limit: str = _MEMORY_LIMIT, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     """An empty in-memory DuckDB; without `threads` it uses the cores that this process may."""
-    return duckdb.connect(config={"memory_limit": memory_limit, "threads": threads or len(os.sched_getaffinity(0))})
+    return duckdb.connect(config={"memory_limit": memory_limit, "threads": threads or cores()})
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 import dagster as dg
 
 from assets import pipeline
+from assets.catalog import LAUNCHERS
 from assets.gate import gate
-from assets.launcher import SubprocessLauncher
 from assets.preview import accuracy_table, counts_table, picture
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
@@ -191,7 +191,7 @@ def train(context: dg.AssetExecutionContext, project: Project, runs: list[RunSpe
             parallel=project.training.parallel,
             runs=missing,
         )
-        for made in SubprocessLauncher().launch(context, spec.to_json()):
+        for made in LAUNCHERS.make(project.launcher).launch(context, spec.to_json()):
             known[made["name"]] = made
     reports = []
     for run in runs:

@@ -14,13 +14,15 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from assets.alignment import Balance, align, item_balance, samples_fingerprint, validate_samples
+from assets.catalog import ENGINES
+from assets.contents import attach_data, portions
 from assets.dataset import dataset_fingerprint, make_dataset
-from assets.engine import make_engine
 from assets.filtering import apply_filters
 from assets.lake import Lake
 from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
+from assets.scan import scan
 from assets.settings import Project
-from assets.sources import attach_data, portions, scan
+from assets.sources.base import Source
 from training.processor import Processor
 from training.schema import QUARANTINE
 from training.spec import RunSpec, plan_runs
@@ -126,8 +128,10 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     step = make_step(project, modality)
     query, parameters = _todo(step)
     todo = lake.sql(f"SELECT count(*) AS n FROM ({query})", parameters)["n"][0].as_py()
-    streamed = lake.stream(query, parameters, project.engine.batch_size)
+    engine = ENGINES.make(project.engine)
+    streamed = lake.stream(query, parameters, engine.options.batch_size)
     batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
+    work = partial(_read_and_process, step=step, sources=project.make_sources())
     # What could not be read is tried again in every run, so its rows are this run's only.
     lake.replace(
         "quarantine",
@@ -135,8 +139,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
         predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = '{modality}'",
     )
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
-        outcomes = make_engine(project.engine).map(partial(_read_and_process, step=step), batches)
-        _commit(lake, modality, outcomes, progress.update)
+        _commit(lake, modality, engine.map(work, batches), progress.update)
     refused = len(set(refusals(lake, project, modality)["sha256"].to_pylist()))
     distinct = "SELECT count(DISTINCT sha256) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
@@ -183,9 +186,9 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
     write()
 
 
-def _read_and_process(batch: pa.RecordBatch, step: Step) -> Outcome:
+def _read_and_process(batch: pa.RecordBatch, step: Step, sources: dict[str, Source]) -> Outcome:
     """The engine's unit of work: reading at the edge, then the pure step."""
-    return step(attach_data(batch))
+    return step(attach_data(batch, sources))
 
 
 def refusals(lake: Lake, project: Project, modality: str) -> pa.Table:

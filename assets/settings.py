@@ -1,13 +1,15 @@
 """Settings of the data side: where items come from, how they become samples, what runs the steps."""
 
 import codecs
+import difflib
 import re
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from assets.catalog import JOINS
+from assets.catalog import ENGINES, JOINS, LAUNCHERS, SOURCES
+from training import catalog
 from training.catalog import FILTERS, Choice
 from training.features import FeatureSettings
 from training.filters.base import Filter
@@ -21,57 +23,113 @@ from training.settings import (
     check,
     choose,
     complete,
+    validated,
 )
+
+if TYPE_CHECKING:  # a source's module reads tables, and needs these settings
+    from assets.sources.base import Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSettings:
-    """One silo. Relative paths are relative to the project file.
+    """One silo: what all kinds of source have, and the options of its own kind (`assets.catalog.SOURCES`).
 
-    ``files`` alone: every file of a folder, glob, tar or zip is an item; its key is its path below the folder or in
-    the archive, without suffix. ``files`` and ``table``: each row of the table (CSV, TSV, JSON Lines, Parquet) names a
-    file in column ``key``, or in column ``file`` where the key is another; a file that no row names keeps its path
-    as key. ``table`` and ``column``: text items; column ``key`` names them. ``files`` of modality text: one item a
-    file. Hidden files (.name) are no items.
-
-    A source with ``use: noise`` gives speech augmentation what it adds to recordings; no sample is made of it.
+    In the project file, and for `SourceSettings.of`, the options stand beside the rest: ``{name: photos, modality:
+    image, files: photos}``. Without `kind` it is `files` where there are `files`, else `table`. Relative paths are
+    relative to the project file. A source with ``use: noise`` gives speech augmentation what it adds to recordings;
+    no sample is made of it.
     """
 
     __pydantic_config__ = FORBID_EXTRA
     name: str
-    modality: Literal["text", "image", "speech"]
-    files: str | None = None
-    table: str | None = None
-    key: str | None = None  # column of the table that `align` joins on
-    file: str | None = None  # column of the table that names the file; default: `key`
-    column: str | None = None  # column of the table that holds the text
-    time: str | None = None  # column of the table that says when the item was recorded: ISO 8601, or epoch s/ms/us/ns
-    encoding: str = "utf-8"  # of tables and text files
+    modality: Literal[MODALITIES]  # type: ignore[valid-type]
+    kind: str
+    options: Any  # the kind's `Options`
     use: Literal["samples", "noise"] = "samples"
     optional: bool = False  # true: that there is nothing is no error
     strict: bool = False  # true: an item that cannot be read fails the run instead of going to quarantine
 
     def __post_init__(self) -> None:
-        if self.files is None and self.table is None:
-            raise ValueError(f"source {self.name!r} has neither files nor table: give one of them")
-        if self.files is None and self.modality != "text":
-            raise ValueError(f"source {self.name!r} is {self.modality} and has no files: say where its media lie")
-        if self.files is None and (self.column is None or self.key is None):
-            raise ValueError(f"source {self.name!r} reads text from a table: name its column and its key")
-        if self.files is not None and self.table is not None and self.key is None:
-            raise ValueError(f"source {self.name!r} has a table: name the key, the column that holds the file names")
-        if self.files is not None and self.column is not None:
-            raise ValueError(f"source {self.name!r} has files and a column of text: give one of them")
-        for name in ("key", "file", "time"):
-            if self.table is None and getattr(self, name) is not None:
-                raise ValueError(f"source {self.name!r} has {name} but no table that could have such a column")
-        if self.files is None and self.file is not None:
-            raise ValueError(f"source {self.name!r} has a column of file names but no files: say where they lie")
-        if self.use == "noise" and self.modality != "speech":
+        try:
+            SOURCES.load(self.kind).check(self.modality, self.options)
+        except ValueError as error:
+            raise ValueError(f"source {self.name!r} {error}") from None
+        if self.use == "noise" and not catalog.MODALITIES.load(self.modality).takes_noise:
+            takers = [m for m in MODALITIES if catalog.MODALITIES.load(m).takes_noise]
             raise ValueError(
-                f"source {self.name!r} has use: noise and is {self.modality}: only speech gets noise added"
+                f"source {self.name!r} has use: noise and is {self.modality}: only {', '.join(takers)} gets noise added"
             )
-        check_encoding(self.encoding)
+
+    @classmethod
+    def of(cls, **values: Any) -> "SourceSettings":
+        """From the flat form of the project file. Raises ValueError."""
+        return validated(cls, values)
+
+    def make(self, root: Path) -> "Source":
+        """The source itself; `root` is the folder that relative paths start from."""
+        return SOURCES.load(self.kind)(root, options=self.options)
+
+    @property
+    def files(self) -> str | None:
+        """Where the files lie, of a kind that has such an option; `table`, `key` and `column` likewise."""
+        return getattr(self.options, "files", None)
+
+    @property
+    def table(self) -> str | None:
+        return getattr(self.options, "table", None)
+
+    @property
+    def key(self) -> str | None:
+        return getattr(self.options, "key", None)
+
+    @property
+    def column(self) -> str | None:
+        return getattr(self.options, "column", None)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_wrap_validator_function(cls._read, handler(source))
+
+    @classmethod
+    def _read(cls, values: Any, checked: Callable[[Any], Any]) -> Any:
+        """Takes the kind's options out of the flat form, so that an error in them has the key path of the file."""
+        from pydantic import TypeAdapter
+
+        if not isinstance(values, Mapping):
+            return checked(values)
+        kind = values["kind"] if "kind" in values else _kind_of(values)
+        if not isinstance(kind, str):
+            raise ValueError(f"kind is {kind!r}, expected the name of a kind of source")
+        options = SOURCES.load(kind).Options
+        shared = {field.name for field in fields(cls)} - {"options"}
+        known = [*shared, *(field.name for field in fields(options))]
+        for name in values.keys() - set(known):
+            raise _unknown(str(name), known, values[name])
+        read = TypeAdapter(options).validate_python({n: value for n, value in values.items() if n not in shared})
+        return checked({n: value for n, value in values.items() if n in shared} | {"kind": kind, "options": read})
+
+
+def _kind_of(values: Mapping[str, Any]) -> str:
+    """What a source is that does not say its kind."""
+    name, has = values.get("name"), {key for key, value in values.items() if value is not None}
+    if has >= {"files", "column"}:
+        raise ValueError(f"source {name!r} has files and a column of text: give one of them")
+    if "file" in has and "files" not in has:
+        raise ValueError(f"source {name!r} has a column of file names but no files: say where they lie")
+    return "files" if "files" in has else "table"
+
+
+def _unknown(name: str, known: Sequence[str], value: Any) -> Exception:
+    """That a key is not known, at its own place in the project file."""
+    from pydantic import ValidationError
+    from pydantic_core import PydanticCustomError
+
+    close = difflib.get_close_matches(name, known, 1)
+    meant = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+    error = PydanticCustomError("value_error", "{error}", {"error": f"is not a key that is known here; {meant}"})
+    return ValidationError.from_exception_data("source", [{"type": error, "loc": (name,), "input": value}])
 
 
 def check_encoding(encoding: str) -> None:
@@ -147,16 +205,6 @@ class AlignSettings:
                 check(not getattr(self, name), name, getattr(self, name), "nothing unless there is a link `table`")
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """What runs the steps on batches: threads or processes of this machine."""
-
-    __pydantic_config__ = FORBID_EXTRA
-    kind: Literal["threads", "processes"] = "threads"
-    workers: int | None = None  # default: the machine's cores
-    batch_size: int = 64  # items a batch
-
-
 def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str, tuple[Choice, ...]]:
     """Checked; the project file may say one filter without a list."""
     filters = {}
@@ -192,7 +240,8 @@ class Project:
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
-    engine: EngineSettings = field(default_factory=EngineSettings)
+    engine: Choice = field(default_factory=lambda: Choice("threads"))  # what runs the steps on batches
+    launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
     schedule: str | None = None  # cron, UTC
     watch: bool = False  # true: the sensor that starts a run when files change is on from the start
     data: str | None = None  # the folder that ${data} stands for in the paths of this file
@@ -202,6 +251,11 @@ class Project:
     home: Path = Path(".triptych")  # TRIPTYCH_HOME; set when the file is read
 
     def __post_init__(self) -> None:
+        engine: Any = self.engine
+        if isinstance(engine, Mapping) and "kind" not in engine:
+            engine = {"kind": "threads", **engine}
+        object.__setattr__(self, "engine", ENGINES.choose(engine))
+        object.__setattr__(self, "launcher", LAUNCHERS.choose(self.launcher))
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.name):
             raise ValueError(f"name is {self.name!r}, expected a letter, then letters, digits and _ (all lower case)")
         if not self.sources:
@@ -213,8 +267,11 @@ class Project:
         for name, path in (("TRIPTYCH_HOME", str(self.home)), ("lake", self.lake_uri)):
             if "://" not in path and (bad := _NO_PATH.search(path)):
                 raise ValueError(f"{name} is {path}: tables cannot lie under a path with {bad[0]!r}; choose another")
-        if not self.modalities or (self.noise and "speech" not in self.modalities):
-            raise ValueError(f"sources has noise ({', '.join(self.noise)}) and no speech that it could be added to")
+        for source in self.sources:
+            if source.use == "noise" and source.modality not in self.modalities:
+                raise ValueError(
+                    f"sources has noise ({source.name}) and no {source.modality} that it could be added to"
+                )
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
         object.__setattr__(self, "model", complete(self.model, {m: self.features.forms[m] for m in self.modalities}))
         for modality, settings in self.training.augmentation.items():
@@ -227,6 +284,10 @@ class Project:
     def root(self) -> Path:
         """The folder that relative paths start from."""
         return self.path.parent
+
+    def make_sources(self) -> dict[str, "Source"]:
+        """The sources by name."""
+        return {source.name: source.make(self.root) for source in self.sources}
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from assets.lake import open_duckdb
 from assets.settings import AlignSettings, SplitSettings
+from training import catalog
 from training.schema import MODALITIES, SPLITS
 
 _NAMES = {"val": "validation", "valid": "validation", "dev": "validation"} | {name: name for name in SPLITS}
@@ -92,7 +93,7 @@ def leakage(samples: pa.Table, settings: AlignSettings) -> pa.Table:
     groups, the same content (`X_id`) in two splits.
     """
     kinds = [("group", c) for c in settings.group] + [("held_out", c) for c in settings.held_out]
-    kinds += [("content", f"{m}_id") for m in MODALITIES if settings.group and m != "text"]
+    kinds += [("content", f"{m}_id") for m in MODALITIES if settings.group and not catalog.MODALITIES.load(m).is_text]
     found = [LEAKS.empty_table()]
     with open_duckdb() as connection:
         connection.register("samples", samples)

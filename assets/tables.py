@@ -7,18 +7,19 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from io import TextIOWrapper
+from json.encoder import encode_basestring as quote
 from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from assets.sources.base import SourceError
+from assets.storage import Location, locate
+
 _CELL_BYTES = 64 * 2**20  # a longer cell is a quote that was never closed
 _PARQUET_ROWS = 4096
-
-
-class SourceError(ValueError):
-    """A source cannot be read as a whole; the message names the file and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +30,37 @@ class Record:
     values: dict[str, str | None]
     problem: str | None = None
 
+    def attributes(self, *left_out: str) -> str:
+        """The other columns, where they hold something, as a JSON object."""
+        kept = sorted((name, value) for name, value in self.values.items() if value is not None)
+        return "{" + ", ".join(f"{quote(n)}: {quote(value)}" for n, value in kept if n not in left_out) + "}"
 
-def read_table(path: Path, encoding: str = "utf-8", required: Collection[str] = ()) -> Iterator[Record]:
+    def time(self, column: str | None) -> tuple[datetime | None, str | None]:
+        """What the column says (`parse_time`), or why the row cannot be used."""
+        value = self.values.get(column) if column is not None else None
+        if self.problem is not None or not value:
+            return None, self.problem
+        try:
+            return parse_time(value), None
+        except ValueError as error:
+            return None, f"line {self.line}, column {column!r}: {error}"
+
+
+def read_table(name: Path | str, encoding: str = "utf-8", required: Collection[str] = ()) -> Iterator[Record]:
     """The rows of a CSV or TSV (with header), JSON Lines or Parquet file, by its suffix.
 
     Numbers and times become text, lists and structs JSON; binary columns of Parquet files are left out. A row that
     cannot be used (wrong number of cells, broken JSON, NUL byte) is given with its `problem`.
 
+    Args:
+        name: path, or URL that fsspec knows.
+
     Raises:
         SourceError: the file is missing, damaged, in another encoding, or lacks one of the `required` columns.
     """
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
+    path = locate(name)
+    reader = readers.get(path.suffix)
     if reader is None:
         raise SourceError(f"{path}: a table ends in one of {', '.join(readers)}")
     try:
@@ -54,7 +74,7 @@ def read_table(path: Path, encoding: str = "utf-8", required: Collection[str] = 
         raise SourceError(f"{path}: cannot be read: {error}") from None
 
 
-def _check_columns(path: Path, columns: Collection[str], required: Collection[str]) -> None:
+def _check_columns(path: Location, columns: Collection[str], required: Collection[str]) -> None:
     repeated = [name for name, count in Counter(columns).items() if count > 1 and name]
     if repeated:
         raise SourceError(f"{path}: column {repeated[0]!r} occurs twice in the header; rename one of them")
@@ -62,18 +82,19 @@ def _check_columns(path: Path, columns: Collection[str], required: Collection[st
         raise SourceError(f"{path}: no column {missing[0]!r}; it has {', '.join(columns) or 'none'}")
 
 
-def _open(path: Path, encoding: str) -> TextIO:
+def _open(path: Location, encoding: str) -> TextIO:
     is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-    return path.open(encoding="utf-8-sig" if is_utf8 else encoding, newline="")  # Excel writes a byte order mark
+    # Excel writes a byte order mark
+    return TextIOWrapper(path.open(), encoding="utf-8-sig" if is_utf8 else encoding, newline="")
 
 
-def _csv(path: Path, encoding: str, required: Collection[str]) -> Iterator[Record]:
+def _csv(path: Location, encoding: str, required: Collection[str]) -> Iterator[Record]:
     csv.field_size_limit(_CELL_BYTES)  # the library's own limit of 128 kB is less than a long document
     with _open(path, encoding) as file:
         head = file.readline()
         file.seek(0)
         delimiter = "," if "," in head else max(";\t|", key=head.count) if any(c in head for c in ";\t|") else ","
-        rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else delimiter, strict=True)
+        rows = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else delimiter, strict=True)
         header: list[str] | None = None
         while True:
             start, problem, row = rows.line_num + 1, None, []
@@ -101,7 +122,7 @@ def _csv(path: Path, encoding: str, required: Collection[str]) -> Iterator[Recor
             raise SourceError(f"{path}: the table is empty; it has not even a header")
 
 
-def _jsonl(path: Path, encoding: str, required: Collection[str]) -> Iterator[Record]:
+def _jsonl(path: Location, encoding: str, required: Collection[str]) -> Iterator[Record]:
     columns: dict[str, None] = {}
     with _open(path, encoding) as file:
         for line, text in enumerate(file, 1):
@@ -131,8 +152,8 @@ def _jsonl(path: Path, encoding: str, required: Collection[str]) -> Iterator[Rec
     _check_columns(path, list(columns), required)
 
 
-def _parquet(path: Path, encoding: str, required: Collection[str]) -> Iterator[Record]:
-    with pq.ParquetFile(path) as file:
+def _parquet(path: Location, encoding: str, required: Collection[str]) -> Iterator[Record]:
+    with path.open() as raw, pq.ParquetFile(raw) as file:
         fields = [f for f in file.schema_arrow if f.name in required or not _holds_binary(f.type)]
         _check_columns(path, [f.name for f in fields], required)
         row = 0
@@ -168,11 +189,11 @@ def _unstorable(values: dict[str, str | None]) -> str | None:
     return "half of a surrogate pair" if any("\ud800" <= character <= "\udfff" for character in text) else None
 
 
-def _undecodable_line(path: Path, encoding: str) -> str:
+def _undecodable_line(path: Location, encoding: str) -> str:
     """`` line N`` of the first line that is not in the encoding; nothing where lines are not bytes up to LF."""
     if encoding.lower().startswith(("utf-16", "utf_16", "utf-32", "utf_32")):
         return ""
-    with path.open("rb") as file:
+    with path.open() as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode(encoding)

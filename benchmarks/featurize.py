@@ -24,10 +24,13 @@ import PIL.Image
 import pyarrow as pa
 import soundfile
 
-from assets.engine import LocalEngine
+from assets.catalog import ENGINES
+from assets.contents import attach_data
+from assets.engines.base import Engine
 from assets.processing import Outcome, Step
-from assets.settings import EngineSettings, SourceSettings
-from assets.sources import attach_data, scan
+from assets.scan import scan
+from assets.settings import SourceSettings
+from assets.sources.base import Source
 from benchmarks import measure
 from training.features import FeatureSettings
 from training.processor import Processor
@@ -41,7 +44,7 @@ def batches(source: SourceSettings, items: int) -> list[pa.RecordBatch]:
     """The first items of a source as the pipeline gives them to the engine."""
     rows = scan(source, Path.cwd()).rows.slice(0, items)
     rows = rows.append_column("need", pa.array([["clean", "features"]] * rows.num_rows))
-    return rows.combine_chunks().to_batches(EngineSettings().batch_size)
+    return rows.combine_chunks().to_batches(Engine.Options().batch_size)
 
 
 def timed(work: Callable[[], int]) -> dict[str, Any]:
@@ -51,19 +54,20 @@ def timed(work: Callable[[], int]) -> dict[str, Any]:
 
 
 def ours(source: SourceSettings, items: int, threads: int, features: FeatureSettings) -> dict[str, Any]:
-    work = partial(process, step=Step(source.modality, Processor(features, MediaLimits())))
-    given = batches(source, items)
-    return timed(lambda: sum(len(done.features) for done in LocalEngine("threads", threads).map(work, given)))
+    step, sources = Step(source.modality, Processor(features, MediaLimits())), {source.name: source.make(Path.cwd())}
+    work = partial(process, step=step, sources=sources)
+    engine, listed = ENGINES.make(ENGINES.choose({"kind": "threads", "workers": threads})), batches(source, items)
+    return timed(lambda: sum(len(done.features) for done in engine.map(work, listed)))
 
 
-def process(batch: pa.RecordBatch, step: Step) -> Outcome:
-    return step(attach_data(batch))
+def process(batch: pa.RecordBatch, step: Step, sources: dict[str, Source]) -> Outcome:
+    return step(attach_data(batch, sources))
 
 
 def bare(source: SourceSettings, items: int, threads: int) -> dict[str, Any]:
-    given = batches(source, items)
+    listed = batches(source, items)
     with ThreadPoolExecutor(threads) as pool:
-        return timed(lambda: sum(pool.map(decode, given)))
+        return timed(lambda: sum(pool.map(decode, listed)))
 
 
 def decode(batch: pa.RecordBatch) -> int:
@@ -100,7 +104,8 @@ def synthesize(folder: Path, items: int) -> None:
 
 def enlarge(source: SourceSettings, folder: Path, items: int) -> None:
     """`items` photos of 640 x 480 from those of a source, again and again."""
-    data = [content for batch in batches(source, items) for content in attach_data(batch)["data"].to_pylist()]
+    sources = {source.name: source.make(Path.cwd())}
+    data = [content for part in batches(source, items) for content in attach_data(part, sources)["data"].to_pylist()]
     folder.mkdir()
     for n in range(items):
         photo = PIL.Image.open(io.BytesIO(data[n % len(data)])).convert("RGB")
@@ -115,9 +120,9 @@ def main() -> None:
         if not all((data / name).is_file() for name in (_JPEG, _WAV)):
             data = folder / "data"
             synthesize(data, items)
-        small = SourceSettings(name="small", modality="image", files=str(data / _JPEG))
-        large = SourceSettings(name="large", modality="image", files=str(folder / "large"))
-        spoken = SourceSettings(name="spoken", modality="speech", files=str(data / _WAV))
+        small = SourceSettings.of(name="small", modality="image", files=str(data / _JPEG))
+        large = SourceSettings.of(name="large", modality="image", files=str(folder / "large"))
+        spoken = SourceSettings.of(name="spoken", modality="speech", files=str(data / _WAV))
         enlarge(small, folder / "large", items)
         default, slow = FeatureSettings(), FeatureSettings(speech={"sample_rate": 8000})
         for what, source, count, features, beside in (

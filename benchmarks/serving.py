@@ -47,7 +47,7 @@ def champion(home: Path) -> tuple[Path, Path]:
 
     project = measure.run_example(home, *(part for setting in _SETTINGS for part in ("--set", setting)))
     whole, rows = home / "test.parquet", home / "rows.parquet"
-    write_raw(open_lake(project), whole, "test")
+    write_raw(open_lake(project), whole, "test", project.make_sources())
     table = pq.read_table(whole, columns=_INPUTS)
     complete = pc.and_(pc.is_valid(table["image"]), pc.is_valid(table["speech"]))
     pq.write_table(table.filter(complete).slice(0, max(_CALLS)), rows)

@@ -1,15 +1,12 @@
 """What starts a project's job without a person: its schedule, and a sensor that sees new or changed files."""
 
-import hashlib
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
-from assets.files import list_files
 from assets.settings import Project
-from assets.sources import is_absent
+from assets.sources.base import signature_of
+from assets.storage import locate
 from orchestration.project import ProjectError, load
 
 SENSOR_SECONDS = 30
@@ -69,27 +66,10 @@ def check_schedule(project: Project) -> None:
 
 def signature(project: Project) -> str:
     """Changes when a source's files or tables change in name, size or time; nothing is opened but archives' lists."""
-    digest = hashlib.sha256()
-    for line in _facts(project):
-        digest.update(line.encode() + b"\0")
-    return digest.hexdigest()[:16]
-
-
-def _facts(project: Project) -> Iterator[str]:
-    sources = [source for source in project.sources if not is_absent(source, project.root)]
-    names = {project.align.table} | {source.table for source in sources}
-    for name in sorted(filter(None, names)):
-        found = (project.root / name).stat()
-        yield f"{name} {found.st_size} {found.st_mtime_ns}"
-    for source in sources:
-        if source.files is None:
-            continue
-        path = project.root / source.files
-        if path.is_file():
-            found = path.stat()
-            yield f"{source.files} {found.st_size} {found.st_mtime_ns}"
-        else:
-            for entry in list_files(source.files, project.root)[1]:
-                # Not the entry's own time, which is null as long as the file is fresh.
-                time = entry.reason or os.stat(entry.uri).st_mtime_ns
-                yield f"{entry.uri} {entry.size} {time}"
+    links = None if project.align.table is None else locate(project.align.table, project.root).entry()
+    facts = [] if links is None else [f"{links.size} {links.version}"]
+    for settings in project.sources:
+        source = settings.make(project.root)
+        if not settings.optional or source.exists():
+            facts.append(f"{settings.name} {source.signature()}")
+    return signature_of(facts)

@@ -8,9 +8,10 @@ import pyarrow.compute as pc
 
 from assets import pipeline
 from assets.alignment import align, validate_samples
+from assets.contents import attach_data, portions
 from assets.processing import CLEAN_STEP
+from assets.scan import scan
 from assets.settings import Project
-from assets.sources import attach_data, portions, scan
 from orchestration.automation import check_schedule
 from training.schema import TABLES
 
@@ -25,12 +26,13 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
     scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)
+    sources = project.make_sources()
     unreadable: list[str] = []
     for modality in project.modalities:
         items = manifest.filter(pc.equal(manifest["modality"], modality)).slice(0, decoded).combine_chunks()
         step = pipeline.make_step(project, modality)
         for part in portions(items, items["size"].to_pylist()):
-            batch = attach_data(part)
+            batch = attach_data(part, sources)
             batch = batch.append_column("need", pa.array([[CLEAN_STEP]] * batch.num_rows))
             outcome = step(batch)
             unreadable += outcome.quarantine["message"].to_pylist()

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from assets.contents import portions
 from assets.settings import Project
-from assets.sources import portions
 from assets.tables import read_table
 from training import catalog
 from training.schema import MODALITIES, RAW

@@ -19,9 +19,9 @@ from assets.settings import AlignSettings, SourceSettings, SplitSettings
 from assets.splits import allowed_splits, assign_splits, split_of
 from training.schema import MANIFEST, MODALITIES, QUARANTINE, SAMPLES, SPLITS
 
-IMAGES = SourceSettings(name="pictures", modality="image", files="pictures.tar", table="pictures.csv", key="file")
-SOUNDS = SourceSettings(name="sounds", modality="speech", files="sounds.tar", table="sounds.csv", key="file")
-TEXTS = SourceSettings(name="questions", modality="text", table="questions.csv", key="id", column="question")
+IMAGES = SourceSettings.of(name="pictures", modality="image", files="pictures.tar", table="pictures.csv", key="file")
+SOUNDS = SourceSettings.of(name="sounds", modality="speech", files="sounds.tar", table="sounds.csv", key="file")
+TEXTS = SourceSettings.of(name="questions", modality="text", table="questions.csv", key="id", column="question")
 SOURCES = (IMAGES, SOUNDS, TEXTS)
 
 
@@ -135,7 +135,7 @@ def test_links(tmp_path: Path) -> None:
 
 
 def test_links_may_name_files_in_full_where_keys_have_no_suffix(tmp_path: Path) -> None:
-    plain = SourceSettings(name="pictures", modality="image", files="pictures")
+    plain = SourceSettings.of(name="pictures", modality="image", files="pictures")
     rows = [row | {"uri": f"/data/pictures/{row['key']}.png", "member": None} for row in items(plain, ["a", "d/b"])]
     write_csv(tmp_path / "links.csv", ["pictures", "label"], ["a.png", "1"], ["d/b", "2"])
     found = aligned(manifest_of(rows), AlignSettings(table="links.csv", label="label"), tmp_path, [plain])
@@ -222,7 +222,7 @@ def test_items_of_one_key_are_combined_up_to_a_limit() -> None:
 
 
 def test_sources_of_one_modality_are_united() -> None:
-    more = SourceSettings(name="more", modality="image", files="more.tar", table="more.csv", key="name")
+    more = SourceSettings.of(name="more", modality="image", files="more.tar", table="more.csv", key="name")
     manifest = manifest_of(
         items(IMAGES, {"1": {"who": "a"}}), items(more, {"2": {"who": "b"}}), items(SOUNDS, ["1", "2"])
     )
@@ -240,8 +240,8 @@ def test_column_in_two_tables_needs_the_source() -> None:
 
 def test_column_of_a_table_that_two_sources_share_is_one() -> None:
     shared = [
-        SourceSettings(name="pictures", modality="image", files="pictures", table="t.csv", key="id", file="picture"),
-        SourceSettings(name="notes", modality="text", table="t.csv", key="id", column="note"),
+        SourceSettings.of(name="pictures", modality="image", files="pictures", table="t.csv", key="id", file="picture"),
+        SourceSettings.of(name="notes", modality="text", table="t.csv", key="id", column="note"),
     ]
     manifest = manifest_of(
         items(shared[0], {"1": {"finding": "x", "note": "n"}, "2": {"finding": "y", "note": ""}}),

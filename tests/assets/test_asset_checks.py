@@ -21,7 +21,7 @@ from assets import pipeline
 from assets.alignment import Alignment, align
 from assets.dataset import make_dataset
 from assets.lake import Lake
-from assets.sources import Scan, scan
+from assets.scan import Scan, scan
 from orchestration.project import load
 from orchestration.run import RunFailed, run_job
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import duckdb
 import pytest
 
-from assets import pipeline, sources
+from assets import contents, pipeline
 from assets.asset_checks import check_balance
 from assets.settings import Project
 from orchestration.project import load
@@ -121,9 +121,13 @@ def test_a_setting_makes_again_what_it_concerns_and_only_once(tiny):
     assert second.dataset != first.dataset
     assert not any(run(tiny, "features.image.size=12").processed.values())
 
-    strict = run(tiny, "limits.max_pixels=100")
-    assert strict.processed == {"text": 0, "image": 48, "speech": 0}
-    assert strict.quarantined["image"] == 48
+    strict = run(tiny, "limits.max_pixels=399")
+    assert not any(strict.processed.values()), "what was decoded within a limit needs no decoding to be over another"
+    refused = "SELECT stage, reason, count(*) AS n FROM quarantine WHERE modality = 'image' GROUP BY ALL ORDER BY n"
+    assert [tuple(row.values()) for row in rows(tiny, refused)] == [
+        ("clean", "corrupt", 1),
+        ("filter", "too_large", 47),
+    ]
     assert rows(tiny, "SELECT count(image_id) AS n FROM samples") == [{"n": 0}]
 
     back = run(tiny)
@@ -132,10 +136,44 @@ def test_a_setting_makes_again_what_it_concerns_and_only_once(tiny):
     assert (back.samples, back.dataset) == (first.samples, first.dataset)
 
 
+@pytest.mark.parametrize(
+    ("tight", "loose", "modality", "refused"),
+    [
+        ("limits.max_pixels=399", "limits.max_pixels=400", "image", 48),
+        ("limits.max_seconds=0.1", "limits.max_seconds=0.3", "speech", 47),
+        ("limits.max_characters=16", "limits.max_characters=18", "text", 30),
+    ],
+)
+def test_a_raised_limit_decodes_what_it_had_refused_and_no_more(tiny, tight, loose, modality, refused):
+    project = load(tiny, [tight])
+    lake = pipeline.open_lake(project)
+    pipeline.write_manifest(lake, project)
+    assert pipeline.process_modality(lake, project, modality)["quarantined"] == refused
+    assert pipeline.process_modality(lake, project, modality)["processed"] == 0, "what is refused is not tried again"
+    raised = load(tiny, [loose])
+    counts = pipeline.process_modality(lake, raised, modality)
+    assert counts["processed"] == refused
+    assert counts["quarantined"] <= 1
+    for more in (f"{loose.partition('=')[0]}={name}" for name in (1000, 1001)):
+        assert pipeline.process_modality(lake, load(tiny, [more]), modality)["processed"] == 0
+
+
+@pytest.mark.parametrize("change", ["max_characters", "max_pixels", "max_seconds", "max_bytes", "max_tokens"])
+def test_one_more_of_a_limit_recomputes_no_row(tiny, change):
+    first = run(tiny)
+    project = load(tiny)
+    section = "features.text" if change == "max_tokens" else "limits"
+    now = project.features.options("text").max_tokens if change == "max_tokens" else getattr(project.limits, change)
+    second = run(tiny, f"{section}.{change}={now + 1}")
+    assert not any(second.processed.values())
+    assert (second.samples, second.dataset) == (first.samples, first.dataset)
+    assert {name for name in BIG if second.versions[name] != first.versions[name]} == set()
+
+
 def test_nothing_is_planned_on_features_of_other_settings(tiny):
     run(tiny)
     before = pipeline.plan(load(tiny))
-    for change, modality in (("image.size=12", "image"), ("speech.mels=20", "speech"), ("text.max_tokens=9", "text")):
+    for change, modality in (("image.size=12", "image"), ("speech.mels=20", "speech"), ("text.form=NFC", "text")):
         with pytest.raises(ValueError, match=f"other features of {modality} than .* materialize the features"):
             pipeline.plan(load(tiny, [f"features.{change}"]))
     silent = "sources=[{name: questions, modality: text, table: questions.csv, column: question, key: id}]"
@@ -247,16 +285,16 @@ def test_two_contents_alike_are_computed_once(tiny):
 def test_media_are_held_by_their_bytes_not_by_their_number(tiny, monkeypatch):
     held = []
 
-    def attach(rows):
+    def attach(rows, sources):
         held.append((rows.num_rows, sum(rows["size"].to_pylist())))
-        return sources.attach_data(rows)
+        return contents.attach_data(rows, sources)
 
-    monkeypatch.setattr(sources, "_PORTION_BYTES", 5000)
+    monkeypatch.setattr(contents, "_PORTION_BYTES", 5000)
     monkeypatch.setattr(pipeline, "attach_data", attach)
     ran = run(tiny)
     assert ran.processed == {"text": 60, "image": 48, "speech": 47}
     assert max(size for _, size in held) <= 5000 and max(count for count, _ in held) > 1
-    monkeypatch.setattr(sources, "_PORTION_BYTES", 1)
+    monkeypatch.setattr(contents, "_PORTION_BYTES", 1)
     held.clear()
     assert run(tiny, "features.speech.sample_rate=8000").processed["speech"] == 47
     assert [count for count, _ in held] == [1] * 47, "an item that is larger goes alone"
@@ -292,12 +330,12 @@ def test_noise_is_prepared_with_the_speech_and_makes_no_sample(tiny, make_wav):
     quiet = pipeline.plan(project)
     run(tiny, *AUGMENTED)
     noisy = pipeline.plan(load(tiny, AUGMENTED))
-    assert {run.noise for run in quiet} == {()}, "where nothing is augmented, noise is no part of a training"
-    assert {run.noise for run in noisy} == {tuple(sorted(clips))}
-    fewer = plan_runs(
-        project.model, load(tiny, AUGMENTED).training, project.features, ["speech"], "d", sorted(clips)[:1]
+    assert all(run.noise == {} for run in quiet), "where nothing is augmented, noise is no part of a training"
+    assert all(run.noise == {"speech": tuple(sorted(clips))} for run in noisy)
+    fewer, more = (
+        plan_runs(project.model, load(tiny, AUGMENTED).training, project.features, ["speech"], "d", {"speech": ids})
+        for ids in (sorted(clips)[:1], sorted(clips))
     )
-    more = plan_runs(project.model, load(tiny, AUGMENTED).training, project.features, ["speech"], "d", sorted(clips))
     assert fewer[0].fingerprint != more[0].fingerprint
     tiny.write_text(tiny.read_text().replace("files: noise}", "files: elsewhere}"))
     assert run(tiny).samples == before, "an optional source may be missing"

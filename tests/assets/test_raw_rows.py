@@ -2,7 +2,7 @@
 
 import pyarrow.parquet as pq
 
-from assets import gate, pipeline, sources
+from assets import contents, gate, pipeline
 from assets.lake import Lake
 from orchestration.project import load
 
@@ -16,8 +16,8 @@ def test_raw_rows_are_those_of_the_split_and_are_written_in_portions(tiny, tmp_p
     pipeline.write_samples(lake, project)
 
     monkeypatch.setattr(Lake, "read", lambda lake, name: (_ for _ in ()).throw(AssertionError(f"{name} was read")))
-    monkeypatch.setattr(sources, "_PORTION_BYTES", 5000)
-    gate.write_raw(lake, tmp_path / "raw.parquet", "test")
+    monkeypatch.setattr(contents, "_PORTION_BYTES", 5000)
+    gate.write_raw(lake, tmp_path / "raw.parquet", "test", project.make_sources())
     columns = "sample_id, label, text_item, image_item, speech_item"
     samples = lake.sql(f"SELECT {columns} FROM samples WHERE split = 'test' ORDER BY sample_id").to_pylist()
     raw = pq.read_table(tmp_path / "raw.parquet").to_pylist()

@@ -20,10 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.files import Reader, is_outside
+from assets.contents import attach_data
+from assets.scan import Scan, scan
 from assets.settings import SourceSettings
-from assets.sources import Scan, attach_data, read_bytes, scan
-from assets.tables import SourceError, parse_time, read_table
+from assets.sources.base import SourceError
+from assets.sources.files import FilesSource
+from assets.storage import is_outside
+from assets.tables import parse_time, read_table
 from training.schema import MANIFEST, QUARANTINE
 from training.settings import MediaLimits
 
@@ -32,12 +35,19 @@ DIRTY = Path(os.environ.get("TRIPTYCH_SHARED", Path(__file__).parents[3] / "shar
 
 def listed(root: Path, *known: Any, modality: Any = "image", limits: MediaLimits | None = None, **fields: Any) -> Scan:
     """A scan, checked for what holds of each: schemas, unique ids, and the count."""
-    found = scan(SourceSettings(name="s", modality=modality, **fields), root, known[0].rows if known else None, limits)
+    settings = SourceSettings.of(name="s", modality=modality, **fields)
+    found = scan(settings, root, known[0].rows if known else None, limits)
     assert found.rows.schema.equals(MANIFEST) and found.quarantine.schema.equals(QUARANTINE)
     assert found.seen == found.rows.num_rows + found.quarantine.num_rows
     ids = [*found.rows["item_id"].to_pylist(), *found.quarantine["item_id"].to_pylist()]
     assert len(set(ids)) == len(ids)
     return found
+
+
+def contents(root: Path, scanned: Scan, **fields: Any) -> pa.RecordBatch:
+    """What the manifest rows of a scan are read as."""
+    modality = scanned.rows["modality"][0].as_py() if scanned.rows else "image"
+    return attach_data(scanned.rows, {"s": SourceSettings.of(name="s", modality=modality, **fields).make(root)})
 
 
 def keys(found: Scan) -> list[str]:
@@ -91,7 +101,7 @@ def test_folder_gives_each_file_with_its_path_as_key(tmp_path: Path) -> None:
     assert keys(found) == ["a", "sub/b.c"]
     row = found.rows.to_pylist()[0]
     assert row["sha256"] == hashlib.sha256(b"a.png").hexdigest() and row["size"] == 5
-    assert read_bytes(row["uri"], row["member"], row["offset"], row["size"]) == b"a.png"
+    assert contents(tmp_path, found, files="images")["data"].to_pylist() == [b"a.png", b"sub/b.c.png"]
 
 
 def test_glob_and_single_file(tmp_path: Path) -> None:
@@ -160,7 +170,7 @@ def test_tar_members_are_read_in_place(tmp_path: Path) -> None:
     make_tar(tmp_path / "images.tar", members)
     found = listed(tmp_path, files="images.tar")
     assert keys(found) == sorted(["a", "d/" + "long" * 60, "d/ü"])
-    batch = attach_data(found.rows)
+    batch = contents(tmp_path, found, files="images.tar")
     assert set(batch["data"].to_pylist()) == set(members.values())
     assert batch["data_error"].null_count == 3
 
@@ -193,7 +203,7 @@ def test_last_member_of_a_name_counts(tmp_path: Path) -> None:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     found = listed(tmp_path, files="images.tar")
-    assert attach_data(found.rows)["data"].to_pylist() == [b"new!"]
+    assert contents(tmp_path, found, files="images.tar")["data"].to_pylist() == [b"new!"]
     assert reasons(found) == [("superseded", None)]
 
 
@@ -203,8 +213,11 @@ def test_zip_members_are_read_in_place(tmp_path: Path) -> None:
         archive.writestr("d/deflated.png", b"abc" * 2_000_000, zipfile.ZIP_DEFLATED)
         archive.writestr("../up.png", b"x")
     found = listed(tmp_path, files="images.zip")
-    contents = dict(zip(found.rows["key"].to_pylist(), attach_data(found.rows)["data"].to_pylist(), strict=True))
-    assert contents == {"stored": b"abc" * 1000, "d/deflated": b"abc" * 2_000_000}
+    data = contents(tmp_path, found, files="images.zip")["data"].to_pylist()
+    assert dict(zip(found.rows["key"].to_pylist(), data, strict=True)) == {
+        "stored": b"abc" * 1000,
+        "d/deflated": b"abc" * 2_000_000,
+    }
     assert reasons(found) == [("outside_root", None)]
 
 
@@ -230,11 +243,12 @@ def test_content_that_changed_since_it_was_listed_is_not_used(tmp_path: Path) ->
     found = listed(tmp_path, files="images")
     (tmp_path / "images/a.png").write_text("other")
     (tmp_path / "images/b.png").unlink()
-    batch = attach_data(found.rows)
+    batch = contents(tmp_path, found, files="images")
     assert batch["data"].to_pylist() == [None, None, b"c.png"]
     changed, gone, fine = batch["data_error"].to_pylist()
     assert "changed" in changed and "b.png" in gone and fine is None
-    assert attach_data(found.rows.slice(0, 0)).num_rows == 0
+    assert attach_data(found.rows.slice(0, 0), {}).num_rows == 0
+    assert "'s' is not in the project file" in attach_data(found.rows, {})["data_error"][0].as_py()
 
 
 # Tables that name files
@@ -363,7 +377,7 @@ def test_text_files_are_decoded(tmp_path: Path) -> None:
     first = listed(tmp_path, modality="text", files="texts", encoding="gbk")
     (row,) = first.rows.to_pylist()
     assert row["text"] == "今天路口" and row["sha256"] == hashlib.sha256("今天路口".encode()).hexdigest()
-    assert attach_data(first.rows)["data"].to_pylist() == ["今天路口".encode()]
+    assert attach_data(first.rows, {})["data"].to_pylist() == ["今天路口".encode()]
 
 
 def test_jsonl_rows_that_cannot_be_stored(tmp_path: Path) -> None:
@@ -494,7 +508,7 @@ def test_members_of_an_unchanged_tar_are_not_read_but_its_table_is_joined_again(
     settings: dict[str, Any] = {"files": "t.tar", "table": "t.csv", "key": "file"}
     first = listed(tmp_path, **settings)
     write_csv(tmp_path / "t.csv", ["file", "label"], ["a.png", "3"], ["b.png", "4"], ["gone.png", "5"])
-    monkeypatch.setattr(Reader, "chunks", lambda *place: pytest.fail(f"{place} was read"))
+    monkeypatch.setattr(FilesSource, "open", lambda _, entry: pytest.fail(f"{entry} was read"))
     second = listed(tmp_path, first, **settings)
     assert second.reused == 2
     assert {r["key"]: json.loads(r["attributes"]) for r in second.rows.to_pylist()} == {

@@ -1,36 +1,20 @@
-"""Starts the trainer: one child process that speaks Dagster Pipes and exchanges all else through lake and MLflow."""
+"""Starts the trainer as a child of this process, on this machine."""
 
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import dagster as dg
 
-CODE = Path(__file__).resolve().parent.parent  # the checkout that holds `training`
+from assets.launchers.base import Launcher
+
+CODE = Path(__file__).resolve().parents[2]  # the checkout that holds `training`
 
 
-class Launcher(Protocol):
-    """Runs `python -m training.job` somewhere and returns what it reported."""
-
-    def launch(self, context: dg.AssetExecutionContext, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Blocks until the trainer ends.
-
-        Args:
-            spec: see `training.job`; plain JSON values.
-
-        Returns:
-            The trainer's reports, one per model it trained, in order.
-
-        Raises:
-            dagster.DagsterPipesExecutionError: the trainer failed; its output says why.
-        """
-        ...
-
-
-class SubprocessLauncher:
-    """A child of this process, on this machine. It dies with its parent (`training.job` sees to it)."""
+class SubprocessLauncher(Launcher):
+    """The child dies with its parent (`training.job` sees to it)."""
 
     def launch(self, context: dg.AssetExecutionContext, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
         # The path is given explicitly and first, so a foreign package called `training` is never imported; -P keeps

@@ -1,0 +1,29 @@
+"""Processes of this machine: for steps that work in Python itself."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from assets.engines.base import Batch, Engine, Result, WorkerOptions, cores, map_in_order
+
+# What numeric libraries read when they are loaded.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class ProcessesEngine(Engine):
+    """The function and the batches are pickled, and a main module is imported again in each process."""
+
+    Options = WorkerOptions
+
+    def map(self, fn: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
+        workers = self.options.workers or cores()
+        # A forked copy of a process that has threads (Dagster's, DuckDB's) can hang: start afresh.
+        executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread_each)
+        return map_in_order(executor, workers, fn, batches)
+
+
+def _one_thread_each() -> None:
+    """The workers are the parallelism: what is loaded later in this process uses one thread."""
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = "1"
