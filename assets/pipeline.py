@@ -17,7 +17,7 @@ from assets.alignment import Balance, align, item_balance, samples_fingerprint, 
 from assets.dataset import dataset_fingerprint, make_dataset
 from assets.engine import make_engine
 from assets.filtering import apply_filters
-from assets.lake import Lake
+from assets.lake import Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
 from assets.settings import Project
 from assets.sources import attach_data, portions, scan
@@ -132,7 +132,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     lake.replace(
         "quarantine",
         QUARANTINE.empty_table(),
-        predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = '{modality}'",
+        predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = {sql_string(modality)}",
     )
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
         outcomes = make_engine(project.engine).map(partial(_read_and_process, step=step), batches)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from assets import pipeline
 from assets.alignment import samples_fingerprint
-from assets.lake import Lake
+from assets.lake import Lake, sql_among, sql_string
 from assets.settings import Project
 from training.schema import FEATURE_TABLES, MODALITIES, TABLES
 
@@ -91,14 +91,14 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> dict[str, 
     hashes = sorted({row["sha256"] for row in found} - {None})
     items = sorted({row["item_id"] for row in found} - {None})
     predicates = {
-        "manifest": _among("sha256", hashes) + " OR " + _among("item_id", items),
-        "quarantine": _among("sha256", hashes) + " OR " + _among("item_id", items),
+        "manifest": sql_among("sha256", hashes) + " OR " + sql_among("item_id", items),
+        "quarantine": sql_among("sha256", hashes) + " OR " + sql_among("item_id", items),
         **{
-            name: _among("id", hashes)
+            name: sql_among("id", hashes)
             for name in TABLES
             if name.startswith("clean_") or name in (*FEATURE_TABLES, "measurements")
         },
-        **{name: " OR ".join(_among(f"{m}_id", hashes) for m in MODALITIES) for name in ("samples", "dataset")},
+        **{name: " OR ".join(sql_among(f"{m}_id", hashes) for m in MODALITIES) for name in ("samples", "dataset")},
     }
     kept = _kept_snapshots(project, lake)
     made = [s for s in kept if any(set(hashes) & s["ids"][m] for m in MODALITIES)]
@@ -231,14 +231,9 @@ def _delete(lake: Lake, name: str, keys: Iterable[tuple[str, str]], alive: Set[s
     for item, fingerprint in keys:
         by_fingerprint.setdefault(fingerprint, []).append(item)
     for fingerprint, ids in by_fingerprint.items():
+        condition = f"fingerprint = {sql_string(fingerprint)}"
         if fingerprint not in alive:
-            lake.delete(name, f"fingerprint = '{fingerprint}'")
+            lake.delete(name, condition)
             continue
         for start in range(0, len(ids), _IDS):
-            lake.delete(name, f"fingerprint = '{fingerprint}' AND {_among('id', ids[start : start + _IDS])}")
-
-
-def _among(column: str, values: list[str]) -> str:
-    """An SQL condition; false for no values."""
-    listed = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-    return f"{column} IN ({listed})" if values else "false"
+            lake.delete(name, f"{condition} AND {sql_among('id', ids[start : start + _IDS])}")
