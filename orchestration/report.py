@@ -1,7 +1,6 @@
 """The HTML report of a project: one file with its tables, models, gate decisions and pictures inside."""
 
 import base64
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from jinja2 import Environment, select_autoescape
 
 from assets.settings import Project
 from orchestration.inspection import status
+from training.files import write_text
 
 PICTURES = {
     "subsets": "What it answers right, by the inputs it is given",
@@ -66,9 +66,6 @@ def write_report(project: Project, path: Path) -> Path:
     counted = refused.aggregate([([], "count_all"), ("message", "min")])
     counted = counted.rename_columns({"count_all": "n", "message_min": "example"}).sort_by([("n", "descending")])
     page = Environment(autoescape=select_autoescape(default=True)).from_string(_PAGE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     told["name"] = told.pop("project")
-    temporary.write_text(page.render(**told, pictures=shown, quarantine=counted[:30].to_pylist()), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, page.render(**told, pictures=shown, quarantine=counted[:30].to_pylist()))
     return path

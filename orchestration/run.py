@@ -10,10 +10,12 @@ from typing import Any
 
 import dagster as dg
 
+from assets.resource import resource_key
 from assets.settings import Project
 from orchestration.definitions import project_definitions
 from orchestration.processes import free_dead_runs, hold, let_go
 from orchestration.registration import register
+from training.files import write_text
 
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}
@@ -28,9 +30,7 @@ def open_instance(home: Path) -> dg.DagsterInstance:
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
     if not settings.exists() or not settings.stat().st_size:  # an empty one would mean no limit of the pools
-        temporary = settings.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text((importlib.resources.files("orchestration") / "dagster.yaml").read_text())
-        temporary.replace(settings)
+        write_text(settings, (importlib.resources.files("orchestration") / "dagster.yaml").read_text())
     os.environ["DAGSTER_HOME"] = str(home)  # child processes of Dagster look here
     return dg.DagsterInstance.from_config(str(home))
 
@@ -88,7 +88,7 @@ def run_job(
             run_config={
                 "loggers": {"lines": {"config": {"debug": debug}}},
                 "resources": {
-                    f"{project.name}_project": {"config": {"file": str(project.path), "overrides": list(overrides)}}
+                    resource_key(project.name): {"config": {"file": str(project.path), "overrides": list(overrides)}}
                 },
             },
         )

@@ -6,7 +6,6 @@ row of the link table asks for two splits at once.
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from assets.settings import AlignSettings
 from assets.splits import split_of
 from assets.tables import SourceError, read_table
+from training.files import write_bytes
 from training.schema import SPLITS
 
 UNKNOWN = "unknown"
@@ -220,9 +220,7 @@ def generate_questions(
     content = text.getvalue().encode()
     if target.exists() and target.read_bytes() == content:
         return  # a new time of change would make the next run read it again
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(target)
+    write_bytes(target, content)
 
 
 def _read(table: Path, modality: str, align: AlignSettings) -> list[Medium]:
