@@ -12,20 +12,19 @@ from pathlib import Path
 
 import yaml
 
+from training import children
+from training.files import write_text
 from training.tracking import make_database
 
-CODE = Path(__file__).resolve().parent.parent
 LOCATION = "triptych"  # the code location; `workspace.yaml` gives the same name
 _STOP_SECONDS = 15  # a server that was asked to stop has this long
 
 
 def environment(home: Path) -> dict[str, str]:
-    """For child processes: where state lies and where the code is, so that no foreign package is imported."""
-    path = os.pathsep.join([str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    own = {"DAGSTER_HOME": str(home), "TRIPTYCH_HOME": str(home), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    """For the servers: where state lies, and no jobs of MLflow's."""
     # MLflow's server would start seven processes for jobs of language model services, which nothing here uses.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return quiet | os.environ | own
+    return quiet | children.environment(DAGSTER_HOME=str(home), TRIPTYCH_HOME=str(home))
 
 
 def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str) -> int:
@@ -41,16 +40,15 @@ def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str
         OSError: a port is taken.
     """
     check_free(host, port)
-    (home / ".nux").mkdir(exist_ok=True)
-    (home / ".nux" / "nux.yaml").write_text("seen: 1\n")  # else Dagster's UI first asks for an e-mail address
+    write_text(home / ".nux" / "nux.yaml", "seen: 1\n")  # else Dagster's UI first asks for an e-mail address
     code_port = _free_port()
     workspace = home / "workspace.yaml"
     location = {"host": "localhost", "port": code_port, "location_name": LOCATION}
-    workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
+    write_text(workspace, yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
     quiet = ["--log-level", "warning"]
     code_server = [
         *(sys.executable, "-m", "dagster", "code-server", "start", "-m", "orchestration.definitions"),
-        *("-d", str(CODE), "-p", str(code_port), "--location-name", LOCATION, *quiet),
+        *("-d", str(children.CODE), "-p", str(code_port), "--location-name", LOCATION, *quiet),
         "--use-python-environment-entry-point",
     ]
     faces = [
