@@ -29,7 +29,7 @@ _PORTION_BYTES = 64 * 2**20  # results held before they are committed; a crash l
 
 
 def open_lake(project: Project) -> Lake:
-    return Lake(project.lake_uri)
+    return Lake(project.lake_uri, project.storage_options)
 
 
 def make_processor(project: Project) -> Processor:

@@ -1,11 +1,14 @@
 """The project file: what is accepted, and how an error names file, key path, value and what was expected."""
 
+import subprocess
+import sys
 import textwrap
 import time
 from pathlib import Path
 
 import pytest
 
+from assets.pipeline import open_lake
 from orchestration.project import ProjectError, load
 
 GOOD = """
@@ -172,3 +175,46 @@ def test_nothing_is_read_from_the_environment(tmp_path, monkeypatch, value):
         with pytest.raises(ProjectError, match=r"schedule is .* nothing is read from the environment") as error:
             load(write(tmp_path, text), overrides)
         assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["aws_secret_access_key", "AWS_ACCESS_KEY_ID", "azure_storage_sas_token", "Password"])
+def test_credentials_of_the_lake_are_no_settings(tmp_path, name):
+    with pytest.raises(
+        ProjectError, match=f"storage_options has {name}: credentials come from the environment"
+    ) as error:
+        load(write(tmp_path, GOOD + f"storage_options: {{{name}: hidden}}"))
+    assert "hidden" not in str(error.value)
+
+
+# An object store that is empty; a process of its own, since deltalake holds the interpreter while it waits.
+STORE = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Store(BaseHTTPRequestHandler):
+    def do_GET(self):
+        print(self.path, flush=True)
+        body = b"<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated></ListBucketResult>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+server = HTTPServer(("127.0.0.1", 0), Store)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def test_storage_options_reach_the_object_store(tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "of-the-environment")
+    with subprocess.Popen([sys.executable, "-c", STORE], stdout=subprocess.PIPE, text=True) as store:
+        assert store.stdout is not None
+        endpoint = f"http://127.0.0.1:{store.stdout.readline().strip()}"
+        options = f"{{aws_endpoint: '{endpoint}', aws_region: eu-west-1, aws_allow_http: 'true'}}"
+        project = load(write(tmp_path, GOOD + f"lake: s3://bucket/tables\nstorage_options: {options}"))
+        try:
+            assert open_lake(project).open("manifest") is None
+        finally:
+            store.kill()
+        assert "/bucket?" in (request := store.stdout.read()) and "manifest" in request
