@@ -38,11 +38,11 @@ def _is_named(path: Path, name: str) -> bool:
 
 def registered(home: Path) -> dict[str, Path]:
     """Project names and their files, by name; a damaged entry is left out with a warning."""
-    found = {}
+    projects = {}
     for entry in sorted((home / "projects").glob("*/registered.json")):
         try:
-            found[entry.parent.name] = Path(json.loads(entry.read_text(encoding="utf-8"))["file"])
+            projects[entry.parent.name] = Path(json.loads(entry.read_text(encoding="utf-8"))["file"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             message = "%s is damaged (%s): remove it, or run its project again"
             logging.getLogger("triptych").warning(message, entry, error)
-    return found
+    return projects

@@ -60,9 +60,9 @@ def mask_spectrum(frames_FM: np.ndarray, settings: SpeechAugmentation, random: n
     frames_FM = frames_FM.copy()
     for axis, count in ((0, settings.time_masks), (1, settings.frequency_masks)):
         size = frames_FM.shape[axis]
-        for share, place in random.random((count, 2)):
+        for share, position in random.random((count, 2)):
             width = round(share * settings.mask_share * size)
-            start = round(place * (size - width))
+            start = round(position * (size - width))
             frames_FM[(slice(None),) * axis + (slice(start, start + width),)] = 0
     return frames_FM
 

@@ -308,21 +308,21 @@ def _too_long(seconds: float, limits: MediaLimits) -> MediaError:
 
 
 def _sniff(data: bytes, starts: tuple[tuple[bytes, str], ...]) -> str | None:
-    return next((found for start, found in starts if re.match(start, data[:64], re.DOTALL | re.IGNORECASE)), None)
+    return next((name for start, name in starts if re.match(start, data[:64], re.DOTALL | re.IGNORECASE)), None)
 
 
 def _unknown_format(data: bytes, kind: str, readable: tuple[str, ...], convert_to: str) -> MediaError:
-    found = _sniff(data, _PICTURE_STARTS) or _sniff(data, _SPEECH_STARTS) or _sniff(data, _FOREIGN)
-    if found in readable:
-        return MediaError("corrupt", f"starts like {found}, but the header is damaged or cut")
-    what = f"{found} cannot be read as {kind}" if found else f"not a format known as {kind}"
+    actual = _sniff(data, _PICTURE_STARTS) or _sniff(data, _SPEECH_STARTS) or _sniff(data, _FOREIGN)
+    if actual in readable:
+        return MediaError("corrupt", f"starts like {actual}, but the header is damaged or cut")
+    what = f"{actual} cannot be read as {kind}" if actual else f"not a format known as {kind}"
     return MediaError("unsupported", f"{what}: convert it to {convert_to} (readable: {', '.join(readable)})")
 
 
-def _name_warnings(found: str, name: str | None) -> list[str]:
-    found = _SAME_FORMAT.get(found, found)
+def _name_warnings(actual: str, name: str | None) -> list[str]:
+    actual = _SAME_FORMAT.get(actual, actual)
     said = _SUFFIX_FORMATS.get(PurePosixPath(name).suffix.lower()) if name else None
-    return [f"named like {said}, but the content is {found}"] if said and said != found else []
+    return [f"named like {said}, but the content is {actual}"] if said and said != actual else []
 
 
 def _words(error: Exception) -> str:
