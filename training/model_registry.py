@@ -22,8 +22,9 @@ from training.tracking import TAG, client, provenance
 
 # What the served model needs beside its own code; versions are those that trained it.
 _SERVING = (
-    *("jieba", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pyyaml", "regex", "safetensors", "soundfile"),
-    *("stopwordsiso", "tokenizers", "torch", "torchaudio", "torchvision", "transformers"),
+    *("filelock", "ftfy", "jieba", "mlflow", "numpy", "pandas", "pillow", "py3langid", "pyarrow", "pyyaml", "regex"),
+    *("safetensors", "scipy", "soundfile", "stopwordsiso", "tokenizers", "torch", "torchaudio", "torchvision"),
+    "transformers",
 )
 
 _OUTPUTS = ("prediction", "model_version", "dataset_fingerprint")
