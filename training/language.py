@@ -54,7 +54,7 @@ _CANDIDATES = {
     "Arabic": ("ar", "fa", "ur", "ps"),
     "Devanagari": ("hi", "mr", "ne"),
 }  # fmt: skip
-_LEAST_CONFIDENCE = 0.4  # of the chosen one among the candidates; single words of Latin letters mostly have less
+_LEAST_CONFIDENCE = 0.35  # of the chosen one among the candidates; single words of Latin letters mostly have less
 _TELLING = 10_000  # characters of a text that its language is told from
 _UNSEGMENTED = ("ja", "th", "lo", "km", "my")
 # English words of grammar. stopwordsiso lists 1,298, numbers and "same", "small", "open" among them: those are content
@@ -121,17 +121,20 @@ def clean_text(raw: str, settings: TextCleaning) -> CleanText:
 def detect_language(text: str) -> str:
     """By the script of most words; where languages share it, by py3langid's classifier of byte sequences."""
     text = text[:_TELLING]
-    scripts = Counter(str(match.lastgroup) for match in _SCRIPT.finditer(text))
+    runs = [(str(match.lastgroup), match[0]) for match in _SCRIPT.finditer(text)]
+    scripts = Counter(name for name, _ in runs)
     if not scripts:
         return "und"
     script = max(scripts, key=lambda name: scripts[name] / _LETTERS_PER_WORD.get(name, 1))  # the first of equals
     # Japanese is mostly Han with kana between; Chinese has no kana.
     if script == "Han" and scripts["Kana"] * 10 > scripts["Han"]:
         return "ja"
-    candidates = _CANDIDATES.get(script, ())
-    shares = {language: share for language, share in _classifier().rank(text) if language in candidates}
-    best = max(candidates, key=shares.__getitem__, default="")
-    sure = bool(best) and shares[best] >= _LEAST_CONFIDENCE * sum(shares.values())
+    if (candidates := _CANDIDATES.get(script)) is None:
+        return _SCRIPT_LANGUAGES[script]
+    letters = " ".join(run for name, run in runs if name == script)  # words of other scripts would confuse it
+    shares = {language: share for language, share in _classifier().rank(letters) if language in candidates}
+    best = max(candidates, key=shares.__getitem__)
+    sure = shares[best] >= _LEAST_CONFIDENCE * sum(shares.values())
     return best if sure else _SCRIPT_LANGUAGES[script]
 
 
