@@ -171,7 +171,7 @@ def _orientation(image: PIL.Image.Image, warnings: list[str]) -> int:
     try:
         with _decoding("EXIF header"):
             orientation = image.getexif().get(PIL.ExifTags.Base.Orientation)
-            return int(orientation) if orientation in range(1, 9) else 1
+            return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
     except MediaError as error:
         warnings.append(f"taken as upright: {error}")
         return 1
