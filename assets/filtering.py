@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from assets.lake import Lake
+from assets.lake import Lake, sql_string
 from assets.processing import CLEAN_STEP, Step
 from training.schema import QUARANTINE
 
@@ -63,8 +63,9 @@ def _judged(step: Step) -> tuple[str, dict[str, str]]:
         if rule.value is None:
             parameters[f"measure{n}"] = keys[rule.reason]
             joins.append(
-                f"LEFT JOIN (SELECT id, any_value(value) AS measured FROM measurements WHERE filter = '{rule.reason}' "
-                f"AND fingerprint = $measure{n} GROUP BY id) m{n} ON m{n}.id = c.id"
+                "LEFT JOIN (SELECT id, any_value(value) AS measured FROM measurements "
+                f"WHERE filter = {sql_string(rule.reason)} AND fingerprint = $measure{n} GROUP BY id) m{n} "
+                f"ON m{n}.id = c.id"
             )
         values.append(f"{rule.value or f'm{n}.measured'} AS v{n}")
     cases = " ".join(f"WHEN NOT coalesce({rule.keeps}, false) THEN {n + 1}" for n, rule in enumerate(decided))
@@ -84,7 +85,3 @@ def _judged(step: Step) -> tuple[str, dict[str, str]]:
         """,
         parameters,
     )
-
-
-def sql_string(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

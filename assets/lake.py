@@ -38,6 +38,17 @@ def open_duckdb(memory_limit: str = _MEMORY_LIMIT, threads: int | None = None) -
     return duckdb.connect(config={"memory_limit": memory_limit, "threads": threads or cores()})
 
 
+def sql_string(text: str) -> str:
+    """The text as a string literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def sql_among(column: str, values: Iterable[str]) -> str:
+    """The SQL condition that the column holds one of the values; false for no values."""
+    listed = ", ".join(map(sql_string, values))
+    return f"{column} IN ({listed})" if listed else "false"
+
+
 @dataclass(frozen=True)
 class Lake:
     """The tables of one project under one folder or object-store prefix."""
@@ -205,8 +216,8 @@ class Lake:
                 connection.register(name, table.to_pyarrow_dataset())
             elif uris := table.file_uris():
                 # The library percent-encodes paths, and DuckDB would expand a * or ? in them.
-                paths = (glob.escape(unquote(uri.removeprefix("file://"))).replace("'", "''") for uri in uris)
-                files = ", ".join(f"'{path}'" for path in paths)
+                paths = (glob.escape(unquote(uri.removeprefix("file://"))) for uri in uris)
+                files = ", ".join(map(sql_string, paths))
                 union = ", union_by_name = true" if name in GROWING else ""
                 connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}]{union})")
             else:

@@ -18,7 +18,7 @@ from assets.catalog import ENGINES
 from assets.contents import attach_data, portions
 from assets.dataset import dataset_fingerprint, make_dataset
 from assets.filtering import apply_filters
-from assets.lake import Lake
+from assets.lake import Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
 from assets.scan import scan
 from assets.settings import Project
@@ -31,7 +31,7 @@ _PORTION_BYTES = 64 * 2**20  # results held before they are committed; a crash l
 
 
 def open_lake(project: Project) -> Lake:
-    return Lake(project.lake_uri)
+    return Lake(project.lake_uri, project.storage_options)
 
 
 def make_processor(project: Project) -> Processor:
@@ -136,7 +136,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     lake.replace(
         "quarantine",
         QUARANTINE.empty_table(),
-        predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = '{modality}'",
+        predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = {sql_string(modality)}",
     )
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
         _commit(lake, modality, engine.map(work, batches), progress.update)

@@ -221,6 +221,7 @@ def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str,
     return filters
 
 
+_SECRET = re.compile("secret|password|token|key", re.IGNORECASE)  # in names of storage options
 # What deltalake takes for part of a URL, or refuses, in the path of a local table; Dagster and MLflow trip over ? too.
 _NO_PATH = re.compile(r"[][#?|^\\]|%[0-9A-Fa-f]{2}")
 
@@ -246,6 +247,8 @@ class Project:
     watch: bool = False  # true: the sensor that starts a run when files change is on from the start
     data: str | None = None  # the folder that ${data} stands for in the paths of this file
     lake: str | None = None  # where the tables lie; default: a folder under TRIPTYCH_HOME
+    # of a lake on an object store, as deltalake names them: aws_endpoint, aws_region, ...; credentials never
+    storage_options: dict[str, str] = field(default_factory=dict)
     tracking_uri: str | None = None  # MLflow's; default: MLFLOW_TRACKING_URI, else mlflow.db under TRIPTYCH_HOME
     path: Path = Path("project.yaml")  # the project file itself; set when it is read
     home: Path = Path(".triptych")  # TRIPTYCH_HOME; set when the file is read
@@ -267,6 +270,12 @@ class Project:
         for name, path in (("TRIPTYCH_HOME", str(self.home)), ("lake", self.lake_uri)):
             if "://" not in path and (bad := _NO_PATH.search(path)):
                 raise ValueError(f"{name} is {path}: tables cannot lie under a path with {bad[0]!r}; choose another")
+        for option in self.storage_options:
+            if _SECRET.search(option):
+                raise ValueError(
+                    f"storage_options has {option}: credentials come from the environment ({option.upper()}), since "
+                    "this file is shared and what it says is logged"
+                )
         for source in self.sources:
             if source.use == "noise" and source.modality not in self.modalities:
                 raise ValueError(

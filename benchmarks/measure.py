@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from assets.engines.base import cores
+from training import children
 
 ROOT = Path(__file__).parents[1]
 CORES = cores()
@@ -97,9 +98,9 @@ def tell(
 
 def command(home: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
     """A `triptych` command and its environment, with its state in `home`."""
-    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    own = {"TRIPTYCH_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    return [sys.executable, "-P", "-m", "orchestration.cli", *arguments], env | own
+    env = children.environment(TRIPTYCH_HOME=str(home))
+    env.pop("MLFLOW_TRACKING_URI", None)
+    return [sys.executable, "-P", "-m", "orchestration.cli", *arguments], env
 
 
 def run_example(home: Path, *options: str) -> Any:

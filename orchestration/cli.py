@@ -1,10 +1,12 @@
 """The command line: a thin face over the Dagster definitions that the web UI shows. ``triptych --help``"""
 
+import dataclasses
 import json
 import os
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,14 @@ def _version_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _answer(report: Any, as_json: bool, say: Callable[[Any], None]) -> None:
+    """What a command found out, a dataclass: in words, or with --json as the one object that stdout ends with."""
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report)))
+    else:
+        say(report)
+
+
 @main.command()
 @click.argument("project", required=False)
 @click.option("--select", "names", metavar="ASSETS", help="Only these assets: a,b or +a (with upstream) or a+.")
@@ -76,6 +86,7 @@ def run(
     context: click.Context, project: str | None, names: str | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
     """Materialize the project's graph; without PROJECT, the built-in example."""
+    from orchestration.answers import say_summary
     from orchestration.console import quieten
     from orchestration.examples.layout import find_project
     from orchestration.project import load
@@ -87,33 +98,7 @@ def run(
     click.secho(f"Triptych · project {settings.name} · {settings.path}", bold=True, err=True)
     with open_instance(settings.home) as instance:
         result = run_job(settings, instance, names, overrides, debug=context.obj["debug"])
-    told = summary(settings, result)
-    if as_json:
-        click.echo(json.dumps(told))
-    else:
-        _tell(told)
-
-
-def _tell(told: dict[str, Any]) -> None:
-    """The end of a run for a person: what was made and what to do with it."""
-    if told["subsets"]:
-        click.echo(f"\nTest accuracy by the inputs given ({told['metrics']['test/n']:,} rows)")
-        bars = sorted(told["subsets"].items(), key=lambda pair: pair[1] or 0)
-        if (usual := told["metrics"].get("test/majority_accuracy")) is not None:
-            bars.insert(0, ("most frequent label", usual))
-        width = max(len(name) for name, _ in bars)
-        for name, value in bars:
-            said = "no test row" if value is None else f"{value:6.3f}  {'█' * round(40 * value)}"
-            click.echo(f"  {name:<{width}}  {said}")
-    model = told["model"]
-    if model["version"] is not None:
-        alias = ", ".join(model["aliases"]) or "no alias"
-        click.echo(f"\nModel {model['name']} version {model['version']} ({alias})")
-        click.echo(f"  dataset {told['dataset']['fingerprint']}, MLflow run {told['mlflow_run_id']}")
-        inputs = max(told["subsets"], key=len).split("+")
-        asked = " ".join(f'--{name} "…"' if name == "text" else f"--{name} FILE" for name in inputs)
-        which = "" if "champion" in model["aliases"] else f" --version {model['version']}"
-        click.echo(f"  ask it:  triptych predict {told['project']}{which} {asked}")
+    _answer(summary(settings, result), as_json, say_summary)
 
 
 @main.command()
@@ -206,8 +191,8 @@ def init(folder: Path, example: str | None, data: Path | None) -> None:
         path = lay_out(example, folder, str(data.resolve()) if data else None)
     else:
         raise click.UsageError(f"--example {example}: there are {', '.join(EXAMPLES)}")
-    place = shlex.quote(str(folder))
-    click.echo(f"{path}\nNext: edit it, then `triptych check {place}` and `triptych run {place}`")
+    name = shlex.quote(str(folder))
+    click.echo(f"{path}\nNext: edit it, then `triptych check {name}` and `triptych run {name}`")
 
 
 @main.command()
@@ -216,30 +201,15 @@ def init(folder: Path, example: str | None, data: Path | None) -> None:
 @_json_option
 def check(project: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the project file and look at the sources; nothing is written or run."""
+    from orchestration import inspection
+    from orchestration.answers import say_check
     from orchestration.examples.layout import find_project
-    from orchestration.inspection import check as look
     from orchestration.project import load
 
-    told = look(load(*find_project(project, overrides)))
-    if as_json:
-        click.echo(json.dumps(told))
-    else:
-        _tell_check(told)
-    if told["problem"]:
-        raise click.ClickException(told["problem"])
-
-
-def _tell_check(told: dict[str, Any]) -> None:
-    for name, facts in told["sources"].items():
-        click.echo(f"{name:<18} {facts['listed']:>9,} items, {facts['refused']:,} refused")
-    for title, key in (("refused", "refused_examples"), ("unmatched", "unmatched_examples")):
-        if told[title]:
-            click.echo(f"\n{title}: " + ", ".join(f"{n:,} {reason}" for reason, n in told[title].items()))
-            for message in told[key]:
-                click.echo(f"  {message}")
-    for message in told["unreadable"]:
-        click.secho(f"cannot be read: {message}", fg="yellow")
-    click.echo("\nsamples: " + ", ".join(f"{n:,} {split}" for split, n in sorted(told["samples"].items())))
+    report = inspection.check(load(*find_project(project, overrides)))
+    _answer(report, as_json, say_check)
+    if report.problem:
+        raise click.ClickException(report.problem)
 
 
 @main.command()
@@ -247,23 +217,12 @@ def _tell_check(told: dict[str, Any]) -> None:
 @_json_option
 def status(project: str, as_json: bool) -> None:
     """Show tables, model versions and the champion."""
+    from orchestration import inspection
+    from orchestration.answers import say_status
     from orchestration.examples.layout import find_project
-    from orchestration.inspection import status as look
     from orchestration.project import load
 
-    told = look(load(*find_project(project, ())))
-    if as_json:
-        click.echo(json.dumps(told))
-        return
-    click.echo(f"{told['project']}  {told['file']}\nlake  {told['lake']}\n")
-    for name, facts in told["tables"].items():
-        click.echo(f"  {name:<18} {facts['rows']:>10,} rows   version {facts['version']}")
-    click.echo("\nno model yet" if not told["models"] else "")
-    for model in told["models"]:
-        accuracy = "" if model["accuracy"] is None else f"test accuracy {model['accuracy']:.4f}"
-        click.echo(f"  version {model['version']:<4} {', '.join(model['aliases']):<22} {accuracy}")
-        for reason in model["reasons"]:
-            click.secho(f"    {reason}", dim=True)
+    _answer(inspection.status(load(*find_project(project, ()))), as_json, say_status)
 
 
 @main.command()
@@ -336,8 +295,10 @@ def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_
     """Compact the tables and remove what no manifest or kept snapshot refers to."""
     from filelock import Timeout
 
+    from orchestration.answers import say_collected, say_erased
+    from orchestration.erasure import erase
     from orchestration.examples.layout import find_project
-    from orchestration.housekeeping import collect, erase
+    from orchestration.housekeeping import collect
     from orchestration.processes import project_lock
     from orchestration.project import load
 
@@ -346,29 +307,13 @@ def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_
     settings = load(*find_project(project, ()))
     try:
         with project_lock(settings):  # what a run is reading must not go
-            told = collect(settings, dry_run) if item is None else erase(settings, item, dry_run, purge_artifacts)
+            if item is None:
+                _answer(collect(settings, dry_run), as_json, say_collected)
+            else:
+                say = partial(say_erased, purge=purge_artifacts)
+                _answer(erase(settings, item, dry_run, purge_artifacts), as_json, say)
     except Timeout:
         raise click.ClickException(f"a run of {settings.name} is at work: try again when it is done") from None
-    if as_json:
-        click.echo(json.dumps(told))
-        return
-    click.echo("would be removed:" if dry_run else "removed:")
-    for name, rows in told["removed"].items():
-        if rows:
-            click.echo(f"  {name:<18} {rows:>9,} rows")
-    if not any(told["removed"].values()):
-        click.echo("  nothing")
-    for name, files in told.get("compacted", {}).items():
-        click.echo(f"  {name:<18} {files:>9,} files compacted")
-    for model in told.get("models", ()):
-        click.echo(f"  made from it: version {model['version']}, MLflow run {model['run_id']}")
-    for run in told.get("runs", ()):
-        click.echo(f"  made from it: {run['role']}, MLflow run {run['run_id']}")
-    if item is not None:
-        click.echo(f"  made from it: {told['previews']}")
-        click.echo("  The source is not touched: what is still there comes back with the next run.")
-        if (told["models"] or told["runs"]) and (dry_run or not purge_artifacts):
-            click.echo("  --purge-artifacts deletes these models and runs")
 
 
 def entry() -> None:

@@ -26,8 +26,8 @@ class _Handler(logging.Handler):
         event, step = meta.get("dagster_event"), meta.get("step_key") or ""
         if event is None:
             said = str(meta.get("orig_message"))  # without what Dagster says of itself
-            own = not said.startswith(("[pipes]", "Dependencies for step"))
-            if record.levelno >= self.least and step and (own or self.least == logging.DEBUG):
+            ours = not said.startswith(("[pipes]", "Dependencies for step"))
+            if record.levelno >= self.least and step and (ours or self.least == logging.DEBUG):
                 color = "yellow" if record.levelno >= logging.WARNING else None
                 _say(f"    {meta.get('orig_message') or record.getMessage()}", fg=color, dim=color is None)
             return
@@ -37,8 +37,9 @@ class _Handler(logging.Handler):
         elif kind == DagsterEventType.ASSET_MATERIALIZATION:
             materialization = event.event_specific_data.materialization
             summary = materialization.metadata.get("summary")
-            own = materialization.metadata.get("seconds")  # of one of the things that a step makes
-            seconds = own.value if own is not None else time.monotonic() - self.started.get(step, time.monotonic())
+            reported = materialization.metadata.get("seconds")  # of one of the things that a step makes
+            spent = time.monotonic() - self.started.get(step, time.monotonic())
+            seconds = spent if reported is None else reported.value
             said = summary.text if summary is not None else ""
             _say(f"  ✓ {materialization.asset_key.path[-1]:<{WIDTH}} {said}  ({seconds:.1f} s)", fg="green")
         elif kind == DagsterEventType.ASSET_CHECK_EVALUATION and not event.event_specific_data.passed:

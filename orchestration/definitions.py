@@ -72,10 +72,10 @@ def project_definitions(project: Project) -> dg.Definitions:
 @dg.definitions
 def definitions() -> dg.Definitions:
     """All registered projects; one whose file is broken is left out with a warning, so the others stay usable."""
-    found = []
+    projects = []
     for name, path in registered(home()).items():
         try:
-            found.append(project_definitions(load(path)))
+            projects.append(project_definitions(load(path)))
         except ProjectError as error:
             logging.getLogger("triptych").warning("project %s is left out: %s", name, error)
-    return dg.Definitions.merge(*found) if found else dg.Definitions()
+    return dg.Definitions.merge(*projects) if projects else dg.Definitions()

@@ -1,6 +1,8 @@
 """Looks at a project without changing anything: what its sources hold, what its tables and models are."""
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -15,8 +17,51 @@ from assets.settings import Project
 from orchestration.automation import check_schedule
 from training.schema import TABLES
 
+_EXAMPLES = 5  # messages shown of many
 
-def check(project: Project, decoded: int = 50) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """Items of one source: `seen` = `listed` in the manifest + `refused` (duplicates, too)."""
+
+    seen: int
+    listed: int
+    refused: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a run of the project would find."""
+
+    project: str
+    sources: Mapping[str, SourceCounts]
+    refused: Mapping[str, int]  # reason -> items
+    refused_examples: list[str]
+    unreadable: list[str]  # why, for those of the decoded items that cannot be read
+    problem: str | None  # why a run would end
+    samples: Mapping[str, int]  # split -> rows
+    unmatched: Mapping[str, int]  # reason -> items
+    unmatched_examples: list[str]
+
+
+@dataclass(frozen=True)
+class TableState:
+    rows: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a project has: its tables, and the registered versions of its model, the newest first."""
+
+    project: str
+    file: str
+    lake: str
+    tables: Mapping[str, TableState]
+    models: list[dict[str, Any]]  # see `training.model_registry.versions`
+
+
+def check(project: Project, decoded: int = 50) -> Check:
     """What a run would find: items per source, refused ones, a few decoded, and the samples they would make.
 
     Args:
@@ -26,42 +71,49 @@ def check(project: Project, decoded: int = 50) -> dict[str, Any]:
     scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)
+    unreadable = _unreadable(project, manifest, decoded)
+    usable = {
+        m: pa.table({"id": pc.unique(manifest.filter(pc.equal(manifest["modality"], m))["sha256"])})
+        for m in project.modalities
+    }
+    aligned = align(manifest, usable, project.align, project.sources, project.root, {}, refused)
+    try:
+        validate_samples(aligned.samples, project.align)
+        problem = None
+    except ValueError as error:  # said last: what was refused or does not match is often why
+        problem = str(error)
+    return Check(
+        project=project.name,
+        sources={s.source: SourceCounts(s.seen, s.rows.num_rows, s.quarantine.num_rows) for s in scans},
+        refused=_counted(refused, "reason"),
+        refused_examples=refused["message"].slice(0, _EXAMPLES).to_pylist(),
+        unreadable=unreadable,
+        problem=problem,
+        samples=_counted(aligned.samples, "split"),
+        unmatched=_counted(aligned.quarantine, "reason"),
+        unmatched_examples=aligned.quarantine["message"].slice(0, _EXAMPLES).to_pylist(),
+    )
+
+
+def _unreadable(project: Project, manifest: pa.Table, decoded: int) -> list[str]:
+    """Why some of the first items of each modality cannot be read."""
+    messages: list[str] = []
     sources = project.make_sources()
-    unreadable: list[str] = []
     for modality in project.modalities:
         items = manifest.filter(pc.equal(manifest["modality"], modality)).slice(0, decoded).combine_chunks()
         step = pipeline.make_step(project, modality)
         for part in portions(items, items["size"].to_pylist()):
             batch = attach_data(part, sources)
             batch = batch.append_column("need", pa.array([[CLEAN_STEP]] * batch.num_rows))
-            outcome = step(batch)
-            unreadable += outcome.quarantine["message"].to_pylist()
-    told: dict[str, Any] = {
-        "project": project.name,
-        "sources": {
-            s.source: {"seen": s.seen, "listed": s.rows.num_rows, "refused": s.quarantine.num_rows} for s in scans
-        },
-        "refused": dict(Counter(refused["reason"].to_pylist())),
-        "refused_examples": refused["message"].slice(0, 5).to_pylist(),
-        "unreadable": unreadable,
-        "problem": None,  # why a run would end
-    }
-    usable = {
-        m: pa.table({"id": pc.unique(manifest.filter(pc.equal(manifest["modality"], m))["sha256"])})
-        for m in project.modalities
-    }
-    aligned = align(manifest, usable, project.align, project.sources, project.root, {}, refused)
-    told["samples"] = dict(Counter(aligned.samples["split"].to_pylist()))
-    told["unmatched"] = dict(Counter(aligned.quarantine["reason"].to_pylist()))
-    told["unmatched_examples"] = aligned.quarantine["message"].slice(0, 5).to_pylist()
-    try:
-        validate_samples(aligned.samples, project.align)
-    except ValueError as error:  # said last: what was refused or does not match is often why
-        told["problem"] = str(error)
-    return told
+            messages += step(batch).quarantine["message"].to_pylist()
+    return messages
 
 
-def status(project: Project) -> dict[str, Any]:
+def _counted(rows: pa.Table, column: str) -> dict[str, int]:
+    return dict(Counter(rows[column].to_pylist()))
+
+
+def status(project: Project) -> Status:
     """Tables with rows and versions, and the registered versions of the model with aliases and test accuracy."""
     from training import model_registry
 
@@ -70,11 +122,6 @@ def status(project: Project) -> dict[str, Any]:
     for name in TABLES:
         if (version := lake.version(name)) is not None:
             rows = lake.sql(f"SELECT count(*) AS n FROM {name}")["n"][0].as_py()
-            tables[name] = {"rows": rows, "version": version}
-    return {
-        "project": project.name,
-        "file": str(project.path),
-        "lake": project.lake_uri,
-        "tables": tables,
-        "models": model_registry.versions(project.mlflow_uri, project.name),
-    }
+            tables[name] = TableState(rows, version)
+    models = model_registry.versions(project.mlflow_uri, project.name)
+    return Status(project.name, str(project.path), project.lake_uri, tables, models)

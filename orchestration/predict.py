@@ -27,13 +27,13 @@ def rows_of_table(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}: {record.problem}")
         if not record.values.keys() & set(MODALITIES):
             raise ValueError(f"{path}: has columns {', '.join(record.values)}, expected one of {', '.join(MODALITIES)}")
-        given: dict[str, Any] = {m: record.values.get(m) or None for m in MODALITIES}
+        inputs: dict[str, Any] = {m: record.values.get(m) or None for m in MODALITIES}
         for m in FILES:
-            if given[m]:
-                given[m] = path.parent / given[m]
-                if not given[m].is_file():
-                    raise ValueError(f"{path} line {record.line}: {m} {given[m]} does not exist")
-        rows.append(given)
+            if inputs[m]:
+                inputs[m] = path.parent / inputs[m]
+                if not inputs[m].is_file():
+                    raise ValueError(f"{path} line {record.line}: {m} {inputs[m]} does not exist")
+        rows.append(inputs)
     if not rows:
         raise ValueError(f"{path}: has no rows")
     return rows

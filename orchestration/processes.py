@@ -79,14 +79,14 @@ def wait_for_project(project: Project, instance: dg.DagsterInstance, run_id: str
     rather than fails, since a schedule's run that meets a person's is no fault, and finds most of its work done.
     """
     lock = project_lock(project)
-    place = Path(lock.lock_file)
+    file = Path(lock.lock_file)  # written in place: a new file would not be locked
     try:
         lock.acquire()
     except Timeout:
-        other = place.read_text()[:8]
+        other = file.read_text()[:8]
         _tell(instance, run_id, f"run {other} of {project.name} is at work: this one waits until it is done")
         lock.acquire(timeout=-1, poll_interval=_LOOK_SECONDS)
-    place.write_text(run_id)
+    file.write_text(run_id)
     return lock
 
 
@@ -104,14 +104,14 @@ def wait_quietly() -> None:
     """
     from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
-    told: set[str] = set()  # runs
+    said: set[str] = set()  # runs that have said it
 
     def interval(self: InstanceConcurrencyContext) -> float:
         if not self.has_pending_claims():
             return 0.0
         free_dead_runs(self._instance)  # else nobody would, when the run that is waited for dies
-        if self._run_id not in told and (why := waits_for(self._instance, self._run_id)):
-            told.add(self._run_id)
+        if self._run_id not in said and (why := waits_for(self._instance, self._run_id)):
+            said.add(self._run_id)
             _tell(self._instance, self._run_id, why)
         return _LOOK_SECONDS
 
@@ -122,9 +122,9 @@ def waits_for(instance: dg.DagsterInstance, run_id: str) -> str | None:
     """Which run holds the pool that this one waits for, in words; None where nothing is in its way."""
     storage = instance.event_log_storage
     for pool in sorted(storage.get_concurrency_keys()):
-        found = storage.get_concurrency_info(pool)
-        owners = {slot.run_id for slot in found.claimed_slots} - {run_id}
-        if owners and any(step.run_id == run_id for step in found.pending_steps):
+        slots = storage.get_concurrency_info(pool)
+        owners = {slot.run_id for slot in slots.claimed_slots} - {run_id}
+        if owners and any(step.run_id == run_id for step in slots.pending_steps):
             runs = [run for owner in sorted(owners) if (run := instance.get_run_by_id(owner))]
             holders = ", ".join(f"run {run.run_id[:8]} of {run.job_name}" for run in runs)
             return f"waiting for the pool {pool}, which {holders or 'a deleted run'} holds"

@@ -1,18 +1,27 @@
 """The project file: one YAML file read, checked and composed into `assets.settings.Project` before anything runs."""
 
+import dataclasses
 import difflib
+import io
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import typing
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from assets.settings import Project
+
+_MOST_VALUES = 100_000  # of one project file, each alias (*name) counted as all that it stands for
+_MOST_CHARACTERS = 1_000_000  # that the references of one project file may bring in
+_MOST_LEVELS = 100  # of sections in sections; the YAML parser, written in C, ends the process where there are too many
+_REFERENCE = re.compile(r"\$\{([\w.-]+)\}")
 
 
 class ProjectError(ValueError):
@@ -37,44 +46,74 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
     path = Path(path).resolve()
     if path.is_dir():
         path = path / "project.yaml"
+    document = _read(path)
+    for override in overrides:
+        _override(document, override)
+    document = _resolve(document, path)
+    if isinstance(document.get("training"), dict) and isinstance(document["training"].get("report_to"), str):
+        document["training"]["report_to"] = [document["training"]["report_to"]]
+    origin = {"path": path, "home": home()}
+    if stated := origin.keys() & document.keys():
+        raise ProjectError(f"{path}: {sorted(stated)[0]} is not a key of a project file")
+    tracking = document.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        project = _adapter().validate_python(document | origin | {"tracking_uri": tracking})
+    except ValidationError as error:
+        raise ProjectError(_explain(path, error)) from None
+    return dataclasses.replace(
+        project,
+        model=dataclasses.replace(project.model, llm=_beside(path, project.model.llm, "tiny")),
+        features=project.features.located(lambda name: _beside(path, name, "bytes")),
+    )
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    """The sections as the file has them. Aliases are bounded, since a few lines of them can stand for a billion values;
+    a key that stands twice is an error."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_depth(text)
+        document = OmegaConf.to_container(OmegaConf.load(io.StringIO(text), max_yaml_expanded_nodes=_MOST_VALUES))
     except FileNotFoundError:
         raise ProjectError(f"{path}: no such project file; `triptych init DIR` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ProjectError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise ProjectError(f"{path}: not valid YAML: {error}") from None
+        raise ProjectError(f"{path}: not valid YAML: {_yaml_words(error)}") from None
+    except OmegaConfBaseException as error:
+        raise ProjectError(f"{path}: {getattr(error, 'full_key', '')}: {_first_line(error)}") from None
     if not isinstance(document, dict):
         raise ProjectError(f"{path}: expected sections such as name and sources, found {type(document).__name__}")
-    for override in overrides:
-        _override(document, override)
-    document = _substitute(document, {"data": document.get("data")}, path)
-    if isinstance(document.get("training"), dict) and isinstance(document["training"].get("report_to"), str):
-        document["training"]["report_to"] = [document["training"]["report_to"]]
-    own = {"path": path, "home": home()}
-    if stated := own.keys() & document.keys():
-        raise ProjectError(f"{path}: {sorted(stated)[0]} is not a key of a project file")
-    tracking = document.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
-    try:
-        project = _adapter().validate_python(document | own | {"tracking_uri": tracking})
-    except ValidationError as error:
-        raise ProjectError(_explain(path, error)) from None
-    return replace(
-        project,
-        model=replace(project.model, llm=_beside(path, project.model.llm, "tiny")),
-        features=project.features.located(lambda name: _beside(path, name, "bytes")),
-    )
+    return document
 
 
-def _beside(path: Path, name: str, own: str) -> str:
+def _check_depth(text: str) -> None:
+    level = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if level > _MOST_LEVELS:
+            line = event.start_mark.line + 1 if event.start_mark else "?"
+            raise yaml.YAMLError(f"line {line}: more than {_MOST_LEVELS} sections in sections")
+
+
+def _yaml_words(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and re.match("YAML (node|aliases) expan", error.problem or ""):
+        return "its aliases (*name) stand for far more values than a project file has: write out what is needed"
+    return str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _beside(path: Path, name: str, ours: str) -> str:
     """A language model's folder, where it lies relative to the project file; else the name as it is.
 
     Args:
-        own: the name that means ours, whatever folders there are.
+        ours: the name that means a part of this project, whatever folders there are.
     """
     folder = path.parent / name
-    return str(folder.resolve()) if name != own and folder.is_dir() else name
+    return str(folder.resolve()) if name != ours and folder.is_dir() else name
 
 
 @cache
@@ -83,26 +122,30 @@ def _adapter() -> TypeAdapter[Project]:
     return TypeAdapter(Project)
 
 
-def _override(document: dict[str, Any], override: str) -> None:
+def _override(document: dict[Any, Any], override: str) -> None:
+    """Puts the value of `key.path=value` into the document. OmegaConf reads the value, as it does those of the file;
+    its own `update` would put a section in the place of a value, and count list indices from the end."""
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise ProjectError(f"--set {override!r}: expected key.path=value, for example training.epochs=3")
     *parents, last = key.split(".")
     section: Any = document
     for name in parents:
-        place = _place(section, name, override)
-        section = section[place] if isinstance(section, list) else section.setdefault(place, {})
+        index = _index(section, name, override)
+        section = section[index] if isinstance(section, list) else section.setdefault(index, {})
         if not isinstance(section, dict | list):
             raise ProjectError(f"--set {override!r}: {name} holds a value, not a section")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        _check_depth(value)
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ProjectError(f"--set {override!r}: the value is not valid YAML: {error}") from None
-    section[_place(section, last, override)] = parsed
+    assert isinstance(parsed, dict)
+    section[_index(section, last, override)] = parsed["value"]
 
 
-def _place(section: Any, name: str, override: str) -> Any:
-    """The key or, in a list, the index that a part of a key path stands for."""
+def _index(section: Any, name: str, override: str) -> Any:
+    """The key or, in a list, the number that a part of a key path stands for."""
     if not isinstance(section, list):
         return name
     if not name.isdecimal() or int(name) >= len(section):
@@ -111,24 +154,58 @@ def _place(section: Any, name: str, override: str) -> Any:
     return int(name)
 
 
-def _substitute(value: Any, variables: Mapping[str, Any], path: Path) -> Any:
-    if isinstance(value, dict):
-        return {k: _substitute(v, variables, path) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_substitute(v, variables, path) for v in value]
-    if not isinstance(value, str):
-        return value
+def _resolve(document: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """The document with the values that its references (`${data}`, `${model.width}`) stand for.
 
-    def substitute(match: re.Match[str]) -> str:
-        known = variables.get(match[1])
-        if known is None:
+    OmegaConf knows more of them, such as `${oc.env:HOME}`: what is read from the environment would stand in tables and
+    in MLflow for all to see, and references to references can stand for a billion characters. So only plain ones go on.
+    """
+    values = dict(_values(document))
+    characters = 0
+    for key, value in values.items():
+        if not isinstance(value, str) or "${" not in value:
+            continue
+        for name in _REFERENCE.findall(value):
+            _check_reference(path, value, name, values.get(name))
+            characters += len(str(values[name]))
+        if "${" in _REFERENCE.sub("", value):
             raise ProjectError(
-                f"{path}: {value!r} needs ${{{match[1]}}}: "
-                + ("give it with `--set data=FOLDER`" if match[1] == "data" else "only ${data} is known")
+                f"{path}: {key} is {value!r}: only ${{data}} and references to other keys, such as ${{model.width}}, "
+                "are known; nothing is read from the environment, where secrets are"
             )
-        return str(known)
+    if characters > _MOST_CHARACTERS:
+        raise ProjectError(f"{path}: its references ${{...}} stand for {characters:,} characters: write less")
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(document), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ProjectError(f"{path}: {getattr(error, 'full_key', '')}: {_first_line(error)}") from None
+    assert isinstance(resolved, dict)
+    return resolved
 
-    return re.sub(r"\$\{(\w+)\}", substitute, value)
+
+def _check_reference(path: Path, value: str, name: str, meant: Any) -> None:
+    if meant is None:
+        raise ProjectError(
+            f"{path}: {value!r} needs ${{{name}}}: "
+            + (
+                "give it with `--set data=FOLDER`"
+                if name == "data"
+                else "only ${data} and keys of this file that hold one value, such as ${model.width}, are known"
+            )
+        )
+    if "${" in str(meant):
+        raise ProjectError(
+            f"{path}: {value!r} needs ${{{name}}}, which is a reference too: write it out in one of them"
+        )
+
+
+def _values(section: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Key paths and what they hold, without sections and lists."""
+    if isinstance(section, dict | list):
+        for name, value in section.items() if isinstance(section, dict) else enumerate(section):
+            yield from _values(value, f"{above}.{name}" if above else str(name))
+    else:
+        yield above, section
 
 
 def _explain(path: Path, error: ValidationError) -> str:
@@ -140,6 +217,8 @@ def _explain(path: Path, error: ValidationError) -> str:
             message = "is missing"
         elif problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             message = "is not a key that is known here" + _suggestion(problem["loc"])
+        elif problem["type"] == "invalid_key" and isinstance(value, bool):
+            message = "holds a key that YAML takes for true or false (on, off, yes, no): put it in quotes, as 'on'"
         elif problem["type"] == "value_error":
             message = str(problem["ctx"]["error"])
         else:
@@ -150,9 +229,6 @@ def _explain(path: Path, error: ValidationError) -> str:
 
 def _suggestion(location: tuple[int | str, ...]) -> str:
     """`; did you mean X?` for a misspelt key, from the fields of the settings class at that place."""
-    import dataclasses
-    import typing
-
     kind: Any = Project
     for part in location[:-1]:
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}

@@ -2,12 +2,12 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import yaml
 
 from assets.settings import Project
+from training.files import write_text
 
 
 def register(project: Project) -> None:
@@ -22,11 +22,7 @@ def register(project: Project) -> None:
             f"{project.path}: the name {project.name!r} belongs to {other}, and two projects of one name would share "
             f"tables and models: change `name` in one of the two files, or remove {other}"
         )
-    entry = project.folder / "registered.json"
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = entry.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"file": str(project.path)}))
-    temporary.replace(entry)
+    write_text(project.folder / "registered.json", json.dumps({"file": str(project.path)}))
 
 
 def _is_named(path: Path, name: str) -> bool:
@@ -42,11 +38,11 @@ def _is_named(path: Path, name: str) -> bool:
 
 def registered(home: Path) -> dict[str, Path]:
     """Project names and their files, by name; a damaged entry is left out with a warning."""
-    found = {}
+    projects = {}
     for entry in sorted((home / "projects").glob("*/registered.json")):
         try:
-            found[entry.parent.name] = Path(json.loads(entry.read_text(encoding="utf-8"))["file"])
+            projects[entry.parent.name] = Path(json.loads(entry.read_text(encoding="utf-8"))["file"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             message = "%s is damaged (%s): remove it, or run its project again"
             logging.getLogger("triptych").warning(message, entry, error)
-    return found
+    return projects

@@ -1,7 +1,6 @@
 """The HTML report of a project: one file with its tables, models, gate decisions and pictures inside."""
 
 import base64
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from jinja2 import Environment, select_autoescape
 
 from assets.settings import Project
 from orchestration.inspection import status
+from training.files import write_text
 
 PICTURES = {
     "subsets": "What it answers right, by the inputs it is given",
@@ -18,27 +18,27 @@ PICTURES = {
 }
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ name }} · Triptych</title><style>
+<html lang="en"><head><meta charset="utf-8"><title>{{ state.project }} · Triptych</title><style>
   body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
   h1 { font-weight: 600; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
   table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; }
   td.n { text-align: right; font-variant-numeric: tabular-nums; } th { color: #666; font-weight: 500; }
   img { max-width: 100%; } code { background: #f4f4f4; padding: .1rem .3rem; } .muted { color: #777; }
 </style></head><body>
-<h1>{{ name }}</h1>
-<p class="muted">{{ file }} · lake {{ lake }}</p>
+<h1>{{ state.project }}</h1>
+<p class="muted">{{ state.file }} · lake {{ state.lake }}</p>
 <h2>Tables</h2>
 <table><tr><th>table</th><th>rows</th><th>version</th></tr>
-{% for table, facts in tables.items() %}<tr><td><code>{{ table }}</code></td>
+{% for table, facts in state.tables.items() %}<tr><td><code>{{ table }}</code></td>
 <td class="n">{{ "{:,}".format(facts.rows) }}</td><td class="n">{{ facts.version }}</td></tr>{% endfor %}</table>
 {% if quarantine %}<h2>What did not pass</h2>
 <table><tr><th>stage</th><th>outcome</th><th>reason</th><th>items</th><th>for example</th></tr>
 {% for row in quarantine %}<tr><td>{{ row.stage }}</td><td>{{ row.outcome }}</td><td>{{ row.reason }}</td>
 <td class="n">{{ row.n }}</td><td>{{ row.example }}</td></tr>{% endfor %}</table>{% endif %}
 <h2>Models</h2>
-{% if models %}<table>
+{% if state.models %}<table>
 <tr><th>version</th><th>aliases</th><th>test accuracy</th><th>dataset</th><th>what the gate said</th></tr>
-{% for model in models %}<tr><td class="n">{{ model.version }}</td><td>{{ model.aliases | join(", ") }}</td>
+{% for model in state.models %}<tr><td class="n">{{ model.version }}</td><td>{{ model.aliases | join(", ") }}</td>
 <td class="n">{{ "%.4f" | format(model.accuracy) if model.accuracy is not none else "" }}</td>
 <td><code>{{ model.dataset_fingerprint }}</code></td>
 <td>{% for reason in model.reasons %}{{ reason }}<br>{% endfor %}</td></tr>{% endfor %}</table>
@@ -54,10 +54,10 @@ def write_report(project: Project, path: Path) -> Path:
     from assets.pipeline import open_lake, quarantined
     from training import tracking
 
-    told = status(project)
+    state = status(project)
     shown: dict[str, Any] = {}
-    if told["models"]:
-        chosen = next((m for m in told["models"] if "champion" in m["aliases"]), told["models"][0])
+    if state.models:
+        chosen = next((m for m in state.models if "champion" in m["aliases"]), state.models[0])
         which = f"Version {chosen['version']}"
         for name, title in PICTURES.items():
             png = tracking.read_artifact(project.mlflow_uri, chosen["run_id"], f"{name}.png")
@@ -66,9 +66,5 @@ def write_report(project: Project, path: Path) -> Path:
     counted = refused.aggregate([([], "count_all"), ("message", "min")])
     counted = counted.rename_columns({"count_all": "n", "message_min": "example"}).sort_by([("n", "descending")])
     page = Environment(autoescape=select_autoescape(default=True)).from_string(_PAGE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    told["name"] = told.pop("project")
-    temporary.write_text(page.render(**told, pictures=shown, quarantine=counted[:30].to_pylist()), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, page.render(state=state, pictures=shown, quarantine=counted[:30].to_pylist()))
     return path

@@ -4,16 +4,19 @@ import importlib.resources
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from assets.resource import resource_key
 from assets.settings import Project
 from orchestration.definitions import project_definitions
 from orchestration.processes import free_dead_runs, hold, let_go
 from orchestration.registration import register
+from training.files import write_text
 
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}
@@ -28,9 +31,7 @@ def open_instance(home: Path) -> dg.DagsterInstance:
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
     if not settings.exists() or not settings.stat().st_size:  # an empty one would mean no limit of the pools
-        temporary = settings.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text((importlib.resources.files("orchestration") / "dagster.yaml").read_text())
-        temporary.replace(settings)
+        write_text(settings, (importlib.resources.files("orchestration") / "dagster.yaml").read_text())
     os.environ["DAGSTER_HOME"] = str(home)  # child processes of Dagster look here
     return dg.DagsterInstance.from_config(str(home))
 
@@ -88,7 +89,7 @@ def run_job(
             run_config={
                 "loggers": {"lines": {"config": {"debug": debug}}},
                 "resources": {
-                    f"{project.name}_project": {"config": {"file": str(project.path), "overrides": list(overrides)}}
+                    resource_key(project.name): {"config": {"file": str(project.path), "overrides": list(overrides)}}
                 },
             },
         )
@@ -123,8 +124,44 @@ def _words(error: Any) -> str:
     return words if error.cls_name and name.endswith(error.cls_name) else error.message.strip()
 
 
-def summary(project: Project, result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    """What `triptych run --json` ends with: what every asset reported, in one object."""
+@dataclass(frozen=True)
+class ModelSummary:
+    name: str
+    version: int | None  # None where the run made none
+    aliases: list[str]
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    fingerprint: str | None
+    rows: Mapping[str, int]  # split -> rows
+
+
+@dataclass(frozen=True)
+class ItemCounts:
+    seen: int | None  # None where the run did not list the sources
+    processed: int
+    reused: int
+    quarantined: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run made: what every asset of it reported."""
+
+    project: str
+    dagster_run_id: str
+    mlflow_run_id: str | None
+    model: ModelSummary
+    dataset: DatasetSummary
+    items: ItemCounts
+    metrics: Mapping[str, float]  # test/<name> -> value
+    subsets: Mapping[str, float | None]  # inputs given -> test accuracy; None where no test row has them
+    seconds: Mapping[str, float]  # asset -> duration
+
+
+def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
+    """What `triptych run --json` ends with."""
     durations: dict[str, float] = {}
     steps: dict[str, str] = {}  # asset -> step
     metadata: dict[str, dict[str, Any]] = {}
@@ -136,28 +173,21 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> dict[str, An
             steps[materialization.asset_key.path[-1]] = str(event.step_key)
             metadata[materialization.asset_key.path[-1]] = {k: v.value for k, v in materialization.metadata.items()}
     clean = [metadata[name] for name in metadata if name.startswith("clean_")]
-    items = {
-        "seen": metadata.get("manifest", {}).get("seen"),
-        "processed": sum(m["processed"] for m in clean),
-        "reused": sum(m["reused"] for m in clean),
-        "quarantined": metadata.get("samples", {}).get("quarantined", 0),
-    }
-    model = metadata.get("model", {})
-    dataset = metadata.get("dataset", {})
-    champion = metadata.get("champion", {})
-    return {
-        "project": project.name,
-        "dagster_run_id": result.run_id,
-        "mlflow_run_id": model.get("mlflow_run_id"),
-        "model": {
-            "name": project.name,
-            "version": model.get("version"),
-            "aliases": champion.get("aliases", []),
-        },
-        "dataset": {"fingerprint": dataset.get("fingerprint"), "rows": dataset.get("rows", {})},
-        "items": items,
-        "metrics": {f"test/{name}": value for name, value in model.get("metrics", {}).items()},
-        "subsets": model.get("subset_accuracy", {}),
+    model, dataset = metadata.get("model", {}), metadata.get("dataset", {})
+    return Summary(
+        project=project.name,
+        dagster_run_id=result.run_id,
+        mlflow_run_id=model.get("mlflow_run_id"),
+        model=ModelSummary(project.name, model.get("version"), metadata.get("champion", {}).get("aliases", [])),
+        dataset=DatasetSummary(dataset.get("fingerprint"), dataset.get("rows", {})),
+        items=ItemCounts(
+            seen=metadata.get("manifest", {}).get("seen"),
+            processed=sum(m["processed"] for m in clean),
+            reused=sum(m["reused"] for m in clean),
+            quarantined=metadata.get("samples", {}).get("quarantined", 0),
+        ),
+        metrics={f"test/{name}": value for name, value in model.get("metrics", {}).items()},
+        subsets=model.get("subset_accuracy", {}),
         # The trainer says itself how long each part took; what else a step makes shares its time.
-        "seconds": {asset: metadata[asset].get("seconds", durations[steps[asset]]) for asset in steps},
-    }
+        seconds={asset: metadata[asset].get("seconds", durations[steps[asset]]) for asset in steps},
+    )

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import yaml
 
+from training import children
+from training.files import write_text
 from training.tracking import make_database
 
-CODE = Path(__file__).resolve().parent.parent
 LOCATION = "triptych"  # the code location; `workspace.yaml` gives the same name
+_QUIET = ("--log-level", "warning")
 _STOP_SECONDS = 15  # a server that was asked to stop has this long
 
 
 def environment(home: Path) -> dict[str, str]:
-    """For child processes: where state lies and where the code is, so that no foreign package is imported."""
-    path = os.pathsep.join([str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    own = {"DAGSTER_HOME": str(home), "TRIPTYCH_HOME": str(home), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    """For the servers: where state lies, and no jobs of MLflow's."""
     # MLflow's server would start seven processes for jobs of language model services, which nothing here uses.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return quiet | os.environ | own
+    return quiet | children.environment(DAGSTER_HOME=str(home), TRIPTYCH_HOME=str(home))
 
 
 def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str) -> int:
@@ -41,21 +41,14 @@ def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str
         OSError: a port is taken.
     """
     check_free(host, port)
-    (home / ".nux").mkdir(exist_ok=True)
-    (home / ".nux" / "nux.yaml").write_text("seen: 1\n")  # else Dagster's UI first asks for an e-mail address
+    write_text(home / ".nux" / "nux.yaml", "seen: 1\n")  # else Dagster's UI first asks for an e-mail address
     code_port = _free_port()
     workspace = home / "workspace.yaml"
     location = {"host": "localhost", "port": code_port, "location_name": LOCATION}
-    workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
-    quiet = ["--log-level", "warning"]
-    code_server = [
-        *(sys.executable, "-m", "dagster", "code-server", "start", "-m", "orchestration.definitions"),
-        *("-d", str(CODE), "-p", str(code_port), "--location-name", LOCATION, *quiet),
-        "--use-python-environment-entry-point",
-    ]
+    write_text(workspace, yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
     faces = [
         [sys.executable, "-m", "dagster_webserver", "-w", str(workspace), "-h", host, "-p", str(port)],
-        [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace), *quiet],
+        [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace), *_QUIET],
     ]
     if not tracking_uri.startswith("http"):
         check_free(host, mlflow_port, "--mlflow-port")
@@ -63,16 +56,22 @@ def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str
         store = ["--backend-store-uri", tracking_uri, "--default-artifact-root", str(home / "artifacts")]
         address = ["--host", host, "--port", str(mlflow_port), "--workers", "1"]
         faces.append([sys.executable, "-m", "mlflow", "server", *store, *address])
-    return run_until_stopped([code_server], environment(home), _CodeServer(home, code_port).follow, faces)
+    code_server = _CodeServer(home, code_port)
+    return run_until_stopped([code_server.command], environment(home), code_server.follow, faces)
 
 
 class _CodeServer:
-    """Follows the registered projects: tells the server of their definitions to load them anew when they change."""
+    """The server of the registered projects' definitions; it is made to load them anew when they change."""
 
     def __init__(self, home: Path, port: int) -> None:
         from dagster._grpc.client import DagsterGrpcClient
 
         self.home = home
+        self.command = [
+            *(sys.executable, "-m", "dagster", "code-server", "start", "-m", "orchestration.definitions"),
+            *("-d", str(children.CODE), "-p", str(port), "--location-name", LOCATION, *_QUIET),
+            "--use-python-environment-entry-point",
+        ]
         self.client = DagsterGrpcClient(port=port)
         self.loaded: object = None  # of what the server has loaded; None until it answers
 

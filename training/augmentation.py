@@ -56,13 +56,17 @@ class SpeechAugmenter:
 
 
 def mask_spectrum(frames_FM: np.ndarray, settings: SpeechAugmentation, random: np.random.Generator) -> np.ndarray:
-    """SpecAugment (Park et al. 2019) without warping: stretches of frames and of features become 0, their mean."""
+    """SpecAugment (Park et al. 2019) without warping: stretches of frames and of features become 0, their mean.
+
+    `torchaudio.functional.mask_along_axis` draws from torch's global generator only, so it could not give a sample the
+    same masks whatever was drawn before.
+    """
     frames_FM = frames_FM.copy()
     for axis, count in ((0, settings.time_masks), (1, settings.frequency_masks)):
         size = frames_FM.shape[axis]
-        for share, place in random.random((count, 2)):
+        for share, position in random.random((count, 2)):
             width = round(share * settings.mask_share * size)
-            start = round(place * (size - width))
+            start = round(position * (size - width))
             frames_FM[(slice(None),) * axis + (slice(start, start + width),)] = 0
     return frames_FM
 

@@ -21,10 +21,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from training.children import PARENT, die_with_parent
 from training.schema import MODALITIES, PREDICTIONS, SPLITS, subset_name
 from training.settings import to_dict
 from training.spec import JobSpec, RunSpec
-from training.workers import Log, die_with_parent, side_by_side
+from training.workers import Log, side_by_side
 
 if TYPE_CHECKING:
     from training.data import SampleDataset
@@ -217,7 +218,7 @@ def _pictures(
 
 
 def main() -> None:
-    if parent := os.environ.get("TRIPTYCH_PARENT"):
+    if parent := os.environ.get(PARENT):
         die_with_parent(int(parent))
     from dagster_pipes import open_dagster_pipes
 

@@ -1,6 +1,6 @@
-"""Text cleaning: Unicode normalisation, language by script and stop words, words, content words. No model is needed.
+"""Text cleaning: repair of wrong decoding, Unicode normalisation, language, words, content words; all works offline.
 
-Languages are ISO 639-1 codes, or ``und`` (undetermined: no letters, or nothing that tells). Words follow one rule for
+Languages are ISO 639-1 codes, or ``und`` (undetermined: no letters, or too few to tell). Words follow one rule for
 every script with spaces: runs of letters, marks and digits; an apostrophe within a word stays (``don't``), so does
 the separator within a number (``3.5``). Chinese is segmented by jieba.
 """
@@ -38,21 +38,24 @@ _SCRIPT_LANGUAGES = {
     "Hebrew": "he", "Armenian": "hy", "Georgian": "ka", "Devanagari": "hi", "Bengali": "bn", "Tamil": "ta",
     "Telugu": "te", "Gujarati": "gu", "Cyrillic": "ru", "Arabic": "ar", "Latin": "und",
 }  # fmt: skip
+# Letters that make about one word; of the other scripts a run of letters is one.
+_LETTERS_PER_WORD = {"Han": 2, "Kana": 2, "Thai": 5, "Lao": 5, "Khmer": 5, "Myanmar": 5}
+_CLASSES = {name: rf"\p{{{name}}}" for name in _SCRIPT_LANGUAGES} | {"Kana": r"[\p{Hiragana}\p{Katakana}]"}
 _SCRIPT = regex.compile(
-    "|".join(
-        rf"(?P<{name}>[\p{{Hiragana}}\p{{Katakana}}])" if name == "Kana" else rf"(?P<{name}>\p{{{name}}})"
-        for name in _SCRIPT_LANGUAGES
-    )
+    "|".join(f"(?P<{name}>{letter}{'' if name in _LETTERS_PER_WORD else '+'})" for name, letter in _CLASSES.items())
 )
-# Scripts that several languages share: their stop words decide.
+# Scripts that several languages share: a classifier chooses among these.
 _CANDIDATES = {
     "Latin": (
-        "en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs", "ro", "hu", "tr", "id", "vi",
+        "en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs", "sk", "sl", "hr", "ro", "hu",
+        "tr", "id", "vi", "ca", "gl", "et", "lt", "lv",
     ),
-    "Cyrillic": ("ru", "uk", "bg"),
-    "Arabic": ("ar", "fa", "ur"),
-    "Devanagari": ("hi", "mr"),
+    "Cyrillic": ("ru", "uk", "bg", "be", "sr", "mk"),
+    "Arabic": ("ar", "fa", "ur", "ps"),
+    "Devanagari": ("hi", "mr", "ne"),
 }  # fmt: skip
+_LEAST_CONFIDENCE = 0.35  # of the chosen one among the candidates; single words of Latin letters mostly have less
+_TELLING = 10_000  # characters of a text that its language is told from
 _UNSEGMENTED = ("ja", "th", "lo", "km", "my")
 # English words of grammar. stopwordsiso lists 1,298, numbers and "same", "small", "open" among them: those are content
 # here, and so are negations.
@@ -90,15 +93,19 @@ def clean_text(raw: str, settings: TextCleaning) -> CleanText:
     """
     notes = []
     text, broken = _SURROGATE.subn("\ufffd", raw)
-    text = unicodedata.normalize(settings.form, text)
-    text, invisible = _INVISIBLE.subn("", text)
-    # Removing may have brought a letter and its accent together.
-    text = unicodedata.normalize(settings.form, text) if invisible else text
-    text = "\n".join(_SPACE.sub(" ", line) for line in _LINE_BREAK.split(text.strip()))
-    if settings.lowercase:
-        text = text.lower()
+    before, invisible, repaired = "", 0, False
+    while text != before:  # each step may bring together what another one changes
+        before, text = text, repair_encoding(text)
+        repaired |= text != before
+        text, removed = _INVISIBLE.subn("", unicodedata.normalize(settings.form, text))
+        invisible += removed
+        text = "\n".join(_SPACE.sub(" ", line) for line in _LINE_BREAK.split(text.strip()))
+        if settings.lowercase:
+            text = text.lower()
     if not text:
         raise MediaError("empty", "the text is empty" if not raw else "the text is only white space and controls")
+    if repaired:
+        notes.append("UTF-8 was read as another encoding before: repaired")
     if invisible:
         notes.append(f"{invisible} invisible or control characters removed")
     if broken or "\ufffd" in text:
@@ -112,27 +119,34 @@ def clean_text(raw: str, settings: TextCleaning) -> CleanText:
 
 
 def detect_language(text: str) -> str:
-    """By the most frequent script; where languages share it, by whose stop words occur, the rarer the stronger."""
-    scripts = Counter(match.lastgroup for match in _SCRIPT.finditer(text[:10_000]))
+    """By the script of most words; where languages share it, by py3langid's classifier of byte sequences."""
+    text = text[:_TELLING]
+    runs = [(str(match.lastgroup), match[0]) for match in _SCRIPT.finditer(text)]
+    scripts = Counter(name for name, _ in runs)
     if not scripts:
         return "und"
-    script = str(scripts.most_common(1)[0][0])
+    script = max(scripts, key=lambda name: scripts[name] / _LETTERS_PER_WORD.get(name, 1))  # the first of equals
     # Japanese is mostly Han with kana between; Chinese has no kana.
     if script == "Han" and scripts["Kana"] * 10 > scripts["Han"]:
         return "ja"
-    if script == "Cyrillic" and regex.search("[іїєґІЇЄҐ]", text):
-        return "uk"  # letters that neither Russian nor Bulgarian has; its list of stop words is short
-    candidates = _CANDIDATES.get(script)
-    if candidates is None:
+    if (candidates := _CANDIDATES.get(script)) is None:
         return _SCRIPT_LANGUAGES[script]
-    words = {_fold(w) for w in _WORD.findall(text[:10_000])}
-    scores = dict.fromkeys(candidates, 0.0)
-    for word in words:
-        spoken = [language for language in candidates if word in stop_words(language)]
-        for language in spoken:
-            scores[language] += 1 / len(spoken)
-    best = max(candidates, key=lambda language: scores[language])  # the first of equals
-    return best if scores[best] else _SCRIPT_LANGUAGES[script]
+    letters = " ".join(run for name, run in runs if name == script)  # words of other scripts would confuse it
+    shares = {language: share for language, share in _classifier().rank(letters) if language in candidates}
+    best = max(candidates, key=shares.__getitem__)
+    sure = shares[best] >= _LEAST_CONFIDENCE * sum(shares.values())
+    return best if sure else _SCRIPT_LANGUAGES[script]
+
+
+def repair_encoding(text: str) -> str:
+    """The text as it was before UTF-8 was read as another encoding (`schÃ¶n` is `schön`); a valid text as it is."""
+    if text.isascii():
+        return text
+    from ftfy import TextFixerConfig, fix_encoding_and_explain
+
+    repaired, steps = fix_encoding_and_explain(text, TextFixerConfig(fix_c1_controls=False))
+    # Alone, controls such as NEL (U+0085) are not wrongly decoded UTF-8: cleaning takes them for what they are.
+    return text if steps == [("encode", "latin-1"), ("decode", "windows-1252")] else repaired
 
 
 def segment(text: str, language: str) -> tuple[str, ...]:
@@ -186,3 +200,16 @@ def _jieba_dictionary() -> Any:
 def _jieba() -> Any:
     with _lock:  # loaded once, however many threads ask
         return _jieba_dictionary()
+
+
+@functools.cache
+def _classifier_model() -> Any:
+    """About a second and 100 MB."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def _classifier() -> Any:
+    with _lock:
+        return _classifier_model()

@@ -1,4 +1,4 @@
-"""Decodes bytes that nobody vouches for: images with Pillow, speech with soundfile (libsndfile), text strictly.
+"""Decodes bytes that nobody vouches for: images with Pillow, speech with soundfile (libsndfile).
 
 Whatever is wrong with the bytes ends as one `MediaError` with a reason code and words for a person; the caller adds
 which file it was. Headers are checked against `MediaLimits` before anything is decoded or allocated. The content
@@ -7,7 +7,6 @@ decides the format, never the name; a name that says otherwise gives a warning.
 Shapes: H, W rows and columns; F frames (samples per channel).
 """
 
-import codecs
 import contextlib
 import functools
 import io
@@ -19,7 +18,9 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageOps
 
 from training.settings import MediaLimits
 
@@ -67,17 +68,6 @@ _SPEECH_STARTS = (
     (rb"caff", "CAF"),
     (rb"riff\x2e\x91\xcf\x11", "W64"),
 )
-# Tag 274 of EXIF: how the stored picture is turned to stand upright.
-_UPRIGHT = {
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-    3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
-}
-_QUARTER_TURNS = (5, 6, 7, 8)
 _MAX_RATE = 768_000  # Hz; more is a damaged header
 _MIN_RATE = 1_000
 _UNKNOWN_FRAMES = 2**48  # streamed FLAC does not say its length: libsndfile then gives the largest integer
@@ -86,7 +76,7 @@ _BLOCK_VALUES = 2**20  # values decoded at a time
 
 class MediaError(ValueError):
     """Bytes that cannot be used. `reason` is a code of QUARANTINE: empty, truncated, corrupt, unsupported, too_large,
-    no_samples, bad_encoding."""
+    no_samples."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)
@@ -148,11 +138,10 @@ def decode_image(data: bytes, limits: MediaLimits, target: int | None = None, na
             image.draft(None, (target, target))
         image.load()
         rgb = _to_rgb(image, warnings)
-    turn = None if image_format == "TIFF" else _turn(image, warnings)  # Pillow turns TIFFs, and says their upright size
-    if turn is not None:
-        rgb = rgb.transpose(_UPRIGHT[turn])
-    if turn in _QUARTER_TURNS:
+    orientation = 1 if image_format == "TIFF" else _orientation(image, warnings)  # Pillow turns TIFFs by itself
+    if orientation > 4:  # it lies on its side
         width, height = height, width
+    rgb = _upright(rgb, orientation)
     return Image(np.asarray(rgb), image_format, mode, width, height, tuple(warnings))
 
 
@@ -177,15 +166,23 @@ def _image_formats() -> tuple[str, ...]:
     return tuple(name for name in IMAGE_FORMATS if name in PIL.Image.OPEN)
 
 
-def _turn(image: PIL.Image.Image, warnings: list[str]) -> int | None:
-    """The EXIF orientation where it says that the picture is to be turned."""
+def _orientation(image: PIL.Image.Image, warnings: list[str]) -> int:
+    """How EXIF says that the stored picture is turned: 1 (upright) to 8."""
     try:
         with _decoding("EXIF header"):
-            orientation = image.getexif().get(274)
-            return orientation if orientation in _UPRIGHT else None
+            orientation = image.getexif().get(PIL.ExifTags.Base.Orientation)
+            return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
     except MediaError as error:
         warnings.append(f"taken as upright: {error}")
-        return None
+        return 1
+
+
+def _upright(rgb: PIL.Image.Image, orientation: int) -> PIL.Image.Image:
+    if orientation == 1:
+        return rgb
+    bare = PIL.Image.fromarray(np.asarray(rgb))  # without the other tags, of which a damaged one would be in the way
+    bare.getexif()[PIL.ExifTags.Base.Orientation] = orientation
+    return PIL.ImageOps.exif_transpose(bare)
 
 
 def _to_rgb(image: PIL.Image.Image, warnings: list[str]) -> PIL.Image.Image:
@@ -274,28 +271,6 @@ def _decode_speech(file: "soundfile.SoundFile", limits: MediaLimits, name: str |
     return Speech(waveform, rate, file.format, channels, frames, tuple(warnings))
 
 
-def decode_text(data: bytes, encoding: str, limits: MediaLimits) -> str:
-    """The text without its byte order mark; every byte must fit `encoding`. Raises MediaError."""
-    _check_size(data, limits)
-    try:
-        codecs.lookup(encoding)
-    except LookupError as error:
-        raise ValueError(f"encoding is {encoding!r}, expected one that Python knows, such as utf-8 or gbk") from error
-    try:
-        text = data.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise MediaError(
-            "bad_encoding",
-            f"not {encoding}: byte offset {error.start} (value 0x{data[error.start]:02x}): {error.reason}; "
-            "say the right encoding in the source (encoding: gbk, latin-1, utf-16 ...)",
-        ) from error
-    if (offset := text.find("\0")) >= 0:
-        raise MediaError("bad_encoding", f"NUL at character {offset}: a binary file, or another encoding (utf-16?)")
-    if len(text) > limits.max_characters:
-        raise MediaError("too_large", f"{len(text)} characters are over the limit of {limits.max_characters}")
-    return text
-
-
 def _check_size(data: bytes, limits: MediaLimits) -> None:
     if not data:
         raise MediaError("empty", "the file is empty (0 bytes)")
@@ -308,21 +283,21 @@ def _too_long(seconds: float, limits: MediaLimits) -> MediaError:
 
 
 def _sniff(data: bytes, starts: tuple[tuple[bytes, str], ...]) -> str | None:
-    return next((found for start, found in starts if re.match(start, data[:64], re.DOTALL | re.IGNORECASE)), None)
+    return next((name for start, name in starts if re.match(start, data[:64], re.DOTALL | re.IGNORECASE)), None)
 
 
 def _unknown_format(data: bytes, kind: str, readable: tuple[str, ...], convert_to: str) -> MediaError:
-    found = _sniff(data, _PICTURE_STARTS) or _sniff(data, _SPEECH_STARTS) or _sniff(data, _FOREIGN)
-    if found in readable:
-        return MediaError("corrupt", f"starts like {found}, but the header is damaged or cut")
-    what = f"{found} cannot be read as {kind}" if found else f"not a format known as {kind}"
+    actual = _sniff(data, _PICTURE_STARTS) or _sniff(data, _SPEECH_STARTS) or _sniff(data, _FOREIGN)
+    if actual in readable:
+        return MediaError("corrupt", f"starts like {actual}, but the header is damaged or cut")
+    what = f"{actual} cannot be read as {kind}" if actual else f"not a format known as {kind}"
     return MediaError("unsupported", f"{what}: convert it to {convert_to} (readable: {', '.join(readable)})")
 
 
-def _name_warnings(found: str, name: str | None) -> list[str]:
-    found = _SAME_FORMAT.get(found, found)
+def _name_warnings(actual: str, name: str | None) -> list[str]:
+    actual = _SAME_FORMAT.get(actual, actual)
     said = _SUFFIX_FORMATS.get(PurePosixPath(name).suffix.lower()) if name else None
-    return [f"named like {said}, but the content is {found}"] if said and said != found else []
+    return [f"named like {said}, but the content is {actual}"] if said and said != actual else []
 
 
 def _words(error: Exception) -> str:

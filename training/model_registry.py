@@ -8,7 +8,6 @@ import contextlib
 import importlib.metadata
 import io
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -16,14 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training import children
 from training.schema import MODALITIES
 from training.spec import JobSpec, RunSpec
 from training.tracking import TAG, client, provenance
 
 # What the served model needs beside its own code; versions are those that trained it.
 _SERVING = (
-    *("jieba", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pyyaml", "regex", "safetensors", "soundfile"),
-    *("stopwordsiso", "tokenizers", "torch", "torchaudio", "torchvision", "transformers"),
+    *("filelock", "ftfy", "jieba", "mlflow", "numpy", "pandas", "pillow", "py3langid", "pyarrow", "pyyaml", "regex"),
+    *("safetensors", "scipy", "soundfile", "stopwordsiso", "tokenizers", "torch", "torchaudio", "torchvision"),
+    "transformers",
 )
 
 _OUTPUTS = ("prediction", "model_version", "dataset_fingerprint")
@@ -210,5 +211,4 @@ def serve_command(model: Path, host: str, port: int) -> tuple[list[str], dict[st
 
     _, env = scoring_server.get_cmd(str(model))
     argv = [sys.executable, "-P", "-B", "-m", "uvicorn", "--host", host, "--port", str(port)]
-    code = str((model / "code").resolve())
-    return [*argv, "mlflow.pyfunc.scoring_server.app:app"], os.environ | env | {"PYTHONPATH": code}
+    return [*argv, "mlflow.pyfunc.scoring_server.app:app"], children.environment(model / "code", **env)

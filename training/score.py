@@ -9,7 +9,6 @@ as files); ANSWERS becomes Parquet with sample_id, label, prediction, error. Two
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training import children
 from training.media import MediaError
 from training.processor import Processor
 
@@ -110,7 +110,7 @@ def score_command(model: Path, rows: Path, answers: Path) -> tuple[list[str], di
     code = model / "code" if (model / "code").is_dir() else Path(__file__).parent.parent
     # -P: no `training` of the working directory comes before the model's own. -B: nothing is written among artifacts.
     argv = [sys.executable, "-P", "-B", "-m", "training.score", str(model), str(rows), str(answers)]
-    return argv, os.environ | {"PYTHONPATH": str(code.resolve()), "TOKENIZERS_PARALLELISM": "false"}
+    return argv, children.environment(code)
 
 
 def answer_rows(model: Path, rows: pa.RecordBatchReader) -> pa.Table:

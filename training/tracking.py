@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from training.children import is_free
 from training.spec import JobSpec, RunSpec
-from training.workers import is_free
 
 TAG = "triptych."  # before the names of our tags
 _SAMPLING_SECONDS = 1  # of system metrics; a short training should have some, too

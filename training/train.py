@@ -21,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training.data import Collator, EpochSampler, Row, SampleDataset
 from training.features import FeatureSettings
+from training.files import write_text
 from training.model import FusionModel, build_model
 from training.schema import fingerprint, subset_name
 from training.settings import ModelSettings, TrainingSettings, decisive
@@ -265,9 +266,7 @@ def _claim(folder: Path, identity: str) -> None:
         if json.loads(marker.read_text())["identity"] != identity:
             raise ValueError(f"{folder} holds checkpoints of another training (other settings or rows): delete it")
         return
-    temporary = marker.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"identity": identity}))
-    temporary.replace(marker)
+    write_text(marker, json.dumps({"identity": identity}))
 
 
 def last_checkpoint(folder: Path) -> str | None:

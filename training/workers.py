@@ -5,39 +5,18 @@ other.
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from training.children import die_with_parent
 
 Log = Callable[[str], None]
 _told: list[Any] = []  # in a worker: the queue that takes its log lines
-
-
-def die_with_parent(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent process is gone (Linux; elsewhere nothing)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it died before the call
-        os._exit(1)
-
-
-def is_free(lock: Path) -> bool:
-    """Whether no living process holds this lock file."""
-    try:
-        with FileLock(lock, timeout=0):
-            return True
-    except Timeout:
-        return False
 
 
 def side_by_side(

@@ -5,18 +5,14 @@ from dataclasses import dataclass
 
 import duckdb
 
+from assets.lake import sql_string
 from assets.settings import SourceSettings
 from assets.splits import pointer
 
 
-def quoted(text: str) -> str:
-    """As a string literal of SQL."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def cell(json_column: str, column: str) -> str:
     """SQL for the value of a column kept in a JSON object; null where it is empty."""
-    return f"nullif(json_extract_string({json_column}, {quoted(pointer(column))}), '')"
+    return f"nullif(json_extract_string({json_column}, {sql_string(pointer(column))}), '')"
 
 
 @dataclass(frozen=True)
@@ -67,5 +63,5 @@ class Columns:
         alias = modality
         named = [self.settings[s] for s in having if self.settings[s].modality == modality]
         values = {s.name: f"{alias}.key" if column == s.key else cell(f"{alias}.attributes", column) for s in named}
-        cases = " ".join(f"WHEN {quoted(s)} THEN {value}" for s, value in values.items())
+        cases = " ".join(f"WHEN {sql_string(s)} THEN {value}" for s, value in values.items())
         return f"CASE {alias}.source {cases} END"

@@ -8,7 +8,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from assets.joins.columns import Columns, cell, quoted
+from assets.joins.columns import Columns, cell
+from assets.lake import sql_string
 from assets.settings import AlignSettings, SourceSettings
 from assets.tables import read_table
 from training.schema import MODALITIES
@@ -33,7 +34,7 @@ def join_links(
     hidden = frozenset([*link_columns.values(), *own, *([settings.id] if settings.id else [])])
 
     cells = " UNION ALL ".join(
-        f"SELECT line, {quoted(s.name)} AS source, {quoted(s.modality)} AS modality, "
+        f"SELECT line, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, "
         f"{cell('values', link_columns[s.name])} AS key FROM links"
         for s in sources
     )
@@ -73,7 +74,7 @@ def join_links(
         ), keyed AS (
           SELECT line, to_json(list([source, key] ORDER BY source))::VARCHAR AS keys FROM cells GROUP BY line
         )
-        SELECT line, {quoted(str(path))} AS link_uri, {sample_id} AS sample_id, sample_id AS split_key,
+        SELECT line, {sql_string(str(path))} AS link_uri, {sample_id} AS sample_id, sample_id AS split_key,
           max(values) AS values, {slots}
         FROM links LEFT JOIN keyed USING (line) LEFT JOIN picked USING (line) GROUP BY line
         """

@@ -10,7 +10,6 @@ import csv
 import ctypes
 import importlib.resources
 import io
-import os
 import subprocess
 import sys
 import tarfile
@@ -25,6 +24,8 @@ from filelock import FileLock
 
 from orchestration.examples.questions import generate_questions
 from orchestration.project import load
+from training import children
+from training.files import write_text
 
 VERSION = "2"  # count up whenever the data change
 FILES = ("handwriting.tar", "handwriting.csv", "recordings.tar", "recordings.csv", "questions.csv")
@@ -69,9 +70,7 @@ def generate(folder: Path) -> None:
             align = load(examples / "digits.yaml").align
         tables = (folder / "handwriting.csv", folder / "recordings.csv", folder / "questions.csv")
         generate_questions(*tables, align)
-        temporary = marker.with_suffix(".tmp")
-        temporary.write_text(VERSION)
-        temporary.replace(marker)
+        write_text(marker, VERSION)
 
 
 def _scans() -> Iterator[dict[str, Any]]:
@@ -118,16 +117,11 @@ def _takes() -> Iterator[Take]:
 
 def _spoken_by_child() -> bytes:
     """The archive of all takes. espeak-ng keeps global state, and may crash: it gets a fresh process of its own."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    child = subprocess.run(
-        [sys.executable, "-P", "-m", "orchestration.examples.digits", "--speak"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-    )
+    argv = [sys.executable, "-P", "-m", "orchestration.examples.digits", "--speak"]
+    child = subprocess.run(argv, env=children.environment(), capture_output=True)
     if child.returncode:
-        told = child.stderr.decode(errors="replace").strip().splitlines()
-        raise RuntimeError(f"espeak-ng could not make the spoken digits: {told[-1] if told else child.returncode}")
+        lines = child.stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"espeak-ng could not make the spoken digits: {lines[-1] if lines else child.returncode}")
     return child.stdout
 
 

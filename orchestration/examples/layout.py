@@ -1,7 +1,6 @@
 """Finds the project that a command means, and lays out a built-in example where that is what it means."""
 
 import importlib.resources
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import yaml
 
 from orchestration.project import ProjectError, home, load
 from orchestration.registration import registered
+from training.files import write_text
 
 EXAMPLES = ("digits", "spoken_digits")
 _DATA = "\n# Where the media lie.\n"
@@ -57,9 +57,7 @@ def lay_out(name: str, folder: Path, data: str | None = None, overrides: Sequenc
     if not target.exists() or (data is not None and re.fullmatch(untouched, target.read_text())):
         if data is not None:
             text += f"{_DATA}data: {yaml.safe_dump(data).splitlines()[0]}\n"
-        temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(text)
-        temporary.replace(target)
+        write_text(target, text)
     if name == "digits":
         from orchestration.examples.digits import generate
 
@@ -84,5 +82,5 @@ def write_template(folder: Path) -> Path:
     name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
     if not name[:1].isalpha():
         name = f"project_{name}".rstrip("_")
-    target.write_text(text.replace("name: my_project ", f"name: {name[:64]} "))
+    write_text(target, text.replace("name: my_project ", f"name: {name[:64]} "))
     return target

@@ -6,7 +6,6 @@ row of the link table asks for two splits at once.
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from assets.settings import AlignSettings
 from assets.splits import split_of
 from assets.tables import SourceError, read_table
+from training.files import write_bytes
 from training.schema import SPLITS
 
 UNKNOWN = "unknown"
@@ -74,6 +74,9 @@ class Medium:
     columns: Mapping[str, str]
 
 
+Pool = dict[str, dict[int, list[Medium]]]  # split -> digit -> files
+
+
 def answer(kind: str, seen: int | None, heard: int | None) -> str:
     """The answer as text; "unknown" where what the question needs is not there (None).
 
@@ -82,8 +85,8 @@ def answer(kind: str, seen: int | None, heard: int | None) -> str:
     """
     if kind not in WORDINGS:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(WORDINGS)}")
-    given = {"image": seen, "speech": heard}
-    digits = [digit for modality in NEEDS[kind] if (digit := given[modality]) is not None]
+    inputs = {"image": seen, "speech": heard}
+    digits = [digit for modality in NEEDS[kind] if (digit := inputs[modality]) is not None]
     if len(digits) < len(NEEDS[kind]):
         return UNKNOWN
     match kind:
@@ -113,14 +116,7 @@ def pair(
         ValueError: a split that should have rows has no image or no recording, or no file can be told a split.
     """
     pools = {"image": _by_split(images, align), "speech": _by_split(recordings, align)}
-    for split in (split for split, count in counts.items() if count):
-        for modality, pool in pools.items():
-            if split not in pool:
-                found = ", ".join(f"{name} {sum(map(len, pool[name].values()))}" for name in SPLITS if name in pool)
-                raise ValueError(
-                    f"no {modality} file falls into the split {split} (there are: {found or 'none'}); "
-                    "change align.split, align.group, align.held_out or align.test_values"
-                )
+    _check_pools(pools, counts)
     random = np.random.default_rng(seed)
     kinds = tuple(WORDINGS)
     shares = np.array([_HARD if kind in ("sum", "difference") else 1 for kind in kinds], float)
@@ -129,29 +125,44 @@ def pair(
     rows = []
     for number, split in enumerate(planned):
         kind = str(random.choice(kinds, p=shares if split == "train" else None))
-        lot = random.random()
-        lacking = "image" if lot < _MISSING else "speech" if lot < 2 * _MISSING else None
-        same = kind == "same" and random.random() < _SAME
-        name = f"q{number:06d}"
-        drawn = _draw(pools, split, lacking, same, random)
-        decided = _split(drawn, name, align)
-        if decided != split:
-            drawn = _draw(pools, decided, lacking, same, random)
-            assert _split(drawn, name, align) == decided, (name, split, decided)
-        seen, heard = drawn.get("image"), drawn.get("speech")
-        wordings = WORDINGS[kind]
-        rows.append(
-            {
-                "id": name,
-                "question": wordings[random.integers(len(wordings))],
-                "kind": kind,
-                "image": seen.file if seen else "",
-                "speech": heard.file if heard else "",
-                "answer": answer(kind, seen.digit if seen else None, heard.digit if heard else None),
-            }
-        )
+        rows.append(_row(f"q{number:06d}", kind, split, pools, align, random))
     # In the order they were made all of one split would stand together, which a preview of the first rows would show.
     return [rows[index] for index in random.permutation(len(rows))]
+
+
+def _check_pools(pools: Mapping[str, Pool], counts: Mapping[str, int]) -> None:
+    for split in (split for split, count in counts.items() if count):
+        for modality, pool in pools.items():
+            if split not in pool:
+                sizes = ", ".join(f"{name} {sum(map(len, pool[name].values()))}" for name in SPLITS if name in pool)
+                raise ValueError(
+                    f"no {modality} file falls into the split {split} (there are: {sizes or 'none'}); "
+                    "change align.split, align.group, align.held_out or align.test_values"
+                )
+
+
+def _row(
+    name: str, kind: str, split: str, pools: Mapping[str, Pool], align: AlignSettings, random: np.random.Generator
+) -> dict[str, str]:
+    """A question of the kind about media of the split, or of the one that the row's id decides for."""
+    lot = random.random()
+    lacking = "image" if lot < _MISSING else "speech" if lot < 2 * _MISSING else None
+    same = kind == "same" and random.random() < _SAME
+    drawn = _draw(pools, split, lacking, same, random)
+    decided = _split(drawn, name, align)
+    if decided != split:
+        drawn = _draw(pools, decided, lacking, same, random)
+        assert _split(drawn, name, align) == decided, (name, split, decided)
+    seen, heard = drawn.get("image"), drawn.get("speech")
+    wordings = WORDINGS[kind]
+    return {
+        "id": name,
+        "question": wordings[random.integers(len(wordings))],
+        "kind": kind,
+        "image": seen.file if seen else "",
+        "speech": heard.file if heard else "",
+        "answer": answer(kind, seen.digit if seen else None, heard.digit if heard else None),
+    }
 
 
 def _split(media: Mapping[str, Medium], sample_id: str, align: AlignSettings) -> str:
@@ -159,18 +170,20 @@ def _split(media: Mapping[str, Medium], sample_id: str, align: AlignSettings) ->
     return split_of(columns | {"sample_id": sample_id}, align)
 
 
-def _by_split(media: Sequence[Medium], align: AlignSettings) -> dict[str, dict[int, list[Medium]]]:
-    """Split -> digit -> files. What the columns leave open (train or validation) the file's name decides, so that no
-    file is in both."""
-    pools: dict[str, dict[int, list[Medium]]] = {}
+def _by_split(media: Sequence[Medium], align: AlignSettings) -> Pool:
+    """The files of each split and digit.
+
+    What the columns leave open (train or validation) the file's name decides, so that no file is in both.
+    """
+    pool: Pool = {}
     for medium in media:
-        pool = pools.setdefault(_split({"": medium}, medium.file, align), {})
-        pool.setdefault(medium.digit, []).append(medium)
-    return pools
+        of_split = pool.setdefault(_split({"": medium}, medium.file, align), {})
+        of_split.setdefault(medium.digit, []).append(medium)
+    return pool
 
 
 def _draw(
-    pools: Mapping[str, Mapping[str, Mapping[int, list[Medium]]]],
+    pools: Mapping[str, Pool],
     split: str,
     lacking: str | None,
     same: bool,
@@ -209,9 +222,9 @@ def generate_questions(
     """
     media = {"image": _read(handwriting, "image", align), "speech": _read(recordings, "speech", align)}
     for column, values in align.test_values.items():
-        found = {medium.columns.get(column) for files in media.values() for medium in files} - {None}
-        if unknown := [value for value in values if value not in found]:
-            known = ", ".join(sorted(map(str, found))[:20]) or "nothing"
+        there = {medium.columns.get(column) for files in media.values() for medium in files} - {None}
+        if unknown := [value for value in values if value not in there]:
+            known = ", ".join(sorted(map(str, there))[:20]) or "nothing"
             raise ValueError(f"align.test_values.{column}: no file has {unknown[0]!r}; the tables say {known}")
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -220,9 +233,7 @@ def generate_questions(
     content = text.getvalue().encode()
     if target.exists() and target.read_bytes() == content:
         return  # a new time of change would make the next run read it again
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(target)
+    write_bytes(target, content)
 
 
 def _read(table: Path, modality: str, align: AlignSettings) -> list[Medium]:

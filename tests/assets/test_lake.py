@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from assets.data_assets import first_rows
-from assets.lake import Lake
+from assets.lake import Lake, open_duckdb, sql_among, sql_string
 from training.schema import TABLES
 
 
@@ -166,3 +168,11 @@ def test_kill_leaves_whole_commits_only(tmp_path):
         lake = Lake(uri)
         assert lake.sql("SELECT count(*) AS n FROM image_features")["n"][0].as_py() % 100 == 0
         lake.append("image_features", [rows(0, 100)])
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",))), st.text("'\\;-", max_size=5))
+def test_text_in_sql_stays_text(text, odd):
+    with open_duckdb(threads=1) as connection:
+        assert connection.sql(f"SELECT {sql_string(text + odd)}").fetchall() == [(text + odd,)]
+        assert connection.sql(f"SELECT 1 FROM (SELECT '' AS x) WHERE {sql_among('x', [odd, text, ''])}").fetchall()
+        assert not connection.sql(f"SELECT 1 FROM (SELECT 'y' AS x) WHERE {sql_among('x', [])}").fetchall()

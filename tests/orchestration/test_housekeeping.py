@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets import pipeline
-from orchestration.housekeeping import collect, erase
+from orchestration.erasure import erase
+from orchestration.housekeeping import collect
 from orchestration.project import load
 from orchestration.report import write_report
 from training import model_registry
@@ -80,9 +81,9 @@ def test_rows_of_other_settings_and_removed_files_go_and_the_rest_stays(tiny):
     run_data_side(project)
     assert rows(lake, "image_features") == 2 * 47
     dry = collect(project, dry_run=True)
-    assert dry["removed"]["image_features"] == 47 + 1
+    assert dry.removed["image_features"] == 47 + 1
     assert rows(lake, "image_features") == 2 * 47, "a dry run removes nothing"
-    assert collect(project, dry_run=False)["removed"] == dry["removed"]
+    assert collect(project, dry_run=False).removed == dry.removed
     assert rows(lake, "image_features") == 46
     assert rows(lake, "clean_image") == 46
     _, processed = run_data_side(project)
@@ -97,7 +98,7 @@ def test_many_rows_go_at_the_cost_of_about_one_rewrite(tiny):
         file = len(lake.open("clean_image").file_uris())
         ids = [f"{i:04d} {file}" for i in range(3000)]  # sorted, those of all files are mixed
         lake.append("clean_image", [pa.table({"id": ids, "fingerprint": [fingerprint] * 3000})])
-    assert collect(project, dry_run=False)["removed"]["clean_image"] == 15_000
+    assert collect(project, dry_run=False).removed["clean_image"] == 15_000
     assert rows(lake, "clean_image") == 47
     commits = [commit["operationParameters"] for commit in lake.open("clean_image").history()]
     assert len([asked for asked in commits if asked.get("predicate", "").startswith("fingerprint = ")]) == 4
@@ -111,16 +112,16 @@ def test_refusals_of_other_settings_and_of_what_is_gone_are_not_shown_and_go(tin
     assert Counter(pipeline.quarantined(lake, project)["reason"].to_pylist()) == REFUSED
     page = write_report(project, project.folder / "report.html").read_text()
     assert all(reason in page for reason in REFUSED) and "too_large" not in page
-    assert collect(project, dry_run=True)["removed"]["quarantine"] == 48
+    assert collect(project, dry_run=True).removed["quarantine"] == 48
     assert rows(lake, "quarantine") == 48 + 3
-    assert collect(project, dry_run=False)["removed"]["quarantine"] == 48
+    assert collect(project, dry_run=False).removed["quarantine"] == 48
     assert Counter(lake.read("quarantine")["reason"].to_pylist()) == REFUSED
     (tiny.parent / "photos" / "q05.png").unlink()
     _, processed = run_data_side(project)
     assert set(processed.values()) == {0}
     assert "corrupt" not in pipeline.quarantined(lake, project)["reason"].to_pylist()
-    assert collect(project, dry_run=False)["removed"]["quarantine"] == 1
-    assert collect(project, dry_run=False)["removed"]["quarantine"] == 0
+    assert collect(project, dry_run=False).removed["quarantine"] == 1
+    assert collect(project, dry_run=False).removed["quarantine"] == 0
 
 
 def test_nothing_is_removed_while_the_snapshot_of_a_model_is_missing(tiny):
@@ -140,7 +141,7 @@ def test_many_small_files_become_few(tiny):
     one = lake.sql("SELECT * FROM image_features LIMIT 1")
     for _ in range(10):  # as several writers might: readers take one row of a key
         lake.append("image_features", [one])
-    assert "image_features" in collect(project, dry_run=False)["compacted"]
+    assert "image_features" in collect(project, dry_run=False).compacted
     assert len(lake.open("image_features").file_uris()) < 8
     assert lake.sql("SELECT count(DISTINCT id) AS n FROM image_features")["n"][0].as_py() == 47
 
@@ -157,9 +158,9 @@ def test_an_erased_item_is_in_no_table_nor_file(tiny):
     logs = "".join(said for path, said in lake_files(project) if path.suffix == ".json")
     assert not [value for value in contents if value and value in logs], "no log tells of any content at any time"
     dry = erase(project, "q01", dry_run=True, purge=False)
-    assert (dry["removed"]["samples"], dry["removed"]["image_features"], len(dry["items"])) == (1, 1, 3)
+    assert (dry.removed["samples"], dry.removed["image_features"], len(dry.items)) == (1, 1, 3)
     assert rows(lake, "samples") == 60
-    assert erase(project, "q01", dry_run=False, purge=False)["removed"] == dry["removed"]
+    assert erase(project, "q01", dry_run=False, purge=False).removed == dry.removed
     assert (rows(lake, "samples"), rows(lake, "image_features")) == (59, 46)
     left = [(path, word) for path, said in lake_files(project) for word in words if word in said]
     assert not left, "older versions of the tables and their logs hold it no more"
@@ -176,15 +177,15 @@ def test_after_an_erasure_every_model_knows_its_rows_and_the_next_finds_its_mode
     run_data_side(project)
     register_model(project, lake)
     told = erase(project, "q01", dry_run=False, purge=False)
-    assert [made["version"] for made in told["models"]] == [2, 1]
-    assert [run["role"] for run in told["runs"]] == ["image", "image"]
+    assert [made.version for made in told.models] == [2, 1]
+    assert [run.role for run in told.runs] == ["image", "image"]
     collect(project, dry_run=False)
     for version, left in ((1, 59), (2, 58)):
         number = int(model_registry.version_tags(project.mlflow_uri, project.name, str(version))["dataset_version"])
         assert lake.open_version("dataset", number).to_pyarrow_dataset().count_rows() == left
     assert len([file for file in (project.home / "artifacts").rglob("*") if file.is_file()]) == 6
     told = erase(project, "q02", dry_run=False, purge=True)
-    assert told["purged"] == [2, 1]
+    assert told.purged == [2, 1]
     assert not model_registry.versions(project.mlflow_uri, project.name)
     assert not [file for file in (project.home / "artifacts").rglob("*") if file.is_file()]
     assert not runs_on(project.mlflow_uri, project.name, [lake.note("dataset")["fingerprint"]])
@@ -196,7 +197,7 @@ def test_what_is_left_after_an_erasure_has_a_name_of_its_own(tiny):
     lake, _ = run_data_side(project)
     before = {name: lake.note(name)["fingerprint"] for name in ("samples", "dataset")}
     trained = pipeline.plan(project)[0].fingerprint
-    assert len(erase(project, "q01", dry_run=False, purge=False)["items"]) == 3
+    assert len(erase(project, "q01", dry_run=False, purge=False).items) == 3
     take_away(tiny, "q01")
     run_data_side(project)
     assert all(lake.note(name)["fingerprint"] != before[name] for name in before)

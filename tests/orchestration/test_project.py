@@ -1,10 +1,14 @@
 """The project file: what is accepted, and how an error names file, key path, value and what was expected."""
 
+import subprocess
+import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
+from assets.pipeline import open_lake
 from orchestration.project import ProjectError, load
 
 GOOD = """
@@ -71,6 +75,7 @@ def test_mlflow_moves_out_by_one_setting(tmp_path, monkeypatch):
         (("train: 0.7", "train: 1.7"), ["align.split", "1.8", "at most 1"]),
         (("${data}", "${folder}"), ["${folder}", "only ${data}"]),
         (("align:", "home: x\nalign:"), ["home is not a key"]),
+        (("label: answer", "on: key"), ["align", "put it in quotes, as 'on'"]),
         (("sources:", "sources: ["), ["not valid YAML", "line"]),
     ],
 )
@@ -117,3 +122,99 @@ def test_a_place_that_a_list_has_not_is_named(tmp_path, place):
 def test_a_file_that_is_not_there_says_what_to_do(tmp_path):
     with pytest.raises(ProjectError, match="triptych init"):
         load(tmp_path / "none.yaml")
+
+
+def test_aliases_that_stand_for_a_billion_values_are_refused_at_once(tmp_path):
+    lines = ["bomb: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"bomb{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    path = write(tmp_path, "\n".join([*lines, GOOD]))
+    begun = time.monotonic()
+    with pytest.raises(ProjectError, match=r"project\.yaml: not valid YAML: its aliases"):
+        load(path)
+    assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize("level", ["[", "- ", "{a: "])
+def test_sections_without_end_in_sections_are_refused(tmp_path, level):
+    path = write(tmp_path, GOOD + "limits: " + ("\n  " if level == "- " else "") + level * 100_000)
+    with pytest.raises(ProjectError, match="more than 100 sections in sections"):
+        load(path)
+
+
+def test_references_that_stand_for_a_billion_characters_are_refused_at_once(tmp_path):
+    links = [f"c{n}: '{f'${{limits.c{n - 1}}}' * 9}'" for n in range(1, 10)]
+    path = write(tmp_path, GOOD + f"limits: {{c0: xxxxxxxxx, {', '.join(links)}}}")
+    begun = time.monotonic()
+    with pytest.raises(ProjectError, match=r"needs \$\{limits\.c1\}, which is a reference too"):
+        load(path)
+    wide = f"limits: {{long: {'x' * 100_000}, all: '{'${limits.long}' * 11}'}}"
+    with pytest.raises(ProjectError, match="1,100,005 characters"):
+        load(write(tmp_path, GOOD + wide))
+    assert time.monotonic() - begun < 1
+
+
+def test_aliases_and_references_save_writing(tmp_path):
+    text = GOOD.replace("epochs: 2", "epochs: &few 2").replace("label: answer", "label: '${sources.1.column}'")
+    project = load(write(tmp_path, text + "limits: {max_seconds: '${training.epochs}', max_pixels: *few}\n"))
+    assert project.align.label == "review"
+    assert (project.limits.max_seconds, project.limits.max_pixels) == (2, 2)
+    assert load(project.path, ["training.epochs=7"]).limits.max_seconds == 7
+
+
+def test_a_key_that_stands_twice_is_named(tmp_path):
+    with pytest.raises(ProjectError, match=r"(?s)duplicate key epochs.*line 8"):
+        load(write(tmp_path, GOOD.replace("epochs: 2", "epochs: 2, epochs: 3")))
+
+
+@pytest.mark.parametrize(
+    "value", ["${oc.env:TRIPTYCH_SECRET}", "${oc.${data}:TRIPTYCH_SECRET}", "\\${oc.env:TRIPTYCH_SECRET}", "${ data }"]
+)
+def test_nothing_is_read_from_the_environment(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("TRIPTYCH_SECRET", "hidden")
+    for overrides, text in (([f"schedule={value}"], GOOD), ([], GOOD + f"schedule: '{value}'\n")):
+        with pytest.raises(ProjectError, match=r"schedule is .* nothing is read from the environment") as error:
+            load(write(tmp_path, text), overrides)
+        assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["aws_secret_access_key", "AWS_ACCESS_KEY_ID", "azure_storage_sas_token", "Password"])
+def test_credentials_of_the_lake_are_no_settings(tmp_path, name):
+    with pytest.raises(
+        ProjectError, match=f"storage_options has {name}: credentials come from the environment"
+    ) as error:
+        load(write(tmp_path, GOOD + f"storage_options: {{{name}: hidden}}"))
+    assert "hidden" not in str(error.value)
+
+
+# An object store that is empty; a process of its own, since deltalake holds the interpreter while it waits.
+STORE = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Store(BaseHTTPRequestHandler):
+    def do_GET(self):
+        print(self.path, flush=True)
+        body = b"<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated></ListBucketResult>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+server = HTTPServer(("127.0.0.1", 0), Store)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def test_storage_options_reach_the_object_store(tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "of-the-environment")
+    with subprocess.Popen([sys.executable, "-c", STORE], stdout=subprocess.PIPE, text=True) as store:
+        assert store.stdout is not None
+        endpoint = f"http://127.0.0.1:{store.stdout.readline().strip()}"
+        options = f"{{aws_endpoint: '{endpoint}', aws_region: eu-west-1, aws_allow_http: 'true'}}"
+        project = load(write(tmp_path, GOOD + f"lake: s3://bucket/tables\nstorage_options: {options}"))
+        try:
+            assert open_lake(project).open("manifest") is None
+        finally:
+            store.kill()
+        assert "/bucket?" in (request := store.stdout.read()) and "manifest" in request

@@ -43,12 +43,12 @@ def test_a_killed_run_is_ended_and_gives_back_its_slot(tiny, home):
 
 
 def test_settings_of_the_instance_are_whole_or_not_there(home, monkeypatch):
-    def die(path, text):
+    def die(path, data):
         path.touch()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(Path, "write_text", die)
+        killed.setattr(Path, "write_bytes", die)
         with pytest.raises(KeyboardInterrupt):
             open_instance(home)
     assert not (home / "dagster.yaml").exists()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.language import clean_text, detect_language, segment
+from training.language import clean_text, detect_language, repair_encoding, segment
 from training.media import MediaError
 from training.modalities.text import TextCleaning
 
@@ -74,6 +74,19 @@ def test_what_was_removed_is_said() -> None:
         ("ar", "كيف حالك اليوم"),
         ("hi", "यह हिन्दी में लिखा है"),
         ("th", "สวัสดีครับ"),
+        ("pl", "Dziś rano była piękna pogoda, więc poszliśmy nad rzekę."),
+        ("pt", "Esta manhã o tempo estava bom e caminhamos ao longo do rio."),
+        ("it", "Fattura per dodici sedie"),
+        ("en", "Invoice for the delivery of twelve chairs"),
+        ("tr", "Bu sabah hava güzeldi, nehir boyunca yürüdük."),
+        ("bg", "Коя цифра виждаш на снимката?"),
+        ("fa", "امروز صبح هوا خوب بود و ما کنار رودخانه قدم زدیم."),
+        ("zh", "这个API的response太慢了"),
+        ("zh", "我今天用了GPU来训练这个model，效果很好"),
+        ("en", "The word 你好 means hello in Chinese."),
+        ("en", "Please say สวัสดี to him when you meet."),
+        ("und", "hello"),  # a word may be of many languages
+        ("und", "venster"),
         ("und", "3 + 4 = ?"),
         ("und", "🙂"),
     ],
@@ -141,3 +154,34 @@ def test_chinese_trusts_no_file_in_the_temporary_folder(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert [p.name for p in tmp_path.iterdir()] == ["jieba.cache"]
     assert (tmp_path / "jieba.cache").read_bytes() == b"planted"
+
+
+VALID = [
+    *("SÃO PAULO", "à â ã", "naïve café", "“quotes” — dash… ™ ®", "ÀÉÎÕÜ", "×÷±", "£5 €3 ¥7", "I ❤ NY 🙂", "20°C ±1"),
+    *("l’été, ça va ? «Voilà»", "Đặng Thị Ngọc", "Łódź", "Ærø Å", "¿Cuál es la suma?", "mañana…»", "Straße", "E = mc²"),
+    *(
+        "今天路口有三辆车",
+        "今朝は天気が良かった",
+        "오늘 날씨가 좋습니다",
+        "Привет, как твои дела",
+        "Це дуже гарний день",
+    ),
+    *("كيف حالك اليوم", "שלום עולם", "यह हिन्दी में है", "สวัสดีครับ", "Καλημέρα σας", "ქართული", "Բարեւ", "தமிழ்"),
+    *("one\x85two", "caf\ufffd", "a\xa0b", "\u200b"),
+]
+
+
+@pytest.mark.parametrize("text", VALID)
+def test_a_valid_text_is_not_repaired(text: str) -> None:
+    for written in (text, text.upper(), text * 20, "\n".join(VALID)):
+        assert repair_encoding(written) == written
+
+
+@pytest.mark.parametrize("text", ["Das Wetter ist schön", "¿Cuál es la suma?", "l’été", "Привет, как дела", "今天很好"])
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_what_was_decoded_wrongly_is_repaired_and_said(text: str, encoding: str) -> None:
+    wrong = text.encode().decode(encoding)
+    clean = clean_text(wrong, TextCleaning(form="NFC"))
+    assert clean.text == text != wrong
+    assert clean.warnings == ("UTF-8 was read as another encoding before: repaired",)
+    assert not clean_text(text, DEFAULT).warnings

@@ -311,7 +311,8 @@ def test_fingerprints_need_no_torch() -> None:
         "from training.settings import MediaLimits\n"
         "p = Processor(FeatureSettings(), MediaLimits())\n"
         "print(*[p.fingerprint(m) for m in ('text', 'image', 'speech')])\n"
-        "print([m for m in ('torch', 'torchvision', 'torchaudio', 'transformers', 'jieba') if m in sys.modules])\n"
+        "heavy = ('torch', 'torchvision', 'torchaudio', 'transformers', 'jieba', 'py3langid', 'ftfy')\n"
+        "print([m for m in heavy if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     here = " ".join(processor().fingerprint(m) for m in MODALITIES)
@@ -326,7 +327,7 @@ def golden(modality: str) -> dict[str, list[Any]]:
     """A summary of the output for fixed inputs, small enough to read and to compare with a tolerance."""
     wanted = processor(image={"size": 32}, speech=to_dict(SPEECH))
     if modality == "text":
-        clean = wanted.decode("text", "Don’t  ﬁnd\u200b 3.5 lamps;\r\n 今天路口有三辆车 the end".encode())
+        clean = wanted.decode("text", "Don’t  ﬁnd\u200b 3.5 cafÃ© lamps;\r\n 今天路口有三辆车 the end".encode())
         return {
             "text": [clean.text, clean.language],
             "words": list(clean.words),

@@ -22,8 +22,8 @@ class TextCleaning:
 class TextModality(Modality):
     name = "text"
     described = "normalised, segmented, without stop words"
-    version = 2
-    packages = ("regex", "jieba", "stopwordsiso")
+    version = 3
+    packages = ("ftfy", "jieba", "py3langid", "regex", "stopwordsiso")
     columns: ClassVar = {
         "text": pa.large_string(),  # normalised
         "characters": pa.int64(),  # before that

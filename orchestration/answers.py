@@ -1,0 +1,103 @@
+"""What the commands answer on stdout, in words for a person; `--json` gives the same as one object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:  # the command line starts light
+    from orchestration.erasure import Erased
+    from orchestration.housekeeping import Collected
+    from orchestration.inspection import Check, Status
+    from orchestration.run import Summary
+
+_BAR = 40  # characters of an accuracy of 1
+_WIDTH = 18  # of the column of names
+
+
+def say_summary(summary: Summary) -> None:
+    """The end of a run: what was made and what to do with it."""
+    if summary.subsets:
+        _say_subsets(summary.subsets, summary.metrics)
+    model = summary.model
+    if model.version is None:
+        return
+    click.echo(f"\nModel {model.name} version {model.version} ({', '.join(model.aliases) or 'no alias'})")
+    click.echo(f"  dataset {summary.dataset.fingerprint}, MLflow run {summary.mlflow_run_id}")
+    inputs = max(summary.subsets, key=len).split("+")
+    options = " ".join(f'--{name} "…"' if name == "text" else f"--{name} FILE" for name in inputs)
+    which = "" if "champion" in model.aliases else f" --version {model.version}"
+    click.echo(f"  ask it:  triptych predict {summary.project}{which} {options}")
+
+
+def _say_subsets(subsets: Mapping[str, float | None], metrics: Mapping[str, float]) -> None:
+    click.echo(f"\nTest accuracy by the inputs given ({metrics['test/n']:,} rows)")
+    bars = sorted(subsets.items(), key=lambda pair: pair[1] or 0)
+    if (usual := metrics.get("test/majority_accuracy")) is not None:
+        bars.insert(0, ("most frequent label", usual))
+    width = max(len(name) for name, _ in bars)
+    for name, value in bars:
+        said = "no test row" if value is None else f"{value:6.3f}  {'█' * round(_BAR * value)}"
+        click.echo(f"  {name:<{width}}  {said}")
+
+
+def say_check(check: Check) -> None:
+    for name, source in check.sources.items():
+        click.echo(f"{name:<{_WIDTH}} {source.listed:>9,} items, {source.refused:,} refused")
+    _say_reasons("refused", check.refused, check.refused_examples)
+    _say_reasons("unmatched", check.unmatched, check.unmatched_examples)
+    for message in check.unreadable:
+        click.secho(f"cannot be read: {message}", fg="yellow")
+    click.echo("\nsamples: " + ", ".join(f"{n:,} {split}" for split, n in sorted(check.samples.items())))
+
+
+def _say_reasons(title: str, reasons: Mapping[str, int], examples: list[str]) -> None:
+    if reasons:
+        click.echo(f"\n{title}: " + ", ".join(f"{n:,} {reason}" for reason, n in reasons.items()))
+        for message in examples:
+            click.echo(f"  {message}")
+
+
+def say_status(status: Status) -> None:
+    click.echo(f"{status.project}  {status.file}\nlake  {status.lake}\n")
+    for name, table in status.tables.items():
+        click.echo(f"  {name:<{_WIDTH}} {table.rows:>10,} rows   version {table.version}")
+    click.echo("\nno model yet" if not status.models else "")
+    for model in status.models:
+        _say_model(model)
+
+
+def _say_model(model: Mapping[str, Any]) -> None:
+    accuracy = "" if model["accuracy"] is None else f"test accuracy {model['accuracy']:.4f}"
+    click.echo(f"  version {model['version']:<4} {', '.join(model['aliases']):<22} {accuracy}")
+    for reason in model["reasons"]:
+        click.secho(f"    {reason}", dim=True)
+
+
+def say_collected(collected: Collected) -> None:
+    _say_removed(collected.removed, collected.dry_run)
+    for name, files in collected.compacted.items():
+        click.echo(f"  {name:<{_WIDTH}} {files:>9,} files compacted")
+
+
+def say_erased(erased: Erased, purge: bool) -> None:
+    _say_removed(erased.removed, erased.dry_run)
+    for model in erased.models:
+        click.echo(f"  made from it: version {model.version}, MLflow run {model.run_id}")
+    for run in erased.runs:
+        click.echo(f"  made from it: {run.role}, MLflow run {run.run_id}")
+    click.echo(f"  made from it: {erased.previews}")
+    click.echo("  The source is not touched: what is still there comes back with the next run.")
+    if (erased.models or erased.runs) and (erased.dry_run or not purge):
+        click.echo("  --purge-artifacts deletes these models and runs")
+
+
+def _say_removed(removed: Mapping[str, int], dry_run: bool) -> None:
+    click.echo("would be removed:" if dry_run else "removed:")
+    for name, rows in removed.items():
+        if rows:
+            click.echo(f"  {name:<{_WIDTH}} {rows:>9,} rows")
+    if not any(removed.values()):
+        click.echo("  nothing")
