@@ -160,7 +160,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
         settings = load_settings(context, name)
         lake = pipeline.open_lake(settings)
         counts = pipeline.process_modality(lake, settings, modality)
-        keys = pipeline.fingerprints(pipeline.make_processor(settings), modality)
+        keys = pipeline.make_step(settings, modality).fingerprints()
         yield dg.MaterializeResult(
             asset_key=clean,
             metadata={

@@ -316,7 +316,3 @@ def plan(project: Project) -> list[RunSpec]:
         clips.setdefault(row["modality"], set()).add(row["id"])
     listed = {modality: sorted(ids) for modality, ids in clips.items()}
     return plan_runs(project.model, project.training, project.features, project.modalities, dataset, listed)
-
-
-def fingerprints(processor: Processor, modality: str) -> dict[str, str]:
-    return {"clean": processor.clean_fingerprint(modality), "features": processor.fingerprint(modality)}

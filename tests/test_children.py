@@ -1,0 +1,94 @@
+"""A step may give several rows for one item: its children carry its id, join into samples, and go when it goes."""
+
+import hashlib
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from assets import pipeline
+from assets.asset_checks import check_balance
+from orchestration.erasure import erase
+from orchestration.housekeeping import collect
+from orchestration.project import load
+from training.cache import open_table
+from training.data import open_samples
+from training.media import MediaError, Speech
+from training.modalities.speech import SpeechModality
+
+
+@pytest.fixture
+def halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every recording is cut in two; one that is too short for that has no usable part."""
+
+    def children(self, content: Speech):
+        middle = content.frames // 2
+        if middle < 200:
+            raise MediaError("no_samples", "too short to be cut")
+        for n, part in enumerate((content.waveform[:middle], content.waveform[middle:])):
+            yield f"half {n}", Speech(part, content.sample_rate, content.format, 1, len(part))
+
+    monkeypatch.setattr(SpeechModality, "children", children)
+
+
+def data_side(path: Path) -> tuple[pipeline.Lake, dict[str, int], str]:
+    project = load(path)
+    lake = pipeline.open_lake(project)
+    pipeline.write_manifest(lake, project)
+    counts = {m: pipeline.process_modality(lake, project, m)["processed"] for m in project.modalities}
+    pipeline.write_samples(lake, project)
+    return lake, counts, pipeline.write_dataset(lake, project).fingerprint
+
+
+def test_the_parts_of_an_item_are_rows_and_samples_of_their_own(tiny, halves):
+    lake, counts, fingerprint = data_side(tiny)
+    assert counts == {"text": 60, "image": 48, "speech": 47}
+    rows = lake.sql("SELECT parent_id, list(id ORDER BY id) AS ids FROM clean_speech GROUP BY 1").to_pylist()
+    assert len(rows) == 47
+    for row in rows:
+        expected = [hashlib.sha256(f"{row['parent_id']}\0half {n}".encode()).hexdigest() for n in (0, 1)]
+        assert row["ids"] == sorted(expected)
+    assert lake.sql("SELECT DISTINCT frames AS n FROM clean_speech")["n"].to_pylist() == [400]
+    features = lake.sql("SELECT count(*) AS n FROM speech_features JOIN clean_speech USING (id)")["n"][0].as_py()
+    assert features == 94
+    samples = "SELECT count(*) AS n, count(DISTINCT sample_id) AS d, count(DISTINCT speech_id) AS s FROM samples"
+    assert lake.sql(samples).to_pylist() == [{"n": 60 + 47, "d": 60 + 47, "s": 94}]
+    assert check_balance(lake, load(tiny)).passed
+    again = data_side(tiny)
+    assert (again[1], again[2]) == (dict.fromkeys(counts, 0), fingerprint)
+
+
+def test_a_model_reads_them(tiny, halves, tmp_path):
+    lake, _, _ = data_side(tiny)
+    project = load(tiny)
+    index = open_table(lake.uri, "dataset").to_table()
+    keys = pipeline.present_snapshot(lake).features
+    rows = open_samples(index, lake.uri, keys, project.features, tmp_path / "cache")
+    with_speech = [row for row in map(rows.__getitem__, range(len(rows))) if row["speech"] is not None]
+    assert len(with_speech) == 94
+    assert len({row["speech"]["log_mel"].tobytes() for row in with_speech}) > 47
+
+
+def test_they_are_collected_and_erased_with_their_item(tiny, halves):
+    lake, _, _ = data_side(tiny)
+    project = load(tiny)
+    assert not any(collect(project, dry_run=False).removed.values())
+    erase(project, str(tiny.parent / "recordings" / "q10.wav"), dry_run=False, purge=False)
+    gone = hashlib.sha256((tiny.parent / "recordings" / "q10.wav").read_bytes()).hexdigest()
+    for table in ("clean_speech", "speech_features", "samples"):
+        column = "speech_id" if table == "samples" else "id"
+        ids = set(lake.sql(f"SELECT {column} AS id FROM {table}")["id"].to_pylist())
+        assert not ids & {hashlib.sha256(f"{gone}\0half {n}".encode()).hexdigest() for n in (0, 1)}
+    assert lake.sql("SELECT count(*) AS n FROM clean_speech")["n"][0].as_py() == 92
+
+
+def test_an_item_without_a_usable_part_is_refused_whole(tiny, halves, make_wav):
+    import soundfile
+
+    path = tiny.parent / "recordings" / "q11.wav"
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[:100], rate)
+    lake, _, _ = data_side(tiny)
+    refused = lake.read("quarantine").filter(pc.field("stage") == "clean").to_pylist()
+    assert [row["reason"] for row in refused if row["modality"] == "speech"] == ["no_samples"]
+    assert check_balance(lake, load(tiny)).passed
