@@ -219,7 +219,7 @@ def _child(name: str, child: os.DirEntry[str], base: str) -> Entry | None:
 
 
 def _local_entry(name: str, uri: str, status: os.stat_result) -> Entry:
-    return Entry(name, uri, size=status.st_size, mtime=last_change(status), version=str(status.st_mtime_ns))
+    return Entry(name, uri, size=status.st_size, mtime=last_change(status), version=status.st_mtime_ns)
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
