@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from assets.catalog import ENGINES, LAUNCHERS, SOURCES
-from training.catalog import Choice
+from training.catalog import Choice, Family
 from training.schema import MODALITIES, SPLITS
 from training.settings import (
     FORBID_EXTRA,
@@ -197,6 +197,14 @@ class AlignSettings:
                 check(not getattr(self, name), name, getattr(self, name), "nothing unless there is a link `table`")
 
 
+def _choose(family: Family, value: object) -> Choice:
+    """What the file says of a family, checked; a user's own kind is imported, so that its absence shows now."""
+    choice = family.choose(value)
+    if choice.kind not in family.names():
+        family.load(choice.kind)
+    return choice
+
+
 # What deltalake takes for part of a URL, or refuses, in the path of a local table; Dagster and MLflow trip over ? too.
 _NO_PATH = re.compile(r"[][#?|^\\]|%[0-9A-Fa-f]{2}")
 
@@ -228,8 +236,8 @@ class Project:
         engine: Any = self.engine
         if isinstance(engine, Mapping) and "kind" not in engine:
             engine = {"kind": "threads", **engine}
-        object.__setattr__(self, "engine", ENGINES.choose(engine))
-        object.__setattr__(self, "launcher", LAUNCHERS.choose(self.launcher))
+        object.__setattr__(self, "engine", _choose(ENGINES, engine))
+        object.__setattr__(self, "launcher", _choose(LAUNCHERS, self.launcher))
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.name):
             raise ValueError(f"name is {self.name!r}, expected a letter, then letters, digits and _ (all lower case)")
         if not self.sources:
