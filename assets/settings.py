@@ -46,8 +46,9 @@ class SourceSettings:
     strict: bool = False  # true: an item that cannot be read fails the run instead of going to quarantine
 
     def __post_init__(self) -> None:
+        kind = SOURCES.load(self.kind)
         try:
-            SOURCES.load(self.kind).check(self.modality, self.options)
+            kind.check(self.modality, self.options)
         except ValueError as error:
             raise ValueError(f"source {self.name!r} {error}") from None
         if self.use == "noise" and self.modality != "speech":
@@ -123,7 +124,7 @@ def _unknown(name: str, known: Sequence[str], value: Any) -> Exception:
 
     close = difflib.get_close_matches(name, known, 1)
     meant = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-    error = PydanticCustomError("value_error", "{error}", {"error": f"is not a key that is known here; {meant}"})
+    error = PydanticCustomError("value_error", "{error}", {"error": f"{name!r} is no key of such a source; {meant}"})
     return ValidationError.from_exception_data("source", [{"type": error, "loc": (name,), "input": value}])
 
 
@@ -268,8 +269,8 @@ class Project:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Those that some source of samples gives."""
-        given = {source.modality for source in self.sources if source.use == "samples"}
-        return tuple(m for m in MODALITIES if m in given)
+        of_samples = {source.modality for source in self.sources if source.use == "samples"}
+        return tuple(m for m in MODALITIES if m in of_samples)
 
     @property
     def noise(self) -> tuple[str, ...]:

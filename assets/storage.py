@@ -247,7 +247,7 @@ class _RemoteBytes(Bytes):
 
 class _RemoteLocation(Location):
     def __init__(self, url: str) -> None:
-        self.uri = url.rstrip("/")
+        self.uri = url if url.endswith("://") else url.rstrip("/")
         _filesystem(url)
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ from orchestration.inspection import check
 from orchestration.project import ProjectError, load
 
 CONTENTS = {f"{n}.bin": bytes([n]) * (n * 1000 + 1) for n in range(5)} | {"large.bin": os.urandom(3_000_000)}
-OWN = textwrap.dedent(
+SQLITE = textwrap.dedent(
     '''
     """A source that a user brings: the rows of a SQLite table `media` (name, content)."""
 
@@ -115,11 +115,11 @@ def table(root: Path) -> Silo:
     return Silo(settings, lambda: write_table(path, "more.bin"))
 
 
-def own(root: Path) -> Silo:
+def database(root: Path) -> Silo:
     with sqlite3.connect(root / "media.db") as connection:
         connection.execute("CREATE TABLE media (name, content)")
         connection.executemany("INSERT INTO media VALUES (?, ?)", [*CONTENTS.items(), (".bin", b"x"), ("no.bin", b"")])
-    (root / "family_test_source.py").write_text(OWN)
+    (root / "family_test_source.py").write_text(SQLITE)
 
     def change() -> None:
         with sqlite3.connect(root / "media.db") as connection:
@@ -128,7 +128,7 @@ def own(root: Path) -> Silo:
     return Silo(SourceSettings.of(name="s", modality="image", kind="family_test_source:SqliteSource"), change)
 
 
-SILOS = {"files": [folder, tar, packed, remote], "table": [table], "family_test_source:SqliteSource": [own]}
+SILOS = {"files": [folder, tar, packed, remote], "table": [table], "family_test_source:SqliteSource": [database]}
 
 
 @pytest.fixture(params=[make for makes in SILOS.values() for make in makes])
@@ -213,7 +213,7 @@ def pictures(tiny, monkeypatch) -> Path:
         photos = [(path.name, path.read_bytes()) for path in (folder / "photos").iterdir()]
         connection.executemany("INSERT INTO media VALUES (?, ?)", photos)
     shutil.rmtree(folder / "photos")
-    (folder / "family_test_pictures.py").write_text(OWN)
+    (folder / "family_test_pictures.py").write_text(SQLITE)
     monkeypatch.syspath_prepend(folder)
     theirs = 'kind: "family_test_pictures:SqliteSource", database: media.db'
     tiny.write_text(tiny.read_text().replace("files: photos}", theirs + "}"))
