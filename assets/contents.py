@@ -149,13 +149,16 @@ def attach_data(rows: pa.RecordBatch | pa.Table, sources: Mapping[str, Source]) 
     data, errors = [], []
     for name, sha256, key, uri, member, row, offset, size, text in _columns(rows, names):
         entry = Entry(key, uri, member, row, offset, size, text=text)
-        error, content = None, None
+        error, content, source = None, None, sources.get(name)
         try:
-            content = b"".join(sources[name].open(entry)) if text is None else text.encode()
-            if hashlib.sha256(content).hexdigest() != sha256:
+            if text is not None:
+                content = text.encode()
+            elif source is not None:
+                content = b"".join(source.open(entry))
+            if content is None:
+                error = f"its source {name!r} is not in the project file; run again"
+            elif hashlib.sha256(content).hexdigest() != sha256:
                 error, content = "changed since it was listed; run again", None
-        except KeyError:
-            error = f"its source {name!r} is not in the project file; run again"
         except (OSError, ValueError) as failure:
             error = f"cannot be read: {failure}"
         data.append(content)

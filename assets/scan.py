@@ -71,8 +71,8 @@ def scan(
 
 def item_id(source: str, uri: str, member: str | None, key: str | None, ordinal: int = 0) -> str:
     """32 hex digits that name an item's place: `uri` relative to the project, so that a moved project keeps its ids."""
-    place = ", ".join("null" if part is None else quote(part) for part in (source, uri, member, key))
-    return hashlib.sha256(f"[{place}, {ordinal}]".encode()).hexdigest()[:32]
+    parts = ", ".join("null" if part is None else quote(part) for part in (source, uri, member, key))
+    return hashlib.sha256(f"[{parts}, {ordinal}]".encode()).hexdigest()[:32]
 
 
 def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
@@ -97,7 +97,7 @@ class _Rows:
 
     source: SourceSettings
     root: Path
-    places: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
+    occurrences: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
     first: dict[tuple[str | None, str | None], str] = field(default_factory=dict)
     listed: "_Columns" = field(default_factory=lambda: _Columns(MANIFEST))
     refused: "_Columns" = field(default_factory=lambda: _Columns(QUARANTINE))
@@ -122,8 +122,8 @@ class _Rows:
     def _id(self, entry: Entry) -> str:
         # Items of one place and key (rows of a table) are told apart by their order.
         occurrence = (entry.uri.removeprefix(f"{self.root}{os.sep}"), entry.member, entry.key)
-        self.places[occurrence] += 1
-        return item_id(self.source.name, *occurrence, self.places[occurrence] - 1)
+        self.occurrences[occurrence] += 1
+        return item_id(self.source.name, *occurrence, self.occurrences[occurrence] - 1)
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         return self.listed.table(), self.refused.table()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS, SOURCES
 from training import catalog
-from training.catalog import FILTERS, Choice
+from training.catalog import FILTERS, Choice, Family
 from training.features import FeatureSettings
 from training.filters.base import Filter
 from training.schema import MODALITIES, SPLITS
@@ -50,8 +50,9 @@ class SourceSettings:
     strict: bool = False  # true: an item that cannot be read fails the run instead of going to quarantine
 
     def __post_init__(self) -> None:
+        kind = SOURCES.load(self.kind)
         try:
-            SOURCES.load(self.kind).check(self.modality, self.options)
+            kind.check(self.modality, self.options)
         except ValueError as error:
             raise ValueError(f"source {self.name!r} {error}") from None
         if self.use == "noise" and not catalog.MODALITIES.load(self.modality).takes_noise:
@@ -128,7 +129,7 @@ def _unknown(name: str, known: Sequence[str], value: Any) -> Exception:
 
     close = difflib.get_close_matches(name, known, 1)
     meant = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-    error = PydanticCustomError("value_error", "{error}", {"error": f"is not a key that is known here; {meant}"})
+    error = PydanticCustomError("value_error", "{error}", {"error": f"{name!r} is no key of such a source; {meant}"})
     return ValidationError.from_exception_data("source", [{"type": error, "loc": (name,), "input": value}])
 
 
@@ -222,6 +223,16 @@ def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str,
 
 
 _SECRET = re.compile("secret|password|token|key", re.IGNORECASE)  # in names of storage options
+
+
+def _choose(family: Family, value: object) -> Choice:
+    """What the file says of a family, checked; a user's own kind is imported, so that its absence shows now."""
+    choice = family.choose(value)
+    if choice.kind not in family.names():
+        family.load(choice.kind)
+    return choice
+
+
 # What deltalake takes for part of a URL, or refuses, in the path of a local table; Dagster and MLflow trip over ? too.
 _NO_PATH = re.compile(r"[][#?|^\\]|%[0-9A-Fa-f]{2}")
 
@@ -257,8 +268,8 @@ class Project:
         engine: Any = self.engine
         if isinstance(engine, Mapping) and "kind" not in engine:
             engine = {"kind": "threads", **engine}
-        object.__setattr__(self, "engine", ENGINES.choose(engine))
-        object.__setattr__(self, "launcher", LAUNCHERS.choose(self.launcher))
+        object.__setattr__(self, "engine", _choose(ENGINES, engine))
+        object.__setattr__(self, "launcher", _choose(LAUNCHERS, self.launcher))
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.name):
             raise ValueError(f"name is {self.name!r}, expected a letter, then letters, digits and _ (all lower case)")
         if not self.sources:
@@ -301,8 +312,8 @@ class Project:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Those that some source of samples gives."""
-        given = {source.modality for source in self.sources if source.use == "samples"}
-        return tuple(m for m in MODALITIES if m in given)
+        of_samples = {source.modality for source in self.sources if source.use == "samples"}
+        return tuple(m for m in MODALITIES if m in of_samples)
 
     def filters_of(self, modality: str) -> dict[str, Filter]:
         """The filters of a modality, by kind."""

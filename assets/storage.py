@@ -219,7 +219,7 @@ def _child(name: str, child: os.DirEntry[str], base: str) -> Entry | None:
 
 
 def _local_entry(name: str, uri: str, status: os.stat_result) -> Entry:
-    return Entry(name, uri, size=status.st_size, mtime=last_change(status), version=str(status.st_mtime_ns))
+    return Entry(name, uri, size=status.st_size, mtime=last_change(status), version=status.st_mtime_ns)
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
@@ -247,7 +247,7 @@ class _RemoteBytes(Bytes):
 
 class _RemoteLocation(Location):
     def __init__(self, url: str) -> None:
-        self.uri = url.rstrip("/")
+        self.uri = url if url.endswith("://") else url.rstrip("/")
         _filesystem(url)
 
     def __str__(self) -> str:

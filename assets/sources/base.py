@@ -28,7 +28,7 @@ class Entry:
     offset: int | None = None  # tar: first byte of the content; zip: first byte of the member's local header
     size: int = 0  # bytes; of `text` it is counted for you
     mtime: int | None = None  # microseconds since 1970; null: not known or too fresh to rely on, so it is read again
-    version: str = ""  # what tells, beside size, that the content is another, fresh or not: a time, an etag
+    version: str | int = ""  # what tells, beside size, that the content is another, fresh or not: a time, an etag
     time: datetime | None = None  # when it was recorded, with time zone
     attributes: str = "{}"  # a JSON object of strings: what else is known of the item
     text: str | None = None  # the content itself, of a text item that need not be opened

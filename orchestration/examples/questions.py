@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from assets.settings import AlignSettings
+from assets.sources.base import SourceError
 from assets.splits import split_of
-from assets.tables import SourceError, read_table
+from assets.tables import read_table
 from training.files import write_bytes
 from training.schema import SPLITS
 

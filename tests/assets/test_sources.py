@@ -1,4 +1,4 @@
-"""Sources: what is listed, what is refused and why, and what is not read twice."""
+"""Our sources: what is listed, what is refused and why, and what is not read twice."""
 
 import csv
 import hashlib
@@ -36,12 +36,12 @@ DIRTY = Path(os.environ.get("TRIPTYCH_SHARED", Path(__file__).parents[3] / "shar
 def listed(root: Path, *known: Any, modality: Any = "image", limits: MediaLimits | None = None, **fields: Any) -> Scan:
     """A scan, checked for what holds of each: schemas, unique ids, and the count."""
     settings = SourceSettings.of(name="s", modality=modality, **fields)
-    found = scan(settings, root, known[0].rows if known else None, limits)
-    assert found.rows.schema.equals(MANIFEST) and found.quarantine.schema.equals(QUARANTINE)
-    assert found.seen == found.rows.num_rows + found.quarantine.num_rows
-    ids = [*found.rows["item_id"].to_pylist(), *found.quarantine["item_id"].to_pylist()]
+    scanned = scan(settings, root, known[0].rows if known else None, limits)
+    assert scanned.rows.schema.equals(MANIFEST) and scanned.quarantine.schema.equals(QUARANTINE)
+    assert scanned.seen == scanned.rows.num_rows + scanned.quarantine.num_rows
+    ids = [*scanned.rows["item_id"].to_pylist(), *scanned.quarantine["item_id"].to_pylist()]
     assert len(set(ids)) == len(ids)
-    return found
+    return scanned
 
 
 def contents(root: Path, scanned: Scan, **fields: Any) -> pa.RecordBatch:
@@ -50,12 +50,12 @@ def contents(root: Path, scanned: Scan, **fields: Any) -> pa.RecordBatch:
     return attach_data(scanned.rows, {"s": SourceSettings.of(name="s", modality=modality, **fields).make(root)})
 
 
-def keys(found: Scan) -> list[str]:
-    return sorted(found.rows["key"].to_pylist())
+def keys(scanned: Scan) -> list[str]:
+    return sorted(scanned.rows["key"].to_pylist())
 
 
-def reasons(found: Scan) -> list[tuple[str, int | None]]:
-    return sorted((row["reason"], row["row"]) for row in found.quarantine.to_pylist())
+def reasons(scanned: Scan) -> list[tuple[str, int | None]]:
+    return sorted((row["reason"], row["row"]) for row in scanned.quarantine.to_pylist())
 
 
 def make_files(folder: Path, *names: str) -> Path:
@@ -92,16 +92,43 @@ def write_csv(path: Path, *rows: list[str]) -> Path:
     return path
 
 
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "source 's' has neither files nor table: give one of them"),
+        ({"kind": "files"}, "source 's' has no files: say where they lie"),
+        ({"modality": "image", "table": "t"}, "source 's' is image and has no files: say where its media lie"),
+        ({"table": "t", "key": "id"}, "source 's' reads text from a table: name its column and its key"),
+        ({"files": "f", "table": "t"}, "source 's' has a table: name the key, the column that holds the file names"),
+        ({"files": "f", "table": "t", "key": "id", "column": "c"}, "source 's' has files and a column of text"),
+        ({"files": "f", "time": "t"}, "source 's' has time but no table that could have such a column"),
+        ({"table": "t", "key": "id", "column": "c", "file": "f"}, "source 's' has a column of file names but no files"),
+        ({"files": "f", "use": "noise"}, "source 's' has use: noise and is text: only speech gets noise added"),
+        ({"files": "f", "encoding": "utf-9"}, "encoding is 'utf-9', expected one that Python knows"),
+        ({"files": "f", "kind": "file"}, "source is 'file', expected one of files, table.* did you mean files"),
+        ({"files": "f", "kind": 3}, "kind is 3, expected the name of a kind of source"),
+        ({"files": "f", "encodng": "utf-8"}, "'encodng' is no key of such a source; did you mean encoding"),
+        ({"files": "f", "key": 3}, "key is 3: input should be a valid string"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        SourceSettings.of(**{"name": "s", "modality": "text"} | fields)
+
+
 # Files
 
 
 def test_folder_gives_each_file_with_its_path_as_key(tmp_path: Path) -> None:
     make_files(tmp_path / "images", "a.png", "sub/b.c.png", ".hidden.png", ".git/config")
-    found = listed(tmp_path, files="images")
-    assert keys(found) == ["a", "sub/b.c"]
-    row = found.rows.to_pylist()[0]
+    scanned = listed(tmp_path, files="images")
+    assert keys(scanned) == ["a", "sub/b.c"]
+    row = scanned.rows.to_pylist()[0]
     assert row["sha256"] == hashlib.sha256(b"a.png").hexdigest() and row["size"] == 5
-    assert contents(tmp_path, found, files="images")["data"].to_pylist() == [b"a.png", b"sub/b.c.png"]
+    assert contents(tmp_path, scanned, files="images")["data"].to_pylist() == [b"a.png", b"sub/b.c.png"]
 
 
 def test_glob_and_single_file(tmp_path: Path) -> None:
@@ -128,9 +155,9 @@ def test_links_are_followed_within_the_folder_only(tmp_path: Path) -> None:
     (folder / "loop").symlink_to(folder)
     (folder / "broken.png").symlink_to(folder / "nothing.png")
     os.mkfifo(folder / "pipe.png")
-    found = listed(tmp_path, files="images")
-    assert keys(found) == ["a", "inner"]
-    refused = {row["key"]: row["reason"] for row in found.quarantine.to_pylist()}
+    scanned = listed(tmp_path, files="images")
+    assert keys(scanned) == ["a", "inner"]
+    refused = {row["key"]: row["reason"] for row in scanned.quarantine.to_pylist()}
     expected = {"outer": "outside_root", "outer_folder": "outside_root", "broken": "not_found", "pipe": "unsupported"}
     assert refused == expected
 
@@ -138,20 +165,20 @@ def test_links_are_followed_within_the_folder_only(tmp_path: Path) -> None:
 def test_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     make_files(tmp_path / "images", "a.png")
     Path(os.fsdecode(os.fsencode(tmp_path / "images") + b"/\xff.png")).write_text("x")
-    found = listed(tmp_path, files="images")
-    assert keys(found) == ["a"] and reasons(found) == [("bad_name", None)]
+    scanned = listed(tmp_path, files="images")
+    assert keys(scanned) == ["a"] and reasons(scanned) == [("bad_name", None)]
 
 
 def test_empty_too_large_and_unreadable_files(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "images", "fine.png", "much_too_large.png", "locked.png")
     (folder / "empty.png").touch()
     (folder / "locked.png").chmod(0)
-    found = listed(tmp_path, files="images", limits=MediaLimits(max_bytes=12))
+    scanned = listed(tmp_path, files="images", limits=MediaLimits(max_bytes=12))
     expected = [("empty", None), ("too_large", None)]
     if os.geteuid() != 0:  # root reads everything
         expected.append(("unreadable", None))
-    assert reasons(found) == sorted(expected)
-    assert all(row["uri"] in row["message"] for row in found.quarantine.to_pylist())
+    assert reasons(scanned) == sorted(expected)
+    assert all(row["uri"] in row["message"] for row in scanned.quarantine.to_pylist())
 
 
 @pytest.mark.parametrize("files", ["nowhere", "images/*.png", "empty"])
@@ -168,9 +195,9 @@ def test_empty_source_is_an_error(tmp_path: Path, files: str) -> None:
 def test_tar_members_are_read_in_place(tmp_path: Path) -> None:
     members = {"./a.png": b"A" * 700, "d/" + "long" * 60 + ".png": b"B", "d/ü.png": b"C" * 3_000_000}
     make_tar(tmp_path / "images.tar", members)
-    found = listed(tmp_path, files="images.tar")
-    assert keys(found) == sorted(["a", "d/" + "long" * 60, "d/ü"])
-    batch = contents(tmp_path, found, files="images.tar")
+    scanned = listed(tmp_path, files="images.tar")
+    assert keys(scanned) == sorted(["a", "d/" + "long" * 60, "d/ü"])
+    batch = contents(tmp_path, scanned, files="images.tar")
     assert set(batch["data"].to_pylist()) == set(members.values())
     assert batch["data_error"].null_count == 3
 
@@ -189,11 +216,11 @@ def test_tar_refuses_what_leaves_it_and_links(tmp_path: Path) -> None:
         special("device.png", tarfile.CHRTYPE),
         special("folder", tarfile.DIRTYPE),
     )
-    found = listed(tmp_path, files="images.tar")
-    assert keys(found) == ["fine"]
-    assert [reason for reason, _ in reasons(found)] == ["link"] * 2 + ["outside_root"] * 3 + ["unsupported"]
-    again = listed(tmp_path, found, files="images.tar")
-    assert again.rows.equals(found.rows) and again.quarantine.equals(found.quarantine)
+    scanned = listed(tmp_path, files="images.tar")
+    assert keys(scanned) == ["fine"]
+    assert [reason for reason, _ in reasons(scanned)] == ["link"] * 2 + ["outside_root"] * 3 + ["unsupported"]
+    again = listed(tmp_path, scanned, files="images.tar")
+    assert again.rows.equals(scanned.rows) and again.quarantine.equals(scanned.quarantine)
 
 
 def test_last_member_of_a_name_counts(tmp_path: Path) -> None:
@@ -202,9 +229,9 @@ def test_last_member_of_a_name_counts(tmp_path: Path) -> None:
             info = tarfile.TarInfo("a.png")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    found = listed(tmp_path, files="images.tar")
-    assert contents(tmp_path, found, files="images.tar")["data"].to_pylist() == [b"new!"]
-    assert reasons(found) == [("superseded", None)]
+    scanned = listed(tmp_path, files="images.tar")
+    assert contents(tmp_path, scanned, files="images.tar")["data"].to_pylist() == [b"new!"]
+    assert reasons(scanned) == [("superseded", None)]
 
 
 def test_zip_members_are_read_in_place(tmp_path: Path) -> None:
@@ -212,13 +239,13 @@ def test_zip_members_are_read_in_place(tmp_path: Path) -> None:
         archive.writestr("stored.png", b"abc" * 1000, zipfile.ZIP_STORED)
         archive.writestr("d/deflated.png", b"abc" * 2_000_000, zipfile.ZIP_DEFLATED)
         archive.writestr("../up.png", b"x")
-    found = listed(tmp_path, files="images.zip")
-    data = contents(tmp_path, found, files="images.zip")["data"].to_pylist()
-    assert dict(zip(found.rows["key"].to_pylist(), data, strict=True)) == {
+    scanned = listed(tmp_path, files="images.zip")
+    data = contents(tmp_path, scanned, files="images.zip")["data"].to_pylist()
+    assert dict(zip(scanned.rows["key"].to_pylist(), data, strict=True)) == {
         "stored": b"abc" * 1000,
         "d/deflated": b"abc" * 2_000_000,
     }
-    assert reasons(found) == [("outside_root", None)]
+    assert reasons(scanned) == [("outside_root", None)]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "header", "not_a_tar"])
@@ -240,15 +267,15 @@ def test_compressed_tar_is_refused_with_advice(tmp_path: Path) -> None:
 
 def test_content_that_changed_since_it_was_listed_is_not_used(tmp_path: Path) -> None:
     make_files(tmp_path / "images", "a.png", "b.png", "c.png")
-    found = listed(tmp_path, files="images")
+    scanned = listed(tmp_path, files="images")
     (tmp_path / "images/a.png").write_text("other")
     (tmp_path / "images/b.png").unlink()
-    batch = contents(tmp_path, found, files="images")
+    batch = contents(tmp_path, scanned, files="images")
     assert batch["data"].to_pylist() == [None, None, b"c.png"]
     changed, gone, fine = batch["data_error"].to_pylist()
     assert "changed" in changed and "b.png" in gone and fine is None
-    assert attach_data(found.rows.slice(0, 0), {}).num_rows == 0
-    assert "'s' is not in the project file" in attach_data(found.rows, {})["data_error"][0].as_py()
+    assert attach_data(scanned.rows.slice(0, 0), {}).num_rows == 0
+    assert "'s' is not in the project file" in attach_data(scanned.rows, {})["data_error"][0].as_py()
 
 
 # Tables that name files
@@ -257,8 +284,8 @@ def test_content_that_changed_since_it_was_listed_is_not_used(tmp_path: Path) ->
 def test_table_names_files(tmp_path: Path) -> None:
     make_files(tmp_path / "images", "a.png", "sub/b.png", "unnamed.png")
     write_csv(tmp_path / "t.csv", ["file", "label"], ["a.png", "1"], ["./sub/b.png", "2"])
-    found = listed(tmp_path, files="images", table="t.csv", key="file")
-    rows = {row["key"]: row for row in found.rows.to_pylist()}
+    scanned = listed(tmp_path, files="images", table="t.csv", key="file")
+    rows = {row["key"]: row for row in scanned.rows.to_pylist()}
     assert set(rows) == {"a.png", "./sub/b.png", "unnamed.png"}
     assert json.loads(rows["a.png"]["attributes"]) == {"label": "1"} and rows["a.png"]["row"] == 2
     assert rows["unnamed.png"]["attributes"] == "{}" and rows["unnamed.png"]["row"] is None
@@ -273,8 +300,8 @@ def test_table_may_leave_out_the_folder_that_all_members_share(tmp_path: Path) -
 def test_file_column_apart_from_the_key(tmp_path: Path) -> None:
     make_files(tmp_path / "images", "a.png")
     write_csv(tmp_path / "t.csv", ["id", "picture"], ["s1", "a.png"], ["s2", "a.png"], ["s3", ""])
-    found = listed(tmp_path, files="images", table="t.csv", key="id", file="picture")
-    assert keys(found) == ["s1", "s2"] and reasons(found) == [("absent", 4)]
+    scanned = listed(tmp_path, files="images", table="t.csv", key="id", file="picture")
+    assert keys(scanned) == ["s1", "s2"] and reasons(scanned) == [("absent", 4)]
 
 
 def test_bad_rows_name_file_and_line(tmp_path: Path) -> None:
@@ -285,12 +312,12 @@ def test_bad_rows_name_file_and_line(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", ["file", "label"], *([name, "x"] for name in names))
     with (tmp_path / "t.csv").open("a") as file:
         file.write('one_cell\n"a"b,c\n')
-    found = listed(tmp_path, files="images", table="t.csv", key="file")
-    assert keys(found) == ["a.png"]
+    scanned = listed(tmp_path, files="images", table="t.csv", key="file")
+    assert keys(scanned) == ["a.png"]
     expected = [("not_found", 3), *(("outside_root", 4 + n) for n in range(6)), ("malformed", 10), ("absent", 11)]
     expected += [("duplicate", 12), ("malformed", 13), ("malformed", 14)]
-    assert reasons(found) == sorted(expected)
-    for row in found.quarantine.to_pylist():
+    assert reasons(scanned) == sorted(expected)
+    for row in scanned.quarantine.to_pylist():
         assert "t.csv" in row["message"] and f"line {row['row']}" in row["message"]
         assert row["outcome"] == ("duplicate" if row["reason"] == "duplicate" else "quarantined")
 
@@ -317,9 +344,9 @@ def test_same_key_and_content_is_a_duplicate_and_same_content_is_not(tmp_path: P
     make_files(folder, "a.png", "b.png")
     (folder / "a.jpg").write_text("a.png")
     (folder / "c.png").write_text("a.png")
-    found = listed(tmp_path, files="images")
-    assert keys(found) == ["a", "b", "c"]
-    (duplicate,) = found.quarantine.to_pylist()
+    scanned = listed(tmp_path, files="images")
+    assert keys(scanned) == ["a", "b", "c"]
+    (duplicate,) = scanned.quarantine.to_pylist()
     assert duplicate["outcome"] == "duplicate" and "a.jpg" in duplicate["message"]
 
 
@@ -329,11 +356,11 @@ def test_same_key_and_content_is_a_duplicate_and_same_content_is_not(tmp_path: P
 def test_text_table(tmp_path: Path) -> None:
     text = '\ufeffid;text;time\r\n1;"two\r\nlines";2024-05-01T10:00:00+02:00\r\n2;x;\r\n\r\n3; ;\r\n4;;\r\n5;y;soon\r\n'
     (tmp_path / "t.csv").write_bytes(text.encode())
-    found = listed(tmp_path, modality="text", table="t.csv", key="id", column="text", time="time")
-    first, second = found.rows.to_pylist()
+    scanned = listed(tmp_path, modality="text", table="t.csv", key="id", column="text", time="time")
+    first, second = scanned.rows.to_pylist()
     assert first["text"] == "two\r\nlines" and first["time"] == datetime(2024, 5, 1, 8, tzinfo=UTC)
     assert (second["key"], second["text"], second["row"], second["time"]) == ("2", "x", 4, None)
-    assert reasons(found) == [("absent", 7), ("empty", 6), ("malformed", 8)]
+    assert reasons(scanned) == [("absent", 7), ("empty", 6), ("malformed", 8)]
 
 
 def test_text_tables_agree_whatever_the_format(tmp_path: Path) -> None:
@@ -342,18 +369,18 @@ def test_text_tables_agree_whatever_the_format(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([row | {"raw": b"\xff"} for row in rows]), tmp_path / "t.parquet")
     write_csv(tmp_path / "t.csv", ["id", "text", "ok"], *([r["id"], r["text"], str(r["ok"]).lower()] for r in rows))
     columns = ["key", "text", "sha256", "attributes"]
-    found = [
+    scanned = [
         listed(tmp_path, modality="text", table=f"t.{kind}", key="id", column="text").rows.select(columns)
         for kind in ("csv", "jsonl", "parquet")
     ]
-    assert found[0].num_rows == 5 and found[0].equals(found[1]) and found[0].equals(found[2])
+    assert scanned[0].num_rows == 5 and scanned[0].equals(scanned[1]) and scanned[0].equals(scanned[2])
 
 
 def test_json_number_of_thousands_of_digits_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"id": 1, "text": "one"}\n{"id": 2, "text": "two", "n": %s}\n' % ("9" * 5000))
-    found = listed(tmp_path, modality="text", table="t.jsonl", key="id", column="text")
-    assert keys(found) == ["1"] and reasons(found) == [("malformed", 2)]
-    assert "t.jsonl: line 2 holds a number that is too long" in found.quarantine["message"][0].as_py()
+    scanned = listed(tmp_path, modality="text", table="t.jsonl", key="id", column="text")
+    assert keys(scanned) == ["1"] and reasons(scanned) == [("malformed", 2)]
+    assert "t.jsonl: line 2 holds a number that is too long" in scanned.quarantine["message"][0].as_py()
 
 
 def test_row_added_in_the_middle_changes_no_other_id(tmp_path: Path) -> None:
@@ -389,8 +416,8 @@ def test_jsonl_rows_that_cannot_be_stored(tmp_path: Path) -> None:
         '{"id":5,"text":"\\u0000"}',
     ]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
-    found = listed(tmp_path, modality="text", table="t.jsonl", key="id", column="text")
-    assert keys(found) == ["1"] and reasons(found) == [("malformed", n) for n in (2, 3, 4, 5)]
+    scanned = listed(tmp_path, modality="text", table="t.jsonl", key="id", column="text")
+    assert keys(scanned) == ["1"] and reasons(scanned) == [("malformed", n) for n in (2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize(
@@ -451,9 +478,9 @@ def test_unchanged_files_are_not_read_again(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "images", "a.png", "b.png", "c.png")
     first = listed(tmp_path, files="images")
     assert first.reused == 0
-    found = (folder / "a.png").stat()
+    status = (folder / "a.png").stat()
     (folder / "a.png").write_text("A.PNG")  # same size and time, as after cp -p
-    os.utime(folder / "a.png", ns=(found.st_atime_ns, found.st_mtime_ns))
+    os.utime(folder / "a.png", ns=(status.st_atime_ns, status.st_mtime_ns))
     (folder / "b.png").write_text("B.PNG")
     age(folder / "b.png", 50)
     make_files(folder, "d.png")
@@ -485,9 +512,9 @@ def test_zip_member_with_another_checksum_is_refused(tmp_path: Path, modality: s
     with zipfile.ZipFile(path) as archive:
         crc = archive.getinfo("b").CRC.to_bytes(4, "little")
     path.write_bytes(content.replace(b"whole b", b"other b").replace(crc, b"\1\2\3\4" if packing else crc))
-    found = listed(tmp_path, modality=modality, files="z.zip")
-    (refused,) = found.quarantine.to_pylist()
-    assert keys(found) == ["a", "c"] and refused["reason"] == "unreadable"
+    scanned = listed(tmp_path, modality=modality, files="z.zip")
+    (refused,) = scanned.quarantine.to_pylist()
+    assert keys(scanned) == ["a", "c"] and refused["reason"] == "unreadable"
     assert "z.zip: b: is damaged: its checksum is another" in refused["message"]
 
 
@@ -496,9 +523,9 @@ def test_zip_member_that_unpacks_to_absurd_size_is_refused(tmp_path: Path) -> No
         archive.writestr("bomb.wav", bytes(17 * 2**20))
         archive.writestr("small.wav", bytes(2**20))
         archive.writestr("stored.wav", bytes(17 * 2**20), zipfile.ZIP_STORED)
-    found = listed(tmp_path, modality="speech", files="z.zip")
-    assert keys(found) == ["small", "stored"]
-    (bomb,) = found.quarantine.to_pylist()
+    scanned = listed(tmp_path, modality="speech", files="z.zip")
+    assert keys(scanned) == ["small", "stored"]
+    (bomb,) = scanned.quarantine.to_pylist()
     assert bomb["reason"] == "too_large" and "unpack to 17825792" in bomb["message"]
 
 
