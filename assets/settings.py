@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from training.catalog import OUTPUTS
 from training.schema import MODALITIES, SPLITS
 from training.settings import (
     FORBID_EXTRA,
@@ -191,6 +192,10 @@ class Project:
         if not self.modalities or (self.noise and "speech" not in self.modalities):
             raise ValueError(f"sources has noise ({', '.join(self.noise)}) and no speech that it could be added to")
         object.__setattr__(self, "model", complete(self.model, {m: FORMS[m] for m in self.modalities}))
+        if self.promotion.metric is not None:
+            names = [metric.name for metric in OUTPUTS.load(self.model.output.kind).metrics]
+            expected = f"a metric of output {self.model.output.kind} ({', '.join(names)})"
+            check(self.promotion.metric in names, "promotion.metric", self.promotion.metric, expected)
         if self.training.augmentation.speech is not None and not self.features.speech.keep_waveform:
             raise ValueError(
                 "training.augmentation.speech needs the waveforms: set features.speech.keep_waveform: true"

@@ -150,15 +150,14 @@ class Collator:
     """Rows to a batch of tensors, with what `FusionModel.forward` takes.
 
     present bool (B, N) in the order of `modalities`; for each modality X the values `X` in the form of its features,
-    and a mask `X_mask` where the form has one; prompt_ids and prompt_mask (B, P), padded on the left; with `answers`,
-    labels: answer tokens and eos (B, A) padded by -100, or the class (B,).
+    and a mask `X_mask` where the form has one; prompt_ids and prompt_mask (B, P), padded on the left; with `targets`,
+    labels: what it makes of the rows' labels.
 
     Args:
         modalities: those the model reads; the rest of a row is ignored.
         prompt: the modality that the language model reads itself: it needs no ids of its own.
-        classes: the labels of a model with output `class`; None for text.
         keep: only these are shown to the model, the others are hidden.
-        answers: make labels; rows without a label are an error then.
+        targets: `Output.targets` of the model; None: no labels are made. Rows without a label are an error with it.
         modality_dropout: chance that a present modality is hidden; the last one of a row never is.
         augment: modality -> what changes its values (image pixels, or a waveform to frames) with a row's generator.
     """
@@ -167,13 +166,12 @@ class Collator:
     features: FeatureSettings
     modalities: tuple[str, ...]
     prompt: str | None = "text"
-    classes: tuple[str, ...] | None = None
     keep: frozenset[str] | None = None
-    answers: bool = False
+    targets: Callable[[Sequence[str]], Tensor] | None = None
     modality_dropout: float = 0.0
     augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
     seed: int = 0
-    _encoded: dict[tuple[str, bool], list[int]] = field(default_factory=dict, repr=False)
+    _encoded: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         shown = [self.shown(row) for row in rows]
@@ -192,8 +190,8 @@ class Collator:
             else:
                 ids = [row["input_ids"] if "text" in s else () for row, s in zip(rows, shown, strict=True)]
                 batch["text"], batch["text_mask"] = _padded(ids, 0)
-        if self.answers:
-            batch["labels"] = self._labels(rows)
+        if self.targets is not None:
+            batch["labels"] = self.targets(_labels(rows))
         return batch
 
     def shown(self, row: Row) -> list[str]:
@@ -230,13 +228,13 @@ class Collator:
     def _pad(self) -> int:
         return int(self.tokenizer.pad_token_id)
 
-    def _encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids, with the special tokens that the tokenizer puts around a text by itself, or without."""
-        # Texts and answers recur over rows and epochs. Long ones seldom do, and would fill the memory.
-        if (ids := self._encoded.get((text, special))) is None:
-            ids = self.tokenizer(text, add_special_tokens=special)["input_ids"] if text else []
+    def _encode(self, text: str) -> list[int]:
+        """Token ids, with the special tokens that the tokenizer puts around a text by itself."""
+        # Texts recur over rows and epochs. Long ones seldom do, and would fill the memory.
+        if (ids := self._encoded.get(text)) is None:
+            ids = self.tokenizer(text)["input_ids"] if text else []
             if len(text) < 1000 and len(self._encoded) < 50_000:
-                self._encoded[text, special] = ids
+                self._encoded[text] = ids
         return ids
 
     def _pixels(self, pictures: Sequence[np.ndarray | None]) -> Tensor:
@@ -258,16 +256,12 @@ class Collator:
                 padded[n, : len(frames)] = frames
         return torch.from_numpy(padded), torch.arange(padded.shape[1]) < torch.tensor(lengths)[:, None]
 
-    def _labels(self, rows: Sequence[Row]) -> Tensor:
-        for row in rows:
-            if row["label"] is None:
-                raise ValueError(f"sample {row['sample_id']} has no label: leave unlabelled rows out of training")
-        if self.classes is None:
-            eos = int(self.tokenizer.eos_token_id)
-            return _padded([[*self._encode(row["label"], special=False), eos] for row in rows], -100)[0]
-        known = {label: n for n, label in enumerate(self.classes)}
-        # A label that training never saw counts as wrong in the loss's place: it is left out.
-        return torch.tensor([known.get(row["label"], -100) for row in rows])
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    for row in rows:
+        if row["label"] is None:
+            raise ValueError(f"sample {row['sample_id']} has no label: leave unlabelled rows out of training")
+    return [row["label"] for row in rows]
 
 
 def _padded(sequences: Sequence[Any], fill: int, left: bool = False) -> tuple[Tensor, Tensor]:

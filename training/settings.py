@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from training.catalog import ENCODERS, FUSIONS, Choice, Family
+from training.catalog import ENCODERS, FUSIONS, OBJECTIVES, OUTPUTS, Choice, Family
 
 FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an error
 
@@ -145,7 +145,7 @@ class ModelSettings:
     encoders: dict[str, Choice] = field(default_factory=dict)
     fusion: Choice = field(default_factory=lambda: Choice("attention"))
     llm: str = "tiny"  # "tiny" (trained from scratch), or a Hugging Face name or local folder of a causal LM
-    output: Literal["text", "class"] = "text"
+    output: Choice = field(default_factory=lambda: Choice("text"))
     width: int = 96  # of encoders, fusion and the tiny language model
     layers: int = 3  # of the tiny language model
     heads: int = 4
@@ -157,6 +157,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         choose(self, "fusion", FUSIONS)
+        choose(self, "output", OUTPUTS)
         for name in ("width", "layers", "heads", "tokens", "max_new_tokens"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
@@ -248,6 +249,8 @@ class TrainingSettings:
     weight_decay: float = 0.01
     warmup: float = 0.05  # share of all steps
     label_smoothing: float = 0.0
+    # What is minimised: the weighted sum of the losses of these (`training.catalog.OBJECTIVES`), each at most once.
+    objectives: tuple[Choice, ...] = (Choice("answer"),)
     augmentation: Augmentation = field(default_factory=Augmentation)
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
@@ -264,6 +267,10 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "gradient_accumulation", "checkpoint_steps"):
             check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        objectives = tuple(OBJECTIVES.choose(objective) for objective in self.objectives)
+        object.__setattr__(self, "objectives", objectives)
+        kinds = [objective.kind for objective in objectives]
+        check(0 < len(kinds) == len(set(kinds)), "objectives", kinds, "at least one, and none twice")
         check(self.parallel is None or self.parallel >= 1, "parallel", self.parallel, "null or at least 1")
         check(0 <= self.warmup < 1, "warmup", self.warmup, "0 up to (not including) 1")
 
@@ -280,14 +287,14 @@ def decisive(training: TrainingSettings) -> dict[str, Any]:
 @dataclass(frozen=True, kw_only=True)
 class PromotionSettings:
     __pydantic_config__ = FORBID_EXTRA
-    metric: Literal["accuracy"] = "accuracy"
+    metric: str | None = None  # one of the output's (`training.outputs`); null: its first, accuracy of text and class
     must_beat: tuple[Literal["champion", "best_single_modality"], ...] = ("champion", "best_single_modality")
     confidence: float = 0.95  # of the one-sided paired bootstrap
     margin: float = 0.0  # 0: strictly better; above: may be worse than the champion by less than this
 
     def __post_init__(self) -> None:
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "0.5 up to (not including) 1")
-        check(0 <= self.margin < 1, "margin", self.margin, "0 up to (not including) 1")
+        check(self.margin >= 0, "margin", self.margin, "0 or more, in the units of the metric")
 
 
 def from_dict(kind: Any, values: dict[str, Any]) -> Any:
