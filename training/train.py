@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training.augmentation import SpeechAugmenter, augment_image
+from training.catalog import OBJECTIVES
 from training.data import Collator, EpochSampler, Row, SampleDataset
+from training.evaluate import mean_score
 from training.model import FusionModel, build_model
 from training.schema import fingerprint, subset_name
-from training.settings import Augmentation, FeatureSettings, ModelSettings, TrainingSettings, decisive, to_dict
-from training.spec import identity
+from training.settings import Augmentation, FeatureSettings, ModelSettings, TrainingSettings, to_dict
+from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
 _WHOLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
@@ -36,7 +37,8 @@ _LOGS = 50  # points of the loss curve
 @dataclass(frozen=True)
 class Trained:
     model: FusionModel  # in eval mode
-    history: list[dict[str, float]]  # step, epoch, loss and learning_rate; or step, epoch, validation_*
+    history: list[dict[str, float]]  # step, epoch, loss (of several objectives loss_*, too), learning_rate; or
+    # step, epoch, validation_*
 
 
 def make_tokenizer(train: SampleDataset, model: ModelSettings, training: TrainingSettings) -> PreTrainedTokenizerBase:
@@ -47,77 +49,90 @@ def make_tokenizer(train: SampleDataset, model: ModelSettings, training: Trainin
     return fit_tokenizer(itertools.chain(train.texts(), labels), training.vocabulary)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """A model to train: everything that decides its weights."""
+
+    model: ModelSettings
+    training: TrainingSettings
+    features: FeatureSettings
+    train: SampleDataset  # labelled rows
+    validation: SampleDataset  # labelled rows; may be empty
+    tokenizer: PreTrainedTokenizerBase
+    keep: frozenset[str] | None = None  # modalities the model may read (for baselines); None: all of the training rows
+    noise: Sequence[np.ndarray] = ()  # int16 waveforms for augmentation
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that the model reads."""
+        return tuple(m for m in self.train.modalities if self.keep is None or m in self.keep)
+
+    def identity(self) -> str:
+        """Names the training, so that it never goes on from another one's checkpoint."""
+        settings = identity(self.model), training_identity(self.training), to_dict(self.features)
+        return fingerprint(*settings, list(self.modalities), self.train.identity())
+
+
 def fit(
-    model: ModelSettings,
-    training: TrainingSettings,
-    features: FeatureSettings,
-    train: SampleDataset,
-    validation: SampleDataset,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    keep: frozenset[str] | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
-    run_name: str | None = None,
-    noise: Sequence[np.ndarray] = (),
+    task: TrainingTask, folder: Path, callbacks: Sequence[TrainerCallback] = (), run_name: str | None = None
 ) -> Trained:
     """Trains a new model; resumes where `folder` holds a whole checkpoint of the same training.
 
     Args:
-        train, validation: labelled rows; validation may be empty.
         folder: checkpoints lie here; the caller removes it when the model is stored.
-        keep: modalities the model may read (for baselines); default: all that the training rows have.
-        noise: int16 waveforms for augmentation.
 
     Raises:
         ValueError: no row to train on, a label that no answer could be, the checkpoints are of another training, or
             the loss is no number.
     """
-    modalities = tuple(m for m in train.modalities if keep is None or m in keep)
-    if len(train) == 0 or not modalities:
-        wanted = "any modality" if keep is None else subset_name(keep)
-        raise ValueError(f"no training row has {wanted} ({len(train)} rows): look at the splits and at keep")
-    classes = sorted({label for label in train.labels if label is not None}) if model.output == "class" else None
-    if model.output == "text":
-        _check_labels(train, tokenizer, model.max_new_tokens)
-    torch.manual_seed(training.seed)  # the weights' start; everything random in the data has keys of its own
-    network = build_model(model, features, tokenizer, modalities, classes)
-    collator = make_collator(network, tokenizer, features)
-    parts = identity(model), decisive(training), to_dict(features), list(modalities), train.identity()
-    _claim(Path(folder), fingerprint(*parts))
-    steps = math.ceil(math.ceil(len(train) / training.batch_size / training.gradient_accumulation) * training.epochs)
+    if len(task.train) == 0 or not task.modalities:
+        wanted = "any modality" if task.keep is None else subset_name(task.keep)
+        raise ValueError(f"no training row has {wanted} ({len(task.train)} rows): look at the splits and at keep")
+    network = _new_model(task)
+    _claim(Path(folder), task.identity())
+    trainer = _trainer(task, network, Path(folder), callbacks, run_name)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
+    history = _history(trainer.state.log_history)
+    if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
+        rate = task.training.learning_rate
+        raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
+    network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
+    return Trained(network.eval(), history)
+
+
+def _new_model(task: TrainingTask) -> FusionModel:
+    torch.manual_seed(task.training.seed)  # the weights' start; everything random in the data has keys of its own
+    labels = [label for label in task.train.labels if label is not None]
+    network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels)
+    network.objectives = nn.ModuleList(
+        OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives
+    )
+    return network
+
+
+def _trainer(
+    task: TrainingTask, network: FusionModel, folder: Path, callbacks: Sequence[TrainerCallback], run_name: str | None
+) -> "_Trainer":
+    training, rows = task.training, len(task.train)
+    steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
+    collator = make_collator(network, task.tokenizer, task.features)
+    collator = replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer))
     trainer = _Trainer(
         model=network,
-        args=_arguments(training, steps, Path(folder), run_name, len(validation) > 0),
-        train_dataset=train,
-        eval_dataset=_sample(validation, training.seed),
+        args=_arguments(training, steps, folder, run_name, len(task.validation) > 0),
+        train_dataset=task.train,
+        eval_dataset=_sample(task.validation, training.seed),
         data_collator=replace(
             collator,
-            answers=True,
-            modality_dropout=model.modality_dropout,
-            augment=augmenters(training.augmentation, features, noise),
+            modality_dropout=task.model.modality_dropout,
+            augment=augmenters(training.augmentation, task.features, task.noise),
             seed=training.seed,
         ),
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.tokenizer, trainer.evaluation_collator = tokenizer, replace(collator, answers=True)
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
-    history = _history(trainer.state.log_history)
-    if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
-        raise ValueError(f"the loss became no number; lower training.learning_rate (it is {training.learning_rate})")
-    return Trained(network.eval(), history)
-
-
-def _check_labels(train: SampleDataset, tokenizer: PreTrainedTokenizerBase, most: int) -> None:
-    """Raises ValueError where an answer is cut off before it can be the label; the end of sequence needs no room."""
-    labels = sorted({label for label in train.labels if label})
-    tokens = {label: len(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels}
-    longest = max(labels, key=tokens.__getitem__, default="")
-    if (needed := tokens.get(longest, 0)) > most:
-        raise ValueError(
-            f"the training label {longest[:80]!r} has {needed} tokens, and answers end after "
-            f"model.max_new_tokens ({most}): set it to at least {needed}"
-        )
+    trainer.tokenizer, trainer.evaluation_collator, trainer.named_losses = task.tokenizer, collator, {}
+    return trainer
 
 
 def predict(
@@ -128,7 +143,7 @@ def predict(
     keep: frozenset[str] | None = None,
     batch_size: int = 256,
     shuffle_seed: int | None = None,
-) -> list[str]:
+) -> list[Any]:
     """The model's answer to each row, in order.
 
     Args:
@@ -154,20 +169,19 @@ def make_collator(
     keep: frozenset[str] | None = None,
 ) -> Collator:
     """The collator that makes batches for `model`, without labels and dropout."""
-    classes = None if model.config.output == "text" else tuple(model.config.classes)
-    return Collator(tokenizer, features, tuple(model.config.modalities), model.config.prompt, classes, keep)
+    return Collator(tokenizer, features, tuple(model.config.modalities), model.config.prompt, keep)
 
 
 def augmenters(
     settings: Augmentation, features: FeatureSettings, noise: Sequence[np.ndarray] = ()
 ) -> dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]]:
     """What changes the training rows' values, by modality."""
-    found: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {}
+    changes: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {}
     if settings.speech is not None:
-        found["speech"] = SpeechAugmenter(settings.speech, features.speech, noise)
+        changes["speech"] = SpeechAugmenter(settings.speech, features.speech, noise)
     if settings.image is not None:
-        found["image"] = partial(augment_image, settings=settings.image)
-    return found
+        changes["image"] = partial(augment_image, settings=settings.image)
+    return changes
 
 
 class _Trainer(Trainer):
@@ -175,6 +189,7 @@ class _Trainer(Trainer):
 
     tokenizer: PreTrainedTokenizerBase
     evaluation_collator: Collator
+    named_losses: dict[str, list[Tensor]]  # since the last log, where there is more than one objective
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return EpochSampler(len(train_dataset), self.args.seed)
@@ -188,17 +203,22 @@ class _Trainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        outputs = model(**inputs)
-        loss = outputs.loss
-        if smoothing := self.args.label_smoothing_factor:
-            logits, labels = outputs.logits.flatten(0, -2).float(), inputs["labels"].flatten()
-            loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        return (loss, outputs) if return_outputs else loss
+        output = model(**inputs)
+        if len(output.losses) > 1:
+            for name, loss in output.losses.items():
+                self.named_losses.setdefault(f"loss_{name}", []).append(loss.detach())
+        return (output.loss, output) if return_outputs else output.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= {name: float(torch.stack(losses).mean()) for name, losses in self.named_losses.items()}
+            self.named_losses = {}
+        super().log(logs, start_time)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss, and accuracy of the generated answers."""
+        """The output's own loss, and its first metric of the answers."""
         rows = self.eval_dataset
         assert isinstance(rows, SampleDataset)
         model = self.accelerator.unwrap_model(self.model)
@@ -208,8 +228,8 @@ class _Trainer(Trainer):
             with torch.inference_mode():
                 losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
             answers += model.answer(batch, self.tokenizer)
-        right = sum(answer == (label or "").strip() for answer, label in zip(answers, rows.labels, strict=True))
-        metrics = {"eval_loss": float(np.mean(losses)), "eval_accuracy": right / len(rows)}
+        metric, labels = model.output.metrics[0], [model.output.read(label) for label in rows.labels]
+        metrics = {"eval_loss": float(np.mean(losses)), f"eval_{metric.name}": mean_score(metric, labels, answers)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -238,7 +258,6 @@ def _arguments(
         lr_scheduler_type="cosine",
         optim="adamw_torch_fused",
         max_grad_norm=training.max_grad_norm,
-        label_smoothing_factor=training.label_smoothing,
         bf16=training.precision == "bfloat16",
         seed=training.seed,
         logging_steps=max(1, steps // _LOGS),
@@ -277,8 +296,8 @@ def _claim(folder: Path, identity: str) -> None:
 
 def last_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint; what a killed process left unfinished is removed."""
-    found = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in reversed(found):
+    paths = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(paths):
         if _is_whole(path):
             return str(path)
         shutil.rmtree(path)
@@ -298,9 +317,9 @@ def _is_whole(checkpoint: Path) -> bool:
 def _history(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     history = []
     for entry in log:
-        names = {"loss": "loss", "learning_rate": "learning_rate"}
+        names = {name: name for name in entry if name in ("loss", "learning_rate") or name.startswith("loss_")}
         names |= {name: name.replace("eval_", "validation_", 1) for name in entry if name.startswith("eval_")}
-        values = {new: float(entry[old]) for old, new in names.items() if old in entry}
+        values = {new: float(entry[old]) for old, new in names.items()}
         if values:
             history.append({"step": entry["step"], "epoch": entry["epoch"]} | values)
     return history

@@ -35,8 +35,7 @@ def save_bundle(folder: Path, modalities: tuple[str, ...] = MODALITIES, **settin
 
     torch.manual_seed(0)
     tokenizer = fit_tokenizer(["What do you see?", "seven", "nine"], 300)
-    classes = ["seven", "nine"] if settings.get("output") == "class" else None
-    model = build_model(dataclasses.replace(MODEL, **settings), FEATURES, tokenizer, modalities, classes)
+    model = build_model(dataclasses.replace(MODEL, **settings), FEATURES, tokenizer, modalities, ["seven", "nine"])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Processor(FEATURES, MediaLimits()).save_pretrained(folder)

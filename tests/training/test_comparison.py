@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.comparison import decide, paired_bootstrap
-from training.schema import PREDICTIONS
+from training import comparison
+from training.comparison import Decision, paired_bootstrap
+from training.metrics import ACCURACY
+from training.schema import predictions_schema
 from training.settings import PromotionSettings
 
 RULE = PromotionSettings()
@@ -22,7 +24,11 @@ def predictions(right: Any, subset: str = "text+image", ids: list[str] | None = 
         {"sample_id": name, "subset": subset, "label": "yes", "prediction": "yes" if ok else "no"}
         for name, ok in zip(ids or [f"s{n}" for n in range(len(right))], right, strict=True)
     ]
-    return pa.Table.from_pylist(rows, PREDICTIONS)
+    return pa.Table.from_pylist(rows, predictions_schema(pa.string()))
+
+
+def decide(*arguments: Any) -> Decision:
+    return comparison.decide(*arguments, ACCURACY)
 
 
 def score(n: int, rate: float, seed: int = 0) -> np.ndarray:
