@@ -299,13 +299,20 @@ class PromotionSettings:
 
 def from_dict(kind: Any, values: dict[str, Any]) -> Any:
     """The settings dataclass `kind` back from `to_dict`."""
-    if kind is Choice:
-        return Choice(values["kind"], {name: value for name, value in values.items() if name != "kind"})
     hints = typing.get_type_hints(kind)
-    read: dict[str, Any] = {}
-    for name, value in values.items():
-        kinds = [kind for kind in (hints[name], *typing.get_args(hints[name])) if dataclasses.is_dataclass(kind)]
-        if kinds and isinstance(value, dict):
-            value = from_dict(kinds[0], value)
-        read[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**read)
+    return kind(**{name: _read(hints[name], value) for name, value in values.items()})
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """A value of `to_dict` as what the type hint of its field says."""
+    inner = typing.get_args(hint)
+    if isinstance(value, list):
+        return tuple(_read(inner[0] if inner else Any, item) for item in value)
+    if isinstance(value, dict) and typing.get_origin(hint) is dict:
+        return {name: _read(inner[1], item) for name, item in value.items()}
+    kind = next((kind for kind in (hint, *inner) if dataclasses.is_dataclass(kind)), None)
+    if kind is Choice and isinstance(value, str):
+        return Choice(value)
+    if kind is Choice and isinstance(value, dict):
+        return Choice(value["kind"], {name: option for name, option in value.items() if name != "kind"})
+    return from_dict(kind, value) if kind is not None and isinstance(value, dict) else value
