@@ -95,8 +95,7 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
             "materialize champion again"
         )
     model_registry.set_alias(uri, name, "challenger", version)
-    metric = _output(project).metric(project.promotion.metric)
-    decision = decide(ours, theirs, singles, project.promotion, metric)
+    decision = decide(ours, theirs, singles, project.promotion, _output(project))
     # All that was seen is written before the alias moves, and the question last: a process killed in between has
     # either not judged, or leaves a verdict that the next one carries out.
     tags = {

@@ -236,6 +236,5 @@ def _job(context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpe
         cache=str(project.folder / "cache"),
         checkpoints=str(project.folder / "checkpoints"),
         tags={"dagster_run_id": context.run.run_id},
-        parallel=project.training.parallel,
         runs=runs,
     )

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from training.evaluate import scores
 from training.metrics import Metric, resampled_means
+from training.outputs.base import Output
 from training.settings import PromotionSettings
 
 _RESAMPLES = 10_000
@@ -114,7 +115,7 @@ def decide(
     champion: pa.Table | None,
     singles: Mapping[str, pa.Table],
     settings: PromotionSettings,
-    metric: Metric,
+    output: Output,
 ) -> Decision:
     """Whether the challenger becomes champion.
 
@@ -123,11 +124,12 @@ def decide(
             champion yet.
         singles: predictions of the baselines that see one modality, by modality. A row that lacks the modality may be
             absent there; it counts as not answered. A modality that no test row has is not compared.
-        metric: the one to judge by.
+        output: what the models answer with; `settings.metric` is one of its metrics.
 
     Raises:
         ValueError: they are not on the same rows, a row stands twice, or there is none.
     """
+    metric = output.metric(settings.metric)
     ours = scores(challenger, metric)
     if not ours:
         raise ValueError("there are no test rows to judge on, expected at least one: look at align.split")

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from training.records import EvaluationRow, TrainingReport
 from training.schema import MODALITIES, SPLITS, predictions_schema, subset_name
-from training.settings import to_dict
+from training.settings import TrainingSettings, to_dict
 from training.spec import JobSpec, RunSpec
 from training.workers import Log, die_with_parent, side_by_side
 
@@ -48,7 +48,7 @@ def run_all(spec: JobSpec, report: Callable[[TrainingReport], None], log: Log) -
 
     # The product takes longest: first, with the others beside it.
     runs = sorted(spec.runs, key=lambda run: run.is_baseline)
-    at_once = spec.parallel or (1 if torch.cuda.is_available() else 2)
+    at_once = how_many_at_once(runs[0].training)
     threads = max(1, torch.get_num_threads() // at_once)  # the same however many are left: it decides the last bits
     open_splits(spec)  # fills the cache that all read
     tracking.open_experiment(spec)
@@ -57,6 +57,13 @@ def run_all(spec: JobSpec, report: Callable[[TrainingReport], None], log: Log) -
             report(train_one(spec, run, threads, log))
     else:
         side_by_side(train_one, [(spec, run, threads) for run in runs], min(at_once, len(runs)), report, log)
+
+
+def how_many_at_once(training: TrainingSettings) -> int:
+    """Models that train side by side: as `training.parallel` says, else two on a CPU and one on a GPU."""
+    import torch
+
+    return training.parallel or (1 if torch.cuda.is_available() else 2)
 
 
 def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:

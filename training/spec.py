@@ -63,7 +63,6 @@ class JobSpec:
     cache: str  # folder of the memory-mapped features
     checkpoints: str  # folder
     tags: dict[str, str]
-    parallel: int | None  # see TrainingSettings
     runs: tuple[RunSpec, ...]
 
     def to_json(self) -> dict[str, Any]:

@@ -259,6 +259,7 @@ def _arguments(
         optim="adamw_torch_fused",
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bfloat16",
+        use_cpu=not torch.accelerator.is_available(),  # said in so many words, or a CPU is refused bfloat16
         seed=training.seed,
         logging_steps=max(1, steps // _LOGS),
         logging_nan_inf_filter=False,

@@ -68,7 +68,6 @@ def make_spec(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[J
             cache=str(home / "cache"),
             checkpoints=str(home / "checkpoints"),
             tags={"dagster_run_id": "run-of-dagster"},
-            parallel=None,
             runs=(run,),
         )
         return spec, run

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from training import comparison
 from training.comparison import Decision, paired_bootstrap
-from training.metrics import ACCURACY
+from training.outputs.text import TextOutput
 from training.schema import predictions_schema
 from training.settings import PromotionSettings
 
@@ -28,7 +28,7 @@ def predictions(right: Any, subset: str = "text+image", ids: list[str] | None = 
 
 
 def decide(*arguments: Any) -> Decision:
-    return comparison.decide(*arguments, ACCURACY)
+    return comparison.decide(*arguments, TextOutput({}))
 
 
 def score(n: int, rate: float, seed: int = 0) -> np.ndarray:
