@@ -279,7 +279,8 @@ def build_model(
         ValueError: the language model is not there, or the output cannot have such labels.
     """
     output = OUTPUTS.make(settings.output, {})
-    settings = complete(settings, {m: FORMS[m] for m in modalities})
+    read = {m: encoder for m, encoder in settings.encoders.items() if m in modalities}  # a baseline reads fewer
+    settings = complete(replace(settings, encoders=read), {m: FORMS[m] for m in modalities})
     inputs = input_shapes(features)
     pretrained = None if settings.llm == "tiny" else _load_llm(settings.llm, output)
     config = FusionConfig(

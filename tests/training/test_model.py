@@ -207,7 +207,7 @@ def test_any_causal_language_model(tmp_path: Path, output: str) -> None:
 
 
 def test_fewer_modalities_have_no_parameters_for_the_others() -> None:
-    model = make_model(("image",))
+    model = make_model(("image",), encoders=SMALL_TRANSFORMERS)
     assert list(model.encoders) == ["image"] and model.fusion.stand_in_NTD.shape[0] == 1
     batch = make_batch(model, make_rows())
     assert set(batch) == {"present", "image", "labels"}

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from training.cache import FeatureCache
@@ -213,3 +214,23 @@ def test_training_without_validation(samples: SampleDataset, tmp_path: Path) -> 
     task = make_task(samples, samples.take([]), tokenizer, training=replace(TRAINING, epochs=1))
     trained = fit(task, tmp_path)
     assert not any("validation_loss" in entry for entry in trained.history)
+
+
+def test_parameters_of_an_objective_train_and_are_not_saved_with_the_model(
+    own_kinds: Path, samples: SampleDataset, tmp_path: Path
+) -> None:
+    objectives: Any = ("answer", {"kind": "own_kinds:OwnObjective"})
+    training = replace(TRAINING, epochs=1, objectives=objectives)
+    trained = train(samples, tmp_path / "checkpoints", training=training)
+    trained.model.save_pretrained(tmp_path / "model")
+    checkpoint = tmp_path / "checkpoints" / "checkpoint-6"
+    first, last = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "model"))
+    assert first.keys() - last.keys() == {f"objectives.1.projection.{name}" for name in ("weight", "bias")}
+    logged = [entry for entry in trained.history if "loss" in entry]
+    assert logged
+    for entry in logged:
+        assert entry["loss"] == pytest.approx(entry["loss_answer"] + entry["loss_find_image"], abs=2e-4)
+    before = load_file(tmp_path / "checkpoints" / "checkpoint-3" / "model.safetensors")
+    assert not torch.equal(before["objectives.1.projection.weight"], first["objectives.1.projection.weight"])
+    plain = train(samples, tmp_path / "plain", training=replace(training, objectives=("answer",)))
+    assert not any("loss_answer" in entry for entry in plain.history)
