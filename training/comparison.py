@@ -156,9 +156,10 @@ def _best_single(
     challenger: pa.Table, singles: Mapping[str, pa.Table], settings: PromotionSettings, metric: Metric
 ) -> Rival:
     """The single modality with the best mean over the challenger's rows."""
-    columns = (challenger[name].to_pylist() for name in ("sample_id", "label"))
-    absent = {sample: metric.score(label, None) for sample, label in zip(*columns, strict=True)}
-    scored = {name: absent | scores(table, metric) for name, table in singles.items()}
+    labels = dict(zip(*(challenger[name].to_pylist() for name in ("sample_id", "label")), strict=True))
+    scored = {name: scores(table, metric) for name, table in singles.items()}
+    for by_sample in scored.values():
+        by_sample |= {sample: metric.score(labels[sample], None) for sample in labels.keys() - by_sample}
     sign = 1 if metric.higher_is_better else -1
     best = max(scored, key=lambda name: sign * float(np.mean(list(scored[name].values()))))
     strict = replace(settings, margin=0.0)  # being worse than a champion may be allowed, than one modality never

@@ -159,3 +159,44 @@ def test_a_person_who_takes_the_alias_back_is_not_overruled(gate):
     assert gate(seed).champion == "2"
     model_registry.set_alias(gate.uri, "tiny", "champion", "1")
     assert gate(seed).champion == "1"
+
+
+def test_another_champion_is_another_question(gate):
+    weak, strong = gate.add(10), gate.add(38, "training.seed=1")
+    model_registry.set_alias(gate.uri, "tiny", "champion", strong)
+    seed = "training.seed=2"
+    gate.add(30, seed)
+    refused = gate(seed)
+    assert refused.champion == strong and refused.reasons[0].startswith("worse than the champion")
+    model_registry.set_alias(gate.uri, "tiny", "champion", weak)  # a person takes it back
+    promoted = gate(seed)
+    assert promoted.champion == "3" and promoted.champion_before == weak
+    assert promoted.reasons[0].startswith("better than the champion")
+
+
+NUMBERS = """
+import pyarrow as pa
+from training.outputs.base import Output
+
+class NumberOutput(Output):
+    arrow_type = pa.float64()
+
+    def read(self, label):
+        return float(label)
+"""
+
+
+def test_what_another_output_answered_is_read_as_the_present_one_reads(gate, tmp_path, monkeypatch):
+    (tmp_path / "numbers_of_ours.py").write_text(NUMBERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    gate.add(20)
+    run_id = gate.store.search_runs([gate.experiment])[0].info.run_id
+    answers = {"sample_id": ["a", "b"], "subset": ["text"] * 2, "label": ["7", "9"], "prediction": ["7.0", "no"]}
+    pq.write_table(pa.table(answers), gate.folder / "predictions.parquet")
+    gate.store.log_artifact(run_id, str(gate.folder / "predictions.parquet"))
+    texts = gate_module.recorded_predictions(gate.settings(), run_id, "text")
+    assert texts.schema == predictions_schema(pa.string()) and texts["prediction"].to_pylist() == ["7.0", "no"]
+    numbers = gate_module.recorded_predictions(
+        gate.settings("model.output=numbers_of_ours:NumberOutput"), run_id, "text"
+    )
+    assert numbers["label"].to_pylist() == [7.0, 9.0] and numbers["prediction"].to_pylist() == [7.0, None]

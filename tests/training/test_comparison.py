@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from training import comparison
 from training.comparison import Decision, paired_bootstrap
+from training.metrics import ACCURACY, Metric
 from training.outputs.text import TextOutput
 from training.schema import predictions_schema
 from training.settings import PromotionSettings
@@ -170,3 +171,70 @@ def test_a_row_that_lacks_the_single_modality_counts_against_it() -> None:
     assert found.promote and found.comparisons["image"].b == 0.5
     with pytest.raises(ValueError, match="image"):
         decide(predictions(fused[:10]), None, {"image": predictions(fused, "image")}, RULE)
+
+
+class DollarsOutput(TextOutput):
+    """Answers are numbers; the mean error is in their unit, and less is better."""
+
+    metrics = (Metric("error", lambda label, answer: abs(label - answer), higher_is_better=False), ACCURACY)
+    arrow_type = pa.float64()
+
+
+def errors(values: Any, subset: str = "text+image") -> pa.Table:
+    rows = [
+        {"sample_id": f"s{n}", "subset": subset, "label": 0.0, "prediction": float(value)}
+        for n, value in enumerate(values)
+    ]
+    return pa.Table.from_pylist(rows, predictions_schema(pa.float64()))
+
+
+def test_where_less_is_better_the_smaller_mean_wins() -> None:
+    random = np.random.default_rng(0)
+    small, large, middle = random.gamma(2, 1, 300), random.gamma(2, 2, 300), random.gamma(2, 1.5, 300)
+    singles = {"text": errors(large, "text"), "image": errors(middle, "image")}
+    found = comparison.decide(errors(small), errors(large), singles, RULE, DollarsOutput({}))
+    assert found.promote and list(found.comparisons) == ["champion", "image"], "the best single one errs least"
+    beaten = found.comparisons["champion"]
+    assert (beaten.a, beaten.b) == (pytest.approx(small.mean()), pytest.approx(large.mean()))
+    assert beaten.difference == pytest.approx(large.mean() - small.mean()) and 0 < beaten.low < beaten.difference
+    assert found.reasons[0].startswith(
+        f"better than the champion: error {small.mean():.4f} against {large.mean():.4f} on the same 300 test rows, "
+        f"less by +{large.mean() - small.mean():.4f} [+"
+    )
+    worse = comparison.decide(errors(large), errors(small), {}, RULE, DollarsOutput({}))
+    assert not worse.promote and worse.reasons[0].startswith("worse than the champion")
+    assert not comparison.decide(errors(small), errors(small), {}, RULE, DollarsOutput({})).promote
+    assert comparison.decide(
+        errors(small + 0.1), errors(small), {}, replace(RULE, margin=0.2), DollarsOutput({})
+    ).promote
+    assert not comparison.decide(
+        errors(small + 0.3), errors(small), {}, replace(RULE, margin=0.2), DollarsOutput({})
+    ).promote
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_size=60), st.floats(0, 2))
+def test_of_any_scores_swapping_negates_and_a_margin_only_helps(
+    pairs: list[tuple[float, float]], margin: float
+) -> None:
+    a, b = (np.array(side) for side in zip(*pairs, strict=True))
+    one, other = paired_bootstrap(a, b), paired_bootstrap(b, a)
+    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low), abs=1e-9)
+    assert not (one.better and other.better)
+    assert one.low - 1e-9 <= one.difference <= one.high + 1e-9
+    assert paired_bootstrap(a, b, margin=margin).better or not one.better
+    flipped = paired_bootstrap(-a, -b, higher_is_better=False)
+    assert one == paired_bootstrap(a, b) == replace(flipped, a=one.a, b=one.b)
+    assert not paired_bootstrap(a, a).better and paired_bootstrap(a, a, margin=0.1).better
+
+
+def test_right_and_wrong_as_numbers_is_drawn_close_to_the_exact_distribution() -> None:
+    a, b = score(400, 0.8), score(400, 0.7, 1)
+    exact, drawn = paired_bootstrap(a, b), paired_bootstrap(a.astype(float), b.astype(float))
+    assert (drawn.low, drawn.high) == pytest.approx((exact.low, exact.high), abs=0.006)
+    assert drawn.difference == pytest.approx(exact.difference) and drawn.p == pytest.approx(exact.p, abs=0.03)
+
+
+def test_a_few_rows_of_any_score_are_no_proof() -> None:
+    assert not paired_bootstrap([1.0, 2.0, 1.5, 1.0], [0.0] * 4).better
+    assert paired_bootstrap([1.0, 2.0, 1.5, 1.0, 1.0], [0.0] * 5).better
