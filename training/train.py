@@ -2,9 +2,7 @@
 ends with the same weights, bit for bit, on the same machine."""
 
 import itertools
-import json
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training.augmentation import SpeechAugmenter, augment_image
 from training.catalog import OBJECTIVES
+from training.checkpoints import claim, last_checkpoint
 from training.data import Collator, EpochSampler, Row, SampleDataset
 from training.evaluate import mean_score
 from training.model import FusionModel, build_model
@@ -29,7 +27,6 @@ from training.settings import Augmentation, FeatureSettings, ModelSettings, Trai
 from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
-_WHOLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
 _LOGS = 50  # points of the loss curve
 
@@ -88,9 +85,9 @@ def fit(
     if len(task.train) == 0 or not task.modalities:
         wanted = "any modality" if task.keep is None else subset_name(task.keep)
         raise ValueError(f"no training row has {wanted} ({len(task.train)} rows): look at the splits and at keep")
-    network = _new_model(task)
-    _claim(Path(folder), task.identity())
-    trainer = _trainer(task, network, Path(folder), callbacks, run_name)
+    network = new_model(task)
+    claim(Path(folder), task.identity())
+    trainer = make_trainer(task, network, Path(folder), callbacks, run_name)
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
     history = _history(trainer.state.log_history)
     if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
@@ -100,7 +97,8 @@ def fit(
     return Trained(network.eval(), history)
 
 
-def _new_model(task: TrainingTask) -> FusionModel:
+def new_model(task: TrainingTask) -> FusionModel:
+    """The model before its first step, with its objectives."""
     torch.manual_seed(task.training.seed)  # the weights' start; everything random in the data has keys of its own
     labels = [label for label in task.train.labels if label is not None]
     network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels)
@@ -110,9 +108,10 @@ def _new_model(task: TrainingTask) -> FusionModel:
     return network
 
 
-def _trainer(
+def make_trainer(
     task: TrainingTask, network: FusionModel, folder: Path, callbacks: Sequence[TrainerCallback], run_name: str | None
 ) -> "_Trainer":
+    """What trains `network` as the task says; its checkpoints go to `folder`."""
     training, rows = task.training, len(task.train)
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
     collator = make_collator(network, task.tokenizer, task.features)
@@ -280,39 +279,6 @@ def _sample(validation: SampleDataset, seed: int) -> SampleDataset:
         return validation
     rows = np.random.default_rng(seed).permutation(len(validation))[:_VALIDATION_ROWS]
     return validation.take(np.sort(rows))
-
-
-def _claim(folder: Path, identity: str) -> None:
-    """Marks the folder as this training's; raises ValueError where it is another's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / "training.json"
-    if marker.exists():
-        if json.loads(marker.read_text())["identity"] != identity:
-            raise ValueError(f"{folder} holds checkpoints of another training (other settings or rows): delete it")
-        return
-    temporary = marker.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"identity": identity}))
-    temporary.replace(marker)
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint; what a killed process left unfinished is removed."""
-    paths = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in reversed(paths):
-        if _is_whole(path):
-            return str(path)
-        shutil.rmtree(path)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    if not all((checkpoint / name).is_file() for name in _WHOLE):
-        return False
-    try:  # the Trainer writes this file last
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except ValueError:
-        return False
-    return True
 
 
 def _history(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:

@@ -50,26 +50,26 @@ def columns_of(pairs: list[tuple[str, str | None]]) -> tuple[list[str], list[str
 
 @given(ANSWERS)
 def test_figures_are_those_of_scikit_learn(pairs: list[tuple[str, str | None]]) -> None:
-    found = figures(pairs)
+    result = figures(pairs)
     labels, answers = [label for label, _ in pairs], [answer or "" for _, answer in pairs]
-    assert found["n"] == len(pairs)
-    assert found["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(labels, answers, strict=True)]))
-    assert 0 <= found["low"] <= found["accuracy"] + 1e-12 and found["accuracy"] - 1e-12 <= found["high"] <= 1
+    assert result["n"] == len(pairs)
+    assert result["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(labels, answers, strict=True)]))
+    assert 0 <= result["low"] <= result["accuracy"] + 1e-12 and result["accuracy"] - 1e-12 <= result["high"] <= 1
     if len(set(labels)) > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it says that an answer is no label
             expected = balanced_accuracy_score(labels, answers)
-        assert found["balanced_accuracy"] == pytest.approx(expected)
+        assert result["balanced_accuracy"] == pytest.approx(expected)
         f1 = f1_score(labels, answers, labels=sorted(set(labels)), average="macro", zero_division=0)
-        assert found["f1"] == pytest.approx(f1)
+        assert result["f1"] == pytest.approx(f1)
     else:
-        assert found["f1"] is None
+        assert result["f1"] is None
 
 
 def test_wilson_interval_of_a_published_example() -> None:
     # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
-    found = figures([("a", "a")] * 81 + [("a", "b")] * 182)
-    assert (round(found["low"], 4), round(found["high"], 4)) == (0.2553, 0.3662)
+    result = figures([("a", "a")] * 81 + [("a", "b")] * 182)
+    assert (round(result["low"], 4), round(result["high"], 4)) == (0.2553, 0.3662)
 
 
 def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -78,8 +78,8 @@ def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None
     for _ in range(100):
         labels = random.choice(list("abc"), 150)
         answers = np.where(random.random(150) < 0.7, labels, "x")
-        found = figures(list(zip(labels.tolist(), answers.tolist(), strict=True)))
-        inside += found["balanced_accuracy_low"] <= 0.7 <= found["balanced_accuracy_high"]
+        result = figures(list(zip(labels.tolist(), answers.tolist(), strict=True)))
+        inside += result["balanced_accuracy_low"] <= 0.7 <= result["balanced_accuracy_high"]
     assert 86 <= inside <= 100  # 95 expected; fewer than 86 has a chance of 1 in 5,000
 
 
@@ -117,11 +117,11 @@ def test_labels_that_are_numbers_are_in_their_order() -> None:
 
 def test_every_subset_is_covered_even_without_rows() -> None:
     rows = [{"sample_id": "s", "subset": "text+image+speech", "label": "a", "prediction": "a"}]
-    found = to_json(measure(table(rows), MODALITIES, TextOutput({})))
-    assert [row["subset"] for row in found] == [subset_name(chosen) for chosen in subsets(MODALITIES)]
-    assert len(found) == 7 and [row["n"] for row in found] == [0] * 6 + [1]
-    assert found[0]["accuracy"] is None and found[-1]["accuracy"] == 1
-    json.dumps(found)
+    result = to_json(measure(table(rows), MODALITIES, TextOutput({})))
+    assert [row["subset"] for row in result] == [subset_name(chosen) for chosen in subsets(MODALITIES)]
+    assert len(result) == 7 and [row["n"] for row in result] == [0] * 6 + [1]
+    assert result[0]["accuracy"] is None and result[-1]["accuracy"] == 1
+    json.dumps(result)
 
 
 def test_slices_part_the_rows_that_have_all_inputs() -> None:
@@ -132,10 +132,10 @@ def test_slices_part_the_rows_that_have_all_inputs() -> None:
     ]
     kinds = {"kind": {f"s{n}": "even" if n % 2 == 0 else "odd" for n in range(40)} | {"of another split": "third"}}
     measured = to_json(measure(table(rows), ("text", "image"), TextOutput({}), kinds))
-    found = {row["slice"]: row for row in measured if row["slice"]}
-    assert set(found) == {"kind=even", "kind=odd"}
-    assert found["kind=even"]["n"] == 20 and found["kind=even"]["accuracy"] == 0.5
-    assert found["kind=odd"]["accuracy"] == 1 and found["kind=odd"]["subset"] == "text+image"
+    result = {row["slice"]: row for row in measured if row["slice"]}
+    assert set(result) == {"kind=even", "kind=odd"}
+    assert result["kind=even"]["n"] == 20 and result["kind=even"]["accuracy"] == 0.5
+    assert result["kind=odd"]["accuracy"] == 1 and result["kind=odd"]["subset"] == "text+image"
 
 
 def test_columns_with_few_values_become_slices() -> None:
@@ -150,9 +150,9 @@ def test_columns_with_few_values_become_slices() -> None:
         }
         for n in range(30)
     ]
-    found = slices(pa.Table.from_pylist([*rows, {"sample_id": "bare", "attributes": None, "text_id": "t"}], DATASET))
-    assert set(found) == {"kind", "given"}
-    assert found["given"]["s0"] == "text" and found["given"]["s1"] == "text+image" and "bare" not in found["kind"]
+    result = slices(pa.Table.from_pylist([*rows, {"sample_id": "bare", "attributes": None, "text_id": "t"}], DATASET))
+    assert set(result) == {"kind", "given"}
+    assert result["given"]["s0"] == "text" and result["given"]["s1"] == "text+image" and "bare" not in result["kind"]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from training.settings import (
     TrainingSettings,
 )
 from training.spec import plan_runs
-from training.train import TrainingTask, _new_model, _trainer, make_tokenizer
+from training.train import TrainingTask, make_tokenizer, make_trainer, new_model
 
 FEATURE_SETTINGS = FeatureSettings(
     image=ImageFeatures(size=12, color="grey"),
@@ -92,7 +92,7 @@ class Effects:
         )
 
     def trainer(self, task: TrainingTask) -> Any:
-        return _trainer(task, _new_model(task), self.folder, (), None)
+        return make_trainer(task, new_model(task), self.folder, (), None)
 
     def arguments(self, training: TrainingSettings, *names: str) -> list[Any]:
         arguments = self.trainer(self.task(training=training)).args
@@ -104,7 +104,7 @@ class Effects:
         return trainer
 
     def model(self, settings: ModelSettings) -> FusionModel:
-        return _new_model(self.task(settings))
+        return new_model(self.task(settings))
 
     def batch(self, task: TrainingTask, epochs: int = 1) -> dict[str, torch.Tensor]:
         """All rows, as the training of the task sees them in its epochs."""
@@ -113,7 +113,7 @@ class Effects:
 
     def loss(self, training: TrainingSettings) -> float:
         task = self.task(training=training)
-        network = _new_model(task).train()
+        network = new_model(task).train()
         loss = network(**self.batch(self.task())).loss
         assert loss is not None
         return loss.item()
@@ -165,7 +165,7 @@ def llm_folder(folder: Path) -> str:
 def tokens_answered(effects: Effects, settings: ModelSettings) -> list[Any]:
     """Of a model whose end of sequence never comes, and whose tokens all are text."""
     task = effects.task(settings)
-    network = _new_model(task).eval()
+    network = new_model(task).eval()
     output = network.get_output_embeddings()
     assert output is not None
     with torch.no_grad():
@@ -199,7 +199,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "seed": (
             1,
             lambda e, s: [
-                next(_new_model(e.task(training=s)).encoders["image"].parameters()).detach().numpy().tobytes(),
+                next(new_model(e.task(training=s)).encoders["image"].parameters()).detach().numpy().tobytes(),
                 list(e.trainer(e.task(training=s))._get_train_sampler(range(ROWS))),
                 e.trainer(e.task(training=s)).data_collator.seed,
             ],

@@ -29,8 +29,8 @@ MakeSpec = Callable[..., tuple[JobSpec, RunSpec]]
 
 
 def run_of(spec: JobSpec, run: RunSpec) -> Any:
-    (found,) = tracking._runs(spec.tracking_uri, spec.project, run.fingerprint)
-    return found
+    (stored,) = tracking._runs(spec.tracking_uri, spec.project, run.fingerprint)
+    return stored
 
 
 def report_of(run: RunSpec, run_id: str, version: str | None) -> TrainingReport:
@@ -56,15 +56,15 @@ def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: 
         report = report_of(run, active.info.run_id, version="1")
         tracking.log_report(report)
         assert tracking.find_run(spec.tracking_uri, spec.project, run.fingerprint) is None, "it is not finished yet"
-    found = run_of(spec, run)
-    assert found.info.status == "FINISHED"
-    assert found.data.params == {
+    stored = run_of(spec, run)
+    assert stored.info.status == "FINISHED"
+    assert stored.data.params == {
         "keep": "text+image+speech",
         "model.width": "16",
         "model.encoders.text": "llm",
         "epochs": "3",
     }
-    assert found.data.metrics == {"test_accuracy": 0.5, "test_accuracy/text": 0.25, "test_accuracy/text-image": 0.5}
+    assert stored.data.metrics == {"test_accuracy": 0.5, "test_accuracy/text": 0.25, "test_accuracy/text-image": 0.5}
     assert tracking.find_run(spec.tracking_uri, spec.project, run.fingerprint) == active.info.run_id
     assert tracking.find_report(spec.tracking_uri, spec.project, run.fingerprint) == report
     assert tracking.read_artifact(spec.tracking_uri, active.info.run_id, "confusion.png") == b"picture"
@@ -83,11 +83,11 @@ def test_a_run_names_its_dataset_and_origin(make_spec: MakeSpec) -> None:
     spec, run = make_spec("origin")
     with tracking.open_run(spec, run):
         pass
-    found = run_of(spec, run)
-    dataset = found.inputs.dataset_inputs[0].dataset
+    stored = run_of(spec, run)
+    dataset = stored.inputs.dataset_inputs[0].dataset
     assert dataset.digest == spec.dataset and dataset.source_type == "delta_table"
     assert json.loads(dataset.source) == {"path": f"{spec.lake}/dataset", "delta_table_version": 7}
-    tags = {k.removeprefix("triptych."): v for k, v in found.data.tags.items() if k.startswith("triptych.")}
+    tags = {k.removeprefix("triptych."): v for k, v in stored.data.tags.items() if k.startswith("triptych.")}
     assert tags.pop("process").startswith(socket.gethostname())
     assert tags == {
         "dagster_run_id": "run-of-dagster",

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from training.cache import FeatureCache
+from training.checkpoints import last_checkpoint
 from training.data import SampleDataset
 from training.model import FusionModel
 from training.schema import DATASET, FEATURES, tensor_columns
 from training.settings import FeatureSettings, ImageFeatures, ModelSettings, SpeechFeatures, TrainingSettings
-from training.train import Trained, TrainingTask, fit, last_checkpoint, make_tokenizer, predict
+from training.train import Trained, TrainingTask, fit, make_tokenizer, predict
 
 FEATURES_SETTINGS = FeatureSettings(
     image=ImageFeatures(size=8, color="grey"), speech=SpeechFeatures(mels=8, coefficients=4)
