@@ -257,15 +257,15 @@ def _pictures(
     from training.metrics import confusion
 
     answered = predictions.filter(pc.equal(predictions["subset"], rows[0].inputs)).to_pylist()
-    said = [None if row["prediction"] is None else str(row["prediction"]) for row in answered]
-    matrix = confusion([str(row["label"]) for row in answered], said)
-    (folder / "confusion.png").write_bytes(reporting.confusion_picture(*matrix))
+    labels = [str(row["label"]) for row in answered]
+    answers = [None if row["prediction"] is None else str(row["prediction"]) for row in answered]
+    (folder / "confusion.png").write_bytes(reporting.confusion_picture(*confusion(labels, answers)))
     (folder / "learning.png").write_bytes(reporting.learning_picture(history, output.metrics[0].name))
     (folder / "subsets.png").write_bytes(reporting.subsets_picture(rows))
-    answers = dict(zip((row["sample_id"] for row in answered), said, strict=True))
-    shown = [test[number] for number in range(0, len(test), max(1, len(test) // _EXAMPLES))][:_EXAMPLES]
-    shown = [row for row in shown if row["sample_id"] in answers]
-    picture = reporting.examples_picture(shown, [answers[row["sample_id"]] for row in shown], test.modalities)
+    words = {row["sample_id"]: pair for row, *pair in zip(answered, labels, answers, strict=True)}
+    chosen = [test[number] for number in range(0, len(test), max(1, len(test) // _EXAMPLES))][:_EXAMPLES]
+    shown = [row | {"label": words[row["sample_id"]][0]} for row in chosen if row["sample_id"] in words]
+    picture = reporting.examples_picture(shown, [words[row["sample_id"]][1] for row in shown], test.modalities)
     (folder / "examples.png").write_bytes(picture)
 
 
