@@ -183,7 +183,8 @@ def predict(
         click.echo(json.dumps({"predictions": answers}))
     else:
         for row in answers:
-            click.echo(row["prediction"] or "")  # a row that failed has its line, too
+            # A row that failed has its line, too.
+            click.echo("" if row["prediction"] is None else row["prediction"])
         click.echo(
             f"({settings.name} version {answers[0]['model_version']}, dataset {answers[0]['dataset_fingerprint']})",
             err=True,
