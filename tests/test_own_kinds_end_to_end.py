@@ -105,5 +105,5 @@ def test_own_kinds_from_raw_files_to_an_answer(make_project: Callable[..., Path]
     assert second["model"]["aliases"] == ["challenger"] and second["metrics"]["test/absolute_error"] > error
     assert "the champion: absolute error" in words and "less by -" in words
 
-    answer, _ = triptych("predict", str(project), "--text", "Is it bright?")
+    (answer,) = triptych("predict", str(project), "--text", "Is it bright?")[0]["predictions"]
     assert isinstance(answer["prediction"], float) and answer["model_version"] == "1"
