@@ -3,6 +3,7 @@
 import json
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,56 @@ from assets.contents import attach_data, portions
 from assets.lake import Lake
 from assets.settings import Project
 from assets.sources.base import Source
-from training.schema import MODALITIES, PREDICTIONS, RAW, fingerprint, subset_name
+from training import catalog
+from training.catalog import OUTPUTS
+from training.records import Verdict
+from training.schema import MODALITIES, RAW, fingerprint, subset_name
 from training.settings import to_dict
+from training.spec import RunSpec
 
 _ROWS = 256  # test rows that are held at once, if their media are small
 
 
-def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
-    """Decides about the version of the present dataset and settings; asked the same again, it answers as before.
+@dataclass(frozen=True)
+class _Case:
+    """What is to be judged: the version of the present dataset and settings, beside the champion of now."""
 
-    Returns:
-        version, champion before and after, reasons, aliases, and how often this test snapshot was looked at.
-    """
+    dataset: str  # fingerprint
+    run: RunSpec  # that made the version
+    singles: dict[str, str]  # single modality -> fingerprint of its baseline
+    version: str
+    champion: str | None
+
+    def question(self, project: Project) -> str:
+        """Names all that the answer depends on: the same question is not judged twice."""
+        return fingerprint("gate", self.dataset, self.champion, to_dict(project.promotion), self.singles)
+
+
+def gate(context: dg.AssetExecutionContext, project: Project) -> Verdict:
+    """Decides about the version of the present dataset and settings; asked the same again, it answers as before."""
+    from training import model_registry
+
+    uri, name = project.mlflow_uri, project.name
+    case = _case(project)
+    tags = model_registry.version_tags(uri, name, case.version)
+    if case.champion != case.version and tags.get("gate_asked") != case.question(project):
+        tags = _judge(context, project, case)
+    if tags.get("gate_verdict") == "promote":
+        model_registry.set_alias(uri, name, "champion", case.version)
+        # Once: a person who then takes the alias back is not overruled by the next run.
+        model_registry.tag_version(uri, name, case.version, {"gate_verdict": "promoted"})
+    return Verdict(
+        version=int(case.version),
+        champion_before=case.champion or "none",
+        champion=model_registry.alias(uri, name, "champion") or "none",
+        aliases=model_registry.aliases(uri, name, case.version),
+        reasons=json.loads(tags.get("gate_reasons", "[]")) or ["is the champion already"],
+        test_looks=int(tags.get("test_looks", 0)),
+    )
+
+
+def _case(project: Project) -> _Case:
     from training import model_registry, tracking
-    from training.comparison import decide
 
     uri, name = project.mlflow_uri, project.name
     snapshot = pipeline.present_snapshot(pipeline.open_lake(project))
@@ -37,65 +74,81 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> dict[str, Any]:
     report = tracking.find_report(uri, name, run.fingerprint)
     if report is None:
         raise ValueError("the model of the present dataset and settings has not been trained: materialize it first")
-    version, before = str(report["version"]), model_registry.alias(uri, name, "champion")
-    tags = model_registry.version_tags(uri, name, version)
-    singles_by = {baseline.name: baseline.fingerprint for baseline in baselines if baseline.name in project.modalities}
-    asked = fingerprint("gate", snapshot.fingerprint, before, to_dict(project.promotion), singles_by)
-    if before != version and tags.get("gate_asked") != asked:
-        full = subset_name(project.modalities)
-        singles = {single: _recorded(uri, name, named, single) for single, named in singles_by.items()}
-        own, theirs = _recorded(uri, name, run.fingerprint, full), None
-        if before is not None:
-            if model_registry.version_tags(uri, name, before).get("dataset_fingerprint") == snapshot.fingerprint:
-                theirs = tracking_predictions(uri, model_registry.version_run(uri, name, before), full)
-            else:  # another snapshot, perhaps other features: both answer the present raw rows, each by its own code
-                context.log.info(f"scoring champion {before} and challenger {version} on the present test snapshot")
-                theirs, own = (score(project, which) for which in (before, version))
-        if (now := model_registry.alias(uri, name, "champion")) != before:  # scoring takes minutes
-            raise RuntimeError(
-                f"the champion became version {now} while version {version} was judged against {before or 'none'}: "
-                "materialize champion again"
-            )
-        model_registry.set_alias(uri, name, "challenger", version)
-        decision = decide(own, theirs, singles, project.promotion)
-        # All that was found is written before the alias moves, and what was asked last: a process killed in between
-        # has either not judged, or leaves a verdict that the next one carries out.
-        tags = {
-            "gate_reasons": json.dumps(decision.reasons),
-            "test_looks": str(model_registry.count_look(uri, name, snapshot.fingerprint, version)),
-            "gate_verdict": "promote" if decision.promote else "keep",
-            "gate_asked": asked,
-        }
-        model_registry.tag_version(uri, name, version, tags)
-    if tags.get("gate_verdict") == "promote":
-        model_registry.set_alias(uri, name, "champion", version)
-        # Once: a person who then takes the alias back is not overruled by the next run.
-        model_registry.tag_version(uri, name, version, {"gate_verdict": "promoted"})
-    return {
-        "version": int(version),
-        "champion_before": before or "none",
-        "champion": model_registry.alias(uri, name, "champion") or "none",
-        "aliases": model_registry.aliases(uri, name, version),
-        "reasons": json.loads(tags.get("gate_reasons", "[]")) or ["is the champion already"],
-        "test_looks": int(tags.get("test_looks", 0)),
+    return _Case(
+        dataset=snapshot.fingerprint,
+        run=run,
+        singles={baseline.name: baseline.fingerprint for baseline in baselines if baseline.name in project.modalities},
+        version=str(report.version),
+        champion=model_registry.alias(uri, name, "champion"),
+    )
+
+
+def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> dict[str, str]:
+    """Compares the version with what it must beat; returns the tags that say what came of it."""
+    from training import model_registry
+    from training.comparison import decide
+
+    uri, name, version = project.mlflow_uri, project.name, case.version
+    singles = {single: _recorded(project, training, single) for single, training in case.singles.items()}
+    ours, theirs = _answers(context, project, case)
+    if (now := model_registry.alias(uri, name, "champion")) != case.champion:  # scoring takes minutes
+        raise RuntimeError(
+            f"the champion became version {now} while version {version} was judged against {case.champion or 'none'}: "
+            "materialize champion again"
+        )
+    model_registry.set_alias(uri, name, "challenger", version)
+    decision = decide(ours, theirs, singles, project.promotion, _output(project))
+    # All that was seen is written before the alias moves, and the question last: a process killed in between has
+    # either not judged, or leaves a verdict that the next one carries out.
+    tags = {
+        "gate_reasons": json.dumps(decision.reasons),
+        "test_looks": str(model_registry.count_look(uri, name, case.dataset, version)),
+        "gate_verdict": "promote" if decision.promote else "keep",
+        "gate_asked": case.question(project),
     }
+    model_registry.tag_version(uri, name, version, tags)
+    return tags
 
 
-def tracking_predictions(uri: str, run_id: str, subset: str) -> pa.Table:
+def _answers(context: dg.AssetExecutionContext, project: Project, case: _Case) -> tuple[pa.Table, pa.Table | None]:
+    """What the version and the champion answer to the same test rows; None where there is no champion."""
+    from training import model_registry
+
+    uri, name, full = project.mlflow_uri, project.name, subset_name(project.modalities)
+    if case.champion is None:
+        return _recorded(project, case.run.fingerprint, full), None
+    if model_registry.version_tags(uri, name, case.champion).get("dataset_fingerprint") == case.dataset:
+        champion_run = model_registry.version_run(uri, name, case.champion)
+        return _recorded(project, case.run.fingerprint, full), recorded_predictions(project, champion_run, full)
+    # Another snapshot, perhaps other features: both answer the present raw rows, each by its own code.
+    context.log.info(f"scoring champion {case.champion} and challenger {case.version} on the present test snapshot")
+    theirs, ours = (score(project, version) for version in (case.champion, case.version))
+    return ours, theirs
+
+
+def recorded_predictions(project: Project, run_id: str, subset: str) -> pa.Table:
     """What a run answered on its test set, with the inputs of `subset`."""
+    from training.evaluate import as_answers
     from training.tracking import read_artifact
 
-    table = pq.read_table(pa.BufferReader(read_artifact(uri, run_id, "predictions.parquet"))).cast(PREDICTIONS)
+    file = read_artifact(project.mlflow_uri, run_id, "predictions.parquet")
+    table = as_answers(pq.read_table(pa.BufferReader(file)), _output(project))
     return table.filter(pc.equal(table["subset"], subset))
 
 
-def _recorded(uri: str, project: str, fingerprint: str, subset: str) -> pa.Table:
+def _recorded(project: Project, training: str, subset: str) -> pa.Table:
+    """As `recorded_predictions`, of the training with that fingerprint."""
     from training.tracking import find_run
 
-    run_id = find_run(uri, project, fingerprint)
+    run_id = find_run(project.mlflow_uri, project.name, training)
     if run_id is None:
         raise ValueError(f"{subset} has not been trained on the present dataset: materialize baselines and model first")
-    return tracking_predictions(uri, run_id, subset)
+    return recorded_predictions(project, run_id, subset)
+
+
+def _output(project: Project) -> Any:
+    """The `training.outputs.base.Output` that the present settings ask for."""
+    return OUTPUTS.make(project.model.output, {})
 
 
 def score(project: Project, version: str) -> pa.Table:
@@ -106,13 +159,15 @@ def score(project: Project, version: str) -> pa.Table:
     Raises:
         RuntimeError: the process failed; the message carries the end of its output.
     """
+    from training.evaluate import as_answers
+
     with tempfile.TemporaryDirectory() as temporary:
         rows, answers = Path(temporary) / "rows.parquet", Path(temporary) / "answers.parquet"
         write_raw(pipeline.open_lake(project), rows, "test", project.make_sources())
         run_version(project, version, rows, answers)
         table = pq.read_table(answers)
     subset = pa.array([subset_name(project.modalities)] * table.num_rows, pa.string())
-    return table.append_column("subset", subset).select(PREDICTIONS.names).cast(PREDICTIONS)
+    return as_answers(table.append_column("subset", subset), _output(project))
 
 
 def run_version(project: Project, version: str, rows: Path, answers: Path) -> None:
@@ -134,8 +189,8 @@ def write_raw(lake: Lake, path: Path, split: str, sources: dict[str, Source]) ->
     wanted = f"FROM samples WHERE split = $split AND coalesce({ids}) IS NOT NULL"
     query = f"SELECT sample_id, label, {', '.join(names)} {wanted} ORDER BY sample_id"
     samples = lake.sql(query, {"split": split}).to_pylist()
-    given = f"SELECT unnest([{', '.join(names)}]) {wanted}"
-    listed = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({given})", {"split": split})
+    present = f"SELECT unnest([{', '.join(names)}]) {wanted}"
+    listed = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({present})", {"split": split})
     at = {item: n for n, item in enumerate(listed["item_id"].to_pylist())}
     bytes_of = listed["size"].to_pylist()
     sizes = [sum(bytes_of[at[row[name]]] for name in names if row[name]) for row in samples]
@@ -145,6 +200,7 @@ def write_raw(lake: Lake, path: Path, split: str, sources: dict[str, Source]) ->
             data = {item["item_id"]: item for item in attach_data(listed.take(items), sources).to_pylist()}
             columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in ("sample_id", "label")}
             for m in MODALITIES:
-                found = [data.get(row[f"{m}_item"]) or {} for row in part]
-                columns[m] = [item.get("text" if RAW.field(m).type == pa.large_string() else "data") for item in found]
+                entries = [data.get(row[f"{m}_item"]) or {} for row in part]
+                content = "text" if catalog.MODALITIES.load(m).is_text else "data"
+                columns[m] = [item.get(content) for item in entries]
             writer.write_table(pa.table(columns, schema=RAW))

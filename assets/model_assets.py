@@ -1,24 +1,67 @@
 """Dagster's face of the model side: baselines, model, evaluation and champion of one project."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import dagster as dg
 
 from assets import pipeline
 from assets.catalog import LAUNCHERS
 from assets.gate import gate
-from assets.preview import accuracy_table, counts_table, picture
+from assets.preview import counts_table, evaluation_table, picture
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
+from training.catalog import OUTPUTS
+from training.metrics import Metric
+from training.records import EvaluationRow, TrainingReport
 from training.spec import JobSpec, RunSpec
 
 OWNERS = ["team:triptych"]
+_PICTURES = ("confusion", "learning", "subsets", "examples")
 
 
 def model_assets(project: Project) -> list[dg.AssetsDefinition]:
     """dataset -> baselines and model -> evaluation -> champion, under the project's key prefix."""
-    name, key, needs = project.name, [project.name], {resource_key(project.name)}
+    name, key = project.name, [project.name]
+    asset = partial(
+        dg.asset,
+        key_prefix=key,
+        group_name=f"{name}_models",
+        kinds={"mlflow"},
+        owners=OWNERS,
+        required_resource_keys={resource_key(name)},
+    )
+
+    @asset(
+        deps=[[*key, "model"], [*key, "baselines"]],
+        description="The model beside its baselines on the test snapshot: every subset of the inputs, every slice.",
+    )
+    def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        return evaluate(load_settings(context, name))
+
+    @asset(
+        deps=[[*key, "evaluation"]],
+        description="The version that answers: moves only to a model that the gate finds better on the same test rows.",
+    )
+    def champion(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        verdict = gate(context, load_settings(context, name))
+        for reason in verdict.reasons:
+            context.log.info(reason)
+        outcome = "is champion" if "champion" in verdict.aliases else "keeps challenger"
+        return dg.MaterializeResult(
+            metadata={
+                "summary": f"version {verdict.version} {outcome}",
+                "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in verdict.reasons)),
+                **verdict.to_json(),
+            }
+        )
+
+    return [training_asset(name), evaluation, champion]
+
+
+def training_asset(name: str) -> dg.AssetsDefinition:
+    """baselines and model of the project: one step, since they train side by side; either can be asked for alone."""
+    key = [name]
 
     def spec(asset: str, kinds: set[str], description: str) -> dg.AssetSpec:
         return dg.AssetSpec(
@@ -30,7 +73,6 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
             owners=OWNERS,
         )
 
-    # One step, since the trainer trains them side by side; either can be asked for alone.
     @dg.multi_asset(
         name=f"{name}__training",
         specs=[
@@ -46,156 +88,154 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
             ),
         ],
         can_subset=True,
-        required_resource_keys=needs,
+        required_resource_keys={resource_key(name)},
         pool="gpu",
     )
     def training(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
-        asked = {asset.path[-1] for asset in context.selected_asset_keys}
+        selected = {asset.path[-1] for asset in context.selected_asset_keys}
         settings = load_settings(context, name)
-        runs = [run for run in pipeline.plan(settings) if ("baselines" if run.is_baseline else "model") in asked]
-        reports = train(context, settings, runs)
-        if "baselines" in asked:
-            yield _baselines([report for report in reports if report["version"] is None], [*key, "baselines"])
-        if "model" in asked:
-            (report,) = (report for report in reports if report["version"] is not None)
-            yield _model(report, [*key, "model"])
+        runs = [run for run in pipeline.plan(settings) if ("baselines" if run.is_baseline else "model") in selected]
+        reports, metric = train(context, settings, runs), _metric(settings)
+        trained = {report.name for report, is_new in reports if is_new}
+        if "baselines" in selected:
+            baselines = [report for report, _ in reports if report.version is None]
+            yield _baselines(baselines, trained, metric, [*key, "baselines"])
+        if "model" in selected:
+            (report,) = (report for report, _ in reports if report.version is not None)
+            yield _model(report, report.name not in trained, metric, [*key, "model"])
 
-    @dg.asset(
-        key_prefix=key,
-        group_name=f"{name}_models",
-        kinds={"mlflow"},
-        owners=OWNERS,
-        deps=[[*key, "model"], [*key, "baselines"]],
-        required_resource_keys=needs,
-        description="The model beside its baselines on the test snapshot: every subset of the inputs, every slice.",
+    return training
+
+
+def evaluate(project: Project) -> dg.MaterializeResult:
+    """The figures of the model and its baselines side by side, and the model's pictures, from their MLflow runs.
+
+    Raises:
+        ValueError: one of them has not been trained on the present dataset.
+    """
+    from training.tracking import find_run, read_artifact, read_json
+
+    rows: list[tuple[str, EvaluationRow]] = []
+    pictures = {}
+    for run in pipeline.plan(project):
+        run_id = find_run(project.mlflow_uri, project.name, run.fingerprint)
+        if run_id is None:
+            raise ValueError(f"{run.name} has not been trained on this dataset: materialize it first")
+        entries = read_json(project.mlflow_uri, run_id, "evaluation.json")["rows"]
+        rows += [(run.name, EvaluationRow.from_json(entry)) for entry in entries]
+        if not run.is_baseline:
+            for title in _PICTURES:
+                pictures[title] = picture(read_artifact(project.mlflow_uri, run_id, f"{title}.png"))
+    metric = _metric(project)
+    values = {model: row.main.value for model, row in rows if row.is_full}
+    whole = [({"model": model, "subset": row.subset}, row) for model, row in rows if row.slice is None]
+    parts = [({"slice": row.slice}, row) for model, row in rows if model == "model" and row.slice is not None]
+    return dg.MaterializeResult(
+        metadata={
+            "summary": f"model {_words(values['model'])}, {_best_baseline(values, metric)}",
+            f"test_{metric.name}": values["model"],
+            metric.name: evaluation_table(whole),
+            "slices": evaluation_table(parts),
+            **pictures,
+        }
     )
-    def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        from training.tracking import find_run, read_artifact, read_json
-
-        settings = load_settings(context, name)
-        runs = pipeline.plan(settings)
-        rows: list[dict[str, Any]] = []
-        pictures = {}
-        for run in runs:
-            run_id = find_run(settings.mlflow_uri, settings.name, run.fingerprint)
-            if run_id is None:
-                raise ValueError(f"{run.name} has not been trained on this dataset: materialize it first")
-            measured = read_json(settings.mlflow_uri, run_id, "evaluation.json")
-            rows += [{"model": run.name, **row} for row in measured["rows"]]
-            if not run.is_baseline:
-                for title in ("confusion", "learning", "subsets", "examples"):
-                    pictures[title] = picture(read_artifact(settings.mlflow_uri, run_id, f"{title}.png"))
-        full = {row["model"]: row for row in rows if row["subset"] == row["inputs"] and row["slice"] is None}
-        own = full["model"]["accuracy"]
-        rivals = [row for row in full.values() if row["model"] != "model" and row["n"]]
-        best = max(rivals, key=lambda row: row["accuracy"], default=None)
-        beside = f"best baseline {best['model']} {best['accuracy']:.3f}" if best else "no baseline measured"
-        return dg.MaterializeResult(
-            metadata={
-                "summary": f"model {_said(own)}, {beside}",
-                "test_accuracy": own,
-                "accuracy": accuracy_table([row for row in rows if row["slice"] is None], ("model", "subset")),
-                "slices": accuracy_table([r for r in rows if r["model"] == "model" and r["slice"]], ["slice"]),
-                **pictures,
-            }
-        )
-
-    @dg.asset(
-        key_prefix=key,
-        group_name=f"{name}_models",
-        kinds={"mlflow"},
-        owners=OWNERS,
-        deps=[[*key, "evaluation"]],
-        required_resource_keys=needs,
-        description="The version that answers: moves only to a model that the gate finds better on the same test rows.",
-    )
-    def champion(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        decision = gate(context, load_settings(context, name))
-        for reason in decision["reasons"]:
-            context.log.info(reason)
-        verdict = "is champion" if "champion" in decision["aliases"] else "keeps challenger"
-        return dg.MaterializeResult(
-            metadata={
-                "summary": f"version {decision['version']} {verdict}",
-                "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in decision["reasons"])),
-                **decision,
-            }
-        )
-
-    return [training, evaluation, champion]
 
 
-def _said(accuracy: float | None) -> str:
-    return "not measured (no test row has its inputs)" if accuracy is None else f"{accuracy:.3f}"
+def _metric(project: Project) -> Metric:
+    """The one that people are shown."""
+    return OUTPUTS.make(project.model.output, {}).metric()
 
 
-def _baselines(reports: list[dict[str, Any]], key: list[str]) -> dg.MaterializeResult:
-    accuracy = {report["name"]: report["metrics"]["accuracy"] for report in reports}
+def _best_baseline(values: dict[str, float | None], metric: Metric) -> str:
+    measured = {model: value for model, value in values.items() if model != "model" and value is not None}
+    if not measured:
+        return "no baseline measured"
+    best = (max if metric.higher_is_better else min)(measured, key=measured.__getitem__)
+    return f"best baseline {best} {measured[best]:.3f}"
+
+
+def _words(value: float | None) -> str:
+    return "not measured (no test row has its inputs)" if value is None else f"{value:.3f}"
+
+
+def _baselines(
+    reports: Sequence[TrainingReport], trained: set[str], metric: Metric, key: list[str]
+) -> dg.MaterializeResult:
+    """Args: `trained` names those that were trained in this run."""
+    values = {report.name: report.metrics[metric.name] for report in reports}
+    name = metric.name.replace("_", " ")
     return dg.MaterializeResult(
         asset_key=key,
         metadata={
-            "summary": ", ".join(f"{baseline} {_said(value)}" for baseline, value in accuracy.items()),
-            "accuracy": counts_table(accuracy, ("baseline", "test accuracy")),
-            "runs": {report["name"]: report["mlflow_run_id"] for report in reports},
-            "trained": sum(not report["reused"] for report in reports),
-            "seconds": sum(sum(report["seconds"].values()) for report in reports if not report["reused"]),
+            "summary": ", ".join(f"{baseline} {_words(value)}" for baseline, value in values.items()),
+            metric.name: counts_table(values, ("baseline", f"test {name}")),
+            "runs": {report.name: report.mlflow_run_id for report in reports},
+            "trained": sum(report.name in trained for report in reports),
+            "seconds": sum(sum(report.seconds.values()) for report in reports if report.name in trained),
         },
     )
 
 
-def _model(report: dict[str, Any], key: list[str]) -> dg.MaterializeResult:
-    accuracy = report["metrics"]["accuracy"]
-    how = "already trained" if report["reused"] else "trained"
+def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str]) -> dg.MaterializeResult:
+    assert report.version is not None
+    value, name = report.metrics[metric.name], metric.name.replace("_", " ")
+    how = "already trained" if reused else "trained"
     return dg.MaterializeResult(
         asset_key=key,
         metadata={
-            "summary": f"version {report['version']} {how}, test accuracy {_said(accuracy)}",
-            "test_accuracy": accuracy,
-            "subsets": counts_table(report["subsets"], ("inputs given", "test accuracy")),
-            "version": int(report["version"]),
-            "reused": report["reused"],
-            "mlflow_run_id": report["mlflow_run_id"],
-            "dataset_fingerprint": report["dataset_fingerprint"],
-            "metrics": report["metrics"],
-            "subset_accuracy": report["subsets"],
-            "seconds": 0.0 if report["reused"] else sum(report["seconds"].values()),
+            "summary": f"version {report.version} {how}, test {name} {_words(value)}",
+            f"test_{metric.name}": value,
+            "subsets": counts_table(report.subsets, ("inputs given", f"test {name}")),
+            "version": int(report.version),
+            "reused": reused,
+            "mlflow_run_id": report.mlflow_run_id,
+            "dataset_fingerprint": report.dataset_fingerprint,
+            "metrics": dict(report.metrics),
+            "subset_metrics": dict(report.subsets),  # the first metric of each
+            "seconds": 0.0 if reused else sum(report.seconds.values()),
         },
     )
 
 
-def train(context: dg.AssetExecutionContext, project: Project, runs: list[RunSpec]) -> list[dict[str, Any]]:
-    """The reports of the asked-for trainings; only those that MLflow does not know are done, in one child process."""
+def train(
+    context: dg.AssetExecutionContext, project: Project, runs: list[RunSpec]
+) -> list[tuple[TrainingReport, bool]]:
+    """The report of each training, and whether it was done now: only those that MLflow does not know are, in one child
+    process."""
     from training.tracking import find_report
 
-    known: dict[str, dict[str, Any] | None] = {
-        run.name: find_report(project.mlflow_uri, project.name, run.fingerprint) for run in runs
-    }
-    missing = tuple(run for run in runs if known[run.name] is None)
+    reports = {run.name: find_report(project.mlflow_uri, project.name, run.fingerprint) for run in runs}
+    missing = tuple(run for run in runs if reports[run.name] is None)
     if missing:
-        lake = pipeline.open_lake(project)
-        snapshot = pipeline.present_snapshot(lake)
-        spec = JobSpec(
-            project=project.name,
-            lake=lake.uri,
-            storage_options=dict(lake.storage_options),
-            dataset=snapshot.fingerprint,
-            version=snapshot.version,
-            feature_fingerprints=snapshot.features,
-            features=project.features,
-            limits=project.limits,
-            tracking_uri=project.mlflow_uri,
-            artifacts=None if project.tracking_uri else str(project.home / "artifacts"),
-            cache=str(project.folder / "cache"),
-            checkpoints=str(project.folder / "checkpoints"),
-            tags={"dagster_run_id": context.run.run_id},
-            parallel=project.training.parallel,
-            runs=missing,
-        )
-        for made in LAUNCHERS.make(project.launcher).launch(context, spec.to_json()):
-            known[made["name"]] = made
-    reports = []
+        launcher = LAUNCHERS.make(project.launcher)
+        for values in launcher.launch(context, _job(context, project, missing).to_json()):
+            report = TrainingReport.from_json(values)
+            reports[report.name] = report
+    trained = []
     for run in runs:
-        if (report := known[run.name]) is None:
+        if (report_of_run := reports[run.name]) is None:
             raise RuntimeError(f"the trainer ended without a report of {run.name}: its output above says why")
-        reports.append(report | {"reused": run not in missing})
-    return reports
+        trained.append((report_of_run, run in missing))
+    return trained
+
+
+def _job(context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpec, ...]) -> JobSpec:
+    """What the trainer is asked to do: these runs on the present snapshot."""
+    lake = pipeline.open_lake(project)
+    snapshot = pipeline.present_snapshot(lake)
+    return JobSpec(
+        project=project.name,
+        lake=lake.uri,
+        storage_options=dict(lake.storage_options),
+        dataset=snapshot.fingerprint,
+        version=snapshot.version,
+        feature_fingerprints=snapshot.features,
+        features=project.features,
+        limits=project.limits,
+        tracking_uri=project.mlflow_uri,
+        artifacts=None if project.tracking_uri else str(project.home / "artifacts"),
+        cache=str(project.folder / "cache"),
+        checkpoints=str(project.folder / "checkpoints"),
+        tags={"dagster_run_id": context.run.run_id},
+        runs=runs,
+    )

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from assets.lake import Lake
+from training.records import EvaluationRow
 
 _CELL = 200  # characters of a value that a preview shows
 _HASH = 12  # hexadecimal digits of a hash that a preview shows
@@ -88,16 +89,18 @@ def contact_sheet(tiles: Sequence[np.ndarray], columns: int = 8, cell: int = 96)
     return buffer.getvalue()
 
 
-def accuracy_table(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> dg.MarkdownMetadataValue:
-    """Rows of `training.evaluate.evaluate` as a Markdown table: what they are `by`, rows, accuracy with interval."""
-    shown = [
-        {
-            **{name: row[name] for name in by},
-            "rows": row["n"],
-            "accuracy": f"{row['accuracy']:.3f}" if row["n"] else "",
-            "95% interval": f"{row['low']:.3f}–{row['high']:.3f}" if row["n"] else "",
-            "f1": "" if row["f1"] is None else f"{row['f1']:.3f}",
-        }
-        for row in rows
-    ]
+def evaluation_table(rows: Sequence[tuple[Mapping[str, Any], EvaluationRow]]) -> dg.MarkdownMetadataValue:
+    """Markdown of what each row is of (column -> value), how many rows were asked, and the output's first metric with
+    its interval; f1, too, where there is one."""
+    shown = []
+    for which, row in rows:
+        name, main = next(iter(row.metrics.items()))
+        interval = "" if main.low is None else f"{main.low:.3f}–{main.high:.3f}"
+        columns = {"rows": row.n, name.replace("_", " "): _three(main.value), "95% interval": interval}
+        f1 = {"f1": _three(row.metrics["f1"].value)} if "f1" in row.metrics else {}
+        shown.append({**which, **columns, **f1})
     return markdown_table(pa.Table.from_pylist(shown))
+
+
+def _three(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,7 +1,7 @@
 """One pass over items: each is decoded once and gives its clean rows, its feature rows and what filters measure of it,
 or the row that says why not.
 
-Pure Arrow to Arrow; reading the bytes (`sources.attach_data`) and writing the tables is the caller's.
+Pure Arrow to Arrow; reading the bytes (`contents.attach_data`) and writing the tables is the caller's.
 """
 
 import hashlib

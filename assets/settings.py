@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS, SOURCES
 from training import catalog
-from training.catalog import FILTERS, Choice, Family
+from training.catalog import FILTERS, OUTPUTS, Choice, Family
 from training.features import FeatureSettings
 from training.filters.base import Filter
 from training.schema import MODALITIES, SPLITS
@@ -294,6 +294,10 @@ class Project:
                 )
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
         object.__setattr__(self, "model", complete(self.model, {m: self.features.forms[m] for m in self.modalities}))
+        if self.promotion.metric is not None:
+            names = [metric.name for metric in OUTPUTS.load(self.model.output.kind).metrics]
+            expected = f"a metric of output {self.model.output.kind} ({', '.join(names)})"
+            check(self.promotion.metric in names, "promotion.metric", self.promotion.metric, expected)
         for modality, settings in self.training.augmentation.items():
             try:
                 self.features.featurizer(modality).augmenter(settings, ())

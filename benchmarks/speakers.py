@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from orchestration.project import load
 from training import tracking
 from training.cache import open_table
 from training.data import Collator, EpochSampler, open_samples
+from training.outputs.class_ import ClassOutput
 from training.train import make_tokenizer
 
 _BATCH, _RATE, _WIDTH = 32, 1e-3, 96
@@ -78,8 +80,9 @@ def train_plain(project: Any, cache: Path, epochs: float) -> tuple[list[dict[str
     (_, train), (table, test) = rows("train"), rows("test")
     torch.manual_seed(0)
     tokenizer = make_tokenizer(train, project.model, project.training)
-    answers = tuple(sorted(set(train.labels)))
-    collate = Collator(tokenizer, project.features, ("text", "image", "speech"), classes=answers, answers=True)
+    answers = sorted(set(train.labels))
+    targets = partial(ClassOutput({"classes": answers}).targets, tokenizer=tokenizer)
+    collate = Collator(tokenizer, project.features, ("text", "image", "speech"), "text", targets=targets)
     model = Plain(len(tokenizer), len(answers), project.features.image.size, project.features.speech.mels)
     steps = round(len(train) / _BATCH * epochs)
     optimizer = torch.optim.AdamW(model.parameters(), _RATE, weight_decay=0.01)

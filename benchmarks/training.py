@@ -34,7 +34,7 @@ from training.data import EpochSampler, SampleDataset, open_samples
 from training.features import FeatureSettings
 from training.model import FusionModel, build_model
 from training.settings import ModelSettings, TrainingSettings, from_dict, to_dict
-from training.train import fit, make_collator, make_tokenizer
+from training.train import TrainingTask, fit, make_collator, make_tokenizer
 
 _ROWS, _QUICK = 4096, 256
 
@@ -77,8 +77,15 @@ def ours(folder: Path, rows: int) -> dict[str, Any]:
     model, training, features, samples, tokenizer = opened(folder, rows)
     with tempfile.TemporaryDirectory() as checkpoints:
         started = time.perf_counter()
-        fitted = fit(model, training, features, samples, samples.take([]), tokenizer, Path(checkpoints))
-        return timed(started, rows, fitted.model)
+        task = TrainingTask(
+            model=model,
+            training=training,
+            features=features,
+            train=samples,
+            validation=samples.take([]),
+            tokenizer=tokenizer,
+        )
+        return timed(started, rows, fit(task, Path(checkpoints)).model)
 
 
 def loop(folder: Path, rows: int, device: str, ready: bool) -> dict[str, Any]:
@@ -87,7 +94,8 @@ def loop(folder: Path, rows: int, device: str, ready: bool) -> dict[str, Any]:
     torch.manual_seed(training.seed)
     network = build_model(model, features, tokenizer, samples.modalities)
     collator = make_collator(network, tokenizer, features)
-    collator = replace(collator, answers=True, modality_dropout=model.modality_dropout, seed=training.seed)
+    targets = partial(network.output.targets, tokenizer=tokenizer)
+    collator = replace(collator, targets=targets, modality_dropout=model.modality_dropout, seed=training.seed)
     order = EpochSampler(rows, training.seed)
     batches: Any = DataLoader(samples, training.batch_size, sampler=order, collate_fn=collator)
     batches = list(batches) if ready else batches

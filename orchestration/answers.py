@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from training.catalog import MODALITIES
+
 if TYPE_CHECKING:  # the command line starts light
     from orchestration.erasure import Erased
     from orchestration.housekeeping import Collected
@@ -27,7 +29,7 @@ def say_summary(summary: Summary) -> None:
     click.echo(f"\nModel {model.name} version {model.version} ({', '.join(model.aliases) or 'no alias'})")
     click.echo(f"  dataset {summary.dataset.fingerprint}, MLflow run {summary.mlflow_run_id}")
     inputs = max(summary.subsets, key=len).split("+")
-    options = " ".join(f'--{name} "…"' if name == "text" else f"--{name} FILE" for name in inputs)
+    options = " ".join(f'--{name} "…"' if MODALITIES.load(name).is_text else f"--{name} FILE" for name in inputs)
     which = "" if "champion" in model.aliases else f" --version {model.version}"
     click.echo(f"  ask it:  triptych predict {summary.project}{which} {options}")
 

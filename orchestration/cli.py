@@ -12,7 +12,12 @@ from typing import Any
 
 import click
 
+from training.catalog import MODALITIES
+
 # Everything heavy is imported inside the command that needs it: `triptych --help` must answer at once.
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class _Group(click.Group):
@@ -60,6 +65,13 @@ def _set_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override a setting of the project file."
     )(command)
+
+
+def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for each modality; which of them name files is known when they are used."""
+    for name in reversed(MODALITIES.names()):
+        command = click.option(f"--{name}", help=f"A {name} to ask about: the text itself, or a file.")(command)
+    return command
 
 
 def _version_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,40 +147,38 @@ def _plain(value: Any) -> Any:
 
 @main.command()
 @click.argument("project")
-@click.option("--text", help="What is asked.")
-@click.option("--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="An image file.")
-@click.option("--speech", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A sound file.")
+@_input_options
 @click.option(
     "--table",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A table with columns text, image, speech (file names); one answer a row.",
+    type=_FILE,
+    help=f"A table with columns {', '.join(MODALITIES.names())} (file names); one answer a row.",
 )
 @_version_option
 @_json_option
+@click.pass_context
 def predict(
-    project: str,
-    text: str | None,
-    image: Path | None,
-    speech: Path | None,
-    table: Path | None,
-    version: str,
-    as_json: bool,
+    context: click.Context, project: str, table: Path | None, version: str, as_json: bool, **inputs: Any
 ) -> None:
     """Answer with the project's champion, whichever inputs are given."""
     from orchestration.examples.layout import find_project
-    from orchestration.predict import answer, rows_of_table
+    from orchestration.predict import FILES, answer, rows_of_table
     from orchestration.project import load
 
-    if (table is None) == (text is None and image is None and speech is None):
-        raise click.UsageError("give one or more of --text, --image and --speech, or --table")
+    if (table is None) == all(value is None for value in inputs.values()):
+        options = ", ".join(f"--{name}" for name in inputs)
+        raise click.UsageError(f"give one or more of {options}, or --table")
+    for option in context.command.params:
+        if option.name in FILES and (name := inputs[option.name]) is not None:
+            inputs[option.name] = _FILE.convert(name, option, context)
     settings = load(*find_project(project, ()))
-    rows = rows_of_table(table) if table else [{"text": text, "image": image, "speech": speech}]
+    rows = rows_of_table(table) if table else [inputs]
     answers = answer(settings, rows, version)
     if as_json:
         click.echo(json.dumps({"predictions": answers}))
     else:
         for row in answers:
-            click.echo(row["prediction"] or "")  # a row that failed has its line, too
+            # A row that failed has its line, too.
+            click.echo("" if row["prediction"] is None else row["prediction"])
         click.echo(
             f"({settings.name} version {answers[0]['model_version']}, dataset {answers[0]['dataset_fingerprint']})",
             err=True,

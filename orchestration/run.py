@@ -187,7 +187,7 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
             quarantined=metadata.get("samples", {}).get("quarantined", 0),
         ),
         metrics={f"test/{name}": value for name, value in model.get("metrics", {}).items()},
-        subsets=model.get("subset_accuracy", {}),
+        subsets=model.get("subset_metrics", {}),
         # The trainer says itself how long each part took; what else a step makes shares its time.
         seconds={asset: metadata[asset].get("seconds", durations[steps[asset]]) for asset in steps},
     )

@@ -105,7 +105,12 @@ def ended(lake: Lake, case: dict[str, str]) -> str:
     ((sha256, modality),) = (row.values() for row in listed)
     (clean,) = lake.sql(f"SELECT * FROM clean_{modality} WHERE id = $id", {"id": sha256}).to_pylist()
     (features,) = lake.sql(f"SELECT * FROM {modality}_features WHERE id = $id", {"id": sha256}).to_pylist()
-    made = tensor(features, {"image": "pixels", "speech": "log_mel", "text": "input_ids"}[modality])
+    name, dtype = {
+        "image": ("pixels", "uint8"),
+        "speech": ("log_mel", "float32"),
+        "text": ("input_ids", "int32"),
+    }[modality]
+    made = tensor(features, name, dtype)
     assert made.size and np.isfinite(made).all()
     sample = lake.sql(f"SELECT label FROM samples WHERE {modality}_id = $id", {"id": sha256})
     assert sample["label"].to_pylist() == ["yes"], "it is in a sample"

@@ -260,3 +260,16 @@ ENCODERS = Family(
         },
     },
 )
+OUTPUTS = Family(
+    "output",
+    {
+        "text": "training.outputs.text:TextOutput",
+        "class": "training.outputs.class_:ClassOutput",
+    },
+)
+OBJECTIVES = Family(
+    "objective",
+    {
+        "answer": ("training.objectives.answer:AnswerObjective", "training.objectives.options:Options"),
+    },
+)

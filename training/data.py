@@ -150,15 +150,14 @@ class Collator:
     """Rows to a batch of tensors, with what `FusionModel.forward` takes.
 
     present bool (B, N) in the order of `modalities`; for each modality X the values `X` in the form of its features,
-    and a mask `X_mask` where the form has one; prompt_ids and prompt_mask (B, P), padded on the left; with `answers`,
-    labels: answer tokens and eos (B, A) padded by -100, or the class (B,).
+    and a mask `X_mask` where the form has one; prompt_ids and prompt_mask (B, P), padded on the left; with `targets`,
+    labels: what it makes of the rows' labels.
 
     Args:
         modalities: those the model reads; the rest of a row is ignored.
         prompt: the modality that the language model reads itself: it needs no features of its own.
-        classes: the labels of a model with output `class`; None for text.
         keep: only these are shown to the model, the others are hidden.
-        answers: make labels; rows without a label are an error then.
+        targets: `Output.targets` of the model; None: no labels are made. Rows without a label are an error with it.
         modality_dropout: chance that a present modality is hidden; the last one of a row never is.
         augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
     """
@@ -166,14 +165,13 @@ class Collator:
     tokenizer: PreTrainedTokenizerBase
     features: FeatureSettings
     modalities: tuple[str, ...]
-    prompt: str | None = "text"
-    classes: tuple[str, ...] | None = None
+    prompt: str | None = None
     keep: frozenset[str] | None = None
-    answers: bool = False
+    targets: Callable[[Sequence[str]], Tensor] | None = None
     modality_dropout: float = 0.0
     augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
     seed: int = 0
-    _encoded: dict[tuple[str, bool], list[int]] = field(default_factory=dict, repr=False)
+    _encoded: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._featurizers = {m: self.features.featurizer(m) for m in self.modalities}
@@ -188,8 +186,8 @@ class Collator:
             else:
                 values, mask = self._featurizers[modality].batch(self._values(modality, rows, columns))
                 batch |= {modality: values} | ({} if mask is None else {f"{modality}_mask": mask})
-        if self.answers:
-            batch["labels"] = self._labels(rows)
+        if self.targets is not None:
+            batch["labels"] = self.targets(_labels(rows))
         return batch
 
     def shown(self, row: Row) -> list[str]:
@@ -227,22 +225,18 @@ class Collator:
         ids = [self._encode("" if column is None else column["text"])[:most] for column in columns]
         return padded(ids, int(self.tokenizer.pad_token_id), left=True)
 
-    def _encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids, with the special tokens that the tokenizer puts around a text by itself, or without."""
-        # Texts and answers recur over rows and epochs. Long ones seldom do, and would fill the memory.
-        if (ids := self._encoded.get((text, special))) is None:
-            ids = self.tokenizer(text, add_special_tokens=special)["input_ids"] if text else []
+    def _encode(self, text: str) -> list[int]:
+        """Token ids, with the special tokens that the tokenizer puts around a text by itself."""
+        # Texts recur over rows and epochs. Long ones seldom do, and would fill the memory.
+        if (ids := self._encoded.get(text)) is None:
+            ids = self.tokenizer(text)["input_ids"] if text else []
             if len(text) < 1000 and len(self._encoded) < 50_000:
-                self._encoded[text, special] = ids
+                self._encoded[text] = ids
         return ids
 
-    def _labels(self, rows: Sequence[Row]) -> Tensor:
-        for row in rows:
-            if row["label"] is None:
-                raise ValueError(f"sample {row['sample_id']} has no label: leave unlabelled rows out of training")
-        if self.classes is None:
-            eos = int(self.tokenizer.eos_token_id)
-            return padded([[*self._encode(row["label"], special=False), eos] for row in rows], -100)[0]
-        known = {label: n for n, label in enumerate(self.classes)}
-        # A label that training never saw counts as wrong in the loss's place: it is left out.
-        return torch.tensor([known.get(row["label"], -100) for row in rows])
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    for row in rows:
+        if row["label"] is None:
+            raise ValueError(f"sample {row['sample_id']} has no label: leave unlabelled rows out of training")
+    return [row["label"] for row in rows]

@@ -2,19 +2,20 @@
 
     python -P -m training.job
 
-Dagster starts it (`assets.launcher`) and passes the specification over Pipes; progress and results go back the same
+Dagster starts it (`assets.launchers`) and passes the specification over Pipes; progress and results go back the same
 way, everything else through the lake and MLflow. It dies with the process that started it.
 """
 
+import functools
 import json
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,19 +23,23 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from training.children import PARENT, die_with_parent
-from training.schema import MODALITIES, PREDICTIONS, SPLITS, subset_name
-from training.settings import to_dict
+from training.records import EvaluationRow, TrainingReport
+from training.schema import MODALITIES, SPLITS, predictions_schema, subset_name
+from training.settings import TrainingSettings, to_dict
 from training.spec import JobSpec, RunSpec
 from training.workers import Log, side_by_side
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from training.data import SampleDataset
-    from training.model import FusionModel
+    from training.outputs.base import Output
+    from training.train import Trained, TrainingTask
 
 _EXAMPLES = 12  # test samples in the picture
 
 
-def run_all(spec: JobSpec, report: Callable[[dict[str, Any]], None], log: Log) -> None:
+def run_all(spec: JobSpec, report: Callable[[TrainingReport], None], log: Log) -> None:
     """Trains the models; `report` gets each one's results as soon as they are safe in MLflow.
 
     Raises:
@@ -46,7 +51,7 @@ def run_all(spec: JobSpec, report: Callable[[dict[str, Any]], None], log: Log) -
 
     # The product takes longest: first, with the others beside it.
     runs = sorted(spec.runs, key=lambda run: run.is_baseline)
-    at_once = spec.parallel or (1 if torch.cuda.is_available() else 2)
+    at_once = how_many_at_once(runs[0].training)
     threads = max(1, torch.get_num_threads() // at_once)  # the same however many are left: it decides the last bits
     open_splits(spec)  # fills the cache that all read
     tracking.open_experiment(spec)
@@ -57,6 +62,13 @@ def run_all(spec: JobSpec, report: Callable[[dict[str, Any]], None], log: Log) -
         side_by_side(train_one, [(spec, run, threads) for run in runs], min(at_once, len(runs)), report, log)
 
 
+def how_many_at_once(training: TrainingSettings) -> int:
+    """Models that train side by side: as `training.parallel` says, else two on a CPU and one on a GPU."""
+    import torch
+
+    return training.parallel or (1 if torch.cuda.is_available() else 2)
+
+
 def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
     """The rows of each split, and the test rows as they stand in `dataset`."""
     from training.cache import open_table
@@ -64,15 +76,15 @@ def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
 
     index = open_table(spec.lake, "dataset", spec.version, spec.storage_options).to_table().sort_by("sample_id")
     parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
-    place = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
+    features = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
     noise: dict[str, list[str]] = {}
     for run in spec.runs:
         for modality, ids in run.noise.items():
             noise[modality] = sorted({*noise.get(modality, ()), *ids})
-    return {split: open_samples(rows, *place, noise) for split, rows in parts.items()}, parts["test"]
+    return {split: open_samples(rows, *features, noise) for split, rows in parts.items()}, parts["test"]
 
 
-def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> dict[str, Any]:
+def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> TrainingReport:
     """One model from data to registry; a training that was killed goes on from its last checkpoint.
 
     Raises:
@@ -90,130 +102,182 @@ def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> dict[str, 
         raise ValueError(f"another trainer is at work in {folder}: wait for it, or end it") from None
 
 
-def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> dict[str, Any]:
+def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingReport:
     from transformers.utils import logging
 
-    from training import model_registry, tracking
-    from training.evaluate import majority_accuracy, measure, slices
-    from training.processor import Processor
-    from training.train import fit, make_tokenizer, predict
+    from training import tracking
+    from training.train import fit
 
     logging.disable_progress_bar()
-    started = time.monotonic()
+    clock = _Clock()
     splits, test = open_splits(spec)
-    noise = clips(splits["train"], spec, run)
     # Where TensorBoard reads, if `training.report_to` names it; the checkpoints' folder is removed in the end.
     logs = Path(spec.checkpoints).parent / "tensorboard" / f"{run.name}-{run.fingerprint}"
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
     with tracking.open_run(spec, run) as active, tempfile.TemporaryDirectory() as temporary:
         tracking.log_parameters(run, {"model": to_dict(run.model), "training": to_dict(run.training)})
-        tokenizer = make_tokenizer(splits["train"], run.model, run.training)
-        fitted = fit(
-            run.model,
-            run.training,
-            spec.features,
-            splits["train"],
-            splits["validation"],
-            tokenizer,
-            folder,
-            keep=frozenset(run.keep),
-            callbacks=[tracking.progress_callback(run, log)],
-            run_name=f"{spec.project} {run.name}",
-            noise=noise,
+        task = _task(spec, run, splits)
+        trained = fit(task, folder, [tracking.progress_callback(run, log)], f"{spec.project} {run.name}")
+        clock.stop("train")
+        log(f"{run.name}: trained in {clock.seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")
+        metrics, subsets = _evaluate(run, task, trained, splits["test"], test, Path(temporary) / "results")
+        clock.stop("evaluate")
+        version = None if run.is_baseline else _register(spec, run, task, trained, Path(temporary) / "bundle")
+        clock.stop("log")
+        report = TrainingReport(
+            name=run.name,
+            mlflow_run_id=active.info.run_id,
+            version=version,
+            dataset_fingerprint=spec.dataset,
+            training_fingerprint=run.fingerprint,
+            metrics=metrics,
+            subsets=subsets,
+            seconds=clock.seconds,
         )
-        seconds = {"train": time.monotonic() - started}
-        log(f"{run.name}: trained in {seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")
-        predictions = predict_subsets(fitted.model, tokenizer, splits["test"], spec, run)
-        rows = measure(predictions, run.keep, slices(test))
-        metrics = headline(rows)
-        if not run.is_baseline:  # with another row's soft tokens: by chance, if the answers come from the fusion
-            shuffled = predict(fitted.model, tokenizer, splits["test"], spec.features, shuffle_seed=0)
-            labels = splits["test"].labels
-            metrics["shuffled_accuracy"] = sum(map(str.__eq__, shuffled, labels)) / max(1, len(labels))
-            metrics["majority_accuracy"] = majority_accuracy(splits["train"].labels, labels)
-        subsets = {row["subset"]: row["accuracy"] for row in rows if row["slice"] is None}
-        seconds["evaluate"] = time.monotonic() - started - seconds["train"]
-        results = Path(temporary) / "results"
-        results.mkdir()
-        pq.write_table(predictions, results / "predictions.parquet")
-        (results / "evaluation.json").write_text(json.dumps({"rows": rows, "history": fitted.history}))
-        _pictures(results, fitted.history, rows, predictions, splits["test"])
-        tracking.log_results(results, {f"test_{name}": value for name, value in metrics.items()}, subsets)
-        version = None
-        if not run.is_baseline:
-            bundle = Path(temporary) / "bundle"
-            fitted.model.save_pretrained(bundle)
-            tokenizer.save_pretrained(bundle)
-            Processor(spec.features, spec.limits).save_pretrained(bundle)
-            version = model_registry.log_model(spec, run, bundle)
-        seconds["log"] = time.monotonic() - started - seconds["train"] - seconds["evaluate"]
-        report = {
-            "name": run.name,
-            "mlflow_run_id": active.info.run_id,
-            "version": version,
-            "dataset_fingerprint": spec.dataset,
-            "training_fingerprint": run.fingerprint,
-            "metrics": metrics,
-            "subsets": subsets,
-            "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        }
         tracking.log_report(report)
     shutil.rmtree(folder, ignore_errors=True)  # the checkpoints have served
     return report
 
 
-def clips(train: "SampleDataset", spec: JobSpec, run: RunSpec) -> dict[str, list[Any]]:
+class _Clock:
+    """How long each part took, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def stop(self, part: str) -> None:
+        """`part` is what was done since the last stop."""
+        now = time.monotonic()
+        self.seconds[part], self._started = round(now - self._started, 2), now
+
+
+def _task(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "TrainingTask":
+    from training.train import TrainingTask, make_tokenizer
+
+    return TrainingTask(
+        model=run.model,
+        training=run.training,
+        features=spec.features,
+        train=splits["train"],
+        validation=splits["validation"],
+        tokenizer=make_tokenizer(splits["train"], run.model, run.training),
+        keep=frozenset(run.keep),
+        noise=_clips(splits["train"], spec, run),
+    )
+
+
+def _clips(train: "SampleDataset", spec: JobSpec, run: RunSpec) -> "dict[str, list[np.ndarray]]":
     """Modality -> what augmentation may add to it, as the tensors that it changes."""
     augmented = {m: spec.features.featurizer(m).augmented or "" for m in run.noise}
     return {m: train.tensors(m, augmented[m], ids) for m, ids in run.noise.items()}
 
 
-def headline(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The figures with all inputs given; None where no test row has any of them. `rows` as `measure` gives them."""
-    full = next(row for row in rows if row["subset"] == row["inputs"] and row["slice"] is None)
-    return {name: value for name, value in full.items() if name not in ("inputs", "subset", "slice")}
+def _evaluate(
+    run: RunSpec, task: "TrainingTask", trained: "Trained", rows: "SampleDataset", test: pa.Table, folder: Path
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Answers the test rows and logs what they are worth, with the pictures; returns metrics, and the first metric by
+    the inputs given.
+
+    Args:
+        rows, test: the test rows, and as they stand in `dataset`.
+    """
+    from training import tracking
+    from training.evaluate import measure, slices
+
+    output = trained.model.output
+    predictions = predict_subsets(task, trained, rows, run.keep)
+    measured = measure(predictions, run.keep, output, slices(test))
+    metrics = headline(measured)
+    if not run.is_baseline:
+        metrics |= _beside(task, trained, rows)
+    subsets = {row.subset: row.main.value for row in measured if row.slice is None}
+    folder.mkdir()
+    pq.write_table(predictions, folder / "predictions.parquet")
+    evaluation = {"rows": [row.to_json() for row in measured], "history": trained.history}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    _pictures(folder, trained.history, measured, predictions, rows, output)
+    tracking.log_results(folder, metrics, subsets, output.metrics[0].name)
+    return metrics, subsets
 
 
-def predict_subsets(
-    model: "FusionModel", tokenizer: Any, rows: "SampleDataset", spec: JobSpec, run: RunSpec
-) -> pa.Table:
-    """Predictions (PREDICTIONS) for every subset of the inputs, on the rows that have at least one of its inputs."""
+def _beside(task: "TrainingTask", trained: "Trained", rows: "SampleDataset") -> dict[str, float | None]:
+    """What the model's first metric must be seen beside: with the soft tokens of another row (no better than chance, if
+    the answers come from the fusion), and the one answer that is best whatever the inputs."""
+    from training.evaluate import mean_score
+    from training.train import predict
+
+    output = trained.model.output
+    metric = output.metrics[0]
+    labels, known = ([output.read(x) for x in part.labels if x is not None] for part in (rows, task.train))
+    labelled = rows.take([number for number, label in enumerate(rows.labels) if label is not None])
+    shuffled = predict(trained.model, task.tokenizer, labelled, task.features, shuffle_seed=0)
+    return {
+        f"shuffled_{metric.name}": mean_score(metric, labels, shuffled),
+        f"majority_{metric.name}": mean_score(metric, labels, [output.constant(known)] * len(labels)),
+    }
+
+
+def _register(spec: JobSpec, run: RunSpec, task: "TrainingTask", trained: "Trained", bundle: Path) -> str:
+    """Saves all that answers, in the folder `bundle`, and registers it as a version; returns the version."""
+    from training import model_registry
+    from training.processor import Processor
+
+    trained.model.save_pretrained(bundle)
+    task.tokenizer.save_pretrained(bundle)
+    Processor(spec.features, spec.limits).save_pretrained(bundle)
+    return model_registry.log_model(spec, run, bundle)
+
+
+def headline(rows: list[EvaluationRow]) -> dict[str, float | None]:
+    """The figures with all inputs given; None where no test row has any of them."""
+    return next(row for row in rows if row.is_full).figures()
+
+
+def predict_subsets(task: "TrainingTask", trained: "Trained", rows: "SampleDataset", inputs: Sequence[str]) -> pa.Table:
+    """Predictions for every subset of the inputs, on the rows that have at least one of its inputs."""
     from training.evaluate import subsets
     from training.train import predict
 
-    ids = {m: rows.index[f"{m}_id"].is_valid() for m in MODALITIES}
+    model, output = trained.model, trained.model.output
+    schema = predictions_schema(output.arrow_type)
+    present = {m: rows.index[f"{m}_id"].is_valid() for m in MODALITIES}
     tables = []
-    for subset in subsets(run.keep):
-        present = ids[subset[0]]
-        for modality in subset[1:]:
-            present = pc.or_(present, ids[modality])
-        chosen = rows.take(pc.indices_nonzero(present).to_pylist())
-        answers = predict(model, tokenizer, chosen, spec.features, keep=frozenset(subset)) if len(chosen) else []
-        columns = [
-            chosen.index["sample_id"],
-            pa.repeat(subset_name(subset), len(chosen)),
-            chosen.index["label"],
-            answers,
-        ]
-        tables.append(pa.table([pa.array(c) if isinstance(c, list) else c for c in columns], names=PREDICTIONS.names))
-    return pa.concat_tables(table.cast(PREDICTIONS) for table in tables)
+    for subset in subsets(inputs):
+        any_of_them = functools.reduce(pc.or_, (present[modality] for modality in subset))
+        chosen = rows.take(pc.indices_nonzero(any_of_them).to_pylist())
+        answers = predict(model, task.tokenizer, chosen, task.features, frozenset(subset)) if len(chosen) else []
+        columns = {
+            "sample_id": chosen.index["sample_id"].to_pylist(),
+            "subset": [subset_name(subset)] * len(chosen),
+            "label": [None if label is None else output.read(label) for label in chosen.labels],
+            "prediction": answers,
+        }
+        tables.append(pa.table(columns, schema))
+    return pa.concat_tables(tables)
 
 
 def _pictures(
-    folder: Path, history: list[dict[str, float]], rows: list[dict[str, Any]], predictions: pa.Table, test: Any
+    folder: Path,
+    history: list[dict[str, float]],
+    rows: list[EvaluationRow],
+    predictions: pa.Table,
+    test: "SampleDataset",
+    output: "Output",
 ) -> None:
     from training import reporting
-    from training.evaluate import confusion
+    from training.metrics import confusion
 
-    full = next(row["inputs"] for row in rows)
-    answered = predictions.filter(pc.equal(predictions["subset"], full)).to_pylist()
-    (folder / "confusion.png").write_bytes(reporting.confusion_picture(*confusion(answered)))
-    (folder / "learning.png").write_bytes(reporting.learning_picture(history))
+    answered = predictions.filter(pc.equal(predictions["subset"], rows[0].inputs)).to_pylist()
+    labels = [str(row["label"]) for row in answered]
+    answers = [None if row["prediction"] is None else str(row["prediction"]) for row in answered]
+    (folder / "confusion.png").write_bytes(reporting.confusion_picture(*confusion(labels, answers)))
+    (folder / "learning.png").write_bytes(reporting.learning_picture(history, output.metrics[0].name))
     (folder / "subsets.png").write_bytes(reporting.subsets_picture(rows))
-    answers = {row["sample_id"]: row["prediction"] for row in answered}
-    shown = [test[number] for number in range(0, len(test), max(1, len(test) // _EXAMPLES))][:_EXAMPLES]
-    shown = [row for row in shown if row["sample_id"] in answers]
-    picture = reporting.examples_picture(shown, [answers[row["sample_id"]] for row in shown], test.modalities)
+    words = {row["sample_id"]: pair for row, *pair in zip(answered, labels, answers, strict=True)}
+    chosen = [test[number] for number in range(0, len(test), max(1, len(test) // _EXAMPLES))][:_EXAMPLES]
+    shown = [row | {"label": words[row["sample_id"]][0]} for row in chosen if row["sample_id"] in words]
+    picture = reporting.examples_picture(shown, [words[row["sample_id"]][1] for row in shown], test.modalities)
     (folder / "examples.png").write_bytes(picture)
 
 
@@ -225,7 +289,7 @@ def main() -> None:
     with open_dagster_pipes() as pipes:
         spec = JobSpec.from_json(pipes.get_extra("spec"))
         try:
-            run_all(spec, pipes.report_custom_message, pipes.log.info)
+            run_all(spec, lambda report: pipes.report_custom_message(report.to_json()), pipes.log.info)
         except ValueError as error:  # what a person can mend: said in words, without a traceback
             pipes.log.error(str(error))
             sys.exit(1)

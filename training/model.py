@@ -1,38 +1,38 @@
 """The fused model: encoders -> projectors -> fusion -> language model -> answer.
 
     x_m = f(e_t, e_v, e_s)   soft tokens, read by the language model before the prompt
-    y = M(x_m, prompt)       generated text, or a class
+    y = M(x_m, prompt)       what the output makes of it: generated text, a class, ...
 
-Shapes: B rows, N modalities, T soft tokens of each modality, X soft tokens of x_m, P prompt tokens, A answer tokens,
-S = X + P context, D width of the language model, V vocabulary.
+Shapes: B rows, N modalities, T soft tokens of each modality, X soft tokens of x_m, P prompt tokens, S = X + P context,
+D width: of the encoders' tokens before the fusion, of the language model behind it.
 """
 
 import math
-from dataclasses import field, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import (
     AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
     initialization,
 )
-from transformers.modeling_outputs import CausalLMOutput
+from transformers import utils as transformers_utils
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.catalog import ENCODERS, FUSIONS
+from training.catalog import ENCODERS, FUSIONS, MODALITIES, OUTPUTS
 from training.encoders.base import Encoder
 from training.features import FeatureSettings
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
 from training.layers import AttentionPool, ModelShape
+from training.objectives.base import Objective
+from training.outputs.base import Output
 from training.settings import ModelSettings, complete, to_dict
 from training.tokenizer import missing_model
 
@@ -44,12 +44,12 @@ class FusionConfig(PreTrainedConfig):
     model_type = "triptych_fusion"
     sub_configs = {"llm_config": AutoConfig}  # noqa: RUF012 - the form that transformers asks for
 
-    modalities: list[str] = field(default_factory=lambda: ["text", "image", "speech"])
+    modalities: list[str] = field(default_factory=lambda: list(MODALITIES.names()))
     encoders: dict[str, Any] = field(default_factory=dict)  # modality -> kind, or mapping of kind and options
     inputs: dict[str, Any] = field(default_factory=dict)  # modality -> fields of FeatureShape
     fusion: Any = "attention"  # as an encoder
-    output: Literal["text", "class"] = "text"
-    classes: list[str] | None = None  # of output `class`
+    output: Any = "text"  # as an encoder
+    fitted: dict[str, Any] = field(default_factory=dict)  # what the output learned of the training labels: Output.fit
     width: int = 96
     heads: int = 4
     tokens: int = 4
@@ -73,6 +73,21 @@ class FusionConfig(PreTrainedConfig):
         form = self.inputs[modality]["form"]
         return ENCODERS.load(ENCODERS.choose(self.encoders[modality], form).kind, form)
 
+    def make_output(self) -> Output:
+        return OUTPUTS.make(OUTPUTS.choose(self.output), self.fitted)
+
+
+@dataclass
+class ModelOutput(transformers_utils.ModelOutput):
+    """What the model says of a batch; B rows."""
+
+    loss: Tensor | None = None  # what training minimises; in eval mode the output's own loss; None without labels
+    losses: dict[str, Tensor] | None = None  # in training: those that were added up, by name, not weighted
+    logits: Tensor | None = None  # of the output: (B, ...)
+    x_m: Tensor | None = None  # what the fusion made of the inputs (B, X, D)
+    tokens: dict[str, Tensor] | None = None  # e_m by modality, projected: what the fusion read (B, T, D)
+    masks: dict[str, Tensor] | None = None  # (B, T), true where a token is real; a row that lacks a modality has none
+
 
 class FusionModel(PreTrainedModel):
     """See the module. `config.modalities` are those the model can read; a row may lack any of them."""
@@ -93,13 +108,13 @@ class FusionModel(PreTrainedModel):
         )
         self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), shape)
         self.to_llm = nn.Identity() if config.width == hidden else nn.Linear(config.width, hidden)
-        if config.output == "text":
-            self.llm = AutoModelForCausalLM.from_config(config.llm_config)
-        else:
-            self.llm = AutoModel.from_config(config.llm_config)
-            self.head = nn.Linear(hidden, len(config.classes or ()))
-        if config.output == "class" and config.prompt is None:
+        self.output = config.make_output()
+        self.llm = self.output.language_model().from_config(config.llm_config)
+        self.head = self.output.head(hidden)
+        if config.prompt is None and not self.output.reads_answers:
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
+        # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
+        self.objectives = nn.ModuleList()
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -117,18 +132,21 @@ class FusionModel(PreTrainedModel):
         return self.llm.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module | None:
-        return None if self.config.output == "class" else self.llm.get_output_embeddings()
+        return self.llm.get_output_embeddings()
 
-    def fuse(
+    def encode(
         self,
         present: Tensor,
         prompt_ids: Tensor | None = None,
         prompt_mask: Tensor | None = None,
         **features: Tensor,
-    ) -> Tensor:
-        """x_m (B, X, D). Only rows that have a modality are encoded, so what stands in the others is never read.
+    ) -> tuple[Tensor, Tensor]:
+        """The projected tokens e_m of all modalities (B, N, T, D) and their mask (B, N, T), true where real.
+
+        Only rows that have a modality are encoded, so what stands in the others is never read.
 
         Args:
+            present: bool (B, N), which of `config.modalities` each row has.
             features: for each modality X the values `X` and, where its form has one, the mask `X_mask`.
         """
         inputs = {m: (features.get(m), features.get(f"{m}_mask")) for m in self.config.modalities}
@@ -143,6 +161,10 @@ class FusionModel(PreTrainedModel):
                 encoded, mask_BNT[rows_B, n] = self.encoders[modality](values, mask)
                 projected = self.projectors[modality](encoded)
                 tokens_BNTD = tokens_BNTD.to(projected.dtype).index_put((rows_B, torch.tensor(n)), projected)
+        return tokens_BNTD, mask_BNT
+
+    def fuse(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:
+        """x_m (B, X, D) of what `encode` gives."""
         return self.to_llm(self.fusion(tokens_BNTD, mask_BNT))
 
     def context(
@@ -161,6 +183,15 @@ class FusionModel(PreTrainedModel):
         embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
         return embeddings, mask.gather(1, order)
 
+    def read(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Any:
+        """What the language model says of a padded sequence (B, S, D) with mask (B, S).
+
+        Positions count from the first real token of a row.
+        """
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        padded = {"inputs_embeds": embeddings, "attention_mask": mask, "position_ids": positions}
+        return self.llm(**padded, use_cache=False, **options)
+
     def forward(
         self,
         present: Tensor,
@@ -169,50 +200,60 @@ class FusionModel(PreTrainedModel):
         prompt_mask: Tensor | None = None,
         shuffle: Tensor | None = None,
         **features: Tensor,
-    ) -> CausalLMOutput:
-        """Loss and logits of the answers: (B, A, V), or (B, classes).
+    ) -> ModelOutput:
+        """Loss and logits of the answers.
 
         Args:
             present: bool (B, N), which of `config.modalities` each row has. The other tensors are a `Collator`'s.
-            labels: answer tokens (B, A) with -100 for padding, or classes (B,). Text has no logits without them.
+            labels: the output's targets (B, ...). Some outputs (text) have no logits without them.
             shuffle: a permutation of rows for x_m, to see what the model makes of another row's.
         """
-        x_m = self.fuse(present, prompt_ids=prompt_ids, prompt_mask=prompt_mask, **features)
+        tokens_BNTD, mask_BNT = self.encode(present, prompt_ids=prompt_ids, prompt_mask=prompt_mask, **features)
+        x_m = self.fuse(tokens_BNTD, mask_BNT)
         embeddings, mask = self.context(x_m if shuffle is None else x_m[shuffle], prompt_ids, prompt_mask)
-        if self.config.output == "class":
-            logits = self.head(self.llm(**_places(embeddings, mask)).last_hidden_state[:, -1])
-        else:
-            if labels is None:
-                raise ValueError("labels is None, expected answer tokens: use `answer` to generate text")
-            answers, real = labels.clamp(min=0), labels != -100
-            embeddings = torch.cat([embeddings, self.get_input_embeddings()(answers[:, :-1])], dim=1)
-            mask = torch.cat([mask, real[:, :-1]], dim=1)
-            logits = self.llm(**_places(embeddings, mask), logits_to_keep=labels.shape[1]).logits
-        loss = None if labels is None else functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
-        return CausalLMOutput(loss=loss, logits=logits)
+        modalities = self.config.modalities
+        output = ModelOutput(
+            logits=self.output.logits(self, embeddings, mask, labels),
+            x_m=x_m,
+            tokens=dict(zip(modalities, tokens_BNTD.unbind(1), strict=True)),
+            masks=dict(zip(modalities, mask_BNT.unbind(1), strict=True)),
+        )
+        if labels is not None:
+            batch = {"present": present, "labels": labels, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask}
+            self._add_loss(output, {name: x for name, x in {**batch, **features}.items() if x is not None})
+        return output
+
+    def _add_loss(self, output: ModelOutput, batch: dict[str, Tensor]) -> None:
+        """`loss`, and in training `losses`. In the model's own call, so that processes share an objective's gradients.
+
+        Raises:
+            ValueError: two objectives use one name.
+        """
+        assert output.logits is not None
+        if not self.training or not len(self.objectives):
+            output["loss"] = self.output.loss(output.logits, batch["labels"])
+            return
+        named: dict[str, Tensor] = {}
+        total = output.logits.new_zeros((), dtype=torch.float32)
+        for objective in self.objectives:
+            assert isinstance(objective, Objective)
+            losses = objective(output, batch)
+            if twice := sorted(named.keys() & losses):
+                raise ValueError(f"two objectives have a loss called {twice[0]!r}: call one otherwise")
+            named |= losses
+            total = total + objective.weight * sum(losses.values())
+        output["losses"], output["loss"] = named, total
 
     @torch.inference_mode()
     def answer(
         self, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, shuffle: Tensor | None = None
-    ) -> list[str]:
-        """One answer for each row of a `Collator`'s batch (its labels are not looked at), by greedy decoding."""
+    ) -> list[Any]:
+        """One answer for each row of a `Collator`'s batch (its labels are not looked at)."""
         batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name != "labels"}
-        if self.config.output == "class":
-            chosen = self(**batch, shuffle=shuffle).logits.argmax(-1)
-            return [self.config.classes[n] for n in chosen.tolist()]
-        x_m = self.fuse(**batch)
+        x_m = self.fuse(*self.encode(**batch))
         prompt = batch.get("prompt_ids"), batch.get("prompt_mask")
         embeddings, mask = self.context(x_m if shuffle is None else x_m[shuffle], *prompt)
-        ids = self.llm.generate(
-            inputs_embeds=embeddings,
-            attention_mask=mask.long(),
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=self.config.max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return self.output.answers(self, embeddings, mask, tokenizer)
 
 
 def _make_encoder(config: FusionConfig, modality: str, shape: ModelShape) -> Encoder:
@@ -222,40 +263,33 @@ def _make_encoder(config: FusionConfig, modality: str, shape: ModelShape) -> Enc
     return ENCODERS.make(ENCODERS.choose(config.encoders[modality], source.form), source, shape, scope=source.form)
 
 
-def _places(embeddings: Tensor, mask: Tensor) -> dict[str, Any]:
-    """A language model's inputs for a padded sequence: positions count from the first real token."""
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return {"inputs_embeds": embeddings, "attention_mask": mask, "position_ids": positions, "use_cache": False}
-
-
 def build_model(
     settings: ModelSettings,
     features: FeatureSettings,
     tokenizer: PreTrainedTokenizerBase,
     modalities: tuple[str, ...],
-    classes: list[str] | None = None,
+    labels: Sequence[str] = (),
 ) -> FusionModel:
     """A new model; the language model's weights are loaded unless it is `tiny`. Draws from torch's global generator.
 
     Args:
         modalities: those it can read.
-        classes: the answers of output `class`.
+        labels: of the training rows; the output may need them (`Output.fit`).
 
     Raises:
-        ValueError: the language model is not there, or output `class` has no classes.
+        ValueError: the language model is not there, or the output cannot have such labels.
     """
-    if settings.output == "class" and not classes:
-        raise ValueError("output is 'class' and there are no classes: no training row has a label")
-    encoders = {m: encoder for m, encoder in settings.encoders.items() if m in modalities}
-    settings = complete(replace(settings, encoders=encoders), {m: features.forms[m] for m in modalities})
-    pretrained = None if settings.llm == "tiny" else _load_llm(settings)
+    output = OUTPUTS.make(settings.output, {})
+    read = {m: encoder for m, encoder in settings.encoders.items() if m in modalities}  # a baseline reads fewer
+    settings = complete(replace(settings, encoders=read), {m: features.forms[m] for m in modalities})
+    pretrained = None if settings.llm == "tiny" else _load_llm(settings.llm, output)
     config = FusionConfig(
         modalities=list(modalities),
         encoders={m: encoder.plain() for m, encoder in settings.encoders.items()},
         inputs={m: to_dict(features.featurizer(m).shape()) for m in modalities},
         fusion=settings.fusion.plain(),
-        output=settings.output,
-        classes=classes if settings.output == "class" else None,
+        output=settings.output.plain(),
+        fitted=output.fit(labels, tokenizer, settings),
         width=settings.width,
         heads=settings.heads,
         tokens=settings.tokens,
@@ -288,9 +322,8 @@ def tiny_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
     )
 
 
-def _load_llm(settings: ModelSettings) -> PreTrainedModel:
-    kind = AutoModelForCausalLM if settings.output == "text" else AutoModel
+def _load_llm(name: str, output: Output) -> PreTrainedModel:
     try:
-        return kind.from_pretrained(settings.llm, trust_remote_code=False, use_safetensors=True)
+        return output.language_model().from_pretrained(name, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise ValueError(missing_model(settings.llm)) from error
+        raise ValueError(missing_model(name)) from error

@@ -15,9 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training import children
+import pyarrow as pa
+
+from training import catalog, children
+from training.catalog import OUTPUTS
 from training.schema import MODALITIES
-from training.spec import JobSpec, RunSpec
+from training.spec import JobSpec, RunSpec, own_code
 from training.tracking import TAG, client, provenance
 
 # What the served model needs beside its own code; versions are those that trained it.
@@ -26,8 +29,6 @@ _SERVING = (
     *("safetensors", "scipy", "soundfile", "stopwordsiso", "tokenizers", "torch", "torchaudio", "torchvision"),
     "transformers",
 )
-
-_OUTPUTS = ("prediction", "model_version", "dataset_fingerprint")
 
 
 def log_model(spec: JobSpec, run: RunSpec, bundle: Path) -> str:
@@ -44,8 +45,8 @@ def log_model(spec: JobSpec, run: RunSpec, bundle: Path) -> str:
     assert active is not None
     store = client(spec.tracking_uri)
     run_id, experiment = active.info.run_id, active.info.experiment_id
-    if found := store.search_model_versions(f"name = '{spec.project}' and run_id = '{run_id}'"):
-        return str(found[0].version)
+    if registered := store.search_model_versions(f"name = '{spec.project}' and run_id = '{run_id}'"):
+        return str(registered[0].version)
     logged = [m for m in store.search_logged_models([experiment], f"source_run_id = '{run_id}'") if m.status == "READY"]
     uri = logged[0].model_uri if logged else _log_pyfunc(spec, run, run_id, bundle)
     tags = {TAG + name: value for name, value in provenance(spec, run).items()}
@@ -56,24 +57,17 @@ def log_model(spec: JobSpec, run: RunSpec, bundle: Path) -> str:
 def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
     import mlflow
     import pandas as pd
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
 
-    inputs = Schema([ColSpec(DataType.string, name, required=False) for name in MODALITIES])
-    outputs = Schema(
-        [ColSpec(DataType.string, name) for name in ("prediction", "model_version", "dataset_fingerprint")]
-    )
     search_path = list(sys.path)
     with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "training"
-        shutil.copytree(Path(__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+        code = [_copied(path, Path(folder)) for path in (Path(__file__).parent, *own_code(run.model))]
         try:
             logged = mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(package / "serving.py"),
-                code_paths=[str(package)],
+                python_model=str(code[0] / "serving.py"),
+                code_paths=[str(path) for path in code],
                 artifacts={"bundle": str(bundle)},
-                signature=ModelSignature(inputs=inputs, outputs=outputs),
+                signature=_signature(run),
                 input_example=pd.DataFrame([{m: value for m, value in example_row().items() if m in run.keep}]),
                 # Given, since inferring them would load the model in another process for minutes.
                 pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _SERVING],
@@ -85,18 +79,62 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
     return str(logged.model_uri)
 
 
-def example_row() -> dict[str, str]:
-    """What a request may hold: a question, a small picture and half a second of a tone, as base64."""
-    import numpy as np
-    import PIL.Image
-    import soundfile
+def _copied(code: Path, folder: Path) -> Path:
+    """A file or folder of code, copied into `folder` without what Python compiled of it."""
+    copy = folder / code.name
+    if code.is_dir():
+        shutil.copytree(code, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copyfile(code, copy)
+    return copy
 
-    picture, tone = io.BytesIO(), io.BytesIO()
-    PIL.Image.fromarray(np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4).save(picture, "PNG")
-    waveform = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4000) / 8000)
-    soundfile.write(tone, waveform, 8000, format="WAV", subtype="PCM_16")
-    media = {"image": picture, "speech": tone}
-    return {"text": "What do you see?"} | {m: base64.b64encode(f.getvalue()).decode() for m, f in media.items()}
+
+def _signature(run: RunSpec) -> Any:
+    """What the served model takes and gives."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    answer = OUTPUTS.make(run.model.output, {}).arrow_type
+    columns = {"prediction": column_type(answer), "model_version": DataType.string}
+    columns["dataset_fingerprint"] = DataType.string
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, name, required=False) for name in MODALITIES]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in columns.items()]),
+    )
+
+
+def column_type(answer: pa.DataType) -> Any:
+    """MLflow's type for a column of answers.
+
+    Raises:
+        ValueError: it has none.
+    """
+    from mlflow.types import DataType
+    from mlflow.types.schema import Array
+
+    if pa.types.is_list(answer):
+        return Array(column_type(answer.value_type))
+    names = {
+        pa.string(): DataType.string,
+        pa.int64(): DataType.long,
+        pa.float64(): DataType.double,
+        pa.bool_(): DataType.boolean,
+        pa.binary(): DataType.binary,
+    }
+    if answer not in names:
+        raise ValueError(
+            f"the output's arrow_type is {answer}, expected {', '.join(map(str, names))}, or a list of one"
+        )
+    return names[answer]
+
+
+def example_row() -> dict[str, str]:
+    """What a request may hold: a text as it is, a small file of each other modality as base64."""
+    kinds = {name: catalog.MODALITIES.load(name)() for name in MODALITIES}
+    return {
+        name: kind.example().decode() if kind.is_text else base64.b64encode(kind.example()).decode()
+        for name, kind in kinds.items()
+    }
 
 
 def alias(uri: str, project: str, name: str) -> str | None:
@@ -117,16 +155,16 @@ def find_version(uri: str, project: str, wanted: str) -> str:
     Raises:
         ValueError: there is none; for the champion it says what the gate said of the newest version.
     """
-    found = versions(uri, project)
-    for version in found:
+    registered = versions(uri, project)
+    for version in registered:
         if wanted in (str(version["version"]), *version["aliases"]):
             return str(version["version"])
-    if not found:
+    if not registered:
         raise ValueError(f"{project} has no model yet: `triptych run` trains one")
-    there = ", ".join(" ".join([str(version["version"]), *version["aliases"]]) for version in found)
+    there = ", ".join(" ".join([str(version["version"]), *version["aliases"]]) for version in registered)
     message = f"{project} has no version {wanted!r} (there are: {there})"
     if wanted == "champion":
-        newest, why = found[0]["version"], "; ".join(found[0]["reasons"]) or "the gate has not judged it"
+        newest, why = registered[0]["version"], "; ".join(registered[0]["reasons"]) or "the gate has not judged it"
         message += (
             f". Version {newest}: {why}. `--version {newest}` asks it all the same; `promotion` in the project file "
             "says what a champion must beat"
@@ -186,10 +224,10 @@ def versions(uri: str, project: str) -> list[dict[str, Any]]:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return []
         raise
-    found = []
+    rows = []
     for version in store.search_model_versions(f"name = '{project}'"):
         tags = {k.removeprefix(TAG): v for k, v in version.tags.items()}
-        found.append(
+        rows.append(
             {
                 "version": int(version.version),
                 "run_id": version.run_id,
@@ -199,7 +237,7 @@ def versions(uri: str, project: str) -> list[dict[str, Any]]:
                 "reasons": json.loads(tags.get("gate_reasons", "[]")),
             }
         )
-    return sorted(found, key=lambda version: -version["version"])
+    return sorted(rows, key=lambda version: -version["version"])
 
 
 def serve_command(model: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:

@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
 
 from training import catalog
+from training.records import EvaluationRow
 from training.schema import MODALITIES
 
 RIGHT, WRONG, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#767676"
@@ -59,7 +60,7 @@ def _short(text: str, width: int = 16) -> str:
 
 
 def confusion_picture(names: Sequence[str], matrix: np.ndarray) -> bytes:
-    """Labels against answers, as `training.evaluate.confusion` gives them; the last name stands for all others.
+    """Labels against answers, as `training.metrics.confusion` gives them; the last name stands for all others.
 
     Numbers are counts; the shade is the share of the label's rows, by its root, so that a few mistakes are seen.
     """
@@ -70,8 +71,8 @@ def confusion_picture(names: Sequence[str], matrix: np.ndarray) -> bytes:
     share = np.sqrt(matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True)))
     blues, reds = (LinearSegmentedColormap.from_list("", ["white", color]) for color in (RIGHT, WRONG))
     colors = reds(share)
-    for place in range(count - 1):
-        colors[place, place] = blues(share[place, place])
+    for n in range(count - 1):
+        colors[n, n] = blues(share[n, n])
     # Rows of other labels that were answered with other answers may be right or wrong.
     colors[-1, -1] = to_rgba(GREY, alpha=share[-1, -1])
     axes.imshow(colors)
@@ -91,8 +92,8 @@ def confusion_picture(names: Sequence[str], matrix: np.ndarray) -> bytes:
     return _png(figure)
 
 
-def learning_picture(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Training and validation loss over the steps, and validation accuracy, wherever an entry has them."""
+def learning_picture(history: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> bytes:
+    """Training and validation loss over the steps, and the validation metric, wherever an entry has them."""
     figure = _figure(7, 3.6)
     axes = figure.add_subplot()
     lines = _curve(axes, history, "loss", "training loss", RIGHT, "-")
@@ -105,11 +106,12 @@ def learning_picture(history: Sequence[Mapping[str, Any]]) -> bytes:
     axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)
     axes.spines["top"].set_visible(False)
-    right = axes.twinx()
+    right, name = axes.twinx(), metric.replace("_", " ")
     right.spines["top"].set_visible(False)
-    right.set_ylim(0, 1.02)
-    right.set_ylabel("accuracy (share of rows)")
-    lines += _curve(right, history, "validation_accuracy", "validation accuracy", GREEN, "s--")
+    if metric == "accuracy":
+        right.set_ylim(0, 1.02)
+    right.set_ylabel("accuracy (share of rows)" if metric == "accuracy" else name)
+    lines += _curve(right, history, f"validation_{metric}", f"validation {name}", GREEN, "s--")
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     axes.set_title("Learning curves", fontsize=10)
@@ -124,24 +126,28 @@ def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: st
     return axes.plot(steps, values, style, color=color, label=label, markersize=4, linewidth=1.5)
 
 
-def subsets_picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Accuracy by the inputs given, with its 95 % interval; `rows` as `training.evaluate.measure` gives them."""
-    rows = sorted((row for row in rows if row["slice"] is None), key=lambda row: row["accuracy"] or 0)
+def subsets_picture(rows: Sequence[EvaluationRow]) -> bytes:
+    """The output's first metric by the inputs given, with its 95 % interval; slices are left out."""
+    rows = sorted((row for row in rows if row.slice is None), key=lambda row: row.main.value or 0)
+    name = next(iter(rows[0].metrics)) if rows else "accuracy"
+    # Shares fill the axis from 0 to 1; of other figures, the highest is as wide as 1 would be.
+    widest = 1.0 if name == "accuracy" else max((row.main.high or 0 for row in rows), default=0) or 1.0
     figure = _figure(7, 0.42 * len(rows) + 1.3)
     axes = figure.add_subplot()
-    for place, row in enumerate(rows):
-        if row["n"] == 0:
-            axes.text(0.01, place, "no test row", va="center", fontsize=8, color=GREY)
+    for line, row in enumerate(rows):
+        value, low, high = row.main.value, row.main.low, row.main.high
+        if value is None or low is None or high is None:
+            axes.text(0.01 * widest, line, "no test row", va="center", fontsize=8, color=GREY)
             continue
-        value = row["accuracy"]
-        error = [[max(0.0, value - row["low"])], [max(0.0, row["high"] - value)]]
-        color = RIGHT if row["subset"] == row["inputs"] else "#56B4E9"
-        axes.barh(place, value, xerr=error, color=color, ecolor="#333333", capsize=3, height=0.6)
-        axes.text(row["high"] + 0.015, place, f"{value:.3f}   n = {row['n']:,}", va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [row["subset"].replace("+", " + ") for row in rows])
-    axes.set_xlim(0, 1.3)
-    axes.set_xticks(np.arange(0, 1.01, 0.2))
-    axes.set_xlabel("test accuracy: share of rows answered exactly (bars: 95 % interval)")
+        error = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        color = RIGHT if row.subset == row.inputs else "#56B4E9"
+        axes.barh(line, value, xerr=error, color=color, ecolor="#333333", capsize=3, height=0.6)
+        axes.text(high + 0.015 * widest, line, f"{value:.3f}   n = {row.n:,}", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [row.subset.replace("+", " + ") for row in rows])
+    axes.set_xlim(0, 1.3 * widest)
+    axes.set_xticks(np.linspace(0, widest, 6))
+    what = "share of rows answered exactly" if name == "accuracy" else "mean over the rows"
+    axes.set_xlabel(f"test {name.replace('_', ' ')}: {what} (bars: 95 % interval)")
     axes.set_title("What the model answers right, by the inputs it is given", fontsize=10)
     _plain(axes)
     return _png(figure)
@@ -186,8 +192,8 @@ def _example(cell: SubFigure, row: Mapping[str, Any], answer: str | None, modali
         _picture(axes, m, kind, row[m])
     label = row["label"] or "none"
     right = answer is not None and row["label"] is not None and answer.strip() == label.strip()
-    said = "no answer" if answer is None else _short(answer or "(nothing)", 30)
-    verdict = f"✓ {said}" if right else f"✗ {said}   (label: {_short(label, 30)})"
+    words = "no answer" if answer is None else _short(answer or "(nothing)", 30)
+    verdict = f"✓ {words}" if right else f"✗ {words}   (label: {_short(label, 30)})"
     cell.supxlabel(verdict, fontsize=10, color=RIGHT if right else WRONG, x=0.02, ha="left")
 
 

@@ -108,8 +108,15 @@ DATASET = _schema(
     attributes=_STRING,
 )
 
-# What a model answered: one row per sample and subset of the inputs ("image+speech", "text", ...).
-PREDICTIONS = _schema(sample_id=_STRING, subset=_STRING, label=_STRING, prediction=_STRING)
+
+def predictions_schema(answer: pa.DataType) -> pa.Schema:
+    """What a model answered: one row per sample and subset of the inputs ("image+speech", "text", ...).
+
+    Args:
+        answer: type of label and prediction (`training.outputs.base.Output.arrow_type`).
+    """
+    return _schema(sample_id=_STRING, subset=_STRING, label=answer, prediction=answer)
+
 
 FEATURE_TABLES = tuple(f"{m}_features" for m in MODALITIES)
 TABLES: dict[str, pa.Schema] = {

@@ -24,8 +24,13 @@ from training import children
 from training.media import MediaError
 from training.processor import Processor
 
-ANSWERS = pa.schema([(name, pa.string()) for name in ("sample_id", "label", "prediction", "error")])
 _BATCH = 64  # rows that are decoded and answered together
+
+
+def answers_schema(answer: pa.DataType) -> pa.Schema:
+    """Of ANSWERS; label and prediction have the output's type (`training.outputs.base.Output.arrow_type`)."""
+    string = pa.string()
+    return pa.schema([("sample_id", string), ("label", answer), ("prediction", answer), ("error", string)])
 
 
 class Answerer:
@@ -46,6 +51,7 @@ class Answerer:
         # With its config: the tokenizer would look for one of its own, and warn that this one is not known to it.
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
         self.modalities = tuple(config.modalities)  # those that the model reads
+        self.output = self._model.output
         self._collate = Collator(self._tokenizer, self.processor.features, self.modalities, config.prompt)
 
     def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +64,7 @@ class Answerer:
                 raise ValueError(f"{modality}: {error}") from error
         return row
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Any]:
         parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
         return [a for part in parts for a in self._model.answer(self._collate(part), self._tokenizer)]
 
@@ -83,16 +89,19 @@ def score(model: Path, rows: Path, answers: Path) -> None:
     answerer = Answerer(bundle_of(model))
     file = pq.ParquetFile(rows)
     groups = ([group] for group in range(file.num_row_groups))
-    with pq.ParquetWriter(answers, ANSWERS) as writer:
+    schema = answers_schema(answerer.output.arrow_type)
+    with pq.ParquetWriter(answers, schema) as writer:
         for batch in chain.from_iterable(file.iter_batches(_BATCH, group) for group in groups):
-            writer.write_table(pa.Table.from_pylist(answer_batch(answerer, batch.to_pylist()), ANSWERS))
+            writer.write_table(pa.Table.from_pylist(answer_batch(answerer, batch.to_pylist()), schema))
 
 
-def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str | None]]:
+def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of ANSWERS for raw rows."""
-    found = [{name: row.get(name) for name in ANSWERS.names} for row in rows]
+    found = [{name: row.get(name) for name in ("sample_id", "label", "prediction", "error")} for row in rows]
     read: dict[int, dict[str, Any]] = {}
     for number, row in enumerate(rows):
+        if row.get("label") is not None:
+            found[number]["label"] = answerer.output.read(row["label"])
         inputs = {m: row[m] for m in answerer.modalities if row.get(m) is not None}
         try:
             if not inputs:
@@ -114,7 +123,8 @@ def score_command(model: Path, rows: Path, answers: Path) -> tuple[list[str], di
 
 
 def answer_rows(model: Path, rows: pa.RecordBatchReader) -> pa.Table:
-    """The answers (ANSWERS) of a model to raw rows, given in a process of its own; batch by batch, as media are large.
+    """The answers (`answers_schema`) of a model to raw rows, from a process of its own; batch by batch, as media are
+    large.
 
     Raises:
         RuntimeError: the process failed; the message carries the end of its output.

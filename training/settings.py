@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, Choice, Family
+from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, Choice, Family
 
 FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an error
 
@@ -89,7 +89,7 @@ class ModelSettings:
     encoders: dict[str, Choice] = field(default_factory=dict)
     fusion: Choice = field(default_factory=lambda: Choice("attention"))
     llm: str = "tiny"  # "tiny" (trained from scratch), or a Hugging Face name or local folder of a causal LM
-    output: Literal["text", "class"] = "text"
+    output: Choice = field(default_factory=lambda: Choice("text"))
     width: int = 96  # of encoders, fusion and the tiny language model
     layers: int = 3  # of the tiny language model
     heads: int = 4
@@ -101,6 +101,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         choose(self, "fusion", FUSIONS)
+        choose(self, "output", OUTPUTS)
         for name in ("width", "layers", "heads", "tokens", "max_new_tokens"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
@@ -179,6 +180,8 @@ class TrainingSettings:
     weight_decay: float = 0.01
     warmup: float = 0.05  # share of all steps
     label_smoothing: float = 0.0
+    # What is minimised: the weighted sum of the losses of these (`training.catalog.OBJECTIVES`), each at most once.
+    objectives: tuple[Choice, ...] = (Choice("answer"),)
     augmentation: dict[str, Any] = field(default_factory=dict)  # modality -> how far its rows may be changed
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
@@ -196,6 +199,10 @@ class TrainingSettings:
         for name in ("epochs", "batch_size", "learning_rate", "gradient_accumulation", "checkpoint_steps"):
             check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
         object.__setattr__(self, "augmentation", _augmentation(self.augmentation))
+        objectives = tuple(OBJECTIVES.choose(objective) for objective in self.objectives)
+        object.__setattr__(self, "objectives", objectives)
+        kinds = [objective.kind for objective in objectives]
+        check(0 < len(kinds) == len(set(kinds)), "objectives", kinds, "at least one, and none twice")
         check(self.parallel is None or self.parallel >= 1, "parallel", self.parallel, "null or at least 1")
         check(0 <= self.warmup < 1, "warmup", self.warmup, "0 up to (not including) 1")
 
@@ -228,28 +235,32 @@ def decisive(training: TrainingSettings) -> dict[str, Any]:
 @dataclass(frozen=True, kw_only=True)
 class PromotionSettings:
     __pydantic_config__ = FORBID_EXTRA
-    metric: Literal["accuracy"] = "accuracy"
+    metric: str | None = None  # one of the output's (`training.outputs`); null: its first, accuracy of text and class
     must_beat: tuple[Literal["champion", "best_single_modality"], ...] = ("champion", "best_single_modality")
     confidence: float = 0.95  # of the one-sided paired bootstrap
     margin: float = 0.0  # 0: strictly better; above: may be worse than the champion by less than this
 
     def __post_init__(self) -> None:
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "0.5 up to (not including) 1")
-        check(0 <= self.margin < 1, "margin", self.margin, "0 up to (not including) 1")
+        check(self.margin >= 0, "margin", self.margin, "0 or more, in the units of the metric")
 
 
-def from_dict(kind: Any, values: dict[str, Any]) -> Any:
+def from_dict(kind: Any, values: Any) -> Any:
     """The settings dataclass `kind` back from `to_dict`."""
     if hasattr(kind, "from_plain"):
         return kind.from_plain(values)
     hints = typing.get_type_hints(kind)
-    read: dict[str, Any] = {}
-    for name, value in values.items():
-        options = (hints[name], *typing.get_args(hints[name]))
-        kinds = [kind for kind in options if dataclasses.is_dataclass(kind) or hasattr(kind, "from_plain")]
-        if kinds and isinstance(value, dict) and typing.get_origin(hints[name]) is not dict:
-            value = from_dict(kinds[0], value)
-        elif isinstance(value, dict):
-            value = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
-        read[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**read)
+    return kind(**{name: _read(hints[name], value) for name, value in values.items()})
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """A value of `to_dict` as what the type hint of its field says."""
+    inner = typing.get_args(hint)
+    if isinstance(value, list):
+        return tuple(_read(inner[0] if inner else Any, item) for item in value)
+    if isinstance(value, dict) and typing.get_origin(hint) is dict:
+        return {name: _read(inner[1], item) for name, item in value.items()}
+    kinds = [kind for kind in (hint, *inner) if dataclasses.is_dataclass(kind) or hasattr(kind, "from_plain")]
+    if kinds and (isinstance(value, dict) or (isinstance(value, str) and hasattr(kinds[0], "from_plain"))):
+        return from_dict(kinds[0], value)
+    return value

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from training import catalog
 from training.catalog import Choice
 from training.features import FeatureSettings
 from training.schema import fingerprint
@@ -62,7 +63,6 @@ class JobSpec:
     cache: str  # folder of the memory-mapped features
     checkpoints: str  # folder
     tags: dict[str, str]
-    parallel: int | None  # see TrainingSettings
     runs: tuple[RunSpec, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -101,9 +101,11 @@ def plan_runs(
     clips = {m: tuple(sorted(ids)) for m, ids in (noise or {}).items() if m in training.augmentation and ids}
 
     def run(name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str]) -> RunSpec:
-        asked = identity(model), decisive(training), sorted(keep), batches, *([clips] if clips else [])
-        named = fingerprint("training", VERSION, versions, dataset, *asked)
-        return RunSpec(name=name, model=model, training=training, keep=tuple(keep), noise=clips, fingerprint=named)
+        settings = identity(model), training_identity(training), sorted(keep), batches, *([clips] if clips else [])
+        name_of_all = fingerprint("training", VERSION, versions, dataset, *settings)
+        return RunSpec(
+            name=name, model=model, training=training, keep=tuple(keep), noise=clips, fingerprint=name_of_all
+        )
 
     beside = replace(training, epochs=training.baseline_epochs or training.epochs)
     baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1]
@@ -112,13 +114,31 @@ def plan_runs(
 
 
 def identity(model: ModelSettings) -> dict[str, Any]:
-    """The settings as plain values; a language model in a local folder is known by its files, wherever it lies."""
+    """The settings as plain values; a language model in a local folder is known by its files, wherever it lies, and a
+    user's own kind by its code."""
+    values = to_dict(model) | {
+        "encoders": {modality: catalog.identity(choice) for modality, choice in model.encoders.items()},
+        "fusion": catalog.identity(model.fusion),
+        "output": catalog.identity(model.output),
+    }
     folder = Path(model.llm)
     if model.llm == "tiny" or not folder.is_dir():
-        return to_dict(model)
+        return values
     files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     facts = [(path, path.stat()) for path in files]
-    return to_dict(model) | {"llm": [[p.name, _sha256(p, stat.st_size, stat.st_mtime_ns)] for p, stat in facts]}
+    return values | {"llm": [[p.name, _sha256(p, stat.st_size, stat.st_mtime_ns)] for p, stat in facts]}
+
+
+def training_identity(training: TrainingSettings) -> dict[str, Any]:
+    """What of the training's settings decides the weights, as plain values; own objectives are known by their code."""
+    return decisive(training) | {"objectives": [catalog.identity(choice) for choice in training.objectives]}
+
+
+def own_code(model: ModelSettings) -> list[Path]:
+    """The files and folders of users' own kinds that the model needs to answer; each once."""
+    choices = [*model.encoders.values(), model.fusion, model.output]
+    paths = [catalog.own_module(choice.kind) for choice in choices]
+    return sorted({path for path in paths if path is not None})
 
 
 @functools.cache

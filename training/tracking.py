@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from training.children import is_free
+from training.records import TrainingReport
 from training.spec import JobSpec, RunSpec
 
 TAG = "triptych."  # before the names of our tags
@@ -64,10 +65,10 @@ def find_run(uri: str, project: str, fingerprint: str) -> str | None:
     return runs[0].info.run_id if runs else None
 
 
-def find_report(uri: str, project: str, fingerprint: str) -> dict[str, Any] | None:
+def find_report(uri: str, project: str, fingerprint: str) -> TrainingReport | None:
     """What a finished training reported; None where it has to be done."""
     run_id = find_run(uri, project, fingerprint)
-    return None if run_id is None else read_json(uri, run_id, REPORT)
+    return None if run_id is None else TrainingReport.from_json(read_json(uri, run_id, REPORT))
 
 
 def _runs(uri: str, project: str, fingerprint: str | None = None, status: str | None = None) -> Sequence[Any]:
@@ -135,10 +136,10 @@ def open_experiment(spec: JobSpec) -> None:
     mlflow.set_tracking_uri(spec.tracking_uri)
     mlflow.set_registry_uri(spec.tracking_uri)
     if mlflow.get_experiment_by_name(spec.project) is None:
-        place = spec.artifacts
-        if place is not None and "://" not in place:
-            place = Path(place).absolute().as_uri()
-        mlflow.create_experiment(spec.project, artifact_location=place)
+        location = spec.artifacts
+        if location is not None and "://" not in location:
+            location = Path(location).absolute().as_uri()
+        mlflow.create_experiment(spec.project, artifact_location=location)
     mlflow.set_experiment(spec.project)
     end_dead_runs(spec.tracking_uri, spec.project, Path(spec.checkpoints))
 
@@ -201,8 +202,8 @@ def _snapshot(spec: JobSpec) -> Any:
 
 def provenance(spec: JobSpec, run: RunSpec) -> dict[str, str]:
     """What run and registered version say about where they come from."""
-    made = {"training_fingerprint": run.fingerprint, "dataset_fingerprint": spec.dataset, "role": run.name}
-    return {**spec.tags, **made, "dataset_version": str(spec.version)}
+    fingerprints = {"training_fingerprint": run.fingerprint, "dataset_fingerprint": spec.dataset}
+    return {**spec.tags, **fingerprints, "role": run.name, "dataset_version": str(spec.version)}
 
 
 class Terminated(SystemExit):
@@ -233,8 +234,8 @@ def log_parameters(run: RunSpec, settings: Mapping[str, Any]) -> None:
     active = mlflow.active_run()
     assert active is not None
     known = client(mlflow.get_tracking_uri()).get_run(active.info.run_id).data.params
-    found = {"keep": "+".join(run.keep), **dict(_flat(settings))}
-    mlflow.log_params({name: value for name, value in found.items() if name not in known})
+    parameters = {"keep": "+".join(run.keep), **dict(_flat(settings))}
+    mlflow.log_params({name: value for name, value in parameters.items() if name not in known})
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -263,37 +264,41 @@ def progress_callback(run: RunSpec, log: Callable[[str], None]) -> Any:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if not state.is_world_process_zero:
                 return
-            found = {name: float(v) for name, v in (logs or {}).items() if isinstance(v, int | float)}
-            numbers = {name.replace("eval_", "validation_", 1): value for name, value in found.items()}
+            values = {name: float(v) for name, v in (logs or {}).items() if isinstance(v, int | float)}
+            numbers = {name.replace("eval_", "validation_", 1): value for name, value in values.items()}
             mlflow.log_metrics(numbers, step=state.global_step)
             tenths = 10 * state.global_step // max(1, state.max_steps)
             if "validation_loss" in numbers or tenths > self.reached:
                 self.reached = tenths
-                shown = ("loss", "validation_loss", "validation_accuracy")
-                said = [f"{name.replace('_', ' ')} {numbers[name]:.3f}" for name in shown if name in numbers]
-                if said:
-                    log(f"{run.name}: step {state.global_step:,} of {state.max_steps:,}, {', '.join(said)}")
+                shown = [name for name in numbers if name.startswith(("loss", "validation_"))]
+                words = [f"{name.replace('_', ' ')} {numbers[name]:.3f}" for name in shown]
+                if words:
+                    log(f"{run.name}: step {state.global_step:,} of {state.max_steps:,}, {', '.join(words)}")
 
     return LogProgress()
 
 
-def log_results(folder: Path, metrics: Mapping[str, float | None], subsets: Mapping[str, float | None]) -> None:
-    """The files of `folder`; metrics; and accuracies by subset of the inputs as ``test_accuracy/text-image``.
+def log_results(
+    folder: Path, metrics: Mapping[str, float | None], subsets: Mapping[str, float | None], main: str = "accuracy"
+) -> None:
+    """The files of `folder`; metrics as ``test_X``; and the main one by subset of the inputs, as
+    ``test_accuracy/text-image``.
 
     MLflow's names know no ``+``, and its metrics no None: what could not be measured is left out.
     """
     import mlflow
 
-    found = {**metrics, **{f"test_accuracy/{name.replace('+', '-')}": value for name, value in subsets.items()}}
-    mlflow.log_metrics({name: value for name, value in found.items() if value is not None})
+    values = {f"test_{name}": value for name, value in metrics.items()}
+    values |= {f"test_{main}/{name.replace('+', '-')}": value for name, value in subsets.items()}
+    mlflow.log_metrics({name: value for name, value in values.items() if value is not None})
     mlflow.log_artifacts(str(folder))
 
 
-def log_report(report: Mapping[str, Any]) -> None:
+def log_report(report: TrainingReport) -> None:
     """What `find_report` finds once the run has FINISHED."""
     import mlflow
 
-    mlflow.log_dict(dict(report), REPORT)
+    mlflow.log_dict(report.to_json(), REPORT)
 
 
 def read_artifact(uri: str, run_id: str, name: str) -> bytes:

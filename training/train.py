@@ -2,33 +2,31 @@
 ends with the same weights, bit for bit, on the same machine."""
 
 import itertools
-import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from training.catalog import OBJECTIVES
+from training.checkpoints import claim, last_checkpoint
 from training.data import Collator, EpochSampler, Row, SampleDataset
+from training.evaluate import mean_score
 from training.features import FeatureSettings
-from training.files import write_text
 from training.model import FusionModel, build_model
 from training.schema import fingerprint, subset_name
-from training.settings import ModelSettings, TrainingSettings, decisive
-from training.spec import identity
+from training.settings import ModelSettings, TrainingSettings
+from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
-_WHOLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
 _LOGS = 50  # points of the loss curve
 
@@ -36,7 +34,8 @@ _LOGS = 50  # points of the loss curve
 @dataclass(frozen=True)
 class Trained:
     model: FusionModel  # in eval mode
-    history: list[dict[str, float]]  # step, epoch, loss and learning_rate; or step, epoch, validation_*
+    history: list[dict[str, float]]  # step, epoch, loss (of several objectives loss_*, too), learning_rate; or
+    # step, epoch, validation_*
 
 
 def make_tokenizer(train: SampleDataset, model: ModelSettings, training: TrainingSettings) -> PreTrainedTokenizerBase:
@@ -47,77 +46,92 @@ def make_tokenizer(train: SampleDataset, model: ModelSettings, training: Trainin
     return fit_tokenizer(itertools.chain(train.texts(), labels), training.vocabulary)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """A model to train: everything that decides its weights."""
+
+    model: ModelSettings
+    training: TrainingSettings
+    features: FeatureSettings
+    train: SampleDataset  # labelled rows
+    validation: SampleDataset  # labelled rows; may be empty
+    tokenizer: PreTrainedTokenizerBase
+    keep: frozenset[str] | None = None  # modalities the model may read (for baselines); None: all of the training rows
+    noise: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)  # modality -> clips for augmentation
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that the model reads."""
+        return tuple(m for m in self.train.modalities if self.keep is None or m in self.keep)
+
+    def identity(self) -> str:
+        """Names the training, so that it never goes on from another one's checkpoint."""
+        settings = identity(self.model), training_identity(self.training), self.features.plain()
+        return fingerprint(*settings, list(self.modalities), self.train.identity())
+
+
 def fit(
-    model: ModelSettings,
-    training: TrainingSettings,
-    features: FeatureSettings,
-    train: SampleDataset,
-    validation: SampleDataset,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    keep: frozenset[str] | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
-    run_name: str | None = None,
-    noise: Mapping[str, Sequence[np.ndarray]] | None = None,
+    task: TrainingTask, folder: Path, callbacks: Sequence[TrainerCallback] = (), run_name: str | None = None
 ) -> Trained:
     """Trains a new model; resumes where `folder` holds a whole checkpoint of the same training.
 
     Args:
-        train, validation: labelled rows; validation may be empty.
         folder: checkpoints lie here; the caller removes it when the model is stored.
-        keep: modalities the model may read (for baselines); default: all that the training rows have.
-        noise: modality -> clips for augmentation.
 
     Raises:
         ValueError: no row to train on, a label that no answer could be, the checkpoints are of another training, or
             the loss is no number.
     """
-    modalities = tuple(m for m in train.modalities if keep is None or m in keep)
-    if len(train) == 0 or not modalities:
-        wanted = "any modality" if keep is None else subset_name(keep)
-        raise ValueError(f"no training row has {wanted} ({len(train)} rows): look at the splits and at keep")
-    classes = sorted({label for label in train.labels if label is not None}) if model.output == "class" else None
-    if model.output == "text":
-        _check_labels(train, tokenizer, model.max_new_tokens)
-    torch.manual_seed(training.seed)  # the weights' start; everything random in the data has keys of its own
-    network = build_model(model, features, tokenizer, modalities, classes)
-    collator = make_collator(network, tokenizer, features)
-    parts = identity(model), decisive(training), features.plain(), list(modalities), train.identity()
-    _claim(Path(folder), fingerprint(*parts))
-    steps = math.ceil(math.ceil(len(train) / training.batch_size / training.gradient_accumulation) * training.epochs)
+    if len(task.train) == 0 or not task.modalities:
+        wanted = "any modality" if task.keep is None else subset_name(task.keep)
+        raise ValueError(f"no training row has {wanted} ({len(task.train)} rows): look at the splits and at keep")
+    network = new_model(task)
+    claim(Path(folder), task.identity())
+    trainer = make_trainer(task, network, Path(folder), callbacks, run_name)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
+    history = _history(trainer.state.log_history)
+    if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
+        rate = task.training.learning_rate
+        raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
+    network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
+    return Trained(network.eval(), history)
+
+
+def new_model(task: TrainingTask) -> FusionModel:
+    """The model before its first step, with its objectives."""
+    torch.manual_seed(task.training.seed)  # the weights' start; everything random in the data has keys of its own
+    labels = [label for label in task.train.labels if label is not None]
+    network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels)
+    network.objectives = nn.ModuleList(
+        OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives
+    )
+    return network
+
+
+def make_trainer(
+    task: TrainingTask, network: FusionModel, folder: Path, callbacks: Sequence[TrainerCallback], run_name: str | None
+) -> "_Trainer":
+    """What trains `network` as the task says; its checkpoints go to `folder`."""
+    training, rows = task.training, len(task.train)
+    steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
+    collator = make_collator(network, task.tokenizer, task.features)
+    collator = replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer))
     trainer = _Trainer(
         model=network,
-        args=_arguments(training, steps, Path(folder), run_name, len(validation) > 0),
-        train_dataset=train,
-        eval_dataset=_sample(validation, training.seed),
+        args=_arguments(training, steps, folder, run_name, len(task.validation) > 0),
+        train_dataset=task.train,
+        eval_dataset=_sample(task.validation, training.seed),
         data_collator=replace(
             collator,
-            answers=True,
-            modality_dropout=model.modality_dropout,
-            augment=augmenters(training.augmentation, features, noise),
+            modality_dropout=task.model.modality_dropout,
+            augment=augmenters(training.augmentation, task.features, task.noise),
             seed=training.seed,
         ),
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.tokenizer, trainer.evaluation_collator = tokenizer, replace(collator, answers=True)
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
-    history = _history(trainer.state.log_history)
-    if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
-        raise ValueError(f"the loss became no number; lower training.learning_rate (it is {training.learning_rate})")
-    return Trained(network.eval(), history)
-
-
-def _check_labels(train: SampleDataset, tokenizer: PreTrainedTokenizerBase, most: int) -> None:
-    """Raises ValueError where an answer is cut off before it can be the label; the end of sequence needs no room."""
-    labels = sorted({label for label in train.labels if label})
-    tokens = {label: len(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels}
-    longest = max(labels, key=tokens.__getitem__, default="")
-    if (needed := tokens.get(longest, 0)) > most:
-        raise ValueError(
-            f"the training label {longest[:80]!r} has {needed} tokens, and answers end after "
-            f"model.max_new_tokens ({most}): set it to at least {needed}"
-        )
+    trainer.tokenizer, trainer.evaluation_collator, trainer.named_losses = task.tokenizer, collator, {}
+    return trainer
 
 
 def predict(
@@ -128,7 +142,7 @@ def predict(
     keep: frozenset[str] | None = None,
     batch_size: int = 256,
     shuffle_seed: int | None = None,
-) -> list[str]:
+) -> list[Any]:
     """The model's answer to each row, in order.
 
     Args:
@@ -154,16 +168,14 @@ def make_collator(
     keep: frozenset[str] | None = None,
 ) -> Collator:
     """The collator that makes batches for `model`, without labels and dropout."""
-    classes = None if model.config.output == "text" else tuple(model.config.classes)
-    return Collator(tokenizer, features, tuple(model.config.modalities), model.config.prompt, classes, keep)
+    return Collator(tokenizer, features, tuple(model.config.modalities), model.config.prompt, keep)
 
 
 def augmenters(
-    settings: Mapping[str, Any], features: FeatureSettings, noise: Mapping[str, Sequence[np.ndarray]] | None = None
+    settings: Mapping[str, Any], features: FeatureSettings, noise: Mapping[str, Sequence[np.ndarray]]
 ) -> dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]]:
     """What changes the training rows' values, by modality."""
-    clips = noise or {}
-    return {m: features.featurizer(m).augmenter(section, clips.get(m, ())) for m, section in settings.items()}
+    return {m: features.featurizer(m).augmenter(section, noise.get(m, ())) for m, section in settings.items()}
 
 
 class _Trainer(Trainer):
@@ -171,6 +183,7 @@ class _Trainer(Trainer):
 
     tokenizer: PreTrainedTokenizerBase
     evaluation_collator: Collator
+    named_losses: dict[str, list[Tensor]]  # since the last log, where there is more than one objective
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return EpochSampler(len(train_dataset), self.args.seed)
@@ -184,17 +197,22 @@ class _Trainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        outputs = model(**inputs)
-        loss = outputs.loss
-        if smoothing := self.args.label_smoothing_factor:
-            logits, labels = outputs.logits.flatten(0, -2).float(), inputs["labels"].flatten()
-            loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        return (loss, outputs) if return_outputs else loss
+        output = model(**inputs)
+        if len(output.losses) > 1:
+            for name, loss in output.losses.items():
+                self.named_losses.setdefault(f"loss_{name}", []).append(loss.detach())
+        return (output.loss, output) if return_outputs else output.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= {name: float(torch.stack(losses).mean()) for name, losses in self.named_losses.items()}
+            self.named_losses = {}
+        super().log(logs, start_time)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss, and accuracy of the generated answers."""
+        """The output's own loss, and its first metric of the answers."""
         rows = self.eval_dataset
         assert isinstance(rows, SampleDataset)
         model = self.accelerator.unwrap_model(self.model)
@@ -204,8 +222,8 @@ class _Trainer(Trainer):
             with torch.inference_mode():
                 losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
             answers += model.answer(batch, self.tokenizer)
-        right = sum(answer == (label or "").strip() for answer, label in zip(answers, rows.labels, strict=True))
-        metrics = {"eval_loss": float(np.mean(losses)), "eval_accuracy": right / len(rows)}
+        metric, labels = model.output.metrics[0], [model.output.read(label) for label in rows.labels]
+        metrics = {"eval_loss": float(np.mean(losses)), f"eval_{metric.name}": mean_score(metric, labels, answers)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -234,8 +252,8 @@ def _arguments(
         lr_scheduler_type="cosine",
         optim="adamw_torch_fused",
         max_grad_norm=training.max_grad_norm,
-        label_smoothing_factor=training.label_smoothing,
         bf16=training.precision == "bfloat16",
+        use_cpu=not torch.accelerator.is_available(),  # said in so many words, or a CPU is refused bfloat16
         seed=training.seed,
         logging_steps=max(1, steps // _LOGS),
         logging_nan_inf_filter=False,
@@ -258,43 +276,12 @@ def _sample(validation: SampleDataset, seed: int) -> SampleDataset:
     return validation.take(np.sort(rows))
 
 
-def _claim(folder: Path, identity: str) -> None:
-    """Marks the folder as this training's; raises ValueError where it is another's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / "training.json"
-    if marker.exists():
-        if json.loads(marker.read_text())["identity"] != identity:
-            raise ValueError(f"{folder} holds checkpoints of another training (other settings or rows): delete it")
-        return
-    write_text(marker, json.dumps({"identity": identity}))
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint; what a killed process left unfinished is removed."""
-    found = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in reversed(found):
-        if _is_whole(path):
-            return str(path)
-        shutil.rmtree(path)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    if not all((checkpoint / name).is_file() for name in _WHOLE):
-        return False
-    try:  # the Trainer writes this file last
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except ValueError:
-        return False
-    return True
-
-
 def _history(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     history = []
     for entry in log:
-        names = {"loss": "loss", "learning_rate": "learning_rate"}
+        names = {name: name for name in entry if name in ("loss", "learning_rate") or name.startswith("loss_")}
         names |= {name: name.replace("eval_", "validation_", 1) for name in entry if name.startswith("eval_")}
-        values = {new: float(entry[old]) for old, new in names.items() if old in entry}
+        values = {new: float(entry[old]) for old, new in names.items()}
         if values:
             history.append({"step": entry["step"], "epoch": entry["epoch"]} | values)
     return history

@@ -11,7 +11,8 @@ from assets import gate as gate_module
 from assets import pipeline
 from orchestration.project import load
 from training import model_registry
-from training.schema import PREDICTIONS, subset_name
+from training.records import TrainingReport, Verdict
+from training.schema import predictions_schema, subset_name
 from training.tracking import TAG, client
 
 LOG = SimpleNamespace(log=SimpleNamespace(info=print))
@@ -22,7 +23,7 @@ def predictions(right: int, subset: str) -> pa.Table:
     """The first `right` of ROWS rows answered right."""
     answers = ["yes" if n < right else "no" for n in range(ROWS)]
     rows = [{"sample_id": f"s{n}", "subset": subset, "label": "yes", "prediction": a} for n, a in enumerate(answers)]
-    return pa.Table.from_pylist(rows, PREDICTIONS)
+    return pa.Table.from_pylist(rows, predictions_schema(pa.string()))
 
 
 class Gate:
@@ -65,11 +66,21 @@ class Gate:
         if dataset is not None:
             tags = {f"{TAG}dataset_fingerprint": dataset}
             version = str(self.store.create_model_version("tiny", "here", made, tags=tags).version)
-        self.store.log_dict(made, {"version": version}, "report.json")
+        report = TrainingReport(
+            name="model" if version else "baseline",
+            mlflow_run_id=made,
+            version=version,
+            dataset_fingerprint=self.dataset,
+            training_fingerprint=fingerprint,
+            metrics={},
+            subsets={},
+            seconds={},
+        )
+        self.store.log_dict(made, report.to_json(), "report.json")
         self.store.set_terminated(made)
         return version
 
-    def __call__(self, *overrides: str) -> dict[str, Any]:
+    def __call__(self, *overrides: str) -> Verdict:
         return gate_module.gate(LOG, self.settings(*overrides))  # type: ignore[arg-type]
 
     @property
@@ -95,31 +106,31 @@ def test_a_champion_that_changed_meanwhile_is_not_overwritten(gate, monkeypatch)
     with pytest.raises(RuntimeError, match=f"became version {second} while version {third} was judged against {first}"):
         gate("training.seed=2")
     assert gate.champion == second
-    assert gate("training.seed=2")["champion"] == third, "asked again, it judges against the new one"
+    assert gate("training.seed=2").champion == third, "asked again, it judges against the new one"
 
 
 def test_the_same_question_has_the_same_answer_and_another_is_judged_anew(gate):
     gate.add(38)
-    assert gate()["champion"] == "1"
+    assert gate().champion == "1"
     seed = "training.seed=1"
     assert gate.add(37, seed) == "2"  # a row worse
     refused = gate(seed)
-    assert refused["champion"] == "1" and refused["test_looks"] == 2
+    assert refused.champion == "1" and refused.test_looks == 2
     assert gate(seed) == refused
-    assert gate(seed, "promotion.confidence=0.9")["reasons"] != refused["reasons"]
+    assert gate(seed, "promotion.confidence=0.9").reasons != refused.reasons
     allowed = gate(seed, "promotion.margin=0.2")
-    assert allowed["champion"] == "2" and allowed["reasons"][0].startswith("not worse than the champion")
-    assert allowed["test_looks"] == 2, "the same candidate on the same rows"
+    assert allowed.champion == "2" and allowed.reasons[0].startswith("not worse than the champion")
+    assert allowed.test_looks == 2, "the same candidate on the same rows"
 
 
 def test_retrained_baselines_are_another_question(gate):
     gate.add(20, single=20)
-    assert gate()["aliases"] == ["challenger"], "no better than a single modality"
+    assert gate().aliases == ["challenger"], "no better than a single modality"
     longer = "training.baseline_epochs=3"  # neutral to the model, which is not trained again
     project = gate.settings(longer)
     for run in pipeline.plan(project)[1:]:
         gate.log(run.fingerprint, predictions(5, run.name))
-    assert gate(longer)["aliases"] == ["challenger", "champion"]
+    assert gate(longer).aliases == ["challenger", "champion"]
 
 
 def test_a_kill_before_the_alias_moves_is_made_good(gate, monkeypatch):
@@ -136,8 +147,8 @@ def test_a_kill_before_the_alias_moves_is_made_good(gate, monkeypatch):
         gate()
     assert gate.champion is None
     monkeypatch.setattr(model_registry, "set_alias", moved)
-    told = gate()
-    assert told["champion"] == "1" and told["test_looks"] == 1 and "best single modality" in told["reasons"][0]
+    verdict = gate()
+    assert verdict.champion == "1" and verdict.test_looks == 1 and "best single modality" in verdict.reasons[0]
 
 
 def test_a_person_who_takes_the_alias_back_is_not_overruled(gate):
@@ -145,6 +156,47 @@ def test_a_person_who_takes_the_alias_back_is_not_overruled(gate):
     gate()
     seed = "training.seed=1"
     gate.add(40, seed)
-    assert gate(seed)["champion"] == "2"
+    assert gate(seed).champion == "2"
     model_registry.set_alias(gate.uri, "tiny", "champion", "1")
-    assert gate(seed)["champion"] == "1"
+    assert gate(seed).champion == "1"
+
+
+def test_another_champion_is_another_question(gate):
+    weak, strong = gate.add(10), gate.add(38, "training.seed=1")
+    model_registry.set_alias(gate.uri, "tiny", "champion", strong)
+    seed = "training.seed=2"
+    gate.add(30, seed)
+    refused = gate(seed)
+    assert refused.champion == strong and refused.reasons[0].startswith("worse than the champion")
+    model_registry.set_alias(gate.uri, "tiny", "champion", weak)  # a person takes it back
+    promoted = gate(seed)
+    assert promoted.champion == "3" and promoted.champion_before == weak
+    assert promoted.reasons[0].startswith("better than the champion")
+
+
+NUMBERS = """
+import pyarrow as pa
+from training.outputs.base import Output
+
+class NumberOutput(Output):
+    arrow_type = pa.float64()
+
+    def read(self, label):
+        return float(label)
+"""
+
+
+def test_what_another_output_answered_is_read_as_the_present_one_reads(gate, tmp_path, monkeypatch):
+    (tmp_path / "numbers_of_ours.py").write_text(NUMBERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    gate.add(20)
+    run_id = gate.store.search_runs([gate.experiment])[0].info.run_id
+    answers = {"sample_id": ["a", "b"], "subset": ["text"] * 2, "label": ["7", "9"], "prediction": ["7.0", "no"]}
+    pq.write_table(pa.table(answers), gate.folder / "predictions.parquet")
+    gate.store.log_artifact(run_id, str(gate.folder / "predictions.parquet"))
+    texts = gate_module.recorded_predictions(gate.settings(), run_id, "text")
+    assert texts.schema == predictions_schema(pa.string()) and texts["prediction"].to_pylist() == ["7.0", "no"]
+    numbers = gate_module.recorded_predictions(
+        gate.settings("model.output=numbers_of_ours:NumberOutput"), run_id, "text"
+    )
+    assert numbers["label"].to_pylist() == [7.0, 9.0] and numbers["prediction"].to_pylist() == [7.0, None]

@@ -25,8 +25,8 @@ def test_a_test_split_without_a_modality_is_said_and_not_an_error(tiny: Path) ->
     for _ in range(2):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
-        told = json.loads(result.stdout.splitlines()[-1])
-        assert told["subsets"]["image"] is None and told["subsets"]["text+image"] is not None
+        summary = json.loads(result.stdout.splitlines()[-1])
+        assert summary["subsets"]["image"] is None and summary["subsets"]["text+image"] is not None
         assert "image not measured (no test row has its inputs)" in result.stderr
         assert "image alone was not compared: no test row has image" in result.stderr
     words = CliRunner().invoke(main, [part for part in command if part != "--json"])

@@ -18,7 +18,7 @@ from orchestration.cli import main
 from orchestration.processes import project_lock
 from orchestration.project import load
 from orchestration.run import open_instance
-from training.score import ANSWERS
+from training.score import answers_schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -315,7 +315,7 @@ def champion(monkeypatch, tmp_path):
         batches.extend(rows)
         images = [image for batch in batches for image in batch["image"].to_pylist()]
         told = [{"error": "image: no picture"} if image[:1] == b"q" else {"prediction": "yes"} for image in images]
-        return pa.Table.from_pylist(told, ANSWERS)
+        return pa.Table.from_pylist(told, answers_schema(pa.string()))
 
     values = {"find_version": "1", "fetch_model": tmp_path, "version_tags": {"dataset_fingerprint": "d"}}
     for name, value in values.items():

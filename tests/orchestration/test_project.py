@@ -218,3 +218,22 @@ def test_storage_options_reach_the_object_store(tmp_path, monkeypatch):
         finally:
             store.kill()
         assert "/bucket?" in (request := store.stdout.read()) and "manifest" in request
+
+
+def test_the_gates_metric_is_one_of_the_outputs(tmp_path):
+    path = write(tmp_path, GOOD)
+    assert load(path).promotion.metric is None
+    assert load(path, ["promotion.metric=accuracy", "model.output=class"]).promotion.metric == "accuracy"
+    words = r"promotion.metric is 'f1', expected a metric of output text \(accuracy\)"
+    with pytest.raises(ProjectError, match=words):
+        load(path, ["promotion.metric=f1"])
+
+
+def test_outputs_and_objectives_are_checked(tmp_path):
+    path = write(tmp_path, GOOD)
+    weighted = load(path, ["training.objectives=[{kind: answer, weight: 2}]"]).training.objectives
+    assert [objective.plain() for objective in weighted] == [{"kind": "answer", "weight": 2.0}]
+    with pytest.raises(ProjectError, match=r"model: output is 'txet', expected one of text, class.*did you mean text"):
+        load(path, ["model.output=txet"])
+    with pytest.raises(ProjectError, match=r"training: objective is 'contrast', expected one of answer"):
+        load(path, ["training.objectives=[answer, contrast]"])

@@ -1,6 +1,12 @@
-"""A tiny real model, as a bundle on disk and as a version in a registry: made once, random weights, never trained."""
+"""A tiny real model, as a bundle on disk and as a version in a registry: made once, random weights, never trained. And
+one throw-away kind of each family, in a module of a user's own."""
 
-from collections.abc import Callable
+import base64
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +23,156 @@ FEATURES = FeatureSettings(
 MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=2, max_new_tokens=4)
 MODALITIES = ("text", "image", "speech")
 
+# One kind of each family, as a user writes them: `own_kinds:OwnFusion` and so on.
+OWN_KINDS = '''
+import pyarrow as pa
+import torch
+from torch import nn
+
+from training.encoders.base import Encoder, all_real
+from training.fusions.base import Fusion
+from training.metrics import Metric
+from training.objectives.base import Objective
+from training.outputs.base import Output
+
+
+class OwnGridEncoder(Encoder):
+    def __init__(self, source, shape):
+        super().__init__(source, shape)
+        self.tokens, self.linear = shape.tokens, nn.Linear(source.width, shape.width)
+
+    def forward(self, values, mask=None):
+        return all_real(self.linear(values.mean((2, 3)))[:, None].expand(-1, self.tokens, -1))
+
+
+class OwnFramesEncoder(OwnGridEncoder):
+    def forward(self, values, mask):
+        mean = (values * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return all_real(self.linear(mean)[:, None].expand(-1, self.tokens, -1))
+
+
+class OwnIdsEncoder(Encoder):
+    def __init__(self, source, shape):
+        super().__init__(source, shape)
+        self.tokens, self.embed = shape.tokens, nn.EmbeddingBag(source.width, shape.width, mode="sum")
+
+    def forward(self, values, mask):
+        return all_real(self.embed(values, per_sample_weights=mask.float())[:, None].expand(-1, self.tokens, -1))
+
+
+class OwnFusion(Fusion):
+    def forward(self, tokens_BNTD, mask_BNT):
+        return self.filled(tokens_BNTD, mask_BNT).sum(1)
+
+
+def off_by(label, prediction):
+    return 100.0 if prediction is None else abs(label - prediction)
+
+
+class OwnOutput(Output):
+    """A number, so that label, prediction and metric are of another type and direction than ours."""
+
+    metrics = (Metric("absolute_error", off_by, higher_is_better=False),)
+    arrow_type = pa.float64()
+
+    def __init__(self, fitted):
+        self.mean = fitted.get("mean", 0.0)
+
+    def read(self, label):
+        return float(label)
+
+    def fit(self, labels, tokenizer, settings):
+        return {"mean": self.constant([float(label) for label in labels])}
+
+    def targets(self, labels, tokenizer):
+        return torch.tensor([float(label) for label in labels])
+
+    def language_model(self):
+        from transformers import AutoModel
+
+        return AutoModel
+
+    def head(self, width):
+        return nn.Linear(width, 1)
+
+    def logits(self, model, embeddings, mask, targets):
+        return model.head(model.read(embeddings, mask).last_hidden_state[:, -1])[:, 0] + self.mean
+
+    def loss(self, logits, targets, smoothing=0.0):
+        return nn.functional.mse_loss(logits.float(), targets)
+
+    def answers(self, model, embeddings, mask, tokenizer):
+        return self.logits(model, embeddings, mask, None).tolist()
+
+    def constant(self, labels):
+        return sum(labels) / len(labels)
+
+
+class OwnObjective(Objective):
+    """A projection of x_m finds the image's tokens again."""
+
+    def __init__(self, config, training, options):
+        super().__init__(config, training, options)
+        self.projection = nn.Linear(config.llm_config.hidden_size, config.width)
+
+    def forward(self, output, batch):
+        there = output.masks["image"].any(1)
+        wanted = output.tokens["image"].mean(1).detach()
+        return {"find_image": (self.projection(output.x_m.mean(1)) - wanted)[there].square().sum()}
+'''
+
+
+@pytest.fixture(scope="session")
+def own_kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file of the module `own_kinds`, importable here."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_kinds.py").write_text(OWN_KINDS)
+    sys.path.insert(0, str(folder))
+    yield folder / "own_kinds.py"
+    sys.path.remove(str(folder))
+    sys.modules.pop("own_kinds", None)
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, Any]]:
+    """A row for every non-empty subset of the modalities, featurized from real media; labels 7 and 9."""
+    from training.model_registry import example_row
+    from training.processor import Processor
+
+    processor, media = Processor(FEATURES, MediaLimits()), example_row()
+    full = {m: value if m == "text" else base64.b64decode(value) for m, value in media.items()}
+    subsets = [s for size in (1, 2, 3) for s in itertools.combinations(MODALITIES, size)]
+    return [
+        processor.row(**{m: full[m] for m in subset}) | {"sample_id": str(n), "label": "79"[n % 2], "epoch": 0}
+        for n, subset in enumerate(subsets)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    from training.tokenizer import fit_tokenizer
+
+    return fit_tokenizer(["What do you see?", "seven", "nine", "7", "9"], 300)
+
+
+@pytest.fixture(scope="session")
+def make_model(tokenizer: Any) -> Callable[..., Any]:
+    """New tiny models, with the batch of all rows as its training would see them."""
+    import torch
+
+    from training.model import build_model
+    from training.train import make_collator
+
+    def make(rows: list[dict[str, Any]], **settings: Any) -> tuple[Any, dict[str, Any]]:
+        torch.manual_seed(0)
+        model = build_model(replace(MODEL, **settings), FEATURES, tokenizer, MODALITIES, ["7", "9"])
+        collator = make_collator(model, tokenizer, FEATURES)
+        return model, replace(collator, targets=partial(model.output.targets, tokenizer=tokenizer))(rows)
+
+    return make
+
 
 def save_bundle(folder: Path, modalities: tuple[str, ...] = MODALITIES, **settings: Any) -> Path:
-    import dataclasses
-
     import torch
 
     from training.model import build_model
@@ -29,8 +181,7 @@ def save_bundle(folder: Path, modalities: tuple[str, ...] = MODALITIES, **settin
 
     torch.manual_seed(0)
     tokenizer = fit_tokenizer(["What do you see?", "seven", "nine"], 300)
-    classes = ["seven", "nine"] if settings.get("output") == "class" else None
-    model = build_model(dataclasses.replace(MODEL, **settings), FEATURES, tokenizer, modalities, classes)
+    model = build_model(replace(MODEL, **settings), FEATURES, tokenizer, modalities, ["seven", "nine"])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Processor(FEATURES, MediaLimits()).save_pretrained(folder)
@@ -63,7 +214,6 @@ def make_spec(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[J
             cache=str(home / "cache"),
             checkpoints=str(home / "checkpoints"),
             tags={"dagster_run_id": "run-of-dagster"},
-            parallel=None,
             runs=(run,),
         )
         return spec, run

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.comparison import decide, paired_bootstrap
-from training.schema import PREDICTIONS
+from training import comparison
+from training.comparison import Decision, paired_bootstrap
+from training.metrics import ACCURACY, Metric
+from training.outputs.text import TextOutput
+from training.schema import predictions_schema
 from training.settings import PromotionSettings
 
 RULE = PromotionSettings()
@@ -22,7 +25,11 @@ def predictions(right: Any, subset: str = "text+image", ids: list[str] | None = 
         {"sample_id": name, "subset": subset, "label": "yes", "prediction": "yes" if ok else "no"}
         for name, ok in zip(ids or [f"s{n}" for n in range(len(right))], right, strict=True)
     ]
-    return pa.Table.from_pylist(rows, PREDICTIONS)
+    return pa.Table.from_pylist(rows, predictions_schema(pa.string()))
+
+
+def decide(*arguments: Any) -> Decision:
+    return comparison.decide(*arguments, TextOutput({}))
 
 
 def score(n: int, rate: float, seed: int = 0) -> np.ndarray:
@@ -31,19 +38,19 @@ def score(n: int, rate: float, seed: int = 0) -> np.ndarray:
 
 @given(st.lists(st.booleans(), min_size=1, max_size=200), st.floats(0.01, 0.5))
 def test_identical_answers_are_not_better_and_within_any_margin(right: list[bool], margin: float) -> None:
-    found = paired_bootstrap(right, right)
-    assert not found.better and found.low == found.high == found.difference == 0
+    outcome = paired_bootstrap(right, right)
+    assert not outcome.better and outcome.low == outcome.high == outcome.difference == 0
     assert paired_bootstrap(right, right, margin=margin).better
 
 
 @given(PAIRS, st.floats(0.5, 0.99))
 def test_what_is_not_ahead_is_never_better(pairs: list[tuple[bool, bool]], confidence: float) -> None:
     a, b = zip(*pairs, strict=True)
-    found = paired_bootstrap(a, b, confidence)
+    outcome = paired_bootstrap(a, b, confidence)
     if sum(a) <= sum(b):
-        assert not found.better
-    assert found.low <= found.difference <= found.high
-    assert not found.better or found.low > 0
+        assert not outcome.better
+    assert outcome.low <= outcome.difference <= outcome.high
+    assert not outcome.better or outcome.low > 0
 
 
 @given(PAIRS, st.floats(0.5, 0.99))
@@ -67,12 +74,12 @@ def test_a_wider_margin_never_turns_better_into_worse(
 @given(st.integers(30, 300), st.floats(0.3, 0.7), st.integers(0, 99))
 def test_the_distribution_is_that_of_resampled_rows(n: int, rate: float, seed: int) -> None:
     a, b = score(n, rate, seed), score(n, 0.5, seed + 100)
-    found = paired_bootstrap(a, b, 0.9)
+    outcome = paired_bootstrap(a, b, 0.9)
     rows = np.random.default_rng(seed).integers(0, n, (20_000, n))
     means = (a.astype(float) - b)[rows].mean(axis=1)
     noise, step = 0.012, 0.5 / n  # over five standard errors of a share of 20,000; means are multiples of 1 / n
-    assert np.mean(means < found.low - step) - noise <= 0.1 <= np.mean(means < found.low + step) + noise
-    assert np.mean(means > found.high + step) - noise <= 0.1 <= np.mean(means > found.high - step) + noise
+    assert np.mean(means < outcome.low - step) - noise <= 0.1 <= np.mean(means < outcome.low + step) + noise
+    assert np.mean(means > outcome.high + step) - noise <= 0.1 <= np.mean(means > outcome.high - step) + noise
 
 
 def test_a_few_rows_are_no_proof() -> None:
@@ -106,17 +113,17 @@ def test_a_margin_lets_a_slightly_worse_model_pass_and_a_much_worse_one_not() ->
 def test_the_first_model_must_beat_the_best_single_modality() -> None:
     fused, image, text = score(500, 0.9), score(500, 0.6, 1), score(500, 0.3, 2)
     singles = {"text": predictions(text, "text"), "image": predictions(image, "image")}
-    found = decide(predictions(fused), None, singles, RULE)
-    assert found.promote and list(found.comparisons) == ["image"]
-    assert found.reasons[-1] == "there was no champion before"
+    outcome = decide(predictions(fused), None, singles, RULE)
+    assert outcome.promote and list(outcome.comparisons) == ["image"]
+    assert outcome.reasons[-1] == "there was no champion before"
     assert not decide(predictions(image, "text+image"), None, singles, RULE).promote
 
 
 def test_a_better_model_must_beat_champion_and_single_modality() -> None:
     new, old, image = score(800, 0.95), score(800, 0.85, 1), score(800, 0.97, 2)
     assert decide(predictions(new), predictions(old), {}, RULE).promote
-    found = decide(predictions(new), predictions(old), {"image": predictions(image, "image")}, RULE)
-    assert not found.promote and len(found.reasons) == 2
+    outcome = decide(predictions(new), predictions(old), {"image": predictions(image, "image")}, RULE)
+    assert not outcome.promote and len(outcome.reasons) == 2
     assert decide(
         predictions(new), predictions(old), {"image": predictions(image)}, replace(RULE, must_beat=("champion",))
     ).promote
@@ -124,8 +131,8 @@ def test_a_better_model_must_beat_champion_and_single_modality() -> None:
 
 def test_the_reason_is_a_sentence_with_the_figures() -> None:
     champion, challenger = np.arange(1000) < 934, np.arange(1000) < 912
-    found = decide(predictions(challenger), predictions(champion), {}, RULE)
-    assert found.reasons[0].startswith(
+    outcome = decide(predictions(challenger), predictions(champion), {}, RULE)
+    assert outcome.reasons[0].startswith(
         "worse than the champion: accuracy 0.9120 against 0.9340 on the same 1,000 test rows, difference -0.0220 [-0.0"
     )
 
@@ -135,8 +142,8 @@ def test_rows_are_joined_by_sample_whatever_their_order() -> None:
     ids = [f"s{n}" for n in range(300)]
     shuffled = np.random.default_rng(0).permutation(300)
     other = predictions(right[shuffled], ids=[ids[n] for n in shuffled])
-    found = decide(predictions(right), other, {}, RULE)
-    assert found.comparisons["champion"].low == found.comparisons["champion"].high == 0 and not found.promote
+    outcome = decide(predictions(right), other, {}, RULE)
+    assert outcome.comparisons["champion"].low == outcome.comparisons["champion"].high == 0 and not outcome.promote
 
 
 def test_other_rows_are_refused() -> None:
@@ -151,16 +158,83 @@ def test_other_rows_are_refused() -> None:
 
 def test_a_modality_that_no_test_row_has_is_not_compared() -> None:
     fused, nothing = np.ones(20, bool), predictions([], "speech")
-    found = decide(predictions(fused), None, {"image": predictions(~fused, "image"), "speech": nothing}, RULE)
-    assert found.promote and list(found.comparisons) == ["image"]
-    assert found.reasons[0] == "speech alone was not compared: no test row has speech"
+    outcome = decide(predictions(fused), None, {"image": predictions(~fused, "image"), "speech": nothing}, RULE)
+    assert outcome.promote and list(outcome.comparisons) == ["image"]
+    assert outcome.reasons[0] == "speech alone was not compared: no test row has speech"
     with pytest.raises(ValueError, match="at least one"):
         decide(nothing, None, {"speech": nothing}, RULE)
 
 
 def test_a_row_that_lacks_the_single_modality_counts_against_it() -> None:
     fused = np.ones(20, bool)
-    found = decide(predictions(fused), None, {"image": predictions(fused[:10], "image")}, RULE)
-    assert found.promote and found.comparisons["image"].b == 0.5
+    outcome = decide(predictions(fused), None, {"image": predictions(fused[:10], "image")}, RULE)
+    assert outcome.promote and outcome.comparisons["image"].b == 0.5
     with pytest.raises(ValueError, match="image"):
         decide(predictions(fused[:10]), None, {"image": predictions(fused, "image")}, RULE)
+
+
+class DollarsOutput(TextOutput):
+    """Answers are numbers; the mean error is in their unit, and less is better."""
+
+    metrics = (Metric("error", lambda label, answer: abs(label - answer), higher_is_better=False), ACCURACY)
+    arrow_type = pa.float64()
+
+
+def errors(values: Any, subset: str = "text+image") -> pa.Table:
+    rows = [
+        {"sample_id": f"s{n}", "subset": subset, "label": 0.0, "prediction": float(value)}
+        for n, value in enumerate(values)
+    ]
+    return pa.Table.from_pylist(rows, predictions_schema(pa.float64()))
+
+
+def test_where_less_is_better_the_smaller_mean_wins() -> None:
+    random = np.random.default_rng(0)
+    small, large, middle = random.gamma(2, 1, 300), random.gamma(2, 2, 300), random.gamma(2, 1.5, 300)
+    singles = {"text": errors(large, "text"), "image": errors(middle, "image")}
+    outcome = comparison.decide(errors(small), errors(large), singles, RULE, DollarsOutput({}))
+    assert outcome.promote and list(outcome.comparisons) == ["champion", "image"], "the best single one errs least"
+    beaten = outcome.comparisons["champion"]
+    assert (beaten.a, beaten.b) == (pytest.approx(small.mean()), pytest.approx(large.mean()))
+    assert beaten.difference == pytest.approx(large.mean() - small.mean()) and 0 < beaten.low < beaten.difference
+    assert outcome.reasons[0].startswith(
+        f"better than the champion: error {small.mean():.4f} against {large.mean():.4f} on the same 300 test rows, "
+        f"less by +{large.mean() - small.mean():.4f} [+"
+    )
+    worse = comparison.decide(errors(large), errors(small), {}, RULE, DollarsOutput({}))
+    assert not worse.promote and worse.reasons[0].startswith("worse than the champion")
+    assert not comparison.decide(errors(small), errors(small), {}, RULE, DollarsOutput({})).promote
+    assert comparison.decide(
+        errors(small + 0.1), errors(small), {}, replace(RULE, margin=0.2), DollarsOutput({})
+    ).promote
+    assert not comparison.decide(
+        errors(small + 0.3), errors(small), {}, replace(RULE, margin=0.2), DollarsOutput({})
+    ).promote
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_size=60), st.floats(0, 2))
+def test_of_any_scores_swapping_negates_and_a_margin_only_helps(
+    pairs: list[tuple[float, float]], margin: float
+) -> None:
+    a, b = (np.array(side) for side in zip(*pairs, strict=True))
+    one, other = paired_bootstrap(a, b), paired_bootstrap(b, a)
+    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low), abs=1e-9)
+    assert not (one.better and other.better)
+    assert one.low - 1e-9 <= one.difference <= one.high + 1e-9
+    assert paired_bootstrap(a, b, margin=margin).better or not one.better
+    flipped = paired_bootstrap(-a, -b, higher_is_better=False)
+    assert one == paired_bootstrap(a, b) == replace(flipped, a=one.a, b=one.b)
+    assert not paired_bootstrap(a, a).better and paired_bootstrap(a, a, margin=0.1).better
+
+
+def test_right_and_wrong_as_numbers_is_drawn_close_to_the_exact_distribution() -> None:
+    a, b = score(400, 0.8), score(400, 0.7, 1)
+    exact, drawn = paired_bootstrap(a, b), paired_bootstrap(a.astype(float), b.astype(float))
+    assert (drawn.low, drawn.high) == pytest.approx((exact.low, exact.high), abs=0.006)
+    assert drawn.difference == pytest.approx(exact.difference) and drawn.p == pytest.approx(exact.p, abs=0.03)
+
+
+def test_a_few_rows_of_any_score_are_no_proof() -> None:
+    assert not paired_bootstrap([1.0, 2.0, 1.5, 1.0], [0.0] * 4).better
+    assert paired_bootstrap([1.0, 2.0, 1.5, 1.0, 1.0], [0.0] * 5).better

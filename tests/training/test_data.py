@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from hypothesis import strategies as st
 from training.cache import FeatureCache, open_table
 from training.data import Collator, EpochSampler, SampleDataset, generator, open_samples
 from training.features import FeatureSettings
+from training.outputs.class_ import ClassOutput
+from training.outputs.text import TextOutput
 from training.schema import DATASET, MODALITIES, features_schema, tensor_columns
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
 FEATURE_SETTINGS = FeatureSettings(image={"size": 4, "color": "grey"}, speech={"mels": 3, "coefficients": 2})
 TOKENIZER = fit_tokenizer(["what do you see", "yes"] * 3, 300)
 PIXELS = {"pixels": "uint8"}
+TARGETS = partial(TextOutput({}).targets, tokenizer=TOKENIZER)
 
 
 def image_table(ids: Sequence[str], fingerprint: str = "f") -> pa.Table:
@@ -58,8 +62,8 @@ def full_row(sample_id: str = "s", epoch: int = 0) -> dict[str, Any]:
     )
 
 
-def make_collator(**given: Any) -> Collator:
-    return Collator(TOKENIZER, FEATURE_SETTINGS, ("text", "image", "speech"), **given)
+def make_collator(prompt: str | None = "text", **settings: Any) -> Collator:
+    return Collator(TOKENIZER, FEATURE_SETTINGS, ("text", "image", "speech"), prompt, **settings)
 
 
 def test_cache_adds_only_what_is_missing(tmp_path: Path) -> None:
@@ -178,13 +182,13 @@ def test_dropout_is_keyed_and_never_hides_all() -> None:
 
 def test_batch() -> None:
     speech_only = make_row("t", label="no", log_mel=np.full((2, 3), 2, np.float32))
-    batch = make_collator(answers=True, prompt=None)([full_row(), speech_only])
+    batch = make_collator(targets=TARGETS, prompt=None)([full_row(), speech_only])
     assert batch["present"].tolist() == [[True, True, True], [False, False, True]]
     assert batch["image"].shape == (2, 1, 4, 4) and batch["image"][0].max() == -1.0  # (0 / 255 - 0.5) / 0.5
     assert batch["speech_mask"].sum(1).tolist() == [5, 2] and batch["speech"][1, 2:].abs().sum() == 0
     assert batch["text_mask"].sum(1).tolist() == [2, 0]
     ids = TOKENIZER("see")["input_ids"]
-    batch |= make_collator(answers=True)([full_row(), speech_only])
+    batch |= make_collator(targets=TARGETS)([full_row(), speech_only])
     assert batch["prompt_ids"][0].tolist() == ids and not batch["prompt_mask"][1].any()
     answer = [token for token in batch["labels"][1].tolist() if token != -100]
     assert answer[-1] == TOKENIZER.eos_token_id and TOKENIZER.decode(answer[:-1]) == "no"
@@ -207,12 +211,13 @@ def test_keep_hides_the_others() -> None:
 
 def test_a_row_without_a_label_is_named() -> None:
     with pytest.raises(ValueError, match="sample nameless has no label"):
-        make_collator(answers=True)([make_row("nameless", text="see")])
+        make_collator(targets=TARGETS)([make_row("nameless", text="see")])
 
 
 def test_classes_that_training_never_saw_are_left_out_of_the_loss() -> None:
     rows = [make_row("a", text="x", label=label) for label in ("no", "yes", "never")]
-    assert make_collator(answers=True, classes=("no", "yes"))(rows)["labels"].tolist() == [0, 1, -100]
+    targets = partial(ClassOutput({"classes": ["no", "yes"]}).targets, tokenizer=TOKENIZER)
+    assert make_collator(targets=targets)(rows)["labels"].tolist() == [0, 1, -100]
 
 
 @given(st.text())

@@ -1,23 +1,110 @@
-"""Encoders one by one; `test_model.py` has them inside the model."""
+"""The contract of encoders, over every kind of the catalogue, for each form of features, and one of a user's own each;
+`test_model.py` has them inside the model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from training.encoders.small_cnn import SmallCnnFramesEncoder
-from training.encoders.small_transformer import SmallTransformerFramesEncoder
+from training.catalog import ENCODERS
+from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.layers import AttentionPool, ModelShape
+from training.model import FusionModel
+
+B, S, WIDTH, TOKENS = 8, 40, 96, 2
+OWN = {"grid": "own_kinds:OwnGridEncoder", "frames": "own_kinds:OwnFramesEncoder", "ids": "own_kinds:OwnIdsEncoder"}
+KINDS = [(form, kind) for form, own in OWN.items() for kind in (*ENCODERS.names(form), own)]
+SEQUENCES = [(form, kind) for form, kind in KINDS if form != "grid"]
+MODALITIES = {"grid": "image", "frames": "speech", "ids": "text"}
 
 
-@pytest.mark.parametrize("kind", [SmallCnnFramesEncoder, SmallTransformerFramesEncoder])
-def test_padding_never_matters_in_training_either(kind: type) -> None:
-    torch.manual_seed(0)
-    encoder = kind(FeatureShape("frames", 40), ModelShape(96, 2, 4)).train()
+@pytest.fixture(autouse=True)
+def importable(own_kinds: Path) -> None:
+    """Users' own kinds can be imported in all of these tests."""
+
+
+def make(form: str, kind: str, seed: int = 0) -> Encoder:
+    torch.manual_seed(seed)
+    source = {"grid": FeatureShape("grid", 3, 20), "frames": FeatureShape("frames", 12), "ids": FeatureShape("ids", 50)}
+    shape = ModelShape(WIDTH, TOKENS, heads=4)
+    encoder = ENCODERS.make(ENCODERS.choose(kind, form), source[form], shape, scope=form)
     for module in encoder.modules():
         if isinstance(module, AttentionPool):  # else its queries are whatever lay in memory
             module.reset_parameters()
-    frames, mask = torch.randn(8, 40, 40), torch.arange(40) < torch.tensor([40, 39, 25, 7, 1, 40, 2, 11])[:, None]
-    expected, _ = encoder(frames, mask)
-    padding = torch.full((8, 2000, 40), 5.0)
-    tokens, _ = encoder(torch.cat([frames, padding], 1), torch.cat([mask, torch.zeros(8, 2000, dtype=torch.bool)], 1))
+    return encoder
+
+
+def inputs(form: str, encoder: Encoder) -> tuple[Tensor, Tensor | None]:
+    torch.manual_seed(1)
+    if form == "grid":
+        return torch.randn(B, 3, 20, 20), None
+    mask = torch.arange(S) < torch.tensor([40, 39, 25, 7, 1, 40, 2, 11])[:, None]
+    if form == "frames":
+        return torch.randn(B, S, 12), mask
+    # A kind that reads the prompt is given embeddings: as wide as the vocabulary here, which says nothing.
+    return (torch.randn(B, S, 50) if encoder.reads_prompt else torch.randint(0, 50, (B, S))), mask
+
+
+@pytest.mark.parametrize(("form", "kind"), KINDS)
+def test_tokens_have_the_shape_that_the_encoder_says(form: str, kind: str) -> None:
+    encoder = make(form, kind)
+    tokens, mask = encoder(*inputs(form, encoder))
+    assert tokens.shape == (B, TOKENS, encoder.width) and tokens.isfinite().all()
+    assert mask.shape == (B, TOKENS) and mask.dtype == torch.bool and mask.any(1).all()
+
+
+@pytest.mark.parametrize(("form", "kind"), KINDS)
+def test_gradients_reach_every_parameter(form: str, kind: str) -> None:
+    encoder = make(form, kind).train()
+    tokens, _ = encoder(*inputs(form, encoder))
+    (tokens * torch.randn_like(tokens)).sum().backward()
+    assert not [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+@pytest.mark.parametrize(("form", "kind"), SEQUENCES)
+@pytest.mark.parametrize("training", [True, False])
+def test_padding_never_matters(form: str, kind: str, training: bool) -> None:
+    encoder = make(form, kind).train(training)
+    values, mask = inputs(form, encoder)
+    assert mask is not None
+    expected, _ = encoder(values, mask)
+    padding = torch.full((B, 2000, *values.shape[2:]), 5, dtype=values.dtype)
+    longer = torch.cat([mask, torch.zeros(B, 2000, dtype=torch.bool)], 1)
+    tokens, _ = encoder(torch.cat([values, padding], 1), longer)
     torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
+    hidden = values.clone()
+    hidden[~mask] = 7
+    torch.testing.assert_close(encoder(hidden, mask)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("form", "kind"), KINDS)
+def test_a_saved_encoder_gives_the_same(form: str, kind: str, tmp_path: Path) -> None:
+    encoder, other = make(form, kind), make(form, kind, seed=2).eval()
+    encoder(*inputs(form, encoder))  # moves running statistics
+    values = inputs(form, encoder.eval())
+    save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
+    assert not torch.equal(other(*values)[0], encoder(*values)[0])
+    other.load_state_dict(load_file(tmp_path / "encoder.safetensors"))
+    torch.testing.assert_close(other(*values), encoder(*values), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("form", "kind"), KINDS)
+def test_the_model_saves_its_encoder_and_never_reads_what_a_row_lacks(
+    form: str, kind: str, rows: Any, make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    modality = MODALITIES[form]
+    model, batch = make_model(rows, encoders={modality: kind})
+    model.eval().save_pretrained(tmp_path)
+    loss = FusionModel.from_pretrained(tmp_path).eval()(**batch).loss
+    torch.testing.assert_close(loss, model(**batch).loss)
+    absent = ~batch["present"][:, list(model.config.modalities).index(modality)]
+    if modality in batch:  # a prompt is read by the language model, too
+        garbage = batch[modality].clone()
+        garbage[absent] = torch.nan if garbage.is_floating_point() else 65
+        torch.testing.assert_close(model(**(batch | {modality: garbage})).loss, loss, rtol=0, atol=0)
+    assert isinstance(model.encoders[modality], nn.Module) and absent.any()

@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from training.evaluate import confusion, correct, figures, measure, slices, subsets
-from training.schema import DATASET, MODALITIES, PREDICTIONS, subset_name
+from training.evaluate import measure, scores, slices, subsets
+from training.metrics import ACCURACY, confusion
+from training.outputs.text import TextOutput
+from training.records import EvaluationRow
+from training.schema import DATASET, MODALITIES, predictions_schema, subset_name
 
 ANSWERS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([*"abcx", None])), min_size=1, max_size=60)
 
@@ -25,31 +28,48 @@ def rows_of(pairs: list[tuple[str, str | None]]) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, PREDICTIONS)
+    return pa.Table.from_pylist(rows, predictions_schema(pa.string()))
+
+
+def to_json(rows: list[EvaluationRow]) -> list[dict[str, Any]]:
+    """As users see them; and nothing is lost on the way there and back."""
+    values = json.loads(json.dumps([row.to_json() for row in rows]))
+    assert [EvaluationRow.from_json(row) for row in values] == rows
+    return values
+
+
+def figures(pairs: list[tuple[str, str | None]], seed: int = 0) -> dict[str, Any]:
+    """As they stand in a row of the evaluation."""
+    measured = TextOutput({}).figures(*columns_of(pairs), seed)
+    return EvaluationRow(inputs="text", subset="text", slice=None, n=len(pairs), metrics=measured).figures()
+
+
+def columns_of(pairs: list[tuple[str, str | None]]) -> tuple[list[str], list[str | None]]:
+    return [label for label, _ in pairs], [answer for _, answer in pairs]
 
 
 @given(ANSWERS)
 def test_figures_are_those_of_scikit_learn(pairs: list[tuple[str, str | None]]) -> None:
-    found = figures(rows_of(pairs))
+    result = figures(pairs)
     labels, answers = [label for label, _ in pairs], [answer or "" for _, answer in pairs]
-    assert found["n"] == len(pairs)
-    assert found["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(labels, answers, strict=True)]))
-    assert 0 <= found["low"] <= found["accuracy"] + 1e-12 and found["accuracy"] - 1e-12 <= found["high"] <= 1
+    assert result["n"] == len(pairs)
+    assert result["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(labels, answers, strict=True)]))
+    assert 0 <= result["low"] <= result["accuracy"] + 1e-12 and result["accuracy"] - 1e-12 <= result["high"] <= 1
     if len(set(labels)) > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it says that an answer is no label
             expected = balanced_accuracy_score(labels, answers)
-        assert found["balanced_accuracy"] == pytest.approx(expected)
+        assert result["balanced_accuracy"] == pytest.approx(expected)
         f1 = f1_score(labels, answers, labels=sorted(set(labels)), average="macro", zero_division=0)
-        assert found["f1"] == pytest.approx(f1)
+        assert result["f1"] == pytest.approx(f1)
     else:
-        assert found["f1"] is None
+        assert result["f1"] is None
 
 
 def test_wilson_interval_of_a_published_example() -> None:
     # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
-    found = figures(rows_of([("a", "a")] * 81 + [("a", "b")] * 182))
-    assert (round(found["low"], 4), round(found["high"], 4)) == (0.2553, 0.3662)
+    result = figures([("a", "a")] * 81 + [("a", "b")] * 182)
+    assert (round(result["low"], 4), round(result["high"], 4)) == (0.2553, 0.3662)
 
 
 def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -58,24 +78,24 @@ def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None
     for _ in range(100):
         labels = random.choice(list("abc"), 150)
         answers = np.where(random.random(150) < 0.7, labels, "x")
-        found = figures(rows_of(list(zip(labels.tolist(), answers.tolist(), strict=True))))
-        inside += found["balanced_accuracy_low"] <= 0.7 <= found["balanced_accuracy_high"]
+        result = figures(list(zip(labels.tolist(), answers.tolist(), strict=True)))
+        inside += result["balanced_accuracy_low"] <= 0.7 <= result["balanced_accuracy_high"]
     assert 86 <= inside <= 100  # 95 expected; fewer than 86 has a chance of 1 in 5,000
 
 
 def test_bootstrap_depends_on_the_seed_alone() -> None:
-    rows = rows_of([("a", "a"), ("b", "a"), ("b", "b"), ("a", "b")] * 5)
-    assert figures(rows, seed=1) == figures(rows, seed=1) != figures(rows, seed=2)
+    pairs: list[tuple[str, str | None]] = [("a", "a"), ("b", "a"), ("b", "b"), ("a", "b")] * 5
+    assert figures(pairs, seed=1) == figures(pairs, seed=1) != figures(pairs, seed=2)
 
 
 def test_space_around_an_answer_is_nothing_and_no_answer_is_wrong() -> None:
     rows = rows_of([("seven", " seven\n"), (" nine", "nine"), ("a", None), ("a", ""), ("Two", "two")])
-    assert list(correct(table(rows)).values()) == [True, True, False, False, False]
+    assert list(scores(table(rows), ACCURACY).values()) == [True, True, False, False, False]
 
 
 @given(ANSWERS, st.integers(1, 4))
 def test_confusion_counts_every_row_once(pairs: list[tuple[str, str | None]], most: int) -> None:
-    names, matrix = confusion(rows_of(pairs), most)
+    names, matrix = confusion(*columns_of(pairs), most)
     assert matrix.sum() == len(pairs) and matrix.shape == (len(names), len(names)) and names[-1] == "other"
     labels, answers = [label for label, _ in pairs], [answer or "" for _, answer in pairs]
     np.testing.assert_array_equal(matrix[:-1, :-1], _sklearn_confusion(labels, answers, names[:-1]))
@@ -91,17 +111,17 @@ def _sklearn_confusion(labels: list[str], answers: list[str], names: list[str]) 
 
 
 def test_labels_that_are_numbers_are_in_their_order() -> None:
-    names, _ = confusion(rows_of([("10", "x"), ("9", "x"), ("-1", "x"), ("same", "x")]))
+    names, _ = confusion(["10", "9", "-1", "same"], ["x"] * 4)
     assert names == ["-1", "9", "10", "same", "other"]
 
 
 def test_every_subset_is_covered_even_without_rows() -> None:
     rows = [{"sample_id": "s", "subset": "text+image+speech", "label": "a", "prediction": "a"}]
-    found = measure(table(rows), MODALITIES)
-    assert [row["subset"] for row in found] == [subset_name(chosen) for chosen in subsets(MODALITIES)]
-    assert len(found) == 7 and [row["n"] for row in found] == [0] * 6 + [1]
-    assert found[0]["accuracy"] is None and found[-1]["accuracy"] == 1
-    json.dumps(found)
+    result = to_json(measure(table(rows), MODALITIES, TextOutput({})))
+    assert [row["subset"] for row in result] == [subset_name(chosen) for chosen in subsets(MODALITIES)]
+    assert len(result) == 7 and [row["n"] for row in result] == [0] * 6 + [1]
+    assert result[0]["accuracy"] is None and result[-1]["accuracy"] == 1
+    json.dumps(result)
 
 
 def test_slices_part_the_rows_that_have_all_inputs() -> None:
@@ -111,10 +131,11 @@ def test_slices_part_the_rows_that_have_all_inputs() -> None:
         for subset in ("text", "image", "text+image")
     ]
     kinds = {"kind": {f"s{n}": "even" if n % 2 == 0 else "odd" for n in range(40)} | {"of another split": "third"}}
-    found = {row["slice"]: row for row in measure(table(rows), ("text", "image"), kinds) if row["slice"]}
-    assert set(found) == {"kind=even", "kind=odd"}
-    assert found["kind=even"]["n"] == 20 and found["kind=even"]["accuracy"] == 0.5
-    assert found["kind=odd"]["accuracy"] == 1 and found["kind=odd"]["subset"] == "text+image"
+    measured = to_json(measure(table(rows), ("text", "image"), TextOutput({}), kinds))
+    result = {row["slice"]: row for row in measured if row["slice"]}
+    assert set(result) == {"kind=even", "kind=odd"}
+    assert result["kind=even"]["n"] == 20 and result["kind=even"]["accuracy"] == 0.5
+    assert result["kind=odd"]["accuracy"] == 1 and result["kind=odd"]["subset"] == "text+image"
 
 
 def test_columns_with_few_values_become_slices() -> None:
@@ -129,9 +150,9 @@ def test_columns_with_few_values_become_slices() -> None:
         }
         for n in range(30)
     ]
-    found = slices(pa.Table.from_pylist([*rows, {"sample_id": "bare", "attributes": None, "text_id": "t"}], DATASET))
-    assert set(found) == {"kind", "given"}
-    assert found["given"]["s0"] == "text" and found["given"]["s1"] == "text+image" and "bare" not in found["kind"]
+    result = slices(pa.Table.from_pylist([*rows, {"sample_id": "bare", "attributes": None, "text_id": "t"}], DATASET))
+    assert set(result) == {"kind", "given"}
+    assert result["given"]["s0"] == "text" and result["given"]["s1"] == "text+image" and "bare" not in result["kind"]
 
 
 @pytest.mark.parametrize(
@@ -145,4 +166,4 @@ def test_columns_with_few_values_become_slices() -> None:
 def test_wrong_predictions_are_named(change: dict[str, Any], words: str) -> None:
     rows = rows_of([("a", "a"), ("b", "b")])
     with pytest.raises(ValueError, match=words):
-        measure(table([rows[0], rows[1] | change]), ("text",))
+        measure(table([rows[0], rows[1] | change]), ("text",), TextOutput({}))

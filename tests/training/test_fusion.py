@@ -1,7 +1,10 @@
 """The formulas of x_m = f(e_t, e_v, e_s), against closed form and autograd; what is missing never counts."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.catalog import FUSIONS
@@ -11,11 +14,17 @@ from training.fusions.weighted import WeightedFusion
 from training.layers import ModelShape, stretches
 
 B, T, D = 5, 2, 8
+KINDS = [*FUSIONS.names(), "own_kinds:OwnFusion"]
+
+
+@pytest.fixture(autouse=True)
+def importable(own_kinds: Path) -> None:
+    """A user's own kind can be imported in all of these tests."""
 
 
 def make(kind: str, modalities: int = 3) -> Fusion:
     torch.manual_seed(0)
-    fusion = FUSIONS.load(kind)(modalities, ModelShape(D, T, heads=2))
+    fusion = FUSIONS.make(FUSIONS.choose(kind), modalities, ModelShape(D, T, heads=2))
     fusion.reset_parameters()
     return fusion
 
@@ -86,7 +95,7 @@ def test_concatenation_is_as_wide_as_its_parts_together() -> None:
     torch.testing.assert_close(fusion(tokens, mask), joined @ fusion.projection.weight.T + fusion.projection.bias)
 
 
-@pytest.mark.parametrize("kind", FUSIONS.names())
+@pytest.mark.parametrize("kind", KINDS)
 def test_masked_garbage_never_changes_the_result(kind: str) -> None:
     fusion, (tokens, mask) = make(kind), inputs()
     torch.nn.init.normal_(fusion.stand_in_NTD)
@@ -113,3 +122,33 @@ def test_stretches_share_every_position(length: int) -> None:
     assert weights[:, length:].abs().sum() == 0
     if length == 12:
         torch.testing.assert_close(weights[1], torch.tensor([0.0] * 3 + [1 / 3] * 3 + [0.0] * 6))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("modalities", [1, 2, 3])
+def test_x_m_is_as_long_whatever_is_there_and_gradients_reach_every_parameter(kind: str, modalities: int) -> None:
+    fusion, (tokens, mask) = make(kind, modalities).train(), inputs(modalities)
+    whole = fusion(tokens, mask)
+    assert whole.ndim == 3 and whole.shape[0] == B and whole.shape[2] == D
+    mask[:modalities] &= ~torch.eye(modalities, dtype=torch.bool)[:, :, None]  # each is missing once
+    x_m = fusion(tokens, mask)
+    assert x_m.shape == whole.shape and x_m.isfinite().all()
+    (x_m * torch.randn_like(x_m)).sum().backward()
+    without = {"raw_weight_N"} if modalities == 1 else set()  # the weight of the only modality is 1
+    waiting = [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert set(waiting) <= without
+    assert tokens.grad is not None
+    assert tokens.grad[mask].abs().sum() > 0 and tokens.grad[~mask].abs().sum() == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_fusion_gives_the_same(kind: str, tmp_path: Path) -> None:
+    fusion, (tokens, mask) = make(kind), inputs()
+    mask[0, 0] = mask[1, 1] = False
+    for p in fusion.parameters():
+        torch.nn.init.normal_(p)
+    save_file(fusion.state_dict(), tmp_path / "fusion.safetensors")
+    other = make(kind)
+    assert not torch.equal(other(tokens, mask), fusion(tokens, mask))
+    other.load_state_dict(load_file(tmp_path / "fusion.safetensors"))
+    torch.testing.assert_close(other(tokens, mask), fusion(tokens, mask), rtol=0, atol=0)

@@ -1,6 +1,7 @@
 """The whole model on tiny rows: what trains, what does not matter, what comes back after saving."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,10 @@ TOKENIZER = fit_tokenizer(["what do you see and hear", "yes", "no"] * 3, 300)
 SMALL_TRANSFORMERS = dict.fromkeys(MODALITIES, "small_transformer")
 
 
-def make_model(
-    modalities: tuple[str, ...] = MODALITIES, classes: list[str] | None = None, **settings: Any
-) -> FusionModel:
+def make_model(modalities: tuple[str, ...] = MODALITIES, **settings: Any) -> FusionModel:
     torch.manual_seed(0)
     small: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2, "tokens": 2, "max_new_tokens": 4}
-    return build_model(ModelSettings(**(small | settings)), FEATURES, TOKENIZER, modalities, classes).eval()
+    return build_model(ModelSettings(**(small | settings)), FEATURES, TOKENIZER, modalities, ["yes", "no"]).eval()
 
 
 def make_rows(subsets: Any = None) -> list[Row]:
@@ -57,7 +56,7 @@ def make_rows(subsets: Any = None) -> list[Row]:
 
 def make_batch(model: FusionModel, rows: list[Row], **changes: Any) -> dict[str, Tensor]:
     collator = make_collator(model, TOKENIZER, FEATURES)
-    collator.answers = True
+    collator.targets = partial(model.output.targets, tokenizer=TOKENIZER)
     for name, value in changes.items():
         setattr(collator, name, value)
     return collator(rows)
@@ -68,7 +67,7 @@ def make_batch(model: FusionModel, rows: list[Row], **changes: Any) -> dict[str,
 @pytest.mark.parametrize("output", ["text", "class"])
 def test_everything_learns(fusion: str, encoders: dict[str, str], output: str) -> None:
     """Three steps that cover every subset give every trainable tensor a gradient that is not zero."""
-    model = make_model(fusion=fusion, encoders=encoders, output=output, classes=["no", "yes"]).train()
+    model = make_model(fusion=fusion, encoders=encoders, output=output).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     waiting = {name: p for name, p in model.named_parameters() if p.requires_grad}
     rows = make_rows()
@@ -137,7 +136,7 @@ def test_answers_are_what_the_logits_say() -> None:
     batch = make_batch(model, rows)
     first = model(**batch).logits[:, 0].argmax(-1)
     ids = []
-    x_m = model.fuse(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+    x_m = model.fuse(*model.encode(**{name: tensor for name, tensor in batch.items() if name != "labels"}))
     embeddings, mask = model.context(x_m, batch["prompt_ids"], batch["prompt_mask"])
     ids = model.llm.generate(
         inputs_embeds=embeddings, attention_mask=mask.long(), max_new_tokens=1, do_sample=False, pad_token_id=0
@@ -148,7 +147,7 @@ def test_answers_are_what_the_logits_say() -> None:
 def test_context_is_soft_tokens_then_prompt_padded_on_the_left() -> None:
     model = make_model()
     batch = make_batch(model, make_rows([("text",), ("text", "image"), ("image",)]))
-    x_m = model.fuse(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+    x_m = model.fuse(*model.encode(**{name: tensor for name, tensor in batch.items() if name != "labels"}))
     embeddings, mask = model.context(x_m, batch["prompt_ids"], batch["prompt_mask"])
     for n in range(3):
         real = embeddings[n][mask[n]]
@@ -168,7 +167,7 @@ def test_shuffled_soft_tokens_are_another_rows() -> None:
 @pytest.mark.parametrize("output", ["text", "class"])
 @pytest.mark.parametrize("encoders", [{}, SMALL_TRANSFORMERS], ids=["cnn", "transformer"])
 def test_a_saved_model_answers_the_same(tmp_path: Path, output: str, encoders: dict[str, str]) -> None:
-    model = make_model(output=output, encoders=encoders, classes=["no", "yes"])
+    model = make_model(output=output, encoders=encoders)
     model.train()  # moves the running statistics of batch normalisation
     model(**make_batch(model, make_rows() * 2))
     model.eval()
@@ -189,7 +188,7 @@ def test_any_causal_language_model(tmp_path: Path, output: str) -> None:
     config = GPT2Config(vocab_size=len(TOKENIZER), n_embd=24, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
     llm = GPT2LMHeadModel(config)
     llm.save_pretrained(tmp_path)
-    model = make_model(llm=str(tmp_path), freeze_llm=True, output=output, classes=["no", "yes"])
+    model = make_model(llm=str(tmp_path), freeze_llm=True, output=output)
     torch.testing.assert_close(model.get_input_embeddings().weight, llm.transformer.wte.weight)
     assert not any(p.requires_grad for p in model.llm.parameters()) and model.to_llm.weight.requires_grad
     rows = make_rows()
@@ -203,7 +202,7 @@ def test_any_causal_language_model(tmp_path: Path, output: str) -> None:
 
 
 def test_fewer_modalities_have_no_parameters_for_the_others() -> None:
-    model = make_model(("image",))
+    model = make_model(("image",), encoders=SMALL_TRANSFORMERS)
     assert list(model.encoders) == ["image"] and model.fusion.stand_in_NTD.shape[0] == 1
     batch = make_batch(model, make_rows())
     assert set(batch) == {"present", "image", "labels"}
@@ -215,7 +214,7 @@ def test_images_of_any_size_and_a_single_training_row(size: int) -> None:
     features = FeatureSettings(image={"size": size})
     model = build_model(ModelSettings(width=16, heads=2, layers=1, tokens=6), features, TOKENIZER, ("image",)).train()
     row = make_rows([("image",)])[0] | {"image": {"pixels": np.zeros((3, size, size), np.uint8)}}
-    collator = Collator(TOKENIZER, features, ("image",), answers=True)
+    collator = Collator(TOKENIZER, features, ("image",), targets=partial(model.output.targets, tokenizer=TOKENIZER))
     assert model(**collator([row])).loss.isfinite()
 
 

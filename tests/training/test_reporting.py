@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import PIL.Image
 import pytest
 
 from training import reporting
-from training.evaluate import confusion, figures
+from training.metrics import confusion
+from training.outputs.text import TextOutput
+from training.records import EvaluationRow
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -31,8 +34,8 @@ def row(label: str | None = "7", text: str | None = "What?", image: bool = True,
     }
 
 
-def asked(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    return [{"label": label, "prediction": answer} for label, answer in pairs]
+def matrix(pairs: list[tuple[str, str]]) -> tuple[list[str], np.ndarray]:
+    return confusion([label for label, _ in pairs], [answer for _, answer in pairs])
 
 
 def test_wrong_answers_have_a_colour_of_their_own() -> None:
@@ -59,14 +62,14 @@ def test_examples_can_be_drawn(rows: list[dict[str, Any]], answers: list[str | N
 
 def test_mistakes_are_seen_in_the_confusion_matrix() -> None:
     perfect = [(str(n % 5), str(n % 5)) for n in range(200)]
-    assert not holds(reporting.confusion_picture(*confusion(asked(perfect))), reporting.WRONG)
-    half = reporting.confusion_picture(*confusion(asked(perfect + [("0", "1")] * 5000)))
+    assert not holds(reporting.confusion_picture(*matrix(perfect)), reporting.WRONG)
+    half = reporting.confusion_picture(*matrix(perfect + [("0", "1")] * 5000))
     assert holds(half, "#d65f0c") or holds(half, reporting.WRONG)
 
 
 def test_many_labels_make_no_giant_picture() -> None:
-    few = pixels(reporting.confusion_picture(*confusion(asked([(str(n), "x") for n in range(3)]))))
-    many = pixels(reporting.confusion_picture(*confusion(asked([(f"a long label {n}", "x") for n in range(500)]))))
+    few = pixels(reporting.confusion_picture(*matrix([(str(n), "x") for n in range(3)])))
+    many = pixels(reporting.confusion_picture(*matrix([(f"a long label {n}", "x") for n in range(500)])))
     assert few.shape[0] < many.shape[0] <= 1500
 
 
@@ -81,16 +84,14 @@ def test_curves_are_drawn_where_there_are_values() -> None:
 
 
 def test_bars_of_subsets_leave_out_what_has_no_rows() -> None:
-    full = {
-        "inputs": "text+image",
-        "subset": "text+image",
-        "slice": None,
-        **figures(asked([("a", "a"), ("b", "c")] * 9)),
-    }
-    empty = {"inputs": "text+image", "subset": "image", "slice": None, **figures([])}
+    def bar(subset: str, labels: list[str], answers: list[str], slice: str | None = None) -> EvaluationRow:
+        figures = TextOutput({}).figures(labels, answers)
+        return EvaluationRow(inputs="text+image", subset=subset, slice=slice, n=len(labels), metrics=figures)
+
+    full, empty = bar("text+image", ["a", "b"] * 9, ["a", "c"] * 9), bar("image", [], [])
     assert holds(reporting.subsets_picture([full, empty]), reporting.RIGHT)
     assert not holds(reporting.subsets_picture([empty]), reporting.RIGHT)
-    assert not holds(reporting.subsets_picture([empty, full | {"slice": "kind=sum"}]), reporting.RIGHT)
+    assert not holds(reporting.subsets_picture([empty, replace(full, slice="kind=sum")]), reporting.RIGHT)
 
 
 @pytest.mark.parametrize("draw", [lambda: reporting.learning_picture([{"step": 1, "loss": 0.5}])])

@@ -1,6 +1,8 @@
 """A training's fingerprint follows everything that decides the weights."""
 
+import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -8,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from training.catalog import Choice
 from training.features import FeatureSettings
 from training.processor import Processor
-from training.settings import MediaLimits, ModelSettings, TrainingSettings
-from training.spec import plan_runs
+from training.settings import MediaLimits, ModelSettings, SpeechAugmentation, TrainingSettings
+from training.spec import JobSpec, RunSpec, plan_runs
 
 MODEL = ModelSettings(width=16, heads=2)
 
@@ -64,3 +67,16 @@ def test_numpy_decides_the_spectra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processor, "_version", lambda name: "0.0.1" if name == "numpy" else version(name))
     now = {m: before.fingerprint(m) for m in names}
     assert {m for m in names if now[m] != names[m]} == {"speech"}
+
+
+def test_a_specification_comes_back_from_json(make_spec: Callable[..., tuple[JobSpec, RunSpec]]) -> None:
+    spec, run = make_spec("there_and_back")
+    encoders = {"image": Choice("small_transformer"), "text": Choice("my.module:Encoder", {"layers": 2})}
+    model = replace(MODEL, encoders=encoders, fusion={"kind": "my.module:Fusion"}, output="class")  # type: ignore[arg-type]
+    training = TrainingSettings(
+        augmentation={"speech": SpeechAugmentation(noise_snr_db=(0, 10))},
+        objectives=({"kind": "answer", "weight": 2},),  # type: ignore[arg-type]
+        report_to=("tensorboard",),
+    )
+    spec = replace(spec, runs=(replace(run, model=model, training=training),))
+    assert JobSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec

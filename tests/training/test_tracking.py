@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from filelock import FileLock
 from transformers import TrainerControl, TrainerState
@@ -18,7 +19,9 @@ from transformers import TrainerControl, TrainerState
 from training import model_registry, tracking
 from training.evaluate import measure
 from training.job import headline
-from training.schema import PREDICTIONS
+from training.outputs.text import TextOutput
+from training.records import TrainingReport
+from training.schema import predictions_schema
 from training.spec import JobSpec, RunSpec
 from training.tracking import client
 
@@ -26,8 +29,21 @@ MakeSpec = Callable[..., tuple[JobSpec, RunSpec]]
 
 
 def run_of(spec: JobSpec, run: RunSpec) -> Any:
-    (found,) = tracking._runs(spec.tracking_uri, spec.project, run.fingerprint)
-    return found
+    (stored,) = tracking._runs(spec.tracking_uri, spec.project, run.fingerprint)
+    return stored
+
+
+def report_of(run: RunSpec, run_id: str, version: str | None) -> TrainingReport:
+    return TrainingReport(
+        name=run.name,
+        mlflow_run_id=run_id,
+        version=version,
+        dataset_fingerprint="d",
+        training_fingerprint=run.fingerprint,
+        metrics={"n": 4, "accuracy": 0.5, "f1": None},
+        subsets={"text": None, "text+image": 0.5},
+        seconds={"train": 1.5},
+    )
 
 
 def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -36,30 +52,30 @@ def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: 
     (tmp_path / "confusion.png").write_bytes(b"picture")
     with tracking.open_run(spec, run) as active:
         tracking.log_parameters(run, {"model": {"width": 16, "encoders": {"text": "llm"}}, "epochs": 3})
-        tracking.log_results(tmp_path, {"test_accuracy": 0.5}, {"text": 0.25, "text+image": 0.5, "speech": None})
-        tracking.log_report({"name": "model", "version": "1"})
+        tracking.log_results(tmp_path, {"accuracy": 0.5}, {"text": 0.25, "text+image": 0.5, "speech": None})
+        report = report_of(run, active.info.run_id, version="1")
+        tracking.log_report(report)
         assert tracking.find_run(spec.tracking_uri, spec.project, run.fingerprint) is None, "it is not finished yet"
-    found = run_of(spec, run)
-    assert found.info.status == "FINISHED"
-    assert found.data.params == {
+    stored = run_of(spec, run)
+    assert stored.info.status == "FINISHED"
+    assert stored.data.params == {
         "keep": "text+image+speech",
         "model.width": "16",
         "model.encoders.text": "llm",
         "epochs": "3",
     }
-    assert found.data.metrics == {"test_accuracy": 0.5, "test_accuracy/text": 0.25, "test_accuracy/text-image": 0.5}
+    assert stored.data.metrics == {"test_accuracy": 0.5, "test_accuracy/text": 0.25, "test_accuracy/text-image": 0.5}
     assert tracking.find_run(spec.tracking_uri, spec.project, run.fingerprint) == active.info.run_id
-    assert tracking.find_report(spec.tracking_uri, spec.project, run.fingerprint) == {"name": "model", "version": "1"}
+    assert tracking.find_report(spec.tracking_uri, spec.project, run.fingerprint) == report
     assert tracking.read_artifact(spec.tracking_uri, active.info.run_id, "confusion.png") == b"picture"
     assert tracking.find_run(spec.tracking_uri, spec.project, "another") is None
 
 
 def test_what_could_not_be_measured_is_left_out(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec, run = make_spec("unmeasured")
-    nothing = measure(PREDICTIONS.empty_table(), ["text", "image"])
-    metrics = {f"test_{name}": value for name, value in headline(nothing).items()}
+    nothing = measure(predictions_schema(pa.string()).empty_table(), ["text", "image"], TextOutput({}))
     with tracking.open_run(spec, run):
-        tracking.log_results(tmp_path, metrics, {row["subset"]: row["accuracy"] for row in nothing})
+        tracking.log_results(tmp_path, headline(nothing), {row.subset: row.main.value for row in nothing})
     assert run_of(spec, run).data.metrics == {"test_n": 0}
 
 
@@ -67,11 +83,11 @@ def test_a_run_names_its_dataset_and_origin(make_spec: MakeSpec) -> None:
     spec, run = make_spec("origin")
     with tracking.open_run(spec, run):
         pass
-    found = run_of(spec, run)
-    dataset = found.inputs.dataset_inputs[0].dataset
+    stored = run_of(spec, run)
+    dataset = stored.inputs.dataset_inputs[0].dataset
     assert dataset.digest == spec.dataset and dataset.source_type == "delta_table"
     assert json.loads(dataset.source) == {"path": f"{spec.lake}/dataset", "delta_table_version": 7}
-    tags = {k.removeprefix("triptych."): v for k, v in found.data.tags.items() if k.startswith("triptych.")}
+    tags = {k.removeprefix("triptych."): v for k, v in stored.data.tags.items() if k.startswith("triptych.")}
     assert tags.pop("process").startswith(socket.gethostname())
     assert tags == {
         "dagster_run_id": "run-of-dagster",
@@ -214,7 +230,7 @@ def test_versions_have_aliases_looks_and_reasons(make_spec: MakeSpec, bundle: Pa
     assert model_registry.alias(uri, "aliases", "champion") is None and model_registry.versions(uri, "aliases") == []
     for spec, run in ((old_spec, old_run), (new_spec, new_run)):
         with tracking.open_run(spec, run):
-            tracking.log_results(bundle, {"test_accuracy": 0.5 + run.training.seed / 10}, {})
+            tracking.log_results(bundle, {"accuracy": 0.5 + run.training.seed / 10}, {})
             model_registry.log_model(spec, run, bundle)
     assert model_registry.alias(uri, "aliases", "champion") is None
     model_registry.tag_version(uri, "aliases", "2", {"gate_reasons": json.dumps(["not better"])})

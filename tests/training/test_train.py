@@ -10,15 +10,17 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from training.cache import FeatureCache
+from training.checkpoints import last_checkpoint
 from training.data import SampleDataset
 from training.features import FeatureSettings
 from training.model import FusionModel
 from training.schema import DATASET, FEATURES, features_schema, tensor_columns
 from training.settings import ModelSettings, TrainingSettings
-from training.train import Trained, fit, last_checkpoint, make_tokenizer, predict
+from training.train import Trained, TrainingTask, fit, make_tokenizer, predict
 
 FEATURES_SETTINGS = FeatureSettings(image={"size": 8, "color": "grey"}, speech={"mels": 8, "coefficients": 4})
 MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=1, max_new_tokens=3, modality_dropout=0.3, dropout=0.1)
@@ -63,7 +65,26 @@ def train(samples: SampleDataset, folder: Path, **changes: Any) -> Trained:
     model, training = changes.pop("model", MODEL), changes.pop("training", TRAINING)
     parts = samples.take(range(48)), samples.take(range(48, 64))
     tokenizer = make_tokenizer(parts[0], model, replace(training, vocabulary=300))
-    return fit(model, training, FEATURES_SETTINGS, *parts, tokenizer, folder, **changes)
+    return fit(make_task(*parts, tokenizer, model, training, keep=changes.pop("keep", None)), folder, **changes)
+
+
+def make_task(
+    rows: SampleDataset,
+    validation: SampleDataset,
+    tokenizer: Any,
+    model: ModelSettings = MODEL,
+    training: TrainingSettings = TRAINING,
+    keep: frozenset[str] | None = None,
+) -> TrainingTask:
+    return TrainingTask(
+        model=model,
+        training=training,
+        features=FEATURES_SETTINGS,
+        train=rows,
+        validation=validation,
+        tokenizer=tokenizer,
+        keep=keep,
+    )
 
 
 class Stop(TrainerCallback):
@@ -170,7 +191,7 @@ def test_checkpoints_of_another_training_are_refused(samples: SampleDataset, tmp
 
 def test_bad_input_is_named(samples: SampleDataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no training row has any modality \(0 rows\)"):
-        fit(MODEL, TRAINING, FEATURES_SETTINGS, samples.take([]), samples, None, tmp_path / "a")  # type: ignore[arg-type]
+        fit(make_task(samples.take([]), samples, None), tmp_path / "a")
     only_text = SampleDataset(samples.index, {"text": samples.caches["text"]})
     with pytest.raises(ValueError, match="no training row has image"):
         train(only_text, tmp_path / "b", keep=frozenset({"image"}))
@@ -185,16 +206,36 @@ def test_a_label_that_no_answer_could_be_is_named(samples: SampleDataset, tmp_pa
     rows = long.take(range(48))
     tokenizer = make_tokenizer(samples, MODEL, replace(TRAINING, vocabulary=300))
     needed = len(tokenizer("neither yes nor no", add_special_tokens=False)["input_ids"])
-    rest = TRAINING, FEATURES_SETTINGS, rows, long.take([]), tokenizer
+    parts = rows, long.take([]), tokenizer
     with pytest.raises(ValueError, match=rf"'neither yes nor no' has {needed} tokens.*max_new_tokens \(3\): set it to"):
-        fit(MODEL, *rest, tmp_path / "short")
+        fit(make_task(*parts), tmp_path / "short")
     once = replace(TRAINING, epochs=1)
-    fit(replace(MODEL, max_new_tokens=needed), once, *rest[1:], tmp_path / "enough")
-    fit(replace(MODEL, output="class"), once, *rest[1:], tmp_path / "classes")
+    fit(make_task(*parts, replace(MODEL, max_new_tokens=needed), once), tmp_path / "enough")
+    fit(make_task(*parts, replace(MODEL, output="class"), once), tmp_path / "classes")
 
 
 def test_training_without_validation(samples: SampleDataset, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(samples, MODEL, replace(TRAINING, vocabulary=300))
-    none = samples.take([])
-    trained = fit(MODEL, replace(TRAINING, epochs=1), FEATURES_SETTINGS, samples, none, tokenizer, tmp_path)
+    task = make_task(samples, samples.take([]), tokenizer, training=replace(TRAINING, epochs=1))
+    trained = fit(task, tmp_path)
     assert not any("validation_loss" in entry for entry in trained.history)
+
+
+def test_parameters_of_an_objective_train_and_are_not_saved_with_the_model(
+    own_kinds: Path, samples: SampleDataset, tmp_path: Path
+) -> None:
+    objectives: Any = ("answer", {"kind": "own_kinds:OwnObjective"})
+    training = replace(TRAINING, epochs=1, objectives=objectives)
+    trained = train(samples, tmp_path / "checkpoints", training=training)
+    trained.model.save_pretrained(tmp_path / "model")
+    checkpoint = tmp_path / "checkpoints" / "checkpoint-6"
+    first, last = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "model"))
+    assert first.keys() - last.keys() == {f"objectives.1.projection.{name}" for name in ("weight", "bias")}
+    logged = [entry for entry in trained.history if "loss" in entry]
+    assert logged
+    for entry in logged:
+        assert entry["loss"] == pytest.approx(entry["loss_answer"] + entry["loss_find_image"], abs=2e-4)
+    before = load_file(tmp_path / "checkpoints" / "checkpoint-3" / "model.safetensors")
+    assert not torch.equal(before["objectives.1.projection.weight"], first["objectives.1.projection.weight"])
+    plain = train(samples, tmp_path / "plain", training=replace(training, objectives=("answer",)))
+    assert not any("loss_answer" in entry for entry in plain.history)

@@ -66,6 +66,10 @@ class Modality(ABC):
         """The columns `extra` of the feature row."""
         return {}
 
+    @abstractmethod
+    def example(self) -> bytes:
+        """A small item, as the bytes of a file; of a text its UTF-8."""
+
     def identity(self) -> Any:
         """What a fingerprint of clean rows must know beside options, version and packages."""
         return None

@@ -1,8 +1,10 @@
 """Images: pictures of any common format, upright, in 8-bit RGB (`training.media`)."""
 
+import io
 from typing import Any, ClassVar
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 
 from training.media import Image, decode_image
@@ -32,6 +34,13 @@ class ImageModality(Modality):
 
     def describe(self, content: Image) -> dict[str, Any]:
         return {name: getattr(content, name) for name in (*self.columns, "warnings")}
+
+    def example(self) -> bytes:
+        """A gradient, as PNG."""
+        picture = io.BytesIO()
+        pixels_HW = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4
+        PIL.Image.fromarray(pixels_HW).save(picture, "PNG")
+        return picture.getvalue()
 
     def draw(self, tensor: np.ndarray) -> np.ndarray:
         pixels_CHW = np.repeat(tensor, 3, axis=0) if tensor.shape[0] == 1 else tensor

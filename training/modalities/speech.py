@@ -1,5 +1,6 @@
 """Speech: recordings of any format that libsndfile reads, mono, as float32 (`training.media`)."""
 
+import io
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +37,15 @@ class SpeechModality(Modality):
     def describe(self, content: Speech) -> dict[str, Any]:
         row = {name: getattr(content, name) for name in (*self.columns, "warnings") if name != "rms"}
         return row | {"rms": float(np.sqrt(np.mean(np.square(content.waveform, dtype=np.float64))))}
+
+    def example(self) -> bytes:
+        """Half a second of a tone, as WAV."""
+        import soundfile
+
+        tone = io.BytesIO()
+        waveform = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4000) / 8000)
+        soundfile.write(tone, waveform, 8000, format="WAV", subtype="PCM_16")
+        return tone.getvalue()
 
     def draw(self, tensor: np.ndarray) -> np.ndarray:
         """A spectrogram, low frequencies below."""

@@ -54,6 +54,9 @@ class TextModality(Modality):
     def extras(self, content: Any) -> dict[str, Any]:
         return {"text": content.text}
 
+    def example(self) -> bytes:
+        return b"What do you see?"
+
     def identity(self) -> Any:
         """The version of the character database, which decides normalisation."""
         return unicodedata.unidata_version

@@ -1,0 +1,139 @@
+"""The contract of outputs, over every kind of the catalogue and one of a user's own."""
+
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from training.catalog import OUTPUTS, Choice
+from training.model import FusionModel
+
+KINDS = [*OUTPUTS.names(), "own_kinds:OwnOutput"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, own_kinds: Path) -> str:
+    return request.param
+
+
+def fitted(kind: str, tokenizer: Any) -> Any:
+    from training.settings import ModelSettings
+
+    choice = OUTPUTS.choose(kind)
+    return OUTPUTS.make(choice, OUTPUTS.make(choice, {}).fit(["7", "9", "7"], tokenizer, ModelSettings(output=choice)))
+
+
+def test_ours_are_checked_without_torch() -> None:
+    code = "import sys; from training.catalog import OUTPUTS\n"
+    code += "print([metric.name for kind in OUTPUTS.names() for metric in OUTPUTS.load(kind).metrics])\n"
+    code += "sys.exit(bool({'torch', 'transformers', 'scipy', 'mlflow'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_labels_are_read_as_the_type_that_tables_hold(kind: str, tokenizer: Any) -> None:
+    output = fitted(kind, tokenizer)
+    values = [output.read(label) for label in ("7", "9")]
+    assert pa.array(values, output.arrow_type).to_pylist() == values
+    assert pa.array([output.constant([*values, values[0]])], output.arrow_type).null_count == 0
+
+
+def test_the_right_answer_is_the_best_and_none_the_worst(kind: str, tokenizer: Any) -> None:
+    output = fitted(kind, tokenizer)
+    right, wrong = output.read("7"), output.read("9")
+    for metric in output.metrics:
+        sign = 1 if metric.higher_is_better else -1
+        best, other, nothing = (sign * float(metric.score(right, answer)) for answer in (right, wrong, None))
+        assert best > other >= nothing
+    figures = output.figures([right, wrong] * 4, [right, right] * 4)
+    assert list(figures)[: len(output.metrics)] == [metric.name for metric in output.metrics]
+    for figure in figures.values():
+        assert figure.low <= figure.value <= figure.high
+    assert output.metric() is output.metrics[0] is output.metric(output.metrics[0].name)
+
+
+def test_gradients_reach_every_parameter(kind: str, rows: Any, make_model: Callable[..., Any]) -> None:
+    model, _ = make_model(rows, output=kind)
+    model.train()
+    waiting = {name for name, p in model.named_parameters() if p.requires_grad}
+    for part in (rows[:3], rows[3:6], rows[6:] * 2, rows):
+        _, batch = make_model(part, output=kind)
+        loss = model(**batch).loss
+        assert loss.shape == () and loss.isfinite()
+        model.zero_grad()
+        loss.backward()
+        waiting -= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0 if p.grad is None else 0.01 * p.grad.sign()
+    assert not waiting, f"never trained: {sorted(waiting)}"
+
+
+def test_training_on_the_targets_brings_the_answers_nearer(
+    kind: str, rows: Any, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    rows = [rows[0] | {"label": "9"}, rows[1] | {"label": "7"}]
+    model, batch = make_model(rows, output=kind)
+    model.eval()
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    answers = model.answer(batch, tokenizer)
+    assert pa.array(answers, model.output.arrow_type).null_count == 0 and len(answers) == 2
+    right = [model.output.read(row["label"]) for row in rows]
+    near = [model.output.metric().score(label, answer) for label, answer in zip(right, answers, strict=True)]
+    assert near == pytest.approx([float(model.output.metric().score(label, label)) for label in right], abs=0.5)
+
+
+def test_a_row_is_answered_alone_as_in_a_batch(
+    kind: str, rows: Any, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    model, batch = make_model(rows, output=kind)
+    together = model.eval().answer(batch, tokenizer)
+    for row, answer in zip(rows, together, strict=True):
+        alone = model.answer(make_model([row], output=kind)[1], tokenizer)
+        assert alone == [answer] or alone == pytest.approx([answer], abs=1e-4)
+
+
+def test_a_saved_model_answers_the_same(
+    kind: str, rows: Any, make_model: Callable[..., Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    model, batch = make_model(rows, output=kind)
+    model.eval().save_pretrained(tmp_path)
+    loaded = FusionModel.from_pretrained(tmp_path).eval()
+    assert loaded.answer(batch, tokenizer) == model.answer(batch, tokenizer)
+    torch.testing.assert_close(loaded(**batch).loss, model(**batch).loss)
+
+
+def begin(paths: list[str]) -> None:
+    sys.path[:] = paths
+
+
+def test_all_can_be_sent_to_a_worker(own_kinds: Path, tokenizer: Any) -> None:
+    outputs = [fitted(kind, tokenizer) for kind in KINDS]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin, (sys.path,)) as pool:
+        there = [pool.submit(type(output).targets, output, ["9", "7"], tokenizer).result() for output in outputs]
+    for output, targets in zip(outputs, there, strict=True):
+        assert torch.equal(targets, output.targets(["9", "7"], tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("txt", "output is 'txt', expected one of text, class, or your own as module:Class; did you mean text"),
+        ({"kind": "text", "beams": 3}, "output text has no option 'beams'; it has no options"),
+    ],
+)
+def test_what_is_wrong_is_named(value: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        OUTPUTS.choose(value)
+    assert OUTPUTS.choose("class") == Choice("class")

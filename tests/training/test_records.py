@@ -1,0 +1,52 @@
+"""What crosses from one process to another comes back as it was, through JSON."""
+
+import json
+from typing import Any
+
+import pytest
+
+from training.records import EvaluationRow, Figure, TrainingReport, Verdict
+
+RECORDS = [
+    EvaluationRow(
+        inputs="text+image",
+        subset="image",
+        slice="kind=sum",
+        n=3,
+        metrics={"error": Figure(0.5, 0.25, 1.5), "f1": Figure(), "accuracy": Figure(1.0, 0.5, 1.0)},
+    ),
+    TrainingReport(
+        name="text",
+        mlflow_run_id="m",
+        version=None,
+        dataset_fingerprint="d",
+        training_fingerprint="t",
+        metrics={"n": 3, "accuracy": None},
+        subsets={"text": 0.5, "image": None},
+        seconds={"train": 1.5},
+    ),
+    Verdict(version=2, champion_before="none", champion="2", aliases=["champion"], reasons=["better"], test_looks=1),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_record_comes_back_from_json(record: Any) -> None:
+    assert type(record).from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+def test_the_first_metric_gives_the_interval_its_plain_names() -> None:
+    assert RECORDS[0].to_json() == {
+        "inputs": "text+image",
+        "subset": "image",
+        "slice": "kind=sum",
+        "n": 3,
+        "error": 0.5,
+        "low": 0.25,
+        "high": 1.5,
+        "f1": None,
+        "f1_low": None,
+        "f1_high": None,
+        "accuracy": 1.0,
+        "accuracy_low": 0.5,
+        "accuracy_high": 1.0,
+    }

@@ -1,0 +1,300 @@
+"""Each setting changes what it configures: one that silently does nothing is found here, and so is a new one without a
+case."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from training.cache import FeatureCache, needed_columns
+from training.comparison import decide
+from training.data import SampleDataset
+from training.features import FeatureSettings
+from training.job import how_many_at_once
+from training.layers import Block
+from training.metrics import Metric, exact_match
+from training.model import FusionModel
+from training.outputs.text import TextOutput
+from training.schema import DATASET, features_schema, predictions_schema, tensor_columns
+from training.settings import (
+    ImageAugmentation,
+    ModelSettings,
+    PromotionSettings,
+    SpeechAugmentation,
+    TrainingSettings,
+)
+from training.spec import plan_runs
+from training.train import TrainingTask, make_tokenizer, make_trainer, new_model
+
+FEATURE_SETTINGS = FeatureSettings(
+    image={"size": 12, "color": "grey"},
+    speech={"sample_rate": 4000, "mels": 16, "coefficients": 8, "keep_waveform": True},
+)
+MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=2, max_new_tokens=4, modality_dropout=0.0)
+TRAINING = TrainingSettings(batch_size=4)
+ROWS = 16
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
+    """Pictures, sounds and questions, no two alike, as the featurizers store them."""
+    root, random = tmp_path_factory.mktemp("cache"), np.random.default_rng(0)
+    caches = {}
+    for modality in ("text", "image", "speech"):
+        names = needed_columns(modality, FEATURE_SETTINGS)
+        caches[modality] = FeatureCache(root, modality, "f", names)
+        entries, dtypes = [], {name: dtype for name, dtype in names.items() if dtype is not None}
+        for n in range(ROWS):
+            entry: dict[str, Any] = {"id": f"{modality}{n}", "fingerprint": "f"}
+            if modality == "text":
+                text = f"what do you see in {n}?"
+                entry |= {"text": text} | tensor_columns({"input_ids": np.frombuffer(text.encode(), np.uint8)}, dtypes)
+            elif modality == "image":
+                entry |= tensor_columns({"pixels": random.integers(0, 256, (1, 12, 12))}, dtypes)
+            else:
+                tone = 12000 * np.sin(2 * np.pi * (200 + 50 * n) * np.arange(2000) / 4000)
+                entry |= tensor_columns({"log_mel": random.normal(size=(20, 16)), "waveform": tone}, dtypes)
+            entries.append(entry)
+        table = pa.Table.from_pylist(entries, features_schema(modality, dtypes))
+        caches[modality].add(ds.dataset(table), [e["id"] for e in entries])
+    index = [
+        {"sample_id": f"s{n}", "label": "yes" if n % 2 else "no"} | {f"{m}_id": f"{m}{n}" for m in caches}
+        for n in range(ROWS)
+    ]
+    return SampleDataset(pa.Table.from_pylist(index, DATASET), caches)
+
+
+class Effects:
+    """What the code makes of settings: the objects that it really builds of them."""
+
+    def __init__(self, rows: SampleDataset, folder: Path) -> None:
+        self.rows, self.folder = rows, folder
+
+    def task(self, model: ModelSettings = MODEL, training: TrainingSettings = TRAINING) -> TrainingTask:
+        return TrainingTask(
+            model=model,
+            training=training,
+            features=FEATURE_SETTINGS,
+            train=self.rows,
+            validation=self.rows,
+            tokenizer=make_tokenizer(self.rows, model, dataclasses.replace(training, vocabulary=300)),
+            noise={"speech": [(9000 * np.sin(np.arange(3000) ** 1.5)).astype(np.int16)]},
+        )
+
+    def trainer(self, task: TrainingTask) -> Any:
+        return make_trainer(task, new_model(task), self.folder, (), None)
+
+    def arguments(self, training: TrainingSettings, *names: str) -> list[Any]:
+        arguments = self.trainer(self.task(training=training)).args
+        return [getattr(arguments, name) for name in names]
+
+    def optimizer(self, training: TrainingSettings) -> Any:
+        trainer = self.trainer(self.task(training=training))
+        trainer.create_optimizer_and_scheduler(20)
+        return trainer
+
+    def model(self, settings: ModelSettings) -> FusionModel:
+        return new_model(self.task(settings))
+
+    def batch(self, task: TrainingTask, epochs: int = 1) -> dict[str, torch.Tensor]:
+        """All rows, as the training of the task sees them in its epochs."""
+        collator = self.trainer(task).data_collator
+        return collator([self.rows[epoch, n] for epoch in range(epochs) for n in range(ROWS)])
+
+    def loss(self, training: TrainingSettings) -> float:
+        task = self.task(training=training)
+        network = new_model(task).train()
+        loss = network(**self.batch(self.task())).loss
+        assert loss is not None
+        return loss.item()
+
+    def augmented(self, augmentation: SpeechAugmentation | ImageAugmentation) -> bytes:
+        modality = "speech" if isinstance(augmentation, SpeechAugmentation) else "image"
+        training = dataclasses.replace(TRAINING, augmentation={modality: augmentation})
+        return self.batch(self.task(training=training))[modality].numpy().tobytes()
+
+
+def dropout_rates(model: FusionModel) -> list[float]:
+    """Of encoders, fusion and language model: the lowest of each part."""
+    image = [m.p for m in model.encoders["image"].modules() if isinstance(m, nn.Dropout)]
+    speech = [m.p for m in model.encoders["speech"].modules() if isinstance(m, nn.Dropout)]
+    fusion = [m.p for m in model.fusion.modules() if isinstance(m, nn.Dropout)]
+    attention = [m.rate for m in model.fusion.modules() if isinstance(m, Block)]
+    return [min(image), min(speech), min(fusion), min(attention), model.llm.config.attention_dropout]
+
+
+class TwoMetrics(TextOutput):
+    metrics = (Metric("accuracy", exact_match), Metric("mistakes", lambda a, b: float(a != b), higher_is_better=False))
+
+
+def decision(settings: PromotionSettings) -> list[str]:
+    """The reasons about a challenger that is a little better than the champion, and worse than one modality."""
+
+    def table(subset: str, right: int) -> pa.Table:
+        answers = ["yes" if n < right else "no" for n in range(100)]
+        entries = [
+            {"sample_id": f"s{n}", "subset": subset, "label": "yes", "prediction": answer}
+            for n, answer in enumerate(answers)
+        ]
+        return pa.Table.from_pylist(entries, predictions_schema(pa.string()))
+
+    singles = {"image": table("image", 80)}
+    return decide(table("text+image", 73), table("text+image", 70), singles, settings, TwoMetrics({})).reasons
+
+
+def llm_folder(folder: Path) -> str:
+    vocabulary = 300
+    config = GPT2Config(vocab_size=vocabulary, n_embd=24, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
+    GPT2LMHeadModel(config).save_pretrained(folder / "llm")
+    from training.tokenizer import fit_tokenizer
+
+    fit_tokenizer(["what do you see", "yes", "no"] * 3, vocabulary).save_pretrained(folder / "llm")
+    return str(folder / "llm")
+
+
+def tokens_answered(effects: Effects, settings: ModelSettings) -> list[Any]:
+    """Of a model whose end of sequence never comes, and whose tokens all are text."""
+    task = effects.task(settings)
+    network = new_model(task).eval()
+    output = network.get_output_embeddings()
+    assert output is not None
+    with torch.no_grad():
+        output.weight.zero_()
+        output.weight[10] = 1  # "(" or the like: whatever it is, one character
+        output.weight[11] = -1
+    answers = network.answer(effects.batch(task), task.tokenizer)
+    return [max(len(answer) for answer in answers)]
+
+
+Effect = Callable[[Effects, Any], Any]
+
+# Setting -> (what it is changed to, what that must change, and the settings that it is changed in, if not the defaults
+# above). An effect that is a list has several parts, of which each must change.
+CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
+    TrainingSettings: {
+        "epochs": (3, lambda e, s: e.arguments(s, "num_train_epochs")),
+        "batch_size": (2, lambda e, s: e.arguments(s, "per_device_train_batch_size")),
+        "learning_rate": (0.1, lambda e, s: [e.optimizer(s).optimizer.defaults["lr"]]),
+        "weight_decay": (0.3, lambda e, s: [max(g["weight_decay"] for g in e.optimizer(s).optimizer.param_groups)]),
+        "warmup": (0.5, lambda e, s: [e.optimizer(s).lr_scheduler.lr_lambdas[0](5)]),
+        "label_smoothing": (0.3, lambda e, s: e.loss(s)),
+        "augmentation": (
+            {"speech": SpeechAugmentation(gain_db=6, pitch=3), "image": ImageAugmentation(shift=0.3)},
+            lambda e, s: [e.batch(e.task(training=s))[m].numpy().tobytes() for m in ("image", "speech")],
+        ),
+        "objectives": (({"kind": "answer", "weight": 2.0},), lambda e, s: e.loss(s)),
+        "gradient_accumulation": (2, lambda e, s: e.arguments(s, "gradient_accumulation_steps")),
+        "max_grad_norm": (0.5, lambda e, s: e.arguments(s, "max_grad_norm")),
+        "precision": ("bfloat16", lambda e, s: e.arguments(s, "bf16")),
+        "seed": (
+            1,
+            lambda e, s: [
+                next(new_model(e.task(training=s)).encoders["image"].parameters()).detach().numpy().tobytes(),
+                list(e.trainer(e.task(training=s))._get_train_sampler(range(ROWS))),
+                e.trainer(e.task(training=s)).data_collator.seed,
+            ],
+        ),
+        "workers": (1, lambda e, s: e.arguments(s, "dataloader_num_workers")),
+        "parallel": (7, lambda e, s: how_many_at_once(s)),
+        "checkpoint_steps": (9, lambda e, s: e.arguments(s, "save_steps")),
+        "evaluations": (2, lambda e, s: e.arguments(s, "eval_steps")),
+        "vocabulary": (270, lambda e, s: len(make_tokenizer(e.rows, MODEL, s))),
+        "baseline_epochs": (
+            4,
+            lambda e, s: {
+                run.name: run.training.epochs for run in plan_runs(MODEL, s, FEATURE_SETTINGS, ["text", "image"], "d")
+            }["text"],
+        ),
+        "report_to": (("tensorboard",), lambda e, s: e.arguments(s, "report_to")),
+    },
+    ModelSettings: {
+        "encoders": ({"image": "small_transformer"}, lambda e, s: type(e.model(s).encoders["image"])),
+        "fusion": ("weighted", lambda e, s: type(e.model(s).fusion)),
+        "llm": (llm_folder, lambda e, s: type(e.model(s).llm)),
+        "output": ("class", lambda e, s: type(e.model(s).output)),
+        "width": (
+            32,
+            lambda e, s: [e.model(s).fusion.stand_in_NTD.shape[2], e.model(s).llm.config.hidden_size],
+        ),
+        "layers": (2, lambda e, s: e.model(s).llm.config.num_hidden_layers),
+        "heads": (
+            4,
+            lambda e, s: [
+                e.model(s).encoders["text"].pool.heads,
+                e.model(s).fusion.block.heads,
+                e.model(s).llm.config.num_attention_heads,
+            ],
+        ),
+        "tokens": (
+            4,
+            lambda e, s: [
+                e.model(s).fusion.stand_in_NTD.shape[1],
+                *(
+                    tokens.shape[1]
+                    for tokens in e.model(s)(**e.batch(e.task())).tokens.values()  # type: ignore[union-attr]
+                ),
+            ],
+        ),
+        "dropout": (0.5, lambda e, s: dropout_rates(e.model(s))),
+        "modality_dropout": (0.5, lambda e, s: e.batch(e.task(s), epochs=3)["present"].sum().item()),
+        "freeze_llm": (True, lambda e, s: [p.requires_grad for p in e.model(s).llm.parameters()]),
+        "max_new_tokens": (9, tokens_answered),
+    },
+    PromotionSettings: {
+        "metric": ("mistakes", lambda e, s: decision(s)),
+        "must_beat": (("champion",), lambda e, s: str(decision(s))),
+        "confidence": (0.6, lambda e, s: decision(s)),
+        "margin": (0.2, lambda e, s: decision(s)[0]),
+    },
+    SpeechAugmentation: {
+        "speed": (0.3, lambda e, s: e.augmented(s)),
+        "pitch": (3.0, lambda e, s: e.augmented(s)),
+        "gain_db": (20.0, lambda e, s: e.augmented(s)),
+        "noise_snr_db": ((0.0, 10.0), lambda e, s: e.augmented(s)),
+        "noise_chance": (1.0, lambda e, s: e.augmented(s), SpeechAugmentation(noise_snr_db=(0, 10), noise_chance=0)),
+        "time_masks": (2, lambda e, s: e.augmented(s)),
+        "frequency_masks": (2, lambda e, s: e.augmented(s)),
+        "mask_share": (0.9, lambda e, s: e.augmented(s), SpeechAugmentation(time_masks=2)),
+    },
+    ImageAugmentation: {
+        "rotation": (30.0, lambda e, s: e.augmented(s)),
+        "scale": (0.3, lambda e, s: e.augmented(s)),
+        "shift": (0.3, lambda e, s: e.augmented(s)),
+    },
+}
+DEFAULTS = {
+    TrainingSettings: TRAINING,
+    ModelSettings: MODEL,
+    PromotionSettings: PromotionSettings(),
+    SpeechAugmentation: SpeechAugmentation(),
+    ImageAugmentation: ImageAugmentation(),
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        pytest.param(kind, field.name, id=f"{kind.__name__}.{field.name}")
+        for kind in CASES
+        for field in dataclasses.fields(kind)
+    ],
+)
+def test_a_setting_changes_what_it_configures(settings: Any, name: str, rows: SampleDataset, tmp_path: Path) -> None:
+    assert name in CASES[settings], f"{settings.__name__}.{name} is new: say in CASES what it changes"
+    value, effect, *rest = CASES[settings][name]
+    before = rest[0] if rest else DEFAULTS[settings]
+    after = dataclasses.replace(before, **{name: value(tmp_path) if callable(value) else value})
+    effects = Effects(rows, tmp_path / "checkpoints")
+    first, again, second = effect(effects, before), effect(effects, before), effect(effects, after)
+    assert first == again, "the same settings have the same effect"
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        assert [number for number, pair in enumerate(zip(first, second, strict=True)) if pair[0] == pair[1]] == []
+    assert first != second

@@ -1,0 +1,13 @@
+"""The options that every objective has; here, where nothing is heavy, since project files are checked by them."""
+
+from dataclasses import dataclass
+
+from training.settings import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    weight: float = 1.0  # of the objective's losses in the sum that is minimised
+
+    def __post_init__(self) -> None:
+        check(self.weight > 0, "weight", self.weight, "a positive number")

@@ -1,0 +1,96 @@
+"""The contract of an output: everything that depends on what a model's answer is."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+
+from training.metrics import Metric, mean_figure
+from training.records import Figure
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+    from training.model import FusionModel
+    from training.settings import ModelSettings
+
+
+class Output:
+    """What a model answers with: its labels, its part of the model, its loss, and how answers are measured.
+
+    Labels lie in the tables as strings; `read` says what a string means, and from there on labels and predictions are
+    values of the output's type. An object is plain, light and can be pickled: project files are checked by the class,
+    so its module imports torch inside methods only. A kind with options takes them as `options`.
+
+    Shapes: B rows, S positions of what the language model reads (soft tokens, then the prompt), D its width.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]]  # the first one is what people are shown, and the gate's unless it is told
+    arrow_type: ClassVar[pa.DataType]  # of a label and a prediction in tables, answers and the served model's signature
+    reads_answers: ClassVar[bool] = False  # true: the language model is given the answer's tokens, also in training
+
+    def __init__(self, fitted: Mapping[str, Any]) -> None:
+        """`fitted` is what `fit` returned for the model that this output is part of; empty where there is none yet."""
+
+    def metric(self, name: str | None = None) -> Metric:
+        """The metric of that name (it must be there); without a name, the first."""
+        return next(metric for metric in self.metrics if name in (None, metric.name))
+
+    def read(self, label: str) -> Any:
+        """The value that a label means. Raises ValueError: it means none."""
+        raise NotImplementedError
+
+    def fit(
+        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
+    ) -> dict[str, Any]:
+        """What a model must know of the training labels before it is made, as JSON-able values.
+
+        Raises:
+            ValueError: no such model can be trained on them; the message says which label, and what to do.
+        """
+        return {}
+
+    def targets(self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
+        """The labels as `loss` takes them, one row each (B, ...)."""
+        raise NotImplementedError
+
+    def language_model(self) -> Any:
+        """The AutoModel class of transformers that makes and loads the language model."""
+        raise NotImplementedError
+
+    def head(self, width: int) -> "nn.Module | None":
+        """What the model has after the language model of that width, as `model.head`; None: nothing."""
+        return None
+
+    def logits(
+        self, model: "FusionModel", embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
+    ) -> "Tensor":
+        """What the model says before it is turned into an answer (B, ...); `model.read` runs the language model.
+
+        Raises:
+            ValueError: there are no targets, and this output needs them.
+        """
+        raise NotImplementedError
+
+    def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
+        """A scalar in nats or in a unit of its own. `smoothing` is `training.label_smoothing`, where it has a sense."""
+        raise NotImplementedError
+
+    def answers(
+        self,
+        model: "FusionModel",
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> list[Any]:
+        """A prediction for each row, without looking at any label."""
+        raise NotImplementedError
+
+    def constant(self, labels: Sequence[Any]) -> Any:
+        """The one answer that is best whatever the inputs, from the training labels; None where there are none."""
+        raise NotImplementedError
+
+    def figures(self, labels: Sequence[Any], predictions: Sequence[Any], seed: int = 0) -> dict[str, Figure]:
+        """Each of `metrics`, in that order, and what else can be said; `seed` is the bootstrap's."""
+        return {metric.name: mean_figure(metric.scores(labels, predictions), seed) for metric in self.metrics}

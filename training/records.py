@@ -1,0 +1,99 @@
+"""What crosses from one package or process to another, as frozen dataclasses that JSON can carry there and back.
+
+`to_json` gives what users see (`triptych run --json`, report.json, evaluation.json); `from_json` reads it again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value and its 95 % interval; None where there was nothing to measure."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRow:
+    """What a model is worth on some rows when it is shown some of its inputs."""
+
+    inputs: str  # all that the model reads: "text+image"
+    subset: str  # those that it was shown
+    slice: str | None  # the rows, as "column=value"; None: all
+    n: int  # rows
+    metrics: Mapping[str, Figure]  # the output's first metric is the first here
+
+    @property
+    def main(self) -> Figure:
+        """Of the output's first metric."""
+        return next(iter(self.metrics.values()))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the model was shown all its inputs, on all rows."""
+        return self.subset == self.inputs and self.slice is None
+
+    def figures(self) -> dict[str, Any]:
+        """n, and each metric as X, X_low and X_high; the interval of the first is low and high."""
+        figures: dict[str, Any] = {"n": self.n}
+        for number, (name, figure) in enumerate(self.metrics.items()):
+            prefix = f"{name}_" if number else ""
+            figures |= {name: figure.value, f"{prefix}low": figure.low, f"{prefix}high": figure.high}
+        return figures
+
+    def to_json(self) -> dict[str, Any]:
+        return {"inputs": self.inputs, "subset": self.subset, "slice": self.slice, **self.figures()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "EvaluationRow":
+        keys = {name: values[name] for name in ("inputs", "subset", "slice", "n")}
+        names = [name for name in values if name not in (*keys, "low", "high") and not name.endswith(("_low", "_high"))]
+        metrics = {}
+        for number, name in enumerate(names):
+            prefix = f"{name}_" if number else ""
+            metrics[name] = Figure(values[name], values[f"{prefix}low"], values[f"{prefix}high"])
+        return cls(**keys, metrics=metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingReport:
+    """What a training came to, once all of it is safe in MLflow (there as report.json)."""
+
+    name: str  # as `training.spec.RunSpec`
+    mlflow_run_id: str
+    version: str | None  # in the registry; None for a baseline, which is not registered
+    dataset_fingerprint: str
+    training_fingerprint: str
+    metrics: Mapping[str, float | None]  # on the test rows, all inputs given; None: no test row has any of them
+    subsets: Mapping[str, float | None]  # the output's first metric by the inputs given
+    seconds: Mapping[str, float]  # of train, evaluate, log
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TrainingReport":
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the gate decided about a version, or had decided before."""
+
+    version: int
+    champion_before: str  # the version that answered until then, or "none"
+    champion: str  # the one that answers now, or "none"
+    aliases: list[str] = field(default_factory=list)  # of `version`
+    reasons: list[str] = field(default_factory=list)  # sentences for a person
+    test_looks: int = 0  # how many candidates were judged on this test snapshot: the more, the less it proves
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Verdict":
+        return cls(**values)
