@@ -1,48 +1,24 @@
 """The command line: a thin face over the Dagster definitions that the web UI shows. ``triptych --help``"""
 
-import dataclasses
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from orchestration.usage import Group, input_options, json_option, say_or_dump, set_option, version_option
 from training.catalog import MODALITIES
 
 # Everything heavy is imported inside the command that needs it: `triptych --help` must answer at once.
 
-
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-class _Group(click.Group):
-    """Turns what a user can mend into one line on stderr and exit code 1; --debug shows the traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except BrokenPipeError:  # whoever read our output has had enough
-            ctx.exit(1)
-        except (ValueError, OSError, RuntimeError) as error:
-            if ctx.params.get("debug"):
-                raise
-            click.secho(f"Error: {error}", fg="red", err=True)
-            ctx.exit(1)
-        except Exception as error:
-            if ctx.params.get("debug"):
-                raise
-            click.secho(f"Error: {type(error).__name__}: {error} (triptych --debug shows more)", fg="red", err=True)
-            ctx.exit(1)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--debug", is_flag=True, help="Show tracebacks and all that Dagster logs.")
 @click.version_option(package_name="triptych")
 @click.pass_context
@@ -57,42 +33,11 @@ def main(context: click.Context, debug: bool) -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")(command)
-
-
-def _set_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override a setting of the project file."
-    )(command)
-
-
-def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for each modality; which of them name files is known when they are used."""
-    for name in reversed(MODALITIES.names()):
-        command = click.option(f"--{name}", help=f"A {name} to ask about: the text itself, or a file.")(command)
-    return command
-
-
-def _version_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--version", default="champion", show_default=True, help="A version of the model, by number or alias."
-    )(command)
-
-
-def _answer(report: Any, as_json: bool, say: Callable[[Any], None]) -> None:
-    """What a command found out, a dataclass: in words, or with --json as the one object that stdout ends with."""
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report)))
-    else:
-        say(report)
-
-
 @main.command()
 @click.argument("project", required=False)
 @click.option("--select", "names", metavar="ASSETS", help="Only these assets: a,b or +a (with upstream) or a+.")
-@_set_option
-@_json_option
+@set_option
+@json_option
 @click.pass_context
 def run(
     context: click.Context, project: str | None, names: str | None, overrides: tuple[str, ...], as_json: bool
@@ -110,14 +55,14 @@ def run(
     click.secho(f"Triptych · project {settings.name} · {settings.path}", bold=True, err=True)
     with open_instance(settings.home) as instance:
         result = run_job(settings, instance, names, overrides, debug=context.obj["debug"])
-    _answer(summary(settings, result), as_json, say_summary)
+    say_or_dump(summary(settings, result), as_json, say_summary)
 
 
 @main.command()
 @click.argument("project")
 @click.argument("query")
-@_set_option
-@_json_option
+@set_option
+@json_option
 def sql(project: str, query: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Ask DuckDB over the project's tables: manifest, clean_*, quarantine, samples, *_features, dataset."""
     import duckdb
@@ -147,14 +92,14 @@ def _plain(value: Any) -> Any:
 
 @main.command()
 @click.argument("project")
-@_input_options
+@input_options
 @click.option(
     "--table",
     type=_FILE,
     help=f"A table with columns {', '.join(MODALITIES.names())} (file names); one answer a row.",
 )
-@_version_option
-@_json_option
+@version_option
+@json_option
 @click.pass_context
 def predict(
     context: click.Context, project: str, table: Path | None, version: str, as_json: bool, **inputs: Any
@@ -207,8 +152,8 @@ def init(folder: Path, example: str | None, data: Path | None) -> None:
 
 @main.command()
 @click.argument("project")
-@_set_option
-@_json_option
+@set_option
+@json_option
 def check(project: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the project file and look at the sources; nothing is written or run."""
     from orchestration import inspection
@@ -217,14 +162,14 @@ def check(project: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from orchestration.project import load
 
     report = inspection.check(load(*find_project(project, overrides)))
-    _answer(report, as_json, say_check)
+    say_or_dump(report, as_json, say_check)
     if report.problem:
         raise click.ClickException(report.problem)
 
 
 @main.command()
 @click.argument("project")
-@_json_option
+@json_option
 def status(project: str, as_json: bool) -> None:
     """Show tables, model versions and the champion."""
     from orchestration import inspection
@@ -232,13 +177,13 @@ def status(project: str, as_json: bool) -> None:
     from orchestration.examples.layout import find_project
     from orchestration.project import load
 
-    _answer(inspection.status(load(*find_project(project, ()))), as_json, say_status)
+    say_or_dump(inspection.status(load(*find_project(project, ()))), as_json, say_status)
 
 
 @main.command()
 @click.argument("project")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write it.")
-@_json_option
+@json_option
 def report(project: str, output: Path | None, as_json: bool) -> None:
     """Write an HTML report with tables, models, the gate's reasons and pictures."""
     from orchestration.examples.layout import find_project
@@ -275,7 +220,7 @@ def ui(host: str, port: int, mlflow_port: int) -> None:
 @click.argument("project")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=5001, show_default=True)
-@_version_option
+@version_option
 def serve(project: str, host: str, port: int, version: str) -> None:
     """Serve the champion over HTTP (MLflow's scoring server): POST /invocations."""
     from orchestration.examples.layout import find_project
@@ -300,7 +245,7 @@ def serve(project: str, host: str, port: int, version: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--erase", "item", metavar="ITEM", help="Remove an item (id, key, hash or path) from every table.")
 @click.option("--purge-artifacts", is_flag=True, help="With --erase: also delete the models trained on it.")
-@_json_option
+@json_option
 def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_json: bool) -> None:
     """Compact the tables and remove what no manifest or kept snapshot refers to."""
     from filelock import Timeout
@@ -318,10 +263,10 @@ def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_
     try:
         with project_lock(settings):  # what a run is reading must not go
             if item is None:
-                _answer(collect(settings, dry_run), as_json, say_collected)
+                say_or_dump(collect(settings, dry_run), as_json, say_collected)
             else:
                 say = partial(say_erased, purge=purge_artifacts)
-                _answer(erase(settings, item, dry_run, purge_artifacts), as_json, say)
+                say_or_dump(erase(settings, item, dry_run, purge_artifacts), as_json, say)
     except Timeout:
         raise click.ClickException(f"a run of {settings.name} is at work: try again when it is done") from None
 

@@ -183,7 +183,7 @@ def test_a_selection_of_what_is_not_there(data_made):
 def test_the_counts_of_a_run_are_of_this_run(data_made):
     images = ("run", data_made, "--select", "manifest,clean_image,samples")
     strict = answer(*images, "--set", "limits.max_pixels=100")
-    assert strict["items"] == {"seen": 157, "processed": 48, "reused": 0, "quarantined": 49}
+    assert strict["items"] == {"seen": 157, "processed": 0, "reused": 48, "quarantined": 49}, "a limit decodes nothing"
     again = answer(*images)
     assert again["items"] == {"seen": 157, "processed": 0, "reused": 48, "quarantined": 2}
 
@@ -321,7 +321,7 @@ def champion(monkeypatch, tmp_path):
     for name, value in values.items():
         monkeypatch.setattr(f"training.model_registry.{name}", lambda *given, value=value: value)
     monkeypatch.setattr("training.score.answer_rows", answer_rows)
-    monkeypatch.setattr("assets.sources._PORTION_BYTES", 100)
+    monkeypatch.setattr("assets.contents._PORTION_BYTES", 100)
     return batches
 
 

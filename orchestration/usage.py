@@ -1,0 +1,63 @@
+"""What all commands have in common: how errors are said, the options that several take, answers in words or as JSON."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from training.catalog import MODALITIES
+
+
+class Group(click.Group):
+    """Turns what a user can mend into one line on stderr and exit code 1; --debug shows the traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:  # whoever read our output has had enough
+            ctx.exit(1)
+        except (ValueError, OSError, RuntimeError) as error:
+            if ctx.params.get("debug"):
+                raise
+            click.secho(f"Error: {error}", fg="red", err=True)
+            ctx.exit(1)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            click.secho(f"Error: {type(error).__name__}: {error} (triptych --debug shows more)", fg="red", err=True)
+            ctx.exit(1)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")(command)
+
+
+def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override a setting of the project file."
+    )(command)
+
+
+def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for each modality; which of them name files is known when they are used."""
+    for name in reversed(MODALITIES.names()):
+        command = click.option(f"--{name}", help=f"A {name} to ask about: the text itself, or a file.")(command)
+    return command
+
+
+def version_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--version", default="champion", show_default=True, help="A version of the model, by number or alias."
+    )(command)
+
+
+def say_or_dump(report: Any, as_json: bool, say: Callable[[Any], None]) -> None:
+    """What a command found out, a dataclass: in words, or with --json as the one object that stdout ends with."""
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report)))
+    else:
+        say(report)
