@@ -39,8 +39,11 @@ def travelling(own_kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_files_that_a_model_needs_are_named_once(travelling: Path) -> None:
     own: Any = {**KINDS, "encoders": {"image": encoder("travelling:OwnGridEncoder")}}
     settings = ModelSettings(**own)
-    assert own_code(settings) == [travelling / "travelling.py", travelling / "travelling_package"]
-    assert own_code(ModelSettings()) == []
+    file, package = travelling / "travelling.py", travelling / "travelling_package"
+    ours, theirs = FeatureSettings(), FeatureSettings(image="travelling:OwnFeaturizer")
+    assert own_code(settings, ours, ["text", "image"]) == [file, package]
+    assert own_code(ModelSettings(), theirs, ["text", "image"]) == [file]
+    assert own_code(ModelSettings(), theirs, ["text"]) == own_code(ModelSettings(), ours, ["image"]) == []
 
 
 def encoder(kind: Any) -> Choice:
