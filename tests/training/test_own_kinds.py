@@ -74,11 +74,13 @@ def test_the_model_answers_without_the_users_folder(
     from training.score import answer_rows
 
     spec, run = make_spec("travelling")
-    run = replace(run, model=replace(run.model, **KINDS))
+    sections = spec.features.plain()
+    features = FeatureSettings(**sections | {"image": {"kind": "travelling:OwnFeaturizer", **sections["image"]}})
+    spec, run = replace(spec, features=features), replace(run, model=replace(run.model, **KINDS))
     model, batch = make_model(rows, **KINDS)
     expected = model.eval().answer(batch, tokenizer)
     bundle = travelling.parent / "bundle"
-    for part in (model, tokenizer, Processor(spec.features, MediaLimits())):
+    for part in (model, tokenizer, Processor(features, MediaLimits())):
         part.save_pretrained(bundle)
     with tracking.open_run(spec, run):
         version = model_registry.log_model(spec, run, bundle)
