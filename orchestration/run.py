@@ -156,7 +156,7 @@ class Summary:
     dataset: DatasetSummary
     items: ItemCounts
     metrics: Mapping[str, float]  # test/<name> -> value
-    subsets: Mapping[str, float | None]  # inputs given -> test accuracy; None where no test row has them
+    subsets: Mapping[str, float | None]  # inputs given -> first metric of the output; None where no test row has them
     seconds: Mapping[str, float]  # asset -> duration
 
 

@@ -134,9 +134,9 @@ def training_identity(training: TrainingSettings) -> dict[str, Any]:
     return decisive(training) | {"objectives": [catalog.identity(choice) for choice in training.objectives]}
 
 
-def own_code(model: ModelSettings) -> list[Path]:
-    """The files and folders of users' own kinds that the model needs to answer; each once."""
-    choices = [*model.encoders.values(), model.fusion, model.output]
+def own_code(model: ModelSettings, features: FeatureSettings, modalities: Sequence[str]) -> list[Path]:
+    """The files and folders of users' own kinds that a model of these modalities needs to answer; each once."""
+    choices = [*model.encoders.values(), model.fusion, model.output, *map(features.choice, modalities)]
     paths = [catalog.own_module(choice.kind) for choice in choices]
     return sorted({path for path in paths if path is not None})
 

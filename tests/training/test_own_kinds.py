@@ -39,8 +39,11 @@ def travelling(own_kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_files_that_a_model_needs_are_named_once(travelling: Path) -> None:
     own: Any = {**KINDS, "encoders": {"image": encoder("travelling:OwnGridEncoder")}}
     settings = ModelSettings(**own)
-    assert own_code(settings) == [travelling / "travelling.py", travelling / "travelling_package"]
-    assert own_code(ModelSettings()) == []
+    file, package = travelling / "travelling.py", travelling / "travelling_package"
+    ours, theirs = FeatureSettings(), FeatureSettings(image="travelling:OwnFeaturizer")
+    assert own_code(settings, ours, ["text", "image"]) == [file, package]
+    assert own_code(ModelSettings(), theirs, ["text", "image"]) == [file]
+    assert own_code(ModelSettings(), theirs, ["text"]) == own_code(ModelSettings(), ours, ["image"]) == []
 
 
 def encoder(kind: Any) -> Choice:
@@ -71,11 +74,13 @@ def test_the_model_answers_without_the_users_folder(
     from training.score import answer_rows
 
     spec, run = make_spec("travelling")
-    run = replace(run, model=replace(run.model, **KINDS))
+    sections = spec.features.plain()
+    features = FeatureSettings(**sections | {"image": {"kind": "travelling:OwnFeaturizer", **sections["image"]}})
+    spec, run = replace(spec, features=features), replace(run, model=replace(run.model, **KINDS))
     model, batch = make_model(rows, **KINDS)
     expected = model.eval().answer(batch, tokenizer)
     bundle = travelling.parent / "bundle"
-    for part in (model, tokenizer, Processor(spec.features, MediaLimits())):
+    for part in (model, tokenizer, Processor(features, MediaLimits())):
         part.save_pretrained(bundle)
     with tracking.open_run(spec, run):
         version = model_registry.log_model(spec, run, bundle)
