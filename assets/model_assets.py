@@ -237,5 +237,6 @@ def _job(context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpe
         cache=str(project.folder / "cache"),
         checkpoints=str(project.folder / "checkpoints"),
         tags={"dagster_run_id": context.run.run_id},
+        own_code=str(project.root),
         runs=runs,
     )

@@ -5,6 +5,7 @@ import difflib
 import io
 import os
 import re
+import sys
 import typing
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from assets.settings import Project
+from training.catalog import is_own
 
 _MOST_VALUES = 100_000  # of one project file, each alias (*name) counted as all that it stands for
 _MOST_CHARACTERS = 1_000_000  # that the references of one project file may bring in
@@ -55,6 +57,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
     origin = {"path": path, "home": home()}
     if stated := origin.keys() & document.keys():
         raise ProjectError(f"{path}: {sorted(stated)[0]} is not a key of a project file")
+    if _names_own_kinds(document) and str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last: nothing of a project hides a package
     tracking = document.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
     try:
         project = _adapter().validate_python(document | origin | {"tracking_uri": tracking})
@@ -65,6 +69,13 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
         model=dataclasses.replace(project.model, llm=_beside(path, project.model.llm, "tiny")),
         features=project.features.located(lambda name: _beside(path, name, "bytes")),
     )
+
+
+def _names_own_kinds(value: Any) -> bool:
+    """Whether somewhere a kind is a user's own, whose module may lie beside the file."""
+    if isinstance(value, dict | list):
+        return any(map(_names_own_kinds, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and is_own(value)
 
 
 def _read(path: Path) -> dict[Any, Any]:

@@ -171,13 +171,18 @@ class Family:
         return {name: value for name, value in values.items() if value != defaults[name]}
 
 
+def is_own(kind: str) -> bool:
+    """Whether a word names a user's own kind: module:Class."""
+    return _OWN.fullmatch(kind) is not None
+
+
 def own_module(kind: str) -> Path | None:
     """Where the code of a user's own kind lies: a file, or the folder of its top package; None for ours.
 
     Raises:
         ValueError: there is no such module.
     """
-    if not _OWN.fullmatch(kind):
+    if not is_own(kind):
         return None
     module = kind.partition(":")[0]
     spec = importlib.util.find_spec(module.partition(".")[0])

@@ -287,7 +287,10 @@ def main() -> None:
     from dagster_pipes import open_dagster_pipes
 
     with open_dagster_pipes() as pipes:
-        spec = JobSpec.from_json(pipes.get_extra("spec"))
+        values = pipes.get_extra("spec")
+        if values["own_code"]:
+            sys.path.append(values["own_code"])  # last, and handed on to the processes of `side_by_side`
+        spec = JobSpec.from_json(values)
         try:
             run_all(spec, lambda report: pipes.report_custom_message(report.to_json()), pipes.log.info)
         except ValueError as error:  # what a person can mend: said in words, without a traceback

@@ -63,6 +63,7 @@ class JobSpec:
     cache: str  # folder of the memory-mapped features
     checkpoints: str  # folder
     tags: dict[str, str]
+    own_code: str = ""  # folder where users' own kinds may lie, beside what PYTHONPATH says
     runs: tuple[RunSpec, ...]
 
     def to_json(self) -> dict[str, Any]:
