@@ -18,12 +18,11 @@ import pyarrow.compute as pc
 from assets.catalog import JOINS
 from assets.joins.columns import Columns
 from assets.lake import open_duckdb
-from assets.settings import AlignSettings, SourceSettings
-from assets.splits import assign_splits, leakage
+from assets.settings import AlignSettings
+from assets.source_settings import SourceSettings
+from assets.splits import assign_splits
 from training import catalog
 from training.schema import MODALITIES, QUARANTINE, SAMPLES
-
-__all__ = ["Alignment", "Balance", "align", "item_balance", "leakage", "samples_fingerprint", "validate_samples"]
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,8 @@ def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, col
     groups = [_encode({c: row[c] for c in wanted if row[c]}) for row in each]
     hidden = columns.hidden | ({columns.bare(settings.label)} if settings.label else set())
     left = [_encode(_merged(parts, hidden)) for parts in rows["attributes"].to_pylist()]
-    made = {"split": assign_splits(each, settings), "groups": groups, "attributes": left}
-    arrays = [pa.array(made[f.name], f.type) if f.name in made else rows[f.name].cast(f.type) for f in SAMPLES]
+    derived = {"split": assign_splits(each, settings), "groups": groups, "attributes": left}
+    arrays = [pa.array(derived[f.name], f.type) if f.name in derived else rows[f.name].cast(f.type) for f in SAMPLES]
     return pa.table(arrays, schema=SAMPLES)
 
 
@@ -192,7 +191,7 @@ def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -
     )
     texts = [name for name in MODALITIES if catalog.MODALITIES.load(name).is_text]
     left = "coalesce((SELECT 'ambiguous' FROM candidates c WHERE c.item_id = i.item_id LIMIT 1), 'not_linked')"
-    found = connection.sql(
+    unmatched = connection.sql(
         f"""
         WITH uses AS (
           SELECT item_id, bool_or(dropped IS NULL) AS used, min(dropped) AS dropped FROM ({uses}) GROUP BY 1
@@ -220,7 +219,7 @@ def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -
     ).to_arrow_table()
     return pa.table(
         [
-            found[f.name].cast(f.type) if f.name in found.column_names else pa.nulls(len(found), f.type)
+            unmatched[f.name].cast(f.type) if f.name in unmatched.column_names else pa.nulls(len(unmatched), f.type)
             for f in QUARANTINE
         ],
         schema=QUARANTINE,
@@ -230,7 +229,7 @@ def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -
 def validate_samples(samples: pa.Table, settings: AlignSettings) -> None:
     """Raises ValueError, saying what to change, where nothing can be trained or tested on these samples."""
     counts = {row["values"]: row["counts"] for row in pc.value_counts(samples["split"]).to_pylist()}
-    found = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none"
+    present = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none"
     if samples.num_rows == 0:
         raise ValueError("no samples: nothing could be joined; `triptych sql` on quarantine (stage align) says why")
     if counts.get("unlabelled", 0) == samples.num_rows:
@@ -246,7 +245,7 @@ def validate_samples(samples: pa.Table, settings: AlignSettings) -> None:
             )
         else:
             advice = "change align.split (shares, seed) or bring more samples"
-        raise ValueError(f"no sample in {' and '.join(missing)} (there are {found}): {advice}")
+        raise ValueError(f"no sample in {' and '.join(missing)} (there are {present}): {advice}")
 
 
 def samples_fingerprint(samples: pa.Table) -> str:
@@ -261,86 +260,3 @@ def samples_fingerprint(samples: pa.Table) -> str:
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             digest.update(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Balance:
-    """Items in and out, per modality: seen = passed + unmatched + quarantined + duplicate, and none in two ways."""
-
-    counts: dict[str, dict[str, int]]  # modality -> seen, passed, unmatched, quarantined, duplicate, lost, twice
-    examples: list[str]  # ids of items without an outcome, or with two
-
-    @property
-    def holds(self) -> bool:
-        return not any(count["lost"] or count["twice"] for count in self.counts.values())
-
-    def metadata(self) -> dict[str, Any]:
-        """Flat, for an asset check."""
-        flat = {f"{modality}_{name}": n for modality, counts in self.counts.items() for name, n in counts.items()}
-        return flat | ({"examples": self.examples} if self.examples else {})
-
-
-def item_balance(
-    manifest: pa.Table,
-    quarantine: pa.Table,
-    samples: pa.Table,
-    seen: Mapping[str, int] | None = None,
-    noise: Collection[str] = (),
-) -> Balance:
-    """Counts what became of every item.
-
-    Args:
-        quarantine: rows of all stages; those of clean, featurize and filter count by content.
-        seen: items found, per modality, as counted when they were found; default: what manifest and quarantine list.
-        noise: ids of the items that augmentation can use.
-    """
-    with open_duckdb() as connection:
-        connection.register("manifest", manifest)
-        connection.register("quarantine", quarantine)
-        connection.register("samples", samples)
-        connection.register("noise", pa.table({"item_id": pa.array(list(noise), pa.string())}))
-        used = "FROM noise" + "".join(
-            f" UNION SELECT {m}_item AS item_id FROM samples WHERE {m}_item IS NOT NULL" for m in MODALITIES
-        )
-        connection.execute(
-            f"""
-            CREATE TABLE outcomes AS
-            SELECT m.item_id, m.modality, u.item_id IS NOT NULL AS passed, a.item_id IS NOT NULL AS unmatched,
-              NOT passed AND NOT unmatched AND EXISTS (FROM quarantine q WHERE q.sha256 = m.sha256
-                AND q.modality = m.modality AND q.stage IN ('clean', 'featurize', 'filter')) AS quarantined
-            FROM manifest m LEFT JOIN ({used}) u USING (item_id)
-            LEFT JOIN (SELECT DISTINCT item_id FROM quarantine WHERE stage = 'align') a USING (item_id)
-            """
-        )
-        counts: dict[str, dict[str, int]] = {}
-        listed = connection.sql(
-            """
-            SELECT modality, count(*), count_if(passed), count_if(unmatched), count_if(quarantined),
-              count_if(passed AND unmatched) FROM outcomes GROUP BY 1
-            """
-        ).fetchall()
-        early = connection.sql(
-            """
-            SELECT modality, count_if(outcome = 'quarantined'), count_if(outcome = 'duplicate')
-            FROM quarantine WHERE stage = 'manifest' GROUP BY 1
-            """
-        ).fetchall()
-        by_modality = {row[0]: row[1:] for row in listed}
-        before = {row[0]: row[1:] for row in early}
-        for modality in [m for m in MODALITIES if m in by_modality or m in before or m in (seen or {})]:
-            items, passed, unmatched, quarantined, twice = by_modality.get(modality, (0, 0, 0, 0, 0))
-            refused, duplicate = before.get(modality, (0, 0))
-            total = items + refused + duplicate if seen is None else seen.get(modality, 0)
-            lost = total - (passed + unmatched - twice + quarantined + refused + duplicate)
-            counts[modality] = {
-                "seen": total,
-                "passed": passed,
-                "unmatched": unmatched,
-                "quarantined": quarantined + refused,
-                "duplicate": duplicate,
-                "lost": lost,
-                "twice": twice,
-            }
-        bad = "passed = unmatched AND NOT quarantined"  # neither, or both
-        examples = connection.sql(f"SELECT item_id FROM outcomes WHERE {bad} ORDER BY 1 LIMIT 5").fetchall()
-        return Balance(counts, [row[0] for row in examples])

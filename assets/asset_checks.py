@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets import pipeline
-from assets.alignment import leakage
 from assets.dataset import missing_rates, split_counts
 from assets.lake import GROWING, Lake
 from assets.preview import markdown_table
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
+from assets.splits import leakage
 from training.schema import SPLITS, TABLES, features_schema
 
 
@@ -51,15 +51,15 @@ def check_schema(name: str) -> Callable[[Lake, Project], dg.AssetCheckResult]:
         table = lake.open(name)
         if table is None:  # nothing was ever written: every item was refused, or there is none
             return dg.AssetCheckResult(passed=True, metadata={"note": "no rows yet"})
-        found = {f.name: str(f.type) for f in pa.schema(table.schema().to_arrow())}
+        columns = {f.name: str(f.type) for f in pa.schema(table.schema().to_arrow())}
         declared = {f.name: str(f.type) for f in _declared(name, project)}
-        same = {k: _plain(v) for k, v in found.items()} == {k: _plain(v) for k, v in declared.items()}
+        same = {k: _plain(v) for k, v in columns.items()} == {k: _plain(v) for k, v in declared.items()}
         if name in GROWING:  # other kinds of features have left columns of their own
-            same = all(_plain(found.get(k, "")) == _plain(v) for k, v in declared.items())
+            same = all(_plain(columns.get(k, "")) == _plain(v) for k, v in declared.items())
         return dg.AssetCheckResult(
             passed=same,
             description=None if same else f"the columns of {name} are not what the schema declares",
-            metadata={"columns": len(found), "found": found, "declared": declared},
+            metadata={"columns": len(columns), "found": columns, "declared": declared},
         )
 
     return judge

@@ -12,6 +12,7 @@ from assets import pipeline
 from assets.dataset import split_counts
 from assets.lake import Lake
 from assets.preview import contact_sheet, counts_table, markdown_table, picture, table_metadata
+from assets.processing import CLEAN_STEP, FEATURES_STEP
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from training.schema import MODALITIES, tensor
@@ -22,26 +23,36 @@ _OUTCOMES = ("passed", "unmatched", "quarantined", "duplicate")
 
 def data_assets(project: Project) -> list[dg.AssetsDefinition]:
     """manifest -> clean and features of each modality -> samples -> dataset, under the project's key prefix."""
-    name, key, needs = project.name, [project.name], {resource_key(project.name)}
+    modalities = (_modality_assets(project, modality) for modality in project.modalities)
+    return [_manifest(project), *modalities, _samples(project), _dataset(project)]
 
+
+def _common(project: Project, group: str) -> dict[str, Any]:
+    """What every asset of the data side says of itself."""
+    return {
+        "key_prefix": [project.name],
+        "group_name": f"{project.name}_{group}",
+        "owners": OWNERS,
+        "required_resource_keys": {resource_key(project.name)},
+    }
+
+
+def _manifest(project: Project) -> dg.AssetsDefinition:
     @dg.asset(
-        key_prefix=key,
-        group_name=f"{name}_sources",
+        **_common(project, "sources"),
         kinds={"deltalake", "parquet"},
-        owners=OWNERS,
-        required_resource_keys=needs,
         description="What exists: one row per input item of every source, with its hash, size, time and place.",
         check_specs=[
             dg.AssetCheckSpec(
                 "every_item_listed",
-                asset=[*key, "manifest"],
+                asset=[project.name, "manifest"],
                 blocking=True,
                 description="Items found = listed + refused + duplicates.",
             )
         ],
     )
     def manifest(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        settings = load_settings(context, name)
+        settings = load_settings(context, project.name)
         lake = pipeline.open_lake(settings)
         listing = pipeline.write_manifest(lake, settings)
         return dg.MaterializeResult(
@@ -65,17 +76,20 @@ def data_assets(project: Project) -> list[dg.AssetsDefinition]:
             ],
         )
 
+    return manifest
+
+
+def _samples(project: Project) -> dg.AssetsDefinition:
+    key = [project.name]
+
     @dg.asset(
-        key_prefix=key,
-        group_name=f"{name}_samples",
+        **_common(project, "samples"),
         kinds={"deltalake", "duckdb"},
-        owners=OWNERS,
-        required_resource_keys=needs,
         deps=[[*key, "manifest"], *([*key, f"clean_{m}"] for m in project.modalities)],
         description="One row per sample: text, image and speech that belong together, its label and its split.",
     )
     def samples(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        settings = load_settings(context, name)
+        settings = load_settings(context, project.name)
         lake = pipeline.open_lake(settings)
         fingerprint = pipeline.write_samples(lake, settings)
         splits = _counts(lake, "split")
@@ -89,6 +103,9 @@ def data_assets(project: Project) -> list[dg.AssetsDefinition]:
                 "splits": counts_table(splits, ("split", "samples")),
                 "inputs": counts_table(_input_counts(lake), ("inputs present", "samples")),
                 "preview": markdown_table(lake.sql("SELECT * FROM samples ORDER BY sample_id LIMIT 5")),
+                "filtered_items": markdown_table(
+                    lake.sql("SELECT reason, message FROM quarantine WHERE stage = 'filter' ORDER BY item_id LIMIT 20")
+                ),
                 "unmatched_items": markdown_table(
                     lake.sql("SELECT reason, message FROM quarantine WHERE stage = 'align' ORDER BY item_id LIMIT 20")
                 ),
@@ -96,17 +113,20 @@ def data_assets(project: Project) -> list[dg.AssetsDefinition]:
             data_version=dg.DataVersion(fingerprint),
         )
 
+    return samples
+
+
+def _dataset(project: Project) -> dg.AssetsDefinition:
+    key = [project.name]
+
     @dg.asset(
-        key_prefix=key,
-        group_name=f"{name}_samples",
+        **_common(project, "samples"),
         kinds={"deltalake"},
-        owners=OWNERS,
-        required_resource_keys=needs,
         deps=[[*key, "samples"], *([*key, f"{m}_features"] for m in project.modalities)],
         description="The snapshot a model is trained on: an index of samples and the features they join to.",
     )
     def dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        settings = load_settings(context, name)
+        settings = load_settings(context, project.name)
         lake = pipeline.open_lake(settings)
         snapshot = pipeline.write_dataset(lake, settings)
         rows = lake.read("dataset")
@@ -123,7 +143,7 @@ def data_assets(project: Project) -> list[dg.AssetsDefinition]:
             data_version=dg.DataVersion(snapshot.fingerprint),
         )
 
-    return [manifest, *(_modality_assets(project, m) for m in project.modalities), samples, dataset]
+    return dataset
 
 
 def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
@@ -133,56 +153,57 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
     cleaned = project.features.modality(modality).described
     tensors = project.features.featurizer(modality).described
 
+    def spec(key: list[str], group: str, description: str) -> dg.AssetSpec:
+        return dg.AssetSpec(
+            key,
+            deps=[[project.name, "manifest"]],
+            group_name=f"{name}_{group}",
+            kinds={"deltalake", modality},
+            owners=OWNERS,
+            description=description,
+        )
+
     @dg.multi_asset(
-        name=f"{project.name}__{modality}",
+        name=f"{name}__{modality}",
         specs=[
-            dg.AssetSpec(
-                clean,
-                deps=[[project.name, "manifest"]],
-                group_name=f"{name}_clean",
-                kinds={"deltalake", modality},
-                owners=OWNERS,
-                description=f"Every {modality} item that could be read: {cleaned}.",
-            ),
-            dg.AssetSpec(
-                features,
-                deps=[[project.name, "manifest"]],
-                group_name=f"{name}_features",
-                kinds={"deltalake", modality},
-                owners=OWNERS,
-                description=f"Tensors of every clean {modality} item: {tensors}; keyed by content.",
-            ),
+            spec(clean, "clean", f"Every {modality} item that could be read: {cleaned}."),
+            spec(features, "features", f"Tensors of every clean {modality} item: {tensors}; keyed by content."),
         ],
         can_subset=False,
-        required_resource_keys={resource_key(project.name)},
+        required_resource_keys={resource_key(name)},
     )
     def both(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         settings = load_settings(context, name)
         lake = pipeline.open_lake(settings)
         counts = pipeline.process_modality(lake, settings, modality)
-        keys = pipeline.make_step(settings, modality).fingerprints()
-        yield dg.MaterializeResult(
-            asset_key=clean,
-            metadata={
-                "summary": ", ".join(f"{n:,} {what}" for what, n in counts.items() if what != "seen"),
-                **table_metadata(lake, f"clean_{modality}"),
-                **counts,
-                "preview": markdown_table(first_rows(lake, f"clean_{modality}", keys["clean"], 5)),
-                "quarantined_items": markdown_table(
-                    pipeline.refusals(lake, settings, modality).select(["reason", "message"]).slice(0, 20)
-                ),
-            },
-        )
-        first = first_rows(lake, f"{modality}_features", keys["features"], 16)
-        described = table_metadata(lake, f"{modality}_features")
-        cut = pipeline.cut_rows(lake, settings, modality)
-        summary = f"{described['dagster/row_count']:,} rows" + (f", {cut}" if cut else "")
-        shown: dict[str, Any] = {"summary": summary, "preview": markdown_table(first.slice(0, 5))}
-        if png := contact_sheet(tiles(settings, modality, first)):
-            shown["picture"] = picture(png)
-        yield dg.MaterializeResult(asset_key=features, metadata={**described, **shown})
+        yield dg.MaterializeResult(asset_key=clean, metadata=_clean_metadata(lake, settings, modality, counts))
+        yield dg.MaterializeResult(asset_key=features, metadata=_features_metadata(lake, settings, modality))
 
     return both
+
+
+def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[str, int]) -> dict[str, Any]:
+    key = pipeline.make_step(project, modality).fingerprints()[CLEAN_STEP]
+    refused = pipeline.refusals(lake, project, modality).select(["reason", "message"])
+    return {
+        "summary": ", ".join(f"{n:,} {what}" for what, n in counts.items() if what != "seen"),
+        **table_metadata(lake, f"clean_{modality}"),
+        **counts,
+        "preview": markdown_table(first_rows(lake, f"clean_{modality}", key, 5)),
+        "quarantined_items": markdown_table(refused.slice(0, 20)),
+    }
+
+
+def _features_metadata(lake: Lake, project: Project, modality: str) -> dict[str, Any]:
+    key = pipeline.make_step(project, modality).fingerprints()[FEATURES_STEP]
+    rows = first_rows(lake, f"{modality}_features", key, 16)
+    described = table_metadata(lake, f"{modality}_features")
+    cut = pipeline.cut_rows(lake, project, modality)
+    summary = f"{described['dagster/row_count']:,} rows" + (f", {cut}" if cut else "")
+    metadata = {**described, "summary": summary, "preview": markdown_table(rows.slice(0, 5))}
+    if png := contact_sheet(tiles(project, modality, rows)):
+        metadata["picture"] = picture(png)
+    return metadata
 
 
 def tiles(project: Project, modality: str, rows: pa.Table) -> list[np.ndarray]:

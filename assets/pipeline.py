@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from assets.alignment import Balance, align, item_balance, samples_fingerprint, validate_samples
+from assets.alignment import align, samples_fingerprint, validate_samples
+from assets.balance import Balance, item_balance
 from assets.catalog import ENGINES
 from assets.contents import attach_data, portions
 from assets.dataset import dataset_fingerprint, make_dataset

@@ -99,20 +99,22 @@ class Step:
             return
         need = item["need"]
         stage = "clean" if CLEAN_STEP in need else "featurize"
-        made = _Rows()
+        results = _Rows()
         try:
             children = list(self._children(item))
-            made.clean, made.measurements = self._clean_rows(item, children, keys)
+            results.clean, results.measurements = self._clean_rows(item, children, keys)
             stage = "featurize"
-            made.features = [self._features(*child, keys[FEATURES_STEP]) for child in children if FEATURES_STEP in need]
+            results.features = [
+                self._features(*child, keys[FEATURES_STEP]) for child in children if FEATURES_STEP in need
+            ]
         except MediaError as error:
             key = keys[CLEAN_STEP if stage == "clean" else FEATURES_STEP]
             if error.reason == "too_large":  # whatever step met the limit
                 stage, key = "clean", self.processor.refused_fingerprint(self.modality)
             rows.quarantine.append(self._refused(item, stage, key, error))
-        rows.clean += made.clean
-        rows.measurements += made.measurements
-        rows.features += made.features
+        rows.clean += results.clean
+        rows.measurements += results.measurements
+        rows.features += results.features
 
     def _clean_rows(
         self, item: dict[str, Any], children: list[tuple[str, Any]], keys: dict[str, str]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.contents import Contents
-from assets.settings import SourceSettings
+from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
 from training.schema import MANIFEST, QUARANTINE
 from training.settings import MediaLimits

@@ -1,15 +1,14 @@
 """Settings of the data side: where items come from, how they become samples, what runs the steps."""
 
 import codecs
-import difflib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from assets.catalog import ENGINES, JOINS, LAUNCHERS, SOURCES
-from training import catalog
+from assets.catalog import ENGINES, JOINS, LAUNCHERS
+from assets.source_settings import SourceSettings
 from training.catalog import FILTERS, OUTPUTS, Choice, Family
 from training.features import FeatureSettings
 from training.filters.base import Filter
@@ -23,114 +22,10 @@ from training.settings import (
     check,
     choose,
     complete,
-    validated,
 )
 
-if TYPE_CHECKING:  # a source's module reads tables, and needs these settings
+if TYPE_CHECKING:  # a source's module needs these settings
     from assets.sources.base import Source
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceSettings:
-    """One silo: what all kinds of source have, and the options of its own kind (`assets.catalog.SOURCES`).
-
-    In the project file, and for `SourceSettings.of`, the options stand beside the rest: ``{name: photos, modality:
-    image, files: photos}``. Without `kind` it is `files` where there are `files`, else `table`. Relative paths are
-    relative to the project file. A source with ``use: noise`` gives speech augmentation what it adds to recordings;
-    no sample is made of it.
-    """
-
-    __pydantic_config__ = FORBID_EXTRA
-    name: str
-    modality: Literal[MODALITIES]  # type: ignore[valid-type]
-    kind: str
-    options: Any  # the kind's `Options`
-    use: Literal["samples", "noise"] = "samples"
-    optional: bool = False  # true: that there is nothing is no error
-    strict: bool = False  # true: an item that cannot be read fails the run instead of going to quarantine
-
-    def __post_init__(self) -> None:
-        kind = SOURCES.load(self.kind)
-        try:
-            kind.check(self.modality, self.options)
-        except ValueError as error:
-            raise ValueError(f"source {self.name!r} {error}") from None
-        if self.use == "noise" and not catalog.MODALITIES.load(self.modality).takes_noise:
-            takers = [m for m in MODALITIES if catalog.MODALITIES.load(m).takes_noise]
-            raise ValueError(
-                f"source {self.name!r} has use: noise and is {self.modality}: only {', '.join(takers)} gets noise added"
-            )
-
-    @classmethod
-    def of(cls, **values: Any) -> "SourceSettings":
-        """From the flat form of the project file. Raises ValueError."""
-        return validated(cls, values)
-
-    def make(self, root: Path) -> "Source":
-        """The source itself; `root` is the folder that relative paths start from."""
-        return SOURCES.load(self.kind)(root, options=self.options)
-
-    @property
-    def files(self) -> str | None:
-        """Where the files lie, of a kind that has such an option; `table`, `key` and `column` likewise."""
-        return getattr(self.options, "files", None)
-
-    @property
-    def table(self) -> str | None:
-        return getattr(self.options, "table", None)
-
-    @property
-    def key(self) -> str | None:
-        return getattr(self.options, "key", None)
-
-    @property
-    def column(self) -> str | None:
-        return getattr(self.options, "column", None)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_wrap_validator_function(cls._read, handler(source))
-
-    @classmethod
-    def _read(cls, values: Any, checked: Callable[[Any], Any]) -> Any:
-        """Takes the kind's options out of the flat form, so that an error in them has the key path of the file."""
-        from pydantic import TypeAdapter
-
-        if not isinstance(values, Mapping):
-            return checked(values)
-        kind = values["kind"] if "kind" in values else _kind_of(values)
-        if not isinstance(kind, str):
-            raise ValueError(f"kind is {kind!r}, expected the name of a kind of source")
-        options = SOURCES.load(kind).Options
-        shared = {field.name for field in fields(cls)} - {"options"}
-        known = [*shared, *(field.name for field in fields(options))]
-        for name in values.keys() - set(known):
-            raise _unknown(str(name), known, values[name])
-        read = TypeAdapter(options).validate_python({n: value for n, value in values.items() if n not in shared})
-        return checked({n: value for n, value in values.items() if n in shared} | {"kind": kind, "options": read})
-
-
-def _kind_of(values: Mapping[str, Any]) -> str:
-    """What a source is that does not say its kind."""
-    name, has = values.get("name"), {key for key, value in values.items() if value is not None}
-    if has >= {"files", "column"}:
-        raise ValueError(f"source {name!r} has files and a column of text: give one of them")
-    if "file" in has and "files" not in has:
-        raise ValueError(f"source {name!r} has a column of file names but no files: say where they lie")
-    return "files" if "files" in has else "table"
-
-
-def _unknown(name: str, known: Sequence[str], value: Any) -> Exception:
-    """That a key is not known, at its own place in the project file."""
-    from pydantic import ValidationError
-    from pydantic_core import PydanticCustomError
-
-    close = difflib.get_close_matches(name, known, 1)
-    meant = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-    error = PydanticCustomError("value_error", "{error}", {"error": f"{name!r} is no key of such a source; {meant}"})
-    return ValidationError.from_exception_data("source", [{"type": error, "loc": (name,), "input": value}])
 
 
 def check_encoding(encoding: str) -> None:

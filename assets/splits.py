@@ -94,7 +94,7 @@ def leakage(samples: pa.Table, settings: AlignSettings) -> pa.Table:
     """
     kinds = [("group", c) for c in settings.group] + [("held_out", c) for c in settings.held_out]
     kinds += [("content", f"{m}_id") for m in MODALITIES if settings.group and not catalog.MODALITIES.load(m).is_text]
-    found = [LEAKS.empty_table()]
+    leaks = [LEAKS.empty_table()]
     with open_duckdb() as connection:
         connection.register("samples", samples)
         for kind, column in kinds:
@@ -108,8 +108,8 @@ def leakage(samples: pa.Table, settings: AlignSettings) -> pa.Table:
                 ORDER BY 3
             """
             parameters = {"kind": kind, "column": column} | ({} if kind == "content" else {"pointer": pointer(column)})
-            found.append(connection.sql(query, params=parameters).to_arrow_table().cast(LEAKS))
-    return pa.concat_tables(found)
+            leaks.append(connection.sql(query, params=parameters).to_arrow_table().cast(LEAKS))
+    return pa.concat_tables(leaks)
 
 
 def pointer(column: str) -> str:

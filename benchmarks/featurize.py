@@ -29,7 +29,7 @@ from assets.contents import attach_data
 from assets.engines.base import Engine
 from assets.processing import Outcome, Step
 from assets.scan import scan
-from assets.settings import SourceSettings
+from assets.source_settings import SourceSettings
 from assets.sources.base import Source
 from benchmarks import measure
 from training.features import FeatureSettings
@@ -113,10 +113,10 @@ def enlarge(source: SourceSettings, folder: Path, items: int) -> None:
 
 
 def main() -> None:
-    given = measure.parser(__doc__).parse_args()
-    items = 128 if given.quick else 2000
+    arguments = measure.parser(__doc__).parse_args()
+    items = 128 if arguments.quick else 2000
     with tempfile.TemporaryDirectory() as temporary:
-        folder, data = Path(temporary), given.data.resolve()
+        folder, data = Path(temporary), arguments.data.resolve()
         if not all((data / name).is_file() for name in (_JPEG, _WAV)):
             data = folder / "data"
             synthesize(data, items)

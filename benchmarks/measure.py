@@ -27,10 +27,10 @@ REPETITIONS = 3
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real media")
-    found.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
-    return found
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real media")
+    options.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
+    return options
 
 
 class Side:
@@ -51,9 +51,9 @@ class Side:
 def peak_mb(pid: int | None = None) -> float:
     """Peak resident memory of this process or another one (Linux)."""
     # Not getrusage: there a process starts with the peak of the one that started it.
-    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid or 'self'}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
+    peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid or 'self'}/status").read_text())
+    assert peak is not None
+    return int(peak[1]) / 1024
 
 
 def compare(

@@ -89,8 +89,8 @@ def apart(work: Callable[..., dict[str, float]], *arguments: Path) -> dict[str, 
 
 
 def main() -> None:
-    given = measure.parser(__doc__).parse_args()
-    items = 1_000 if given.quick else 100_000
+    arguments = measure.parser(__doc__).parse_args()
+    items = 1_000 if arguments.quick else 100_000
     for kind, words in _PROJECTS.items():
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / kind

@@ -66,8 +66,11 @@ def latency(make: Callable[..., Ask], calls: int, *arguments: Any) -> dict[str, 
 
 def records(rows: Path, count: int) -> list[dict[str, str]]:
     """Rows as the service takes them: media as base64."""
-    found = pq.read_table(rows).slice(0, count).to_pylist()
-    return [{n: base64.b64encode(v).decode() if isinstance(v, bytes) else v for n, v in row.items()} for row in found]
+    answered_rows = pq.read_table(rows).slice(0, count).to_pylist()
+    return [
+        {n: base64.b64encode(v).decode() if isinstance(v, bytes) else v for n, v in row.items()}
+        for row in answered_rows
+    ]
 
 
 @cache
@@ -125,13 +128,13 @@ def server(home: Path) -> Iterator[tuple[int, int]]:
 
 
 def main() -> None:
-    given = measure.parser(__doc__).parse_args()
+    arguments = measure.parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         model, rows = champion(home)
         with server(home) as (port, pid):
             for count, calls in _CALLS.items():
-                calls = _QUICK if given.quick else calls
+                calls = _QUICK if arguments.quick else calls
                 reference = partial(latency, bare, calls, model, rows, count)
                 for way, make, place, process in (("predict", in_process, model, None), ("HTTP", over_http, port, pid)):
                     name, ours = f"{way}, rows: {count}", partial(latency, make, calls, place, rows, count)

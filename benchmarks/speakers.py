@@ -102,13 +102,13 @@ def train_plain(project: Any, cache: Path, epochs: float) -> tuple[list[dict[str
                 break
     seconds = time.monotonic() - started
     model.eval()
-    told = []
+    answered = []
     with torch.inference_mode():
         for batch in torch.utils.data.DataLoader(test, 256, collate_fn=collate):
-            told += [answers[n] for n in model(batch).argmax(1).tolist()]
+            answered += [answers[n] for n in model(batch).argmax(1).tolist()]
     kinds = [json.loads(attributes)["kind"] for attributes in table["attributes"].to_pylist()]
-    found = zip(test.labels, told, kinds, strict=True)
-    return [{"label": label, "answer": answer, "kind": kind} for label, answer, kind in found], seconds
+    rows = zip(test.labels, answered, kinds, strict=True)
+    return [{"label": label, "answer": answer, "kind": kind} for label, answer, kind in rows], seconds
 
 
 def exact(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -125,19 +125,19 @@ def main() -> None:
     parser.add_argument("--speakers", default="")
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--set", action="append", default=[])
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folder = (asked.data / "spoken_digits").resolve()
+    folder = (arguments.data / "spoken_digits").resolve()
     with (folder / "recordings.csv").open(newline="") as table:
         speakers = sorted({row["speaker"] for row in csv.DictReader(table)})
-    if asked.speakers:
-        speakers = asked.speakers.split(",")
+    if arguments.speakers:
+        speakers = arguments.speakers.split(",")
     with tempfile.TemporaryDirectory() as home:
         os.environ["TRIPTYCH_HOME"] = home
         for speaker in speakers:
-            options = [f"data={folder}", f"align.test_values={{speaker: [{speaker}]}}", *asked.set]
-            if asked.epochs or asked.quick:
-                options.append(f"training.epochs={asked.epochs or 0.05}")
+            options = [f"data={folder}", f"align.test_values={{speaker: [{speaker}]}}", *arguments.set]
+            if arguments.epochs or arguments.quick:
+                options.append(f"training.epochs={arguments.epochs or 0.05}")
             settings = [part for option in options for part in ("--set", option)]
 
             def run(select: str, settings: list[str] = settings) -> subprocess.Popen[str]:
@@ -153,17 +153,17 @@ def main() -> None:
             output, _ = ours.communicate()
             if ours.returncode != 0:
                 sys.exit("the model was not trained")
-            told = json.loads(output.splitlines()[-1])
-            measured = tracking.read_json(project.mlflow_uri, told["mlflow_run_id"], "evaluation.json")["rows"]
-            found = {row["slice"]: round(row["accuracy"], 4) for row in measured if row["subset"] == row["inputs"]}
+            summary = json.loads(output.splitlines()[-1])
+            measured = tracking.read_json(project.mlflow_uri, summary["mlflow_run_id"], "evaluation.json")["rows"]
+            accuracies = {row["slice"]: round(row["accuracy"], 4) for row in measured if row["subset"] == row["inputs"]}
             line = {
                 "benchmark": "speakers",
                 "held_out": speaker,
                 "test_rows": len(plain),
-                "ours": {"all": found[None]}
-                | {s.removeprefix("kind="): value for s, value in found.items() if s and s.startswith("kind=")},
+                "ours": {"all": accuracies[None]}
+                | {s.removeprefix("kind="): value for s, value in accuracies.items() if s and s.startswith("kind=")},
                 "plain": exact(plain),
-                "seconds": {"ours": round(told["seconds"]["model"], 1), "plain": round(seconds, 1)},
+                "seconds": {"ours": round(summary["seconds"]["model"], 1), "plain": round(seconds, 1)},
             }
             print(json.dumps(line), flush=True)
 

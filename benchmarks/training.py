@@ -29,10 +29,11 @@ from transformers import get_cosine_schedule_with_warmup
 from transformers.utils import logging
 
 from benchmarks import measure
+from training.building import build_model
 from training.cache import FeatureCache, needed_columns, open_table
 from training.data import EpochSampler, SampleDataset, open_samples
 from training.features import FeatureSettings
-from training.model import FusionModel, build_model
+from training.model import FusionModel
 from training.settings import ModelSettings, TrainingSettings, from_dict, to_dict
 from training.train import TrainingTask, fit, make_collator, make_tokenizer
 
@@ -58,11 +59,11 @@ def prepare(folder: Path) -> None:
 def opened(folder: Path, rows: int) -> tuple[ModelSettings, TrainingSettings, FeatureSettings, SampleDataset, Any]:
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    found = json.loads((folder / "settings.json").read_text())
-    model, features = from_dict(ModelSettings, found["model"]), from_dict(FeatureSettings, found["features"])
-    kept = {name: found["training"][name] for name in ("batch_size", "learning_rate")}
+    settings = json.loads((folder / "settings.json").read_text())
+    model, features = from_dict(ModelSettings, settings["model"]), from_dict(FeatureSettings, settings["features"])
+    kept = {name: settings["training"][name] for name in ("batch_size", "learning_rate")}
     training = TrainingSettings(epochs=1, evaluations=0, **kept)
-    caches = {m: FeatureCache(folder, m, f, needed_columns(m, features)) for m, f in found["fingerprints"].items()}
+    caches = {m: FeatureCache(folder, m, f, needed_columns(m, features)) for m, f in settings["fingerprints"].items()}
     samples = SampleDataset(pq.read_table(folder / "index.parquet").slice(0, rows), caches)
     return model, training, features, samples, make_tokenizer(samples, model, training)
 
@@ -121,20 +122,22 @@ def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--folder", type=Path, help="where what is prepared stays (default: nowhere)")
-    given = parser.parse_args()
-    if given.device == "cuda" and not torch.cuda.is_available():
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
         print("no GPU here: skipped", file=sys.stderr)
         return
-    if given.device == "cpu":
+    if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the Trainer would take a GPU that it sees
-    rows = _QUICK if given.quick else _ROWS
+    rows = _QUICK if arguments.quick else _ROWS
     with tempfile.TemporaryDirectory() as temporary:
-        folder = (given.folder or Path(temporary)).resolve()
+        folder = (arguments.folder or Path(temporary)).resolve()
         if not (folder / "settings.json").is_file():
             prepare(folder)
-        name = "training", f"{rows:,} samples of the example, {given.device}"
+        name = "training", f"{rows:,} samples of the example, {arguments.device}"
         for ready, beside in ((False, "bare loop"), (True, "bare loop, batches ready made")):
-            measure.compare(name, partial(ours, folder, rows), beside, partial(loop, folder, rows, given.device, ready))
+            measure.compare(
+                name, partial(ours, folder, rows), beside, partial(loop, folder, rows, arguments.device, ready)
+            )
 
 
 if __name__ == "__main__":

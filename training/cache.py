@@ -120,8 +120,8 @@ class FeatureCache:
 
     def positions(self, ids: pa.ChunkedArray) -> np.ndarray:
         """Where each id lies, -1 for a null id; raises ValueError for an id that was never added."""
-        found = pc.fill_null(pc.index_in(ids, value_set=self.ids.combine_chunks(), skip_nulls=True), -1)
-        positions = found.to_numpy().astype(np.int64)
+        indices = pc.fill_null(pc.index_in(ids, value_set=self.ids.combine_chunks(), skip_nulls=True), -1)
+        positions = indices.to_numpy().astype(np.int64)
         unknown = (positions < 0) & pc.is_valid(ids).to_numpy()
         if unknown.any():
             item = ids[int(unknown.argmax())].as_py()

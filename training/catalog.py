@@ -92,10 +92,10 @@ class Family:
             raise ValueError(
                 f"{self.name} is {value!r}, expected {self._expected(scope)}, or {{kind: ..., option: ...}}"
             )
-        given = {str(name): option for name, option in value.items() if name != "kind"}
-        if not given:
+        options = {str(name): option for name, option in value.items() if name != "kind"}
+        if not options:
             return self.choose(kind, scope)
-        return Choice(kind, self._changed(self._checked(kind, given, scope)))
+        return Choice(kind, self._changed(self._checked(kind, options, scope)))
 
     def options(self, choice: Choice, scope: str | None = None) -> Any:
         """The options of a choice as its class's dataclass; None where the kind has none."""
@@ -149,9 +149,9 @@ class Family:
             return self._import(kind, place[1])
         return getattr(self._import(kind, place), "Options", None)
 
-    def _checked(self, kind: str, given: dict[str, Any], scope: str | None) -> Any:
+    def _checked(self, kind: str, options: dict[str, Any], scope: str | None) -> Any:
         cls, known = self._options_class(kind, scope), self.option_names(kind, scope)
-        if unknown := [name for name in given if name not in known]:
+        if unknown := [name for name in options if name not in known]:
             there = f"there are {', '.join(known)}" if known else "it has no options"
             close = difflib.get_close_matches(unknown[0], known, 1)
             meant = f"; did you mean {close[0]}?" if close else ""
@@ -159,7 +159,7 @@ class Family:
         from training.settings import validated
 
         try:
-            return validated(cls, given)
+            return validated(cls, options)
         except ValueError as error:
             raise ValueError(f"{self.name} {kind}: {error}") from None
 

@@ -8,7 +8,6 @@ D width: of the encoders' tokens before the fusion, of the language model behind
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,14 +26,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.catalog import ENCODERS, FUSIONS, MODALITIES, OUTPUTS
 from training.encoders.base import Encoder
-from training.features import FeatureSettings
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
 from training.layers import AttentionPool, ModelShape
 from training.objectives.base import Objective
 from training.outputs.base import Output
-from training.settings import ModelSettings, complete, to_dict
-from training.tokenizer import missing_model
 
 
 @strict
@@ -261,69 +257,3 @@ def _make_encoder(config: FusionConfig, modality: str, shape: ModelShape) -> Enc
     if config.encoder_class(modality).reads_prompt:
         source = replace(source, width=config.llm_config.hidden_size)
     return ENCODERS.make(ENCODERS.choose(config.encoders[modality], source.form), source, shape, scope=source.form)
-
-
-def build_model(
-    settings: ModelSettings,
-    features: FeatureSettings,
-    tokenizer: PreTrainedTokenizerBase,
-    modalities: tuple[str, ...],
-    labels: Sequence[str] = (),
-) -> FusionModel:
-    """A new model; the language model's weights are loaded unless it is `tiny`. Draws from torch's global generator.
-
-    Args:
-        modalities: those it can read.
-        labels: of the training rows; the output may need them (`Output.fit`).
-
-    Raises:
-        ValueError: the language model is not there, or the output cannot have such labels.
-    """
-    output = OUTPUTS.make(settings.output, {})
-    read = {m: encoder for m, encoder in settings.encoders.items() if m in modalities}  # a baseline reads fewer
-    settings = complete(replace(settings, encoders=read), {m: features.forms[m] for m in modalities})
-    pretrained = None if settings.llm == "tiny" else _load_llm(settings.llm, output)
-    config = FusionConfig(
-        modalities=list(modalities),
-        encoders={m: encoder.plain() for m, encoder in settings.encoders.items()},
-        inputs={m: to_dict(features.featurizer(m).shape()) for m in modalities},
-        fusion=settings.fusion.plain(),
-        output=settings.output.plain(),
-        fitted=output.fit(labels, tokenizer, settings),
-        width=settings.width,
-        heads=settings.heads,
-        tokens=settings.tokens,
-        dropout=settings.dropout,
-        max_new_tokens=settings.max_new_tokens,
-        llm_config=tiny_config(settings, tokenizer) if pretrained is None else pretrained.config,
-    )
-    model = FusionModel(config)
-    if pretrained is not None:
-        model.llm.load_state_dict(pretrained.state_dict())
-    if settings.freeze_llm:
-        model.llm.requires_grad_(False)
-    return model
-
-
-def tiny_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
-    """A small decoder of the Llama family, to be trained from scratch."""
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.width,
-        intermediate_size=settings.width * 4,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        attention_dropout=settings.dropout,
-        max_position_embeddings=4096,
-        initializer_range=settings.width**-0.5,  # the default, 0.02, suits widths in the thousands
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def _load_llm(name: str, output: Output) -> PreTrainedModel:
-    try:
-        return output.language_model().from_pretrained(name, trust_remote_code=False, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(missing_model(name)) from error

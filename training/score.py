@@ -97,21 +97,21 @@ def score(model: Path, rows: Path, answers: Path) -> None:
 
 def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of ANSWERS for raw rows."""
-    found = [{name: row.get(name) for name in ("sample_id", "label", "prediction", "error")} for row in rows]
+    results = [{name: row.get(name) for name in ("sample_id", "label", "prediction", "error")} for row in rows]
     read: dict[int, dict[str, Any]] = {}
     for number, row in enumerate(rows):
         if row.get("label") is not None:
-            found[number]["label"] = answerer.output.read(row["label"])
+            results[number]["label"] = answerer.output.read(row["label"])
         inputs = {m: row[m] for m in answerer.modalities if row.get(m) is not None}
         try:
             if not inputs:
                 raise ValueError(f"has nothing that this model reads ({', '.join(answerer.modalities)})")
             read[number] = answerer.read(inputs)
         except ValueError as error:
-            found[number]["error"] = str(error)
+            results[number]["error"] = str(error)
     for number, answer in zip(read, answerer(list(read.values())), strict=True):
-        found[number]["prediction"] = answer
-    return found
+        results[number]["prediction"] = answer
+    return results
 
 
 def score_command(model: Path, rows: Path, answers: Path) -> tuple[list[str], dict[str, str]]:
@@ -130,11 +130,11 @@ def answer_rows(model: Path, rows: pa.RecordBatchReader) -> pa.Table:
         RuntimeError: the process failed; the message carries the end of its output.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        given, answers = Path(temporary) / "rows.parquet", Path(temporary) / "answers.parquet"
-        with pq.ParquetWriter(given, rows.schema) as writer:
+        inputs, answers = Path(temporary) / "rows.parquet", Path(temporary) / "answers.parquet"
+        with pq.ParquetWriter(inputs, rows.schema) as writer:
             for batch in rows:
                 writer.write_batch(batch)
-        argv, env = score_command(model, given, answers)
+        argv, env = score_command(model, inputs, answers)
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"the model in {model} could not answer:\n{done.stderr.strip()[-2000:]}")
@@ -146,8 +146,8 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of a bundle or of a logged model")
     parser.add_argument("rows", type=Path, help="Parquet: sample_id, label, text, image, speech")
     parser.add_argument("answers", type=Path, help="Parquet to write: sample_id, label, prediction, error")
-    given = parser.parse_args()
-    score(given.model, given.rows, given.answers)
+    arguments = parser.parse_args()
+    score(arguments.model, arguments.rows, arguments.answers)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from training.building import build_model
 from training.catalog import OBJECTIVES
 from training.checkpoints import claim, last_checkpoint
 from training.data import Collator, EpochSampler, Row, SampleDataset
 from training.evaluate import mean_score
 from training.features import FeatureSettings
-from training.model import FusionModel, build_model
+from training.model import FusionModel
 from training.schema import fingerprint, subset_name
 from training.settings import ModelSettings, TrainingSettings
 from training.spec import identity, training_identity

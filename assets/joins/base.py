@@ -7,7 +7,8 @@ from pathlib import Path
 import duckdb
 
 from assets.joins.columns import Columns
-from assets.settings import AlignSettings, SourceSettings
+from assets.settings import AlignSettings
+from assets.source_settings import SourceSettings
 
 
 class Join(ABC):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import duckdb
 
 from assets.lake import sql_string
-from assets.settings import SourceSettings
+from assets.source_settings import SourceSettings
 from assets.splits import pointer
 
 
@@ -26,9 +26,9 @@ class Columns:
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSettings]) -> "Columns":
-        found = connection.sql("SELECT DISTINCT source, unnest(json_keys(attributes)) FROM items").fetchall()
+        pairs = connection.sql("SELECT DISTINCT source, unnest(json_keys(attributes)) FROM items").fetchall()
         columns = {s.name: {s.key} if s.key else set() for s in sources}
-        for source, column in found:
+        for source, column in pairs:
             columns[source].add(column)
         texts = frozenset(s.column for s in sources if s.column)
         return cls(frozenset(), {s: frozenset(c) for s, c in columns.items()}, {s.name: s for s in sources}, texts)

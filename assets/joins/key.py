@@ -8,7 +8,8 @@ import duckdb
 from assets.joins.base import Join
 from assets.joins.columns import Columns
 from assets.joins.links import join_links, listed
-from assets.settings import AlignSettings, SourceSettings
+from assets.settings import AlignSettings
+from assets.source_settings import SourceSettings
 from training.schema import MODALITIES
 
 _SHOWN = 3

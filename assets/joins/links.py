@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from assets.joins.columns import Columns, cell
 from assets.lake import sql_string
-from assets.settings import AlignSettings, SourceSettings
+from assets.settings import AlignSettings
+from assets.source_settings import SourceSettings
+from assets.storage import Location, locate
 from assets.tables import read_table
 from training.schema import MODALITIES
 
@@ -27,12 +29,23 @@ def join_links(
 ) -> Columns:
     """One row of `joined` per row of the link table; returns the columns with those of the link table."""
     assert settings.table is not None
-    path = root / settings.table
+    path = locate(settings.table, root)
     linked = _load_links(connection, settings, path)
     link_columns = _link_columns(settings, sources, root, linked)
-    own = {s.column for s in sources if s.column and s.table and (root / s.table).resolve() == path.resolve()}
-    hidden = frozenset([*link_columns.values(), *own, *([settings.id] if settings.id else [])])
+    texts = {s.column for s in sources if s.column and s.table and locate(s.table, root).uri == path.uri}
+    hidden = frozenset([*link_columns.values(), *texts, *([settings.id] if settings.id else [])])
 
+    _match(connection, sources, link_columns)
+    _check_links_match(connection, link_columns, path)
+    _pick(connection, settings, path)
+    _check_ids(connection, settings, path)
+    return replace(columns, link=frozenset(linked), hidden=hidden)
+
+
+def _match(
+    connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSettings], link_columns: dict[str, str]
+) -> None:
+    """Tables `matches`: for each cell of the link table the items that it names, or none; and `candidates`."""
     cells = " UNION ALL ".join(
         f"SELECT line, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, "
         f"{cell('values', link_columns[s.name])} AS key FROM links"
@@ -57,7 +70,10 @@ def join_links(
         CREATE TABLE candidates AS SELECT DISTINCT item_id FROM matches WHERE item_id IS NOT NULL;
         """
     )
-    _check_links_match(connection, link_columns, path)
+
+
+def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> None:
+    """Table `joined`: of each row of the link table and each modality the first item that can be used."""
     slots = ", ".join(
         f"max(item_id) FILTER (modality = '{m}' AND status = 'present') AS {m}_item, "
         f"max(id) FILTER (modality = '{m}' AND status = 'present') AS {m}_id, "
@@ -79,16 +95,14 @@ def join_links(
         FROM links LEFT JOIN keyed USING (line) LEFT JOIN picked USING (line) GROUP BY line
         """
     )
-    _check_ids(connection, settings, path)
-    return replace(columns, link=frozenset(linked), hidden=hidden)
 
 
-def _load_links(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Path) -> list[str]:
+def _load_links(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> list[str]:
     """Tables `links(line, values)` and `broken_links`; returns the names of the link table's columns."""
     named = [*settings.columns.values(), *([settings.id] if settings.id else [])]
     columns: dict[str, None] = {}
     batches, lines, values, broken = [], [], [], []
-    for record in read_table(path, settings.encoding, named):
+    for record in read_table(path.uri, settings.encoding, named):
         if record.problem is not None:
             broken.append({"uri": str(path), "line": record.line, "problem": record.problem})
             continue
@@ -112,26 +126,26 @@ def _link_columns(
 ) -> dict[str, str]:
     """Source -> column of the link table that holds its keys."""
     assert settings.table is not None
-    path, names = (root / settings.table).resolve(), [s.name for s in sources]
+    path, names = locate(settings.table, root), [s.name for s in sources]
     if unknown := set(settings.columns) - set(names):
         raise ValueError(
             f"align.columns names {sorted(unknown)[0]!r}, which is no source; there are {', '.join(names)}"
         )
-    found = {}
+    columns = {}
     for source in sources:
-        own = source.key if source.table and (root / source.table).resolve() == path else None
-        choices = [settings.columns.get(source.name), own, source.name, source.modality]
+        shared = source.key if source.table and locate(source.table, root).uri == path.uri else None
+        choices = [settings.columns.get(source.name), shared, source.name, source.modality]
         column = next((c for c in choices if c is not None and c in linked), None)
         if column is None:
             raise ValueError(
-                f"align.table {path} has no column {source.name!r} or {source.modality!r} with the keys of source "
+                f"align.table {path.uri} has no column {source.name!r} or {source.modality!r} with the keys of source "
                 f"{source.name!r}: name it under align.columns; it has {', '.join(linked)}"
             )
-        found[source.name] = column
-    return found
+        columns[source.name] = column
+    return columns
 
 
-def _check_links_match(connection: duckdb.DuckDBPyConnection, link_columns: dict[str, str], path: Path) -> None:
+def _check_links_match(connection: duckdb.DuckDBPyConnection, link_columns: dict[str, str], path: Location) -> None:
     missed = connection.sql(
         f"""
         SELECT modality, list(DISTINCT source ORDER BY source), list(DISTINCT key ORDER BY key)[:{_SHOWN}] FROM matches
@@ -155,7 +169,7 @@ def listed(keys: Sequence[str] | None) -> str:
     return ", ".join(repr(key) for key in keys or []) or "no keys"
 
 
-def _check_ids(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Path) -> None:
+def _check_ids(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> None:
     wrong = connection.sql(
         "SELECT sample_id, list(line ORDER BY line) FROM joined GROUP BY 1 "
         f"HAVING count(*) > 1 OR (sample_id IS NULL AND {settings.id is not None}) ORDER BY 2 LIMIT {_SHOWN}"

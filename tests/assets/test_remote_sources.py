@@ -15,7 +15,7 @@ import pytest
 from assets import pipeline
 from assets.contents import attach_data
 from assets.scan import Scan, scan
-from assets.settings import SourceSettings
+from assets.source_settings import SourceSettings
 from assets.sources.base import SourceError
 from orchestration.automation import signature
 from orchestration.project import load

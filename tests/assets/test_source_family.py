@@ -23,7 +23,7 @@ from assets import pipeline
 from assets.catalog import ENGINES, SOURCES
 from assets.contents import attach_data
 from assets.scan import scan
-from assets.settings import SourceSettings
+from assets.source_settings import SourceSettings
 from orchestration.automation import signature
 from orchestration.inspection import SourceCounts, check
 from orchestration.project import ProjectError, load

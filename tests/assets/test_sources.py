@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from assets.contents import attach_data
 from assets.scan import Scan, scan
-from assets.settings import SourceSettings
+from assets.source_settings import SourceSettings
 from assets.sources.base import SourceError
 from assets.sources.files import FilesSource
 from assets.storage import is_outside

@@ -165,7 +165,7 @@ def make_model(tokenizer: Any) -> Callable[..., Any]:
     """New tiny models, with the batch of all rows as its training would see them."""
     import torch
 
-    from training.model import build_model
+    from training.building import build_model
     from training.train import make_collator
 
     def make(rows: list[dict[str, Any]], **settings: Any) -> tuple[Any, dict[str, Any]]:
@@ -180,7 +180,7 @@ def make_model(tokenizer: Any) -> Callable[..., Any]:
 def save_bundle(folder: Path, modalities: tuple[str, ...] = MODALITIES, **settings: Any) -> Path:
     import torch
 
-    from training.model import build_model
+    from training.building import build_model
     from training.processor import Processor
     from training.tokenizer import fit_tokenizer
 

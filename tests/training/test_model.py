@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from training.building import build_model
 from training.data import Collator, Row
 from training.features import FeatureSettings
-from training.model import FusionModel, build_model
+from training.model import FusionModel
 from training.settings import ModelSettings
 from training.tokenizer import fit_tokenizer
 from training.train import make_collator

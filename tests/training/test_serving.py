@@ -163,9 +163,9 @@ def test_scoring_runs_the_logged_code_and_agrees_with_serving(
     model = tmp_path / "older"
     shutil.copytree(logged, model)
     code = model / "code" / "training" / "score.py"
-    marked = 'found = [{name: "own " + row[name] if name == "sample_id" else row.get(name)'
-    assert "found = [{name: row.get(name)" in code.read_text()
-    code.write_text(code.read_text().replace("found = [{name: row.get(name)", marked))
+    marked = 'results = [{name: "own " + row[name] if name == "sample_id" else row.get(name)'
+    assert "results = [{name: row.get(name)" in code.read_text()
+    code.write_text(code.read_text().replace("results = [{name: row.get(name)", marked))
     foreign = tmp_path / "elsewhere" / "training"
     foreign.mkdir(parents=True)
     (foreign / "__init__.py").write_text("raise RuntimeError('the wrong training')")
