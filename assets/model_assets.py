@@ -191,7 +191,8 @@ def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str])
             "mlflow_run_id": report.mlflow_run_id,
             "dataset_fingerprint": report.dataset_fingerprint,
             "metrics": dict(report.metrics),
-            "subset_metrics": dict(report.subsets),  # the first metric of each
+            "metric": metric.name,
+            "subset_metrics": dict(report.subsets),  # that metric of each
             "seconds": 0.0 if reused else sum(report.seconds.values()),
         },
     )

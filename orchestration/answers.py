@@ -22,7 +22,7 @@ _WIDTH = 18  # of the column of names
 def say_summary(summary: Summary) -> None:
     """The end of a run: what was made and what to do with it."""
     if summary.subsets:
-        _say_subsets(summary.subsets, summary.metrics)
+        _say_subsets(summary)
     model = summary.model
     if model.version is None:
         return
@@ -34,15 +34,18 @@ def say_summary(summary: Summary) -> None:
     click.echo(f"  ask it:  triptych predict {summary.project}{which} {options}")
 
 
-def _say_subsets(subsets: Mapping[str, float | None], metrics: Mapping[str, float]) -> None:
-    click.echo(f"\nTest accuracy by the inputs given ({metrics['test/n']:,} rows)")
-    bars = sorted(subsets.items(), key=lambda pair: pair[1] or 0)
-    if (usual := metrics.get("test/majority_accuracy")) is not None:
-        bars.insert(0, ("most frequent label", usual))
-    width = max(len(name) for name, _ in bars)
-    for name, value in bars:
-        said = "no test row" if value is None else f"{value:6.3f}  {'█' * round(_BAR * value)}"
-        click.echo(f"  {name:<{width}}  {said}")
+def _say_subsets(summary: Summary) -> None:
+    """The first metric of the output; a share of the rows as a bar, too."""
+    metric = summary.metric or "accuracy"
+    words = metric.replace("_", " ")
+    click.echo(f"\nTest {words} by the inputs given ({summary.metrics['test/n']:,} rows)")
+    figures = sorted(summary.subsets.items(), key=lambda pair: pair[1] or 0)
+    if (usual := summary.metrics.get(f"test/majority_{metric}")) is not None:
+        figures.insert(0, ("most frequent label" if metric == "accuracy" else "one answer for all", usual))
+    width = max(len(name) for name, _ in figures)
+    for name, value in figures:
+        bar = "█" * round(_BAR * value) if metric == "accuracy" and value else ""
+        click.echo(f"  {name:<{width}}  " + ("no test row" if value is None else f"{value:6.3f}  {bar}"))
 
 
 def say_check(check: Check) -> None:
@@ -72,8 +75,8 @@ def say_status(status: Status) -> None:
 
 
 def _say_model(model: Mapping[str, Any]) -> None:
-    accuracy = "" if model["accuracy"] is None else f"test accuracy {model['accuracy']:.4f}"
-    click.echo(f"  version {model['version']:<4} {', '.join(model['aliases']):<22} {accuracy}")
+    worth = "" if model["value"] is None else f"test {model['metric'].replace('_', ' ')} {model['value']:.4f}"
+    click.echo(f"  version {model['version']:<4} {', '.join(model['aliases']):<22} {worth}")
     for reason in model["reasons"]:
         click.secho(f"    {reason}", dim=True)
 

@@ -114,7 +114,7 @@ def _counted(rows: pa.Table, column: str) -> dict[str, int]:
 
 
 def status(project: Project) -> Status:
-    """Tables with rows and versions, and the registered versions of the model with aliases and test accuracy."""
+    """Tables with rows and versions, and the registered versions of the model with what they are worth."""
     from training import model_registry
 
     lake = pipeline.open_lake(project)

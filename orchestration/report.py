@@ -37,9 +37,10 @@ _PAGE = """<!doctype html>
 <td class="n">{{ row.n }}</td><td>{{ row.example }}</td></tr>{% endfor %}</table>{% endif %}
 <h2>Models</h2>
 {% if state.models %}<table>
-<tr><th>version</th><th>aliases</th><th>test accuracy</th><th>dataset</th><th>what the gate said</th></tr>
+<tr><th>version</th><th>aliases</th><th>on the test set</th><th>dataset</th><th>what the gate said</th></tr>
 {% for model in state.models %}<tr><td class="n">{{ model.version }}</td><td>{{ model.aliases | join(", ") }}</td>
-<td class="n">{{ "%.4f" | format(model.accuracy) if model.accuracy is not none else "" }}</td>
+<td class="n">{{ model.metric.replace("_", " ") }}
+{{ "%.4f" | format(model.value) if model.value is not none else "not measured" }}</td>
 <td><code>{{ model.dataset_fingerprint }}</code></td>
 <td>{% for reason in model.reasons %}{{ reason }}<br>{% endfor %}</td></tr>{% endfor %}</table>
 {% else %}<p>None yet.</p>{% endif %}

@@ -156,7 +156,8 @@ class Summary:
     dataset: DatasetSummary
     items: ItemCounts
     metrics: Mapping[str, float]  # test/<name> -> value
-    subsets: Mapping[str, float | None]  # inputs given -> first metric of the output; None where no test row has them
+    metric: str | None  # the first of the output
+    subsets: Mapping[str, float | None]  # inputs given -> that metric; None where no test row has them
     seconds: Mapping[str, float]  # asset -> duration
 
 
@@ -187,6 +188,7 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
             quarantined=metadata.get("samples", {}).get("quarantined", 0),
         ),
         metrics={f"test/{name}": value for name, value in model.get("metrics", {}).items()},
+        metric=model.get("metric"),
         subsets=model.get("subset_metrics", {}),
         # The trainer says itself how long each part took; what else a step makes shares its time.
         seconds={asset: metadata[asset].get("seconds", durations[steps[asset]]) for asset in steps},

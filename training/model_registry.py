@@ -215,7 +215,8 @@ def count_look(uri: str, project: str, dataset: str, version: str) -> int:
 
 
 def versions(uri: str, project: str) -> list[dict[str, Any]]:
-    """Registered versions, the newest first: version, run_id, aliases, accuracy, dataset_fingerprint, reasons."""
+    """Registered versions, the newest first: version, run_id, aliases, metric (the first of its output), value (on the
+    test set), accuracy (the value, if that is the metric), dataset_fingerprint, reasons."""
     from mlflow.exceptions import MlflowException
 
     store = client(uri)
@@ -228,12 +229,16 @@ def versions(uri: str, project: str) -> list[dict[str, Any]]:
     rows = []
     for version in store.search_model_versions(f"name = '{project}'"):
         tags = {k.removeprefix(TAG): v for k, v in version.tags.items()}
+        metric = tags.get("metric", "accuracy")
+        value = store.get_run(version.run_id).data.metrics.get(f"test_{metric}")
         rows.append(
             {
                 "version": int(version.version),
                 "run_id": version.run_id,
                 "aliases": sorted(alias for alias, v in registered.aliases.items() if str(v) == str(version.version)),
-                "accuracy": store.get_run(version.run_id).data.metrics.get("test_accuracy"),
+                "metric": metric,
+                "value": value,
+                "accuracy": value if metric == "accuracy" else None,
                 "dataset_fingerprint": tags.get("dataset_fingerprint"),
                 "reasons": json.loads(tags.get("gate_reasons", "[]")),
             }

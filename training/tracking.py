@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from training.catalog import OUTPUTS
 from training.children import is_free
 from training.records import TrainingReport
 from training.spec import JobSpec, RunSpec
@@ -203,7 +204,8 @@ def _snapshot(spec: JobSpec) -> Any:
 def provenance(spec: JobSpec, run: RunSpec) -> dict[str, str]:
     """What run and registered version say about where they come from."""
     fingerprints = {"training_fingerprint": run.fingerprint, "dataset_fingerprint": spec.dataset}
-    return {**spec.tags, **fingerprints, "role": run.name, "dataset_version": str(spec.version)}
+    metric = OUTPUTS.load(run.model.output.kind).metrics[0].name
+    return {**spec.tags, **fingerprints, "role": run.name, "metric": metric, "dataset_version": str(spec.version)}
 
 
 class Terminated(SystemExit):

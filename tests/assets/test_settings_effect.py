@@ -1,0 +1,393 @@
+"""No setting of the data side silently does nothing: each field of each settings class, changed, changes what it
+configures. A field without a case fails; the settings of model and training have theirs in `tests/training`."""
+
+import dataclasses
+import io
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import soundfile
+
+from assets import pipeline
+from assets.asset_checks import check_null_rates
+from assets.catalog import ENGINES
+from assets.engines.base import WorkerOptions
+from assets.scan import scan
+from assets.settings import AlignSettings, Project, SplitSettings
+from assets.source_settings import SourceSettings
+from assets.sources.files import FilesSource
+from assets.sources.table import TableSource
+from orchestration.definitions import project_definitions
+from orchestration.project import ProjectError, load
+from training.catalog import FEATURIZERS, FILTERS, Choice
+from training.features import FeatureSettings
+from training.featurizers.pixels import PixelsOptions
+from training.featurizers.tokens import TokensOptions
+from training.filters.base import RangeOptions
+from training.filters.language import LanguageOptions
+from training.media import MediaError
+from training.modalities.image import ImageModality
+from training.modalities.text import TextCleaning
+from training.processor import Processor
+from training.settings import MediaLimits
+from training.spectra import SpectrumOptions
+
+TEXT = "Les ﬁlles mangent du pain avec LES amis"
+
+
+def after_silence() -> bytes:
+    """A recording that is silent, then faint, then loud."""
+    tone = np.sin(np.arange(4000) / 3) * np.repeat([0.0, 0.02, 0.5, 0.5], 1000)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone, 8000, format="WAV")
+    return buffer.getvalue()
+
+
+CONTENT = {"text": TEXT.encode(), "image": ImageModality().example(), "speech": after_silence()}
+
+
+def features(modality: str, kind: str = "", limits: MediaLimits | None = None, **options: Any) -> Any:
+    """What comes of an item: its clean row, its tensors, and the batch that a model gets."""
+    section = {**options, **({"kind": kind} if kind else {})}
+    processor = Processor(FeatureSettings(**{modality: section}), limits or MediaLimits())
+    try:
+        content = processor.decode(modality, CONTENT[modality])
+    except MediaError as error:
+        return error.reason
+    row, featurizer = processor.featurize(modality, content), processor.featurizers[modality]
+    values, mask = featurizer.batch([row[featurizer.read]])
+    tensors = {name: row[name].tobytes() for name in featurizer.tensors}
+    batch = values.numpy().tobytes(), None if mask is None else mask.numpy().tobytes()
+    return processor.modalities[modality].describe(content), tensors, batch
+
+
+def stored(modality: str, **options: Any) -> str:
+    return Processor(FeatureSettings(**{modality: options}), MediaLimits()).fingerprint(modality)
+
+
+# Class -> modality, and for each field a value that is not the default.
+OPTIONS: dict[type, tuple[str, dict[str, Any]]] = {
+    PixelsOptions: ("image", {"size": 16, "color": "grey", "fit": "pad", "mean": 0.1, "std": 0.9}),
+    SpectrumOptions: (
+        "speech",
+        {
+            **{"sample_rate": 8000, "mels": 30, "coefficients": 9, "window_ms": 40.0, "hop_ms": 5.0, "trim_db": 1.0},
+            **{"max_seconds": 0.2, "channel_seconds": 0.5, "keep_waveform": True},
+        },
+    ),
+    TextCleaning: ("text", {"form": "NFC", "language": "de", "lowercase": True}),
+    TokensOptions: ("text", {"max_tokens": 3, "tokenizer": "a local folder"}),
+}
+FIELDS = [(cls, name, value) for cls, (_, values) in OPTIONS.items() for name, value in values.items()]
+
+
+@pytest.fixture(scope="module")
+def word_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "Les": 1, "pain": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("cls", "name", "value"), FIELDS, ids=[f"{cls.__name__}.{name}" for cls, name, _ in FIELDS])
+def test_an_option_of_features_changes_rows_or_batch(cls, name, value, word_tokenizer):
+    modality, _ = OPTIONS[cls]
+    value = word_tokenizer if name == "tokenizer" else value
+    wide = {"fit": "squash"} if name == "fit" else {}
+    before, after = features(modality, **wide), features(modality, **{name: value})
+    if name == "fit":  # the example picture is a square, which fits in every way
+        assert stored(modality, **wide) != stored(modality, **{name: value})
+        return
+    assert before != after
+    changed = before[0] != after[0] or before[1] != after[1]
+    assert (stored(modality) != stored(modality, **{name: value})) == changed, "stored rows are named by what made them"
+
+
+def test_the_kind_of_features_changes_what_is_read():
+    assert features("speech")[2] != features("speech", "mfcc")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "modality"),
+    [
+        *(("max_bytes", 10, "image"), ("max_pixels", 100, "image")),
+        *(("max_seconds", 0.1, "speech"), ("max_characters", 5, "text")),
+    ],
+)
+def test_a_limit_refuses_before_decoding(name, value, modality):
+    assert features(modality) != "too_large"
+    assert features(modality, limits=MediaLimits(**{name: value})) == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("modality", "kind"), [(m, kind) for m in ("text", "image", "speech") for kind in FEATURIZERS.names(m)]
+)
+def test_every_package_that_decides_a_row_is_part_of_its_fingerprint(modality, kind, monkeypatch):
+    from training import processor as module
+
+    processor = Processor(FeatureSettings(**{modality: kind}), MediaLimits())
+    version, before = module._version, processor.fingerprint(modality)
+    packages = {*processor.modalities[modality].packages, *processor.featurizers[modality].packages}
+    expected = {
+        "text": {"ftfy", "jieba", "py3langid", "regex", "stopwordsiso"},
+        "image": {"pillow", "torch", "torchvision"},
+        "speech": {"numpy", "scipy", "soundfile", "torch", "torchaudio"},
+    }
+    assert packages == expected[modality]
+    for package in packages:
+        monkeypatch.setattr(module, "_version", lambda name, one=package: "0" if name == one else version(name))
+        assert processor.fingerprint(modality) != before, package
+
+
+# Alignment: a project that is cleaned already.
+
+
+@pytest.fixture(scope="module")
+def cleaned(make_project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("aligned")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TRIPTYCH_HOME", str(folder / "home"))
+        path = make_project(folder / "project")
+        links = [f"{n},q{(n + 1) % 20:02d},q{n:02d},{'yes' if n % 2 else 'no'},ä{n}" for n in range(20)]
+        (path.parent / "links.csv").write_text(
+            "\n".join(["number,pictures,questions,answer,remark", *links]), "latin-1"
+        )
+        project = load(path)
+        lake = pipeline.open_lake(project)
+        pipeline.write_manifest(lake, project)
+        for modality in project.modalities:
+            pipeline.process_modality(lake, project, modality)
+    return path
+
+
+def samples(path: Path, *overrides: str) -> Any:
+    """The samples that the settings make, or the error in their place."""
+    try:
+        project = load(path, overrides)
+        lake = pipeline.open_lake(project)
+        pipeline.write_samples(lake, project)
+    except ValueError as error:
+        return str(error)
+    return lake.read("samples").to_pylist()
+
+
+LINKS = "align.table=links.csv", "align.columns={photos: pictures}", "align.encoding=latin-1", "align.group=[]"
+LINKS = (*LINKS, "align.columns.recordings=pictures")
+HELD = "align.group=[]", "align.held_out=[speaker]"
+ALIGN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "on": ((), ("align.on=time",)),
+    "table": ((), LINKS),
+    "columns": (LINKS, (*LINKS, "align.columns.photos=questions", "align.columns.questions=pictures")),
+    "encoding": (LINKS, (*LINKS, "align.encoding=utf-8")),
+    "id": (LINKS, (*LINKS, "align.id=number")),
+    "label": ((), ("align.label=speaker",)),
+    "group": ((), ("align.group=[]",)),
+    "held_out": ((), HELD),
+    "test_values": (HELD, (*HELD, "align.test_values={speaker: [speaker1]}")),
+    "require": ((), ("align.require=[image]",)),
+    "max_per_key": ((), ("align.max_per_key=0",)),
+    "split": ((), ("align.split.train=0.3",)),
+}
+SPLIT = {
+    "column": ((), ("align.split={column: speaker}",)),
+    "train": ((), ("align.split.train=0.3",)),
+    "validation": ((), ("align.split.validation=0.35",)),
+    "seed": ((), ("align.split.seed=1",)),
+}
+
+
+@pytest.mark.parametrize("case", [*ALIGN.values(), *SPLIT.values()], ids=[*ALIGN, *(f"split.{n}" for n in SPLIT)])
+def test_a_setting_of_align_changes_the_samples(cleaned, monkeypatch, case):
+    monkeypatch.setenv("TRIPTYCH_HOME", str(cleaned.parent.parent / "home"))
+    before, after = (samples(cleaned, *overrides) for overrides in case)
+    assert isinstance(before, list) and before != after
+
+
+def test_max_missing_decides_in_the_training_split_too(cleaned, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_HOME", str(cleaned.parent.parent / "home"))
+    samples(cleaned)
+    project = load(cleaned)
+    lake = pipeline.open_lake(project)
+    pipeline.write_dataset(lake, project)
+    assert check_null_rates(lake, project).passed
+    assert not check_null_rates(lake, load(cleaned, ["align.max_missing=0.1"])).passed
+    # A fifth of all lacks a picture; of the training rows now all do.
+    rows = lake.read("dataset")
+    split, ids = rows["split"], rows["image_id"]
+    blank = pc.if_else(pc.equal(split, "train"), None, ids)
+    lake.replace("dataset", rows.set_column(rows.column_names.index("image_id"), "image_id", blank))
+    result = check_null_rates(lake, load(cleaned, ["align.max_missing=0.9"]))
+    assert not result.passed and result.metadata["mostly_missing"].value == ["image"]
+
+
+# Sources
+
+
+@pytest.fixture
+def silo(tmp_path: Path) -> Path:
+    for folder in ("media", "other"):
+        (tmp_path / folder).mkdir()
+        for n in range(3):
+            (tmp_path / folder / f"{n}.bin").write_bytes(f"{folder} {n}".encode())
+    rows = ["id,file,when,note", *(f"k{n},{n}.bin,2024-01-0{n + 1},grün {n}" for n in range(3))]
+    (tmp_path / "list.csv").write_text("\n".join(rows), "utf-8")
+    (tmp_path / "again.csv").write_text("\n".join(rows[:2]), "utf-8")
+    return tmp_path
+
+
+def listed(root: Path, **values: Any) -> Any:
+    try:
+        result = scan(SourceSettings.of(name=values.pop("name", "silo"), **values), root)
+    except ValueError as error:
+        return str(error)
+    return result.rows.to_pylist(), result.quarantine.to_pylist()
+
+
+FILES = {"modality": "image", "files": "media"}
+LISTED = {**FILES, "table": "list.csv", "key": "id", "file": "file"}
+NOTES = {"modality": "text", "table": "list.csv", "column": "note", "key": "id"}
+SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "FilesSource.files": (FILES, {"files": "other"}),
+    "FilesSource.table": (LISTED, {"table": "again.csv"}),
+    "FilesSource.key": (LISTED, {"key": "when"}),
+    "FilesSource.file": (LISTED, {"file": "id"}),
+    "FilesSource.time": (LISTED, {"time": "when"}),
+    "FilesSource.encoding": (LISTED, {"encoding": "utf-16"}),
+    "TableSource.table": (NOTES, {"table": "again.csv"}),
+    "TableSource.key": (NOTES, {"key": "when"}),
+    "TableSource.column": (NOTES, {"column": "file"}),
+    "TableSource.time": (NOTES, {"time": "when"}),
+    "TableSource.encoding": (NOTES, {"encoding": "latin-1"}),
+    "SourceSettings.name": (FILES, {"name": "other"}),
+    "SourceSettings.modality": (FILES, {"modality": "speech"}),
+    "SourceSettings.kind": (FILES, {"kind": "table"}),
+    "SourceSettings.options": (FILES, {"files": "other"}),
+    "SourceSettings.optional": ({**FILES, "files": "nowhere"}, {"optional": True}),
+    "SourceSettings.strict": ({**LISTED, "file": "id"}, {"strict": True}),
+}
+
+
+@pytest.mark.parametrize("case", SOURCES.values(), ids=list(SOURCES))
+def test_a_setting_of_a_source_changes_what_is_listed(silo, case):
+    base, change = case
+    assert listed(silo, **base) != listed(silo, **{**base, **change})
+
+
+def test_noise_makes_no_sample(tiny):
+    noise = "sources=[{name: photos, modality: image, files: photos}, {name: s, modality: speech, files: recordings}]"
+    assert load(tiny, [noise]).noise == ()
+    with pytest.raises(ProjectError, match="no speech that it could be added to"):
+        load(tiny, [noise, "sources.1.use=noise"])
+    both = noise.replace("}]", "}, {name: n, modality: speech, files: recordings, use: noise}]")
+    project = load(tiny, [both])
+    assert project.noise == ("n",) and project.modalities == ("image", "speech")
+
+
+# Engines and filters
+
+
+@pytest.mark.parametrize("kind", ENGINES.names())
+def test_workers_work_at_once(kind):
+    assert ENGINES.make(ENGINES.choose({"kind": kind, "workers": 3})).options.workers == 3
+    if kind == "threads":
+        together = threading.Barrier(3, timeout=20)
+        engine = ENGINES.make(ENGINES.choose({"kind": kind, "workers": 3}))
+        assert sorted(engine.map(lambda _: together.wait(), range(3))) == [0, 1, 2]
+        alone = threading.Barrier(2, timeout=0.2)
+        with pytest.raises(threading.BrokenBarrierError):
+            list(ENGINES.make(ENGINES.choose({"kind": kind, "workers": 1})).map(lambda _: alone.wait(), range(2)))
+
+
+def test_batches_have_the_size_that_is_set(tiny, monkeypatch):
+    sizes, work = [], pipeline._read_and_process
+
+    def noted(batch: Any, **more: Any) -> Any:
+        sizes.append(batch.num_rows)
+        return work(batch, **more)
+
+    monkeypatch.setattr(pipeline, "_read_and_process", noted)
+    project = load(tiny, ["engine={batch_size: 25}"])
+    lake = pipeline.open_lake(project)
+    pipeline.write_manifest(lake, project)
+    pipeline.process_modality(lake, project, "text")
+    assert sorted(sizes) == [10, 25, 25]
+
+
+@pytest.mark.parametrize(
+    ("kind", "modality", "options"),
+    [
+        ("duration", "speech", {"least": 1}),
+        ("duration", "speech", {"most": 1}),
+        ("language", "text", {"any_of": ("en",)}),
+    ],
+)
+def test_an_option_of_a_filter_changes_its_decision(kind, modality, options):
+    plain, changed = (
+        FILTERS.make(choice, scope=modality)
+        for choice in (Choice(kind), FILTERS.choose({"kind": kind, **options}, modality))
+    )
+    assert plain.keeps("v") != changed.keeps("v") and plain.expected() != changed.expected()
+
+
+# The project
+
+PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
+    "name": ("name=other", lambda p: p.lake_uri),
+    "sources": ("sources.0.files=elsewhere", lambda p: str(p.make_sources()["photos"])),
+    "align": ("align.label=speaker", lambda p: p.align.label),
+    "features": ("features.image.size=9", lambda p: pipeline.make_processor(p).fingerprint("image")),
+    "limits": ("limits.max_pixels=9", lambda p: pipeline.make_processor(p).refused_fingerprint("image")),
+    "filters": ("filters={image: sharpness}", lambda p: pipeline.make_step(p, "image").fingerprints()),
+    "model": ("model.fusion=concat", lambda p: p.model.fusion),
+    "training": ("training.epochs=9", lambda p: p.training.epochs),
+    "promotion": ("promotion.margin=0.1", lambda p: p.promotion.margin),
+    "engine": ("engine=processes", lambda p: type(ENGINES.make(p.engine))),
+    "launcher": ("launcher=no_such_module:Launcher", lambda p: p.launcher),
+    "schedule": ("schedule='1 2 * * *'", lambda p: [s.cron_schedule for s in project_definitions(p).schedules or ()]),
+    "watch": ("watch=true", lambda p: [s.default_status for s in project_definitions(p).sensors or ()]),
+    "data": ("data=/media", lambda p: p.data),
+    "lake": ("lake=/other/lake", lambda p: pipeline.open_lake(p).uri),
+    "storage_options": ("storage_options={aws_region: x}", lambda p: pipeline.open_lake(p).storage_options),
+    "tracking_uri": ("tracking_uri=http://127.0.0.1:1", lambda p: p.mlflow_uri),
+}
+SET_WHEN_READ = {"path", "home"}
+
+
+@pytest.mark.parametrize(("override", "observe"), PROJECT.values(), ids=list(PROJECT))
+def test_a_section_of_the_project_file_changes_what_it_configures(tiny, override, observe):
+    try:
+        changed = observe(load(tiny, [override]))
+    except ProjectError as error:
+        changed = str(error)
+    assert observe(load(tiny)) != changed
+
+
+def test_every_field_has_a_case():
+    cases = {
+        **{cls: set(values) for cls, (_, values) in OPTIONS.items()},
+        MediaLimits: {"max_bytes", "max_pixels", "max_seconds", "max_characters"},
+        AlignSettings: {*ALIGN, "max_missing"},
+        SplitSettings: set(SPLIT),
+        FilesSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("FilesSource.")},
+        TableSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("TableSource.")},
+        SourceSettings: {name.partition(".")[2] for name in SOURCES if name.startswith("SourceSettings.")} | {"use"},
+        WorkerOptions: {"workers", "batch_size"},
+        RangeOptions: {"least", "most"},
+        LanguageOptions: {"any_of"},
+        Project: set(PROJECT) | SET_WHEN_READ,
+    }
+    for cls, names in cases.items():
+        assert names == {field.name for field in dataclasses.fields(cls)}, cls
+    listed = {type(FEATURIZERS.options(Choice(kind), m)) for m in FEATURIZERS.kinds for kind in FEATURIZERS.names(m)}
+    listed |= {type(FILTERS.options(Choice(kind), m)) for m in FILTERS.kinds for kind in FILTERS.names(m)}
+    listed |= {type(ENGINES.options(Choice(kind))) for kind in ENGINES.names()}
+    assert listed <= {*cases, WorkerOptions}
