@@ -21,8 +21,8 @@ from training import catalog
 from training.catalog import OUTPUTS
 from training.records import Verdict
 from training.schema import MODALITIES, RAW, fingerprint, subset_name
-from training.settings import to_dict
 from training.spec import RunSpec
+from training.validation import to_dict
 
 _ROWS = 256  # test rows that are held at once, if their media are small
 

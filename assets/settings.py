@@ -13,16 +13,8 @@ from training.catalog import FILTERS, OUTPUTS, Choice, Family
 from training.features import FeatureSettings
 from training.filters.base import Filter
 from training.schema import MODALITIES, SPLITS
-from training.settings import (
-    FORBID_EXTRA,
-    MediaLimits,
-    ModelSettings,
-    PromotionSettings,
-    TrainingSettings,
-    check,
-    choose,
-    complete,
-)
+from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings, choose, complete
+from training.validation import FORBID_EXTRA, check
 
 if TYPE_CHECKING:  # a source's module needs these settings
     from assets.sources.base import Source

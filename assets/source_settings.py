@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from assets.catalog import SOURCES
 from training import catalog
 from training.schema import MODALITIES
-from training.settings import FORBID_EXTRA, validated
+from training.validation import FORBID_EXTRA, validated
 
 if TYPE_CHECKING:  # a source's module reads tables, and needs these settings
     from assets.sources.base import Source

@@ -34,8 +34,9 @@ from training.cache import FeatureCache, needed_columns, open_table
 from training.data import EpochSampler, SampleDataset, open_samples
 from training.features import FeatureSettings
 from training.model import FusionModel
-from training.settings import ModelSettings, TrainingSettings, from_dict, to_dict
+from training.settings import ModelSettings, TrainingSettings
 from training.train import TrainingTask, fit, make_collator, make_tokenizer
+from training.validation import from_dict, to_dict
 
 _ROWS, _QUICK = 4096, 256
 

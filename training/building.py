@@ -8,10 +8,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.catalog import OUTPUTS
 from training.features import FeatureSettings
-from training.model import FusionConfig, FusionModel
+from training.model import FusionModel
+from training.model_config import FusionConfig
 from training.outputs.base import Output
-from training.settings import ModelSettings, complete, to_dict
+from training.settings import ModelSettings, complete
 from training.tokenizer import missing_model
+from training.validation import to_dict
 
 
 def build_model(

@@ -101,7 +101,7 @@ class Family:
         """The options of a choice as its class's dataclass; None where the kind has none."""
         if (cls := self._options_class(choice.kind, scope)) is None:
             return None
-        from training.settings import from_dict
+        from training.validation import from_dict
 
         return from_dict(cls, dict(choice.options))
 
@@ -156,7 +156,7 @@ class Family:
             close = difflib.get_close_matches(unknown[0], known, 1)
             meant = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"{self.name} {kind} has no option {unknown[0]!r}; {there}{meant}")
-        from training.settings import validated
+        from training.validation import validated
 
         try:
             return validated(cls, options)
@@ -165,7 +165,7 @@ class Family:
 
     @staticmethod
     def _changed(options: Any) -> dict[str, Any]:
-        from training.settings import to_dict
+        from training.validation import to_dict
 
         values, defaults = to_dict(options), to_dict(type(options)())
         return {name: value for name, value in values.items() if value != defaults[name]}

@@ -10,7 +10,7 @@ from typing import Any
 from training.catalog import FEATURIZERS, MODALITIES, Choice, identity
 from training.featurizers.base import Featurizer
 from training.modalities.base import Modality
-from training.settings import to_dict, validated
+from training.validation import to_dict, validated
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from filelock import FileLock, Timeout
 from training.children import PARENT, die_with_parent
 from training.records import EvaluationRow, TrainingReport
 from training.schema import MODALITIES, SPLITS, predictions_schema, subset_name
-from training.settings import TrainingSettings, to_dict
+from training.settings import TrainingSettings
 from training.spec import JobSpec, RunSpec
+from training.validation import to_dict
 from training.workers import Log, side_by_side
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any
 import regex
 
 from training.media import MediaError
-from training.modalities.text import TextCleaning
+from training.settings import TextCleaning
 
 _LETTER = r"[[\p{L}\p{M}\p{N}]--\p{Han}]"
 _WORD = regex.compile(rf"\p{{N}}+(?:[.,:]\p{{N}}+)*(?!{_LETTER})|{_LETTER}+(?:['\u2019]{_LETTER}+)*", regex.V1)

@@ -13,7 +13,8 @@ from typing import Any
 
 from training.features import FeatureSettings
 from training.schema import MODALITIES, fingerprint
-from training.settings import MediaLimits, to_dict
+from training.settings import MediaLimits
+from training.validation import to_dict
 
 Row = dict[str, Any]
 _FILE = "processor.json"

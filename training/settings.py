@@ -5,64 +5,17 @@ pydantic, which runs the same checks and names the key path.
 """
 
 import dataclasses
-import json
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, Choice, Family
-
-FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an error
-
-
-def check(ok: bool, name: str, value: object, expected: str) -> None:
-    """Raises ValueError that names the setting, its value and what is allowed."""
-    if not ok:
-        raise ValueError(f"{name} is {value!r}, expected {expected}")
+from training.validation import FORBID_EXTRA, check, to_dict, validated
 
 
 def choose(settings: Any, name: str, family: Family, scope: str | None = None) -> None:
     """In `__post_init__`: the field `name`, as the project file says it, becomes a checked Choice of the family."""
     object.__setattr__(settings, name, family.choose(getattr(settings, name), scope))
-
-
-def to_dict(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as plain JSON-able values (tuples become lists, a Choice what the project file says)."""
-    return json.loads(json.dumps(_plain(settings)))
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "plain"):  # a Choice, or settings that the project file says in another form
-        return value.plain()
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def validated(kind: Any, values: Mapping[str, Any]) -> Any:
-    """The dataclass `kind` from what a project file says, with pydantic's conversions where pydantic is installed.
-
-    Raises:
-        ValueError: a value is not what was expected; the message names it.
-    """
-    try:
-        from pydantic import TypeAdapter, ValidationError
-    except ImportError:  # a machine that only trains gets values that were checked before
-        return from_dict(kind, dict(values))
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "value_error":
-            raise ValueError(str(problem["ctx"]["error"])) from None
-        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            known = ", ".join(field.name for field in dataclasses.fields(kind))
-            raise ValueError(f"{place} is not a key that is known here; known are {known}") from None
-        raise ValueError(f"{place} is {problem['input']!r}: {problem['msg'].lower()}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +33,16 @@ class MediaLimits:
             check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
         # Pillow refuses more, whatever is set here.
         check(0 < self.max_pixels <= 178_956_970, "max_pixels", self.max_pixels, "1 to 178956970")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCleaning:
+    """How a text is cleaned, whatever its features."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    form: Literal["NFC", "NFKC"] = "NFKC"  # Unicode normalisation
+    language: str = "auto"  # ISO 639-1 code, or "auto": found for each text
+    lowercase: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,24 +206,3 @@ class PromotionSettings:
     def __post_init__(self) -> None:
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "0.5 up to (not including) 1")
         check(self.margin >= 0, "margin", self.margin, "0 or more, in the units of the metric")
-
-
-def from_dict(kind: Any, values: Any) -> Any:
-    """The settings dataclass `kind` back from `to_dict`."""
-    if hasattr(kind, "from_plain"):
-        return kind.from_plain(values)
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _read(hints[name], value) for name, value in values.items()})
-
-
-def _read(hint: Any, value: Any) -> Any:
-    """A value of `to_dict` as what the type hint of its field says."""
-    inner = typing.get_args(hint)
-    if isinstance(value, list):
-        return tuple(_read(inner[0] if inner else Any, item) for item in value)
-    if isinstance(value, dict) and typing.get_origin(hint) is dict:
-        return {name: _read(inner[1], item) for name, item in value.items()}
-    kinds = [kind for kind in (hint, *inner) if dataclasses.is_dataclass(kind) or hasattr(kind, "from_plain")]
-    if kinds and (isinstance(value, dict) or (isinstance(value, str) and hasattr(kinds[0], "from_plain"))):
-        return from_dict(kinds[0], value)
-    return value

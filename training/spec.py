@@ -15,14 +15,8 @@ from training import catalog
 from training.catalog import Choice
 from training.features import FeatureSettings
 from training.schema import fingerprint
-from training.settings import (
-    MediaLimits,
-    ModelSettings,
-    TrainingSettings,
-    decisive,
-    from_dict,
-    to_dict,
-)
+from training.settings import MediaLimits, ModelSettings, TrainingSettings, decisive
+from training.validation import from_dict, to_dict
 
 VERSION = 1  # count up when the same settings and data would train another model
 _PACKAGES = ("accelerate", "numpy", "scipy", "tokenizers", "torch", "transformers")

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from training.settings import FORBID_EXTRA, check
+from training.validation import FORBID_EXTRA, check
 
 _MEL_RANGE_DB = 80.0  # what lies further below the loudest band of the recording is noise or digital silence
 _FRAMES = 4096  # of a recording that are transformed at a time

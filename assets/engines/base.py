@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from training.settings import check
+from training.validation import check
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")

@@ -32,9 +32,8 @@ from training.filters.base import RangeOptions
 from training.filters.language import LanguageOptions
 from training.media import MediaError
 from training.modalities.image import ImageModality
-from training.modalities.text import TextCleaning
 from training.processor import Processor
-from training.settings import MediaLimits
+from training.settings import MediaLimits, TextCleaning
 from training.spectra import SpectrumOptions
 
 TEXT = "Les ﬁlles mangent du pain avec LES amis"

@@ -9,7 +9,8 @@ import pytest
 
 from training import catalog
 from training.catalog import FILTERS, FUSIONS, Choice, Family, identity, own_module
-from training.settings import ModelSettings, from_dict, to_dict
+from training.settings import ModelSettings
+from training.validation import from_dict, to_dict
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = {name: value for name, value in vars(catalog).items() if isinstance(value, Family)}

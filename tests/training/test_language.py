@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from training.language import clean_text, detect_language, repair_encoding, segment
 from training.media import MediaError
-from training.modalities.text import TextCleaning
+from training.settings import TextCleaning
 
 DEFAULT = TextCleaning()
 

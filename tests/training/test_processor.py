@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from training.features import FeatureSettings
 from training.featurizers.pixels import PixelsOptions, image_pixels
 from training.media import MediaError
-from training.modalities.text import TextCleaning
 from training.processor import Processor
 from training.schema import MODALITIES
-from training.settings import MediaLimits, to_dict
+from training.settings import MediaLimits, TextCleaning
 from training.spectra import SpectrumOptions, resample, speech_spectra, trim
+from training.validation import to_dict
 
 ROOT = Path(__file__).parents[2]
 LIMITS = MediaLimits()

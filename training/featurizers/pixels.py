@@ -12,7 +12,7 @@ import numpy as np
 
 from training.featurizers.base import FeatureShape, Featurizer
 from training.media import Image
-from training.settings import FORBID_EXTRA, check
+from training.validation import FORBID_EXTRA, check
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training.featurizers.base import FeatureShape, Featurizer
-from training.settings import FORBID_EXTRA, check
+from training.validation import FORBID_EXTRA, check
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from training.settings import FORBID_EXTRA, check
+from training.validation import FORBID_EXTRA, check
 
 
 class Filter(ABC):

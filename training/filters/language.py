@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from training.filters.base import Filter
-from training.settings import FORBID_EXTRA, check
+from training.validation import FORBID_EXTRA, check
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,22 +1,13 @@
 """Text: normalised, its language found, segmented into words (`training.language`)."""
 
 import unicodedata
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from training.media import MediaError
 from training.modalities.base import Modality
-from training.settings import FORBID_EXTRA, MediaLimits
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextCleaning:
-    __pydantic_config__ = FORBID_EXTRA
-    form: Literal["NFC", "NFKC"] = "NFKC"  # Unicode normalisation
-    language: str = "auto"  # ISO 639-1 code, or "auto": found for each text
-    lowercase: bool = False
+from training.settings import MediaLimits, TextCleaning
 
 
 class TextModality(Modality):

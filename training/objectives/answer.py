@@ -9,7 +9,7 @@ from training.objectives.base import Objective
 from training.objectives.options import Options
 
 if TYPE_CHECKING:
-    from training.model import FusionConfig, ModelOutput
+    from training.model_config import FusionConfig, ModelOutput
     from training.settings import TrainingSettings
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from training.objectives import options as options_module
 
 if TYPE_CHECKING:
-    from training.model import FusionConfig, ModelOutput
+    from training.model_config import FusionConfig, ModelOutput
     from training.settings import TrainingSettings
 
 

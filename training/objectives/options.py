@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from training.settings import check
+from training.validation import check
 
 
 @dataclass(frozen=True, kw_only=True)

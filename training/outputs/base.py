@@ -1,7 +1,7 @@
 """The contract of an output: everything that depends on what a model's answer is."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 
@@ -12,8 +12,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from training.model import FusionModel
     from training.settings import ModelSettings
+
+
+class AnsweringModel(Protocol):
+    """What an output uses of the fused model."""
+
+    llm: Any  # the language model
+    head: Any  # what `Output.head` made
+    config: Any  # training.model_config.FusionConfig
+
+    def get_input_embeddings(self) -> "nn.Module":
+        """Of the language model."""
+
+    def read(self, embeddings_BSD: "Tensor", mask_BS: "Tensor", **options: Any) -> Any:
+        """What the language model says of a padded sequence; `options` are its forward's."""
 
 
 class Output:
@@ -64,7 +77,7 @@ class Output:
         return None
 
     def logits(
-        self, model: "FusionModel", embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
+        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
     ) -> "Tensor":
         """What the model says before it is turned into an answer (B, ...); `model.read` runs the language model.
 
@@ -79,7 +92,7 @@ class Output:
 
     def answers(
         self,
-        model: "FusionModel",
+        model: AnsweringModel,
         embeddings_BSD: "Tensor",
         mask_BS: "Tensor",
         tokenizer: "PreTrainedTokenizerBase",

@@ -6,13 +6,13 @@ Shapes: B rows, C classes.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from training.outputs.base import AnsweringModel
 from training.outputs.string import StringOutput
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from training.model import FusionModel
     from training.settings import ModelSettings
 
 
@@ -49,14 +49,14 @@ class ClassOutput(StringOutput):
         return nn.Linear(width, len(self.classes))
 
     def logits(
-        self, model: "FusionModel", embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
+        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
     ) -> "Tensor":
         assert model.head is not None
         return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state[:, -1])
 
     def answers(
         self,
-        model: "FusionModel",
+        model: AnsweringModel,
         embeddings_BSD: "Tensor",
         mask_BS: "Tensor",
         tokenizer: "PreTrainedTokenizerBase",

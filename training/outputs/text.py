@@ -6,13 +6,13 @@ Shapes: B rows, S positions of the context, A answer tokens, D width of the lang
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from training.outputs.base import AnsweringModel
 from training.outputs.string import StringOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from training.model import FusionModel
     from training.settings import ModelSettings
 
 _CACHED = 50_000  # labels whose tokens are kept: they recur over rows and epochs
@@ -56,7 +56,7 @@ class TextOutput(StringOutput):
         return AutoModelForCausalLM
 
     def logits(
-        self, model: "FusionModel", embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
+        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
     ) -> "Tensor":
         import torch
 
@@ -70,7 +70,7 @@ class TextOutput(StringOutput):
 
     def answers(
         self,
-        model: "FusionModel",
+        model: AnsweringModel,
         embeddings_BSD: "Tensor",
         mask_BS: "Tensor",
         tokenizer: "PreTrainedTokenizerBase",

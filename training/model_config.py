@@ -1,0 +1,65 @@
+"""What decides the fused model's tensors, and what the model says of a batch."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor
+from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
+from transformers import utils as transformers_utils
+
+from training.catalog import ENCODERS, MODALITIES, OUTPUTS
+from training.encoders.base import Encoder
+from training.outputs.base import Output
+
+
+@strict
+class FusionConfig(PreTrainedConfig):
+    """Everything that decides the model's tensors; `llm_config` is that of any causal language model."""
+
+    model_type = "triptych_fusion"
+    sub_configs = {"llm_config": AutoConfig}  # noqa: RUF012 - the form that transformers asks for
+
+    modalities: list[str] = field(default_factory=lambda: list(MODALITIES.names()))
+    encoders: dict[str, Any] = field(default_factory=dict)  # modality -> kind, or mapping of kind and options
+    inputs: dict[str, Any] = field(default_factory=dict)  # modality -> fields of FeatureShape
+    fusion: Any = "attention"  # as an encoder
+    output: Any = "text"  # as an encoder
+    fitted: dict[str, Any] = field(default_factory=dict)  # what the output learned of the training labels: Output.fit
+    width: int = 96
+    heads: int = 4
+    tokens: int = 4
+    dropout: float = 0.0
+    max_new_tokens: int = 16
+    llm_config: Any = None  # a dict (as read from config.json) becomes the configuration it describes
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.llm_config is None:
+            self.llm_config = LlamaConfig()
+        elif isinstance(self.llm_config, dict):
+            self.llm_config = AutoConfig.for_model(**self.llm_config)
+        super().__post_init__(**kwargs)
+
+    @property
+    def prompt(self) -> str | None:
+        """The modality that the language model reads as its prompt, beside what the fusion makes of it."""
+        return next((m for m in self.modalities if self.encoder_class(m).reads_prompt), None)
+
+    def encoder_class(self, modality: str) -> type[Encoder]:
+        form = self.inputs[modality]["form"]
+        return ENCODERS.load(ENCODERS.choose(self.encoders[modality], form).kind, form)
+
+    def make_output(self) -> Output:
+        return OUTPUTS.make(OUTPUTS.choose(self.output), self.fitted)
+
+
+@dataclass
+class ModelOutput(transformers_utils.ModelOutput):
+    """What the model says of a batch; B rows."""
+
+    loss: Tensor | None = None  # what training minimises; in eval mode the output's own loss; None without labels
+    losses: dict[str, Tensor] | None = None  # in training: those that were added up, by name, not weighted
+    logits: Tensor | None = None  # of the output: (B, ...)
+    x_m: Tensor | None = None  # what the fusion made of the inputs (B, X, D)
+    tokens: dict[str, Tensor] | None = None  # e_m by modality, projected: what the fusion read (B, T, D)
+    masks: dict[str, Tensor] | None = None  # (B, T), true where a token is real; a row that lacks a modality has none

@@ -1,0 +1,77 @@
+"""Settings dataclasses: checked where they are made, to plain values and back.
+
+Plain dataclasses, since a GPU machine may lack pydantic; where it is installed, it reads what a project file says.
+"""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an error
+
+
+def check(ok: bool, name: str, value: object, expected: str) -> None:
+    """Raises ValueError that names the setting, its value and what is allowed."""
+    if not ok:
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as plain JSON-able values (tuples become lists, a Choice what the project file says)."""
+    return json.loads(json.dumps(_plain(settings)))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "plain"):  # a Choice, or settings that the project file says in another form
+        return value.plain()
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def validated(kind: Any, values: Mapping[str, Any]) -> Any:
+    """The dataclass `kind` from what a project file says, with pydantic's conversions where pydantic is installed.
+
+    Raises:
+        ValueError: a value is not what was expected; the message names it.
+    """
+    try:
+        from pydantic import TypeAdapter, ValidationError
+    except ImportError:  # a machine that only trains gets values that were checked before
+        return from_dict(kind, dict(values))
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "value_error":
+            raise ValueError(str(problem["ctx"]["error"])) from None
+        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            known = ", ".join(field.name for field in dataclasses.fields(kind))
+            raise ValueError(f"{place} is not a key that is known here; known are {known}") from None
+        raise ValueError(f"{place} is {problem['input']!r}: {problem['msg'].lower()}") from None
+
+
+def from_dict(kind: Any, values: Any) -> Any:
+    """The settings dataclass `kind` back from `to_dict`."""
+    if hasattr(kind, "from_plain"):
+        return kind.from_plain(values)
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _read(hints[name], value) for name, value in values.items()})
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """A value of `to_dict` as what the type hint of its field says."""
+    inner = typing.get_args(hint)
+    if isinstance(value, list):
+        return tuple(_read(inner[0] if inner else Any, item) for item in value)
+    if isinstance(value, dict) and typing.get_origin(hint) is dict:
+        return {name: _read(inner[1], item) for name, item in value.items()}
+    kinds = [kind for kind in (hint, *inner) if dataclasses.is_dataclass(kind) or hasattr(kind, "from_plain")]
+    if kinds and (isinstance(value, dict) or (isinstance(value, str) and hasattr(kinds[0], "from_plain"))):
+        return from_dict(kinds[0], value)
+    return value
