@@ -72,12 +72,9 @@ class Lake:
         table = self.open(name) if name in GROWING else None
         if table is None:
             return TABLES[name]
-        columns = {field.name: field.type for field in pa.schema(table.schema().to_arrow())}
-        declared = [pa.field(field.name, field.type) for field in TABLES[name]]
-        more = [
-            pa.field(n, pa.binary()) if not n.endswith("_shape") else pa.field(n, pa.list_(pa.int32())) for n in columns
-        ]
-        return pa.schema([*declared, *(field for field in more if field.name not in TABLES[name].names)])
+        more = [field.name for field in table.schema().fields if field.name not in TABLES[name].names]
+        types = {column: pa.list_(pa.int32()) if column.endswith("_shape") else pa.binary() for column in more}
+        return pa.schema([*TABLES[name], *(pa.field(column, kind) for column, kind in types.items())])
 
     def version(self, name: str) -> int | None:
         table = self.open(name)
@@ -185,7 +182,7 @@ class Lake:
             self.table_uri(name),
             rows,
             mode=mode,
-            schema_mode="merge" if name in GROWING else None,
+            schema_mode="merge",  # columns that an older version of this code did not have are added
             predicate=predicate,
             storage_options=dict(self.storage_options),
             configuration=_NO_STATISTICS | (_WHOLE_LOG if name in _KEPT_FOR_EVER else {}),
@@ -210,18 +207,22 @@ class Lake:
             if query is not None and name not in query:
                 continue
             table = self.open(name)
-            if table is None:
+            if table is None or not (uris := table.file_uris()):
                 connection.register(name, schema.empty_table())
-            elif "://" in self.uri:
-                connection.register(name, table.to_pyarrow_dataset())
-            elif uris := table.file_uris():
-                # The library percent-encodes paths, and DuckDB would expand a * or ? in them.
-                paths = (glob.escape(unquote(uri.removeprefix("file://"))) for uri in uris)
-                files = ", ".join(map(sql_string, paths))
-                union = ", union_by_name = true" if name in GROWING else ""
-                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}]{union})")
+                continue
+            if "://" in self.uri:
+                stored = f"stored_{name}"
+                connection.register(stored, table.to_pyarrow_dataset())
             else:
-                connection.register(name, schema.empty_table())
+                # The library percent-encodes paths, and DuckDB would expand a * or ? in them.
+                files = ", ".join(sql_string(glob.escape(unquote(uri.removeprefix("file://")))) for uri in uris)
+                stored = f"read_parquet([{files}], union_by_name = true)"  # columns may have been added
+            # Columns that the table does not have yet are null: it may be older than this code.
+            columns = {field.name for field in table.schema().fields}
+            declared = "" if columns.issuperset(schema.names) else f" UNION ALL BY NAME SELECT * FROM declared_{name}"
+            if declared:
+                connection.register(f"declared_{name}", schema.empty_table())
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {stored}{declared}")
         return connection
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,17 @@ def test_another_kind_of_features_adds_its_columns(tmp_path):
     ]
     lake.delete("image_features", "id = '00000001'")
     assert lake.sql("SELECT id FROM image_features ORDER BY id")["id"].to_pylist() == ["00000000", "x"]
+
+
+def test_a_table_of_older_code_reads_as_null_what_it_lacks_and_grows(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    old = pa.table({"id": ["a"], "parent_id": ["a"], "fingerprint": ["f"], "text": ["x"]})
+    write_deltalake(lake.table_uri("clean_text"), old)
+    assert lake.sql("SELECT characters, text FROM clean_text").to_pylist() == [{"characters": None, "text": "x"}]
+    lake.append("clean_text", [pa.table({"id": ["b"], "fingerprint": ["g"], "characters": [3]})])
+    rows = lake.read("clean_text")
+    assert rows.schema == TABLES["clean_text"]
+    assert dict(zip(rows["id"].to_pylist(), rows["characters"].to_pylist(), strict=True)) == {"a": None, "b": 3}
 
 
 def test_replace_by_predicate_keeps_the_other_rows_and_the_note(tmp_path):
