@@ -183,7 +183,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
 
 
 def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[str, int]) -> dict[str, Any]:
-    key = pipeline.make_step(project, modality).fingerprints()[CLEAN_STEP]
+    key = pipeline.make_step(project, modality).fingerprints[CLEAN_STEP]
     refused = pipeline.refusals(lake, project, modality).select(["reason", "message"])
     return {
         "summary": ", ".join(f"{n:,} {what}" for what, n in counts.items() if what != "seen"),
@@ -195,7 +195,7 @@ def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[st
 
 
 def _features_metadata(lake: Lake, project: Project, modality: str) -> dict[str, Any]:
-    key = pipeline.make_step(project, modality).fingerprints()[FEATURES_STEP]
+    key = pipeline.make_step(project, modality).fingerprints[FEATURES_STEP]
     rows = first_rows(lake, f"{modality}_features", key, 16)
     described = table_metadata(lake, f"{modality}_features")
     cut = pipeline.cut_rows(lake, project, modality)

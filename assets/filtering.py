@@ -3,6 +3,7 @@
 Nothing is decoded: a threshold that moves is a query.
 """
 
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -35,29 +36,43 @@ def rules(step: Step) -> list[Rule]:
     return listed
 
 
-def apply_filters(lake: Lake, step: Step) -> tuple[pa.Table, pa.Table]:
-    """Clean contents that pass (id, parent_id), and rows of `quarantine` (stage filter) for each item with others."""
-    judged, parameters = _judged(step)
+def apply_filters(lake: Lake, step: Step, sources: Collection[str]) -> tuple[pa.Table, pa.Table]:
+    """Of what these sources list: the clean contents that pass (id, parent_id), and rows of `quarantine` (stage filter)
+    for each item with others."""
+    decided = rules(step)
+    judged, parameters = _judged(step, decided)
+    reasons, expected, names = (
+        ", ".join(map(sql_string, words))
+        for words in zip(*((r.reason, r.expected, r.name) for r in decided), strict=True)
+    )
+    of_them = {"modality": step.modality, "sources": list(sources)}
     with lake.connect(f"{judged} manifest") as connection:
         connection.execute(f"CREATE TEMP TABLE judged AS {judged}", parameters)
-        kept = connection.sql("SELECT id, parent_id FROM judged WHERE broken IS NULL ORDER BY id").to_arrow_table()
+        kept = connection.sql(
+            f"SELECT id, parent_id FROM judged WHERE broken IS NULL AND parent_id IN (SELECT sha256 FROM {_LISTED}) "
+            "ORDER BY id",
+            params=of_them,
+        ).to_arrow_table()
         refused = connection.sql(
-            """
-            SELECT 'filter' AS stage, 'quarantined' AS outcome, reasons[broken] AS reason,
-              concat(uri, '/' || member, ', row ' || "row", ': ', names[broken], ' is ',
-                coalesce("values"[broken], 'unknown'), ', expected ', expected[broken]) AS message,
+            f"""
+            SELECT 'filter' AS stage, 'quarantined' AS outcome, [{reasons}][broken] AS reason,
+              concat(uri, '/' || member, ', row ' || "row", ': ', [{names}][broken], ' is ',
+                coalesce("values"[broken], 'unknown'), ', expected ', [{expected}][broken]) AS message,
               item_id, source, modality, key, uri, member, "row", sha256, $key AS fingerprint
-            FROM judged JOIN manifest ON sha256 = parent_id AND modality = $modality
+            FROM judged JOIN {_LISTED} ON sha256 = parent_id
             WHERE broken IS NOT NULL ORDER BY item_id, id
             """,
-            params={"modality": step.modality, "key": parameters["clean"]},
+            params={**of_them, "key": parameters["clean"]},
         ).to_arrow_table()
     return kept, pa.table([refused[field.name].cast(field.type) for field in QUARANTINE], schema=QUARANTINE)
 
 
-def _judged(step: Step) -> tuple[str, dict[str, str]]:
+_LISTED = "(FROM manifest WHERE modality = $modality AND source IN (SELECT unnest($sources)))"
+
+
+def _judged(step: Step, decided: Sequence[Rule]) -> tuple[str, dict[str, str]]:
     """SQL that gives each clean content the number (from 1) of the first rule that it breaks, as `broken`."""
-    decided, keys = rules(step), step.fingerprints()
+    keys = step.fingerprints
     joins, values, parameters = [], [], {"clean": keys[CLEAN_STEP]}
     for n, rule in enumerate(decided):
         if rule.value is None:
@@ -70,18 +85,13 @@ def _judged(step: Step) -> tuple[str, dict[str, str]]:
         values.append(f"{rule.value or f'm{n}.measured'} AS v{n}")
     cases = " ".join(f"WHEN NOT coalesce({rule.keeps}, false) THEN {n + 1}" for n, rule in enumerate(decided))
     texts = ", ".join(f"v{n}::VARCHAR" for n in range(len(decided)))
-    reasons = ", ".join(sql_string(rule.reason) for rule in decided)
-    expected = ", ".join(sql_string(rule.expected) for rule in decided)
-    names = ", ".join(sql_string(rule.name) for rule in decided)
     return (
         f"""
         WITH clean AS (
           SELECT * FROM clean_{step.modality} WHERE fingerprint = $clean
           QUALIFY row_number() OVER (PARTITION BY id) = 1
         ), measured AS (SELECT c.id, c.parent_id, {", ".join(values)} FROM clean c {" ".join(joins)})
-        SELECT id, parent_id, CASE {cases} END AS broken, [{texts}] AS "values", [{reasons}] AS reasons,
-          [{expected}] AS expected, [{names}] AS names
-        FROM measured
+        SELECT id, parent_id, CASE {cases} END AS broken, [{texts}] AS "values" FROM measured
         """,
         parameters,
     )

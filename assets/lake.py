@@ -98,6 +98,14 @@ class Lake:
         except DeltaError:
             return None
 
+    def read_version(self, name: str, version: int) -> pa.Table | None:
+        """The rows of an older version, with the columns of today; None where its log or its files are gone."""
+        table = self.open_version(name, version)
+        try:
+            return None if table is None else _cast(name, table.to_pyarrow_dataset().to_table())
+        except OSError:
+            return None
+
     def note(self, name: str, version: int | None = None) -> dict[str, str]:
         """What the newest commit (up to `version`) that carried a note said of the table (`replace(note=...)`)."""
         if (table := self.open(name)) is None:
@@ -217,12 +225,9 @@ class Lake:
                 # The library percent-encodes paths, and DuckDB would expand a * or ? in them.
                 files = ", ".join(sql_string(glob.escape(unquote(uri.removeprefix("file://")))) for uri in uris)
                 stored = f"read_parquet([{files}], union_by_name = true)"  # columns may have been added
-            # Columns that the table does not have yet are null: it may be older than this code.
-            columns = {field.name for field in table.schema().fields}
-            declared = "" if columns.issuperset(schema.names) else f" UNION ALL BY NAME SELECT * FROM declared_{name}"
-            if declared:
-                connection.register(f"declared_{name}", schema.empty_table())
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {stored}{declared}")
+            # Columns that its files do not have are null: they may be older than this code.
+            connection.register(f"declared_{name}", schema.empty_table())
+            connection.execute(f"CREATE VIEW {name} AS FROM {stored} UNION ALL BY NAME FROM declared_{name}")
         return connection
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:

@@ -1,5 +1,6 @@
 """Dagster's face of the model side: baselines, model, evaluation and champion of one project."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -238,6 +239,6 @@ def _job(context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpe
         cache=str(project.folder / "cache"),
         checkpoints=str(project.folder / "checkpoints"),
         tags={"dagster_run_id": context.run.run_id},
-        own_code=str(project.root),
+        own_code=str(project.root) if str(project.root) in sys.path else "",  # where own kinds lie, if it has some
         runs=runs,
     )

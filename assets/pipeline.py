@@ -6,6 +6,7 @@ not made again, so a second run decodes nothing.
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -149,7 +150,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
 
 def _todo(step: Step) -> tuple[str, dict[str, Any]]:
     """The query for the items that lack something, and its parameters."""
-    keys = step.fingerprints()
+    keys = step.fingerprints
     measures = {kind: key for kind, key in keys.items() if kind not in (CLEAN_STEP, FEATURES_STEP)}
     lists = {"filters": list(measures), "measures": list(measures.values())}
     query = _TO_DO.format(modality=step.modality, refused=_REFUSED)
@@ -157,7 +158,7 @@ def _todo(step: Step) -> tuple[str, dict[str, Any]]:
 
 
 def _refused_parameters(step: Step) -> dict[str, Any]:
-    keys = step.fingerprints()
+    keys = step.fingerprints
     limits = step.processor.refused_fingerprint(step.modality)
     return {"modality": step.modality, "clean": keys[CLEAN_STEP], "features": keys[FEATURES_STEP], "limits": limits}
 
@@ -200,8 +201,10 @@ def refusals(lake: Lake, project: Project, modality: str) -> pa.Table:
 def cut_rows(lake: Lake, project: Project, modality: str) -> str | None:
     """How many contents are longer than a model reads of them, in words; None where none is."""
     processor = make_processor(project)
-    if (rule := processor.featurizers[modality].cut()) is None:
-        return None
+    tensors = processor.featurizers[modality].tensors
+    written = set(lake.schema(f"{modality}_features").names)
+    if (rule := processor.featurizers[modality].cut()) is None or not written.issuperset(tensors):
+        return None  # or nothing was ever featurized in this way
     condition, words = rule
     query = f"""
         SELECT count(*) AS n FROM (
@@ -225,9 +228,9 @@ def write_samples(lake: Lake, project: Project) -> str:
     refused = {m: set(refusals(lake, project, m)["sha256"].to_pylist()) for m in project.modalities}
     kept, filtered = {}, []
     for modality in project.modalities:
-        kept[modality], rows = apply_filters(lake, make_step(project, modality))
-        filtered.append(rows)
+        kept[modality], rows = apply_filters(lake, make_step(project, modality), project.of_samples)
         refused[modality] |= set(rows["sha256"].to_pylist()) - set(kept[modality]["parent_id"].to_pylist())
+        filtered += [rows, _noise(lake, project, modality)[1]]
     lake.replace("quarantine", pa.concat_tables(filtered), predicate="stage = 'filter'")
     manifest, listed = lake.read("manifest"), lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
     aligned = align(manifest, kept, project.align, project.sources, project.root, refused, listed)
@@ -249,21 +252,20 @@ def balance(lake: Lake, project: Project) -> Balance:
 
 def noise(lake: Lake, project: Project) -> pa.Table:
     """`item_id`, `modality` and content `id` of the clips that augmentation can add."""
-    processor, schema = (
-        make_processor(project),
-        pa.schema([(name, pa.string()) for name in ("item_id", "modality", "id")]),
-    )
-    clips = [schema.empty_table()]
-    for modality in dict.fromkeys(source.modality for source in project.sources if source.name in project.noise):
-        query = f"""
-            SELECT DISTINCT item_id, modality, id FROM manifest JOIN clean_{modality} ON parent_id = sha256
-            WHERE source IN (SELECT unnest($sources)) AND modality = $modality AND fingerprint = $clean
-            ORDER BY item_id, id
-        """
-        clean = processor.clean_fingerprint(modality)
-        parameters = {"sources": list(project.noise), "modality": modality, "clean": clean}
-        clips.append(lake.sql(query, parameters).cast(schema))
-    return pa.concat_tables(clips)
+    manifest = lake.read("manifest")
+    listed = manifest.filter(pc.is_in(manifest["source"], pa.array(project.noise, pa.string())))
+    clips = [pa.schema([(name, pa.string()) for name in ("item_id", "modality", "id")]).empty_table()]
+    for modality in pc.unique(listed["modality"]).to_pylist():
+        usable = _noise(lake, project, modality)[0]
+        refused = refusals(lake, project, modality)["sha256"].combine_chunks()
+        usable = usable.filter(pc.invert(pc.is_in(usable["parent_id"], refused)))
+        clips.append(listed.join(usable, "sha256", "parent_id", "inner").select(clips[0].column_names))
+    return pa.concat_tables(clips).sort_by([("item_id", "ascending"), ("id", "ascending")])
+
+
+def _noise(lake: Lake, project: Project, modality: str) -> tuple[pa.Table, pa.Table]:
+    """As `apply_filters`, of the clips: limits hold for them, and filters do not, which say what samples may have."""
+    return apply_filters(lake, replace(make_step(project, modality), filters={}), project.noise)
 
 
 class Snapshot(NamedTuple):

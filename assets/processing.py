@@ -7,10 +7,13 @@ Pure Arrow to Arrow; reading the bytes (`contents.attach_data`) and writing the 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
+from training import catalog
+from training.catalog import Choice
 from training.filters.base import Filter
 from training.media import MediaError
 from training.modalities.base import WHOLE
@@ -53,12 +56,18 @@ class Step:
     processor: Processor
     filters: Mapping[str, Filter] = field(default_factory=dict)  # by kind
 
+    @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Step -> what its rows are keyed by, beside the content: clean, features, each filter that measures."""
+        """Step -> what its rows are keyed by, beside the content: clean, features, each filter that measures.
+
+        Once for all batches, in whatever process: what they depend on may be edited meanwhile.
+        """
         clean = self.processor.clean_fingerprint(self.modality)
         size = self.processor.featurizers[self.modality].decoded_size  # a picture is measured as it was decoded
         measured = {
-            kind: fingerprint("measure", kind, clean, size, f.version, package_versions(f.packages))
+            kind: fingerprint(
+                "measure", catalog.identity(Choice(kind)), clean, size, f.version, package_versions(f.packages)
+            )
             for kind, f in self.filters.items()
             if f.version
         }
@@ -74,7 +83,7 @@ class Step:
         Raises:
             RuntimeError: an item that raised anything but MediaError; the message names it.
         """
-        rows, keys = _Rows(), self.fingerprints()
+        rows, keys = _Rows(), self.fingerprints
         for number in range(batch.num_rows):
             (item,) = batch.slice(number, 1).to_pylist()  # one at a time: media are large
             try:
@@ -128,7 +137,7 @@ class Step:
         ]
         measurements = [
             {"id": name, "modality": self.modality, "filter": kind, "fingerprint": keys[kind]}
-            | {"value": self.filters[kind].measure(content)}
+            | {"value": _measured(self.filters[kind], content)}
             for kind in item["need"]
             if kind in self.filters
             for name, content in children
@@ -157,6 +166,14 @@ class Step:
             "modality": self.modality,
             "fingerprint": key,
         }
+
+
+def _measured(rule: Filter, content: Any) -> float | None:
+    """None where it cannot be measured: no fault of the content in itself, which other filters may let pass."""
+    try:
+        return rule.measure(content)
+    except MediaError:
+        return None
 
 
 def origin(item: dict[str, Any]) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
 from assets.source_settings import SourceSettings
-from training.catalog import FILTERS, OUTPUTS, Choice, Family
+from training.catalog import FILTERS, OUTPUTS, Choice, Family, own_module
 from training.features import FeatureSettings
 from training.filters.base import Filter
+from training.outputs.base import Output
 from training.schema import MODALITIES, SPLITS
 from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings, choose, complete
 from training.validation import FORBID_EXTRA, check
@@ -101,6 +102,10 @@ def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str,
         listed = section if isinstance(section, list | tuple) else [section]
         try:
             choices = tuple(FILTERS.choose(item, modality) for item in listed)
+            for choice in choices:  # made, so that what is wrong with one shows now
+                made = FILTERS.make(choice, scope=modality)
+                expected = "`value`, or `measure` and a `version` of 1 or more"
+                check(made.value is not None or made.version > 0, f"filter {choice.kind}", "without either", expected)
         except ValueError as error:
             raise ValueError(f"filters.{modality}: {error}") from None
         kinds = [choice.kind for choice in choices]
@@ -181,8 +186,13 @@ class Project:
                 )
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
         object.__setattr__(self, "model", complete(self.model, {m: self.features.forms[m] for m in self.modalities}))
+        for choice in (*self.model.encoders.values(), self.model.fusion, *self.training.objectives):
+            own_module(choice.kind)  # an own one has to lie somewhere; its import, which may need torch, can wait
+        output = OUTPUTS.load(self.model.output.kind)
+        is_output = isinstance(output, type) and issubclass(output, Output)
+        check(is_output, "model.output", self.model.output.kind, "a subclass of training.outputs.base.Output")
         if self.promotion.metric is not None:
-            names = [metric.name for metric in OUTPUTS.load(self.model.output.kind).metrics]
+            names = [metric.name for metric in output.metrics]
             expected = f"a metric of output {self.model.output.kind} ({', '.join(names)})"
             check(self.promotion.metric in names, "promotion.metric", self.promotion.metric, expected)
         for modality, settings in self.training.augmentation.items():
@@ -210,6 +220,11 @@ class Project:
         """The filters of a modality, by kind."""
         choices = self.filters.get(modality, ())
         return {choice.kind: FILTERS.make(choice, scope=modality) for choice in choices}
+
+    @property
+    def of_samples(self) -> tuple[str, ...]:
+        """The sources whose items become samples."""
+        return tuple(source.name for source in self.sources if source.use == "samples")
 
     @property
     def noise(self) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ def predict(
     rows = rows_of_table(table) if table else [inputs]
     answers = answer(settings, rows, version)
     if as_json:
-        click.echo(json.dumps({"predictions": answers}))
+        click.echo(json.dumps({"predictions": answers}, default=_plain))
     else:
         for row in answers:
             # A row that failed has its line, too.

@@ -17,7 +17,7 @@ from assets.settings import Project
 from orchestration.automation import automation
 from orchestration.console import lines
 from orchestration.processes import hold, wait_for_project, wait_quietly
-from orchestration.project import ProjectError, home, load
+from orchestration.project import home, load
 from orchestration.registration import registered
 
 
@@ -76,6 +76,6 @@ def definitions() -> dg.Definitions:
     for name, path in registered(home()).items():
         try:
             projects.append(project_definitions(load(path)))
-        except ProjectError as error:
-            logging.getLogger("triptych").warning("project %s is left out: %s", name, error)
+        except Exception as error:  # ProjectError, or what a project's own code raised
+            logging.getLogger("triptych").warning("project %s is left out: %s: %s", name, type(error).__name__, error)
     return dg.Definitions.merge(*projects) if projects else dg.Definitions()

@@ -11,7 +11,7 @@ from assets import pipeline
 from assets.alignment import samples_fingerprint
 from assets.lake import Lake, sql_among
 from assets.settings import Project
-from orchestration.housekeeping import Snapshot, kept_snapshots, read_version
+from orchestration.housekeeping import Snapshot, kept_snapshots
 from training.schema import FEATURE_TABLES, MODALITIES, TABLES
 
 
@@ -151,7 +151,7 @@ def _erase_from_snapshots(project: Project, lake: Lake, hashes: list[str], kept:
         return
     rows, note = lake.read("dataset"), lake.note("dataset")
     for snapshot in kept:
-        table = read_version(lake, snapshot.version)
+        table = lake.read_version("dataset", snapshot.version)
         assert table is not None
         lake.replace("dataset", _without(table, hashes), note=snapshot.note)
         tags = {"dataset_version": str(lake.require("dataset"))}

@@ -4,8 +4,6 @@ import json
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from assets import pipeline
 from assets.lake import Lake, sql_among, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP
@@ -86,7 +84,7 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
     """
     needed: dict[str, set[Key]] = {"measurements": set()}
     for modality in MODALITIES:
-        now = pipeline.make_step(project, modality).fingerprints() if modality in project.modalities else None
+        now = pipeline.make_step(project, modality).fingerprints if modality in project.modalities else None
         listed = f"""
             SELECT id FROM clean_{modality} JOIN manifest ON sha256 = parent_id WHERE modality = $m
             UNION SELECT sha256 FROM manifest WHERE modality = $m
@@ -98,6 +96,10 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
             if (fingerprint := snapshot.features.get(modality)) is not None:
                 features |= {(id, fingerprint) for id in snapshot.ids[modality]}
         needed[f"clean_{modality}"] = {(id, now["clean"]) for id in ids} if now else set()
+        # Whatever cut them: only these rows tell erasing which item the parts in a kept snapshot come from.
+        parts = lake.sql(f"SELECT id, fingerprint FROM clean_{modality} WHERE id <> parent_id").to_pylist()
+        trained = set().union(*(snapshot.ids[modality] for snapshot in kept))
+        needed[f"clean_{modality}"] |= {(part["id"], part["fingerprint"]) for part in parts if part["id"] in trained}
         needed[f"{modality}_features"] = features
         measures = [key for step, key in (now or {}).items() if step not in (CLEAN_STEP, FEATURES_STEP)]
         needed["measurements"] |= {(id, key) for id in ids for key in measures}
@@ -118,7 +120,7 @@ def kept_snapshots(project: Project, lake: Lake) -> list[Snapshot]:
         if "dataset_version" not in tags:
             continue  # not of our training
         number = int(tags["dataset_version"])
-        if (rows := read_version(lake, number)) is None:
+        if (rows := lake.read_version("dataset", number)) is None:
             raise ValueError(
                 f"version {version['version']} of the model {project.name} was trained on version {number} of the "
                 "table dataset, which is no longer there, so nobody can tell which rows it needs: delete that version "
@@ -136,15 +138,6 @@ def kept_snapshots(project: Project, lake: Lake) -> list[Snapshot]:
             )
         )
     return snapshots
-
-
-def read_version(lake: Lake, number: int) -> pa.Table | None:
-    """The rows of a version of `dataset`; None where its log or its files are gone."""
-    table = lake.open_version("dataset", number)
-    try:
-        return None if table is None else table.to_pyarrow_dataset().to_table()
-    except OSError:
-        return None
 
 
 def _delete(lake: Lake, name: str, keys: Iterable[Key], alive: Set[str]) -> None:

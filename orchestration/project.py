@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib.util
 import io
 import os
 import re
@@ -52,13 +53,14 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
     for override in overrides:
         _override(document, override)
     document = _resolve(document, path)
-    if isinstance(document.get("training"), dict) and isinstance(document["training"].get("report_to"), str):
-        document["training"]["report_to"] = [document["training"]["report_to"]]
+    for name in ("report_to", "objectives"):  # one needs no list
+        if isinstance(document.get("training"), dict) and isinstance(document["training"].get(name), str):
+            document["training"][name] = [document["training"][name]]
     origin = {"path": path, "home": home()}
     if stated := origin.keys() & document.keys():
         raise ProjectError(f"{path}: {sorted(stated)[0]} is not a key of a project file")
-    if _names_own_kinds(document) and str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # last: nothing of a project hides a package
+    if own := set(_own_kinds(document)):
+        _make_importable(own, path)
     tracking = document.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
     try:
         project = _adapter().validate_python(document | origin | {"tracking_uri": tracking})
@@ -71,11 +73,28 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
     )
 
 
-def _names_own_kinds(value: Any) -> bool:
-    """Whether somewhere a kind is a user's own, whose module may lie beside the file."""
-    if isinstance(value, dict | list):
-        return any(map(_names_own_kinds, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, str) and is_own(value)
+def _own_kinds(document: Any) -> Iterator[str]:
+    """What may be users' own kinds: module:Class."""
+    return (value for _, value in _values(document) if isinstance(value, str) and is_own(value))
+
+
+def _make_importable(kinds: Iterable[str], path: Path) -> None:
+    """Modules beside the project file can be imported; they come last, so that nothing of a project hides a package.
+
+    Raises:
+        ProjectError: this process means another module by that name, such as one of another project.
+    """
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    for kind in kinds:
+        module = kind.partition(":")[0].partition(".")[0]
+        beside = [path.parent / f"{module}.py", path.parent / module / "__init__.py"]
+        spec = importlib.util.find_spec(module) if any(file.is_file() for file in beside) else None
+        if spec is not None and spec.origin is not None and Path(spec.origin).resolve() not in beside:
+            raise ProjectError(
+                f"{path}: {kind} would be taken from {spec.origin}, not from the {module} beside this file: Python has "
+                "one module of a name, so give this one another name"
+            )
 
 
 def _read(path: Path) -> dict[Any, Any]:

@@ -42,10 +42,19 @@ def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+class _InputOption(click.Option):
+    """Of one modality. Whether it takes a file is said when help is asked for: to know it, modules are imported."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        is_text = MODALITIES.load(str(self.name)).is_text
+        self.metavar, self.help = ("TEXT", "What is asked.") if is_text else ("FILE", f"A file of {self.name}.")
+        return super().get_help_record(ctx)
+
+
 def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for each modality; which of them name files is known when they are used."""
+    """An option for each modality."""
     for name in reversed(MODALITIES.names()):
-        command = click.option(f"--{name}", help=f"A {name} to ask about: the text itself, or a file.")(command)
+        command = click.option(f"--{name}", cls=_InputOption)(command)
     return command
 
 

@@ -11,6 +11,7 @@ imports torch, they lie in a light module, which the catalogue names beside the 
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -122,7 +123,7 @@ class Family:
         places = self._places(scope)
         if kind in places:
             return places[kind]
-        if _OWN.fullmatch(kind):
+        if is_own(kind):
             return kind
         close = difflib.get_close_matches(kind, places, 1)
         meant = f"; did you mean {close[0]}?" if close else ""
@@ -135,12 +136,12 @@ class Family:
         module, _, name = place.partition(":")
         try:
             return getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            if kind in str(self.kinds) and not _OWN.fullmatch(kind):
+        except Exception as error:  # a user's code may raise anything while it is imported
+            if not is_own(kind):
                 raise
             raise ValueError(
-                f"{self.name} is {kind!r}, and it cannot be imported ({error}): expected module:Class of a module that "
-                "is installed, on PYTHONPATH, or in the folder of the project file"
+                f"{self.name} is {kind!r}, and it cannot be imported ({type(error).__name__}: {error}): expected "
+                "module:Class of a module that is installed, on PYTHONPATH, or in the folder of the project file"
             ) from error
 
     def _options_class(self, kind: str, scope: str | None) -> Any:
@@ -185,9 +186,11 @@ def own_module(kind: str) -> Path | None:
     if not is_own(kind):
         return None
     module = kind.partition(":")[0]
-    spec = importlib.util.find_spec(module.partition(".")[0])
+    top = module.partition(".")[0]
+    spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
-        raise ValueError(f"{kind}: there is no module {module} that lies in a file")
+        there = f"the folder {top} has no __init__.py: add an empty one" if spec else f"there is no module {top}"
+        raise ValueError(f"{kind}: {there}")
     path = Path(spec.origin)
     return path.parent if path.name == "__init__.py" else path
 
@@ -195,12 +198,17 @@ def own_module(kind: str) -> Path | None:
 def identity(choice: Choice) -> Any:
     """What a fingerprint knows of a choice: kind and options, and of a user's own kind its code."""
     path = own_module(choice.kind)
-    if path is None:
-        return choice.plain()
+    return choice.plain() if path is None else [choice.plain(), _code_digest(path)]
+
+
+@functools.cache
+def _code_digest(path: Path) -> str:
+    """Of a file or folder of code; read once in a process, which imports it once: what is edited while a run is at work
+    must not name what the old code makes."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
         digest.update(f"{file.name}\0".encode() + file.read_bytes())
-    return [choice.plain(), digest.hexdigest()]
+    return digest.hexdigest()
 
 
 MODALITIES = Family(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,7 +60,7 @@ def paired_bootstrap(
     that are equal row for row are not better, and within any margin. Swapping a and b negates the result.
 
     Args:
-        a, b: (rows,) score of each row: bool for right or wrong, else numbers.
+        a, b: (rows,) score of each row: 1 or 0 (or bool) for right or wrong, else numbers.
 
     Raises:
         ValueError: there are no rows, or not the same number.
@@ -68,7 +69,7 @@ def paired_bootstrap(
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
         raise ValueError(f"the two have {a.shape} and {b.shape} rows, expected the same rows and at least one")
     gain = (a.astype(float) - b) * (1 if higher_is_better else -1)
-    exact = a.dtype == b.dtype == bool
+    exact = bool(np.isin([a, b], (0, 1)).all())
     p, low, high = (_exact if exact else _drawn)(gain, confidence, margin)
     return Comparison(
         a=float(a.mean()),
@@ -133,14 +134,16 @@ def decide(
     ours = scores(challenger, metric)
     if not ours:
         raise ValueError("there are no test rows to judge on, expected at least one: look at align.split")
+    labels = dict(zip(*(challenger[name].to_pylist() for name in ("sample_id", "label")), strict=True))
     rivals, reasons = [], []
     if champion is not None and "champion" in settings.must_beat:
-        rivals.append(Rival("champion", "the champion", scores(champion, metric), settings))
+        # The champion's output may read labels in another way, or some not at all.
+        rivals.append(Rival("champion", "the champion", scores(champion, metric, labels), settings))
     measured = {name: table for name, table in singles.items() if table.num_rows}
     if measured and "best_single_modality" in settings.must_beat:
         absent = [name for name in singles if name not in measured]
         reasons += [f"{name} alone was not compared: no test row has {name}" for name in absent]
-        rivals.append(_best_single(challenger, measured, settings, metric))
+        rivals.append(_best_single(labels, measured, settings, metric))
     promote, comparisons = True, {}
     for rival in rivals:
         comparison = _compare(ours, rival, metric)
@@ -153,10 +156,9 @@ def decide(
 
 
 def _best_single(
-    challenger: pa.Table, singles: Mapping[str, pa.Table], settings: PromotionSettings, metric: Metric
+    labels: Mapping[str, Any], singles: Mapping[str, pa.Table], settings: PromotionSettings, metric: Metric
 ) -> Rival:
-    """The single modality with the best mean over the challenger's rows."""
-    labels = dict(zip(*(challenger[name].to_pylist() for name in ("sample_id", "label")), strict=True))
+    """The single modality with the best mean over the labelled rows."""
     scored = {name: scores(table, metric) for name, table in singles.items()}
     for by_sample in scored.values():
         by_sample |= {sample: metric.score(labels[sample], None) for sample in labels.keys() - by_sample}

@@ -91,10 +91,16 @@ def _by_subset(predictions: pa.Table, names: Sequence[str]) -> dict[str, dict[st
     return parts
 
 
-def scores(predictions: pa.Table, metric: Metric) -> dict[str, float]:
-    """What each sample's answer is worth, by sample id. Raises ValueError: a sample twice."""
-    rows = predictions.to_pylist()
-    by_sample = {row["sample_id"]: metric.score(row["label"], row["prediction"]) for row in rows}
+def scores(predictions: pa.Table, metric: Metric, labels: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """What each sample's answer is worth, by sample id. Raises ValueError: a sample twice.
+
+    Args:
+        labels: by sample id, in place of those that stand beside the predictions.
+    """
+    rows, known = predictions.to_pylist(), labels or {}
+    by_sample = {
+        row["sample_id"]: metric.score(known.get(row["sample_id"], row["label"]), row["prediction"]) for row in rows
+    }
     if len(by_sample) < len(rows):
         raise ValueError(f"{len(rows)} predictions of {len(by_sample)} samples: expected one for each")
     return by_sample

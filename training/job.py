@@ -112,6 +112,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
     logging.disable_progress_bar()
     clock = _Clock()
     splits, test = open_splits(spec)
+    _check_labels(run, splits)
     # Where TensorBoard reads, if `training.report_to` names it; the checkpoints' folder is removed in the end.
     logs = Path(spec.checkpoints).parent / "tensorboard" / f"{run.name}-{run.fingerprint}"
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
@@ -138,6 +139,23 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
         tracking.log_report(report)
     shutil.rmtree(folder, ignore_errors=True)  # the checkpoints have served
     return report
+
+
+def _check_labels(run: RunSpec, splits: "dict[str, SampleDataset]") -> None:
+    """Raises ValueError, before any training, where the output cannot read a label, or MLflow has no such answers."""
+    from training import model_registry
+    from training.catalog import OUTPUTS
+
+    output = OUTPUTS.make(run.model.output, {})
+    model_registry.column_type(output.arrow_type)
+    for split, rows in splits.items():
+        for label in dict.fromkeys(label for label in rows.labels if label is not None):
+            try:
+                output.read(label)
+            except ValueError as error:
+                raise ValueError(
+                    f"the label {label!r} in split {split} is none of output {run.model.output}: {error}"
+                ) from error
 
 
 class _Clock:
@@ -291,8 +309,8 @@ def main() -> None:
         values = pipes.get_extra("spec")
         if values["own_code"]:
             sys.path.append(values["own_code"])  # last, and handed on to the processes of `side_by_side`
-        spec = JobSpec.from_json(values)
         try:
+            spec = JobSpec.from_json(values)
             run_all(spec, lambda report: pipes.report_custom_message(report.to_json()), pipes.log.info)
         except ValueError as error:  # what a person can mend: said in words, without a traceback
             pipes.log.error(str(error))

@@ -9,6 +9,7 @@ import numpy as np
 
 from training.records import Figure
 
+_TAKEN = ("n", "inputs", "subset", "slice", "loss")  # mean something else beside figures
 CLASSES = 50  # with more labels than that, figures per class say little
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
@@ -28,8 +29,11 @@ class Metric:
     higher_is_better: bool = True
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name.endswith(("_low", "_high")):
-            raise ValueError(f"a metric is called {self.name!r}, expected letters, digits and _ without _low or _high")
+        if not self.name.isidentifier() or self.name.endswith(("_low", "_high")) or self.name in _TAKEN:
+            raise ValueError(
+                f"a metric is called {self.name!r}, expected letters, digits and _, without _low or _high at the end, "
+                f"and none of {', '.join(_TAKEN)}"
+            )
 
     def scores(self, labels: Sequence[Any], predictions: Sequence[Any]) -> np.ndarray:
         """(rows,) of bool or float64."""
@@ -59,7 +63,7 @@ def mean_figure(scores: np.ndarray, seed: int = 0) -> Figure:
     """
     if len(scores) == 0:
         return Figure()
-    if scores.dtype == bool:
+    if np.isin(scores, (0, 1)).all():
         from scipy.stats import binomtest
 
         interval = binomtest(int(scores.sum()), len(scores)).proportion_ci(_CONFIDENCE, "wilson")

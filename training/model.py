@@ -48,9 +48,10 @@ class FusionModel(PreTrainedModel):
         self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), shape)
         self.to_llm = nn.Identity() if config.width == hidden else nn.Linear(config.width, hidden)
         self.output = config.make_output()
+        self.prompt = config.prompt  # a modality; the config makes featurizers to tell
         self.llm = self.output.language_model().from_config(config.llm_config)
         self.head = self.output.head(hidden)
-        if config.prompt is None and not self.output.reads_answers:
+        if self.prompt is None and not self.output.reads_answers:
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
         # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
         self.objectives = nn.ModuleList()
@@ -89,8 +90,8 @@ class FusionModel(PreTrainedModel):
             features: for each modality X the values `X` and, where its form has one, the mask `X_mask`.
         """
         inputs = {m: (features.get(m), features.get(f"{m}_mask")) for m in self.config.modalities}
-        if self.config.prompt is not None and prompt_ids is not None:
-            inputs[self.config.prompt] = self.get_input_embeddings()(prompt_ids), prompt_mask
+        if self.prompt is not None and prompt_ids is not None:
+            inputs[self.prompt] = self.get_input_embeddings()(prompt_ids), prompt_mask
         tokens_BNTD = self.fusion.stand_in_NTD.new_zeros(len(present), *self.fusion.stand_in_NTD.shape)
         mask_BNT = torch.zeros(tokens_BNTD.shape[:3], dtype=torch.bool, device=present.device)
         for n, modality in enumerate(self.config.modalities):
@@ -111,7 +112,7 @@ class FusionModel(PreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Soft tokens, then the prompt: embeddings (B, S, D) and mask (B, S), padded on the left."""
         x_m_mask = torch.ones(x_m.shape[:2], dtype=torch.bool, device=x_m.device)
-        if prompt_ids is None or self.config.prompt is None:
+        if prompt_ids is None or self.prompt is None:
             return x_m, x_m_mask
         assert prompt_mask is not None
         embeddings = self.get_input_embeddings()(prompt_ids)

@@ -60,7 +60,7 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
 
     search_path = list(sys.path)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(__file__).parent, *own_code(run.model, spec.features, run.keep)]
+        paths = [Path(__file__).parent, *own_code(run.model, spec.features)]
         code = [_copied(path, Path(folder)) for path in paths]
         try:
             logged = mlflow.pyfunc.log_model(

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from training.catalog import is_own
 from training.features import FeatureSettings
 from training.schema import MODALITIES, fingerprint
 from training.settings import MediaLimits
@@ -73,7 +74,9 @@ class Processor:
         settings = {} if featurizer.options is None else to_dict(featurizer.options)
         for name in (*featurizer.at_batch, *featurizer.located):
             settings.pop(name)
-        kind = featurizer.recipe or self.features.identity(modality)
+        kind = self.features.identity(modality)
+        if not is_own(self.features.choice(modality).kind):  # a user's own may inherit the recipe, and not follow it
+            kind = featurizer.recipe or kind
         steps = self.clean_fingerprint(modality), kind, featurizer.version
         return fingerprint("featurize", *steps, settings, featurizer.identity(), package_versions(featurizer.packages))
 

@@ -82,14 +82,18 @@ def complete(model: ModelSettings, forms: Mapping[str, str]) -> ModelSettings:
         ValueError: there is no such modality, or no such encoder for what its features are.
     """
     for modality in model.encoders:
-        check(modality in forms, "encoders", modality, f"modalities of the sources ({', '.join(forms)})")
+        check(modality in forms, "model.encoders", modality, f"modalities of the sources ({', '.join(forms)})")
     encoders = {}
     for modality, form in forms.items():
-        encoder = model.encoders.get(modality, DEFAULT_ENCODERS[form])
+        encoder = model.encoders.get(modality) or DEFAULT_ENCODERS.get(form)
+        if encoder is None:
+            raise ValueError(
+                f"no encoder here reads features of the form {form}: name one as model.encoders.{modality}"
+            )
         try:
             encoders[modality] = ENCODERS.choose(encoder, form)
         except ValueError as error:
-            raise ValueError(f"encoders.{modality}: {error}") from None
+            raise ValueError(f"model.encoders.{modality}: {error}") from None
     return dataclasses.replace(model, encoders=encoders)
 
 
@@ -167,7 +171,8 @@ class TrainingSettings:
         kinds = [objective.kind for objective in objectives]
         check(0 < len(kinds) == len(set(kinds)), "objectives", kinds, "at least one, and none twice")
         check(self.parallel is None or self.parallel >= 1, "parallel", self.parallel, "null or at least 1")
-        check(0 <= self.warmup < 1, "warmup", self.warmup, "0 up to (not including) 1")
+        for name in ("warmup", "label_smoothing"):
+            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
 
 
 def _augmentation(sections: Mapping[str, Any]) -> dict[str, Any]:

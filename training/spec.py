@@ -14,7 +14,7 @@ from typing import Any
 from training import catalog
 from training.catalog import Choice
 from training.features import FeatureSettings
-from training.schema import fingerprint
+from training.schema import MODALITIES, fingerprint
 from training.settings import MediaLimits, ModelSettings, TrainingSettings, decisive
 from training.validation import from_dict, to_dict
 
@@ -129,9 +129,10 @@ def training_identity(training: TrainingSettings) -> dict[str, Any]:
     return decisive(training) | {"objectives": [catalog.identity(choice) for choice in training.objectives]}
 
 
-def own_code(model: ModelSettings, features: FeatureSettings, modalities: Sequence[str]) -> list[Path]:
-    """The files and folders of users' own kinds that a model of these modalities needs to answer; each once."""
-    choices = [*model.encoders.values(), model.fusion, model.output, *map(features.choice, modalities)]
+def own_code(model: ModelSettings, features: FeatureSettings) -> list[Path]:
+    """The files and folders of users' own kinds that a model needs to answer; each once."""
+    featurizers = map(features.choice, MODALITIES)  # a processor makes all, whatever the model reads
+    choices = [*model.encoders.values(), model.fusion, model.output, *featurizers]
     paths = [catalog.own_module(choice.kind) for choice in choices]
     return sorted({path for path in paths if path is not None})
 

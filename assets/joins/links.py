@@ -56,15 +56,15 @@ def _match(
         f"""
         CREATE TABLE cells AS SELECT * FROM ({cells}) WHERE key IS NOT NULL;
         CREATE TABLE named AS
-        SELECT source, key, item_id, id, status, number FROM items WHERE key IS NOT NULL
+        SELECT source, key, item_id, id, unit, status, number FROM items WHERE key IS NOT NULL
         UNION ALL
-        SELECT source, key || suffix, item_id, id, status, number FROM (
+        SELECT source, key || suffix, item_id, id, unit, status, number FROM (
           SELECT *, regexp_extract(coalesce(member, uri), '\\.[^./]*$') AS suffix FROM items WHERE keyless)
         WHERE suffix <> ''
         UNION ALL
-        SELECT source, key, NULL, NULL, status, NULL FROM refused_keys;
+        SELECT source, key, NULL, NULL, NULL, status, NULL FROM refused_keys;
         CREATE TABLE matches AS
-        SELECT line, c.modality, c.source, c.key, item_id, id, coalesce(status, 'not_found') AS status, number,
+        SELECT line, c.modality, c.source, c.key, item_id, id, unit, coalesce(status, 'not_found') AS status, number,
           n.source IS NOT NULL AS matched
         FROM cells c LEFT JOIN named n ON n.source = c.source AND n.key = c.key;
         CREATE TABLE candidates AS SELECT DISTINCT item_id FROM matches WHERE item_id IS NOT NULL;
@@ -73,26 +73,31 @@ def _match(
 
 
 def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> None:
-    """Table `joined`: of each row of the link table and each modality the first item that can be used."""
+    """Table `joined`: of each row of the link table and each modality the first item that can be used; where items were
+    cut, a row for each combination of their parts."""
     slots = ", ".join(
-        f"max(item_id) FILTER (modality = '{m}' AND status = 'present') AS {m}_item, "
-        f"max(id) FILTER (modality = '{m}' AND status = 'present') AS {m}_id, "
-        f"coalesce(max(status) FILTER (modality = '{m}'), 'absent') AS {m}_status"
+        f"CASE {m}.status WHEN 'present' THEN {m}.item_id END AS {m}_item, "
+        f"CASE {m}.status WHEN 'present' THEN {m}.id END AS {m}_id, coalesce({m}.status, 'absent') AS {m}_status"
         for m in MODALITIES
     )
-    sample_id = f"max({cell('values', settings.id)})" if settings.id else "left(sha256(max(keys)), 32)"
+    units = ", ".join(f"{m}.unit" for m in MODALITIES)
+    joins = " ".join(f"LEFT JOIN (FROM picked WHERE modality = '{m}') {m} ON {m}.line = links.line" for m in MODALITIES)
+    named = cell("values", settings.id) if settings.id else "left(sha256(keys), 32)"
     connection.execute(
         f"""
         CREATE TABLE joined AS
         WITH picked AS (
-          SELECT * FROM matches QUALIFY row_number() OVER (PARTITION BY line, modality ORDER BY
-            array_position(['present', 'quarantined', 'not_found', 'absent'], status), number) = 1
+          SELECT * FROM matches
+          WINDOW best AS (PARTITION BY line, modality ORDER BY
+            array_position(['present', 'quarantined', 'not_found', 'absent'], status), number)
+          QUALIFY row_number() OVER best = 1 OR status = 'present' AND item_id = first_value(item_id) OVER best
         ), keyed AS (
           SELECT line, to_json(list([source, key] ORDER BY source))::VARCHAR AS keys FROM cells GROUP BY line
         )
-        SELECT line, {sql_string(str(path))} AS link_uri, {sample_id} AS sample_id, sample_id AS split_key,
-          max(values) AS values, {slots}
-        FROM links LEFT JOIN keyed USING (line) LEFT JOIN picked USING (line) GROUP BY line
+        SELECT links.line, {sql_string(str(path))} AS link_uri, {named} AS split_key, values,
+          split_key || CASE WHEN count(*) OVER (PARTITION BY links.line) = 1 THEN ''
+            ELSE '#' || left(sha256(concat_ws(' ', {units})), 8) END AS sample_id, {slots}
+        FROM links LEFT JOIN keyed USING (line) {joins}
         """
     )
 

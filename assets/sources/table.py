@@ -1,6 +1,5 @@
 """Texts as items: a column of a table holds them, another one their keys."""
 
-import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,7 @@ class TableSource(Source):
             raise ValueError("reads text from a table: name its column and its key")
 
     def exists(self) -> bool:
-        return glob.has_magic(self.options.table) or self._table.exists()
+        return self._table.exists()
 
     def list(self) -> Iterator[Entry]:
         options = self.options

@@ -81,7 +81,7 @@ def test_a_filter_that_measures_is_measured_once_for_each_content_and_can_be_pic
     ]
     assert lake.version("image_features") == 0 and lake.version("clean_image") == 0
     step = pipeline.make_step(project, "image")
-    assert pickle.loads(pickle.dumps(step)).fingerprints() == step.fingerprints()
+    assert pickle.loads(pickle.dumps(step)).fingerprints == step.fingerprints
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import sqlite3
+import sys
 import tarfile
 import textwrap
 import zipfile
@@ -214,6 +215,7 @@ def pictures(tiny, monkeypatch) -> Path:
         connection.executemany("INSERT INTO media VALUES (?, ?)", photos)
     shutil.rmtree(folder / "photos")
     (folder / "family_test_pictures.py").write_text(SQLITE)
+    monkeypatch.delitem(sys.modules, "family_test_pictures", raising=False)  # of another test's folder
     monkeypatch.syspath_prepend(folder)
     theirs = 'kind: "family_test_pictures:SqliteSource", database: media.db'
     tiny.write_text(tiny.read_text().replace("files: photos}", theirs + "}"))

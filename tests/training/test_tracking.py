@@ -95,6 +95,7 @@ def test_a_run_names_its_dataset_and_origin(make_spec: MakeSpec) -> None:
         "dataset_fingerprint": spec.dataset,
         "dataset_version": "7",
         "role": "model",
+        "metric": "accuracy",
     }
 
 

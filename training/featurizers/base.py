@@ -48,7 +48,7 @@ class Featurizer(ABC):
     decoded_size: int | None = None  # the short side in pixels that is needed of a picture
     prompt_tokens = 512  # of a text, that a language model reads
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: Any = None) -> None:
         self.options = options
 
     @property

@@ -4,6 +4,7 @@ The clean step measures and stores; filters decide from what is stored, when sam
 decodes nothing, and what a filter refuses stands in `quarantine` under the stage `filter`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,11 +23,15 @@ class Filter(ABC):
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions decide what is measured
     value: ClassVar[str | None] = None
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: Any = None) -> None:
         self.options = options
 
     def measure(self, content: Any) -> float:
-        """A number of a content, decoded and cleaned; it does not depend on the options."""
+        """A number of a content, decoded and cleaned; it does not depend on the options.
+
+        Raises:
+            MediaError: it has none; the filter refuses the content then.
+        """
         raise NotImplementedError
 
     @abstractmethod
@@ -45,6 +50,8 @@ class RangeOptions:
     most: float | None = None
 
     def __post_init__(self) -> None:
+        for name, bound in (("least", self.least), ("most", self.most)):
+            check(bound is None or math.isfinite(bound), name, bound, "a finite number, or null for no bound")
         if self.least is not None and self.most is not None:
             check(self.least <= self.most, "least", self.least, f"at most `most` ({self.most:g})")
 

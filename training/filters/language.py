@@ -20,6 +20,10 @@ class LanguageFilter(Filter):
     value = "language"
     Options = LanguageOptions
 
+    def __init__(self, options: LanguageOptions) -> None:
+        super().__init__(options)
+        check(len(options.any_of) > 0, "language: any_of", list(options.any_of), "at least one language to keep")
+
     def keeps(self, value: str) -> str:
         return f"list_contains({list(self.options.any_of)}, {value})"
 
