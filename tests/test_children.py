@@ -1,6 +1,7 @@
 """A step may give several rows for one item: its children carry its id, join into samples, and go when it goes."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -8,6 +9,7 @@ import pytest
 
 from assets import pipeline
 from assets.asset_checks import check_balance
+from orchestration import housekeeping
 from orchestration.erasure import erase
 from orchestration.housekeeping import collect
 from orchestration.project import load
@@ -80,6 +82,44 @@ def test_they_are_collected_and_erased_with_their_item(tiny, halves):
         ids = set(lake.sql(f"SELECT {column} AS id FROM {table}")["id"].to_pylist())
         assert not ids & {hashlib.sha256(f"{gone}\0half {n}".encode()).hexdigest() for n in (0, 1)}
     assert lake.sql("SELECT count(*) AS n FROM clean_speech")["n"][0].as_py() == 92
+
+
+def test_a_link_table_gives_a_sample_for_each_part(tiny, halves):
+    rows = [f"q{n:02d},q{n:02d}" for n in range(60)]
+    (tiny.parent / "links.csv").write_text("\n".join(["questions,recordings", *rows, ""]))
+    text = tiny.read_text().replace("align: {", "align: {table: links.csv, ")
+    tiny.write_text(text.replace("  - {name: photos, modality: image, files: photos}\n", ""))
+    assert "photos" not in tiny.read_text()
+    lake, _, _ = data_side(tiny)
+    samples = lake.read("samples").to_pylist()
+    assert len(samples) == len({row["sample_id"] for row in samples}) == 60 + 47
+    assert len({row["speech_id"] for row in samples} - {None}) == 94
+    splits: dict[str, set[str]] = {}
+    for row in samples:
+        splits.setdefault(row["text_id"], set()).add(row["split"])
+    assert max(map(len, splits.values())) == 1, "the parts of a row of the link table stay together"
+    assert check_balance(lake, load(tiny)).passed
+
+
+def test_parts_that_were_cut_otherwise_are_erased_as_long_as_a_model_stands_on_them(tiny, halves, monkeypatch):
+    project = load(tiny)
+    lake, _, _ = data_side(tiny)
+    ids = {m: set(lake.read("dataset")[f"{m}_id"].to_pylist()) - {None} for m in project.modalities}
+    note = lake.note("dataset")
+    kept = [housekeeping.Snapshot(1, "run", 0, ids, note, json.loads(note["features"]))]
+    monkeypatch.setattr(housekeeping, "kept_snapshots", lambda *_: kept)  # as if a version were registered
+    halved = SpeechModality.children
+    monkeypatch.setattr(SpeechModality, "version", SpeechModality.version + 1)
+    monkeypatch.setattr(
+        SpeechModality, "children", lambda self, content: ((f"new {cut}", part) for cut, part in halved(self, content))
+    )
+    data_side(tiny)
+    collect(project, dry_run=False)
+    file = tiny.parent / "recordings" / "q10.wav"
+    gone = hashlib.sha256(file.read_bytes()).hexdigest()
+    erase(project, str(file), dry_run=False, purge=False)
+    cuts = {hashlib.sha256(f"{gone}\0{new}half {n}".encode()).hexdigest() for n in (0, 1) for new in ("", "new ")}
+    assert not cuts & set(lake.sql("SELECT id FROM speech_features")["id"].to_pylist())
 
 
 def test_an_item_without_a_usable_part_is_refused_whole(tiny, halves, make_wav):

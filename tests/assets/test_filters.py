@@ -1,12 +1,14 @@
 """The contract of a filter, over every kind in the catalogue and one of a user's own."""
 
 import pickle
+import sys
 
 import pytest
 
 from assets import pipeline
 from assets.asset_checks import check_balance
 from orchestration.project import ProjectError, load
+from training import catalog
 from training.catalog import FILTERS, MODALITIES
 
 OWN = """
@@ -17,6 +19,27 @@ class DarknessFilter(RangeFilter):
 
     def measure(self, content):
         return 255 - float(content.array.mean())
+"""
+ODD = """
+from training.filters.base import Filter
+from training.media import MediaError
+
+class Choosy(Filter):
+    version = 1
+
+    def measure(self, content):
+        if content.array.mean() < 100:
+            raise MediaError("too_dark", "nothing is to be seen")
+        return 1.0
+
+    def keeps(self, value):
+        return f"{value} = 1"
+
+    def expected(self):
+        return "a bright picture"
+
+class Unmeasured(Choosy):
+    version = 0
 """
 STRICT = {  # options that refuse some of the tiny project's items, and not all
     "language": {"any_of": ["en"]},
@@ -84,6 +107,51 @@ def test_a_filter_that_measures_is_measured_once_for_each_content_and_can_be_pic
     assert pickle.loads(pickle.dumps(step)).fingerprints == step.fingerprints
 
 
+@pytest.fixture
+def odd_filters(tmp_path, monkeypatch):
+    (tmp_path / "odd_filters_of_test.py").write_text(ODD)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "odd_filters_of_test", raising=False)
+    catalog._code_digest.cache_clear()
+    return tmp_path / "odd_filters_of_test.py"
+
+
+def test_what_cannot_be_measured_is_refused_by_that_filter_only(tiny, odd_filters):
+    """A filter needs no options."""
+    lake, _ = data_side(project := load(tiny, ["filters={image: 'odd_filters_of_test:Choosy'}"]))
+    refused = lake.sql("SELECT * FROM quarantine WHERE modality = 'image' AND stage <> 'align'").to_pylist()
+    assert {(row["stage"], row["reason"]) for row in refused} == {
+        ("clean", "corrupt"),
+        ("filter", "odd_filters_of_test:Choosy"),
+    }
+    assert 5 < len(refused) < 45
+    assert sum("Choosy is unknown, expected a bright picture" in row["message"] for row in refused) == len(refused) - 1
+    assert check_balance(lake, project).passed
+    lake, counts = data_side(load(tiny))
+    assert not any(count["processed"] for count in counts.values())
+    assert lake.sql("SELECT count(image_id) AS n FROM samples")["n"][0].as_py() == 47
+
+
+def test_a_users_filter_is_known_by_its_code(tiny, odd_filters):
+    def key():
+        catalog._code_digest.cache_clear()  # as in a new process
+        kind = "odd_filters_of_test:Choosy"
+        return pipeline.make_step(load(tiny, [f"filters={{image: '{kind}'}}"]), "image").fingerprints[kind]
+
+    before = key()
+    assert key() == before
+    odd_filters.write_text(ODD + "# changed\n")
+    assert key() != before
+
+
+def test_what_a_step_is_called_does_not_change_while_it_is_at_work(tiny, odd_filters):
+    step = pipeline.make_step(load(tiny, ["filters={image: 'odd_filters_of_test:Choosy'}"]), "image")
+    before = dict(step.fingerprints)
+    odd_filters.write_text(ODD + "# changed\n")
+    catalog._code_digest.cache_clear()
+    assert pickle.loads(pickle.dumps(step)).fingerprints == before
+
+
 @pytest.mark.parametrize(
     ("filters", "words"),
     [
@@ -91,8 +159,12 @@ def test_a_filter_that_measures_is_measured_once_for_each_content_and_can_be_pic
         ("{image: duration}", "filters.image: filter is 'duration', expected one of sharpness, size"),
         ("{image: [size, size]}", "each kind once"),
         ("{speech: {kind: duration, least: 2, most: 1}}", "filters.speech: filter duration: least is 2"),
+        ("{speech: {kind: duration, least: .inf}}", "least is inf, expected a finite number"),
+        ("{text: language}", r"language: any_of is \[\], expected at least one language"),
+        ("{text: 'no_such_module:Filter'}", "filters.text: filter is 'no_such_module:Filter', and it cannot be imp"),
+        ("{image: 'odd_filters_of_test:Unmeasured'}", "expected `value`, or `measure` and a `version` of 1 or more"),
     ],
 )
-def test_what_cannot_be_is_refused_when_the_file_is_read(tiny, filters, words):
+def test_what_cannot_be_is_refused_when_the_file_is_read(tiny, odd_filters, filters, words):
     with pytest.raises(ProjectError, match=words):
         load(tiny, [f"filters={filters}"])

@@ -311,6 +311,15 @@ def test_every_query_is_bounded_in_memory(tiny, monkeypatch):
     run(tiny)
 
 
+def test_where_no_text_can_be_used_nothing_is_cut(tiny):
+    (tiny.parent / "questions.csv").write_text("id,question,answer\nq01,   ,yes\n")
+    project = load(tiny)
+    lake = pipeline.open_lake(project)
+    pipeline.write_manifest(lake, project)
+    pipeline.process_modality(lake, project, "text")
+    assert pipeline.cut_rows(lake, project, "text") is None
+
+
 def test_noise_is_prepared_with_the_speech_and_makes_no_sample(tiny, make_wav):
     before = run(tiny).samples
     (tiny.parent / "noise").mkdir()
@@ -327,6 +336,13 @@ def test_noise_is_prepared_with_the_speech_and_makes_no_sample(tiny, make_wav):
     assert (counts["speech_seen"], counts["speech_passed"], counts["speech_quarantined"]) == (52, 49, 2)
     clips = set(pipeline.noise(lake, project)["id"].to_pylist())
     assert len(clips) == 2
+    run(tiny, "filters={speech: {kind: duration, most: 0.1}}")
+    short = load(tiny, ["filters={speech: {kind: duration, most: 0.1}}"])
+    assert set(pipeline.noise(lake, short)["id"].to_pylist()) == clips, "filters say what samples may have"
+    run(tiny, "limits.max_seconds=0.1")
+    short = load(tiny, ["limits.max_seconds=0.1"])
+    assert pipeline.noise(lake, short).num_rows == 0 and check_balance(lake, short).passed
+    run(tiny)
     quiet = pipeline.plan(project)
     run(tiny, *AUGMENTED)
     noisy = pipeline.plan(load(tiny, AUGMENTED))

@@ -1,5 +1,6 @@
 """The project file: what is accepted, and how an error names file, key path, value and what was expected."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -220,6 +221,41 @@ def test_storage_options_reach_the_object_store(tmp_path, monkeypatch):
         assert "/bucket?" in (request := store.stdout.read()) and "manifest" in request
 
 
+@pytest.fixture
+def own_path(monkeypatch):
+    """Reading a project with own kinds puts its folder on the path of imports: this takes it off again."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("twice_of_test", None)
+
+
+def test_two_projects_do_not_have_modules_of_one_name(tmp_path, own_path):
+    own = "from training.filters.size import SizeFilter\n\n\nclass Own(SizeFilter):\n    pass\n"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    paths = [write(tmp_path / name, GOOD + "filters: {image: 'twice_of_test:Own'}\n") for name in ("one", "two")]
+    for path in paths:
+        (path.parent / "twice_of_test.py").write_text(own)
+    assert load(paths[0]).filters_of("image")
+    words = f"{paths[1]}: twice_of_test:Own would be taken from {paths[0].parent}/twice_of_test.py"
+    with pytest.raises(ProjectError, match=re.escape(words)):
+        load(paths[1])
+
+
+def test_own_code_that_cannot_be_imported_is_named_with_its_error(tmp_path, own_path):
+    path = write(tmp_path, GOOD + "filters: {image: 'twice_of_test:Own'}\n")
+    (path.parent / "twice_of_test.py").write_text("1 / 0\n")
+    with pytest.raises(ProjectError, match=r"twice_of_test:Own', and it cannot be imported \(ZeroDivisionError"):
+        load(path)
+
+
+def test_a_folder_that_is_no_package_is_told(tmp_path, own_path):
+    path = write(tmp_path, GOOD)
+    (path.parent / "folder_of_test").mkdir()
+    with pytest.raises(ProjectError, match=r"folder_of_test has no __init__.py"):
+        load(path, ["model.fusion=folder_of_test.fusions:Own"])
+
+
 def test_the_gates_metric_is_one_of_the_outputs(tmp_path):
     path = write(tmp_path, GOOD)
     assert load(path).promotion.metric is None
@@ -235,5 +271,12 @@ def test_outputs_and_objectives_are_checked(tmp_path):
     assert [objective.plain() for objective in weighted] == [{"kind": "answer", "weight": 2.0}]
     with pytest.raises(ProjectError, match=r"model: output is 'txet', expected one of text, class.*did you mean text"):
         load(path, ["model.output=txet"])
+    assert [o.kind for o in load(path, ["training.objectives=answer"]).training.objectives] == ["answer"]
+    with pytest.raises(ProjectError, match=r"no_such_module_of_test"):
+        load(path, ["model.fusion=no_such_module_of_test:Fusion"])
+    with pytest.raises(ProjectError, match=r"model.output is 'json:JSONEncoder', expected a subclass"):
+        load(path, ["model.output=json:JSONEncoder"])
+    with pytest.raises(ProjectError, match=r"training: label_smoothing is 1.0, expected 0 up to"):
+        load(path, ["training.label_smoothing=1"])
     with pytest.raises(ProjectError, match=r"training: objective is 'contrast', expected one of answer"):
         load(path, ["training.objectives=[answer, contrast]"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from training import comparison
 from training.comparison import Decision, paired_bootstrap
-from training.metrics import ACCURACY, Metric
+from training.metrics import ACCURACY, Metric, mean_figure
 from training.outputs.text import TextOutput
 from training.schema import predictions_schema
 from training.settings import PromotionSettings
@@ -228,11 +228,26 @@ def test_of_any_scores_swapping_negates_and_a_margin_only_helps(
     assert not paired_bootstrap(a, a).better and paired_bootstrap(a, a, margin=0.1).better
 
 
-def test_right_and_wrong_as_numbers_is_drawn_close_to_the_exact_distribution() -> None:
+def test_right_and_wrong_is_exact_as_numbers_too_and_other_scores_are_drawn_close_to_it() -> None:
     a, b = score(400, 0.8), score(400, 0.7, 1)
-    exact, drawn = paired_bootstrap(a, b), paired_bootstrap(a.astype(float), b.astype(float))
-    assert (drawn.low, drawn.high) == pytest.approx((exact.low, exact.high), abs=0.006)
-    assert drawn.difference == pytest.approx(exact.difference) and drawn.p == pytest.approx(exact.p, abs=0.03)
+    exact = paired_bootstrap(a, b)
+    assert paired_bootstrap(a.astype(float), b.astype(int)) == exact
+    drawn = paired_bootstrap(2.0 * a, 2.0 * b)
+    assert (drawn.low / 2, drawn.high / 2) == pytest.approx((exact.low, exact.high), abs=0.006)
+    assert drawn.difference / 2 == pytest.approx(exact.difference) and drawn.p == pytest.approx(exact.p, abs=0.03)
+    assert mean_figure(a.astype(float)) == mean_figure(a)
+
+
+def test_a_champion_that_cannot_read_the_labels_is_judged_by_the_challengers() -> None:
+    ours, theirs = predictions(np.ones(30, bool)), predictions(np.arange(30) < 10)
+    unread = theirs.set_column(theirs.column_names.index("label"), "label", pa.nulls(30, pa.string()))
+    assert decide(ours, unread, {}, RULE) == decide(ours, theirs, {}, RULE)
+
+
+@pytest.mark.parametrize("name", ["n", "loss", "slice", "error_low", "two words"])
+def test_a_metric_is_not_called_like_what_stands_beside_it(name: str) -> None:
+    with pytest.raises(ValueError, match="a metric is called"):
+        Metric(name, lambda label, answer: 0.0)
 
 
 def test_a_few_rows_of_any_score_are_no_proof() -> None:

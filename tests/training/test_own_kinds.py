@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,8 @@ import pytest
 from training import catalog, model_registry, tracking
 from training.catalog import ENCODERS, Choice
 from training.features import FeatureSettings
-from training.settings import MediaLimits, ModelSettings, TrainingSettings
+from training.job import _check_labels
+from training.settings import MediaLimits, ModelSettings, TrainingSettings, complete
 from training.spec import own_code, plan_runs
 
 KINDS = {"fusion": "travelling:OwnFusion", "output": "travelling_package.outputs:OwnOutput"}
@@ -44,6 +46,33 @@ def test_the_files_that_a_model_needs_are_named_once(travelling: Path) -> None:
     assert own_code(settings, ours) == [file, package]
     assert own_code(ModelSettings(), theirs) == [file]
     assert own_code(ModelSettings(), ours) == []
+
+
+def test_a_featurizer_that_inherits_from_ours_does_not_share_our_rows(tmp_path: Path, monkeypatch: Any) -> None:
+    from training.processor import Processor
+
+    (tmp_path / "inherited_of_test.py").write_text(
+        "from training.featurizers.log_mel import LogMelFeaturizer\n\n\nclass Own(LogMelFeaturizer):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds = ("log_mel", "mfcc", "inherited_of_test:Own")
+    keys = [Processor(FeatureSettings(speech=kind), MediaLimits()).fingerprint("speech") for kind in kinds]
+    assert keys[0] == keys[1] != keys[2], "ours of one recipe share what is stored"
+
+
+def test_features_of_a_form_of_its_own_need_an_encoder_of_their_own() -> None:
+    with pytest.raises(ValueError, match=r"no encoder here reads features of the form graph: name one as model\.enc"):
+        complete(ModelSettings(), {"image": "graph"})
+    theirs = ModelSettings(encoders={"image": Choice("own_kinds:OwnGridEncoder")})
+    assert complete(theirs, {"image": "graph"}).encoders["image"].kind == "own_kinds:OwnGridEncoder"
+
+
+def test_labels_are_checked_before_anything_is_trained(own_kinds: Path, make_spec: Callable[..., Any]) -> None:
+    _, run = make_spec("labels")
+    splits: Any = {"train": SimpleNamespace(labels=["7", None]), "test": SimpleNamespace(labels=["seven"])}
+    run = replace(run, model=replace(run.model, output=Choice("own_kinds:OwnOutput")))
+    with pytest.raises(ValueError, match="the label 'seven' in split test is none of output own_kinds:OwnOutput"):
+        _check_labels(run, splits)
 
 
 def encoder(kind: Any) -> Choice:
