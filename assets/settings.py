@@ -103,9 +103,9 @@ def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str,
         try:
             choices = tuple(FILTERS.choose(item, modality) for item in listed)
             for choice in choices:  # made, so that what is wrong with one shows now
-                made = FILTERS.make(choice, scope=modality)
+                rule = FILTERS.make(choice, scope=modality)
                 expected = "`value`, or `measure` and a `version` of 1 or more"
-                check(made.value is not None or made.version > 0, f"filter {choice.kind}", "without either", expected)
+                check(rule.value is not None or rule.version > 0, f"filter {choice.kind}", "without either", expected)
         except ValueError as error:
             raise ValueError(f"filters.{modality}: {error}") from None
         kinds = [choice.kind for choice in choices]

@@ -107,9 +107,9 @@ def main() -> None:
         for what in ("nothing changed", "10 new"):
             for step in ("manifest", "clean", "samples", "dataset", "all"):
                 for beside in ("first run", *(["bare look"] if step == "all" else [])):
-                    ours, reference = ([found[step] for found in runs[name]] for name in (what, beside))
-                    memory = [max(found["memory"] for found in runs[name]) for name in (what, beside)]
-                    processed = [found["processed"] for found in runs[what]]
+                    ours, reference = ([result[step] for result in runs[name]] for name in (what, beside))
+                    memory = [max(result["memory"] for result in runs[name]) for name in (what, beside)]
+                    processed = [result["processed"] for result in runs[what]]
                     case = "rerun", f"{items:,} {kind}, {what}: {step}"
                     measure.tell(case, "s", ours, beside, reference, memory, processed=processed)
 

@@ -59,8 +59,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
     origin = {"path": path, "home": home()}
     if stated := origin.keys() & document.keys():
         raise ProjectError(f"{path}: {sorted(stated)[0]} is not a key of a project file")
-    if own := set(_own_kinds(document)):
-        _make_importable(own, path)
+    if kinds := set(_own_kinds(document)):
+        _make_importable(kinds, path)
     tracking = document.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
     try:
         project = _adapter().validate_python(document | origin | {"tracking_uri": tracking})
