@@ -16,7 +16,7 @@ from typing import Any
 from training.children import die_with_parent
 
 Log = Callable[[str], None]
-_told: list[Any] = []  # in a worker: the queue that takes its log lines
+_to_parent: list[Any] = []  # in a worker: the end of a pipe that takes its log lines, and the lock of who writes
 
 
 def side_by_side(
@@ -28,36 +28,47 @@ def side_by_side(
     since what they make is kept; then the first error is raised.
     """
     context = multiprocessing.get_context("spawn")
-    lines = context.SimpleQueue()
+    lines, writer = context.Pipe(duplex=False)
     listener = threading.Thread(target=_listen, args=(lines, log), daemon=True)
     listener.start()
     errors: list[BaseException] = []
     try:
-        with ProcessPoolExecutor(workers, context, _begin, (os.getpid(), lines)) as pool, _stopping_workers():
+        begin = os.getpid(), writer, context.Lock()
+        with ProcessPoolExecutor(workers, context, _begin, begin) as pool, _stopping_workers():
             for future in as_completed([pool.submit(_call, work, task) for task in tasks]):
                 if error := future.exception():
                     errors.append(error)
                 else:
                     done(future.result())
     finally:
-        lines.put(None)
+        writer.close()  # the last of its ends; a message would need the lock, which a worker may have died with
         listener.join()
     if errors:
         raise errors[0]
 
 
 def _listen(lines: Any, log: Log) -> None:
-    for line in iter(lines.get, None):
+    while True:
+        try:
+            line = lines.recv()
+        except (EOFError, OSError):  # all who write are gone, one perhaps within a line
+            return
         log(line)
 
 
-def _begin(parent: int, lines: Any) -> None:
+def _begin(parent: int, writer: Any, lock: Any) -> None:
     die_with_parent(parent)
-    _told.append(lines)
+    _to_parent.extend((writer, lock))
 
 
 def _call(work: Callable[..., Any], task: tuple[Any, ...]) -> Any:
-    return work(*task, _told[0].put)
+    return work(*task, _say)
+
+
+def _say(line: str) -> None:
+    writer, lock = _to_parent
+    with lock:
+        writer.send(line)
 
 
 @contextlib.contextmanager

@@ -58,16 +58,23 @@ def test_tasks_run_at_the_same_time(tmp_path):
     assert sorted(done) == [1, 2]
 
 
+WITHIN_A_LINE = SLEEPERS.replace("    time", "    if number == 2:\n        workers._to_parent[1].acquire()\n    time")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_with_the_process_that_started_them(tmp_path, number):
+@pytest.mark.parametrize("text", [SLEEPERS, WITHIN_A_LINE], ids=["asleep", "within a line"])
+def test_workers_end_with_the_process_that_started_them(tmp_path, text, number):
     program = tmp_path / "sleepers.py"
-    program.write_text(SLEEPERS)
+    program.write_text("from training import workers\n" + text)
     env = {**os.environ, "PYTHONPATH": str(CODE)}
     with subprocess.Popen([sys.executable, str(program)], env=env, stdout=subprocess.PIPE, text=True) as started:
-        assert started.stdout is not None
-        assert sorted(started.stdout.readline().strip() for _ in range(2)) == ["sleeping 1", "sleeping 2"]
-        workers = psutil.Process(started.pid).children(recursive=True)
-        started.send_signal(number)
-        started.wait(timeout=20)
-        _, alive = psutil.wait_procs(workers, timeout=20)
-        assert not alive
+        try:
+            assert started.stdout is not None
+            assert {started.stdout.readline().strip() for _ in range(2)} == {"sleeping 1", "sleeping 2"}
+            workers = psutil.Process(started.pid).children(recursive=True)
+            started.send_signal(number)
+            started.wait(timeout=20)
+            _, alive = psutil.wait_procs(workers, timeout=20)
+            assert not alive
+        finally:
+            started.kill()
