@@ -12,7 +12,6 @@ from assets import pipeline
 from assets.dataset import split_counts
 from assets.lake import Lake
 from assets.preview import contact_sheet, counts_table, markdown_table, picture, table_metadata
-from assets.processing import CLEAN_STEP, FEATURES_STEP
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from training.schema import MODALITIES, tensor
@@ -183,7 +182,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
 
 
 def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[str, int]) -> dict[str, Any]:
-    key = pipeline.make_step(project, modality).fingerprints[CLEAN_STEP]
+    key = pipeline.make_processor(project).clean_fingerprint(modality)
     refused = pipeline.refusals(lake, project, modality).select(["reason", "message"])
     return {
         "summary": ", ".join(f"{n:,} {what}" for what, n in counts.items() if what != "seen"),
@@ -195,7 +194,7 @@ def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[st
 
 
 def _features_metadata(lake: Lake, project: Project, modality: str) -> dict[str, Any]:
-    key = pipeline.make_step(project, modality).fingerprints[FEATURES_STEP]
+    key = pipeline.make_processor(project).fingerprint(modality)
     rows = first_rows(lake, f"{modality}_features", key, 16)
     described = table_metadata(lake, f"{modality}_features")
     cut = pipeline.cut_rows(lake, project, modality)

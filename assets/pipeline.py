@@ -230,7 +230,9 @@ def write_samples(lake: Lake, project: Project) -> str:
     for modality in project.modalities:
         kept[modality], rows = apply_filters(lake, make_step(project, modality), project.of_samples)
         refused[modality] |= set(rows["sha256"].to_pylist()) - set(kept[modality]["parent_id"].to_pylist())
-        filtered += [rows, _noise(lake, project, modality)[1]]
+        filtered.append(rows)
+        if project.noise:
+            filtered.append(_noise(lake, project, modality)[1])
     lake.replace("quarantine", pa.concat_tables(filtered), predicate="stage = 'filter'")
     manifest, listed = lake.read("manifest"), lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
     aligned = align(manifest, kept, project.align, project.sources, project.root, refused, listed)
@@ -252,9 +254,11 @@ def balance(lake: Lake, project: Project) -> Balance:
 
 def noise(lake: Lake, project: Project) -> pa.Table:
     """`item_id`, `modality` and content `id` of the clips that augmentation can add."""
+    clips = [pa.schema([(name, pa.string()) for name in ("item_id", "modality", "id")]).empty_table()]
+    if not project.noise:
+        return clips[0]
     manifest = lake.read("manifest")
     listed = manifest.filter(pc.is_in(manifest["source"], pa.array(project.noise, pa.string())))
-    clips = [pa.schema([(name, pa.string()) for name in ("item_id", "modality", "id")]).empty_table()]
     for modality in pc.unique(listed["modality"]).to_pylist():
         usable = _noise(lake, project, modality)[0]
         refused = refusals(lake, project, modality)["sha256"].combine_chunks()
