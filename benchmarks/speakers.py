@@ -83,7 +83,8 @@ def train_plain(project: Any, cache: Path, epochs: float) -> tuple[list[dict[str
     answers = sorted(set(train.labels))
     targets = partial(ClassOutput({"classes": answers}).targets, tokenizer=tokenizer)
     collate = Collator(tokenizer, project.features, ("text", "image", "speech"), "text", targets=targets)
-    model = Plain(len(tokenizer), len(answers), project.features.image.size, project.features.speech.mels)
+    size, mels = project.features.options("image").size, project.features.options("speech").mels
+    model = Plain(len(tokenizer), len(answers), size, mels)
     steps = round(len(train) / _BATCH * epochs)
     optimizer = torch.optim.AdamW(model.parameters(), _RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, max(2, steps), pct_start=0.05)
