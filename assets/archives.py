@@ -1,42 +1,50 @@
 """Tar and zip: members listed without extracting them, and read where they lie."""
 
+import contextlib
 import posixpath
 import stat
 import struct
 import tarfile
 import threading
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from assets.sources.base import Entry, SourceError
-from assets.storage import PIECE, Bytes, Location, is_outside, is_utf8, opened, printable
+from assets.storage import PIECE, Bytes, Location, is_outside, is_utf8, opened
 
 # A member that is packed more tightly, and not small, is made to fill memory: no picture or recording is so uniform.
 _BOMB_RATIO = 200
 _BOMB_BYTES = 16 * 2**20
+_UTF8_NAME = 0x800  # the flag of a zip's member whose name is UTF-8 (PKWARE APPNOTE 4.4.4)
+
+
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
 def archive_kind(name: str) -> str | None:
-    """tar or zip, by the suffix of a file's name; null for another file.
-
-    Raises:
-        SourceError: it is a compressed tar.
-    """
+    """tar, zip or compressed tar, by the suffix of a file's name; null for another file."""
     lower = name.lower()
-    if lower.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")):
-        raise SourceError(f"{name}: members of a compressed tar cannot be read one by one; decompress it to .tar first")
+    if lower.endswith(_COMPRESSED):
+        return "compressed tar"
     return lower[-3:] if lower.endswith((".tar", ".zip")) else None
 
 
-def members(location: Location, kind: str) -> list[Entry]:
+def members(location: Location, kind: str, encoding: str = "utf-8") -> list[Entry]:
     """The members of an archive; keys are their paths in it. Hidden files (.name) are no items.
+
+    Args:
+        encoding: of names that the archive does not mark as UTF-8.
 
     Raises:
         SourceError: the archive cannot be read.
     """
-    entries = list(_tar(location) if kind == "tar" else _zip(location))
+    if kind == "compressed tar":
+        raise SourceError(f"{location}: members of a compressed tar cannot be read one by one; decompress it to .tar")
+    with _parsing(location, kind):
+        entries = list(_tar(location, encoding) if kind == "tar" else _zip(location, encoding))
     # As when extracting, the last member of a name counts.
     last = {entry.key: entry for entry in entries}
     for entry in entries:
@@ -45,67 +53,130 @@ def members(location: Location, kind: str) -> list[Entry]:
     return entries
 
 
-def _tar(location: Location) -> Iterator[Entry]:
+@contextlib.contextmanager
+def _parsing(location: Location, kind: str) -> Iterator[None]:
+    """The border of the parsers, which raise nearly anything on a damaged archive: TarError, BadZipFile, IndexError,
+    NotImplementedError, struct.error, OverflowError, ..."""
     try:
-        whole = location.entry()
-        with location.open() as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # the library keeps every header it has read
-                if member.isdir():
-                    continue
-                entry = _member(location.uri, member.name, member.issym() or member.islnk(), member.isreg())
-                if entry is not None:
-                    sparse = member.issparse()
-                    entry.offset, entry.size, entry.mtime = member.offset_data, member.size, whole.mtime
-                    if sparse and entry.reason is None:
-                        entry.refuse("unsupported", "a sparse tar member; pack it without --sparse")
-                    yield entry
-            # The library stops silently at a damaged header; the rest would be lost.
-            file.seek(archive.offset)
-            if file.read(512).strip(b"\0"):
-                at = archive.offset
-                raise SourceError(f"{location}: damaged tar: no valid header at byte {at}; pack it again")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise SourceError(f"{location}: cannot be read as tar: {error}") from None
-
-
-def _zip(location: Location) -> Iterator[Entry]:
-    try:
-        whole = location.entry()
-        with location.open() as file, zipfile.ZipFile(file) as archive:
-            for info in archive.infolist():
-                if info.is_dir():
-                    continue
-                link = stat.S_ISLNK(info.external_attr >> 16)
-                readable = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not info.flag_bits & 1
-                if (entry := _member(location.uri, info.filename, link, readable)) is not None:
-                    entry.offset, entry.size, entry.mtime = info.header_offset, info.file_size, whole.mtime
-                    entry.crc = info.CRC
-                    if entry.reason is None and info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * info.compress_size):
-                        packed = f"{info.compress_size} bytes that unpack to {info.file_size}"
-                        entry.refuse("too_large", f"{packed}; pack it as stored")
-                    yield entry
+        yield
     except SourceError:
         raise
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise SourceError(f"{location}: cannot be read as zip: {error}") from None
+    except OSError as error:
+        raise SourceError(f"{location}: cannot be read: {error}") from error
+    except Exception as error:
+        words = str(error) or type(error).__name__
+        raise SourceError(f"{location}: cannot be read as {kind} ({words}); copy it again, or pack it again") from error
 
 
-def _member(uri: str, member: str, link: bool, readable: bool) -> Entry | None:
-    name = member.removeprefix("./")
-    if not is_utf8(member):
-        entry = Entry(printable(name), uri, printable(member))
-        return entry.refuse("bad_name", "the member's name is not UTF-8; rename it")
+def _tar(location: Location, encoding: str) -> Iterator[Entry]:
+    whole, end, found = location.entry(), 0, []
+    with location.open() as file, tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # the library keeps every header it has read
+            if archive.offset <= end:  # a negative size leads back
+                raise SourceError(f"{location}: damaged tar: the header before byte {end} is wrong; pack it again")
+            end = archive.offset
+            if member.isdir():
+                continue
+            why = None if member.isreg() else "neither a regular file nor a link; leave it out of the archive"
+            if member.issparse():
+                why = "a sparse tar member; pack it without --sparse"
+            name = member.name.encode("utf-8", "surrogateescape")
+            found.append((name, member.issym() or member.islnk(), why, member.offset_data, member.size))
+        # The library stops silently at a damaged header; the rest would be lost.
+        file.seek(archive.offset)
+        if file.read(512).strip(b"\0"):
+            at = archive.offset
+            raise SourceError(f"{location}: damaged tar: no valid header at byte {at}; pack it again")
+    default = "utf-8" if _mostly_utf8([name for name, *_ in found]) else None
+    for name, link, why, offset, size in found:
+        if (entry := _member(location.uri, _decoded(name, encoding, default), link, why)) is not None:
+            entry.offset, entry.size, entry.mtime = offset, size, whole.mtime
+            yield entry
+
+
+def _mostly_utf8(names: list[bytes]) -> bool:
+    """Whether the few names that are not UTF-8 are slips; short ones of another encoding may look like UTF-8."""
+    foreign = [name for name in names if not name.isascii()]
+    return 2 * sum(is_utf8(name.decode("utf-8", "surrogateescape")) for name in foreign) >= len(foreign)
+
+
+def _zip(location: Location, encoding: str) -> Iterator[Entry]:
+    whole = location.entry()
+    with location.open() as file, zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+        unmarked = [info.orig_filename for info in infos if not info.flag_bits & _UTF8_NAME]
+        default = _encoding_of([name.encode("cp437") for name in unmarked])
+        for info in infos:
+            name: str | bytes = info.filename
+            if not info.flag_bits & _UTF8_NAME:
+                name = _decoded(info.filename.encode("cp437"), encoding, default)
+            if isinstance(name, str) and name.replace("\\", "/").endswith("/"):
+                continue  # a folder
+            link = stat.S_ISLNK(info.external_attr >> 16)
+            if (entry := _member(location.uri, name, link, _why_packed(info))) is not None:
+                entry.offset, entry.size, entry.mtime = info.header_offset, info.file_size, whole.mtime
+                entry.crc = info.CRC
+                if entry.reason is None and info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * info.compress_size):
+                    packed = f"{info.compress_size} bytes that unpack to {info.file_size}"
+                    entry.refuse("too_large", f"{packed}; pack it as stored")
+                yield entry
+
+
+def _why_packed(info: zipfile.ZipInfo) -> str | None:
+    """Why a member cannot be unpacked, if so."""
+    if info.flag_bits & 1:
+        return "encrypted; pack it without a password"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"packed by method {info.compress_type}; pack it as stored or deflated"
+    return None
+
+
+def _encoding_of(names: list[bytes]) -> str | None:
+    """What names of a zip that are not marked as UTF-8 are in: UTF-8 nevertheless (macOS), or CP437, as the format
+    says; null where CP437 gives signs that no one writes in names: they are in the encoding of some other country."""
+    try:
+        b"\n".join(names).decode("utf-8")
+        return "utf-8"
+    except UnicodeDecodeError:
+        text = b"".join(names).decode("cp437")
+        return None if any(not sign.isascii() and unicodedata.category(sign)[0] == "S" for sign in text) else "cp437"
+
+
+def _decoded(name: bytes, encoding: str, default: str | None) -> str | bytes:
+    """A member's name; as bytes where it is in no encoding that is known.
+
+    Args:
+        encoding: what the source says; UTF-8 is what it says without a word, and then `default` counts.
+    """
+    said = encoding.lower().replace("_", "-") not in ("utf-8", "utf8")
+    default = "ascii" if name.isascii() else default
+    for choice in (encoding, "utf-8") if said else (default,):
+        with contextlib.suppress(UnicodeError):
+            if choice is not None and is_utf8(text := name.decode(choice)):
+                return text
+    return name
+
+
+def _member(uri: str, member: str | bytes, link: bool, unsupported: str | None) -> Entry | None:
+    """A member, or why it is refused; null for a hidden one."""
+    if isinstance(member, bytes):
+        shown = member.decode("utf-8", "backslashreplace")
+        advice = "set `encoding` to that of the names (gbk, shift_jis, cp866, cp437, ...), or pack it again"
+        return Entry(shown, uri, shown).refuse("bad_name", f"the member's name is not UTF-8; {advice}")
+    name = member.replace("\\", "/").removeprefix("./")  # packers on Windows write their own separator
     entry = Entry(name, uri, member)
     if is_outside(name):
         return entry.refuse("outside_root", "a path that leaves the archive; it was not opened")
-    entry.key = posixpath.normpath(name)
+    entry.key = posixpath.normpath(name) if name else ""
+    if entry.key in ("", ".") or "\0" in name:
+        return entry.refuse("bad_name", "a member without a name, or with a NUL byte in it; pack the archive again")
     if any(part.startswith(".") for part in entry.key.split("/")):
         return None
     if link:
-        return entry.refuse("link", "a link within an archive; it was not followed")
-    if not readable:
-        return entry.refuse("unsupported", "no regular file, or encrypted or packed in an unusual way")
+        return entry.refuse("link", "a link within an archive; it was not followed. Pack the file that it names")
+    if unsupported:
+        return entry.refuse("unsupported", unsupported)
     return entry
 
 
@@ -130,6 +201,8 @@ class Archives:
             if entry.uri not in self._opened:
                 self._opened[entry.uri] = opened(entry.uri)
         archive, offset = self._opened[entry.uri], entry.offset or 0
+        if not 0 <= offset < 2**63:
+            raise ValueError(f"is damaged: it cannot lie at byte {offset}; pack the archive again")
         if entry.uri.lower().endswith(".tar"):
             yield from archive.pieces(offset, entry.size)
             return
@@ -147,7 +220,7 @@ def _unzipped(archive: Bytes, offset: int, size: int) -> Iterator[bytes]:
     header = b"".join(archive.pieces(offset, 30))
     signature, method, name, extra = struct.unpack("<4s4xH16xHH", header)
     if signature != b"PK\3\4":
-        raise ValueError("is not where the archive says")
+        raise ValueError("is not where the archive says; pack it again")
     offset += 30 + name + extra
     if method == zipfile.ZIP_STORED:
         yield from archive.pieces(offset, size)
@@ -161,8 +234,8 @@ def _unzipped(archive: Bytes, offset: int, size: int) -> Iterator[bytes]:
         try:
             piece = inflate.decompress(packed, min(size, PIECE))
         except zlib.error as error:
-            raise ValueError(f"is damaged: {error}") from None
+            raise ValueError(f"is damaged: {error}; pack the archive again") from None
         if not piece and (inflate.eof or not packed):
-            raise ValueError(f"ends {size} bytes too early")
+            raise ValueError(f"ends {size} bytes too early; pack the archive again")
         packed, size = inflate.unconsumed_tail, size - len(piece)
         yield piece

@@ -61,9 +61,10 @@ class Contents:
     def _settled(self, entry: Entry) -> bool:
         """Whether the entry need not be read: refused by its size, or as it was in the last scan."""
         if entry.size == 0:
-            entry.refuse("empty", "the file is empty (0 bytes)")
+            entry.refuse("empty", "the file is empty (0 bytes); copy it again, or remove it")
         elif entry.size > self._limits.max_bytes:
-            entry.refuse("too_large", f"{entry.size} bytes, limits.max_bytes allows {self._limits.max_bytes}")
+            allowed = f"limits.max_bytes allows {self._limits.max_bytes}; raise it, or make the file smaller"
+            entry.refuse("too_large", f"{entry.size} bytes, {allowed}")
         elif self._is_text:
             return False  # the text depends on the encoding setting too
         elif entry.mtime is not None:
@@ -81,9 +82,11 @@ class Contents:
             except UnicodeDecodeError as error:
                 advice = "set `encoding` to the file's own"
                 entry.refuse("wrong_encoding", f"byte {error.start} is not {error.encoding}; {advice}")
-            except (OSError, ValueError) as error:
-                text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                entry.refuse("unreadable", text)
+            except OSError as error:
+                why = error.strerror or str(error) or type(error).__name__
+                entry.refuse("unreadable", f"cannot be read ({why}); make it readable: the next run tries again")
+            except ValueError as error:
+                entry.refuse("unreadable", str(error))
 
     def _hash(self, entry: Entry) -> None:
         digest, size = hashlib.sha256(), 0
@@ -91,7 +94,7 @@ class Contents:
             digest.update(piece)
             size += len(piece)
         if size != entry.size:
-            raise ValueError(f"has {size} bytes and was listed with {entry.size}")
+            raise ValueError(f"has {size} bytes and was listed with {entry.size}; run again")
         entry.sha256 = digest.hexdigest()
 
     def _read_text(self, entry: Entry) -> None:

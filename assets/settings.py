@@ -1,6 +1,5 @@
 """Settings of the data side: where items come from, how they become samples, what runs the steps."""
 
-import codecs
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from training.filters.base import Filter
 from training.outputs.base import Output
 from training.schema import MODALITIES, SPLITS
 from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings, choose, complete
-from training.validation import FORBID_EXTRA, check
+from training.validation import FORBID_EXTRA, Names, check
 
 if TYPE_CHECKING:  # a source's module needs these settings
     from assets.sources.base import Source
@@ -23,8 +22,10 @@ if TYPE_CHECKING:  # a source's module needs these settings
 
 def check_encoding(encoding: str) -> None:
     try:
-        codecs.lookup(encoding)
-    except LookupError:
+        b" ".decode(encoding)
+    except UnicodeError:
+        pass  # one whose characters have several bytes
+    except LookupError:  # or a codec of Python's that is not for text
         check(False, "encoding", encoding, "one that Python knows, such as utf-8, gbk or latin-1")
 
 
@@ -66,9 +67,9 @@ class AlignSettings:
     __pydantic_config__ = FORBID_EXTRA
     on: Choice = field(default_factory=lambda: Choice("key"))  # which join (`assets.catalog.JOINS`)
     table: str | None = None  # explicit links: one row a sample; an empty cell: the sample lacks that modality
-    # source -> column of `table` that holds its keys; default: `key` where the source has the same table, else the
-    # column called like the source, else like its modality
-    columns: dict[str, str] = field(default_factory=dict)
+    # source -> column of `table` that holds its keys, or several (`assets.keys`); default: `key` where the source has
+    # the same table, else the column called like the source, else like its modality
+    columns: dict[str, Names] = field(default_factory=dict)
     encoding: str = "utf-8"  # of `table`
     id: str | None = None  # column of `table` that names the sample; default: made from the keys
     label: str | None = None

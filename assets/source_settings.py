@@ -56,8 +56,8 @@ class SourceSettings:
         return SOURCES.load(self.kind)(root, options=self.options)
 
     @property
-    def files(self) -> str | None:
-        """Where the files lie, of a kind that has such an option; `table`, `key` and `column` likewise."""
+    def files(self) -> tuple[str, ...] | None:
+        """Where the files lie, of a kind that has such an option; `table`, `keys` and `column` likewise."""
         return getattr(self.options, "files", None)
 
     @property
@@ -65,8 +65,9 @@ class SourceSettings:
         return getattr(self.options, "table", None)
 
     @property
-    def key(self) -> str | None:
-        return getattr(self.options, "key", None)
+    def keys(self) -> tuple[str, ...]:
+        """The columns that are the key, together where there are several."""
+        return getattr(self.options, "key", None) or ()
 
     @property
     def column(self) -> str | None:

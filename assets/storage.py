@@ -8,20 +8,16 @@ import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from assets.sources.base import Entry, SourceError
+from assets.sources.base import Entry
 
 PIECE = 2**20  # bytes that are read at once
-_REMOTE_PIECE = 8 * 2**20  # of one request
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # A file changed this shortly ago may change again within the same tick: of a coarse file system, of the kernel's clock.
-_RACY_SECONDS = 2
+RACY_SECONDS = 2
 _TICK_SECONDS = 0.05
-# What drivers of fsspec call the time of the last change.
-_TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated")
 
 
 def is_outside(name: str) -> bool:
@@ -40,9 +36,13 @@ def printable(name: str) -> str:
 
 
 class Location(ABC):
-    """A file, a folder or a glob; `uri` names it for good, `str` as the project file does."""
+    """A file, a folder or a glob; `uri` names it for good, `str` as the project file does.
+
+    What a disk, a network or a driver refuses ends as OSError.
+    """
 
     uri: str
+    given: str  # its full name before links in it are followed
 
     @property
     def suffix(self) -> str:
@@ -60,18 +60,22 @@ class Location(ABC):
 
     @abstractmethod
     def entry(self) -> Entry:
-        """The file as an entry, whose key is its name. Raises OSError."""
+        """The file as an entry, whose key is its name."""
 
     @abstractmethod
     def open(self) -> BinaryIO:
-        """The file, to read and to seek in. Raises OSError."""
+        """The file, to read and to seek in."""
 
     @abstractmethod
-    def files(self) -> list[Entry]:
-        """Every file below the folder; keys are paths within it. Hidden files and folders (.name) are no items."""
+    def files(self, follow_links: bool = False) -> list[Entry]:
+        """Every file below the folder; keys are paths within it. Hidden files and folders (.name) are no items.
+
+        Args:
+            follow_links: links that leave the folder are followed, too, and not refused.
+        """
 
     @abstractmethod
-    def matches(self) -> tuple["Location", list[Entry]]:
+    def matches(self, follow_links: bool = False) -> tuple["Location", list[Entry]]:
         """The folder that a glob starts from, and the files below it that match."""
 
 
@@ -89,7 +93,7 @@ class Bytes(ABC):
         while size > 0:
             piece = self.read(offset, min(size, self.piece))
             if not piece:
-                raise ValueError(f"ends {size} bytes too early")
+                raise ValueError(f"ends {size} bytes too early; copy it again")
             offset, size = offset + len(piece), size - len(piece)
             yield piece
 
@@ -107,12 +111,18 @@ def locate(name: str | Path, root: Path | None = None) -> Location:
         from fsspec.implementations.local import LocalFileSystem
 
         return _LocalLocation(Path(LocalFileSystem._strip_protocol(name)))
-    return _RemoteLocation(name)
+    from assets.remote_storage import RemoteLocation
+
+    return RemoteLocation(name)
 
 
 def opened(uri: str) -> Bytes:
     """The file of a `uri` that was listed. Raises OSError if it cannot be opened."""
-    return _RemoteBytes(uri) if _URL.match(uri) else _LocalBytes(uri)
+    if not _URL.match(uri):
+        return _LocalBytes(uri)
+    from assets.remote_storage import RemoteBytes
+
+    return RemoteBytes(uri)
 
 
 def last_change(status: os.stat_result) -> int | None:
@@ -121,7 +131,7 @@ def last_change(status: os.stat_result) -> int | None:
     The later of mtime and ctime: ``cp -p`` and ``rsync -t`` set the first, nothing sets the second.
     """
     now = time.time()
-    if status.st_mtime > now - _RACY_SECONDS or status.st_ctime > now - _TICK_SECONDS:
+    if status.st_mtime > now - RACY_SECONDS or status.st_ctime > now - _TICK_SECONDS:
         return None
     return max(status.st_mtime_ns, status.st_ctime_ns) // 1000
 
@@ -145,7 +155,7 @@ class _LocalBytes(Bytes):
 
 class _LocalLocation(Location):
     def __init__(self, path: Path) -> None:
-        self._path, self.uri = path, str(path.resolve())
+        self._path, self.uri, self.given = path, str(path.resolve()), os.path.abspath(path)
 
     def __str__(self) -> str:
         return str(self._path)
@@ -165,7 +175,7 @@ class _LocalLocation(Location):
     def open(self) -> BinaryIO:
         return self._path.open("rb")
 
-    def matches(self) -> tuple[Location, list[Entry]]:
+    def matches(self, follow_links: bool = False) -> tuple[Location, list[Entry]]:
         parts = self._path.parts
         fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
         folder = Path(*parts[:fixed])
@@ -173,146 +183,75 @@ class _LocalLocation(Location):
         # A link to a folder elsewhere is refused as one thing, whatever matches behind it.
         linked = {name[: n + 1] for name in names for n in range(len(name)) if name[n + 1 : n + 2] == "/"}
         base = _LocalLocation(folder)
-        return base, [e for e in base.files() if e.key in names or (e.reason and e.key in linked)]
+        return base, [e for e in base.files(follow_links) if e.key in names or (e.reason and e.key in linked)]
 
-    def files(self) -> list[Entry]:
-        base = os.path.realpath(self._path)
-        entries, pending = [], [""]
-        while pending:
-            prefix = pending.pop()
-            try:
-                with os.scandir(os.path.join(base, prefix)) as listing:
-                    children = [child for child in listing if not child.name.startswith(".")]
-            except OSError as error:
-                folder = Entry(prefix.rstrip("/"), os.path.join(base, prefix))
-                entries.append(folder.refuse("unreadable", str(error)))
-                continue
-            for child in children:
-                name = prefix + child.name
-                if child.is_dir(follow_symlinks=False):
-                    pending.append(name + "/")
-                elif (entry := _child(name, child, base)) is not None:
-                    entries.append(entry)
-        return entries
+    def files(self, follow_links: bool = False) -> list[Entry]:
+        return list(_below(os.path.realpath(self._path), "", (os.path.realpath(self._path),), follow_links))
 
 
-def _child(name: str, child: os.DirEntry[str], base: str) -> Entry | None:
-    """A file of a local folder; links are followed only to files within the folder."""
-    if not is_utf8(name):
-        entry = Entry(printable(name), printable(child.path))
-        return entry.refuse("bad_name", "the file's name is not UTF-8; rename it")
-    if child.is_symlink():
-        target = os.path.realpath(child.path)
-        if not (target + os.sep).startswith(base + os.sep):
-            return Entry(name, child.path).refuse("outside_root", f"a link that leaves {base}; it was not opened")
-        if not os.path.exists(target):
-            return Entry(name, child.path).refuse("not_found", "a link to nothing")
-        if os.path.isdir(target):
-            return None  # its files are listed where they lie
+def _below(base: str, prefix: str, entered: tuple[str, ...], follow_links: bool) -> Iterator[Entry]:
+    """The files of the folder `prefix` of `base`.
+
+    Args:
+        entered: the folder that was to be listed, and those that links have led to on the way here; what links to a
+            file in one of them is followed, since that is listed in any case.
+    """
+    folder = os.path.join(base, prefix)
     try:
-        status = child.stat()
+        with os.scandir(folder) as listing:
+            children = [child for child in listing if not child.name.startswith(".")]
     except OSError as error:
-        return Entry(name, child.path).refuse("unreadable", str(error))
+        yield Entry(prefix.rstrip("/"), folder).refuse("unreadable", f"{error}; make it readable, or move it out")
+        return
+    for child in children:
+        name, within = prefix + child.name, entered
+        if not is_utf8(name):
+            entry = Entry(printable(name), printable(child.path))
+            yield entry.refuse("bad_name", "the file's name is not UTF-8; rename it")
+            continue
+        if child.is_symlink():
+            target = os.path.realpath(child.path)
+            if any(_holds(folder, target) for folder in entered):
+                if os.path.isdir(target):
+                    continue  # its files are listed where they lie
+            elif not follow_links:
+                advice = "a link that leaves the folder; it was not opened. `follow_links: true` on the source reads it"
+                yield Entry(name, child.path).refuse("outside_root", advice)
+                continue
+            elif any(_holds(target, folder) for folder in entered):
+                message = "a link to a folder above it, which would be listed without end; remove it"
+                yield Entry(name, child.path).refuse("loop", message)
+                continue
+            else:
+                within = (*entered, target)
+        if child.is_dir(follow_symlinks=within is not entered):
+            yield from _below(base, name + "/", within, follow_links)
+        else:
+            yield _child(name, child)
+
+
+def _holds(folder: str, path: str) -> bool:
+    return (path + os.sep).startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _child(name: str, child: os.DirEntry[str]) -> Entry:
+    """A file of a local folder, or what a link there leads to."""
+    entry = Entry(name, child.path)
+    try:
+        status, place = child.stat(), child.stat(follow_symlinks=False)
+    except OSError as error:
+        if child.is_symlink() and isinstance(error, FileNotFoundError):
+            return entry.refuse("not_found", "a link to nothing; bring back what it names, or remove it")
+        return entry.refuse("unreadable", f"{error}; make it readable, or move it out")
     if not stat.S_ISREG(status.st_mode):
-        return Entry(name, child.path).refuse("unsupported", "neither a file nor a folder")
-    return _local_entry(name, child.path, status)
+        return entry.refuse("unsupported", "neither a file nor a folder; move it out")
+    entry = _local_entry(name, child.path, status)
+    if child.is_symlink():  # it may be made to lead elsewhere
+        changes = entry.mtime, last_change(place)
+        entry.mtime = None if None in changes else max(changes)  # type: ignore[type-var]
+        entry.version = f"{entry.version} {place.st_mtime_ns}"
+    return entry
 
 
 def _local_entry(name: str, uri: str, status: os.stat_result) -> Entry:
     return Entry(name, uri, size=status.st_size, mtime=last_change(status), version=status.st_mtime_ns)
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it."""
-    import fsspec
-
-    try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # no such protocol, or its driver is not installed
-        raise SourceError(f"{url}: cannot be opened: {error}") from None
-
-
-class _RemoteBytes(Bytes):
-    piece = _REMOTE_PIECE
-
-    def __init__(self, url: str) -> None:
-        self._files, self._path = _filesystem(url)
-
-    def read(self, offset: int, size: int) -> bytes:
-        return self._files.cat_file(self._path, start=offset, end=offset + size)
-
-    def close(self) -> None:
-        """Nothing is kept open: every read is a request."""
-
-
-class _RemoteLocation(Location):
-    def __init__(self, url: str) -> None:
-        self.uri = url if url.endswith("://") else url.rstrip("/")
-        _filesystem(url)
-
-    def __str__(self) -> str:
-        return self.uri
-
-    def _fresh(self) -> tuple[Any, str]:
-        files, path = _filesystem(self.uri)
-        files.invalidate_cache()  # drivers remember listings as long as the process lives
-        return files, path
-
-    def exists(self) -> bool:
-        files, path = self._fresh()
-        return files.exists(path)
-
-    def is_folder(self) -> bool:
-        files, path = self._fresh()
-        return files.isdir(path)
-
-    def is_file(self) -> bool:
-        files, path = self._fresh()
-        return files.isfile(path)
-
-    def entry(self) -> Entry:
-        files, path = self._fresh()
-        return _remote_entry(posixpath.basename(path), self.uri, files, path, files.info(path))
-
-    def open(self) -> BinaryIO:
-        files, path = self._fresh()
-        return files.open(path, "rb")
-
-    def files(self) -> list[Entry]:
-        files, path = self._fresh()
-        return list(self._entries(files, path, files.find(path, detail=True)))
-
-    def matches(self) -> tuple[Location, list[Entry]]:
-        parts = self.uri.split("/")
-        fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
-        folder = _RemoteLocation("/".join(parts[:fixed]))
-        files, pattern = self._fresh()
-        return folder, list(folder._entries(files, _filesystem(folder.uri)[1], files.glob(pattern, detail=True)))
-
-    def _entries(self, files: Any, base: str, infos: dict[str, dict[str, Any]]) -> Iterator[Entry]:
-        for path, info in infos.items():
-            name = path.removeprefix(base.rstrip("/") + "/")
-            uri = f"{self.uri}/{name}"
-            if info.get("type") == "directory" or any(part.startswith(".") for part in name.split("/")):
-                continue
-            if is_outside(name):
-                yield Entry(name, uri).refuse("outside_root", f"a path that leaves {self}; it was not opened")
-            else:
-                yield _remote_entry(name, uri, files, path, info)
-
-
-def _remote_entry(name: str, uri: str, files: Any, path: str, info: dict[str, Any]) -> Entry:
-    changed = next((info[key] for key in _TIMES if info.get(key)), None)
-    if changed is None:
-        try:
-            changed = files.modified(path)
-        except NotImplementedError:
-            changed = None  # size is all that there is to go by: it is read again
-    if isinstance(changed, str):
-        changed = datetime.fromisoformat(changed)
-    if isinstance(changed, datetime):
-        changed = (changed if changed.tzinfo else changed.replace(tzinfo=UTC)).timestamp()
-    reliable = changed is not None and changed <= time.time() - _RACY_SECONDS
-    mtime = int(changed * 1_000_000) if changed is not None and reliable else None
-    version = f"{changed or ''} {info.get('ETag') or info.get('etag') or ''}".strip()
-    return Entry(name, uri, size=info.get("size") or 0, mtime=mtime, version=version)

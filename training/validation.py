@@ -7,9 +7,27 @@ import dataclasses
 import json
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an error
+
+
+class _OneOrMore:
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import PydanticCustomError, core_schema
+
+        def listed(value: Any) -> Any:
+            names = [value] if isinstance(value, str) else value
+            if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+                raise PydanticCustomError("names", "expected a name or a list of names")
+            return tuple(names)
+
+        return core_schema.no_info_before_validator_function(listed, handler(source))
+
+
+# A setting that the project file may say as one word, too: `key: id` for `key: [id]`.
+Names = Annotated[tuple[str, ...], _OneOrMore]
 
 
 def check(ok: bool, name: str, value: object, expected: str) -> None:

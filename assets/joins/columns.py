@@ -27,7 +27,8 @@ class Columns:
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSettings]) -> "Columns":
         pairs = connection.sql("SELECT DISTINCT source, unnest(json_keys(attributes)) FROM items").fetchall()
-        columns = {s.name: {s.key} if s.key else set() for s in sources}
+        # A key of one column is no attribute: it is what items have as their key.
+        columns = {s.name: set(s.keys) if len(s.keys) == 1 else set() for s in sources}
         for source, column in pairs:
             columns[source].add(column)
         texts = frozenset(s.column for s in sources if s.column)
@@ -48,7 +49,7 @@ class Columns:
             raise ValueError(f"align: no table has a column {name!r}; there are {', '.join(known) or 'none'}")
         modalities = {self.settings[s].modality for s in having}
         # One table that two sources read, joined on its key, gives both the same row.
-        rows = {(self.settings[s].table, self.settings[s].key) for s in having}
+        rows = {(self.settings[s].table, self.settings[s].keys) for s in having}
         if len(modalities) > 1 and (len(rows) > 1 or self.link):
             choices = ", ".join(f"{s}.{name}" for s in having)
             raise ValueError(f"align: column {name!r} is in several tables: write one of {choices}")
@@ -62,6 +63,6 @@ class Columns:
     def _of_items(self, modality: str, having: Sequence[str], column: str) -> str:
         alias = modality
         named = [self.settings[s] for s in having if self.settings[s].modality == modality]
-        values = {s.name: f"{alias}.key" if column == s.key else cell(f"{alias}.attributes", column) for s in named}
+        values = {s.name: f"{alias}.key" if s.keys == (column,) else cell(f"{alias}.attributes", column) for s in named}
         cases = " ".join(f"WHEN {sql_string(s)} THEN {value}" for s, value in values.items())
         return f"CASE {alias}.source {cases} END"

@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from assets.joins.columns import Columns, cell
+from assets.keys import sql_key
 from assets.lake import sql_string
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
@@ -33,7 +34,8 @@ def join_links(
     linked = _load_links(connection, settings, path)
     link_columns = _link_columns(settings, sources, root, linked)
     texts = {s.column for s in sources if s.column and s.table and locate(s.table, root).uri == path.uri}
-    hidden = frozenset([*link_columns.values(), *texts, *([settings.id] if settings.id else [])])
+    keys = [column for columns in link_columns.values() for column in columns]
+    hidden = frozenset([*keys, *texts, *([settings.id] if settings.id else [])])
 
     _match(connection, sources, link_columns)
     _check_links_match(connection, link_columns, path)
@@ -43,12 +45,12 @@ def join_links(
 
 
 def _match(
-    connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSettings], link_columns: dict[str, str]
+    connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSettings], link_columns: dict[str, tuple[str, ...]]
 ) -> None:
     """Tables `matches`: for each cell of the link table the items that it names, or none; and `candidates`."""
     cells = " UNION ALL ".join(
         f"SELECT line, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, "
-        f"{cell('values', link_columns[s.name])} AS key FROM links"
+        f"{sql_key([cell('values', column) for column in link_columns[s.name]])} AS key FROM links"
         for s in sources
     )
     # A source without a table has keys without suffix; a link may name the file in full.
@@ -104,7 +106,8 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: 
 
 def _load_links(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> list[str]:
     """Tables `links(line, values)` and `broken_links`; returns the names of the link table's columns."""
-    named = [*settings.columns.values(), *([settings.id] if settings.id else [])]
+    named = [column for key in settings.columns.values() for column in key]
+    named += [settings.id] if settings.id else []
     columns: dict[str, None] = {}
     batches, lines, values, broken = [], [], [], []
     for record in read_table(path.uri, settings.encoding, named):
@@ -128,8 +131,8 @@ def _load_links(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, 
 
 def _link_columns(
     settings: AlignSettings, sources: Sequence[SourceSettings], root: Path, linked: Sequence[str]
-) -> dict[str, str]:
-    """Source -> column of the link table that holds its keys."""
+) -> dict[str, tuple[str, ...]]:
+    """Source -> column of the link table that holds its keys, or columns that are its keys together."""
     assert settings.table is not None
     path, names = locate(settings.table, root), [s.name for s in sources]
     if unknown := set(settings.columns) - set(names):
@@ -138,19 +141,21 @@ def _link_columns(
         )
     columns = {}
     for source in sources:
-        shared = source.key if source.table and locate(source.table, root).uri == path.uri else None
-        choices = [settings.columns.get(source.name), shared, source.name, source.modality]
-        column = next((c for c in choices if c is not None and c in linked), None)
-        if column is None:
+        shared = source.keys if source.table and locate(source.table, root).uri == path.uri else ()
+        choices = [settings.columns.get(source.name, ()), shared, (source.name,), (source.modality,)]
+        key = next((choice for choice in choices if choice and set(choice) <= set(linked)), None)
+        if key is None:
             raise ValueError(
                 f"align.table {path.uri} has no column {source.name!r} or {source.modality!r} with the keys of source "
                 f"{source.name!r}: name it under align.columns; it has {', '.join(linked)}"
             )
-        columns[source.name] = column
+        columns[source.name] = key
     return columns
 
 
-def _check_links_match(connection: duckdb.DuckDBPyConnection, link_columns: dict[str, str], path: Location) -> None:
+def _check_links_match(
+    connection: duckdb.DuckDBPyConnection, link_columns: dict[str, tuple[str, ...]], path: Location
+) -> None:
     missed = connection.sql(
         f"""
         SELECT modality, list(DISTINCT source ORDER BY source), list(DISTINCT key ORDER BY key)[:{_SHOWN}] FROM matches
@@ -163,7 +168,7 @@ def _check_links_match(connection: duckdb.DuckDBPyConnection, link_columns: dict
             "SELECT list(key) FROM (SELECT DISTINCT key FROM items WHERE source = ANY($1) ORDER BY key LIMIT $2)",
             [names, _SHOWN],
         ).fetchall()[0][0]
-        columns = ", ".join(sorted({repr(link_columns[name]) for name in names}))
+        columns = ", ".join(sorted({repr("/".join(link_columns[name])) for name in names}))
         raise ValueError(
             f"align: nothing in column {columns} of {path} is a key of {', '.join(names)}: the column has "
             f"{listed(keys)}, the source has {listed(have)}"

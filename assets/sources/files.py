@@ -1,35 +1,46 @@
-"""Files as items: of a folder, a glob, a tar or a zip, or one file; and what a table says of them."""
+"""Files as items: of folders, globs, archives or one by one; and what a table or their paths say of them."""
 
-import glob
+import json
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from assets.archives import Archives, archive_kind, members
+from assets.archives import Archives
+from assets.file_listing import FileListing
+from assets.file_names import FileNames
+from assets.keys import key_of
+from assets.path_pattern import PathPattern
 from assets.settings import check_encoding
 from assets.sources.base import Entry, Source, SourceError, signature_of
-from assets.storage import is_outside, locate, opened
+from assets.storage import locate, opened
 from assets.tables import Record, read_table
+from training.validation import Names
 
 Entries = list[Entry]
+_SHOWN = 3  # names of many in a message
 
 
 class FilesSource(Source):
     """Every file is an item; hidden ones (.name) are none.
 
     Its key is its path below the folder or in the archive, without suffix. With a table, each row names a file, and
-    gives its key, time and attributes; a file that no row names keeps its path as key.
+    gives its key, time and attributes; a file that no row names keeps its path as key. With `path`, parts of its path
+    are attributes, too, and may be the key.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
-        files: str | None = None  # folder, glob, tar, zip or file: a path, or a URL that fsspec knows
+        # Folder, glob, tar, zip or file: a path, or a URL that fsspec knows; or several. A folder or glob of nothing
+        # but archives stands for the members of all.
+        files: Names | None = None
         table: str | None = None  # CSV, TSV, JSON Lines or Parquet, likewise
-        key: str | None = None  # column of the table that `align` joins on
+        key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
         file: str | None = None  # column of the table that names the file; default: `key`
         time: str | None = None  # column that says when it was recorded: ISO 8601, or epoch in s, ms, us or ns
-        encoding: str = "utf-8"  # of the table and of text files
+        path: str | None = None  # what parts of each file's path are: "{speaker}/{chapter}/{name}" (`PathPattern`)
+        follow_links: bool = False  # true: links that lead out of the folder are followed, and not refused
+        encoding: str = "utf-8"  # of the table, of text files, and of names in archives that do not say theirs
 
         def __post_init__(self) -> None:
             check_encoding(self.encoding)
@@ -38,36 +49,43 @@ class FilesSource(Source):
         super().__init__(root, options)
         assert options.files is not None
         self.encoding = options.encoding
-        self._files = locate(options.files, root)
+        self._files = FileListing(options.files, root, options.encoding, options.follow_links)
         self._table = None if options.table is None else locate(options.table, root)
+        self._key = options.key or ()
+        self._pattern = None if options.path is None else PathPattern(options.path)
         self._archives = Archives()
 
     def __str__(self) -> str:
-        return self.options.files
+        return str(self._files)
 
     @classmethod
     def check(cls, modality: str, options: Options) -> None:
-        if options.files is None:
+        if not options.files:
             raise ValueError("has no files: say where they lie")
-        if options.table is not None and options.key is None:
-            raise ValueError("has a table: name the key, the column that holds the file names")
-        for name in ("key", "file", "time"):
-            if options.table is None and getattr(options, name) is not None:
+        fields = PathPattern(options.path).fields if options.path is not None else ()
+        if options.table is not None:
+            if not options.key:
+                raise ValueError("has a table: name the key, the column that holds the file names")
+            if options.file is None and len(options.key) > 1:
+                raise ValueError("has a key of several columns: name the column that holds the file names as `file`")
+            return
+        for name in ("file", "time"):
+            if getattr(options, name) is not None:
                 raise ValueError(f"has {name} but no table that could have such a column")
+        if missing := [column for column in options.key or () if column not in fields]:
+            raise ValueError(f"has key {missing[0]!r} but no table that could have such a column, nor a path with it")
 
     def exists(self) -> bool:
-        named = [self._files] if not glob.has_magic(self.options.files) else []
-        return all(location.exists() for location in (*named, *([self._table] if self._table else [])))
+        return self._files.exist() and (self._table is None or self._table.exists())
 
     def list(self) -> Iterator[Entry]:
-        where, entries = self._everything()
+        entries = self._files.entries()
         if self._table is None:
             for entry in entries:
-                entry.key = posixpath.splitext(entry.key or "")[0]
-                yield entry
+                yield self._of_path(entry, posixpath.splitext(entry.key or "")[0])
         else:
             table = self._table.uri  # no item of the folder it lies in
-            yield from self._named(table, where, [entry for entry in entries if entry.uri != table])
+            yield from self._named(table, [entry for entry in entries if entry.uri != table])
 
     def open(self, entry: Entry) -> Iterator[bytes]:
         if entry.member is not None:
@@ -80,67 +98,86 @@ class FilesSource(Source):
             file.close()
 
     def signature(self) -> str:
-        whole = self._files.is_file()  # one file, or an archive, which need not be listed
-        entries = [self._files.entry()] if whole else self._everything()[1]
-        tables = [] if self._table is None else [self._table.entry()]
-        return signature_of((e.uri, e.size, e.reason or e.version) for e in (*tables, *entries))
+        table = [] if self._table is None else [self._table.entry()]
+        return signature_of([*((e.uri, e.size, e.version) for e in table), *self._files.signature()])
 
-    def _everything(self) -> tuple[str, Entries]:
-        """The folder, archive or file listed, for messages; the files, sorted by name, which is their key for now."""
-        location = self._files
-        if location.is_folder():
-            entries = location.files()
-        elif location.is_file():
-            kind = archive_kind(str(location))
-            entries = members(location, kind) if kind else [location.entry()]
-        elif glob.has_magic(self.options.files):
-            location, entries = location.matches()
-        else:
-            raise SourceError(f"{location}: no such file or folder; correct `files` in the project file")
-        return str(location), sorted(entries, key=lambda entry: entry.key or "")
+    def _of_path(self, entry: Entry, key: str) -> Entry:
+        """The item of a file that no table tells of; `key` is its key where its path says nothing else."""
+        fields = self._fields(entry)
+        entry.key, entry.attributes = key_of(fields, self._key) or key, _json(fields, self._key)
+        return entry
 
-    def _named(self, table: str, where: str, entries: Entries) -> Iterator[Entry]:
+    def _fields(self, entry: Entry) -> dict[str, str]:
+        """What the path of a file says; where it does not fit, the entry is refused."""
+        if self._pattern is None or entry.reason is not None:
+            return {}
+        fields = self._pattern.read(entry.key or "")
+        if fields is None:
+            entry.refuse(
+                "bad_name", f"its path does not fit `path` ({self._pattern}); correct it, or move the file out"
+            )
+        return fields or {}
+
+    def _named(self, table: str, entries: Entries) -> Iterator[Entry]:
         """The rows of the table with the files they name, then the files that no row names."""
-        options = self.options
-        required = [name for name in (options.key, options.file, options.time) if name is not None]
-        by_name = {entry.key: entry for entry in entries if entry.reason != "superseded"}
-        prefixes, prefix = _shared_folders(by_name.values()), ""
-        rows_of: set[str] = set()
+        options, fields = self.options, self._pattern.fields if self._pattern else ()
+        column = options.file or self._key[0]
+        required = [name for name in (*self._key, column, options.time) if name is not None and name not in fields]
+        names = FileNames(entries, self._files.folders(), table)
+        named: set[int] = set()
+        missing: Entries = []
         for record in read_table(table, options.encoding, required):
-            name, entry = record.values.get(options.file or options.key) or None, None
-            if name is not None and not is_outside(name):
-                path = posixpath.normpath(name)
-                prefix = next((p for p in prefixes if p + path in by_name), prefix)
-                entry = by_name.get(prefix + path)
-                if entry is not None:
-                    rows_of.add(prefix + path)
-            yield self._row(record, table, name, entry, where)
+            if clash := [name for name in fields if name in record.values]:
+                raise SourceError(
+                    f"{table}: column {clash[0]!r} is a field of `path`, too: give the field another name"
+                )
+            name = record.values.get(column) or None
+            found = names.find(name) if name is not None else []
+            named.update(map(id, found))
+            row = self._row(record, table, name, found, names)
+            missing += [row] if name is not None and not found else []
+            yield row
+        if missing and not named:
+            raise SourceError(self._nothing_found(table, column, missing, entries, names))
         for entry in entries:
-            if entry.key not in rows_of or entry.reason == "superseded":
-                entry.key = (entry.key or "").removeprefix(prefix)
-                yield entry
+            if id(entry) not in named:
+                yield self._of_path(entry, (entry.key or "").removeprefix(names.prefix))
 
-    def _row(self, record: Record, table: str, name: str | None, entry: Entry | None, where: str) -> Entry:
+    def _row(self, record: Record, table: str, name: str | None, found: Entries, names: FileNames) -> Entry:
         """The item that a row of the table stands for, or why it stands for none."""
-        options = self.options
-        key, line = record.values.get(options.key) or None, f"{table} line {record.line}"
-        time, problem = record.time(options.time)
-        if problem is None and entry is not None:
-            attributes = record.attributes(options.key)
-            return replace(entry, key=key, row=record.line, time=time, attributes=attributes, listing=line)
-        reason, message = "not_found", f"{line}: {name!r} is not in {where}"
+        options, where = self.options, self._files
+        line, (time, problem) = f"{table} line {record.line}", record.time(options.time)
+        if problem is None and len(found) == 1:
+            entry = replace(found[0])
+            values = record.values | self._fields(entry)
+            entry.key, entry.row, entry.time, entry.listing = key_of(values, self._key), record.line, time, line
+            entry.attributes = replace(record, values=values).attributes(*(self._key if len(self._key) == 1 else ()))
+            return entry
         if problem is not None:
             reason, message = "malformed", f"{table}: {problem}"
         elif name is None:
-            reason, message = "absent", f"{line}: column {options.file or options.key!r} names no file"
-        elif is_outside(name):
+            reason, message = "absent", f"{line}: column {options.file or self._key[0]!r} names no file"
+        elif found:
+            several = " and ".join(entry.where for entry in found[:_SHOWN])
+            reason, message = "ambiguous", f"{line}: {name!r} fits {several}; write more of the path"
+        elif names.is_outside(name):
             reason, message = "outside_root", f"{line}: {name!r} is no path within {where}; it was not opened"
+        else:
+            reason, message = "not_found", f"{line}: {name!r} is not in {where}{names.hint(name)}"
+        key = key_of(record.values, self._key)
         return Entry(key, table, name, record.line, reason=reason, message=message, listing=line)
 
+    def _nothing_found(self, table: str, column: str, rows: Entries, entries: Entries, names: FileNames) -> str:
+        """That no row names a file that is there, for a person who sees nothing else."""
+        has = [repr(entry.key) for entry in entries if entry.reason is None][:_SHOWN]
+        asked = ", ".join(repr(row.member) for row in rows[:_SHOWN])
+        there = f"there are {', '.join(has)}" if has else "there is none that can be read"
+        return (
+            f"{table}: none of the {len(rows)} files that column {column!r} names is in {self._files}: correct the "
+            f"names, or `files` in the project file. The column has {asked}; {there}{names.hint(rows[0].member or '')}"
+        )
 
-def _shared_folders(entries: Iterable[Entry]) -> list[str]:
-    """Prefixes that a table may leave out of its names: nothing, then the folders that all files share."""
-    folders = {posixpath.dirname(entry.key or "") for entry in entries if entry.reason is None}
-    folder = posixpath.commonpath(folders) if folders else ""
-    parts = folder.split("/") if folder else []
-    return ["", *("/".join(parts[:n]) + "/" for n in range(1, len(parts) + 1))]
+
+def _json(fields: dict[str, str], key: tuple[str, ...]) -> str:
+    left = {name: value for name, value in fields.items() if key != (name,)}
+    return json.dumps(left, ensure_ascii=False, sort_keys=True)

@@ -43,7 +43,7 @@ def items(source: SourceSettings, rows: Mapping[Any, Mapping[str, str]] | Sequen
                 "source": source.name,
                 "modality": source.modality,
                 "key": key,
-                "uri": f"/data/{source.table}" if source.files is None else f"/data/{source.files}",
+                "uri": f"/data/{source.table}" if source.files is None else f"/data/{source.files[0]}",
                 "member": None if source.files is None or key is None else f"{key}.bin",
                 "row": number + 2,
                 "sha256": sha(content),
@@ -115,7 +115,7 @@ def test_links(tmp_path: Path) -> None:
         QUARANTINE,
     )
     align_settings = AlignSettings(
-        table="questions.csv", columns={"pictures": "picture"}, id="id", label="answer", group=("speaker",)
+        table="questions.csv", columns={"pictures": ("picture",)}, id="id", label="answer", group=("speaker",)
     )
     found = aligned(manifest, align_settings, tmp_path, bad=["pictures bad.png"], quarantine=quarantine)
     rows = {row["sample_id"]: row for row in found.samples.to_pylist()}

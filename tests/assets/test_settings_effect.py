@@ -240,6 +240,9 @@ def silo(tmp_path: Path) -> Path:
     rows = ["id,file,when,note", *(f"k{n},{n}.bin,2024-01-0{n + 1},grün {n}" for n in range(3))]
     (tmp_path / "list.csv").write_text("\n".join(rows), "utf-8")
     (tmp_path / "again.csv").write_text("\n".join(rows[:2]), "utf-8")
+    (tmp_path / "gone.csv").write_text("\n".join([*rows[:2], "k3,gone.bin,2024-01-05,x"]), "utf-8")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "one.bin").symlink_to(tmp_path / "media" / "1.bin")
     return tmp_path
 
 
@@ -260,6 +263,8 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "FilesSource.key": (LISTED, {"key": "when"}),
     "FilesSource.file": (LISTED, {"file": "id"}),
     "FilesSource.time": (LISTED, {"time": "when"}),
+    "FilesSource.path": (FILES, {"path": "{number}"}),
+    "FilesSource.follow_links": ({**FILES, "files": "links"}, {"follow_links": True}),
     "FilesSource.encoding": (LISTED, {"encoding": "utf-16"}),
     "TableSource.table": (NOTES, {"table": "again.csv"}),
     "TableSource.key": (NOTES, {"key": "when"}),
@@ -271,7 +276,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "SourceSettings.kind": (FILES, {"kind": "table"}),
     "SourceSettings.options": (FILES, {"files": "other"}),
     "SourceSettings.optional": ({**FILES, "files": "nowhere"}, {"optional": True}),
-    "SourceSettings.strict": ({**LISTED, "file": "id"}, {"strict": True}),
+    "SourceSettings.strict": ({**LISTED, "table": "gone.csv"}, {"strict": True}),
 }
 
 
