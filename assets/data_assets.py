@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from assets import pipeline
 from assets.dataset import split_counts
+from assets.item_warnings import item_warnings
 from assets.lake import Lake
 from assets.preview import contact_sheet, counts_table, markdown_table, picture, table_metadata
 from assets.resource import load_settings, resource_key
@@ -184,12 +185,15 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
 def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[str, int]) -> dict[str, Any]:
     key = pipeline.make_processor(project).clean_fingerprint(modality)
     refused = pipeline.refusals(lake, project, modality).select(["reason", "message"])
+    warned, warnings = item_warnings(lake, project.features.modality(modality), key, most=20)
+    shown = {what: n for what, n in counts.items() if what != "seen"} | ({"warnings": warned} if warned else {})
     return {
-        "summary": ", ".join(f"{n:,} {what}" for what, n in counts.items() if what != "seen"),
+        "summary": ", ".join(f"{n:,} {what}" for what, n in shown.items()),
         **table_metadata(lake, f"clean_{modality}"),
         **counts,
         "preview": markdown_table(first_rows(lake, f"clean_{modality}", key, 5)),
         "quarantined_items": markdown_table(refused.slice(0, 20)),
+        "warnings": markdown_table(warnings),
     }
 
 

@@ -146,7 +146,7 @@ class Step:
 
     def _children(self, item: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Id and content of each part of an item; a whole one keeps the id of its bytes."""
-        decoded = self.processor.decode(self.modality, item["data"], item["member"] or item["uri"])
+        decoded = self.processor.decode(self.modality, item["data"])
         for cut, content in self.processor.modalities[self.modality].children(decoded):
             parent = item["sha256"]
             yield parent if cut == WHOLE else hashlib.sha256(f"{parent}\0{cut}".encode()).hexdigest(), content

@@ -37,7 +37,7 @@ class SensorModality(Modality):
     limits: ClassVar = {"max_seconds": "readings / 10"}
     default_featurizer = "series"
 
-    def decode(self, data, limits, name=None, size=None) -> Any:
+    def decode(self, data, limits, size=None) -> Any:
         if not data or len(data) % 4 or not np.isfinite(np.frombuffer(data, "<f4")).all():
             raise MediaError("corrupt", "these are no readings: write float32")
         return np.frombuffer(data, "<f4")

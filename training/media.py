@@ -2,7 +2,7 @@
 
 Whatever is wrong with the bytes ends as one `MediaError` with a reason code and words for a person; the caller adds
 which file it was. Headers are checked against `MediaLimits` before anything is decoded or allocated. The content
-decides the format, never the name; a name that says otherwise gives a warning.
+decides the format, never the name.
 
 Shapes: H, W rows and columns; F frames (samples per channel).
 """
@@ -14,7 +14,6 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,14 +29,19 @@ if TYPE_CHECKING:
 # Raster formats that Pillow decodes by itself; others (EPS runs Ghostscript, SVG is a program) are refused.
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 SPEECH_FORMATS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64")
-_SUFFIX_FORMATS = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "JPEG", ".png": "PNG", ".gif": "GIF",
-    ".bmp": "BMP", ".dib": "BMP", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF",
+# Suffix of a file's name -> formats that such a file may have, the one that it is called after first.
+_JPEG, _BMP = ("JPEG", "MPO"), ("BMP", "DIB")
+_ONE_FORMAT = {
+    ".png": "PNG", ".gif": "GIF", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF",
     ".jp2": "JPEG2000", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM",
     ".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".oga": "OGG", ".opus": "OGG", ".mp3": "MP3", ".aif": "AIFF",
     ".aiff": "AIFF", ".au": "AU", ".caf": "CAF", ".w64": "W64",
 }  # fmt: skip
-_SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}
+SUFFIX_FORMATS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), _JPEG),
+    **dict.fromkeys((".bmp", ".dib"), _BMP),
+    **{suffix: (name,) for suffix, name in _ONE_FORMAT.items()},
+}
 # How files start. What is known and cannot be read has a name too.
 _PICTURE_STARTS = (
     (rb"\xff\xd8", "JPEG"),
@@ -111,7 +115,7 @@ class Speech:
         return self.frames / self.sample_rate
 
 
-def decode_image(data: bytes, limits: MediaLimits, target: int | None = None, name: str | None = None) -> Image:
+def decode_image(data: bytes, limits: MediaLimits, target: int | None = None) -> Image:
     """Upright 8-bit RGB of any supported picture; of an animation its first frame.
 
     Alpha is composited on white; palettes are expanded; CMYK is converted without its colour profile; 16-bit grey
@@ -128,7 +132,7 @@ def decode_image(data: bytes, limits: MediaLimits, target: int | None = None, na
     image_format, mode, (width, height) = str(image.format), image.mode, image.size
     if width * height > limits.max_pixels:
         raise MediaError("too_large", f"{width}x{height} pixels are over the limit of {limits.max_pixels} (max_pixels)")
-    warnings = _name_warnings(image_format, name)
+    warnings: list[str] = []
     with _decoding("picture"):
         if (frames := getattr(image, "n_frames", 1)) > 1:
             warnings.append(f"first of {frames} frames used")
@@ -209,7 +213,7 @@ class _Bytes(io.BytesIO):
         return super().seek(max(0, offset) if whence == 0 else offset, whence)
 
 
-def decode_speech(data: bytes, limits: MediaLimits, name: str | None = None) -> Speech:
+def decode_speech(data: bytes, limits: MediaLimits) -> Speech:
     """Mono float32 of any format that libsndfile reads; several channels are averaged.
 
     Samples beyond [-1, 1] (float files, lossy codecs) are divided by the peak, with a warning. A file with fewer
@@ -224,12 +228,12 @@ def decode_speech(data: bytes, limits: MediaLimits, name: str | None = None) -> 
         with soundfile.SoundFile(_Bytes(data)) as file:
             # After each read soundfile would seek to where the file is anyway, which fails if the length is unknown.
             file.seekable = lambda: False
-            return _decode_speech(file, limits, name)
+            return _decode_speech(file, limits)
     except soundfile.SoundFileError as error:
         raise MediaError("corrupt", f"the audio is damaged or cut ({_words(error)})") from error
 
 
-def _decode_speech(file: "soundfile.SoundFile", limits: MediaLimits, name: str | None) -> Speech:
+def _decode_speech(file: "soundfile.SoundFile", limits: MediaLimits) -> Speech:
     rate, channels, claimed = file.samplerate, file.channels, file.frames
     if not _MIN_RATE <= rate <= _MAX_RATE:
         raise MediaError("corrupt", f"the header says {rate} Hz, expected {_MIN_RATE} to {_MAX_RATE}")
@@ -254,7 +258,7 @@ def _decode_speech(file: "soundfile.SoundFile", limits: MediaLimits, name: str |
     if frames == 0:
         raise MediaError("no_samples", "the audio has no samples: nothing follows its header")
     waveform = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    warnings = _name_warnings(file.format, name)
+    warnings: list[str] = []
     # libsndfile's log marks what it had to correct.
     odd = [line.strip() for line in file.extra_info.splitlines() if re.search(r"\(should be|\*\*\*|Junk", line)]
     if known and frames != claimed:
@@ -292,12 +296,6 @@ def _unknown_format(data: bytes, kind: str, readable: tuple[str, ...], convert_t
         return MediaError("corrupt", f"starts like {actual}, but the header is damaged or cut")
     what = f"{actual} cannot be read as {kind}" if actual else f"not a format known as {kind}"
     return MediaError("unsupported", f"{what}: convert it to {convert_to} (readable: {', '.join(readable)})")
-
-
-def _name_warnings(actual: str, name: str | None) -> list[str]:
-    actual = _SAME_FORMAT.get(actual, actual)
-    said = _SUFFIX_FORMATS.get(PurePosixPath(name).suffix.lower()) if name else None
-    return [f"named like {said}, but the content is {actual}"] if said and said != actual else []
 
 
 def _words(error: Exception) -> str:

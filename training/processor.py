@@ -44,10 +44,10 @@ class Processor:
                 row[name] = self.featurize(name, self.decode(name, data))
         return row
 
-    def decode(self, modality: str, data: bytes, name: str | None = None) -> Any:
+    def decode(self, modality: str, data: bytes) -> Any:
         """The content of an item; text is UTF-8. Raises MediaError."""
         size = self.featurizers[modality].decoded_size
-        return self.modalities[modality].decode(data, self.limits, name, size)
+        return self.modalities[modality].decode(data, self.limits, size)
 
     def featurize(self, modality: str, content: Any) -> dict[str, Any]:
         """Tensors and other columns of a content's feature row. Raises MediaError."""

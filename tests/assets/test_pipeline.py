@@ -11,6 +11,7 @@ import pytest
 
 from assets import contents, pipeline
 from assets.asset_checks import check_balance
+from assets.item_warnings import item_warnings
 from assets.settings import Project
 from orchestration.project import load
 from training.cache import open_table
@@ -355,3 +356,17 @@ def test_noise_is_prepared_with_the_speech_and_makes_no_sample(tiny, make_wav):
     assert fewer[0].fingerprint != more[0].fingerprint
     tiny.write_text(tiny.read_text().replace("files: noise}", "files: elsewhere}"))
     assert run(tiny).samples == before, "an optional source may be missing"
+
+
+def test_a_warning_about_a_name_stays_with_the_file_and_not_with_its_content(tiny):
+    photos = sorted((tiny.parent / "photos").iterdir())
+    (tiny.parent / "photos" / "other.png").write_bytes(photos[0].read_bytes())
+    (tiny.parent / "photos" / "other.jpg").write_bytes(photos[0].read_bytes())
+    run(tiny)
+    project = load(tiny)
+    lake, image = pipeline.open_lake(project), project.features.modality("image")
+    clean = pipeline.make_processor(project).clean_fingerprint("image")
+    total, warned = item_warnings(lake, image, clean, most=5)
+    assert total == 1 and Path(warned["uri"][0].as_py()).name == "other.jpg"
+    assert warned["warning"].to_pylist() == ["named like JPEG, but the content is PNG"]
+    assert {tuple(row["warnings"]) for row in rows(tiny, "SELECT warnings FROM clean_image")} == {()}

@@ -24,6 +24,8 @@ class Modality(ABC):
     version: ClassVar[int]  # count up when the clean row of the same bytes changes; the golden test fails until then
     packages: ClassVar[tuple[str, ...]]  # whose versions decide clean rows
     columns: ClassVar[Mapping[str, pa.DataType]]  # of the clean table, beside the keys and `warnings`
+    # Suffix of a file's name -> what the column `format` may say of such a file; another format is worth a warning.
+    suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     extra: ClassVar[Mapping[str, pa.DataType]] = {}  # of the feature table, beside the keys and the tensors
     limits: ClassVar[Mapping[str, str]]  # field of MediaLimits -> SQL over the clean table for what it limits
     default_featurizer: ClassVar[str]
@@ -38,12 +40,11 @@ class Modality(ABC):
         self.options = options
 
     @abstractmethod
-    def decode(self, data: bytes, limits: MediaLimits, name: str | None = None, size: int | None = None) -> Any:
+    def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Any:
         """The content of an item, cleaned.
 
         Args:
             data: bytes of the file; of a text its UTF-8.
-            name: of the file, which may say another format than the content.
             size: what the features need of it at most (`Featurizer.decoded_size`); more may be left out early.
 
         Raises:

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 
-from training.media import Image, decode_image
+from training.media import SUFFIX_FORMATS, Image, decode_image
 from training.modalities.base import Modality
 from training.settings import ImageAugmentation, MediaLimits
 
@@ -15,7 +15,7 @@ from training.settings import ImageAugmentation, MediaLimits
 class ImageModality(Modality):
     name = "image"
     described = "upright, checked for damage, RGB"
-    version = 1
+    version = 2
     packages = ("pillow",)
     columns: ClassVar = {
         "format": pa.string(),
@@ -23,14 +23,15 @@ class ImageModality(Modality):
         "width": pa.int64(),  # upright, after EXIF orientation
         "height": pa.int64(),
     }
+    suffixes = SUFFIX_FORMATS
     limits: ClassVar = {"max_pixels": "width * height"}
     default_featurizer = "pixels"
     picture = "pixels"
     Augmentation = ImageAugmentation
     picture_title = "image"
 
-    def decode(self, data: bytes, limits: MediaLimits, name: str | None = None, size: int | None = None) -> Image:
-        return decode_image(data, limits, size, name)
+    def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Image:
+        return decode_image(data, limits, size)
 
     def describe(self, content: Image) -> dict[str, Any]:
         return {name: getattr(content, name) for name in (*self.columns, "warnings")}

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from training.media import Speech, decode_speech
+from training.media import SUFFIX_FORMATS, Speech, decode_speech
 from training.modalities.base import Modality
 from training.settings import MediaLimits, SpeechAugmentation
 
@@ -14,7 +14,7 @@ from training.settings import MediaLimits, SpeechAugmentation
 class SpeechModality(Modality):
     name = "speech"
     described = "mono, checked for damage and length"
-    version = 2
+    version = 3
     packages = ("soundfile",)
     columns: ClassVar = {
         "format": pa.string(),
@@ -24,6 +24,7 @@ class SpeechModality(Modality):
         "seconds": pa.float64(),
         "rms": pa.float64(),  # root mean square of the samples, which lie within [-1, 1]
     }
+    suffixes = SUFFIX_FORMATS
     limits: ClassVar = {"max_seconds": "seconds"}
     default_featurizer = "log_mel"
     takes_noise = True
@@ -31,8 +32,8 @@ class SpeechModality(Modality):
     picture = "log_mel"
     picture_title = "log-mel spectrogram"
 
-    def decode(self, data: bytes, limits: MediaLimits, name: str | None = None, size: int | None = None) -> Speech:
-        return decode_speech(data, limits, name)
+    def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Speech:
+        return decode_speech(data, limits)
 
     def describe(self, content: Speech) -> dict[str, Any]:
         row = {name: getattr(content, name) for name in (*self.columns, "warnings") if name != "rms"}

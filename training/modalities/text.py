@@ -31,7 +31,7 @@ class TextModality(Modality):
     def __init__(self, options: TextCleaning | None = None) -> None:
         super().__init__(options or TextCleaning())
 
-    def decode(self, data: bytes, limits: MediaLimits, name: str | None = None, size: int | None = None) -> Any:
+    def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Any:
         from training.language import clean_text
 
         text = data.decode("utf-8", "surrogatepass")  # JSON's escapes can spell half of a pair, which is replaced
