@@ -186,55 +186,59 @@ class _LocalLocation(Location):
         return base, [e for e in base.files(follow_links) if e.key in names or (e.reason and e.key in linked)]
 
     def files(self, follow_links: bool = False) -> list[Entry]:
-        return list(_below(os.path.realpath(self._path), "", (os.path.realpath(self._path),), follow_links))
-
-
-def _below(base: str, prefix: str, entered: tuple[str, ...], follow_links: bool) -> Iterator[Entry]:
-    """The files of the folder `prefix` of `base`.
-
-    Args:
-        entered: the folder that was to be listed, and those that links have led to on the way here; what links to a
-            file in one of them is followed, since that is listed in any case.
-    """
-    folder = os.path.join(base, prefix)
-    try:
-        with os.scandir(folder) as listing:
-            children = [child for child in listing if not child.name.startswith(".")]
-    except OSError as error:
-        yield Entry(prefix.rstrip("/"), folder).refuse("unreadable", f"{error}; make it readable, or move it out")
-        return
-    for child in children:
-        name, within = prefix + child.name, entered
-        if not is_utf8(name):
-            entry = Entry(printable(name), printable(child.path))
-            yield entry.refuse("bad_name", "the file's name is not UTF-8; rename it")
-            continue
-        if child.is_symlink():
-            target = os.path.realpath(child.path)
-            if any(_holds(folder, target) for folder in entered):
-                if os.path.isdir(target):
-                    continue  # its files are listed where they lie
-            elif not follow_links:
-                advice = "a link that leaves the folder; it was not opened. `follow_links: true` on the source reads it"
-                yield Entry(name, child.path).refuse("outside_root", advice)
+        base = os.path.realpath(self._path)
+        # A folder to list, and with it that base and the folders which links have led to on the way there: what links
+        # to a file in one of them is followed, since that is listed in any case.
+        entries, pending = [], [("", (base,))]
+        while pending:
+            prefix, entered = pending.pop()
+            folder = os.path.join(base, prefix)
+            try:
+                with os.scandir(folder) as listing:
+                    children = [child for child in listing if not child.name.startswith(".")]
+            except OSError as error:
+                why = f"{error}; make it readable, or move it out"
+                entries.append(Entry(prefix.rstrip("/"), folder).refuse("unreadable", why))
                 continue
-            elif any(_holds(target, folder) for folder in entered):
-                message = "a link to a folder above it, which would be listed without end; remove it"
-                yield Entry(name, child.path).refuse("loop", message)
-                continue
-            else:
-                within = (*entered, target)
-        if child.is_dir(follow_symlinks=within is not entered):
-            yield from _below(base, name + "/", within, follow_links)
+            for child in children:
+                found = _child(prefix + child.name, child, entered, follow_links)
+                if isinstance(found, Entry):
+                    entries.append(found)
+                elif found is not None:
+                    pending.append((f"{prefix}{child.name}/", found))
+        return entries
+
+
+def _child(
+    name: str, child: os.DirEntry[str], entered: tuple[str, ...], follow_links: bool
+) -> Entry | tuple[str, ...] | None:
+    """A file of a local folder; of a folder, what is entered with it; None for a link to what is listed elsewhere."""
+    if not is_utf8(name):
+        entry = Entry(printable(name), printable(child.path))
+        return entry.refuse("bad_name", "the file's name is not UTF-8; rename it")
+    if child.is_symlink():
+        entry, target = Entry(name, child.path), os.path.realpath(child.path)
+        if any(_holds(folder, target) for folder in entered):
+            if os.path.isdir(target):
+                return None  # its files are listed where they lie
+        elif not follow_links:
+            return entry.refuse(
+                "outside_root",
+                "a link that leaves the folder; it was not opened. `follow_links: true` on the source reads it",
+            )
+        elif any(_holds(target, folder) for folder in entered):
+            return entry.refuse("loop", "a link to a folder above it, which would be listed without end; remove it")
         else:
-            yield _child(name, child)
+            entered = (*entered, target)
+    is_folder = child.is_dir(follow_symlinks=False) or (child.is_symlink() and os.path.isdir(child.path))
+    return entered if is_folder else _file(name, child)
 
 
 def _holds(folder: str, path: str) -> bool:
     return (path + os.sep).startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _child(name: str, child: os.DirEntry[str]) -> Entry:
+def _file(name: str, child: os.DirEntry[str]) -> Entry:
     """A file of a local folder, or what a link there leads to."""
     entry = Entry(name, child.path)
     try:

@@ -149,9 +149,10 @@ class FilesSource(Source):
         line, (time, problem) = f"{table} line {record.line}", record.time(options.time)
         if problem is None and len(found) == 1:
             entry = replace(found[0])
-            values = record.values | self._fields(entry)
-            entry.key, entry.row, entry.time, entry.listing = key_of(values, self._key), record.line, time, line
-            entry.attributes = replace(record, values=values).attributes(*(self._key if len(self._key) == 1 else ()))
+            if fields := self._fields(entry):
+                record = replace(record, values=record.values | fields)
+            entry.key, entry.row, entry.time, entry.listing = key_of(record.values, self._key), record.line, time, line
+            entry.attributes = record.attributes(*(self._key if len(self._key) == 1 else ()))
             return entry
         if problem is not None:
             reason, message = "malformed", f"{table}: {problem}"
