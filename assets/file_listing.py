@@ -3,7 +3,9 @@
 import glob
 import itertools
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from assets.archives import archive_kind, members
 from assets.sources.base import Entry, SourceError
@@ -12,9 +14,28 @@ from assets.storage import Location, locate
 Entries = list[Entry]
 
 
+class _Place(NamedTuple):
+    """One name of `files`; `within` says which members, where it goes on behind an archive: photos.zip/train/*.png."""
+
+    name: str
+    location: Location
+    within: str
+
+    @classmethod
+    def of(cls, name: str, root: Path) -> "_Place":
+        parts = name.split("/")
+        for n, part in enumerate(parts[:-1], 1):
+            if archive_kind(part) and not (outer := locate("/".join(parts[:n]), root)).is_folder():
+                return cls("/".join(parts[:n]), outer, "/".join(parts[n:]).rstrip("/"))
+        return cls(name, locate(name, root), "")
+
+    def __str__(self) -> str:
+        return f"{self.location}/{self.within}" if self.within else str(self.location)
+
+
 class FileListing:
     """The places that `files` names. Where all that a folder or a glob holds are archives, the members of all of them
-    are what is listed; an archive among other files is a file like them.
+    are what is listed; an archive among other files is a file like them. A name may go on in archives, as in a folder.
 
     Args:
         names: paths (relative to `root`) or URLs.
@@ -23,58 +44,57 @@ class FileListing:
     """
 
     def __init__(self, names: Sequence[str], root: Path, encoding: str, follow_links: bool) -> None:
-        self._names, self._encoding, self._follow_links = names, encoding, follow_links
-        self._locations = [locate(name, root) for name in names]
+        self._places = [_Place.of(name, root) for name in names]
+        self._encoding, self._follow_links = encoding, follow_links
 
     def __str__(self) -> str:
-        return ", ".join(str(location) for location in self._locations)
+        return ", ".join(map(str, self._places))
 
     def exist(self) -> bool:
         """Whether each is there; a glob, which may match nothing, counts as there."""
-        return all(glob.has_magic(name) or place.exists() for name, place in self._places())
+        return all(glob.has_magic(place.name) or place.location.exists() for place in self._places)
 
     def entries(self) -> Entries:
         """Everything that is listed, sorted by name; keys are paths below the folder or in the archive."""
-        entries = [entry for name, place in self._places() for entry in self._listed(name, place)]
+        entries = [entry for place in self._places for entry in self._listed(place)]
         return sorted(entries, key=lambda entry: (entry.key or "", entry.uri))
 
     def folders(self) -> list[tuple[str, str]]:
         """The folders that names may start from: as the project file has them, and as entries do."""
-        return [(_fixed(place.given), _fixed(place.uri)) for place in self._locations]
+        locations = [place.location for place in self._places]
+        return [(_fixed(location.given), _fixed(location.uri)) for location in locations]
 
     def signature(self) -> list[tuple[str, int, str | int]]:
         """Facts that change when anything listed does; archives are not opened."""
-        entries = [entry for name, place in self._places() for entry in self._files(name, place)]
+        entries = [entry for place in self._places for entry in self._files(place)]
         return [(e.uri, e.size, e.reason or e.version) for e in sorted(entries, key=lambda entry: entry.uri)]
 
-    def _places(self) -> Sequence[tuple[str, Location]]:
-        return list(zip(self._names, self._locations, strict=True))
-
-    def _files(self, name: str, place: Location) -> Entries:
+    def _files(self, place: _Place) -> Entries:
         """The files that lie there; archives are files."""
+        location = place.location
         try:
-            if place.is_folder():
-                return place.files(self._follow_links)
-            if place.is_file():
-                return [place.entry()]
-            if glob.has_magic(name):
-                return place.matches(self._follow_links)[1]
+            if location.is_folder():
+                return location.files(self._follow_links)
+            if location.is_file():
+                return [location.entry()]
+            if glob.has_magic(place.name):
+                return location.matches(self._follow_links)[1]
         except OSError as error:
             raise SourceError(f"{place}: cannot be listed: {error}") from error
-        raise SourceError(f"{place}: no such file or folder; correct `files` in the project file")
+        raise SourceError(f"{location}: no such file or folder; correct `files` in the project file")
 
-    def _listed(self, name: str, place: Location) -> Entries:
-        entries = self._files(name, place)
-        if place.is_file():
-            kind = archive_kind(str(place))
-            return members(place, kind, self._encoding) if kind else entries
+    def _listed(self, place: _Place) -> Entries:
+        entries = self._files(place)
+        if place.location.is_file():
+            kind = archive_kind(place.name)
+            return _within(members(place.location, kind, self._encoding), place.within) if kind else entries
         kinds = [archive_kind(entry.uri) for entry in entries if entry.reason is None]
         if not kinds or not all(kinds):
             return entries
         listed = [member for entry in entries for member in self._members(entry)]
-        if all(entry.reason is not None and entry.member is None for entry in listed):
+        if listed and all(entry.reason is not None and entry.member is None for entry in listed):
             raise SourceError(f"{place}: none of its {len(listed)} archives can be read: {listed[0].message}")
-        return listed
+        return _within(listed, place.within)
 
     def _members(self, archive: Entry) -> Entries:
         """Of one archive of several, which is what is refused where it cannot be read."""
@@ -87,6 +107,32 @@ class FileListing:
         except SourceError as error:
             archive.reason, archive.message = "corrupt", str(error)
             return [archive]
+
+
+def _within(entries: Entries, pattern: str) -> Entries:
+    """The members below a folder of the archive, or that match a glob, with keys that start there; all for "". What is
+    refused for its name is kept: nobody can say where it lies."""
+    if not pattern:
+        return entries
+    parts = pattern.split("/") if glob.has_magic(pattern) else [*pattern.split("/"), "**", "*"]
+    start = len(_fixed(pattern)) + 1 if _fixed(pattern) else 0
+    kept = []
+    for entry in entries:
+        if entry.member is None or entry.reason in ("bad_name", "outside_root"):
+            kept.append(entry)
+        elif entry.key == pattern or _fits((entry.key or "").split("/"), parts):
+            entry.key = (entry.key or "")[start:] or entry.key
+            kept.append(entry)
+    return kept
+
+
+def _fits(path: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a glob; ** stands for any folders."""
+    if not path or not parts:
+        return not path and not parts
+    if parts[0] == "**":
+        return _fits(path, parts[1:]) or _fits(path[1:], parts)
+    return fnmatchcase(path[0], parts[0]) and _fits(path[1:], parts[1:])
 
 
 def _fixed(path: str) -> str:

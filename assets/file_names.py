@@ -26,26 +26,25 @@ class FileNames:
     Args:
         entries: as listed, each with its path as key.
         folders: those that the paths start from, as the project file has them and as `Entry.uri` does.
-        table: URI of the table.
     """
 
-    def __init__(self, entries: Sequence[Entry], folders: Sequence[tuple[str, str]], table: str) -> None:
+    def __init__(self, entries: Sequence[Entry], folders: Sequence[tuple[str, str]]) -> None:
         self.prefix = ""  # the shared folders that names were seen to leave out
         self._entries = [entry for entry in entries if entry.reason != "superseded"]
-        self._folders, self._table = folders, posixpath.dirname(table)
+        self._folders = folders
         self._by_path: dict[str, list[Entry]] = defaultdict(list)
         for entry in self._entries:
             self._by_path[entry.key or ""].append(entry)
         self._prefixes = _shared_folders(self._entries)
 
-    def find(self, name: str) -> list[Entry]:
-        """The entries that the name fits: none, one, or several, and then it has to say more."""
+    def find(self, name: str, table: str) -> list[Entry]:
+        """The entries that a name in the table of this URI fits: none, one, or several, and then it has to say more."""
         path = posixpath.normpath(name)
         for prefix in self._prefixes:
             if found := self._by_path.get(prefix + path):
                 self.prefix = prefix or self.prefix
                 return found
-        places = list(dict.fromkeys(self._places(name)))
+        places = list(dict.fromkeys(self._places(name, table)))
         for index in (self._by_place, self._by_stem):
             for place in places:
                 if found := index.get(place):
@@ -62,13 +61,13 @@ class FileNames:
         shown = " or ".join(repr(other) for other in alike[:_SHOWN])
         return f"; was {shown} meant?" + (" Upper and lower case count" if case else "")
 
-    def is_outside(self, name: str) -> bool:
+    def is_outside(self, name: str, table: str) -> bool:
         """Whether a name that fits nothing leads out of the folders."""
         folders = [f"{_plain(real)}/" for _, real in self._folders]
-        inside = any(place.startswith(folder) for place in self._places(name) for folder in folders)
+        inside = any(place.startswith(folder) for place in self._places(name, table) for folder in folders)
         return is_outside(_plain(name)) and not inside
 
-    def _places(self, name: str) -> Iterator[str]:
+    def _places(self, name: str, table: str) -> Iterator[str]:
         """All that a name can mean, as full paths in one form, the nearest first."""
         path = _plain(name)
         if _ABSOLUTE.match(path):
@@ -80,7 +79,7 @@ class FileNames:
             yield from (_normal(f"{real}/{prefix}{path}") for _, real in self._folders)
         for above in self._above:
             yield _normal(f"{above}/{path}")
-        yield _normal(f"{self._table}/{path}")
+        yield _normal(f"{posixpath.dirname(_plain(table))}/{path}")
 
     @cached_property
     def _above(self) -> list[str]:
@@ -94,9 +93,8 @@ class FileNames:
         """Full path -> entries; an archive stands for a folder of its name, with its suffix or without."""
         places: dict[str, list[Entry]] = defaultdict(list)
         for entry in self._entries:
-            names = [entry.uri] if entry.member is None else [f"{entry.uri}/{entry.key}"]
-            if entry.member is not None:
-                names.append(f"{posixpath.splitext(entry.uri)[0]}/{entry.key}")
+            uris = [entry.uri] if entry.member is None else [entry.uri, posixpath.splitext(entry.uri)[0]]
+            names = [uri if entry.member is None else f"{uri}/{entry.member}" for uri in uris]
             for name in dict.fromkeys(_normal(_plain(name)) for name in names):
                 places[name].append(entry)
         return places

@@ -123,7 +123,7 @@ class FilesSource(Source):
         options, fields = self.options, self._pattern.fields if self._pattern else ()
         column = options.file or self._key[0]
         required = [name for name in (*self._key, column, options.time) if name is not None and name not in fields]
-        names = FileNames(entries, self._files.folders(), table)
+        names = FileNames(entries, self._files.folders())
         named: set[int] = set()
         missing: Entries = []
         for record in read_table(table, options.encoding, required):
@@ -132,7 +132,7 @@ class FilesSource(Source):
                     f"{table}: column {clash[0]!r} is a field of `path`, too: give the field another name"
                 )
             name = record.values.get(column) or None
-            found = names.find(name) if name is not None else []
+            found = names.find(name, table) if name is not None else []
             named.update(map(id, found))
             row = self._row(record, table, name, found, names)
             missing += [row] if name is not None and not found else []
@@ -161,7 +161,7 @@ class FilesSource(Source):
         elif found:
             several = " and ".join(entry.where for entry in found[:_SHOWN])
             reason, message = "ambiguous", f"{line}: {name!r} fits {several}; write more of the path"
-        elif names.is_outside(name):
+        elif names.is_outside(name, table):
             reason, message = "outside_root", f"{line}: {name!r} is no path within {where}; it was not opened"
         else:
             reason, message = "not_found", f"{line}: {name!r} is not in {where}{names.hint(name)}"

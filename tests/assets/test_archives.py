@@ -233,3 +233,33 @@ def test_rows_tell_members_of_the_same_name_apart_by_the_archive(tmp_path):
     scanned = listed(tmp_path, files="*.tar", table="t.csv", key="file")
     assert keys(scanned) == ["0.tar/a.png", "1/a.png"]
     assert "0.tar: a.png and" in (said := refused(scanned)["ambiguous"]) and "1.tar: a.png; write more" in said
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ("*.tar/*.png", ["1", "2"]),
+        ("*.tar/**/*.png", ["1", "2", "x/3"]),
+        ("a.tar/x", ["3", "y/4"]),
+        ("a.tar/x/**/*.txt", ["y/4"]),
+        ("a.tar/1.png", ["1"]),
+        (["a.tar/x", "b.tar/*.png"], ["2", "3", "y/4"]),
+    ],
+)
+def test_a_name_goes_on_in_archives(tmp_path, files, expected):
+    (tmp_path / "a.tar").write_bytes(make_tar({"1.png": b"1", "1.txt": b"t", "x/3.png": b"3", "x/y/4.txt": b"4"}))
+    (tmp_path / "b.tar").write_bytes(make_tar({"2.png": b"2", "2.txt": b"u"}))
+    scanned = listed(tmp_path, files=files)
+    assert keys(scanned) == expected
+    assert [content.decode() for content in read(tmp_path, scanned, files=files)["data"].to_pylist()] == [
+        row["member"][-5] for row in scanned.rows.to_pylist()
+    ]
+
+
+def test_a_folder_that_is_called_like_an_archive_is_a_folder(tmp_path):
+    (tmp_path / "a.zip").mkdir()
+    (tmp_path / "a.zip" / "1.png").write_bytes(b"1")
+    assert keys(listed(tmp_path, files="a.zip/*.png")) == ["1"]
+    (tmp_path / "empty.tar").write_bytes(make_tar({}))
+    with pytest.raises(SourceError, match="there is nothing in"):
+        listed(tmp_path, files="*.tar")

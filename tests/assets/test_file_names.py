@@ -145,11 +145,11 @@ PATHS = st.sets(
 def test_only_what_is_listed_is_ever_found(paths, name):
     paths = {os.path.normpath(path) for path in paths} - {"."}
     entries = [Entry(path, f"/root/f/{path}") for path in sorted(paths)]
-    names = FileNames(entries, [("/root/f", "/root/f")], "/root/t.csv")
-    assert all(entry in entries for entry in names.find(name))
-    names.hint(name), names.is_outside(name)
+    names = FileNames(entries, [("/root/f", "/root/f")])
+    assert all(entry in entries for entry in names.find(name, "/root/t.csv"))
+    names.hint(name), names.is_outside(name, "/root/t.csv")
     for entry in entries:
-        assert names.find(entry.key or "") == [entry]
+        assert names.find(entry.key or "", "/root/t.csv") == [entry]
 
 
 # Links
