@@ -1,0 +1,120 @@
+"""The project files of docs/layouts.md, each run on a small copy of its layout."""
+
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import yaml
+
+from assets import pipeline
+from orchestration.inspection import check
+from orchestration.project import load
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "layouts.md"
+PROJECTS = {
+    yaml.safe_load(text)["name"]: text for text in re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text("utf-8"), re.S)
+}
+SMALL = "features: {image: {size: 8}}\n"
+
+
+@pytest.fixture
+def png(make_png, tmp_path) -> Callable[[int], bytes]:
+    """A picture, another for each number."""
+
+    def make(number: int) -> bytes:
+        make_png(tmp_path / "made.png", number)
+        return (tmp_path / "made.png").read_bytes()
+
+    return make
+
+
+def write(path: Path, content: bytes | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def class_folders(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    names = ["train/cat/1", "train/dog/2", "val/cat/3", "test/dog/4"]
+    for n, name in enumerate(names):
+        write(root / f"photos/{name}.png", png(n))
+    return {name: name.split("/")[1] for name in names}
+
+
+def folder_with_table(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    rows = [f"{n}.png,{'ill' if n % 2 else 'well'},p{n}" for n in range(24)]
+    for n in range(24):
+        write(root / f"data/scans/{n}.png", png(n))
+    write(root / "data/metadata.csv", "\n".join(["file_name,label,patient", *rows]))
+    return {f"{n}.png": "ill" if n % 2 else "well" for n in range(24)}
+
+
+def shards(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    for shard in range(2):
+        stream = BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as archive:
+            for n in range(12 * shard, 12 * shard + 12):
+                for suffix, content in (("jpg", png(n)), ("txt", f"Picture {n}.".encode())):
+                    info = tarfile.TarInfo(f"{n:04}.{suffix}")
+                    info.size = len(content)
+                    archive.addfile(info, BytesIO(content))
+        write(root / f"shards/train-00{shard}.tar", stream.getvalue())
+    write(root / "answers.csv", "\n".join(["key,answer", *(f"{n:04},{n % 3}" for n in range(24))]))
+    return {f"{n:04}": str(n % 3) for n in range(24)}
+
+
+def visits(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    keys = [(f"p{n // 2}", f"v{n % 2}") for n in range(48)]
+    for n, (patient, visit) in enumerate(keys):
+        write(root / f"scans/{patient}/{visit}.png", png(n))
+    rows = [f"{patient},{visit},Note {n}.,f{n % 2}" for n, (patient, visit) in enumerate(keys)]
+    write(root / "notes.csv", "\n".join(["patient,visit,note,finding", *rows]))
+    return {f"{patient}/{visit}": f"f{n % 2}" for n, (patient, visit) in enumerate(keys)}
+
+
+def links(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    (root / "photos").mkdir(parents=True)
+    for n in range(24):
+        write(root / f"blobs/{n}", png(n))
+        (root / f"photos/{'cat' if n % 2 else 'dog'}_{n}.png").symlink_to(f"../blobs/{n}")
+    return {f"{'cat' if n % 2 else 'dog'}_{n}": "cat" if n % 2 else "dog" for n in range(24)}
+
+
+def windows_zip(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    stream, names = BytesIO(), [f"{'猫' if n % 2 else '狗'}\\{n}.png" for n in range(24)]
+    with zipfile.ZipFile(stream, "w") as archive:
+        for n, name in enumerate(names):
+            archive.writestr(name.replace("猫", "!!").replace("狗", "??"), png(n))
+    content = stream.getvalue().replace(b"!!\\", "猫\\".encode("gbk")).replace(b"??\\", "狗\\".encode("gbk"))
+    write(root / "photos.zip", content)
+    return {name.replace("\\", "/").removesuffix(".png"): name[0] for name in names}
+
+
+LAYOUTS = {make.__name__: make for make in (class_folders, folder_with_table, shards, visits, links, windows_zip)}
+
+
+def test_every_project_of_the_document_is_tried():
+    assert set(PROJECTS) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_a_layout_is_read_as_the_document_says(name, tmp_path, home, png):
+    root = tmp_path / "project"
+    expected = LAYOUTS[name](root, png)
+    (root / "project.yaml").write_text(PROJECTS[name] + SMALL, "utf-8")
+    project = load(root / "project.yaml")
+    report = check(project)
+    assert report.problem is None and not report.refused and not report.unreadable and not report.unmatched
+    lake = pipeline.open_lake(project)
+    pipeline.write_manifest(lake, project)
+    for modality in project.modalities:
+        assert pipeline.process_modality(lake, project, modality)["quarantined"] == 0
+    pipeline.write_samples(lake, project)
+    samples = lake.sql("SELECT * FROM samples").to_pylist()
+    assert all(row[f"{modality}_status"] == "present" for row in samples for modality in project.modalities)
+    assert sorted(row["label"] for row in samples) == sorted(expected.values())
+    if project.align.table is None:
+        assert {row["sample_id"]: row["label"] for row in samples} == expected
