@@ -49,7 +49,7 @@ class Columns:
             raise ValueError(f"align: no table has a column {name!r}; there are {', '.join(known) or 'none'}")
         modalities = {self.settings[s].modality for s in having}
         # One table that two sources read, joined on its key, gives both the same row.
-        rows = {(self.settings[s].table, self.settings[s].keys) for s in having}
+        rows = {(self.settings[s].table or s, self.settings[s].keys) for s in having}
         if len(modalities) > 1 and (len(rows) > 1 or self.link):
             choices = ", ".join(f"{s}.{name}" for s in having)
             raise ValueError(f"align: column {name!r} is in several tables: write one of {choices}")
