@@ -170,12 +170,12 @@ def test_items_that_share_a_key_are_linked_once(tmp_path: Path) -> None:
     ("change", "says"),
     [
         ({"label": "lable"}, "no table has a column 'lable'; there are id, image, label, pictures.file"),
-        ({"columns": {"pictures": "img"}}, "no column 'img'"),
+        ({"columns": {"pictures": ("img",)}}, "no column 'img'"),
         (
             {"columns": {"pictures": "id"}},
             r"nothing in column 'id' .*: the column has 's1', 's2', the source has 'a.png'",
         ),
-        ({"columns": {"photos": "id"}}, "'photos', which is no source; there are pictures"),
+        ({"columns": {"photos": ("id",)}}, "'photos', which is no source; there are pictures"),
         ({"id": "label"}, r"name each sample once, but has '1' in lines 2, 3"),
         ({"id": None}, r"lines 2, 3\): remove them"),
         ({"table": "gone.csv"}, "no such table"),
