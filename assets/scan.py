@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.contents import Contents
+from assets.names import normalize
 from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
 from training.schema import MANIFEST, QUARANTINE
@@ -104,6 +105,7 @@ class _Rows:
 
     def add(self, entry: Entry) -> None:
         """Takes an entry as a manifest row; a refused one, or one of the same key and hash as another, as refused."""
+        entry.key = normalize(entry.key or "") or None
         if entry.reason is not None:
             self._refuse(entry, "quarantined", entry.reason, entry.message or entry.where)
             return

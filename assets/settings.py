@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
+from assets.names import normalize
 from assets.source_settings import SourceSettings
 from training.catalog import FILTERS, OUTPUTS, Choice, Family, own_module
 from training.features import FeatureSettings
@@ -90,6 +91,8 @@ class AlignSettings:
         for column, values in self.test_values.items():
             check(column in self.held_out, "test_values", column, f"columns of held_out ({', '.join(self.held_out)})")
             check(len(values) > 0, f"test_values of {column}", values, "at least one value")
+        named = {column: tuple(map(normalize, values)) for column, values in self.test_values.items()}
+        object.__setattr__(self, "test_values", named)  # as the tables' cells are
         if self.table is None:
             for name in ("columns", "id"):
                 check(not getattr(self, name), name, getattr(self, name), "nothing unless there is a link `table`")

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from assets.names import normalize
 from assets.sources.base import SourceError
 from assets.storage import Location, locate
 
@@ -31,9 +32,9 @@ class Record:
     problem: str | None = None
 
     def attributes(self, *left_out: str) -> str:
-        """The other columns, where they hold something, as a JSON object."""
+        """The other columns, where they hold something, as a JSON object of names (`assets.names`)."""
         kept = sorted((name, value) for name, value in self.values.items() if value is not None)
-        return "{" + ", ".join(f"{quote(n)}: {quote(value)}" for n, value in kept if n not in left_out) + "}"
+        return "{" + ", ".join(f"{quote(n)}: {quote(normalize(value))}" for n, value in kept if n not in left_out) + "}"
 
     def time(self, column: str | None) -> tuple[datetime | None, str | None]:
         """What the column says (`parse_time`), or why the row cannot be used."""

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from assets import pipeline
 from assets.alignment import samples_fingerprint
 from assets.lake import Lake, sql_among
+from assets.names import normalize
 from assets.settings import Project
 from orchestration.housekeeping import Snapshot, kept_snapshots
 from training.schema import FEATURE_TABLES, MODALITIES, TABLES
@@ -98,9 +99,9 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> Erased:
 
 def _called(project: Project, lake: Lake, item: str) -> tuple[list[str], list[str]]:
     """Item ids and content hashes of what a person calls `item`; raises ValueError where nothing is called that."""
-    named = "item_id = $i OR key = $i OR sha256 = $i OR uri = $i OR member = $i"
+    named = "item_id = $i OR key = $key OR sha256 = $i OR uri = $i OR member = $i"
     listed = " UNION ".join(f"SELECT item_id, sha256 FROM {name} WHERE {named}" for name in ("manifest", "quarantine"))
-    rows = lake.sql(listed, {"i": item}).to_pylist()
+    rows = lake.sql(listed, {"i": item, "key": normalize(item)}).to_pylist()
     if not rows:
         raise ValueError(f"{project.name} has no item {item!r}: give an item id, a key, a hash, or a path")
     return sorted({row["item_id"] for row in rows} - {None}), sorted({row["sha256"] for row in rows} - {None})

@@ -11,6 +11,7 @@ import pyarrow as pa
 from assets.joins.columns import Columns, cell
 from assets.keys import sql_key
 from assets.lake import sql_string
+from assets.names import normalize
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from assets.storage import Location, locate
@@ -116,7 +117,9 @@ def _load_links(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, 
             continue
         columns.update(dict.fromkeys(record.values))
         lines.append(record.line)
-        values.append(json.dumps({k: v for k, v in record.values.items() if v is not None}, ensure_ascii=False))
+        values.append(
+            json.dumps({k: normalize(v) for k, v in record.values.items() if v is not None}, ensure_ascii=False)
+        )
         if len(lines) >= 8192:
             batches.append(pa.record_batch([lines, values], schema=_LINKS))
             lines, values = [], []

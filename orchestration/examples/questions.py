@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from assets.names import normalize
 from assets.settings import AlignSettings
 from assets.sources.base import SourceError
 from assets.splits import split_of
@@ -241,7 +242,7 @@ def _read(table: Path, modality: str, align: AlignSettings) -> list[Medium]:
     wanted = {name.rpartition(".")[2]: name for name in (*align.group, *align.held_out)}
     media = []
     for record in read_table(table, required=["file"]):
-        values = {name: value for name, value in record.values.items() if value}
+        values = {name: normalize(value) for name, value in record.values.items() if value}
         digit = values.get("digit") or values.get("label") or ""
         if record.problem or "file" not in values or not (digit.isdecimal() and int(digit) <= 9):
             problem = record.problem or f"expected a file and, in column digit or label, 0 to 9; found {record.values}"
