@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.catalog import JOINS
+from assets.findings import REFUSED, Finding, refusals
 from assets.joins.columns import Columns
 from assets.lake import open_duckdb
 from assets.settings import AlignSettings
@@ -29,6 +30,7 @@ from training.schema import MODALITIES, QUARANTINE, SAMPLES
 class Alignment:
     samples: pa.Table  # training.schema.SAMPLES, sorted by sample_id
     quarantine: pa.Table  # training.schema.QUARANTINE, stage align: unmatched items, and links that give no sample
+    findings: list[Finding]  # about items, keys and links
 
 
 def align(
@@ -48,7 +50,8 @@ def align(
             item that was cut has several children; without the column an item is its own child).
         root: folder that `settings.table` and the sources' tables start from.
         refused: modality -> content that clean or featurize refused; default: whatever is not in `clean_ids`.
-        quarantine: rows of stage manifest, which tell a link to a refused item from a link to nothing.
+        quarantine: rows of stage manifest, which tell a link to a refused item from a link to nothing, and what else
+            says why contents are refused.
 
     Raises:
         ValueError: the link table cannot be read or lacks a column, two samples have one id, no key of a modality
@@ -57,11 +60,21 @@ def align(
     sources = [source for source in sources if source.use == "samples"]
     with open_duckdb() as connection:
         _load_items(connection, manifest, clean_ids, sources, refused, quarantine)
-        columns = Columns.of(connection, sources)
-        columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
-        _drop(connection, settings)
-        samples = _samples(connection, settings, columns)
-        return Alignment(samples, _unmatched(connection, settings))
+        first = refusals(connection, [source.name for source in sources])
+        try:
+            columns = Columns.of(connection, sources)
+            columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
+            _drop(connection, settings)
+            samples = _samples(connection, settings, columns)
+        except ValueError as error:
+            raise ValueError(_cause_first(str(error), first)) from None
+        noted = [Finding(*row) for row in connection.sql("FROM findings").fetchall()]
+        return Alignment(samples, _unmatched(connection, settings), [*first, *noted])
+
+
+def _cause_first(problem: str, findings: Sequence[Finding]) -> str:
+    """Keys, columns and rows that seem to lack are often those of items that were refused."""
+    return "; ".join([*(finding.message for finding in findings if finding.code == REFUSED), problem])
 
 
 def _load_items(
@@ -84,6 +97,7 @@ def _load_items(
     connection.register("refused", _by_modality(hashes, ("id",)))
     connection.register("manifest", manifest)
     connection.register("quarantine", quarantine if quarantine is not None else QUARANTINE.empty_table())
+    connection.execute("CREATE TABLE findings(code VARCHAR, message VARCHAR)")
     connection.execute(
         """
         CREATE TABLE items AS
@@ -226,15 +240,24 @@ def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -
     )
 
 
-def validate_samples(samples: pa.Table, settings: AlignSettings) -> None:
-    """Raises ValueError, saying what to change, where nothing can be trained or tested on these samples."""
+def validate_samples(samples: pa.Table, settings: AlignSettings, findings: Sequence[Finding] = ()) -> None:
+    """Raises ValueError, saying what to change, where nothing can be trained or tested on these samples.
+
+    Args:
+        findings: of `align`; that most items of a source were refused is said first.
+    """
+    if (problem := _problem(samples, settings)) is not None:
+        raise ValueError(_cause_first(problem, findings))
+
+
+def _problem(samples: pa.Table, settings: AlignSettings) -> str | None:
     counts = {row["values"]: row["counts"] for row in pc.value_counts(samples["split"]).to_pylist()}
     present = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none"
     if samples.num_rows == 0:
-        raise ValueError("no samples: nothing could be joined; `triptych sql` on quarantine (stage align) says why")
+        return "no samples: nothing could be joined; `triptych sql` on quarantine (stage align) says why"
     if counts.get("unlabelled", 0) == samples.num_rows:
         where = f"column {settings.label!r} is empty in every row" if settings.label else "align.label is not set"
-        raise ValueError(f"no sample has a label: {where}; name the column that holds the answers under align.label")
+        return f"no sample has a label: {where}; name the column that holds the answers under align.label"
     if missing := [split for split in ("train", "test") if not counts.get(split)]:
         if settings.split.column is not None:
             advice = f"column {settings.split.column!r} has to say {missing[0]} in some rows"
@@ -245,7 +268,8 @@ def validate_samples(samples: pa.Table, settings: AlignSettings) -> None:
             )
         else:
             advice = "change align.split (shares, seed) or bring more samples"
-        raise ValueError(f"no sample in {' and '.join(missing)} (there are {present}): {advice}")
+        return f"no sample in {' and '.join(missing)} (there are {present}): {advice}"
+    return None
 
 
 def samples_fingerprint(samples: pa.Table) -> str:

@@ -1,4 +1,4 @@
-"""Blocking asset checks: nothing downstream runs on tables that lost items, leak, or lack what they should have."""
+"""Asset checks: nothing downstream runs on tables that lost items, leak, or lack what they should have."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +9,12 @@ import pyarrow.compute as pc
 
 from assets import pipeline
 from assets.dataset import missing_rates, split_counts
+from assets.labels import disputed_inputs
 from assets.lake import GROWING, Lake
+from assets.leakage import leak_words, leakage, repeated
 from assets.preview import markdown_table
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
-from assets.splits import leakage
 from training.schema import SPLITS, TABLES, features_schema
 
 
@@ -24,17 +25,22 @@ def asset_checks(project: Project) -> list[dg.AssetChecksDefinition]:
         *(_check(project, table, f"{table}_schema", check_schema(table)) for table in (*tables, "samples", "dataset")),
         _check(project, "samples", "no_item_lost", check_balance),
         _check(project, "samples", "no_leakage", check_leakage),
+        _check(project, "samples", "one_label_each", check_labels_agree, blocking=False),
         _check(project, "dataset", "null_rates", check_null_rates),
     ]
 
 
 def _check(
-    project: Project, asset: str, name: str, judge: Callable[[Lake, Project], dg.AssetCheckResult]
+    project: Project,
+    asset: str,
+    name: str,
+    judge: Callable[[Lake, Project], dg.AssetCheckResult],
+    blocking: bool = True,
 ) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=[project.name, asset],
         name=name,
-        blocking=True,
+        blocking=blocking,
         description=judge.__doc__,
         required_resource_keys={resource_key(project.name)},
     )
@@ -86,14 +92,24 @@ def check_balance(lake: Lake, project: Project) -> dg.AssetCheckResult:
 
 
 def check_leakage(lake: Lake, project: Project) -> dg.AssetCheckResult:
-    """No group, and no file where groups are named, stands on two sides of a split."""
-    leaks = leakage(lake.read("samples"), project.align)
-    metadata: dict[str, Any] = {"leaks": leaks.num_rows}
+    """No group, and no picture, recording or whole input stands on two sides of a split."""
+    samples = lake.read("samples")
+    leaks, shared = leakage(samples, project.align), repeated(samples, project.align)
+    metadata: dict[str, Any] = {"leaks": leaks.num_rows, **{f"shared_{m}": n for m, n in shared.items()}}
     if leaks.num_rows == 0:
         return dg.AssetCheckResult(passed=True, metadata=metadata)
     metadata["values"] = markdown_table(leaks.slice(0, 20))
-    what = f"{leaks.num_rows:,} values stand on more than one side of a split"
-    return dg.AssetCheckResult(passed=False, description=what, metadata=metadata)
+    return dg.AssetCheckResult(passed=False, description=leak_words(leaks, project.align), metadata=metadata)
+
+
+def check_labels_agree(lake: Lake, project: Project) -> dg.AssetCheckResult:
+    """Samples of the same inputs have the same label; where not, no model can be right about all of them."""
+    disputed = disputed_inputs(lake.read("samples"), project)
+    return dg.AssetCheckResult(
+        passed=not disputed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=disputed[0].message if disputed else None,
+    )
 
 
 def check_null_rates(lake: Lake, project: Project) -> dg.AssetCheckResult:

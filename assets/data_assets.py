@@ -11,6 +11,7 @@ import pyarrow as pa
 from assets import pipeline
 from assets.dataset import split_counts
 from assets.item_warnings import item_warnings
+from assets.labels import label_table
 from assets.lake import Lake
 from assets.preview import contact_sheet, counts_table, markdown_table, picture, table_metadata
 from assets.resource import load_settings, resource_key
@@ -91,7 +92,9 @@ def _samples(project: Project) -> dg.AssetsDefinition:
     def samples(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         settings = load_settings(context, project.name)
         lake = pipeline.open_lake(settings)
-        fingerprint = pipeline.write_samples(lake, settings)
+        fingerprint, findings = pipeline.write_samples(lake, settings)
+        for finding in findings:
+            context.log.warning(finding.message)
         splits = _counts(lake, "split")
         outcomes = pipeline.balance(lake, settings).counts.values()
         return dg.MaterializeResult(
@@ -99,6 +102,7 @@ def _samples(project: Project) -> dg.AssetsDefinition:
                 "summary": ", ".join(f"{n:,} {split}" for split, n in splits.items()),
                 **table_metadata(lake, "samples"),
                 "fingerprint": fingerprint,
+                "findings": [finding.message for finding in findings],
                 **{name: sum(count[name] for count in outcomes) for name in _OUTCOMES},
                 "splits": counts_table(splits, ("split", "samples")),
                 "inputs": counts_table(_input_counts(lake), ("inputs present", "samples")),
@@ -138,6 +142,7 @@ def _dataset(project: Project) -> dg.AssetsDefinition:
                 "fingerprint": snapshot.fingerprint,
                 "rows": counts,
                 "splits": counts_table(counts, ("split", "samples")),
+                "labels": markdown_table(label_table(rows)),
                 "preview": markdown_table(lake.sql("SELECT * FROM dataset ORDER BY sample_id LIMIT 5")),
             },
             data_version=dg.DataVersion(snapshot.fingerprint),

@@ -20,6 +20,8 @@ from assets.catalog import ENGINES
 from assets.contents import attach_data, portions
 from assets.dataset import dataset_fingerprint, make_dataset
 from assets.filtering import apply_filters
+from assets.findings import Finding
+from assets.labels import label_findings
 from assets.lake import Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
 from assets.scan import scan
@@ -222,10 +224,18 @@ def quarantined(lake: Lake, project: Project) -> pa.Table:
     return pa.concat_tables([*rows, *(refusals(lake, project, modality) for modality in project.modalities)])
 
 
-def write_samples(lake: Lake, project: Project) -> str:
-    """Filters the clean items and aligns them into samples; returns the fingerprint of their content."""
+class Samples(NamedTuple):
+    """What the samples step made."""
+
+    fingerprint: str  # of their content
+    findings: list[Finding]  # what a person should know of items, keys and labels
+
+
+def write_samples(lake: Lake, project: Project) -> Samples:
+    """Filters the clean items and aligns them into samples."""
     lake.require("manifest")
-    refused = {m: set(refusals(lake, project, m)["sha256"].to_pylist()) for m in project.modalities}
+    refusing = {m: refusals(lake, project, m) for m in project.modalities}
+    refused = {m: set(rows["sha256"].to_pylist()) for m, rows in refusing.items()}
     kept, filtered = {}, []
     for modality in project.modalities:
         kept[modality], rows = apply_filters(lake, make_step(project, modality), project.of_samples)
@@ -235,15 +245,16 @@ def write_samples(lake: Lake, project: Project) -> str:
             filtered.append(_noise(lake, project, modality)[1])
     lake.replace("quarantine", pa.concat_tables(filtered), predicate="stage = 'filter'")
     manifest, listed = lake.read("manifest"), lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
-    aligned = align(manifest, kept, project.align, project.sources, project.root, refused, listed)
+    why = pa.concat_tables([listed, *refusing.values(), *filtered], promote_options="permissive")
+    aligned = align(manifest, kept, project.align, project.sources, project.root, refused, why)
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
-    validate_samples(aligned.samples, project.align)  # its errors refer to the rows just written
+    validate_samples(aligned.samples, project.align, aligned.findings)  # its errors refer to the rows just written
     fingerprint = samples_fingerprint(aligned.samples)
     # Where rows were erased the rest may be what is wanted now, under the name of what it was.
     named = lake.note("samples").get("fingerprint") == fingerprint
     if not named or not lake.read("samples").sort_by("sample_id").equals(aligned.samples):
         lake.replace("samples", aligned.samples, note={"fingerprint": fingerprint})
-    return fingerprint
+    return Samples(fingerprint, [*aligned.findings, *label_findings(aligned.samples, project)])
 
 
 def balance(lake: Lake, project: Project) -> Balance:

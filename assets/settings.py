@@ -59,10 +59,11 @@ class AlignSettings:
     """How items become samples: by equal keys, or by the explicit links of ``table``; and how samples are split.
 
     Columns (``label``, ``group``, ``held_out``, ``split.column``) are looked up in ``table``, then in the tables of
-    the sources; ``source.column`` tells apart two sources that both have it. A value of a ``group`` column never
-    stands on two sides of a split. A ``held_out`` column has test values, which occur in no other split, and others,
-    which train and validation may share; ``test_values`` lists the test values, else a hash picks them. A sample whose
-    columns ask for different splits is excluded. A sample without a value in a column is not bound by that column.
+    the sources; ``source.column`` tells apart two sources that both have it, and ``image_id`` (``text_id``, ...) is the
+    content itself, so that equal pictures are one group. A value of a ``group`` column never stands on two sides of a
+    split. A ``held_out`` column has test values, which occur in no other split, and others, which train and validation
+    may share; ``test_values`` lists the test values, else a hash picks them. A sample whose columns ask for different
+    splits is excluded. A sample without a value in a column is not bound by that column.
     """
 
     __pydantic_config__ = FORBID_EXTRA
@@ -79,12 +80,15 @@ class AlignSettings:
     test_values: dict[str, tuple[str, ...]] = field(default_factory=dict)
     require: tuple[str, ...] = ()  # a sample lacking one of these is unmatched
     max_per_key: int = 64  # samples one key may give when several items share it
+    # modalities whose contents may stand in several splits; of others that is a leak, but for texts beside media
+    allow_shared: tuple[str, ...] = ()
     max_missing: float = 0.95  # a modality that has a source and lacks in more than this share of samples is a fault
     split: SplitSettings = field(default_factory=SplitSettings)
 
     def __post_init__(self) -> None:
-        for modality in self.require:
-            check(modality in MODALITIES, "require", modality, f"modalities ({', '.join(MODALITIES)})")
+        for name in ("require", "allow_shared"):
+            for modality in getattr(self, name):
+                check(modality in MODALITIES, name, modality, f"modalities ({', '.join(MODALITIES)})")
         choose(self, "on", JOINS)
         check(self.max_per_key >= 1, "max_per_key", self.max_per_key, "at least 1")
         check_encoding(self.encoding)

@@ -1,27 +1,13 @@
-"""Which split a sample belongs to, by column or by hash, and whether anything stands on two sides."""
+"""Which split a sample belongs to, by column or by hash."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-import pyarrow as pa
-
-from assets.lake import open_duckdb
 from assets.settings import AlignSettings, SplitSettings
-from training import catalog
-from training.schema import MODALITIES, SPLITS
+from training.schema import SPLITS
 
 _NAMES = {"val": "validation", "valid": "validation", "dev": "validation"} | {name: name for name in SPLITS}
-
-LEAKS = pa.schema(
-    [
-        ("kind", pa.string()),  # group | held_out | content
-        ("column", pa.string()),
-        ("value", pa.string()),
-        ("splits", pa.list_(pa.string())),
-        ("samples", pa.int64()),
-    ]
-)
 
 
 def allowed_splits(values: Mapping[str, str | None], settings: AlignSettings) -> tuple[str, ...]:
@@ -84,32 +70,6 @@ def _pick(column: str, value: str, choices: Sequence[str], settings: SplitSettin
         if left < 0:
             return choice
     return choices[0]  # rounding, at the very end of the last share
-
-
-def leakage(samples: pa.Table, settings: AlignSettings) -> pa.Table:
-    """What stands on two sides (schema LEAKS; no rows: nothing does).
-
-    A value of a `group` column in two splits; a value of a `held_out` column in test and in another split; with
-    groups, the same content (`X_id`) in two splits.
-    """
-    kinds = [("group", c) for c in settings.group] + [("held_out", c) for c in settings.held_out]
-    kinds += [("content", f"{m}_id") for m in MODALITIES if settings.group and not catalog.MODALITIES.load(m).is_text]
-    leaks = [LEAKS.empty_table()]
-    with open_duckdb() as connection:
-        connection.register("samples", samples)
-        for kind, column in kinds:
-            value = column if kind == "content" else "json_extract_string(groups, $pointer)"
-            query = f"""
-                SELECT $kind AS kind, $column AS "column", {value} AS "value",
-                  list_sort(list(DISTINCT split)) AS splits, count(*) AS samples
-                FROM samples WHERE split IN ('train', 'validation', 'test') AND {value} IS NOT NULL
-                GROUP BY 3
-                HAVING count(DISTINCT split) > 1 AND ($kind <> 'held_out' OR bool_or(split = 'test'))
-                ORDER BY 3
-            """
-            parameters = {"kind": kind, "column": column} | ({} if kind == "content" else {"pointer": pointer(column)})
-            leaks.append(connection.sql(query, params=parameters).to_arrow_table().cast(LEAKS))
-    return pa.concat_tables(leaks)
 
 
 def pointer(column: str) -> str:

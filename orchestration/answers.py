@@ -12,11 +12,12 @@ from training.catalog import MODALITIES
 if TYPE_CHECKING:  # the command line starts light
     from orchestration.erasure import Erased
     from orchestration.housekeeping import Collected
-    from orchestration.inspection import Check, Status
+    from orchestration.inspection import Check, SourceCounts, Status
     from orchestration.run import Summary
 
 _BAR = 40  # characters of an accuracy of 1
 _WIDTH = 18  # of the column of names
+_KINDS = 6  # suffixes of a source that are named
 
 
 def say_summary(summary: Summary) -> None:
@@ -25,13 +26,23 @@ def say_summary(summary: Summary) -> None:
         _say_subsets(summary)
     model = summary.model
     if model.version is None:
+        if summary.dataset.fingerprint is not None:
+            click.echo(f"\nDataset {summary.dataset.fingerprint} ({_rows(summary.dataset.rows)})")
         return
+    if summary.findings:  # said hours ago, where training took so long
+        click.echo("\nWorth a look:")
+    for finding in summary.findings:
+        click.secho(f"  {finding}", fg="yellow")
     click.echo(f"\nModel {model.name} version {model.version} ({', '.join(model.aliases) or 'no alias'})")
     click.echo(f"  dataset {summary.dataset.fingerprint}, MLflow run {summary.mlflow_run_id}")
     inputs = max(summary.subsets, key=len).split("+")
     options = " ".join(f'--{name} "…"' if MODALITIES.load(name).is_text else f"--{name} FILE" for name in inputs)
     which = "" if "champion" in model.aliases else f" --version {model.version}"
     click.echo(f"  ask it:  triptych predict {summary.project}{which} {options}")
+
+
+def _rows(splits: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {split}" for split, n in splits.items())
 
 
 def _say_subsets(summary: Summary) -> None:
@@ -50,12 +61,27 @@ def _say_subsets(summary: Summary) -> None:
 
 def say_check(check: Check) -> None:
     for name, source in check.sources.items():
-        click.echo(f"{name:<{_WIDTH}} {source.listed:>9,} items, {source.refused:,} refused")
+        click.echo(f"{name:<{_WIDTH}} {source.listed:>9,} items, {source.refused:,} refused; {_decoded(source)}")
+        for suffix, tried in source.suffixes.items():
+            if tried.unreadable:
+                of = f"{tried.unreadable:,} of {tried.decoded:,} decoded {suffix or 'items'} ({tried.items:,} in all)"
+                click.secho(f"  cannot be read: {of}, such as {tried.example}", fg="yellow")
     _say_reasons("refused", check.refused, check.refused_examples)
     _say_reasons("unmatched", check.unmatched, check.unmatched_examples)
-    for message in check.unreadable:
-        click.secho(f"cannot be read: {message}", fg="yellow")
-    click.echo("\nsamples: " + ", ".join(f"{n:,} {split}" for split, n in sorted(check.samples.items())))
+    if check.findings:
+        click.echo("\nworth a look:")
+    for finding in check.findings:
+        click.secho(f"  {finding.message}", fg="yellow")
+    click.echo(f"\nsamples: {_rows(dict(sorted(check.samples.items()))) if check.samples else 'none'}")
+
+
+def _decoded(source: SourceCounts) -> str:
+    """What was looked at, and how the names end where they differ."""
+    kinds = sorted(source.suffixes.items(), key=lambda kind: -kind[1].items)
+    names = ", ".join(f"{tried.items:,} {suffix or 'without suffix'}" for suffix, tried in kinds[:_KINDS])
+    more = f", {len(kinds) - _KINDS:,} other suffixes" if len(kinds) > _KINDS else ""
+    decoded = f"decoded {sum(tried.decoded for _, tried in kinds):,} of {source.listed:,}"
+    return f"{names}{more}; {decoded}" if len(kinds) > 1 else decoded
 
 
 def _say_reasons(title: str, reasons: Mapping[str, int], examples: list[str]) -> None:

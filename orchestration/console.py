@@ -45,9 +45,10 @@ class _Handler(logging.Handler):
         elif kind == DagsterEventType.ASSET_CHECK_EVALUATION and not event.event_specific_data.passed:
             check = event.event_specific_data
             why = f": {check.description}" if check.description else ""
-            _say(f"  ✗ check {check.check_name} of {check.asset_key.path[-1]} failed{why}", fg="red")
+            sign, color = ("!", "yellow") if check.severity == dg.AssetCheckSeverity.WARN else ("✗", "red")
+            _say(f"  {sign} check {check.check_name} of {check.asset_key.path[-1]} failed{why}", fg=color)
             for key, value in check.metadata.items():
-                _say(f"      {key}: {value.value}", fg="red")
+                _say(f"      {key}: {value.value}", fg=color)
 
 
 def _say(text: str, **style: object) -> None:

@@ -9,13 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets import pipeline
-from assets.alignment import align, validate_samples
-from assets.contents import attach_data, portions
-from assets.processing import CLEAN_STEP
+from assets.alignment import Alignment, align, validate_samples
+from assets.findings import Finding
+from assets.labels import label_findings
+from assets.leakage import leak_words, leakage
 from assets.scan import scan
 from assets.settings import Project
 from orchestration.automation import check_schedule
-from training.schema import TABLES
+from orchestration.probe import Decoded, decode_some
+from training.schema import QUARANTINE, SAMPLES, TABLES
 
 _EXAMPLES = 5  # messages shown of many
 
@@ -27,6 +29,7 @@ class SourceCounts:
     seen: int
     listed: int
     refused: int
+    suffixes: Mapping[str, Decoded]  # how names of items end -> what became of some of them
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Check:
     samples: Mapping[str, int]  # split -> rows
     unmatched: Mapping[str, int]  # reason -> items
     unmatched_examples: list[str]
+    findings: list[Finding]  # what a person should know of items, keys and labels
 
 
 @dataclass(frozen=True)
@@ -65,48 +69,53 @@ def check(project: Project, decoded: int = 50) -> Check:
     """What a run would find: items per source, refused ones, a few decoded, and the samples they would make.
 
     Args:
-        decoded: items of each modality that are decoded to see whether they can be read.
+        decoded: items of each modality that are decoded to see whether they can be read, spread over all; a few of
+            each suffix are among them.
     """
     check_schedule(project)
     scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)
-    unreadable = _unreadable(project, manifest, decoded)
-    usable = {
-        m: pa.table({"id": pc.unique(manifest.filter(pc.equal(manifest["modality"], m))["sha256"])})
-        for m in project.modalities
-    }
-    aligned = align(manifest, usable, project.align, project.sources, project.root, {}, refused)
-    try:
-        validate_samples(aligned.samples, project.align)
-        problem = None
-    except ValueError as error:  # said last: what was refused or does not match is often why
-        problem = str(error)
+    tried, unreadable = decode_some(project, manifest, decoded)
+    aligned, problem = _align(project, manifest, refused, unreadable)
     return Check(
         project=project.name,
-        sources={s.source: SourceCounts(s.seen, s.rows.num_rows, s.quarantine.num_rows) for s in scans},
+        sources={
+            s.source: SourceCounts(s.seen, s.rows.num_rows, s.quarantine.num_rows, tried.get(s.source, {}))
+            for s in scans
+        },
         refused=_counted(refused, "reason"),
         refused_examples=refused["message"].slice(0, _EXAMPLES).to_pylist(),
-        unreadable=unreadable,
+        unreadable=unreadable["message"].to_pylist(),
         problem=problem,
         samples=_counted(aligned.samples, "split"),
         unmatched=_counted(aligned.quarantine, "reason"),
         unmatched_examples=aligned.quarantine["message"].slice(0, _EXAMPLES).to_pylist(),
+        findings=[*aligned.findings, *label_findings(aligned.samples, project)],
     )
 
 
-def _unreadable(project: Project, manifest: pa.Table, decoded: int) -> list[str]:
-    """Why some of the first items of each modality cannot be read."""
-    messages: list[str] = []
-    sources = project.make_sources()
-    for modality in project.modalities:
-        items = manifest.filter(pc.equal(manifest["modality"], modality)).slice(0, decoded).combine_chunks()
-        step = pipeline.make_step(project, modality)
-        for part in portions(items, items["size"].to_pylist()):
-            batch = attach_data(part, sources)
-            batch = batch.append_column("need", pa.array([[CLEAN_STEP]] * batch.num_rows))
-            messages += step(batch).quarantine["message"].to_pylist()
-    return messages
+def _align(
+    project: Project, manifest: pa.Table, refused: pa.Table, unreadable: pa.Table
+) -> tuple[Alignment, str | None]:
+    """The samples that the items would make, and why a run would end: told last, since what was refused or does not
+    match is often why."""
+    usable, bad = {}, {}
+    for m in project.modalities:
+        bad[m] = set(unreadable.filter(pc.equal(unreadable["modality"], m))["sha256"].to_pylist())
+        contents = pc.unique(manifest.filter(pc.equal(manifest["modality"], m))["sha256"])
+        usable[m] = pa.table({"id": contents.filter(pc.invert(pc.is_in(contents, pa.array(bad[m], pa.string()))))})
+    why = pa.concat_tables([refused, unreadable])
+    try:
+        aligned = align(manifest, usable, project.align, project.sources, project.root, bad, why)
+    except ValueError as error:
+        return Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), []), str(error)
+    try:
+        validate_samples(aligned.samples, project.align, aligned.findings)
+    except ValueError as error:
+        return aligned, str(error)
+    leaks = leakage(aligned.samples, project.align)
+    return aligned, leak_words(leaks, project.align) if leaks.num_rows else None
 
 
 def _counted(rows: pa.Table, column: str) -> dict[str, int]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import dagster as dg
 
+from assets import pipeline
+from assets.dataset import split_counts
 from assets.resource import resource_key
 from assets.settings import Project
 from orchestration.definitions import project_definitions
@@ -106,7 +108,7 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
     for event in result.all_events:
         evaluated = event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
         check = event.asset_check_evaluation_data if evaluated else None
-        if check is not None and not check.passed:
+        if check is not None and not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
             what = check.description or "see its figures above, or in the web UI"
             reasons.append(f"check {check.check_name} of {check.asset_key.path[-1]} failed: {what}")
         elif event.is_step_failure:
@@ -159,6 +161,15 @@ class Summary:
     metric: str | None  # the first of the output
     subsets: Mapping[str, float | None]  # inputs given -> that metric; None where no test row has them
     seconds: Mapping[str, float]  # asset -> duration
+    findings: list[str]  # what a person should know of items, keys and labels; of the samples that this run made
+
+
+def _dataset(project: Project) -> DatasetSummary:
+    """The snapshot that is there, which an earlier run may have written."""
+    lake = pipeline.open_lake(project)
+    if lake.version("dataset") is None:
+        return DatasetSummary(None, {})
+    return DatasetSummary(pipeline.present_snapshot(lake).fingerprint, split_counts(lake.read("dataset")))
 
 
 def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
@@ -174,13 +185,13 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
             steps[materialization.asset_key.path[-1]] = str(event.step_key)
             metadata[materialization.asset_key.path[-1]] = {k: v.value for k, v in materialization.metadata.items()}
     clean = [metadata[name] for name in metadata if name.startswith("clean_")]
-    model, dataset = metadata.get("model", {}), metadata.get("dataset", {})
+    model = metadata.get("model", {})
     return Summary(
         project=project.name,
         dagster_run_id=result.run_id,
         mlflow_run_id=model.get("mlflow_run_id"),
         model=ModelSummary(project.name, model.get("version"), metadata.get("champion", {}).get("aliases", [])),
-        dataset=DatasetSummary(dataset.get("fingerprint"), dataset.get("rows", {})),
+        dataset=_dataset(project),
         items=ItemCounts(
             seen=metadata.get("manifest", {}).get("seen"),
             processed=sum(m["processed"] for m in clean),
@@ -192,4 +203,5 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
         subsets=model.get("subset_metrics", {}),
         # The trainer says itself how long each part took; what else a step makes shares its time.
         seconds={asset: metadata[asset].get("seconds", durations[steps[asset]]) for asset in steps},
+        findings=metadata.get("samples", {}).get("findings", []),
     )

@@ -17,6 +17,9 @@ class Join(ABC):
     joined(line, link_uri, sample_id, split_key, values, X_item, X_id, X_status for each modality X)
     candidates(item_id): items that a link names, taken or not
     broken_links(uri, line, problem)
+
+    and adds to the table `findings(code, message)` what a person should know (`assets.findings`), such as keys that
+    match nothing.
     """
 
     @abstractmethod

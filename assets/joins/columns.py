@@ -8,6 +8,7 @@ import duckdb
 from assets.lake import sql_string
 from assets.source_settings import SourceSettings
 from assets.splits import pointer
+from training.schema import MODALITIES
 
 
 def cell(json_column: str, column: str) -> str:
@@ -44,6 +45,8 @@ class Columns:
             return cell("values", name)
         source, column = name.partition(".")[0], self.bare(name)
         having = [source] if column != name else [s for s, columns in self.sources.items() if name in columns]
+        if not having and name in [f"{m}_id" for m in MODALITIES]:
+            return name  # the content
         if not having:
             known = [*sorted(self.link), *(f"{s}.{c}" for s, names in self.sources.items() for c in sorted(names))]
             raise ValueError(f"align: no table has a column {name!r}; there are {', '.join(known) or 'none'}")

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import duckdb
 
+from assets.findings import SHOWN, Finding, listed
 from assets.joins.base import Join
 from assets.joins.columns import Columns
-from assets.joins.links import join_links, listed
+from assets.joins.links import join_links
+from assets.joins.matching import note, unmatched
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from training.schema import MODALITIES
-
-_SHOWN = 3
 
 
 class KeyJoin(Join):
@@ -83,17 +83,26 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
 
 
 def _check_keys_match(connection: duckdb.DuckDBPyConnection) -> None:
-    rows = connection.sql(
+    """Notes keys that occur in one modality only; raises ValueError where a modality has no others."""
+    keys = connection.sql(
         f"""
-        WITH keys AS (SELECT DISTINCT modality, key FROM items WHERE key IS NOT NULL),
-        shared AS (SELECT *, count(*) OVER (PARTITION BY key) > 1 AS is_shared FROM keys)
-        SELECT modality, bool_or(is_shared), list(key ORDER BY key)[:{_SHOWN}] FROM shared GROUP BY 1 ORDER BY 1
+        SELECT modality, list(DISTINCT source), list(DISTINCT key ORDER BY key)[:{SHOWN}] FROM items
+        WHERE key IS NOT NULL GROUP BY 1 ORDER BY 1
         """
     ).fetchall()
-    lonely = [modality for modality, shared, _ in rows if not shared]
-    if lonely and len(rows) > 1:
-        have = "; ".join(f"{modality} has {listed(keys)}" for modality, _, keys in rows)
-        raise ValueError(
-            f"align: no key of modality {lonely[0]} occurs in another modality: {have}. Name the column they share as "
-            "`key` of the sources, or link them by a table (align.table)"
-        )
+    if len(keys) < 2:
+        return
+    items = "SELECT source, modality, key FROM items"
+    others = f"{items} UNION ALL SELECT source, modality, key FROM refused_keys"
+    missed = {m.source: m for m in unmatched(connection, items, others, "o.modality <> k.modality")}
+    for modality, sources, _ in keys:
+        if all(source in missed and missed[source].unmatched == missed[source].keys for source in sources):
+            have = "; ".join(f"{modality} has {listed(keys)}" for modality, _, keys in keys)
+            near = "".join(missed[source].advice for source in sources)
+            raise ValueError(
+                f"align: no key of modality {modality} occurs in another modality: {have}{near}. Name the column they "
+                "share as `key` of the sources, or link them by a table (align.table)"
+            )
+    for miss in missed.values():
+        said = f"source {miss.source}: {miss.unmatched:,} of {miss.keys:,} keys occur in no other modality"
+        note(connection, Finding("unmatched_keys", f"{said}, such as {listed(miss.examples)}{miss.advice}"))

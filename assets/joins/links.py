@@ -4,11 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from assets.findings import SHOWN, Finding, listed
 from assets.joins.columns import Columns, cell
+from assets.joins.matching import note, unmatched
 from assets.keys import sql_key
 from assets.lake import sql_string
 from assets.names import normalize
@@ -19,7 +22,6 @@ from assets.tables import read_table
 from training.schema import MODALITIES
 
 _LINKS = pa.schema([("line", pa.int64()), ("values", pa.string())])
-_SHOWN = 3
 
 
 def join_links(
@@ -159,33 +161,32 @@ def _link_columns(
 def _check_links_match(
     connection: duckdb.DuckDBPyConnection, link_columns: dict[str, tuple[str, ...]], path: Location
 ) -> None:
-    missed = connection.sql(
-        f"""
-        SELECT modality, list(DISTINCT source ORDER BY source), list(DISTINCT key ORDER BY key)[:{_SHOWN}] FROM matches
-        WHERE EXISTS (FROM items i WHERE i.modality = matches.modality)
-        GROUP BY modality HAVING NOT bool_or(matched) ORDER BY modality
-        """
-    ).fetchall()
-    for _, names, keys in missed:
-        have = connection.execute(
-            "SELECT list(key) FROM (SELECT DISTINCT key FROM items WHERE source = ANY($1) ORDER BY key LIMIT $2)",
-            [names, _SHOWN],
-        ).fetchall()[0][0]
-        columns = ", ".join(sorted({repr("/".join(link_columns[name])) for name in names}))
-        raise ValueError(
-            f"align: nothing in column {columns} of {path} is a key of {', '.join(names)}: the column has "
-            f"{listed(keys)}, the source has {listed(have)}"
-        )
+    """Notes cells that name nothing; raises ValueError where no cell of a modality names anything."""
+    cells = "SELECT source, modality, key FROM matches"
+    names = "SELECT source, NULL AS modality, key FROM named"
+    missed = unmatched(connection, cells, names, "o.source = k.source")
+    for miss in missed:
+        column = f"column {'/'.join(link_columns[miss.source])!r} of {path}"
+        has_items = "SELECT count(*) > 0 FROM items WHERE modality = $1"
+        matched = "SELECT coalesce(bool_or(matched), false) FROM matches WHERE modality = $1"
+        if _value(connection, has_items, miss.modality) and not _value(connection, matched, miss.modality):
+            some = f"SELECT list(key) FROM (SELECT DISTINCT key FROM items WHERE source = $1 ORDER BY 1 LIMIT {SHOWN})"
+            raise ValueError(
+                f"align: nothing in {column} is a key of {miss.source}: the column has {listed(miss.examples)}, the "
+                f"source has {listed(_value(connection, some, miss.source) or ['no keys'])}{miss.advice}"
+            )
+        said = f"{column}: {miss.unmatched:,} of {miss.keys:,} keys name nothing in source {miss.source}"
+        note(connection, Finding("unmatched_keys", f"{said}, such as {listed(miss.examples)}{miss.advice}"))
 
 
-def listed(keys: Sequence[str] | None) -> str:
-    return ", ".join(repr(key) for key in keys or []) or "no keys"
+def _value(connection: duckdb.DuckDBPyConnection, query: str, parameter: str) -> Any:
+    return connection.execute(query, [parameter]).fetchall()[0][0]
 
 
 def _check_ids(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> None:
     wrong = connection.sql(
         "SELECT sample_id, list(line ORDER BY line) FROM joined GROUP BY 1 "
-        f"HAVING count(*) > 1 OR (sample_id IS NULL AND {settings.id is not None}) ORDER BY 2 LIMIT {_SHOWN}"
+        f"HAVING count(*) > 1 OR (sample_id IS NULL AND {settings.id is not None}) ORDER BY 2 LIMIT {SHOWN}"
     ).fetchall()
     if not wrong:
         return

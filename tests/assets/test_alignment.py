@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from assets.alignment import Alignment, align, samples_fingerprint, validate_samples
 from assets.balance import item_balance
+from assets.leakage import leak_words, leakage, repeated
 from assets.settings import AlignSettings, SplitSettings
 from assets.source_settings import SourceSettings
-from assets.splits import allowed_splits, assign_splits, leakage, split_of
+from assets.splits import allowed_splits, assign_splits, split_of
 from training.schema import MANIFEST, MODALITIES, QUARANTINE, SAMPLES, SPLITS
 
 IMAGES = SourceSettings.of(name="pictures", modality="image", files="pictures.tar", table="pictures.csv", key="file")
@@ -397,24 +398,73 @@ def test_split_by_column() -> None:
         split_of({}, AlignSettings())
 
 
+def samples_of(*rows: Mapping[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist([{"sample_id": f"s{n}", "groups": "{}"} | row for n, row in enumerate(rows)], SAMPLES)
+
+
 def test_leakage_is_seen() -> None:
-    rows = [("1", "train", "a", "p"), ("2", "test", "a", "q"), ("3", "validation", "b", "p"), ("4", "train", "b", "r")]
-    samples = pa.Table.from_pylist(
-        [
-            {"sample_id": i, "split": split, "groups": json.dumps({"who": who}), "image_id": image}
-            for i, split, who, image in rows
-        ],
-        SAMPLES,
+    rows = [("train", "a", "p"), ("test", "a", "q"), ("validation", "b", "p"), ("train", "b", "r"), ("test", "c", "q")]
+    samples = samples_of(
+        *({"split": split, "groups": json.dumps({"who": who}), "image_id": image} for split, who, image in rows)
     )
+    content = ("content", "image", "p", ["train", "validation"], 2, ["s0", "s2"])
     found = leakage(samples, AlignSettings(group=("who",)))
-    assert [(r["kind"], r["column"], r["value"], r["splits"], r["samples"]) for r in found.to_pylist()] == [
-        ("group", "who", "a", ["test", "train"], 2),
-        ("group", "who", "b", ["train", "validation"], 2),
-        ("content", "image_id", "p", ["train", "validation"], 2),
+    assert [tuple(row.values()) for row in found.to_pylist()] == [
+        ("group", "who", "a", ["test", "train"], 2, ["s1", "s0"]),
+        ("group", "who", "b", ["train", "validation"], 2, ["s3", "s2"]),
+        content,
     ]
     held_out = leakage(samples, AlignSettings(held_out=("who",)))
-    assert [(r["kind"], r["value"]) for r in held_out.to_pylist()] == [("held_out", "a")]
-    assert leakage(samples, AlignSettings()).num_rows == 0
+    assert [(r["kind"], r["value"]) for r in held_out.to_pylist()] == [("held_out", "a"), ("content", "p")]
+    assert [tuple(row.values()) for row in leakage(samples, AlignSettings()).to_pylist()] == [content]
+
+
+def test_texts_repeat_beside_media_and_not_alone() -> None:
+    texts = [{"split": split, "text_id": "what?"} for split in SPLITS]
+    media = [{"split": split, "text_id": "what?", "image_id": split} for split in SPLITS]
+    alone = leakage(samples_of(*texts), AlignSettings())
+    assert [(r["column"], r["samples"]) for r in alone.to_pylist()] == [("text", 3)]
+    both = samples_of(*media, *texts)
+    assert leakage(both, AlignSettings()).num_rows == 0
+    assert repeated(both, AlignSettings()) == {"text": 1}
+    unlabelled = samples_of(*({"split": split, "image_id": "i"} for split in ("train", "unlabelled", "excluded")))
+    assert leakage(unlabelled, AlignSettings()).num_rows == 0
+
+
+def test_shared_contents_are_allowed_by_name_and_equal_inputs_are_not() -> None:
+    allowed = AlignSettings(allow_shared=("image", "speech"))
+    pairs = [("train", "i", "a", "x"), ("test", "i", "b", "x"), ("test", "j", "a", "x"), ("validation", "i", "a", "y")]
+    free = [dict(zip(("split", "image_id", "speech_id", "text_id"), row, strict=True)) for row in pairs]
+    assert leakage(samples_of(*free), AlignSettings()).num_rows == 2
+    assert leakage(samples_of(*free), allowed).num_rows == 0
+    assert repeated(samples_of(*free), allowed) == {"text": 1, "image": 1, "speech": 1}
+    (again,) = leakage(samples_of(*free, free[0] | {"split": "test"}), allowed).to_pylist()
+    assert (again["kind"], again["column"], again["examples"]) == ("inputs", "text+image+speech", ["s4", "s0"])
+    everything = AlignSettings(allow_shared=MODALITIES)
+    assert leakage(samples_of(*free, free[0] | {"split": "test"}), everything).num_rows == 0
+
+
+def test_equal_contents_can_be_kept_on_one_side() -> None:
+    rows = [(str(n), f"picture {n % 20}") for n in range(60)]
+    manifest = manifest_of(items(IMAGES, rows), items(TEXTS, {str(n): {"label": "x"} for n in range(60)}))
+    torn = aligned(manifest, AlignSettings(label="label")).samples
+    assert leakage(torn, AlignSettings()).num_rows > 0
+    rule = AlignSettings(label="label", group=("image_id",))
+    kept = aligned(manifest, rule).samples
+    assert leakage(kept, rule).num_rows == 0 and set(kept["split"].to_pylist()) == set(SPLITS)
+
+
+def test_leaks_are_told_with_what_to_do() -> None:
+    samples = samples_of(*({"split": split, "image_id": "i"} for split in SPLITS))
+    rule = AlignSettings(group=("who",))
+    words = leak_words(leakage(samples, rule), rule)
+    assert words == (
+        "1 content of image stands on more than one side of a split (3 samples: 's2' in test, 's0' in train, 's1' in "
+        "validation): set align.group: [who, image_id] to keep equal ones on one side, or align.allow_shared: [image] "
+        "where that is meant"
+    )
+    by_column = AlignSettings(split=SplitSettings(column="part"))
+    assert "mend column 'part'" in leak_words(leakage(samples, by_column), by_column)
 
 
 def test_wrong_settings_are_an_error() -> None:

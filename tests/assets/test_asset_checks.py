@@ -27,7 +27,8 @@ from orchestration.run import RunFailed, run_job
 
 MODALITIES = ("text", "image", "speech")
 DATA = ["manifest", *(f"clean_{m}" for m in MODALITIES), *(f"{m}_features" for m in MODALITIES), "samples", "dataset"]
-CHECKS = {f"{table}_schema" for table in DATA} | {"every_item_listed", "no_item_lost", "no_leakage", "null_rates"}
+CHECKS = {f"{table}_schema" for table in DATA}
+CHECKS |= {"every_item_listed", "no_item_lost", "no_leakage", "one_label_each", "null_rates"}
 
 
 class Ran(NamedTuple):

@@ -43,7 +43,7 @@ def run(path: Path, *overrides: str, between: Callable[[], object] = lambda: Non
     assert listing.seen == listing.listed + listing.refused
     between()
     counts = {m: pipeline.process_modality(lake, project, m) for m in project.modalities}
-    samples = pipeline.write_samples(lake, project)
+    samples = pipeline.write_samples(lake, project).fingerprint
     dataset = pipeline.write_dataset(lake, project)
     balance = check_balance(lake, project)
     assert balance.passed, balance.metadata

@@ -54,6 +54,18 @@ class Output:
         """The value that a label means. Raises ValueError: it means none."""
         raise NotImplementedError
 
+    def is_class(self, labels: Mapping[str, int]) -> bool:
+        """Whether labels (label -> rows) name classes, which recur; else each is a number or a text of its own."""
+        return False
+
+    def doubt(self, label: str, settings: "ModelSettings") -> str | None:
+        """Why a label can hardly be an answer, as the end of a sentence about it; None: it can."""
+        try:
+            self.read(label)
+        except ValueError as error:
+            return f"cannot be read: {error}"
+        return None
+
     def fit(
         self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
     ) -> dict[str, Any]:

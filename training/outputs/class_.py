@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from training.settings import ModelSettings
 
+_LONGEST = 100  # characters of a class's name; more is a text
+
 
 class ClassOutput(StringOutput):
     """A linear layer on what the language model makes of the last position. Targets are classes (B,), logits (B, C)."""
@@ -23,6 +25,14 @@ class ClassOutput(StringOutput):
         super().__init__(fitted)
         self.classes: list[str] = list(fitted.get("classes", ()))
         self._numbers = {label: number for number, label in enumerate(self.classes)}
+
+    def is_class(self, labels: Mapping[str, int]) -> bool:
+        return True
+
+    def doubt(self, label: str, settings: "ModelSettings") -> str | None:
+        if len(label) > _LONGEST:
+            return f"has {len(label):,} characters, which is no name of a class: does align.label name another column?"
+        return "holds a line break" if "\n" in label or "\r" in label else None
 
     def fit(
         self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"

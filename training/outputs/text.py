@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from training.settings import ModelSettings
 
+_BYTES = 4  # of a token, about
 _CACHED = 50_000  # labels whose tokens are kept: they recur over rows and epochs
 
 
@@ -27,6 +28,16 @@ class TextOutput(StringOutput):
     def __init__(self, fitted: Mapping[str, Any]) -> None:
         super().__init__(fitted)
         self._tokens: dict[str, list[int]] = {}
+
+    def is_class(self, labels: Mapping[str, int]) -> bool:
+        return 2 * len(labels) <= sum(labels.values())  # else they are texts, which need not recur
+
+    def doubt(self, label: str, settings: "ModelSettings") -> str | None:
+        """An estimate: the tokenizer, which `fit` asks, is fitted later or takes long to load."""
+        needed, most = max(len(label.split()), len(label.encode()) // _BYTES), settings.max_new_tokens
+        if needed <= most:
+            return None
+        return f"has about {needed} tokens, and answers end after model.max_new_tokens ({most}): set it higher"
 
     def fit(
         self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"

@@ -1,0 +1,76 @@
+"""Decodes some items of each modality, to see before a run what can be read."""
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from assets import pipeline
+from assets.contents import attach_data, portions
+from assets.processing import CLEAN_STEP
+from assets.settings import Project
+from training.schema import QUARANTINE
+
+_EACH = 3  # items of each suffix that are decoded at least
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Of `items`, those that were decoded, spread over all of them."""
+
+    items: int
+    decoded: int
+    unreadable: int
+    example: str | None  # why one of them cannot be read
+
+
+def decode_some(project: Project, manifest: pa.Table, most: int) -> tuple[dict[str, dict[str, Decoded]], pa.Table]:
+    """Source -> how names end -> what became of the items that were decoded; and rows of `quarantine` of the bad ones.
+
+    Args:
+        manifest: rows of training.schema.MANIFEST.
+        most: of each modality; somewhat more, so that there are a few of each suffix.
+    """
+    tried: dict[str, dict[str, Decoded]] = {}
+    refusals = [QUARANTINE.empty_table()]
+    for modality in project.modalities:
+        items = manifest.filter(pc.equal(manifest["modality"], modality)).combine_chunks()
+        groups = _by_suffix(items)
+        chosen = {group: _spread(rows, max(_EACH, most * len(rows) // len(items))) for group, rows in groups.items()}
+        numbers = sorted(number for some in chosen.values() for number in some)
+        bad = _unreadable(project, modality, items.take(pa.array(numbers, pa.int64())))
+        why = dict(zip(bad["item_id"].to_pylist(), bad["message"].to_pylist(), strict=True))
+        for (source, suffix), rows in groups.items():
+            ids = items["item_id"].take(pa.array(chosen[source, suffix], pa.int64())).to_pylist()
+            messages = [why[item] for item in ids if item in why]
+            found = Decoded(len(rows), len(ids), len(messages), messages[0] if messages else None)
+            tried.setdefault(source, {})[suffix] = found
+        refusals.append(bad)
+    return tried, pa.concat_tables(refusals)
+
+
+def _by_suffix(items: pa.Table) -> dict[tuple[str, str], list[int]]:
+    """(source, how the name of the file ends, in lower case) -> numbers of the items; rows of a table have none."""
+    names = pc.coalesce(items["member"], items["uri"]).to_pylist()
+    is_row = pc.and_(pc.is_valid(items["text"]), pc.is_valid(items["row"])).to_pylist()
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, (source, name, row) in enumerate(zip(items["source"].to_pylist(), names, is_row, strict=True)):
+        groups.setdefault((source, "" if row else posixpath.splitext(name)[1].lower()), []).append(number)
+    return groups
+
+
+def _spread(numbers: Sequence[int], most: int) -> list[int]:
+    """As many of the numbers, at even distances; the same in every run."""
+    most = min(most, len(numbers))
+    return [numbers[i * len(numbers) // most] for i in range(most)]
+
+
+def _unreadable(project: Project, modality: str, items: pa.Table) -> pa.Table:
+    """Rows of `quarantine` of the items that cannot be read."""
+    refusals, sources, step = [QUARANTINE.empty_table()], project.make_sources(), pipeline.make_step(project, modality)
+    for part in portions(items, items["size"].to_pylist()):
+        batch = attach_data(part, sources)
+        refusals.append(step(batch.append_column("need", pa.array([[CLEAN_STEP]] * batch.num_rows))).quarantine)
+    return pa.concat_tables(refusals)
