@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.catalog import JOINS
-from assets.findings import REFUSED, Finding, refusals
+from assets.findings import REFUSED, SHOWN, Finding, contradictions, note, quoted, refusals
 from assets.joins.columns import Columns
 from assets.lake import open_duckdb
 from assets.settings import AlignSettings
@@ -66,10 +66,12 @@ def align(
             columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
             _drop(connection, settings)
             samples = _samples(connection, settings, columns)
+            _note_rivals(connection, settings, columns)
         except ValueError as error:
             raise ValueError(_cause_first(str(error), first)) from None
         noted = [Finding(*row) for row in connection.sql("FROM findings").fetchall()]
-        return Alignment(samples, _unmatched(connection, settings), [*first, *noted])
+        findings = [*first, *(contradictions(quarantine) if quarantine is not None else []), *noted]
+        return Alignment(samples, _unmatched(connection, settings), findings)
 
 
 def _cause_first(problem: str, findings: Sequence[Finding]) -> str:
@@ -152,6 +154,23 @@ def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
     )
 
 
+_ROWS = " ".join(f"LEFT JOIN items {m} ON {m}.item_id = {m}_item AND {m}.id = {m}_id" for m in MODALITIES)
+_KEPT = f"judged {_ROWS} WHERE dropped IS NULL"  # what becomes a sample, with its items
+
+
+def _note_rivals(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns) -> None:
+    """Notes the samples to which another table gives another label under the same name."""
+    for rival in columns.beside(settings.label) if settings.label is not None else ():
+        label, other = columns.sql(settings.label or ""), columns.sql(rival)
+        rows = connection.sql(
+            f"SELECT sample_id, {label}, {other} FROM {_KEPT} AND {label} <> {other} ORDER BY 1"
+        ).fetchall()
+        if rows:
+            shown = "; ".join(f"{quoted(i)}: {quoted(a)} and {quoted(b)}" for i, a, b in rows[:SHOWN])
+            said = f"{len(rows):,} samples have another value in column {rival!r} than the label: {shown}"
+            note(connection, Finding("conflicting_labels", said))
+
+
 def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns) -> pa.Table:
     wanted = dict.fromkeys((*settings.group, *settings.held_out))
     named = [*wanted, *(c for c in (settings.split.column,) if c is not None and c not in wanted)]
@@ -160,14 +179,12 @@ def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, col
     # Where several have a name, the value of the first modality wins.
     attributes = ["values"] if columns.link else [f"{m}.attributes" for m in reversed(MODALITIES)]
     slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "status") for m in MODALITIES)
-    rows_of = " ".join(f"LEFT JOIN items {m} ON {m}.item_id = {m}_item AND {m}.id = {m}_id" for m in MODALITIES)
     times = ", ".join(f"{m}.time" for m in MODALITIES)
     rows = connection.sql(
         f"""
         SELECT sample_id, split_key, {label} AS label, least({times}) AS time{values}, {slots},
           [{", ".join(attributes)}] AS attributes
-        FROM judged {rows_of}
-        WHERE dropped IS NULL ORDER BY sample_id
+        FROM {_KEPT} ORDER BY sample_id
         """
     ).to_arrow_table()
     cells = {name: rows[f"c{n}"].to_pylist() for n, name in enumerate(named)}

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 
+CONTRADICTION = "contradiction"  # the code of `contradictions`, and the reason of the rows of quarantine
 REFUSED = "refused"  # the code of `refusals`
 _MANY = 0.5  # of a source's items: when so many are refused, that is the first thing to be told
 SHOWN = 3  # examples of many
@@ -58,3 +61,17 @@ def refusals(connection: duckdb.DuckDBPyConnection, sources: Sequence[str]) -> l
         Finding(REFUSED, f"source {source}: {n:,} of {total:,} items are refused ({reasons}), such as {message}")
         for source, n, total, reasons, message in rows
     ]
+
+
+def contradictions(quarantine: pa.Table) -> list[Finding]:
+    """Rows of tables that say something else of a key and content than the first row does, which counts."""
+    rows = quarantine.filter(pc.equal(quarantine["reason"], CONTRADICTION))["message"].to_pylist()
+    if not rows:
+        return []
+    said = f"{len(rows):,} rows repeat a key and its content with other values; the first of each counts"
+    return [Finding(CONTRADICTION, f"{said}, such as {rows[0]}")]
+
+
+def note(connection: duckdb.DuckDBPyConnection, finding: Finding) -> None:
+    """Puts a finding into the table that `align` returns."""
+    connection.execute("INSERT INTO findings VALUES ($1, $2)", [finding.code, finding.message])

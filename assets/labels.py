@@ -36,7 +36,8 @@ def label_findings(samples: pa.Table, project: Project) -> list[Finding]:
         shown = "; ".join(f"{quoted(label)} {doubt}" for label, doubt in list(doubts.items())[:SHOWN])
         found.append(Finding("doubtful_label", f"{said}: {shown}"))
     if output.is_class(counts):
-        found += [_alike(counts), _rare(counts), _unseen(samples), _uneven(counts), *disputed_inputs(samples, project)]
+        found += [_alike(counts), _rare(counts), _unseen(samples), _uneven(counts)]
+        found += [_conflicting(samples), *disputed_inputs(samples, project)]
     return [finding for finding in found if finding is not None]
 
 
@@ -103,6 +104,22 @@ def _uneven(counts: Counter[str]) -> Finding | None:
         advice = "is this the column with the answers (align.label), or are they texts (model.output: text)?"
         return Finding("many_classes", f"{len(counts):,} classes in {_number(rows, 'row')}: {advice}")
     return None
+
+
+def _conflicting(samples: pa.Table) -> Finding | None:
+    """Keys of several items (`KEY#HASH`, as the join by key names such samples) that have several labels."""
+    with open_duckdb() as connection:
+        connection.register("samples", samples)
+        rows = connection.sql(
+            """
+            SELECT regexp_replace(sample_id, '#[0-9a-f]{8}$', '') AS key, list(DISTINCT label ORDER BY label)
+            FROM samples WHERE label IS NOT NULL GROUP BY 1 HAVING count(DISTINCT label) > 1 ORDER BY 1
+            """
+        ).fetchall()
+    if not rows:
+        return None
+    shown = "; ".join(f"{quoted(key)}: {listed(labels)}" for key, labels in rows[:SHOWN])
+    return Finding("conflicting_labels", f"{_number(len(rows), 'key')} of several items with several labels: {shown}")
 
 
 def disputed_inputs(samples: pa.Table, project: Project) -> list[Finding]:

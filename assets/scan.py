@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.contents import Contents
+from assets.findings import CONTRADICTION, SHOWN, quoted
 from assets.names import normalize
 from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
@@ -99,7 +101,8 @@ class _Rows:
     source: SourceSettings
     root: Path
     occurrences: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
-    first: dict[tuple[str | None, str | None], str] = field(default_factory=dict)
+    # (key, hash) -> the place that is named, and what else is said of the item
+    first: dict[tuple[str | None, str | None], tuple[str, str]] = field(default_factory=dict)
     listed: "_Columns" = field(default_factory=lambda: _Columns(MANIFEST))
     refused: "_Columns" = field(default_factory=lambda: _Columns(QUARANTINE))
 
@@ -111,10 +114,14 @@ class _Rows:
             return
         content, where = (entry.key, entry.sha256), entry.listing or entry.where
         if content in self.first:
-            message = f"{where}: the same key and content as {self.first[content]}"
-            self._refuse(entry, "duplicate", "duplicate", message)
+            first, attributes = self.first[content]
+            other = _differences(attributes, entry.attributes)
+            message = f"{where}: the same key and content as {first}" + (
+                f", and other values ({other})" if other else ""
+            )
+            self._refuse(entry, "duplicate", CONTRADICTION if other else "duplicate", message)
             return
-        self.first[content] = where
+        self.first[content] = where, entry.attributes
         self.listed.add((self._id(entry), self.source.name, self.source.modality, *_of_entry(entry)))
 
     def _refuse(self, entry: Entry, outcome: str, reason: str, message: str) -> None:
@@ -129,6 +136,16 @@ class _Rows:
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         return self.listed.table(), self.refused.table()
+
+
+def _differences(first: str, other: str) -> str:
+    """The values of a row that are not those of the first one, in words; both as JSON objects."""
+    if first == other:
+        return ""
+    before, now = json.loads(first), json.loads(other)
+    columns = sorted(name for name in before | now if before.get(name) != now.get(name))
+    said = [f"{c}: {quoted(now.get(c, ''))} instead of {quoted(before.get(c, ''))}" for c in columns[:SHOWN]]
+    return ", ".join(said) + (f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else "")
 
 
 _of_entry = attrgetter(*MANIFEST.names[3:])

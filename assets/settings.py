@@ -15,7 +15,7 @@ from training.filters.base import Filter
 from training.outputs.base import Output
 from training.schema import MODALITIES, SPLITS
 from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings, choose, complete
-from training.validation import FORBID_EXTRA, Names, check
+from training.validation import FORBID_EXTRA, Names, Strings, check
 
 if TYPE_CHECKING:  # a source's module needs these settings
     from assets.sources.base import Source
@@ -75,13 +75,13 @@ class AlignSettings:
     encoding: str = "utf-8"  # of `table`
     id: str | None = None  # column of `table` that names the sample; default: made from the keys
     label: str | None = None
-    group: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
-    test_values: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    require: tuple[str, ...] = ()  # a sample lacking one of these is unmatched
+    group: Strings = ()
+    held_out: Strings = ()
+    test_values: dict[str, Strings] = field(default_factory=dict)
+    require: Strings = ()  # a sample lacking one of these is unmatched
     max_per_key: int = 64  # samples one key may give when several items share it
     # modalities whose contents may stand in several splits; of others that is a leak, but for texts beside media
-    allow_shared: tuple[str, ...] = ()
+    allow_shared: Strings = ()
     max_missing: float = 0.95  # a modality that has a source and lacks in more than this share of samples is a fault
     split: SplitSettings = field(default_factory=SplitSettings)
 

@@ -24,6 +24,8 @@ from training.catalog import is_own
 _MOST_VALUES = 100_000  # of one project file, each alias (*name) counted as all that it stands for
 _MOST_CHARACTERS = 1_000_000  # that the references of one project file may bring in
 _MOST_LEVELS = 100  # of sections in sections; the YAML parser, written in C, ends the process where there are too many
+# yes, no, on and off are truth values there, 010 is eight, and 12:30 is 750.
+_WORDS = re.compile(r"yes|no|on|off|[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{([\w.-]+)\}")
 
 
@@ -53,9 +55,6 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
     for override in overrides:
         _override(document, override)
     document = _resolve(document, path)
-    for name in ("report_to", "objectives"):  # one needs no list
-        if isinstance(document.get("training"), dict) and isinstance(document["training"].get(name), str):
-            document["training"][name] = [document["training"][name]]
     origin = {"path": path, "home": home()}
     if stated := origin.keys() & document.keys():
         raise ProjectError(f"{path}: {sorted(stated)[0]} is not a key of a project file")
@@ -102,7 +101,7 @@ def _read(path: Path) -> dict[Any, Any]:
     a key that stands twice is an error."""
     try:
         text = path.read_text(encoding="utf-8")
-        _check_depth(text)
+        text = _read_words(text)
         document = OmegaConf.to_container(OmegaConf.load(io.StringIO(text), max_yaml_expanded_nodes=_MOST_VALUES))
     except FileNotFoundError:
         raise ProjectError(f"{path}: no such project file; `triptych init DIR` writes one") from None
@@ -117,13 +116,23 @@ def _read(path: Path) -> dict[Any, Any]:
     return document
 
 
-def _check_depth(text: str) -> None:
-    level = 0
+def _read_words(text: str) -> str:
+    """The text with quotes around what YAML 1.1 takes for something else than YAML 1.2 and a person do (_WORDS).
+
+    A field that wants a truth value or a number reads the word as one. Raises YAMLError where sections go too deep.
+    """
+    level, words = 0, []
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if level > _MOST_LEVELS:
             line = event.start_mark.line + 1 if event.start_mark else "?"
             raise yaml.YAMLError(f"line {line}: more than {_MOST_LEVELS} sections in sections")
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _WORDS.fullmatch(event.value):
+            assert event.start_mark and event.end_mark
+            words.append((event.start_mark.index, event.end_mark.index))
+    for start, end in reversed(words):
+        text = f"{text[:start]}'{text[start:end]}'{text[end:]}"
+    return text
 
 
 def _yaml_words(error: yaml.YAMLError) -> str:
@@ -166,8 +175,7 @@ def _override(document: dict[Any, Any], override: str) -> None:
         if not isinstance(section, dict | list):
             raise ProjectError(f"--set {override!r}: {name} holds a value, not a section")
     try:
-        _check_depth(value)
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={_read_words(value)}"]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ProjectError(f"--set {override!r}: the value is not valid YAML: {error}") from None
     assert isinstance(parsed, dict)
@@ -247,8 +255,6 @@ def _explain(path: Path, error: ValidationError) -> str:
             message = "is missing"
         elif problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             message = "is not a key that is known here" + _suggestion(problem["loc"])
-        elif problem["type"] == "invalid_key" and isinstance(value, bool):
-            message = "holds a key that YAML takes for true or false (on, off, yes, no): put it in quotes, as 'on'"
         elif problem["type"] == "value_error":
             message = str(problem["ctx"]["error"])
         else:

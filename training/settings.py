@@ -7,10 +7,10 @@ pydantic, which runs the same checks and names the key path.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, Choice, Family
-from training.validation import FORBID_EXTRA, check, to_dict, validated
+from training.validation import FORBID_EXTRA, OneOrMore, Strings, check, to_dict, validated
 
 
 def choose(settings: Any, name: str, family: Family, scope: str | None = None) -> None:
@@ -148,7 +148,7 @@ class TrainingSettings:
     warmup: float = 0.05  # share of all steps
     label_smoothing: float = 0.0
     # What is minimised: the weighted sum of the losses of these (`training.catalog.OBJECTIVES`), each at most once.
-    objectives: tuple[Choice, ...] = (Choice("answer"),)
+    objectives: Annotated[tuple[Choice, ...], OneOrMore()] = (Choice("answer"),)
     augmentation: dict[str, Any] = field(default_factory=dict)  # modality -> how far its rows may be changed
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
@@ -160,7 +160,7 @@ class TrainingSettings:
     evaluations: int = 5  # validations during training
     vocabulary: int = 1024  # at most; of the tokenizer that `llm: tiny` fits on the training texts
     baseline_epochs: float | None = None  # of each baseline; null: as many as the model, which is fair to them
-    report_to: tuple[str, ...] = ()  # passed on to the Trainer: tensorboard, wandb, ...
+    report_to: Strings = ()  # passed on to the Trainer: tensorboard, wandb, ...
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "gradient_accumulation", "checkpoint_steps"):
@@ -204,7 +204,10 @@ def decisive(training: TrainingSettings) -> dict[str, Any]:
 class PromotionSettings:
     __pydantic_config__ = FORBID_EXTRA
     metric: str | None = None  # one of the output's (`training.outputs`); null: its first, accuracy of text and class
-    must_beat: tuple[Literal["champion", "best_single_modality"], ...] = ("champion", "best_single_modality")
+    must_beat: Annotated[tuple[Literal["champion", "best_single_modality"], ...], OneOrMore()] = (
+        "champion",
+        "best_single_modality",
+    )
     confidence: float = 0.95  # of the one-sided paired bootstrap
     margin: float = 0.0  # 0: strictly better; above: may be worse than the champion by less than this
 

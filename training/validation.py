@@ -12,22 +12,26 @@ from typing import Annotated, Any
 FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an error
 
 
-class _OneOrMore:
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+class OneOrMore:
+    """Marks the type of a tuple of words: a project file may say a single one without a list, `key: id` for `[id]`."""
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import PydanticCustomError, core_schema
 
         def listed(value: Any) -> Any:
-            names = [value] if isinstance(value, str) else value
-            if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+            values = [value] if isinstance(value, str) else value
+            if not isinstance(values, list | tuple) or len(values) < self._least:
                 raise PydanticCustomError("names", "expected a name or a list of names")
-            return tuple(names)
+            return values
 
         return core_schema.no_info_before_validator_function(listed, handler(source))
 
 
-# A setting that the project file may say as one word, too: `key: id` for `key: [id]`.
-Names = Annotated[tuple[str, ...], _OneOrMore]
+Names = Annotated[tuple[str, ...], OneOrMore(least=1)]
+Strings = Annotated[tuple[str, ...], OneOrMore()]  # may be none
 
 
 def check(ok: bool, name: str, value: object, expected: str) -> None:

@@ -58,6 +58,16 @@ class Columns:
             raise ValueError(f"align: column {name!r} is in several tables: write one of {choices}")
         return f"coalesce({', '.join(self._of_items(m, having, column) for m in sorted(modalities))})"
 
+    def beside(self, name: str) -> list[str]:
+        """Columns of the same bare name in other tables, which `sql` does not read for this one."""
+        bare, own = self.bare(name), name.partition(".")[0]
+        if name not in self.link and bare == name:
+            return []
+        chosen = self.settings.get(own) if name not in self.link else None
+        others = [s for s, names in self.sources.items() if bare in names and s != (chosen.name if chosen else "")]
+        row = (chosen.table, chosen.key) if chosen else None
+        return [f"{s}.{bare}" for s in others if (self.settings[s].table, self.settings[s].key) != row]
+
     def bare(self, name: str) -> str:
         """The column's name without that of its source."""
         source, _, column = name.partition(".")

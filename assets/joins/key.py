@@ -5,11 +5,11 @@ from pathlib import Path
 
 import duckdb
 
-from assets.findings import SHOWN, Finding, listed
+from assets.findings import SHOWN, Finding, listed, note
 from assets.joins.base import Join
 from assets.joins.columns import Columns
 from assets.joins.links import join_links
-from assets.joins.matching import note, unmatched
+from assets.joins.matching import unmatched
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from training.schema import MODALITIES

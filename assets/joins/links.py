@@ -9,9 +9,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from assets.findings import SHOWN, Finding, listed
+from assets.findings import SHOWN, Finding, listed, note
 from assets.joins.columns import Columns, cell
-from assets.joins.matching import note, unmatched
+from assets.joins.matching import unmatched
 from assets.keys import sql_key
 from assets.lake import sql_string
 from assets.names import normalize

@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import duckdb
 
-from assets.findings import SHOWN, Finding, quoted
+from assets.findings import SHOWN, quoted
 from assets.lake import sql_string
 
-_WIDE = "".join(map(chr, range(0xFF01, 0xFF5F)))
-_NARROW = "".join(map(chr, range(0x21, 0x7F)))
+_WIDE, _NARROW = (sql_string("".join(map(chr, range(first, first + 94)))) for first in (0xFF01, 0x21))
 # What spellings of one key differ in -> SQL that takes it away.
 _DIFFERENCES = {
     "case": "lower(x)",
@@ -16,7 +15,8 @@ _DIFFERENCES = {
     "the folder": r"regexp_replace(x, '^.*[/\\]', '')",
     "leading zeros": r"regexp_replace(x, '(^|[^0-9])0+([0-9])', '\1\2', 'g')",
     "spaces and punctuation": r"regexp_replace(x, '[\s_\-.]+', '', 'g')",
-    "full-width characters": f"translate(x, {sql_string(_WIDE)}, {sql_string(_NARROW)})",
+    # slow, and in vain where all characters are of one byte
+    "full-width characters": f"CASE WHEN strlen(x) = length(x) THEN x ELSE translate(x, {_WIDE}, {_NARROW}) END",
 }
 _DIGITS = "nullif(regexp_replace(x, '[^0-9]', '', 'g'), '')"
 
@@ -63,7 +63,10 @@ def unmatched(connection: duckdb.DuckDBPyConnection, keys: str, others: str, bes
     if not counts:
         return []
     near = _near(connection, beside)
-    return [Unmatched(*row[:5], near=near.get(row[0], [])) for row in counts]
+    return [
+        Unmatched(source, modality, all_of_them, missed, examples, near.get(source, []))
+        for source, modality, all_of_them, missed, examples in counts
+    ]
 
 
 def _near(connection: duckdb.DuckDBPyConnection, beside: str) -> dict[str, list[str]]:
@@ -74,16 +77,17 @@ def _near(connection: duckdb.DuckDBPyConnection, beside: str) -> dict[str, list[
     most: dict[str, int] = {}
     for number, what in enumerate([*_DIFFERENCES, "several such differences", "all but digits"]):
         connection.execute(f"CREATE OR REPLACE TEMP MACRO without_{number}(x) AS {macros[number]}")
-        alike = f"without_{number}(o.key) = without_{number}(k.key) AND {beside}"
-        # Names without their folders may be few: that each key has a partner is asked, not how many.
+        plain = f"without_{number}(key) AS plain"
+        # One partner each: without their folders, a million names may be a few.
         rows = connection.sql(
             f"""
-            WITH near AS (SELECT source, modality, count(*) AS n, min(key) AS key FROM own_keys k
-              SEMI JOIN other_keys o ON {alike} WHERE NOT k.matched GROUP BY ALL)
-            SELECT source, n, key, (SELECT min(o.key) FROM other_keys o WHERE {alike}) FROM near k
+            WITH o AS (SELECT source, modality, {plain}, min(key) AS key FROM other_keys GROUP BY 1, 2, 3),
+            k AS (SELECT source, modality, {plain}, key FROM own_keys WHERE NOT matched)
+            SELECT k.source, count(DISTINCT k.key), arg_min([k.key, o.key], [k.key, o.key])
+            FROM k JOIN o ON k.plain = o.plain AND {beside} GROUP BY 1
             """
         ).fetchall()
-        for source, n, key, other in rows:
+        for source, n, (key, other) in rows:
             if number < len(_DIFFERENCES) or n > most.get(source, 0):
                 words = f"{n:,} would match without {what} ({quoted(key)} and {quoted(other)})"
                 found.setdefault(source, []).append(words)
@@ -94,8 +98,3 @@ def _near(connection: duckdb.DuckDBPyConnection, beside: str) -> dict[str, list[
 def _nested(count: int) -> str:
     """SQL that takes away the first so many differences, one after the other."""
     return "x" if count == 0 else f"without_{count - 1}({_nested(count - 1)})"
-
-
-def note(connection: duckdb.DuckDBPyConnection, finding: Finding) -> None:
-    """Puts a finding into the table that `align` returns."""
-    connection.execute("INSERT INTO findings VALUES ($1, $2)", [finding.code, finding.message])

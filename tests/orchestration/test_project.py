@@ -1,16 +1,22 @@
 """The project file: what is accepted, and how an error names file, key path, value and what was expected."""
 
+import dataclasses
 import re
 import subprocess
 import sys
 import textwrap
 import time
+import typing
 from pathlib import Path
 
 import pytest
 
+from assets.catalog import SOURCES
 from assets.pipeline import open_lake
+from assets.settings import Project
 from orchestration.project import ProjectError, load
+from training.catalog import FEATURIZERS, FILTERS, Choice
+from training.schema import MODALITIES
 
 GOOD = """
 name: shop
@@ -76,7 +82,6 @@ def test_mlflow_moves_out_by_one_setting(tmp_path, monkeypatch):
         (("train: 0.7", "train: 1.7"), ["align.split", "1.8", "at most 1"]),
         (("${data}", "${folder}"), ["${folder}", "only ${data}"]),
         (("align:", "home: x\nalign:"), ["home is not a key"]),
-        (("label: answer", "on: key"), ["align", "put it in quotes, as 'on'"]),
         (("sources:", "sources: ["), ["not valid YAML", "line"]),
     ],
 )
@@ -280,3 +285,63 @@ def test_outputs_and_objectives_are_checked(tmp_path):
         load(path, ["training.label_smoothing=1"])
     with pytest.raises(ProjectError, match=r"training: objective is 'contrast', expected one of answer"):
         load(path, ["training.objectives=[answer, contrast]"])
+
+
+def test_words_of_yaml_1_1_are_words(tmp_path):
+    """on, yes and no are no truth values, 007 is no 7, and 12:30 no 750: as keys, as values, in quotes or not."""
+    align = "on: key, label: yes, group: [no, Off], held_out: ['on'], test_values: {'on': [no, 007, 12:30], }"
+    path = write(tmp_path, GOOD.replace("label: answer", align) + "watch: yes  # ünd on\n")
+    project = load(path)
+    assert (project.align.on.kind, project.align.label, project.align.group) == ("key", "yes", ("no", "Off"))
+    assert project.align.test_values == {"on": ("no", "007", "12:30")}
+    assert project.watch is True and load(path, ["watch=off"]).watch is False
+    changed = load(path, ["align.label=no", "training.epochs=010", "filters.text={kind: language, any_of: [en, no]}"])
+    assert (changed.align.label, changed.training.epochs) == ("no", 10)
+    assert changed.filters["text"][0].plain() == {"kind": "language", "any_of": ["en", "no"]}
+    with pytest.raises(ProjectError, match=r"(?s)duplicate key epochs.*line 8"):
+        load(write(tmp_path, GOOD.replace("label: answer", align).replace("epochs: 2", "epochs: 2, epochs: 3")))
+
+
+@pytest.mark.parametrize(
+    ("setting", "read"),
+    [
+        ("align.group=who", lambda p: p.align.group),
+        ("align.held_out=who", lambda p: p.align.held_out),
+        ("align.require=image", lambda p: p.align.require),
+        ("align.allow_shared=image", lambda p: p.align.allow_shared),
+        ("training.report_to=wandb", lambda p: p.training.report_to),
+        ("promotion.must_beat=champion", lambda p: p.promotion.must_beat),
+        ("training.objectives=answer", lambda p: tuple(o.kind for o in p.training.objectives)),
+    ],
+)
+def test_one_word_needs_no_list(tmp_path, setting, read):
+    path = write(tmp_path, GOOD)
+    assert read(load(path, [setting])) == (setting.partition("=")[2],)
+    both = load(path, ["align.held_out=who", "align.test_values={who: kim}"]).align
+    assert both.test_values == {"who": ("kim",)}
+
+
+def test_no_list_of_words_in_the_settings_refuses_a_single_one():
+    """A field that takes a tuple of strings is marked, so that a new one takes a single one, too."""
+    seen: set[type] = set()
+    plain: list[str] = []
+
+    def look(kind: type) -> None:
+        if kind in seen or not dataclasses.is_dataclass(kind):
+            return
+        seen.add(kind)
+        for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+            if str(hint).startswith("tuple[str, ...]"):
+                plain.append(f"{kind.__name__}.{name}")
+            for part in (hint, *typing.get_args(hint)):
+                look(part)
+
+    look(Project)
+    for family in (FILTERS, FEATURIZERS):
+        for scope in MODALITIES:
+            for kind in family.names(scope):
+                look(type(family.options(Choice(kind), scope)))
+    for kind in SOURCES.names():
+        look(SOURCES.load(kind).Options)
+    assert {"AlignSettings", "TrainingSettings", "LanguageOptions"} <= {kind.__name__ for kind in seen}
+    assert plain == []

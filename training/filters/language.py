@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from training.filters.base import Filter
-from training.validation import FORBID_EXTRA, check
+from training.validation import FORBID_EXTRA, Strings, check
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageOptions:
     __pydantic_config__ = FORBID_EXTRA
-    any_of: tuple[str, ...] = ()  # ISO 639-1 codes; `und`: undetermined
+    any_of: Strings = ()  # ISO 639-1 codes; `und`: undetermined
 
     def __post_init__(self) -> None:
         for code in self.any_of:
