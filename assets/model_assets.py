@@ -137,9 +137,19 @@ def evaluate(project: Project) -> dg.MaterializeResult:
             f"test_{metric.name}": values["model"],
             metric.name: evaluation_table(whole),
             "slices": evaluation_table(parts),
+            "no_slices": _no_slices(project),
             **pictures,
         }
     )
+
+
+def _no_slices(project: Project) -> str:
+    """The columns that are left out of the slices, and why."""
+    from training.evaluate import telling_columns
+
+    test = pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'")
+    told = ", ".join(telling_columns(test))
+    return f"{told} (who knows these knows the label, or nearly)" if told else "none"
 
 
 def _metric(project: Project) -> Metric:

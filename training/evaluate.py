@@ -5,6 +5,7 @@ A subset is measured on the rows that have at least one of its inputs, and says 
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -17,6 +18,7 @@ from training.records import EvaluationRow
 from training.schema import MODALITIES, predictions_schema, subset_name
 
 _SLICE_VALUES = 12  # a column with more values than that is no slice
+_TELLING = 0.05  # share of the most frequent label's errors
 
 
 def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
@@ -28,8 +30,32 @@ def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
 def slices(dataset: pa.Table) -> dict[str, dict[str, str]]:
     """Columns that part the rows (training.schema.DATASET) into few kinds: column -> sample id -> value.
 
-    Every attribute with 2 to 12 values, and `given`: the modalities that a sample has.
+    Every attribute with 2 to 12 values, and `given`: the modalities that a sample has. Not the `telling_columns`: where
+    a column says the label, each of its slices is a label.
     """
+    columns, telling = _columns(dataset), telling_columns(dataset)
+    return {name: values for name, values in columns.items() if name not in telling}
+
+
+def telling_columns(dataset: pa.Table) -> list[str]:
+    """Columns that would be slices and give the label away, or nearly: who knows them guesses the label with at most a
+    twentieth of the errors that the most frequent label makes."""
+    rows = zip(dataset["sample_id"].to_pylist(), dataset["label"].to_pylist(), strict=True)
+    labels = {sample: label for sample, label in rows if label is not None}
+    return sorted(name for name, values in _columns(dataset).items() if _tells(values, labels))
+
+
+def _tells(values: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    by_value: dict[str, Counter[str]] = {}
+    for sample in values.keys() & labels.keys():
+        by_value.setdefault(values[sample], Counter())[labels[sample]] += 1
+    counts = list(by_value.values())
+    everything = sum(counts, Counter())
+    missed = sum(count.total() - max(count.values()) for count in counts)
+    return missed <= _TELLING * (everything.total() - max(everything.values(), default=0)) and len(everything) > 1
+
+
+def _columns(dataset: pa.Table) -> dict[str, dict[str, str]]:
     columns: dict[str, dict[str, str]] = {}
     for row in dataset.to_pylist():
         present = [m for m in MODALITIES if row[f"{m}_id"] is not None]

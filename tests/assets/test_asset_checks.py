@@ -205,6 +205,28 @@ def test_one_photo_under_two_names_on_two_sides_blocks(done):
     assert ran.details["no_leakage"]["leaks"] == 1
 
 
+def test_one_photo_under_many_names_blocks_without_groups_unless_it_is_allowed(done):
+    photos = sorted((done.parent / "photos").glob("*.png"))
+    for photo in photos[1:]:
+        shutil.copy2(photos[0], photo)
+    names, free = "manifest,clean_image,samples,dataset", "align.group=[]"
+    ran = run(done, names, free)
+    assert_blocked(ran, "no_leakage", "dataset")
+    assert "set align.group: [image_id] to keep equal ones on one side, or align.allow_shared" in ran.failed
+    assert run(done, names, free, "align.allow_shared=image").failed is None
+
+
+def test_one_input_with_two_labels_warns(done):
+    table = done.parent / "questions.csv"
+    asked = {"Is it bright? (9),yes": "Is it?,yes", "Is it high? (19),no": "Is it?,no"}  # both without any medium
+    for before, after in asked.items():
+        assert before in table.read_text()
+        table.write_text(table.read_text().replace(before, after))
+    ran = run(done, "manifest,clean_text,samples,dataset")
+    assert ran.failed is None, "that a text repeats blocks nothing beside media"
+    assert [name for name, passed in ran.checks.items() if not passed] == ["one_label_each"]
+
+
 def test_a_modality_that_hardly_any_sample_has_blocks(done):
     change_recordings(done, lambda n, row: row if n < 2 else {})
     ran = run(done, "manifest,clean_speech,samples,dataset,baselines")

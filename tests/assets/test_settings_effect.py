@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import soundfile
 
 from assets import pipeline
-from assets.asset_checks import check_null_rates
+from assets.asset_checks import check_leakage, check_null_rates
 from assets.catalog import ENGINES
 from assets.engines.base import WorkerOptions
 from assets.scan import scan
@@ -33,6 +34,7 @@ from training.filters.language import LanguageOptions
 from training.media import MediaError
 from training.modalities.image import ImageModality
 from training.processor import Processor
+from training.schema import SAMPLES
 from training.settings import MediaLimits, TextCleaning
 from training.spectra import SpectrumOptions
 
@@ -228,6 +230,22 @@ def test_max_missing_decides_in_the_training_split_too(cleaned, monkeypatch):
     assert not result.passed and result.metadata["mostly_missing"].value == ["image"]
 
 
+def test_allow_shared_decides_what_blocks(cleaned, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_HOME", str(cleaned.parent.parent / "home"))
+    samples(cleaned)
+    project = load(cleaned)
+    lake = pipeline.open_lake(project)
+    assert check_leakage(lake, project).passed
+    rows = lake.read("samples").to_pylist()
+    one, other = (next(r for r in rows if r["split"] == split and r["image_id"]) for split in ("train", "test"))
+    other["image_id"] = one["image_id"]
+    lake.replace("samples", pa.Table.from_pylist(rows, SAMPLES))
+    assert not check_leakage(lake, project).passed
+    assert not check_leakage(lake, load(cleaned, ["align.allow_shared=speech"])).passed
+    allowed = check_leakage(lake, load(cleaned, ["align.allow_shared=image"]))
+    assert allowed.passed and allowed.metadata["shared_image"].value == 1
+
+
 # Sources
 
 
@@ -379,7 +397,7 @@ def test_every_field_has_a_case():
     cases = {
         **{cls: set(values) for cls, (_, values) in OPTIONS.items()},
         MediaLimits: {"max_bytes", "max_pixels", "max_seconds", "max_characters"},
-        AlignSettings: {*ALIGN, "max_missing"},
+        AlignSettings: {*ALIGN, "allow_shared", "max_missing"},
         SplitSettings: set(SPLIT),
         FilesSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("FilesSource.")},
         TableSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("TableSource.")},

@@ -254,7 +254,7 @@ def test_init_names_a_project_like_its_folder(home, tmp_path, folder, name):
 def test_check_shows_what_is_refused_unmatched_and_unreadable_and_writes_nothing(tiny, home):
     told = answer("check", tiny, "--set", "align.require=[image]")
     assert told["refused"] == {"not_found": 1, "duplicate": 1}
-    assert told["unmatched"] == {"requires_image": 12 + 6}  # 12 questions, 6 of them with a recording
+    assert told["unmatched"] == {"requires_image": 13 + 7}  # 12 and 6 without a picture, and 1 whose is cut short
     assert any("q08.wav" in message for message in told["refused_examples"])
     (unreadable,) = told["unreadable"]
     assert "q05.png" in unreadable
@@ -262,6 +262,53 @@ def test_check_shows_what_is_refused_unmatched_and_unreadable_and_writes_nothing
     for word in ("2 refused", "1 not_found", "q08.wav", "requires_image", "q05.png", "samples: "):
         assert word in shown
     assert not home.exists()
+
+
+def test_check_looks_at_items_of_every_kind_all_over_a_source(tiny, make_png):
+    photos = tiny.parent / "photos"
+    for n in range(100):
+        make_png(photos / f"q{n:03}.png", n)
+    for n in range(12):
+        (photos / f"z{n}.TXT").write_text("no picture")
+    (photos / "Thumbs.db").write_bytes(b"none either")
+    kinds = answer("check", tiny)["sources"]["photos"]["suffixes"]
+    assert {k: (v["items"], v["decoded"], v["unreadable"]) for k, v in kinds.items()} == {
+        ".png": (148, 45, 0),
+        ".txt": (12, 3, 3),
+        ".db": (1, 1, 1),
+    }
+    assert "Thumbs.db" in kinds[".db"]["example"]
+    shown = triptych("check", tiny).stdout
+    assert "161 items, 0 refused; 148 .png, 12 .txt, 1 .db; decoded 49 of 161" in shown
+    assert "cannot be read: 3 of 3 decoded .txt (12 in all), such as" in shown
+    assert triptych("check", tiny).stdout == shown, "the same items every time"
+
+
+def test_check_says_what_is_odd_about_keys_and_labels(tiny):
+    table = tiny.parent / "questions.csv"
+    table.write_text(table.read_text().replace("q00,", "Q00,").replace(",yes", ",Yes", 1))
+    shown = triptych("check", tiny, "--set", "model.output=class")
+    assert shown.exit_code == 0
+    said = "source questions: 7 of 60 keys occur in no other modality, such as 'Q00', 'q09', 'q19'"
+    assert f"{said}; of these 1 would match without case ('Q00' and 'q00')" in shown.stdout
+    assert "labels that may mean one class are several: 'yes'" in shown.stdout
+    told = answer("check", tiny, "--set", "model.output=class")
+    assert {"unmatched_keys", "labels_alike", "rare_class"} <= {finding["code"] for finding in told["findings"]}
+
+
+def test_check_blocks_what_a_run_would_block(tiny):
+    photos = sorted((tiny.parent / "photos").glob("*.png"))
+    for photo in photos[10:]:
+        photo.write_bytes(photos[0].read_bytes())
+    assert "of image stands on more than one side of a split" in error("check", tiny)
+    assert "align.group: [speaker, image_id]" in error("check", tiny)
+    assert triptych("check", tiny, "--set", "align.allow_shared=image").exit_code == 0
+
+
+def test_a_part_of_a_run_ends_with_the_dataset_that_is_there(data_made):
+    told = answer("run", data_made, "--select", "manifest")
+    assert sum(told["dataset"]["rows"].values()) == 60
+    assert f"Dataset {told['dataset']['fingerprint']} (" in triptych("run", data_made, "--select", "manifest").stdout
 
 
 def test_status_before_any_run(tiny):
