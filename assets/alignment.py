@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.catalog import JOINS
-from assets.findings import REFUSED, SHOWN, Finding, contradictions, note, quoted, refusals
+from assets.findings import REFUSED, SHOWN, Finding, contradictions, counted, note, quoted, refusals
 from assets.joins.columns import Columns
 from assets.lake import open_duckdb
 from assets.settings import AlignSettings
@@ -167,7 +167,7 @@ def _note_rivals(connection: duckdb.DuckDBPyConnection, settings: AlignSettings,
         ).fetchall()
         if rows:
             shown = "; ".join(f"{quoted(i)}: {quoted(a)} and {quoted(b)}" for i, a, b in rows[:SHOWN])
-            said = f"{len(rows):,} samples have another value in column {rival!r} than the label: {shown}"
+            said = f"{counted(len(rows), 'sample')} with another value in column {rival!r} than the label: {shown}"
             note(connection, Finding("conflicting_labels", said))
 
 

@@ -1,5 +1,6 @@
 """Asset checks: nothing downstream runs on tables that lost items, leak, or lack what they should have."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -124,6 +125,7 @@ def check_null_rates(lake: Lake, project: Project) -> dg.AssetCheckResult:
     wrong = [
         *(
             f"{m} is missing in more than {project.align.max_missing:.0%} of the samples, or of those to train on"
+            + _refused_of(lake, project, m)
             for m in absent
         ),
         *(f"{split} has no rows" for split in ("train", "test") if splits[split] == 0),
@@ -139,3 +141,14 @@ def check_null_rates(lake: Lake, project: Project) -> dg.AssetCheckResult:
             "mostly_missing": absent,
         },
     )
+
+
+def _refused_of(lake: Lake, project: Project, modality: str) -> str:
+    """How many items of a modality were refused, why, and an example, in brackets; nothing where none was."""
+    rows = pipeline.quarantined(lake, project)
+    rows = rows.filter(pc.and_(pc.equal(rows["modality"], modality), pc.equal(rows["outcome"], "quarantined")))
+    rows = rows.filter(pc.not_equal(rows["reason"], "absent"))  # an empty cell is no fault
+    if not rows.num_rows:
+        return ""
+    reasons = Counter(rows["reason"].to_pylist()).most_common()
+    return f" ({', '.join(f'{n:,} {reason}' for reason, n in reasons)}, such as {rows['message'][0]})"

@@ -27,6 +27,10 @@ def quoted(name: str) -> str:
     return repr(name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…")
 
 
+def counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "es" if noun.endswith("s") else "s")
+
+
 def listed(names: Sequence[str], most: int = SHOWN) -> str:
     """Some of the names in a message, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
@@ -68,7 +72,7 @@ def contradictions(quarantine: pa.Table) -> list[Finding]:
     rows = quarantine.filter(pc.equal(quarantine["reason"], CONTRADICTION))["message"].to_pylist()
     if not rows:
         return []
-    said = f"{len(rows):,} rows repeat a key and its content with other values; the first of each counts"
+    said = f"{counted(len(rows), 'row')} with a key and content that stood before and other values: the first counts"
     return [Finding(CONTRADICTION, f"{said}, such as {rows[0]}")]
 
 

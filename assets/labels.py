@@ -9,7 +9,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.findings import SHOWN, Finding, listed, quoted
+from assets.findings import SHOWN, Finding, counted, listed, quoted
 from assets.lake import open_duckdb
 from assets.leakage import INPUTS
 from assets.settings import Project
@@ -32,17 +32,13 @@ def label_findings(samples: pa.Table, project: Project) -> list[Finding]:
     doubts = {label: doubt for label in counts if (doubt := output.doubt(label, project.model)) is not None}
     if doubts:
         rows = sum(counts[label] for label in doubts)
-        said = f"{_number(len(doubts), 'label')} of {_number(rows, 'row')} can hardly be an answer"
+        said = f"{counted(len(doubts), 'label')} of {counted(rows, 'row')} can hardly be an answer"
         shown = "; ".join(f"{quoted(label)} {doubt}" for label, doubt in list(doubts.items())[:SHOWN])
         found.append(Finding("doubtful_label", f"{said}: {shown}"))
     if output.is_class(counts):
         found += [_alike(counts), _rare(counts), _unseen(samples), _uneven(counts)]
-        found += [_conflicting(samples), *disputed_inputs(samples, project)]
+        found.append(_conflicting(samples))
     return [finding for finding in found if finding is not None]
-
-
-def _number(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "es" if noun.endswith("s") else "s")
 
 
 def _unlabelled(samples: pa.Table, column: str) -> Finding | None:
@@ -71,7 +67,7 @@ def _alike(counts: Mapping[str, int]) -> Finding | None:
     if not groups:
         return None
     shown = "; ".join(
-        " and ".join(f"{quoted(label)} ({_number(counts[label], 'row')})" for label in labels[:SHOWN])
+        " and ".join(f"{quoted(label)} ({counted(counts[label], 'row')})" for label in labels[:SHOWN])
         for labels in groups[:SHOWN]
     )
     more = f"; and {len(groups) - SHOWN:,} more" if len(groups) > SHOWN else ""
@@ -82,7 +78,7 @@ def _rare(counts: Mapping[str, int]) -> Finding | None:
     rare = sorted(label for label, n in counts.items() if n == 1)
     if not rare:
         return None
-    return Finding("rare_class", f"{_number(len(rare), 'class')} of {len(counts):,} with a single row: {listed(rare)}")
+    return Finding("rare_class", f"{counted(len(rare), 'class')} of {len(counts):,} with a single row: {listed(rare)}")
 
 
 def _unseen(samples: pa.Table) -> Finding | None:
@@ -91,8 +87,8 @@ def _unseen(samples: pa.Table) -> Finding | None:
     unseen = Counter(label for label in others if label not in trained)
     if not unseen:
         return None
-    said = f"{_number(len(unseen), 'label')} of validation or test that training never sees"
-    return Finding("unseen_label", f"{said} ({_number(unseen.total(), 'row')}, never right): {listed(sorted(unseen))}")
+    said = f"{counted(len(unseen), 'label')} of validation or test that training never sees"
+    return Finding("unseen_label", f"{said} ({counted(unseen.total(), 'row')}, never right): {listed(sorted(unseen))}")
 
 
 def _uneven(counts: Counter[str]) -> Finding | None:
@@ -102,7 +98,7 @@ def _uneven(counts: Counter[str]) -> Finding | None:
         return Finding("one_class", f"all {rows:,} labels are {listed(list(counts))}: there is nothing to learn")
     if 2 * len(counts) > rows:
         advice = "is this the column with the answers (align.label), or are they texts (model.output: text)?"
-        return Finding("many_classes", f"{len(counts):,} classes in {_number(rows, 'row')}: {advice}")
+        return Finding("many_classes", f"{len(counts):,} classes in {counted(rows, 'row')}: {advice}")
     return None
 
 
@@ -119,7 +115,7 @@ def _conflicting(samples: pa.Table) -> Finding | None:
     if not rows:
         return None
     shown = "; ".join(f"{quoted(key)}: {listed(labels)}" for key, labels in rows[:SHOWN])
-    return Finding("conflicting_labels", f"{_number(len(rows), 'key')} of several items with several labels: {shown}")
+    return Finding("conflicting_labels", f"{counted(len(rows), 'key')} of several items with several labels: {shown}")
 
 
 def disputed_inputs(samples: pa.Table, project: Project) -> list[Finding]:
@@ -138,9 +134,9 @@ def disputed_inputs(samples: pa.Table, project: Project) -> list[Finding]:
         ).fetchall()
     if not rows:
         return []
-    said = f"{sum(n for n, _, _ in rows):,} samples have inputs that stand under several labels"
+    said = f"{counted(sum(n for n, _, _ in rows), 'sample')} have inputs that stand under several labels"
     shown = "; ".join(f"{listed(ids)}: {listed(labels)}" for _, labels, ids in rows[:SHOWN])
-    return [Finding("disputed_inputs", f"{said} ({_number(len(rows), 'input')}): {shown}")]
+    return [Finding("disputed_inputs", f"{said} ({counted(len(rows), 'input')}): {shown}")]
 
 
 def label_table(samples: pa.Table, most: int = 20) -> pa.Table:

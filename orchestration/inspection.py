@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from assets import pipeline
 from assets.alignment import Alignment, align, validate_samples
 from assets.findings import Finding
-from assets.labels import label_findings
+from assets.labels import disputed_inputs, label_findings
 from assets.leakage import leak_words, leakage
 from assets.scan import scan
 from assets.settings import Project
@@ -91,7 +91,11 @@ def check(project: Project, decoded: int = 50) -> Check:
         samples=_counted(aligned.samples, "split"),
         unmatched=_counted(aligned.quarantine, "reason"),
         unmatched_examples=aligned.quarantine["message"].slice(0, _EXAMPLES).to_pylist(),
-        findings=[*aligned.findings, *label_findings(aligned.samples, project)],
+        findings=[
+            *aligned.findings,
+            *label_findings(aligned.samples, project),
+            *disputed_inputs(aligned.samples, project),
+        ],
     )
 
 

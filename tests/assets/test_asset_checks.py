@@ -240,6 +240,7 @@ def test_a_modality_of_which_nothing_can_be_read_blocks(done):
     ran = run(done, "clean_image,samples,dataset,baselines", "limits.max_pixels=100")
     assert_blocked(ran, "null_rates", "baselines")
     assert ran.details["null_rates"]["mostly_missing"] == ["image"]
+    assert "(47 too_large, 1 corrupt, such as " in ran.failed, "why is said, and not only that"
     allowed = run(done, "clean_image,samples,dataset", "limits.max_pixels=100", "align.max_missing=1")
     assert allowed.failed is None
 

@@ -12,7 +12,7 @@ import pytest
 from assets.alignment import Alignment, align
 from assets.findings import Finding
 from assets.joins.matching import unmatched
-from assets.labels import label_findings, label_table
+from assets.labels import disputed_inputs, label_findings, label_table
 from assets.scan import scan
 from assets.settings import AlignSettings, Project
 from assets.source_settings import SourceSettings
@@ -136,7 +136,9 @@ def test_a_row_that_contradicts_another_is_told(tmp_path):
     found = aligned(tmp_path, sources=[NOTES])
     (finding,) = found.findings
     assert finding.code == "contradiction"
-    assert finding.message.startswith("1 rows repeat a key and its content with other values; the first of each counts")
+    assert finding.message.startswith(
+        "1 row with a key and content that stood before and other values: the first counts"
+    )
     assert "line 3: the same key and content as" in finding.message
     assert finding.message.endswith("line 2, and other values (label: 'dog' instead of 'cat')")
 
@@ -149,11 +151,16 @@ def test_two_tables_that_give_another_label_are_told(tmp_path):
     (finding,) = aligned(root, AlignSettings(label="notes.label"), (photos, NOTES)).findings
     assert finding == Finding(
         "conflicting_labels",
-        "1 samples have another value in column 'photos.label' than the label: '2.png': 'x' and 'y'",
+        "1 sample with another value in column 'photos.label' than the label: '2.png': 'x' and 'y'",
     )
 
 
 # Labels
+
+
+def made(output: str) -> Project:
+    model = ModelSettings(output=Choice(output))
+    return Project(name="x", sources=(NOTES,), align=AlignSettings(label="label"), model=model)
 
 
 def told(labels: dict[str, list[str | None]], output: str = "class", **more: Any) -> dict[str, str]:
@@ -163,10 +170,7 @@ def told(labels: dict[str, list[str | None]], output: str = "class", **more: Any
         for split, some in labels.items()
         for n, label in enumerate(some)
     ]
-    project = Project(
-        name="x", sources=(NOTES,), align=AlignSettings(label="label"), model=ModelSettings(output=Choice(output))
-    )
-    return {f.code: f.message for f in label_findings(pa.Table.from_pylist(rows, SAMPLES), project)}
+    return {f.code: f.message for f in label_findings(pa.Table.from_pylist(rows, SAMPLES), made(output))}
 
 
 GOOD: dict[str, list[str | None]] = {"train": ["cat", "dog"] * 4, "test": ["cat", "dog"]}
@@ -222,19 +226,21 @@ def test_of_texts_only_what_concerns_texts_is_told():
 
 
 def test_one_input_with_several_labels_is_told():
-    rows: dict[str, list[str | None]] = {"train": ["cat", "dog", "cat", None], "test": ["cat"]}
-    found = told(rows, text_id="same")["disputed_inputs"]
+    labels = ["cat", "dog", "cat", None, "cat"]
+    rows = [{"sample_id": str(n), "label": label, "text_id": "t", "image_id": "i"} for n, label in enumerate(labels)]
+    project = made("class")
+    (finding,) = disputed_inputs(pa.Table.from_pylist(rows, SAMPLES), project)
     said = "4 samples have inputs that stand under several labels (1 input): "
-    assert found == said + "'test 0', 'train 0', 'train 1' and 1 more: 'cat', 'dog'"
-    assert "disputed_inputs" not in told(rows)
+    assert finding.message == said + "'0', '1', '2' and 1 more: 'cat', 'dog'"
+    other = [row | {"image_id": f"i{n}"} for n, row in enumerate(rows)]
+    assert disputed_inputs(pa.Table.from_pylist(other, SAMPLES), project) == []
+    texts = [row | {"label": f"a picture of {n}"} for n, row in enumerate(rows)]
+    assert disputed_inputs(pa.Table.from_pylist(texts, SAMPLES), made("text")) == []
 
 
 def test_a_key_of_several_items_with_several_labels_is_told(tmp_path):
     rows = [{"sample_id": f"k#0000000{n}", "label": "xy"[n % 2], "split": "train"} for n in range(4)]
-    project = Project(
-        name="x", sources=(NOTES,), align=AlignSettings(label="label"), model=ModelSettings(output=Choice("class"))
-    )
-    found = {f.code: f.message for f in label_findings(pa.Table.from_pylist(rows, SAMPLES), project)}
+    found = {f.code: f.message for f in label_findings(pa.Table.from_pylist(rows, SAMPLES), made("class"))}
     assert found["conflicting_labels"] == "1 key of several items with several labels: 'k': 'x', 'y'"
 
 
