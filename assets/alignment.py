@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.catalog import JOINS
-from assets.findings import REFUSED, SHOWN, Finding, contradictions, counted, note, quoted, refusals
+from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, note, quoted, refusals
 from assets.joins.columns import Columns
 from assets.lake import open_duckdb
 from assets.settings import AlignSettings
@@ -70,7 +70,7 @@ def align(
         except ValueError as error:
             raise ValueError(_cause_first(str(error), first)) from None
         noted = [Finding(*row) for row in connection.sql("FROM findings").fetchall()]
-        findings = [*first, *(contradictions(quarantine) if quarantine is not None else []), *noted]
+        findings = [*first, *(differing_duplicates(quarantine) if quarantine is not None else []), *noted]
         return Alignment(samples, _unmatched(connection, settings), findings)
 
 

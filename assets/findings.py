@@ -7,11 +7,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-CONTRADICTION = "contradiction"  # the code of `contradictions`, and the reason of the rows of quarantine
+DIFFERING = "differing_duplicate"  # the code of `differing_duplicates`, and the reason of the rows of quarantine
 REFUSED = "refused"  # the code of `refusals`
 _MANY = 0.5  # of a source's items: when so many are refused, that is the first thing to be told
 SHOWN = 3  # examples of many
-_LONGEST = 40  # characters of an example
+_LONGEST = 80  # characters of an example
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ def refusals(connection: duckdb.DuckDBPyConnection, sources: Sequence[str]) -> l
     ]
 
 
-def contradictions(quarantine: pa.Table) -> list[Finding]:
+def differing_duplicates(quarantine: pa.Table) -> list[Finding]:
     """Rows of tables that say something else of a key and content than the first row does, which counts."""
-    rows = quarantine.filter(pc.equal(quarantine["reason"], CONTRADICTION))["message"].to_pylist()
+    rows = quarantine.filter(pc.equal(quarantine["reason"], DIFFERING))["message"].to_pylist()
     if not rows:
         return []
     said = f"{counted(len(rows), 'row')} with a key and content that stood before and other values: the first counts"
-    return [Finding(CONTRADICTION, f"{said}, such as {rows[0]}")]
+    return [Finding(DIFFERING, f"{said}, such as {rows[0]}")]
 
 
 def note(connection: duckdb.DuckDBPyConnection, finding: Finding) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.contents import Contents
-from assets.findings import CONTRADICTION, SHOWN, quoted
+from assets.findings import DIFFERING, SHOWN, quoted
 from assets.names import normalize
 from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
@@ -119,7 +119,7 @@ class _Rows:
             message = f"{where}: the same key and content as {first}" + (
                 f", and other values ({other})" if other else ""
             )
-            self._refuse(entry, "duplicate", CONTRADICTION if other else "duplicate", message)
+            self._refuse(entry, "duplicate", DIFFERING if other else "duplicate", message)
             return
         self.first[content] = where, entry.attributes
         self.listed.add((self._id(entry), self.source.name, self.source.modality, *_of_entry(entry)))

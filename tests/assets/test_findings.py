@@ -131,11 +131,11 @@ def test_most_refused_is_told_where_nothing_fails(tmp_path):
     assert first.code == "refused" and first.message.startswith("source notes: 2 of 3 items are refused (2 malformed)")
 
 
-def test_a_row_that_contradicts_another_is_told(tmp_path):
+def test_a_duplicate_that_says_something_else_is_told(tmp_path):
     write(tmp_path / "notes.csv", ["id", "note", "label"], ["1", "a", "cat"], ["1", "a", "dog"], ["1", "a", "cat"])
     found = aligned(tmp_path, sources=[NOTES])
     (finding,) = found.findings
-    assert finding.code == "contradiction"
+    assert finding.code == "differing_duplicate"
     assert finding.message.startswith(
         "1 row with a key and content that stood before and other values: the first counts"
     )
