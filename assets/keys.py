@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from assets.names import normalize
+
 
 def key_of(values: Mapping[str, str | None], columns: Sequence[str]) -> str | None:
     """The key that the columns give; null where one of them holds nothing.
@@ -9,11 +11,10 @@ def key_of(values: Mapping[str, str | None], columns: Sequence[str]) -> str | No
     Several are joined by `/`, as a path is: (`p1`, `v2`) is the key of the file `p1/v2.png`. So that no two keys become
     one, `%` and `/` within a column of several are written %25 and %2F.
     """
-    parts = [values.get(column) for column in columns]
-    if not parts or any(part is None or not part.strip() for part in parts):
+    parts = [normalize(values.get(column) or "") for column in columns]
+    if not parts or not all(parts):
         return None
-    given = [part for part in parts if part is not None]
-    return given[0] if len(given) == 1 else "/".join(_escaped(part.strip()) for part in given)
+    return parts[0] if len(parts) == 1 else "/".join(map(_escaped, parts))
 
 
 def _escaped(part: str) -> str:
@@ -24,4 +25,4 @@ def sql_key(cells: Sequence[str]) -> str:
     """`key_of` as SQL over the SQL of its cells, each null where it holds nothing."""
     if len(cells) == 1:
         return cells[0]
-    return " || '/' || ".join(f"replace(replace(trim({cell}), '%', '%25'), '/', '%2F')" for cell in cells)
+    return " || '/' || ".join(f"replace(replace({cell}, '%', '%25'), '/', '%2F')" for cell in cells)

@@ -65,8 +65,8 @@ class Columns:
             return []
         chosen = self.settings.get(own) if name not in self.link else None
         others = [s for s, names in self.sources.items() if bare in names and s != (chosen.name if chosen else "")]
-        row = (chosen.table, chosen.key) if chosen else None
-        return [f"{s}.{bare}" for s in others if (self.settings[s].table, self.settings[s].key) != row]
+        row = (chosen.table, chosen.keys) if chosen else None
+        return [f"{s}.{bare}" for s in others if (self.settings[s].table, self.settings[s].keys) != row]
 
     def bare(self, name: str) -> str:
         """The column's name without that of its source."""

@@ -10,6 +10,7 @@ from assets.archives import Archives
 from assets.file_listing import FileListing
 from assets.file_names import FileNames
 from assets.keys import key_of
+from assets.names import normalize
 from assets.path_pattern import PathPattern
 from assets.settings import check_encoding
 from assets.sources.base import Entry, Source, SourceError, signature_of
@@ -131,7 +132,7 @@ class FilesSource(Source):
                 raise SourceError(
                     f"{table}: column {clash[0]!r} is a field of `path`, too: give the field another name"
                 )
-            name = record.values.get(column) or None
+            name = normalize(record.values.get(column) or "") or None
             found = names.find(name, table) if name is not None else []
             named.update(map(id, found))
             row = self._row(record, table, name, found, names)

@@ -114,6 +114,15 @@ def test_two_spellings_of_a_key_with_one_content_are_a_duplicate(tmp_path):
     assert found.quarantine["reason"].to_pylist() == ["duplicate"]
 
 
+def test_cells_that_name_files_and_parts_of_keys_have_one_form(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_bytes(b"1")
+    write(tmp_path / "photos.csv", [["patient", "visit", "file"], [decomposed("zoé "), " v1", "1.png\xa0"]])
+    options = {"files": "photos", "table": "photos.csv", "key": ["patient", "visit"], "file": "file"}
+    found = scan(SourceSettings.of(name="photos", modality="image", **options), tmp_path)
+    assert found.rows["key"].to_pylist() == ["zoé/v1"] and found.quarantine.num_rows == 0
+
+
 def test_what_is_erased_may_be_called_as_its_table_spells_it(tiny):
     from assets import pipeline
 
