@@ -220,13 +220,15 @@ def ui(host: str, port: int, mlflow_port: int) -> None:
 @click.argument("project")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=5001, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes with the model each.")
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Rows that are answered together.")
 @version_option
-def serve(project: str, host: str, port: int, version: str) -> None:
-    """Serve the champion over HTTP (MLflow's scoring server): POST /invocations."""
+def serve(project: str, host: str, port: int, workers: int, batch: int, version: str) -> None:
+    """Serve the champion over HTTP (MLflow's scoring protocol): POST /invocations."""
     from orchestration.examples.layout import find_project
     from orchestration.project import load
-    from orchestration.servers import check_free, run_until_stopped
-    from training.model_registry import fetch_model, find_version, serve_command
+    from orchestration.servers import check_free, run_until_stopped, serve_command
+    from training.model_registry import fetch_model, find_version
 
     settings = load(*find_project(project, ()))
     version = find_version(settings.mlflow_uri, settings.name, version)
@@ -236,8 +238,11 @@ def serve(project: str, host: str, port: int, version: str) -> None:
     rows = json.dumps({"dataframe_records": [dict.fromkeys(settings.modalities, "...")]})
     click.echo(f"  curl {url} -H 'Content-Type: application/json' -d '{rows}'")
     model = fetch_model(settings.mlflow_uri, settings.name, version)
-    command, env = serve_command(model, host, port)
-    sys.exit(run_until_stopped([command], env))
+    command, env = serve_command(model, host, port, "--workers", str(workers), "--batch", str(batch))
+    code = run_until_stopped([command], env)
+    if code == 0:
+        click.echo("Stopped; the requests under way were answered.", err=True)
+    sys.exit(code)
 
 
 @main.command()
