@@ -12,6 +12,7 @@ max_bytes, max_pixels, max_seconds, max_characters; the limits of the model's pr
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -122,6 +123,8 @@ def media_bytes(value: str, most: int) -> bytes:
             raise ValueError("a data: URL must be base64, as in data:image/png;base64,...")
     if len(value) * 3 // 4 > most * 1.1:  # line breaks are no content
         raise ValueError(f"about {len(value) * 3 // 4} bytes are over the limit of {most} (max_bytes)")
+    with contextlib.suppress(ValueError):
+        return base64.b64decode(value, validate=True)
     value = re.sub(r"\s", "", value).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         return base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
