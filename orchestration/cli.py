@@ -135,19 +135,28 @@ def predict(
 @main.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--example", help="Lay out a built-in example: digits or spoken_digits.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Media of the example.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the media and tables lie; default: in FOLDER.",
+)
 def init(folder: Path, example: str | None, data: Path | None) -> None:
-    """Write a commented project file into FOLDER (and, for an example, its data)."""
+    """Write a commented project file into FOLDER (and, for an example, its data).
+
+    Where media or tables lie there, it proposes sources, keys and a label that fit them; nothing else is written.
+    """
     from orchestration.examples.layout import EXAMPLES, lay_out, write_template
 
+    proposes = False
     if example is None:
-        path = write_template(folder)
+        path, proposes = write_template(folder, data)
     elif example in EXAMPLES:
         path = lay_out(example, folder, str(data.resolve()) if data else None)
     else:
         raise click.UsageError(f"--example {example}: there are {', '.join(EXAMPLES)}")
     name = shlex.quote(str(folder))
-    click.echo(f"{path}\nNext: edit it, then `triptych check {name}` and `triptych run {name}`")
+    todo = "read what it proposes for the files there" if proposes else "edit it"
+    click.echo(f"{path}\nNext: {todo}, then `triptych check {name}` and `triptych run {name}`")
 
 
 @main.command()
