@@ -1,16 +1,19 @@
-"""Latency of the champion, in process and over HTTP, beside the bare model on tensors that lie ready.
+"""Latency and throughput of the champion, in process and over HTTP, beside the bare model.
 
     python -m benchmarks.serving [--quick]
 
 The champion is the built-in example's, trained for a moment in a temporary TRIPTYCH_HOME: its answers are poor, its
 size is right. One row and 64 rows of its test split (text, image and speech). Ours: `predict` of MLflow's pyfunc on a
-DataFrame, which decodes and featurizes; and POST /invocations of `triptych serve` on loopback, over a connection that
-is kept (its memory is the server's). The reference: forward and generate, on the same rows as a batch of tensors; it
-must give the same answers. Median and 95th percentile of 100 calls (of 64 rows: 20). --data is not used.
+DataFrame; and POST /invocations of `triptych serve` on loopback, over a connection that is kept (its memory is the
+server's). The reference does the same work without either: files decoded and featurized one by one, then forward and
+generate, in a loop of a few lines; it must give the same answers. Median and 95th percentile of 100 calls (of 64 rows:
+20). Then 32 clients that ask for a row each, again and again, beside the same of a server that answers rows one by one
+(`--batch 1`). --data is not used.
 """
 
 import base64
 import contextlib
+import http.client
 import json
 import socket
 import statistics
@@ -18,6 +21,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,7 @@ from benchmarks import measure
 _SETTINGS = ("training.epochs=0.1", "training.baseline_epochs=0.02", "training.evaluations=1", "promotion.must_beat=[]")
 _INPUTS = ["text", "image", "speech"]
 _CALLS, _QUICK = {1: 100, 64: 20}, 5
+_CLIENTS = 32
 _START_SECONDS = 120
 Ask = Callable[[], list[str]]
 
@@ -101,18 +106,36 @@ def bare(model: Path, rows: Path, count: int) -> Ask:
     tokenizer = AutoTokenizer.from_pretrained(bundle, config=network.config)
     processor = Processor.from_pretrained(bundle)
     raw = pq.read_table(rows).slice(0, count).to_pylist()
-    batch = make_collator(network, tokenizer, processor.features)([processor.row(**row) for row in raw])
-    return lambda: network.answer(batch, tokenizer)
+    collate = make_collator(network, tokenizer, processor.features)
+    return lambda: network.answer(collate([processor.row(**row) for row in raw]), tokenizer)
+
+
+def throughput(port: int, rows: Path, seconds: float) -> dict[str, Any]:
+    """Rows that 32 clients get answered in a second, each asking for its own again and again."""
+    asked = [json.dumps({"dataframe_records": [record]}) for record in records(rows, _CLIENTS)]
+    end = time.perf_counter() + seconds
+
+    def ask(body: str) -> list[str]:
+        # Not requests: it would take more of the machine than the server does.
+        connection, answers = http.client.HTTPConnection("127.0.0.1", port), []
+        while time.perf_counter() < end:
+            connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
+            answers.append(json.load(connection.getresponse())["predictions"][0]["prediction"])
+        return answers
+
+    with ThreadPoolExecutor(_CLIENTS) as clients:
+        answers = list(clients.map(ask, asked))
+    return {"rows/s": sum(map(len, answers)) / seconds, "check": [set(each) for each in answers]}
 
 
 @contextlib.contextmanager
-def server(home: Path) -> Iterator[tuple[int, int]]:
+def server(home: Path, *options: str) -> Iterator[tuple[int, int]]:
     """`triptych serve` while it runs: its port, and the id of the process that answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    argv, env = measure.command(home, "serve", "digits", "--port", str(port))
-    with (home / "log").open("wb") as log, subprocess.Popen(argv, env=env, stdout=log, stderr=log) as process:
+    argv, env = measure.command(home, "serve", "digits", "--port", str(port), *options)
+    with (home / f"log{port}").open("w+b") as log, subprocess.Popen(argv, env=env, stdout=log, stderr=log) as process:
         try:
             until = time.monotonic() + _START_SECONDS
             while process.poll() is None and time.monotonic() < until:
@@ -121,8 +144,9 @@ def server(home: Path) -> Iterator[tuple[int, int]]:
                         break
                 time.sleep(0.2)
             else:
-                raise SystemExit(f"no server:\n{(home / 'log').read_text()}")
-            yield port, psutil.Process(process.pid).children()[0].pid
+                raise SystemExit(f"no server:\n{Path(log.name).read_text()}")
+            children = psutil.Process(process.pid).children(recursive=True)
+            yield port, max(children, key=lambda child: child.memory_info().rss).pid
         finally:
             process.terminate()
 
@@ -132,13 +156,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         model, rows = champion(home)
-        with server(home) as (port, pid):
+        with server(home) as (port, pid), server(home, "--batch", "1") as (one_by_one, _):
             for count, calls in _CALLS.items():
                 calls = _QUICK if arguments.quick else calls
                 reference = partial(latency, bare, calls, model, rows, count)
                 for way, make, place, process in (("predict", in_process, model, None), ("HTTP", over_http, port, pid)):
                     name, ours = f"{way}, rows: {count}", partial(latency, make, calls, place, rows, count)
-                    measure.compare(("serving", name), ours, "forward + generate", reference, process)
+                    measure.compare(("serving", name), ours, "decode + forward + generate", reference, process)
+            ours, reference = (partial(throughput, p, rows, 1 if arguments.quick else 10) for p in (port, one_by_one))
+            name = ("serving", f"HTTP, clients: {_CLIENTS}")
+            measure.compare(name, ours, "the same, one by one", reference, pid)
 
 
 if __name__ == "__main__":

@@ -135,19 +135,28 @@ def predict(
 @main.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--example", help="Lay out a built-in example: digits or spoken_digits.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Media of the example.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the media and tables lie; default: in FOLDER.",
+)
 def init(folder: Path, example: str | None, data: Path | None) -> None:
-    """Write a commented project file into FOLDER (and, for an example, its data)."""
+    """Write a commented project file into FOLDER (and, for an example, its data).
+
+    Where media or tables lie there, it proposes sources, keys and a label that fit them; nothing else is written.
+    """
     from orchestration.examples.layout import EXAMPLES, lay_out, write_template
 
+    proposes = False
     if example is None:
-        path = write_template(folder)
+        path, proposes = write_template(folder, data)
     elif example in EXAMPLES:
         path = lay_out(example, folder, str(data.resolve()) if data else None)
     else:
         raise click.UsageError(f"--example {example}: there are {', '.join(EXAMPLES)}")
     name = shlex.quote(str(folder))
-    click.echo(f"{path}\nNext: edit it, then `triptych check {name}` and `triptych run {name}`")
+    todo = "read what it proposes for the files there" if proposes else "edit it"
+    click.echo(f"{path}\nNext: {todo}, then `triptych check {name}` and `triptych run {name}`")
 
 
 @main.command()
@@ -220,13 +229,15 @@ def ui(host: str, port: int, mlflow_port: int) -> None:
 @click.argument("project")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=5001, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes with the model each.")
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Rows that are answered together.")
 @version_option
-def serve(project: str, host: str, port: int, version: str) -> None:
-    """Serve the champion over HTTP (MLflow's scoring server): POST /invocations."""
+def serve(project: str, host: str, port: int, workers: int, batch: int, version: str) -> None:
+    """Serve the champion over HTTP (MLflow's scoring protocol): POST /invocations."""
     from orchestration.examples.layout import find_project
     from orchestration.project import load
-    from orchestration.servers import check_free, run_until_stopped
-    from training.model_registry import fetch_model, find_version, serve_command
+    from orchestration.servers import check_free, run_until_stopped, serve_command
+    from training.model_registry import fetch_model, find_version
 
     settings = load(*find_project(project, ()))
     version = find_version(settings.mlflow_uri, settings.name, version)
@@ -236,8 +247,11 @@ def serve(project: str, host: str, port: int, version: str) -> None:
     rows = json.dumps({"dataframe_records": [dict.fromkeys(settings.modalities, "...")]})
     click.echo(f"  curl {url} -H 'Content-Type: application/json' -d '{rows}'")
     model = fetch_model(settings.mlflow_uri, settings.name, version)
-    command, env = serve_command(model, host, port)
-    sys.exit(run_until_stopped([command], env))
+    command, env = serve_command(model, host, port, "--workers", str(workers), "--batch", str(batch))
+    code = run_until_stopped([command], env)
+    if code == 0:
+        click.echo("Stopped; the requests under way were answered.", err=True)
+    sys.exit(code)
 
 
 @main.command()

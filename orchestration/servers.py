@@ -99,6 +99,17 @@ class _CodeServer:
         return [(str(file), file.stat().st_mtime_ns if file.exists() else 0) for file in files]
 
 
+def serve_command(model: Path, host: str, port: int, *options: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of the server (`orchestration.serving`) for the folder of a fetched model.
+
+    The model's own code comes first in the path: what is imported as `training` is that, and the server imports none.
+    """
+    env = children.environment(model / "code")
+    env["PYTHONPATH"] += os.pathsep + str(children.CODE)
+    argv = [sys.executable, "-P", "-B", "-m", "orchestration.serving", str(model), "--host", host, "--port", str(port)]
+    return [*argv, *options], env
+
+
 def run_until_stopped(
     commands: Sequence[Sequence[str]],
     env: Mapping[str, str],

@@ -19,7 +19,6 @@ USED_BY = {
     "dagster-webserver": "triptych ui, as a program",
     "nvidia-ml-py": "MLflow's system metrics of a GPU",
     "safetensors": "transformers' save_pretrained",
-    "uvicorn": "triptych serve, as a program",
 }
 
 

@@ -78,16 +78,35 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class CleanText:
+    """A normalised text. Its language and words are found when they are asked for: a model seldom reads them."""
+
     text: str
     characters: int  # before it was normalised
-    language: str
-    words: tuple[str, ...]
-    content_words: tuple[str, ...]  # lower case, without stop words
-    warnings: tuple[str, ...] = ()
+    said_language: str  # as the settings say it: a code, or "auto"
+    notes: tuple[str, ...]  # what normalising changed
+
+    @functools.cached_property
+    def language(self) -> str:
+        return detect_language(self.text) if self.said_language == "auto" else self.said_language
+
+    @functools.cached_property
+    def words(self) -> tuple[str, ...]:
+        return segment(self.text, self.language)
+
+    @functools.cached_property
+    def content_words(self) -> tuple[str, ...]:
+        """Lower case, without stop words."""
+        return tuple(word for word in map(_fold, self.words) if not _is_stop_word(word, self.language))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.language not in _UNSEGMENTED:
+            return self.notes
+        return *self.notes, f"no segmenter for {self.language}: words are runs of one script"
 
 
 def clean_text(raw: str, settings: TextCleaning) -> CleanText:
-    """Normalised text and its words; raises MediaError("empty") where nothing is left.
+    """Normalised text; raises MediaError("empty") where nothing is left.
 
     Line breaks stay (one for several), other runs of white space become one space.
     """
@@ -110,12 +129,7 @@ def clean_text(raw: str, settings: TextCleaning) -> CleanText:
         notes.append(f"{invisible} invisible or control characters removed")
     if broken or "\ufffd" in text:
         notes.append(f"{text.count(chr(0xFFFD))} replacement characters: the text was decoded wrongly before")
-    language = detect_language(text) if settings.language == "auto" else settings.language
-    words = segment(text, language)
-    if language in _UNSEGMENTED:
-        notes.append(f"no segmenter for {language}: words are runs of one script")
-    content = tuple(word for word in map(_fold, words) if not _is_stop_word(word, language))
-    return CleanText(text, len(raw), language, words, content, tuple(notes))
+    return CleanText(text, len(raw), settings.language, tuple(notes))
 
 
 def detect_language(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from training import catalog, children
+from training import catalog
 from training.catalog import OUTPUTS
 from training.schema import MODALITIES
 from training.spec import JobSpec, RunSpec, own_code
@@ -244,15 +244,3 @@ def versions(uri: str, project: str) -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=lambda version: -version["version"])
-
-
-def serve_command(model: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of MLflow's scoring server for the folder of a fetched model, with the model's own code.
-
-    `mlflow models serve` would find its server by PATH, which may lead to another Python.
-    """
-    from mlflow.pyfunc import scoring_server
-
-    _, env = scoring_server.get_cmd(str(model))
-    argv = [sys.executable, "-P", "-B", "-m", "uvicorn", "--host", host, "--port", str(port)]
-    return [*argv, "mlflow.pyfunc.scoring_server.app:app"], children.environment(model / "code", **env)

@@ -39,6 +39,7 @@ class Answerer:
 
     def __init__(self, bundle: Path) -> None:
         """Raises ValueError if the folder holds no model."""
+        import torch
         from transformers import AutoTokenizer
 
         from training.data import Collator
@@ -47,7 +48,8 @@ class Answerer:
         if not (bundle / "config.json").is_file():
             raise ValueError(f"{bundle} holds no model: expected a folder with config.json and model.safetensors")
         self.processor = Processor.from_pretrained(bundle)
-        self._model = FusionModel.from_pretrained(bundle).eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = FusionModel.from_pretrained(bundle).eval().to(device)
         config = self._model.config
         # With its config: the tokenizer would look for one of its own, and warn that this one is not known to it.
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
@@ -60,7 +62,7 @@ class Answerer:
         row = self.processor.row()
         for modality, value in inputs.items():
             try:
-                row |= {modality: self.processor.row(**{modality: value})[modality]}
+                row[modality] = self.processor.row(**{modality: value})[modality]
             except MediaError as error:
                 raise ValueError(f"{modality}: {error}") from error
         return row

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from orchestration.project import ProjectError, home, load
+from orchestration.proposal import Proposal, propose
 from orchestration.registration import registered
 from training.files import write_text
 
@@ -72,15 +73,39 @@ def lay_out(name: str, folder: Path, data: str | None = None, overrides: Sequenc
     return target
 
 
-def write_template(folder: Path) -> Path:
-    """A commented project file to fill in, named like its folder; raises ProjectError where there is one already."""
+def write_template(folder: Path, data: Path | None = None) -> tuple[Path, bool]:
+    """A commented project file, named like its folder; says whether it proposes sources for media and tables that lie
+    there, or in the folder `data`.
+
+    Raises:
+        ProjectError: there is a project file already.
+    """
     target = folder / "project.yaml"
     if target.exists():
         raise ProjectError(f"{target} exists already: edit it, or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     text = (importlib.resources.files("orchestration") / "examples" / "template.yaml").read_text()
     name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
     if not name[:1].isalpha():
         name = f"project_{name}".rstrip("_")
-    write_text(target, text.replace("name: my_project ", f"name: {name[:64]} "))
-    return target
+    text = text.replace("name: my_project ", f"name: {name[:64]} ")
+    where = (data or folder).resolve()
+    elsewhere = where != folder.resolve()
+    if (proposal := propose(where, "${data}/" if elsewhere else "") if where.is_dir() else None) is not None:
+        text = _filled(text, proposal)
+        if elsewhere:
+            text += f"{_DATA}data: {yaml.safe_dump(str(where)).splitlines()[0]}\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(target, text)
+    return target, proposal is not None
+
+
+def _filled(template: str, proposal: Proposal) -> str:
+    """The template with the sources and the alignment of a proposal."""
+    head, tail = template.split("# Where things are.")[0], template[template.index("# Which items are good enough") :]
+    lines = ["# Guessed from what lies there: correct what is wrong. Silos stay as they are.", "sources:"]
+    lines += [f"  - {source}" for source in proposal.sources]
+    lines += [f"  # not used: {' '.join(note.split())}" for note in proposal.notes]
+    lines += ["", "# How items become samples: those with the same key.", "align:"]
+    lines += [f"  {line}" for line in proposal.align]
+    tail = tail.replace("output: text #", f"output: {proposal.output} #")
+    return head + "\n".join(lines) + "\n\n" + tail

@@ -1,6 +1,7 @@
-"""The logged model with its own code: in a fresh process, behind MLflow's scoring server, and as the gate scores it."""
+"""The logged model with its own code: in a fresh process, behind the server, and as the gate scores it."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import PIL.Image
+import psutil
 import pyarrow as pa
 import pytest
 import requests
@@ -25,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
-from training import model_registry
+from orchestration.servers import serve_command
 from training.score import answer_rows, bundle_of, score
 from training.serving import REQUEST_LIMITS, ServedModel, media_bytes, read_inputs, stricter
 from training.settings import MediaLimits
@@ -206,26 +209,37 @@ def test_pyfunc_loads_without_pickle_and_imports_nothing_of_the_data_side(logged
     assert not {"dagster", "duckdb", "deltalake", "assets", "matplotlib"} & set(modules)
 
 
-@pytest.fixture(scope="module")
-def server(logged: Path) -> Iterator[str]:
+@contextlib.contextmanager
+def serving(model: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The server of a logged model: its URL and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    argv, env = model_registry.serve_command(logged, "127.0.0.1", port)
+    argv, env = serve_command(model, "127.0.0.1", port, *options)
     process = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
     try:
         until = time.monotonic() + 120
-        while True:
-            try:
-                assert requests.get(f"http://127.0.0.1:{port}/ping", timeout=5).ok
-                break
-            except requests.ConnectionError:
-                assert process.poll() is None and time.monotonic() < until, "the server did not start"
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/invocations"
+        while not _answers(url):
+            assert process.poll() is None and time.monotonic() < until, "the server did not start"
+            time.sleep(0.2)
+        yield f"{url}/invocations", process
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/ping", timeout=60).ok
+    except requests.ConnectionError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(logged: Path) -> Iterator[str]:
+    with serving(logged) as (url, _):
+        yield url
 
 
 @pytest.mark.slow
@@ -266,3 +280,30 @@ def test_the_scoring_server_answers_mixed_rows_with_nulls(server: str) -> None:
 def test_the_scoring_server_refuses_with_words(server: str, body: dict[str, Any], words: str) -> None:
     found = requests.post(server, json=body, timeout=60)
     assert found.status_code == 400 and words in found.json()["message"]
+
+
+@pytest.mark.slow
+def test_many_clients_at_once_are_answered_as_one_by_one(server: str) -> None:
+    full = {"text": QUESTION, "image": IMAGE, "speech": SPEECH}
+    rows = [{m: full[m] for n, m in enumerate(MODALITIES) if chosen >> n & 1} for chosen in range(1, 8)] * 5
+
+    def ask(row: dict[str, str]) -> Any:
+        return requests.post(server, json={"dataframe_records": [row]}, timeout=60).json()["predictions"][0]
+
+    alone = [ask(row) for row in rows[:7]] * 5
+    with ThreadPoolExecutor(32) as clients:
+        assert list(clients.map(ask, rows)) == alone
+    for _ in range(3):  # the model is read by threads
+        table = requests.post(server, json={"dataframe_records": rows}, timeout=60)
+        assert table.json()["predictions"] == alone
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_server_however_it_ends(logged: Path) -> None:
+    with serving(logged, "--workers", "2") as (url, process):
+        workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        assert len(workers) == 2
+        answer = requests.post(url, json={"dataframe_records": [{"text": QUESTION}]}, timeout=60)
+        assert answer.status_code == 200
+        process.kill()
+        assert not psutil.wait_procs(workers, timeout=20)[1]

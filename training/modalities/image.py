@@ -29,6 +29,7 @@ class ImageModality(Modality):
     picture = "pixels"
     Augmentation = ImageAugmentation
     picture_title = "image"
+    file_suffixes = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2")
 
     def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Image:
         return decode_image(data, limits, size)

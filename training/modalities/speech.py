@@ -31,6 +31,7 @@ class SpeechModality(Modality):
     Augmentation = SpeechAugmentation
     picture = "log_mel"
     picture_title = "log-mel spectrogram"
+    file_suffixes = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 
     def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Speech:
         return decode_speech(data, limits)

@@ -26,6 +26,7 @@ class TextModality(Modality):
     limits: ClassVar = {"max_characters": "characters"}
     default_featurizer = "tokens"
     is_text = True
+    file_suffixes = (".txt",)
     Options = TextCleaning
 
     def __init__(self, options: TextCleaning | None = None) -> None:

@@ -1,0 +1,176 @@
+"""What lies in a folder: media by modality, and tables; told from names and from the first rows of tables."""
+
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from assets.archives import archive_kind, members
+from assets.sources.base import SourceError
+from assets.storage import locate
+from assets.tables import read_table
+from training.catalog import MODALITIES
+
+_FILES = 20_000  # looked at, below a folder
+_ROWS = 20_000  # looked at, of a table
+_MATCH = 0.5  # share of a column's values that must name files, or keys of another table
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_NO_ITEMS = ("readme", "license", "licence")
+
+
+@dataclass(frozen=True)
+class Media:
+    """Files of one modality: a folder, a glob or an archive."""
+
+    path: str  # relative to the folder that was looked at
+    modality: str
+    names: frozenset[str]  # of the files, below `path`
+
+    @property
+    def name(self) -> str:
+        return identifier(re.sub(r"[/.][^/]*[*?].*", "", self.path).removesuffix(Path(self.path).suffix))
+
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """How a table may name the files: without the folders that all of them share, too."""
+        shared = posixpath.commonpath({posixpath.dirname(name) for name in self.names})
+        parts = shared.split("/") if shared else []
+        starts = ["", *("/".join(parts[:n]) + "/" for n in range(1, len(parts) + 1))]
+        return frozenset(name.removeprefix(start) for start in starts for name in self.names)
+
+    @cached_property
+    def stems(self) -> frozenset[str]:
+        return frozenset(posixpath.splitext(name)[0] for name in self.names)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first rows of a table."""
+
+    path: str
+    rows: Sequence[dict[str, str | None]]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for row in self.rows for name in row))
+
+    def values(self, column: str) -> list[str]:
+        """Those that are there."""
+        return [value for row in self.rows if (value := row.get(column))]
+
+    def is_unique(self, column: str) -> bool:
+        values = self.values(column)
+        return len(values) == len(self.rows) == len(set(values))
+
+    def matching(self, wanted: Iterable[str]) -> str | None:
+        """The column that says most of `wanted`, if it says little else."""
+        known = frozenset(wanted)
+        shares = {}
+        for column in self.columns:
+            if values := self.values(column):
+                shares[column] = sum(posixpath.normpath(value) in known for value in values) / len(values)
+        best = max(shares, key=shares.__getitem__, default=None)
+        return best if best is not None and shares[best] >= _MATCH else None
+
+    def called(self, names: Sequence[str], among: Sequence[str]) -> str | None:
+        """The first column that is called like one of `names`, the whole name before a part of it."""
+        for whole in (True, False):
+            for name in names:
+                for column in among:
+                    if name == column.lower() or (not whole and name in re.split(r"[^a-z]+", column.lower())):
+                        return column
+        return None
+
+
+def look(folder: Path) -> tuple[list[Media], list[Table], list[str]]:
+    """Media and tables below a folder, and what else lies there that looks like either, and why it is none."""
+    notes: list[str] = []
+    media = _media(folder, folder, notes)
+    tables = [table for name in _below(folder) if (table := _read(folder, name, notes))]
+    return media, tables, notes
+
+
+def _media(folder: Path, root: Path, notes: list[str]) -> list[Media]:
+    """The media below a folder: the folder as a whole where it has one modality, else what its folders have."""
+    names = _below(folder)
+    kinds = {name: modality for name in names if (modality := _modality(name))}
+    path = folder.relative_to(root).as_posix()
+    found: list[Media] = []
+    if folder != root and len(set(kinds.values())) == 1:
+        found.append(Media(path, next(iter(kinds.values())), frozenset(kinds)))
+    elif kinds:
+        children = {name.partition("/")[0] for name in kinds if "/" in name}
+        for child in sorted(children):
+            found += _media(folder / child, root, notes)
+        suffixes = sorted({(Path(name).suffix, kinds[name]) for name in kinds if "/" not in name})
+        for suffix, modality in suffixes:
+            loose = frozenset(name for name in kinds if "/" not in name and name.endswith(suffix))
+            if len(loose) == 1:
+                notes.append(f"{next(iter(loose))} is the only file of its kind")
+            else:
+                found.append(Media(f"{path}/*{suffix}".removeprefix("./"), modality, loose))
+    return found + (_archives(root, names, notes) if folder == root else [])
+
+
+def _archives(root: Path, names: Iterable[str], notes: list[str]) -> list[Media]:
+    found = []
+    for name in names:
+        try:
+            if (kind := archive_kind(name)) is None:
+                continue
+            held = [entry.key or "" for entry in members(locate(str(root / name)), kind)]
+        except SourceError as error:
+            notes.append(str(error).replace(f"{root}/", ""))
+            continue
+        kinds = Counter(modality for member in held if (modality := _modality(member)))
+        if not kinds:
+            notes.append(f"{name} holds neither of {', '.join(MODALITIES.names())}")
+            continue
+        modality, count = kinds.most_common(1)[0]
+        if count < len(held):
+            notes.append(f"{name}: only {count} of its {len(held)} files are {modality}")
+        found.append(Media(name, modality, frozenset(member for member in held if _modality(member) == modality)))
+    return found
+
+
+def _below(folder: Path) -> list[str]:
+    """Names of the first files below a folder, relative to it; hidden ones are none."""
+    found: list[str] = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        place = Path(where).relative_to(folder)
+        found += [(place / name).as_posix() for name in sorted(files) if not name.startswith(".")]
+        if len(found) >= _FILES:
+            break
+    return found[:_FILES]
+
+
+def _modality(name: str) -> str | None:
+    """What a file is by its suffix."""
+    path = Path(name.lower())
+    if path.stem in _NO_ITEMS:
+        return None
+    return next((m for m in MODALITIES.names() if path.suffix in MODALITIES.load(m).file_suffixes), None)
+
+
+def _read(root: Path, name: str, notes: list[str]) -> Table | None:
+    rows: list[dict[str, str | None]] = []
+    if not name.lower().endswith(_TABLES):
+        return None
+    try:
+        for record in read_table(root / name):
+            if record.problem is None:
+                rows.append(record.values)
+            if len(rows) == _ROWS:
+                break
+    except SourceError as error:
+        notes.append(str(error).replace(f"{root}/", ""))
+    return Table(name, rows) if rows else None
+
+
+def identifier(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "files"

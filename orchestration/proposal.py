@@ -1,0 +1,190 @@
+"""Proposes a project for what lies in a folder: sources, keys and a label are guessed; nothing is written.
+
+A guess is one that a person can check: each is a line of the project file, with a comment that says why.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from orchestration.folder_contents import Media, Table, identifier, look
+from training.catalog import MODALITIES
+
+# Names of columns, as people give them; parts of a name count, too (`speaker_id`).
+_LABELS = ("label", "answer", "class", "category", "target", "finding", "diagnosis", "intent", "emotion", "sentiment")
+_TEXTS = ("text", "question", "sentence", "caption", "transcript", "transcription", "note", "notes", "utterance")
+_GROUPS = ("speaker", "patient", "patientid", "subject", "person", "user", "client", "author", "scene")
+_KEYS = ("id", "key", "uuid")
+_ENOUGH = 20  # groups, for a split by hash
+_SPLITS = {"train", "validation", "val", "valid", "dev", "test"}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Lines of a project file, with comments."""
+
+    sources: list[str]
+    align: list[str]
+    notes: list[str]  # what was not used, and why
+    output: str  # of the model
+
+
+def propose(folder: Path, prefix: str = "") -> Proposal | None:
+    """A project for the media and tables in a folder; None where nothing there could be a source.
+
+    Args:
+        prefix: leads from the project file to the folder.
+    """
+    media, tables, notes = look(folder)
+    return _Guess(media, tables, notes, prefix).proposal() if media or tables else None
+
+
+class _Guess:
+    """Which table says what of which media, by which key."""
+
+    def __init__(self, media: Sequence[Media], tables: Sequence[Table], notes: list[str], prefix: str) -> None:
+        self.media, self.notes, self.prefix = media, notes, prefix
+        self.files = {(t.path, m.path): column for t in tables for m in media if (column := t.matching(m.named))}
+        # The table that names files of the most sources stands for the samples; others are joined to it.
+        self.tables = sorted(tables, key=lambda t: (-sum(path == t.path for path, _ in self.files), not self.texts(t)))
+        self.main_key = self._key(self.tables[0]) if self.tables else ""
+        self.sources: list[str] = []
+        self.names: dict[str, str | None] = {}  # source -> its table
+        self.taken: dict[str, set[str]] = {}  # table -> columns that sources use
+
+    def proposal(self) -> Proposal:
+        for media in self.media:
+            self._add_media(media)
+        self._add_text()
+        if self.tables and not self.taken:
+            self.taken[self.tables[0].path] = set()
+        unused = [table.path for table in self.tables if table.path not in self.taken]
+        self.notes += [f"{path}, which nothing joins to the others" for path in unused]
+        lines, output = self._align()
+        return Proposal(self.sources, lines, self.notes, output)
+
+    def _joined(self, table: Table) -> str | None:
+        """The column that holds the keys of the samples."""
+        main = self.tables[0]
+        return self.main_key if table is main else table.matching(main.values(self.main_key))
+
+    def _add_media(self, media: Media) -> None:
+        values = {"modality": media.modality, "files": media.path}
+        for table in self.tables:
+            if file := self.files.get((table.path, media.path)):
+                key = self._joined(table) or file
+                values |= {"table": table.path, "key": key} | ({} if key == file else {"file": file})
+                self._add(media.name, values, f"{file} names its files")
+                return
+        self._add(media.name, values, "its keys are the names of the files, without suffix")
+
+    def _add_text(self) -> None:
+        """The likeliest column of all tables that can be joined."""
+        found = [(t, c, key) for t in self.tables for c in self.texts(t) if (key := self._joined(t))]
+        found.sort(key=lambda text: text[0].called(_TEXTS, [text[1]]) is None)
+        if not found:
+            return
+        modality = next(m for m in MODALITIES.names() if MODALITIES.load(m).is_text)
+        table, column, key = found[0]
+        others = [f"{other} of {t.path}" for t, other, _ in found[1:3]]
+        why = f"{column} reads like text" + (f"; or {', '.join(others)}" if others else "")
+        self._add(identifier(column), {"modality": modality, "table": table.path, "column": column, "key": key}, why)
+
+    def _add(self, name: str, values: dict[str, str], why: str) -> None:
+        while name in self.names:
+            name += "_2"
+        self.names[name] = values.get("table")
+        places = {n: self.prefix + value if n in ("files", "table") else value for n, value in values.items()}
+        self.sources.append(f"{_flow({'name': name, **places})} # {why}")
+        if "table" in values:
+            columns = {values[n] for n in ("key", "file", "column") if n in values}
+            self.taken.setdefault(values["table"], set()).update(columns)
+
+    def _key(self, table: Table) -> str:
+        """The column that names a sample."""
+        files = [file for (path, _), file in self.files.items() if path == table.path]
+        stems = [column for media in self.media if (column := table.matching(media.stems))]
+        others = [column for column in table.columns if column not in files]
+        unique = [column for column in others if table.is_unique(column)]
+        # A column that another table has, too, is what joins them.
+        shared = [c for c in (*unique, *others) for t in self.tables if t is not table and self._share(t, table, c)]
+        named = [c for c in (*unique, *others) if table.called(_KEYS, [c])]
+        one_file = files if len(files) == 1 else []
+        return [*stems, *shared, *one_file, *unique, *files, *named, *table.columns][0]
+
+    def _share(self, one: Table, other: Table, column: str) -> bool:
+        """Whether both have a column of that name and mostly the same values, which tell many rows apart."""
+        values = set(other.values(column))
+        return one.matching(values) == column and len(values) > 2 and bool(other.called(_KEYS, [column]))
+
+    def texts(self, table: Table) -> list[str]:
+        """The columns that read like text, the likeliest first."""
+        files = {file for (path, _), file in self.files.items() if path == table.path}
+        order = {}
+        for column in table.columns:
+            values = table.values(column)
+            if column in files or len(set(values)) < 2 or table.called(_LABELS, [column]):
+                continue
+            words = sum(len(value.split()) for value in values) / len(values)
+            odd = sum(value[0] in "{[" or "://" in value for value in values)
+            named = table.called(_TEXTS, [column]) is not None
+            if odd * 2 < len(values) and words >= (2 if named else 4):
+                order[column] = (not named, -words * len(set(values)))
+        return sorted(order, key=order.__getitem__)
+
+    def _align(self) -> tuple[list[str], str]:
+        """Lines of `align`, and the output that fits the label."""
+        tables = [table for table in self.tables if table.path in self.taken]
+        free = [(t, column) for t in tables for column in t.columns if column not in self.taken[t.path]]
+        splits = [(t, c) for t, c in free if {v.lower() for v in t.values(c)} <= _SPLITS]
+        groups = [(t, c) for t in tables for c in t.columns if t.called(_GROUPS, [c]) and not t.is_unique(c)]
+        label = _label([column for column in free if column not in (*splits, *groups)])
+        lines, output = (
+            ["# label: answer # the column that holds what the model shall answer: none looked like it"],
+            "text",
+        )
+        if label:
+            count, rows = len(set(label[0].values(label[1]))), len(label[0].rows)
+            lines = [f"label: {self._column(*label)} # {count} different answers in {rows} rows"]
+            output = "class" if count <= max(20, rows // 10) else "text"
+        if groups:
+            count = len(set(groups[0][0].values(groups[0][1])))
+            line = f"group: [{self._column(*groups[0])}] # nobody of it stands on two sides of a split"
+            lines.append(line if count >= _ENOUGH else f"# {line}; {count} values are few for that")
+        if whole := [(t, c) for t, c in splits if {"train", "test"} <= {v.lower() for v in t.values(c)}]:
+            lines.append(f"split: {{column: {self._column(*whole[0])}}} # it says train and test")
+        else:
+            lacking = f"; {splits[0][1]} has no test rows" if splits else ""
+            lines.append("split: {train: 0.8, validation: 0.1} # the rest is the test set" + lacking)
+        return lines, output
+
+    def _column(self, table: Table, column: str) -> str:
+        """As `align` names it: with its source, where another table has a column of that name."""
+        if sum(column in t.columns for t in self.tables if t.path in self.taken) == 1:
+            return _flow(column)
+        return _flow(f"{next(name for name, path in self.names.items() if path == table.path)}.{column}")
+
+
+def _label(columns: Sequence[tuple[Table, str]]) -> tuple[Table, str] | None:
+    """What is called like a label, else what has a few words that recur, in the most rows; two values at least."""
+    columns = [(table, column) for table, column in columns if len(set(table.values(column))) > 1]
+    for table, column in columns:
+        if table.called(_LABELS, [column]):
+            return table, column
+    shares = {}
+    for table, column in columns:
+        values = table.values(column)
+        few = len(set(values)) <= max(2, min(50, len(values) // 5))
+        if few and 2 * len(values) >= len(table.rows) and not any(value[0].isdigit() for value in values):
+            shares[column] = table, len(values) / len(table.rows)
+    best = max(shares, key=lambda column: shares[column][1], default=None)
+    return None if best is None else (shares[best][0], best)
+
+
+def _flow(value: object) -> str:
+    """A value as YAML, on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).split("\n")[
+        0
+    ]

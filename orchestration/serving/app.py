@@ -1,0 +1,289 @@
+"""The server of a model's answers over HTTP. `triptych serve` starts it.
+
+    python -P -m orchestration.serving MODEL [--host H] [--port P] [--workers N] [--batch ROWS]
+
+MODEL is the folder of a logged model. `POST /invocations` speaks MLflow's scoring protocol; `/ping`, `/health` and
+`/version` are MLflow's, too. The model runs with the code that was logged with it, this server with today's: what faces
+strangers (limits, timeouts, mended faults) holds for every version, those logged before it as well. So nothing here
+imports `training` or anything else of ours; of the version it uses MLflow's pyfunc (`predict`), and where its model has
+them `read` (a record to a row) and `answer` (rows to answers), by which requests are answered in batches.
+"""
+
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import h11
+from mlflow.exceptions import MlflowException
+from mlflow.version import VERSION
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from orchestration.serving.batching import Batcher
+from orchestration.serving.rows import Record, Refused, read_rows
+
+ARGUMENTS = "TRIPTYCH_SERVING"  # the environment's variable that carries the command's arguments to its workers
+_HEADER_SECONDS = 10  # for the head of a request, and for the first one of a connection
+_LINGER_SECONDS = 3  # what a refused client still sends is thrown away for so long
+_INLINE_BYTES = 2**17  # a body up to this size is parsed at once, a larger one in a thread
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+@dataclass(frozen=True)
+class Limits:
+    body_bytes: int = 48 * 2**20  # two media of 16 MiB as base64, and some text
+    held_bytes: int = 512 * 2**20  # of all requests that are under way in a worker
+    pause_seconds: float = 10.0  # between two parts of a body
+    body_seconds: float = 60.0  # for a whole body
+    rows: int = 512  # under way in a worker
+    batch: int = 64  # rows that are answered together
+
+
+class Connection(H11Protocol):
+    """Drops clients that do not send the head of a request in time; uvicorn waits for them without end."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop()
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._late is None:
+            self._late = self.loop.call_later(_HEADER_SECONDS, self.transport.abort)
+
+    def _stop(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+class Service:
+    """The endpoint `/invocations` of one model."""
+
+    def __init__(self, model: Any, columns: Sequence[str], limits: Limits) -> None:
+        self.columns = columns
+        self.most = int(model.max_rows)
+        self.limits = limits
+        self._held = 0  # bytes
+        self.batcher = Batcher(*_steps(model), limits.batch, limits.rows, readers=min(8, os.cpu_count() or 1))
+
+    async def invocations(self, request: Request) -> Response:
+        body = bytearray()
+        try:
+            await self._receive(request, body)
+            records = await self._rows(request, bytes(body))
+            answers = await _unless_gone(request, self.batcher(records))
+        finally:
+            self._held -= len(body)
+        return JSONResponse({"predictions": answers})
+
+    async def _receive(self, request: Request, body: bytearray) -> None:
+        """Adds the body to `body`. Raises `_Unread` where not all of it was taken."""
+        most = self.limits.body_bytes
+        too_large = _Unread(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is over the limit of {most:,} bytes")
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise _Unread(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body is compressed: send it as it is")
+        if int(request.headers.get("content-length", 0)) > most:
+            raise too_large
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.limits.body_seconds
+        more = True
+        while more:
+            try:
+                async with asyncio.timeout_at(min(end, loop.time() + self.limits.pause_seconds)):
+                    message = await request.receive()
+            except TimeoutError:
+                raise _Unread(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time") from None
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            part, more = message.get("body", b""), message.get("more_body", False)
+            body += part
+            self._held += len(part)
+            if len(body) > most:
+                raise too_large
+            if self._held > self.limits.held_bytes:
+                raise _Unread(HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests are under way: try again later")
+
+    async def _rows(self, request: Request, body: bytes) -> list[Record]:
+        arguments = body, request.headers.get("content-type", ""), self.columns, self.most
+        return read_rows(*arguments) if len(body) <= _INLINE_BYTES else await asyncio.to_thread(read_rows, *arguments)
+
+
+def _steps(model: Any) -> tuple[Callable[[Record, int], Any], Callable[[list[Any]], list[Any]]]:
+    """How a model reads a record, and answers what it read. One without these steps does both in `predict`."""
+    if hasattr(model, "read"):
+        return model.read, model.answer
+
+    def predict(records: list[Record]) -> list[Any]:
+        import pandas as pd
+
+        return model.predict(None, pd.DataFrame(records)).to_dict("records")
+
+    return lambda record, number: record, predict
+
+
+class _Unread(Refused):
+    """The body has not come whole."""
+
+
+class _Gone(Exception):
+    """The client has closed its connection."""
+
+
+async def _unless_gone(request: Request, work: Any) -> Any:
+    """The result of `work`, which is cancelled when the client leaves. Raises _Gone."""
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(leave())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise _Gone
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class _Closing(JSONResponse):
+    """Ends the connection, after what is still to come: data that nobody read would make the system reset it, and the
+    client lose the answer."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [*self.raw_headers, (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    content = {"error_code": error.status.name, "message": " ".join(str(error).split())}
+    response = _Closing if isinstance(error, _Unread) else JSONResponse
+    headers = {"retry-after": "1"} if error.status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    return response(content, error.status, headers)
+
+
+async def _refuse_rows(_: Request, error: Exception) -> Response:
+    assert isinstance(error, MlflowException)
+    content = {"error_code": error.error_code, "message": " ".join(error.message.split())}
+    return JSONResponse(content, error.get_http_status_code())
+
+
+async def _refuse_path(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = f"{request.method} {request.url.path}: {error.detail}; ask with POST /invocations"
+    return JSONResponse({"error_code": HTTPStatus(error.status_code).name, "message": words}, error.status_code)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    words = f"the model failed ({type(error).__name__}); the server's log says why"
+    return JSONResponse({"error_code": "INTERNAL_ERROR", "message": words}, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+async def _leave(_: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+def make_app(model: Any, columns: Sequence[str], limits: Limits, host: str) -> Starlette:
+    """The ASGI application; on loopback it answers to the names of loopback only.
+
+    Args:
+        model: loaded, with `max_rows`, and `read` and `answer`, or `predict` alone.
+        columns: that it takes.
+        host: at which the server listens.
+    """
+    service = Service(model, columns, limits)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        answering = asyncio.create_task(service.batcher.run())
+        yield
+        answering.cancel()
+
+    async def ping(_: Request) -> Response:
+        return Response("\n", media_type="application/json")
+
+    async def version(_: Request) -> Response:
+        return Response(VERSION, media_type="application/json")
+
+    # A web page may make a browser ask any server, under a name of the page's own that leads here.
+    loopback = host in _LOOPBACK or host.startswith("127.") or host == "::1"
+    hosts = [*_LOOPBACK, host] if loopback else ["*"]
+    return Starlette(
+        routes=[
+            Route("/invocations", service.invocations, methods=["POST"]),
+            *(Route(path, ping) for path in ("/ping", "/health")),
+            Route("/version", version),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
+        exception_handlers={
+            Refused: _refuse,
+            MlflowException: _refuse_rows,
+            HTTPException: _refuse_path,
+            _Gone: _leave,
+            Exception: _failed,
+        },
+        lifespan=lifespan,
+    )
+
+
+def from_environment() -> Starlette:
+    """What a worker serves; called in each of them."""
+    from mlflow.pyfunc import load_model
+
+    arguments = json.loads(os.environ[ARGUMENTS])
+    _end_with_parent()
+    config = json.loads(os.environ.get("SERVING_MODEL_CONFIG", "null"))  # MLflow's name for it
+    pyfunc = load_model(Path(arguments["model"]).as_uri(), model_config=config)
+    columns, model = pyfunc.metadata.get_input_schema().input_names(), pyfunc.unwrap_python_model()
+    if (example := pyfunc.input_example) is not None:
+        model.predict(None, example)  # what is loaded at first use is loaded before anyone waits for it
+    print(f"Ready (process {os.getpid()})", file=sys.stderr, flush=True)
+    return make_app(model, columns, Limits(batch=arguments["batch"]), arguments["host"])
+
+
+def _end_with_parent() -> None:
+    """A worker does not outlive the process that started it, however that one ends."""
+
+    def end(parent: BaseProcess) -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=end, args=[parent], daemon=True).start()

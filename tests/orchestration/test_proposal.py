@@ -1,0 +1,136 @@
+"""What `triptych init` proposes for a folder that holds files."""
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from orchestration.cli import main
+from orchestration.inspection import check
+from orchestration.project import load
+from orchestration.proposal import propose
+
+
+def written(folder: Path, *options: str) -> dict[str, Any]:
+    """The project file that init writes, as YAML; it can be loaded."""
+    done = CliRunner().invoke(main, ["init", str(folder), *options])
+    assert done.exit_code == 0, done.output
+    path = folder / "project.yaml"
+    load(path)
+    return yaml.safe_load(path.read_text())
+
+
+def csv(path: Path, *rows: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([*rows, ""]))
+
+
+def test_folders_and_tables_that_share_keys(tiny: Path) -> None:
+    expected = check(load(tiny)).samples
+    tiny.unlink()
+    found = written(tiny.parent)
+    recordings = {"files": "recordings", "table": "recordings.csv", "key": "id", "file": "file"}
+    assert found["sources"] == [
+        {"name": "photos", "modality": "image", "files": "photos"},
+        {"name": "recordings", "modality": "speech", **recordings},
+        {"name": "question", "modality": "text", "table": "questions.csv", "column": "question", "key": "id"},
+    ]
+    assert (found["align"]["label"], found["align"]["group"]) == ("answer", ["speaker"])
+    report = check(load(tiny))
+    assert report.problem is None and not report.unmatched
+    assert sum(report.samples.values()) == sum(expected.values())
+    lines = tiny.read_text().splitlines()
+    assert any("file names its files" in line for line in lines) and any(
+        "2 different answers" in line for line in lines
+    )
+
+
+def test_one_table_over_archives_names_all_of_a_sample(
+    tmp_path: Path, make_png: Any, make_wav: Any, home: Path
+) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    for n in range(40):
+        make_png(made / f"{n}.png", n)
+        make_wav(made / f"{n}.wav", n)
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, suffix in (("pictures.tar", "png"), ("voices.tar", "wav")):
+        with tarfile.open(data / name, "w") as archive:
+            for n in range(40):
+                archive.add(made / f"{n}.{suffix}", f"all/{suffix}/{n}.{suffix}")
+    rows = [f"s{n},png/{n}.png,{n}.wav,{n % 9} of them are here now,{'ab'[n % 2]},{n % 5}" for n in range(40)]
+    splits = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
+    rows = [f"{row},{split}" for row, split in zip(rows, splits, strict=True)]
+    csv(data / "samples.csv", "sample_id,picture,voice,said,kind,rank,part", *rows)
+    found = written(tmp_path / "project", "--data", str(data))
+    assert found["data"] == str(data)
+    table = {"table": "${data}/samples.csv", "key": "sample_id"}
+    assert [{n: v for n, v in source.items() if n != "name"} for source in found["sources"]] == [
+        {"modality": "image", "files": "${data}/pictures.tar", **table, "file": "picture"},
+        {"modality": "speech", "files": "${data}/voices.tar", **table, "file": "voice"},
+        {"modality": "text", "table": table["table"], "column": "said", "key": "sample_id"},
+    ]
+    assert found["align"] == {"label": "kind", "split": {"column": "part"}}
+    assert found["model"]["output"] == "class"
+    report = check(load(tmp_path / "project" / "project.yaml"))
+    assert report.problem is None and report.samples == {"train": 20, "validation": 10, "test": 10}
+    assert sorted(path.name for path in data.iterdir()) == ["pictures.tar", "samples.csv", "voices.tar"]
+
+
+def test_a_table_that_another_is_joined_to_by_a_shared_column(tmp_path: Path, make_png: Any, home: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    for n in range(6):
+        make_png(tmp_path / "scans" / f"{n}.png", n)
+    csv(tmp_path / "scans.csv", "file,case_id,ward", *(f"{n}.png,c{n},{'xy'[n % 2]}" for n in range(6)))
+    notes = [json.dumps({"case_id": f"c{n}", "note": f"case {n} is well", "ward": "z"}) for n in range(6)]
+    csv(tmp_path / "notes.jsonl", *notes)
+    found = written(tmp_path)
+    assert [source["key"] for source in found["sources"]] == ["case_id", "case_id"]
+    assert found["align"]["label"] == "scans.ward"  # both tables have such a column
+
+
+def test_mixed_folders_and_what_is_not_used(tmp_path: Path, make_png: Any, make_wav: Any, home: Path) -> None:
+    for folder in ("a", "b/c"):
+        (tmp_path / folder).mkdir(parents=True)
+        make_png(tmp_path / folder / "one.png", 1)
+        make_png(tmp_path / folder / "two.png", 2)
+    for name in ("x.wav", "y.wav"):
+        make_wav(tmp_path / "b" / name, 3)
+    csv(tmp_path / "README.txt", "read me")
+    csv(tmp_path / "orders.txt", "order one")
+    csv(tmp_path / "broken.csv", "a,a", "1,2")
+    (tmp_path / "notes.tar").write_bytes(b"no archive at all")
+    found = written(tmp_path)
+    files = {(source["modality"], source["files"]) for source in found["sources"]}
+    assert files == {("image", "a"), ("image", "b/c"), ("speech", "b/*.wav")}
+    said = [line for line in (tmp_path / "project.yaml").read_text().splitlines() if "# not used: " in line]
+    assert len(said) == 3 and all(any(name in line for line in said) for name in ("orders", "broken", "notes.tar"))
+    assert str(tmp_path) not in "".join(said)
+
+
+def test_texts_alone(tmp_path: Path, home: Path) -> None:
+    csv(tmp_path / "all.csv", "n,review,sentiment", *(f"{n},it was {n} times good,{'+-'[n % 2]}" for n in range(9)))
+    found = written(tmp_path)
+    text = {"name": "review", "modality": "text", "table": "all.csv", "column": "review", "key": "n"}
+    assert found["sources"] == [text] and found["align"]["label"] == "sentiment"
+
+
+@pytest.mark.parametrize("make", [lambda folder: None, lambda folder: (folder / "main.py").write_text("pass")])
+def test_where_nothing_could_be_a_source_the_template_is_written(
+    tmp_path: Path, make: Callable[[Path], object], home: Path
+) -> None:
+    make(tmp_path)
+    assert propose(tmp_path) is None
+    assert [source["name"] for source in written(tmp_path)["sources"]] == ["photos", "recordings", "notes"]
+
+
+def test_a_project_file_that_is_there_stays(tiny: Path) -> None:
+    before = tiny.read_text()
+    done = CliRunner().invoke(main, ["init", str(tiny.parent)])
+    assert done.exit_code != 0 and tiny.read_text() == before
