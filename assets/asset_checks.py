@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from assets import pipeline
 from assets.dataset import missing_rates, split_counts
+from assets.evaluation import check_fusion
 from assets.labels import disputed_inputs
 from assets.lake import GROWING, Lake
 from assets.leakage import leak_words, leakage, repeated
@@ -20,7 +21,7 @@ from training.schema import SPLITS, TABLES, features_schema
 
 
 def asset_checks(project: Project) -> list[dg.AssetChecksDefinition]:
-    """Schema of every table, item balance, leakage between splits and null rates."""
+    """Schema of every table, item balance, leakage between splits, null rates, and whether the fusion is used."""
     tables = ["manifest", *(t for m in project.modalities for t in (f"clean_{m}", f"{m}_features"))]
     return [
         *(_check(project, table, f"{table}_schema", check_schema(table)) for table in (*tables, "samples", "dataset")),
@@ -28,6 +29,7 @@ def asset_checks(project: Project) -> list[dg.AssetChecksDefinition]:
         _check(project, "samples", "no_leakage", check_leakage),
         _check(project, "samples", "one_label_each", check_labels_agree, blocking=False),
         _check(project, "dataset", "null_rates", check_null_rates),
+        _check(project, "evaluation", "fusion_is_used", check_fusion),
     ]
 
 

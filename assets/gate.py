@@ -9,17 +9,16 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets import pipeline
 from assets.contents import attach_data, portions
+from assets.evaluation import fusion_of, majority_answer, output_of, recorded, recorded_predictions
 from assets.lake import Lake
 from assets.settings import Project
 from assets.sources.base import Source
 from training import catalog
-from training.catalog import OUTPUTS
-from training.records import Verdict
+from training.records import Standing, Verdict
 from training.schema import MODALITIES, RAW, fingerprint, subset_name
 from training.spec import RunSpec
 from training.validation import to_dict
@@ -61,6 +60,7 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> Verdict:
         champion=model_registry.alias(uri, name, "champion") or "none",
         aliases=model_registry.aliases(uri, name, case.version),
         reasons=json.loads(tags.get("gate_reasons", "[]")) or ["is the champion already"],
+        standings=[Standing.from_json(standing) for standing in json.loads(tags.get("gate_standings", "[]"))],
         test_looks=int(tags.get("test_looks", 0)),
     )
 
@@ -89,7 +89,7 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
     from training.comparison import decide
 
     uri, name, version = project.mlflow_uri, project.name, case.version
-    singles = {single: _recorded(project, training, single) for single, training in case.singles.items()}
+    singles = {single: recorded(project, training, single) for single, training in case.singles.items()}
     ours, theirs = _answers(context, project, case)
     if (now := model_registry.alias(uri, name, "champion")) != case.champion:  # scoring takes minutes
         raise RuntimeError(
@@ -97,11 +97,14 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
             "materialize champion again"
         )
     model_registry.set_alias(uri, name, "challenger", version)
-    decision = decide(ours, theirs, singles, project.promotion, _output(project))
+    training = case.run.fingerprint
+    majority, fusion = majority_answer(project, training), fusion_of(project, training)
+    decision = decide(ours, theirs, singles, majority, project.promotion, output_of(project), fusion)
     # All that was seen is written before the alias moves, and the question last: a process killed in between has
     # either not judged, or leaves a verdict that the next one carries out.
     tags = {
         "gate_reasons": json.dumps(decision.reasons),
+        "gate_standings": json.dumps([standing.to_json() for standing in decision.standings]),
         "test_looks": str(model_registry.count_look(uri, name, case.dataset, version)),
         "gate_verdict": "promote" if decision.promote else "keep",
         "gate_asked": case.question(project),
@@ -116,39 +119,14 @@ def _answers(context: dg.AssetExecutionContext, project: Project, case: _Case) -
 
     uri, name, full = project.mlflow_uri, project.name, subset_name(project.modalities)
     if case.champion is None:
-        return _recorded(project, case.run.fingerprint, full), None
+        return recorded(project, case.run.fingerprint, full), None
     if model_registry.version_tags(uri, name, case.champion).get("dataset_fingerprint") == case.dataset:
         champion_run = model_registry.version_run(uri, name, case.champion)
-        return _recorded(project, case.run.fingerprint, full), recorded_predictions(project, champion_run, full)
+        return recorded(project, case.run.fingerprint, full), recorded_predictions(project, champion_run, full)
     # Another snapshot, perhaps other features: both answer the present raw rows, each by its own code.
     context.log.info(f"scoring champion {case.champion} and challenger {case.version} on the present test snapshot")
     theirs, ours = (score(project, version) for version in (case.champion, case.version))
     return ours, theirs
-
-
-def recorded_predictions(project: Project, run_id: str, subset: str) -> pa.Table:
-    """What a run answered on its test set, with the inputs of `subset`."""
-    from training.evaluate import as_answers
-    from training.tracking import read_artifact
-
-    file = read_artifact(project.mlflow_uri, run_id, "predictions.parquet")
-    table = as_answers(pq.read_table(pa.BufferReader(file)), _output(project))
-    return table.filter(pc.equal(table["subset"], subset))
-
-
-def _recorded(project: Project, training: str, subset: str) -> pa.Table:
-    """As `recorded_predictions`, of the training with that fingerprint."""
-    from training.tracking import find_run
-
-    run_id = find_run(project.mlflow_uri, project.name, training)
-    if run_id is None:
-        raise ValueError(f"{subset} has not been trained on the present dataset: materialize baselines and model first")
-    return recorded_predictions(project, run_id, subset)
-
-
-def _output(project: Project) -> Any:
-    """The `training.outputs.base.Output` that the present settings ask for."""
-    return OUTPUTS.make(project.model.output, {})
 
 
 def score(project: Project, version: str) -> pa.Table:
@@ -167,7 +145,7 @@ def score(project: Project, version: str) -> pa.Table:
         run_version(project, version, rows, answers)
         table = pq.read_table(answers)
     subset = pa.array([subset_name(project.modalities)] * table.num_rows, pa.string())
-    return as_answers(table.append_column("subset", subset), _output(project))
+    return as_answers(table.append_column("subset", subset), output_of(project))
 
 
 def run_version(project: Project, version: str, rows: Path, answers: Path) -> None:

@@ -8,17 +8,16 @@ import dagster as dg
 
 from assets import pipeline
 from assets.catalog import LAUNCHERS
+from assets.evaluation import evaluate, numbers, output_of
 from assets.gate import gate
-from assets.preview import counts_table, evaluation_table, picture
+from assets.preview import counts_table
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
-from training.catalog import OUTPUTS
 from training.metrics import Metric
-from training.records import EvaluationRow, TrainingReport
+from training.records import TrainingReport, Verdict
 from training.spec import JobSpec, RunSpec
 
 OWNERS = ["team:triptych"]
-_PICTURES = ("confusion", "learning", "subsets", "examples")
 
 
 def model_assets(project: Project) -> list[dg.AssetsDefinition]:
@@ -53,6 +52,7 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
             metadata={
                 "summary": f"version {verdict.version} {outcome}",
                 "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in verdict.reasons)),
+                **_differences(verdict),
                 **verdict.to_json(),
             }
         )
@@ -96,7 +96,7 @@ def training_asset(name: str) -> dg.AssetsDefinition:
         selected = {asset.path[-1] for asset in context.selected_asset_keys}
         settings = load_settings(context, name)
         runs = [run for run in pipeline.plan(settings) if ("baselines" if run.is_baseline else "model") in selected]
-        reports, metric = train(context, settings, runs), _metric(settings)
+        reports, metric = train(context, settings, runs), output_of(settings).metric()
         trained = {report.name for report, is_new in reports if is_new}
         if "baselines" in selected:
             baselines = [report for report, _ in reports if report.version is None]
@@ -108,78 +108,26 @@ def training_asset(name: str) -> dg.AssetsDefinition:
     return training
 
 
-def evaluate(project: Project) -> dg.MaterializeResult:
-    """The figures of the model and its baselines side by side, and the model's pictures, from their MLflow runs.
-
-    Raises:
-        ValueError: one of them has not been trained on the present dataset.
-    """
-    from training.tracking import find_run, read_artifact, read_json
-
-    rows: list[tuple[str, EvaluationRow]] = []
-    pictures = {}
-    for run in pipeline.plan(project):
-        run_id = find_run(project.mlflow_uri, project.name, run.fingerprint)
-        if run_id is None:
-            raise ValueError(f"{run.name} has not been trained on this dataset: materialize it first")
-        entries = read_json(project.mlflow_uri, run_id, "evaluation.json")["rows"]
-        rows += [(run.name, EvaluationRow.from_json(entry)) for entry in entries]
-        if not run.is_baseline:
-            for title in _PICTURES:
-                pictures[title] = picture(read_artifact(project.mlflow_uri, run_id, f"{title}.png"))
-    metric = _metric(project)
-    values = {model: row.main.value for model, row in rows if row.is_full}
-    whole = [({"model": model, "subset": row.subset}, row) for model, row in rows if row.slice is None]
-    parts = [({"slice": row.slice}, row) for model, row in rows if model == "model" and row.slice is not None]
-    return dg.MaterializeResult(
-        metadata={
-            "summary": f"model {_words(values['model'])}, {_best_baseline(values, metric)}",
-            f"test_{metric.name}": values["model"],
-            metric.name: evaluation_table(whole),
-            "slices": evaluation_table(parts),
-            "no_slices": _no_slices(project),
-            **pictures,
-        }
-    )
-
-
-def _no_slices(project: Project) -> str:
-    """The columns that are left out of the slices, and why."""
-    from training.evaluate import telling_columns
-
-    test = pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'")
-    told = ", ".join(telling_columns(test))
-    return f"{told} (who knows these knows the label, or nearly)" if told else "none"
-
-
-def _metric(project: Project) -> Metric:
-    """The one that people are shown."""
-    return OUTPUTS.make(project.model.output, {}).metric()
-
-
-def _best_baseline(values: dict[str, float | None], metric: Metric) -> str:
-    measured = {model: value for model, value in values.items() if model != "model" and value is not None}
-    if not measured:
-        return "no baseline measured"
-    best = (max if metric.higher_is_better else min)(measured, key=measured.__getitem__)
-    return f"best baseline {best} {measured[best]:.3f}"
-
-
-def _words(value: float | None) -> str:
-    return "not measured (no test row has its inputs)" if value is None else f"{value:.3f}"
+def _differences(verdict: Verdict) -> dict[str, float]:
+    """What the gate measured, as flat metadata, which the web UI plots over time."""
+    values: dict[str, float] = {"test_n": verdict.standings[0].all.rows} if verdict.standings else {}
+    for standing in verdict.standings:
+        figures = {"score": standing.all.b, "difference": standing.all.difference, "p": standing.all.p}
+        values |= {f"{name}/{standing.name}": value for name, value in figures.items()}
+    return values
 
 
 def _baselines(
     reports: Sequence[TrainingReport], trained: set[str], metric: Metric, key: list[str]
 ) -> dg.MaterializeResult:
     """Args: `trained` names those that were trained in this run."""
-    values = {report.name: report.metrics[metric.name] for report in reports}
-    name = metric.name.replace("_", " ")
+    figures = {f"{name}/{report.name}": report.metrics[name] for report in reports for name in (metric.name, "n")}
     return dg.MaterializeResult(
         asset_key=key,
         metadata={
-            "summary": ", ".join(f"{baseline} {_words(value)}" for baseline, value in values.items()),
-            metric.name: counts_table(values, ("baseline", f"test {name}")),
+            "summary": _baselines_words(reports, metric),
+            "baselines": counts_table(_filled(reports), ("baseline", f"test {metric.words}, all rows")),
+            **{name: value for name, value in figures.items() if value is not None},
             "runs": {report.name: report.mlflow_run_id for report in reports},
             "trained": sum(report.name in trained for report in reports),
             "seconds": sum(sum(report.seconds.values()) for report in reports if report.name in trained),
@@ -187,16 +135,37 @@ def _baselines(
     )
 
 
+def _filled(reports: Sequence[TrainingReport]) -> dict[str, float | None]:
+    """Baseline -> its figure on all test rows, the majority answer where it has no input."""
+    return {report.name: report.filled[max(report.filled, key=len)] for report in reports}
+
+
+def _baselines_words(reports: Sequence[TrainingReport], metric: Metric) -> str:
+    """All on the same rows; those that cannot answer them all on their own rows, too."""
+    everyone = max(int(report.metrics["n"] or 0) for report in reports)
+    words = [f"{name} {value:.3f}" for name, value in _filled(reports).items() if value is not None]
+    own = []
+    for report in reports:
+        value, n = report.metrics[metric.name], int(report.metrics["n"] or 0)
+        if n < everyone:
+            own.append(f"{report.name} {_words(value)}" + (f" on its own {n:,}" if n else ""))
+    return f"{', '.join(words)} on the same {everyone:,} test rows" + (f" ({', '.join(own)})" if own else "")
+
+
+def _words(value: float | None) -> str:
+    return "not measured (no test row has its inputs)" if value is None else f"{value:.3f}"
+
+
 def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str]) -> dg.MaterializeResult:
     assert report.version is not None
-    value, name = report.metrics[metric.name], metric.name.replace("_", " ")
+    n, value = report.metrics["n"], report.metrics[metric.name]
     how = "already trained" if reused else "trained"
     return dg.MaterializeResult(
         asset_key=key,
         metadata={
-            "summary": f"version {report.version} {how}, test {name} {_words(value)}",
-            f"test_{metric.name}": value,
-            "subsets": counts_table(report.subsets, ("inputs given", f"test {name}")),
+            "summary": f"version {report.version} {how}, test {metric.words} {_words(value)} (n = {n:,})",
+            **numbers(report),
+            "subsets": counts_table(report.subsets, ("inputs given", f"test {metric.words}")),
             "version": int(report.version),
             "reused": reused,
             "mlflow_run_id": report.mlflow_run_id,
@@ -204,6 +173,8 @@ def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str])
             "metrics": dict(report.metrics),
             "metric": metric.name,
             "subset_metrics": dict(report.subsets),  # that metric of each
+            "subset_rows": dict(report.rows),
+            "subset_filled": dict(report.filled),
             "seconds": 0.0 if reused else sum(report.seconds.values()),
         },
     )

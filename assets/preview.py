@@ -97,6 +97,8 @@ def evaluation_table(rows: Sequence[tuple[Mapping[str, Any], EvaluationRow]]) ->
         name, main = next(iter(row.metrics.items()))
         interval = "" if main.low is None else f"{main.low:.3f}–{main.high:.3f}"
         columns = {"rows": row.n, name.replace("_", " "): _three(main.value), "95% interval": interval}
+        if row.filled.value is not None:
+            columns["on all rows"] = _three(row.filled.value)
         f1 = {"f1": _three(row.metrics["f1"].value)} if "f1" in row.metrics else {}
         shown.append({**which, **columns, **f1})
     return markdown_table(pa.Table.from_pylist(shown))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the command line starts light
 _BAR = 40  # characters of an accuracy of 1
 _WIDTH = 18  # of the column of names
 _KINDS = 6  # suffixes of a source that are named
+_MAJORITY = "majority answer"
 
 
 def say_summary(summary: Summary) -> None:
@@ -29,9 +30,10 @@ def say_summary(summary: Summary) -> None:
         if summary.dataset.fingerprint is not None:
             click.echo(f"\nDataset {summary.dataset.fingerprint} ({_rows(summary.dataset.rows)})")
         return
-    if summary.findings:  # said hours ago, where training took so long
+    worth = dict.fromkeys([*summary.findings, *summary.warnings])
+    if worth:  # said hours ago, where training took so long
         click.echo("\nWorth a look:")
-    for finding in summary.findings:
+    for finding in worth:
         click.secho(f"  {finding}", fg="yellow")
     click.echo(f"\nModel {model.name} version {model.version} ({', '.join(model.aliases) or 'no alias'})")
     click.echo(f"  dataset {summary.dataset.fingerprint}, MLflow run {summary.mlflow_run_id}")
@@ -46,17 +48,24 @@ def _rows(splits: Mapping[str, int]) -> str:
 
 
 def _say_subsets(summary: Summary) -> None:
-    """The first metric of the output; a share of the rows as a bar, too."""
+    """The first metric of the output, on the same rows in every line; a share of the rows as a bar, too."""
     metric = summary.metric or "accuracy"
-    words = metric.replace("_", " ")
-    click.echo(f"\nTest {words} by the inputs given ({summary.metrics['test/n']:,} rows)")
-    figures = sorted(summary.subsets.items(), key=lambda pair: pair[1] or 0)
+    everyone = int(summary.metrics["test/n"])
+    partly = any(n < everyone for n in summary.subset_rows.values())
+    missing = "; where a row has none of them, the majority answer counts" if partly else ""
+    click.echo(f"\nTest {metric.replace('_', ' ')} by the inputs given, on the same {everyone:,} rows{missing}")
+    figures = sorted(summary.subset_filled.items(), key=lambda pair: pair[1] or 0)
     if (usual := summary.metrics.get(f"test/majority_{metric}")) is not None:
-        figures.insert(0, ("most frequent label" if metric == "accuracy" else "one answer for all", usual))
+        figures.insert(0, (_MAJORITY, usual))
     width = max(len(name) for name, _ in figures)
     for name, value in figures:
-        bar = "█" * round(_BAR * value) if metric == "accuracy" and value else ""
-        click.echo(f"  {name:<{width}}  " + ("no test row" if value is None else f"{value:6.3f}  {bar}"))
+        n, own = summary.subset_rows.get(name, everyone), summary.subsets.get(name, value)
+        if value is None or own is None:
+            click.echo(f"  {name:<{width}}  no test row")
+            continue
+        bar = "█" * round(_BAR * value) if metric == "accuracy" else ""
+        on_own = f"{own:.3f} on the {n:,} rows that have it" if n < everyone else ""
+        click.echo(f"  {name:<{width}}  {value:6.3f}  " + (f"{bar:<{_BAR}}  {on_own}" if on_own else bar).rstrip())
 
 
 def say_check(check: Check) -> None:
@@ -102,7 +111,10 @@ def say_status(status: Status) -> None:
 
 def _say_model(model: Mapping[str, Any]) -> None:
     worth = "" if model["value"] is None else f"test {model['metric'].replace('_', ' ')} {model['value']:.4f}"
-    click.echo(f"  version {model['version']:<4} {', '.join(model['aliases']):<22} {worth}")
+    beside = f" (n = {model['n']:,}" + (f", majority answer {model['majority']:.4f})" if model["majority"] else ")")
+    click.echo(f"  version {model['version']:<4} {', '.join(model['aliases']):<22} {worth}{beside if worth else ''}")
+    if model["unused_fusion"]:
+        click.secho(f"    ! {model['unused_fusion']}", fg="yellow")
     for reason in model["reasons"]:
         click.secho(f"    {reason}", dim=True)
 

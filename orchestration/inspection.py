@@ -17,6 +17,7 @@ from assets.scan import scan
 from assets.settings import Project
 from orchestration.automation import check_schedule
 from orchestration.probe import Decoded, decode_some
+from training.fusion_check import fusion_check
 from training.schema import QUARANTINE, SAMPLES, TABLES
 
 _EXAMPLES = 5  # messages shown of many
@@ -62,7 +63,8 @@ class Status:
     file: str
     lake: str
     tables: Mapping[str, TableState]
-    models: list[dict[str, Any]]  # see `training.model_registry.versions`
+    # See `training.model_registry.versions`; and unused_fusion, a sentence where answers do not depend on the fusion.
+    models: list[dict[str, Any]]
 
 
 def check(project: Project, decoded: int = 50) -> Check:
@@ -137,4 +139,7 @@ def status(project: Project) -> Status:
             rows = lake.sql(f"SELECT count(*) AS n FROM {name}")["n"][0].as_py()
             tables[name] = TableState(rows, version)
     models = model_registry.versions(project.mlflow_uri, project.name)
+    for model in models:
+        checked = fusion_check(model["figures"], model["metric"], project.promotion.confidence)
+        model["unused_fusion"] = checked.words if checked is not None and not checked.passed else None
     return Status(project.name, str(project.path), project.lake_uri, tables, models)

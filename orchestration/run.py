@@ -160,6 +160,10 @@ class Summary:
     metrics: Mapping[str, float]  # test/<name> -> value
     metric: str | None  # the first of the output
     subsets: Mapping[str, float | None]  # inputs given -> that metric; None where no test row has them
+    subset_rows: Mapping[str, int]  # inputs given -> test rows that have any of them: those that it is of
+    subset_filled: Mapping[str, float | None]  # on all test rows: the majority answer where they have none
+    standings: list[Mapping[str, Any]]  # the model beside majority answer and baselines (training.records.Standing)
+    warnings: list[str]  # what checks say that did not end the run
     seconds: Mapping[str, float]  # asset -> duration
     findings: list[str]  # what a person should know of items, keys and labels; of the samples that this run made
 
@@ -177,9 +181,13 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
     durations: dict[str, float] = {}
     steps: dict[str, str] = {}  # asset -> step
     metadata: dict[str, dict[str, Any]] = {}
+    warnings: list[str] = []
     for event in result.all_events:
         if event.is_step_success:
             durations[str(event.step_key)] = round(event.step_success_data.duration_ms / 1000, 3)
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            warnings += [] if check.passed else [check.description or check.check_name]
         if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
             materialization = event.step_materialization_data.materialization
             steps[materialization.asset_key.path[-1]] = str(event.step_key)
@@ -201,6 +209,10 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
         metrics={f"test/{name}": value for name, value in model.get("metrics", {}).items()},
         metric=model.get("metric"),
         subsets=model.get("subset_metrics", {}),
+        subset_rows=model.get("subset_rows", {}),
+        subset_filled=model.get("subset_filled", {}),
+        standings=metadata.get("evaluation", {}).get("standings", []),
+        warnings=warnings,
         # The trainer says itself how long each part took; what else a step makes shares its time.
         seconds={asset: metadata[asset].get("seconds", durations[steps[asset]]) for asset in steps},
         findings=metadata.get("samples", {}).get("findings", []),

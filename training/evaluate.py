@@ -1,20 +1,22 @@
 """What predictions are worth: the output's metrics for every subset of the inputs and every slice of the rows.
 
 A prediction for a subset is made with the other modalities hidden, by a model that was given nothing else of the row.
-A subset is measured on the rows that have at least one of its inputs, and says how many they are.
+A subset is measured on the rows that have at least one of its inputs, and says how many they are; and, to be compared
+with other subsets, on all rows (`filled`), where the others get the answer that is best whatever the inputs.
 """
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import pyarrow as pa
 
-from training.metrics import Metric, natural
+from training.metrics import Metric, mean_figure, natural
 from training.outputs.base import Output
-from training.records import EvaluationRow
+from training.records import EvaluationRow, Figure
 from training.schema import MODALITIES, predictions_schema, subset_name
 
 _SLICE_VALUES = 12  # a column with more values than that is no slice
@@ -73,6 +75,8 @@ def measure(
     inputs: Sequence[str],
     output: Output,
     columns: Mapping[str, Mapping[str, str]] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    majority: Any = None,
     seed: int = 0,
 ) -> list[EvaluationRow]:
     """One row of figures per subset of the inputs, and per slice with all inputs given.
@@ -81,6 +85,8 @@ def measure(
         predictions: `training.schema.predictions_schema`.
         inputs: the modalities that the model takes; each of their subsets gets a row, n = 0 where nothing was asked.
         columns: of `slices`.
+        labels: of all rows, by sample id, in the output's type; without them nothing is filled.
+        majority: what rows without any input of a subset are answered with (`Output.constant`).
         seed: of the bootstrap.
 
     Raises:
@@ -94,7 +100,12 @@ def measure(
         figures = output.figures(labels, answers, seed)
         return EvaluationRow(inputs=full, subset=subset, slice=slice, n=len(part), metrics=figures)
 
-    rows = [row(subset, list(part.values())) for subset, part in parts.items()]
+    def filled(part: Mapping[str, Mapping[str, Any]]) -> Figure:
+        everyone = labels or {}
+        answers = [part[sample]["prediction"] if sample in part else majority for sample in everyone]
+        return mean_figure(output.metrics[0].scores(list(everyone.values()), answers), seed)
+
+    rows = [replace(row(subset, list(part.values())), filled=filled(part)) for subset, part in parts.items()]
     for column, values in (columns or {}).items():
         for value in sorted(set(values.values()), key=natural):
             if part := [r for sample, r in parts[full].items() if values.get(sample) == value]:
@@ -125,7 +136,7 @@ def scores(predictions: pa.Table, metric: Metric, labels: Mapping[str, Any] | No
     """
     rows, known = predictions.to_pylist(), labels or {}
     by_sample = {
-        row["sample_id"]: metric.score(known.get(row["sample_id"], row["label"]), row["prediction"]) for row in rows
+        row["sample_id"]: metric.of(known.get(row["sample_id"], row["label"]), row["prediction"]) for row in rows
     }
     if len(by_sample) < len(rows):
         raise ValueError(f"{len(rows)} predictions of {len(by_sample)} samples: expected one for each")

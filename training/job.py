@@ -6,25 +6,22 @@ Dagster starts it (`assets.launchers`) and passes the specification over Pipes; 
 way, everything else through the lake and MLflow. It dies with the process that started it.
 """
 
-import functools
-import json
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from training.children import PARENT, die_with_parent
-from training.records import EvaluationRow, TrainingReport
-from training.schema import MODALITIES, SPLITS, predictions_schema, subset_name
+from training.records import TrainingReport
+from training.schema import SPLITS
 from training.settings import TrainingSettings
 from training.spec import JobSpec, RunSpec
 from training.validation import to_dict
@@ -34,10 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from training.data import SampleDataset
-    from training.outputs.base import Output
     from training.train import Trained, TrainingTask
-
-_EXAMPLES = 12  # test samples in the picture
 
 
 def run_all(spec: JobSpec, report: Callable[[TrainingReport], None], log: Log) -> None:
@@ -107,6 +101,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
     from transformers.utils import logging
 
     from training import tracking
+    from training.results import evaluate
     from training.train import fit
 
     logging.disable_progress_bar()
@@ -122,7 +117,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
         trained = fit(task, folder, [tracking.progress_callback(run, log)], f"{spec.project} {run.name}")
         clock.stop("train")
         log(f"{run.name}: trained in {clock.seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")
-        metrics, subsets = _evaluate(run, task, trained, splits["test"], test, Path(temporary) / "results")
+        metrics, measured = evaluate(run, task, trained, splits["test"], test, Path(temporary) / "results")
         clock.stop("evaluate")
         version = None if run.is_baseline else _register(spec, run, task, trained, Path(temporary) / "bundle")
         clock.stop("log")
@@ -133,7 +128,9 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
             dataset_fingerprint=spec.dataset,
             training_fingerprint=run.fingerprint,
             metrics=metrics,
-            subsets=subsets,
+            subsets={row.subset: row.main.value for row in measured},
+            rows={row.subset: row.n for row in measured},
+            filled={row.subset: row.filled.value for row in measured},
             seconds=clock.seconds,
         )
         tracking.log_report(report)
@@ -192,51 +189,6 @@ def _clips(train: "SampleDataset", spec: JobSpec, run: RunSpec) -> "dict[str, li
     return {m: train.tensors(m, augmented[m], ids) for m, ids in run.noise.items()}
 
 
-def _evaluate(
-    run: RunSpec, task: "TrainingTask", trained: "Trained", rows: "SampleDataset", test: pa.Table, folder: Path
-) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """Answers the test rows and logs what they are worth, with the pictures; returns metrics, and the first metric by
-    the inputs given.
-
-    Args:
-        rows, test: the test rows, and as they stand in `dataset`.
-    """
-    from training import tracking
-    from training.evaluate import measure, slices
-
-    output = trained.model.output
-    predictions = predict_subsets(task, trained, rows, run.keep)
-    measured = measure(predictions, run.keep, output, slices(test))
-    metrics = headline(measured)
-    if not run.is_baseline:
-        metrics |= _beside(task, trained, rows)
-    subsets = {row.subset: row.main.value for row in measured if row.slice is None}
-    folder.mkdir()
-    pq.write_table(predictions, folder / "predictions.parquet")
-    evaluation = {"rows": [row.to_json() for row in measured], "history": trained.history}
-    (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    _pictures(folder, trained.history, measured, predictions, rows, output)
-    tracking.log_results(folder, metrics, subsets, output.metrics[0].name)
-    return metrics, subsets
-
-
-def _beside(task: "TrainingTask", trained: "Trained", rows: "SampleDataset") -> dict[str, float | None]:
-    """What the model's first metric must be seen beside: with the soft tokens of another row (no better than chance, if
-    the answers come from the fusion), and the one answer that is best whatever the inputs."""
-    from training.evaluate import mean_score
-    from training.train import predict
-
-    output = trained.model.output
-    metric = output.metrics[0]
-    labels, known = ([output.read(x) for x in part.labels if x is not None] for part in (rows, task.train))
-    labelled = rows.take([number for number, label in enumerate(rows.labels) if label is not None])
-    shuffled = predict(trained.model, task.tokenizer, labelled, task.features, shuffle_seed=0)
-    return {
-        f"shuffled_{metric.name}": mean_score(metric, labels, shuffled),
-        f"majority_{metric.name}": mean_score(metric, labels, [output.constant(known)] * len(labels)),
-    }
-
-
 def _register(spec: JobSpec, run: RunSpec, task: "TrainingTask", trained: "Trained", bundle: Path) -> str:
     """Saves all that answers, in the folder `bundle`, and registers it as a version; returns the version."""
     from training import model_registry
@@ -246,58 +198,6 @@ def _register(spec: JobSpec, run: RunSpec, task: "TrainingTask", trained: "Train
     task.tokenizer.save_pretrained(bundle)
     Processor(spec.features, spec.limits).save_pretrained(bundle)
     return model_registry.log_model(spec, run, bundle)
-
-
-def headline(rows: list[EvaluationRow]) -> dict[str, float | None]:
-    """The figures with all inputs given; None where no test row has any of them."""
-    return next(row for row in rows if row.is_full).figures()
-
-
-def predict_subsets(task: "TrainingTask", trained: "Trained", rows: "SampleDataset", inputs: Sequence[str]) -> pa.Table:
-    """Predictions for every subset of the inputs, on the rows that have at least one of its inputs."""
-    from training.evaluate import subsets
-    from training.train import predict
-
-    model, output = trained.model, trained.model.output
-    schema = predictions_schema(output.arrow_type)
-    present = {m: rows.index[f"{m}_id"].is_valid() for m in MODALITIES}
-    tables = []
-    for subset in subsets(inputs):
-        any_of_them = functools.reduce(pc.or_, (present[modality] for modality in subset))
-        chosen = rows.take(pc.indices_nonzero(any_of_them).to_pylist())
-        answers = predict(model, task.tokenizer, chosen, task.features, frozenset(subset)) if len(chosen) else []
-        columns = {
-            "sample_id": chosen.index["sample_id"].to_pylist(),
-            "subset": [subset_name(subset)] * len(chosen),
-            "label": [None if label is None else output.read(label) for label in chosen.labels],
-            "prediction": answers,
-        }
-        tables.append(pa.table(columns, schema))
-    return pa.concat_tables(tables)
-
-
-def _pictures(
-    folder: Path,
-    history: list[dict[str, float]],
-    rows: list[EvaluationRow],
-    predictions: pa.Table,
-    test: "SampleDataset",
-    output: "Output",
-) -> None:
-    from training import reporting
-    from training.metrics import confusion
-
-    answered = predictions.filter(pc.equal(predictions["subset"], rows[0].inputs)).to_pylist()
-    labels = [str(row["label"]) for row in answered]
-    answers = [None if row["prediction"] is None else str(row["prediction"]) for row in answered]
-    (folder / "confusion.png").write_bytes(reporting.confusion_picture(*confusion(labels, answers)))
-    (folder / "learning.png").write_bytes(reporting.learning_picture(history, output.metrics[0].name))
-    (folder / "subsets.png").write_bytes(reporting.subsets_picture(rows))
-    words = {row["sample_id"]: pair for row, *pair in zip(answered, labels, answers, strict=True)}
-    chosen = [test[number] for number in range(0, len(test), max(1, len(test) // _EXAMPLES))][:_EXAMPLES]
-    shown = [row | {"label": words[row["sample_id"]][0]} for row in chosen if row["sample_id"] in words]
-    picture = reporting.examples_picture(shown, [words[row["sample_id"]][1] for row in shown], test.modalities)
-    (folder / "examples.png").write_bytes(picture)
 
 
 def main() -> None:

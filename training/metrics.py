@@ -1,5 +1,6 @@
 """What answers are worth: metrics of labels and predictions, with intervals. Needs neither torch nor MLflow."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 
 from training.records import Figure
 
-_TAKEN = ("n", "inputs", "subset", "slice", "loss")  # mean something else beside figures
+_TAKEN = ("n", "inputs", "subset", "slice", "filled", "loss")  # mean something else beside figures
 CLASSES = 50  # with more labels than that, figures per class say little
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
@@ -35,10 +36,26 @@ class Metric:
                 f"and none of {', '.join(_TAKEN)}"
             )
 
+    @property
+    def words(self) -> str:
+        """The name, as sentences have it."""
+        return self.name.replace("_", " ")
+
+    def of(self, label: Any, prediction: Any) -> float:
+        """The score of one answer. One that has no finite score (nan, of a model that diverged) is no answer.
+
+        Raises:
+            ValueError: no answer has no finite score, either.
+        """
+        for answer in (prediction, None):
+            if math.isfinite(value := self.score(label, answer)):
+                return value
+        raise ValueError(f"{self.name} of no answer to {label!r} is {value}, expected what it costs: a finite number")
+
     def scores(self, labels: Sequence[Any], predictions: Sequence[Any]) -> np.ndarray:
         """(rows,) of bool or float64."""
         pairs = zip(labels, predictions, strict=True)
-        values = np.array([self.score(label, prediction) for label, prediction in pairs])
+        values = np.array([self.of(label, prediction) for label, prediction in pairs])
         return values if values.dtype == bool else values.astype(float)
 
 

@@ -216,7 +216,8 @@ def count_look(uri: str, project: str, dataset: str, version: str) -> int:
 
 def versions(uri: str, project: str) -> list[dict[str, Any]]:
     """Registered versions, the newest first: version, run_id, aliases, metric (the first of its output), value (on the
-    test set), accuracy (the value, if that is the metric), dataset_fingerprint, reasons."""
+    test set), n (test rows), majority (the metric of the majority answer), accuracy (the value, if that is the metric),
+    figures (all that was measured on the test set with all inputs given), dataset_fingerprint, reasons."""
     from mlflow.exceptions import MlflowException
 
     store = client(uri)
@@ -230,7 +231,9 @@ def versions(uri: str, project: str) -> list[dict[str, Any]]:
     for version in store.search_model_versions(f"name = '{project}'"):
         tags = {k.removeprefix(TAG): v for k, v in version.tags.items()}
         metric = tags.get("metric", "accuracy")
-        value = store.get_run(version.run_id).data.metrics.get(f"test_{metric}")
+        measured = store.get_run(version.run_id).data.metrics
+        figures = {name.removeprefix("test_"): x for name, x in measured.items() if name.startswith("test_")}
+        value = figures.get(metric)
         rows.append(
             {
                 "version": int(version.version),
@@ -238,6 +241,9 @@ def versions(uri: str, project: str) -> list[dict[str, Any]]:
                 "aliases": sorted(alias for alias, v in registered.aliases.items() if str(v) == str(version.version)),
                 "metric": metric,
                 "value": value,
+                "n": int(figures.get("n", 0)),
+                "majority": figures.get(f"majority_{metric}"),
+                "figures": {name: figure for name, figure in figures.items() if "/" not in name},
                 "accuracy": value if metric == "accuracy" else None,
                 "dataset_fingerprint": tags.get("dataset_fingerprint"),
                 "reasons": json.loads(tags.get("gate_reasons", "[]")),

@@ -24,8 +24,9 @@ class EvaluationRow:
     inputs: str  # all that the model reads: "text+image"
     subset: str  # those that it was shown
     slice: str | None  # the rows, as "column=value"; None: all
-    n: int  # rows
+    n: int  # rows, which have at least one of those inputs
     metrics: Mapping[str, Figure]  # the output's first metric is the first here
+    filled: Figure = Figure()  # the first metric on all rows: with the majority answer where they have none of them
 
     @property
     def main(self) -> Figure:
@@ -46,17 +47,19 @@ class EvaluationRow:
         return figures
 
     def to_json(self) -> dict[str, Any]:
-        return {"inputs": self.inputs, "subset": self.subset, "slice": self.slice, **self.figures()}
+        filled = asdict(self.filled)
+        return {"inputs": self.inputs, "subset": self.subset, "slice": self.slice, "filled": filled, **self.figures()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "EvaluationRow":
         keys = {name: values[name] for name in ("inputs", "subset", "slice", "n")}
-        names = [name for name in values if name not in (*keys, "low", "high") and not name.endswith(("_low", "_high"))]
+        others = (*keys, "filled", "low", "high")
+        names = [name for name in values if name not in others and not name.endswith(("_low", "_high"))]
         metrics = {}
         for number, name in enumerate(names):
             prefix = f"{name}_" if number else ""
             metrics[name] = Figure(values[name], values[f"{prefix}low"], values[f"{prefix}high"])
-        return cls(**keys, metrics=metrics)
+        return cls(**keys, metrics=metrics, filled=Figure(**values["filled"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,9 @@ class TrainingReport:
     dataset_fingerprint: str
     training_fingerprint: str
     metrics: Mapping[str, float | None]  # on the test rows, all inputs given; None: no test row has any of them
-    subsets: Mapping[str, float | None]  # the output's first metric by the inputs given
+    subsets: Mapping[str, float | None]  # the output's first metric by the inputs given, on the rows that have any
+    rows: Mapping[str, int]  # how many those are, by the same names
+    filled: Mapping[str, float | None]  # on all test rows: with the majority answer where they have none
     seconds: Mapping[str, float]  # of train, evaluate, log
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +86,44 @@ class TrainingReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Means:
+    """Mean score of a and of b on the same rows."""
+
+    a: float
+    b: float
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Means):
+    """By how much a is better than b."""
+
+    difference: float  # above 0 where a is better, whichever way the metric goes
+    low: float  # the difference is above it with `confidence` (one-sided) ...
+    high: float  # ... and below this with `confidence`
+    p: float  # chance that a is not better (with a margin: that it is worse by the margin or more)
+    better: bool
+    differ: int  # rows on which they do not score the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """The model (a) beside a rival (b), on the same test rows."""
+
+    name: str  # champion, majority, or a baseline's
+    all: Comparison  # on all rows; where the rival has no answer, it gives the majority answer of training
+    answered: Means | None  # on the rows that it answers itself; None: there are none
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Standing":
+        answered = values["answered"] and Means(**values["answered"])
+        return cls(name=values["name"], all=Comparison(**values["all"]), answered=answered)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What the gate decided about a version, or had decided before."""
 
@@ -89,6 +132,7 @@ class Verdict:
     champion: str  # the one that answers now, or "none"
     aliases: list[str] = field(default_factory=list)  # of `version`
     reasons: list[str] = field(default_factory=list)  # sentences for a person
+    standings: list[Standing] = field(default_factory=list)  # beside each that it had to beat
     test_looks: int = 0  # how many candidates were judged on this test snapshot: the more, the less it proves
 
     def to_json(self) -> dict[str, Any]:
@@ -96,4 +140,4 @@ class Verdict:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Verdict":
-        return cls(**values)
+        return cls(**{**values, "standings": [Standing.from_json(standing) for standing in values["standings"]]})

@@ -20,6 +20,7 @@ from matplotlib.ticker import LogFormatter
 
 from training import catalog
 from training.records import EvaluationRow
+from training.records import Figure as Measured
 from training.schema import MODALITIES
 
 RIGHT, WRONG, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#767676"
@@ -126,31 +127,46 @@ def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: st
     return axes.plot(steps, values, style, color=color, label=label, markersize=4, linewidth=1.5)
 
 
-def subsets_picture(rows: Sequence[EvaluationRow]) -> bytes:
-    """The output's first metric by the inputs given, with its 95 % interval; slices are left out."""
-    rows = sorted((row for row in rows if row.slice is None), key=lambda row: row.main.value or 0)
+def subsets_picture(rows: Sequence[EvaluationRow], majority: float | None = None) -> bytes:
+    """The output's first metric by the inputs given, with its 95 % interval, all on the same rows: where none of the
+    inputs is there, the majority answer counts. Slices are left out.
+
+    Args:
+        majority: the figure of the majority answer alone, drawn as a line.
+    """
+    rows = [row for row in rows if row.slice is None]
+    bars = sorted(((_comparable(row), row) for row in rows), key=lambda bar: bar[0].value or 0)
     name = next(iter(rows[0].metrics)) if rows else "accuracy"
     # Shares fill the axis from 0 to 1; of other figures, the highest is as wide as 1 would be.
-    widest = 1.0 if name == "accuracy" else max((row.main.high or 0 for row in rows), default=0) or 1.0
-    figure = _figure(7, 0.42 * len(rows) + 1.3)
+    widest = 1.0 if name == "accuracy" else max((bar.high or 0 for bar, _ in bars), default=0) or 1.0
+    figure = _figure(7, 0.42 * len(rows) + 1.5)
     axes = figure.add_subplot()
-    for line, row in enumerate(rows):
-        value, low, high = row.main.value, row.main.low, row.main.high
-        if value is None or low is None or high is None:
+    everyone = max((row.n for row in rows), default=0)
+    for line, (bar, row) in enumerate(bars):
+        if bar.value is None or bar.low is None or bar.high is None or row.n == 0:
             axes.text(0.01 * widest, line, "no test row", va="center", fontsize=8, color=GREY)
             continue
-        error = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        error = [[max(0.0, bar.value - bar.low)], [max(0.0, bar.high - bar.value)]]
         color = RIGHT if row.subset == row.inputs else "#56B4E9"
-        axes.barh(line, value, xerr=error, color=color, ecolor="#333333", capsize=3, height=0.6)
-        axes.text(high + 0.015 * widest, line, f"{value:.3f}   n = {row.n:,}", va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [row.subset.replace("+", " + ") for row in rows])
+        axes.barh(line, bar.value, xerr=error, color=color, ecolor="#333333", capsize=3, height=0.6)
+        own = f"\n{row.main.value:.3f} on the {row.n:,} that have it" if row.n < everyone and row.main.value else ""
+        axes.text(bar.high + 0.015 * widest, line, f"{bar.value:.3f}{own}", va="center", fontsize=7)
+    if majority is not None:
+        axes.axvline(majority, color=GREY, linestyle=":", label=f"majority answer: {majority:.3f}")
+        figure.legend(loc="outside lower right", fontsize=8, frameon=False)
+    axes.set_yticks(range(len(rows)), [row.subset.replace("+", " + ") for _, row in bars])
     axes.set_xlim(0, 1.3 * widest)
     axes.set_xticks(np.linspace(0, widest, 6))
     what = "share of rows answered exactly" if name == "accuracy" else "mean over the rows"
-    axes.set_xlabel(f"test {name.replace('_', ' ')}: {what} (bars: 95 % interval)")
-    axes.set_title("What the model answers right, by the inputs it is given", fontsize=10)
+    axes.set_xlabel(f"test {name.replace('_', ' ')}: {what}, with its 95 % interval")
+    axes.set_title(f"What the model makes of {everyone:,} test rows, by the inputs it is given", fontsize=10)
     _plain(axes)
     return _png(figure)
+
+
+def _comparable(row: EvaluationRow) -> Measured:
+    """On all rows where that is known, so that bars are of the same rows."""
+    return row.main if row.filled.value is None else row.filled
 
 
 def examples_picture(

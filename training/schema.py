@@ -118,6 +118,8 @@ def predictions_schema(answer: pa.DataType) -> pa.Schema:
     return _schema(sample_id=_STRING, subset=_STRING, label=answer, prediction=answer)
 
 
+MAJORITY = "majority"  # in the place of a subset: the one answer that is best whatever the inputs
+
 FEATURE_TABLES = tuple(f"{m}_features" for m in MODALITIES)
 TABLES: dict[str, pa.Schema] = {
     "manifest": MANIFEST,

@@ -204,12 +204,16 @@ def decisive(training: TrainingSettings) -> dict[str, Any]:
 class PromotionSettings:
     __pydantic_config__ = FORBID_EXTRA
     metric: str | None = None  # one of the output's (`training.outputs`); null: its first, accuracy of text and class
-    must_beat: Annotated[tuple[Literal["champion", "best_single_modality"], ...], OneOrMore()] = (
+    # `majority`: the one answer that is best whatever the inputs, from the training labels
+    must_beat: Annotated[tuple[Literal["champion", "best_single_modality", "majority"], ...], OneOrMore()] = (
         "champion",
         "best_single_modality",
+        "majority",
     )
     confidence: float = 0.95  # of the one-sided paired bootstrap
     margin: float = 0.0  # 0: strictly better; above: may be worse than the champion by less than this
+    # A model whose answers are no worse with the soft tokens of another row: `block` ends the run before the gate.
+    unused_fusion: Literal["warn", "block"] = "warn"
 
     def __post_init__(self) -> None:
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "0.5 up to (not including) 1")

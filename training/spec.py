@@ -18,7 +18,7 @@ from training.schema import MODALITIES, fingerprint
 from training.settings import MediaLimits, ModelSettings, TrainingSettings, decisive
 from training.validation import from_dict, to_dict
 
-VERSION = 1  # count up when the same settings and data would train another model
+VERSION = 2  # count up when the same settings and data would train another model, or its run would hold other things
 _PACKAGES = ("accelerate", "numpy", "scipy", "tokenizers", "torch", "transformers")
 # Of a local language model: what transformers reads of its folder.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")

@@ -17,7 +17,7 @@ from typing import Any
 
 from training.catalog import OUTPUTS
 from training.children import is_free
-from training.records import TrainingReport
+from training.records import EvaluationRow, TrainingReport
 from training.spec import JobSpec, RunSpec
 
 TAG = "triptych."  # before the names of our tags
@@ -280,18 +280,19 @@ def progress_callback(run: RunSpec, log: Callable[[str], None]) -> Any:
     return LogProgress()
 
 
-def log_results(
-    folder: Path, metrics: Mapping[str, float | None], subsets: Mapping[str, float | None], main: str = "accuracy"
-) -> None:
-    """The files of `folder`; metrics as ``test_X``; and the main one by subset of the inputs, as
-    ``test_accuracy/text-image``.
+def log_results(folder: Path, metrics: Mapping[str, float | None], subsets: Sequence[EvaluationRow]) -> None:
+    """The files of `folder`; metrics as ``test_X``; and of each subset of the inputs the first metric, how many rows it
+    is of, and the one of all rows: ``test_accuracy/text-image``, ``test_n/text-image``, ``test_filled_accuracy/...``.
 
     MLflow's names know no ``+``, and its metrics no None: what could not be measured is left out.
     """
     import mlflow
 
     values = {f"test_{name}": value for name, value in metrics.items()}
-    values |= {f"test_{main}/{name.replace('+', '-')}": value for name, value in subsets.items()}
+    for row in subsets:
+        subset, main = row.subset.replace("+", "-"), next(iter(row.metrics))
+        values |= {f"test_{main}/{subset}": row.main.value, f"test_n/{subset}": row.n}
+        values[f"test_filled_{main}/{subset}"] = row.filled.value
     mlflow.log_metrics({name: value for name, value in values.items() if value is not None})
     mlflow.log_artifacts(str(folder))
 
@@ -310,6 +311,11 @@ def read_artifact(uri: str, run_id: str, name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=uri)
         return Path(path).read_bytes()
+
+
+def write_json(uri: str, run_id: str, name: str, values: Any) -> None:
+    """A file of a run, in place of the one it had."""
+    client(uri).log_dict(run_id, values, name)
 
 
 def read_json(uri: str, run_id: str, name: str) -> Any:

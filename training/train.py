@@ -150,6 +150,9 @@ def predict(
         keep: only these modalities are shown to the model.
         shuffle_seed: give every row the soft tokens of another row of its batch: a model that listens to its fusion
             then answers by chance.
+
+    Raises:
+        ValueError: a row that should get the tokens of another is alone.
     """
     collator = make_collator(model, tokenizer, features, keep)
     random = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
@@ -157,7 +160,9 @@ def predict(
     answers = []
     for batch in _loader(rows, collator, batch_size):
         size = len(batch["present"])
-        other = None if random is None else torch.arange(size).roll(int(random.integers(1, max(2, size))))
+        if random is not None and size == 1:
+            raise ValueError(f"one of {len(rows)} rows is alone in its batch: no other has soft tokens for it")
+        other = None if random is None else torch.arange(size).roll(int(random.integers(1, size)))
         answers += model.answer(batch, tokenizer, other)
     return answers
 
@@ -231,8 +236,11 @@ class _Trainer(Trainer):
 
 
 def _loader(rows: Any, collator: Collator, batch_size: int) -> DataLoader:
+    # Batches as even as can be, so that no row is alone in the last one.
+    parts = np.array_split(np.arange(len(rows)), max(1, math.ceil(len(rows) / batch_size)))
+    batches = [part.tolist() for part in parts if len(part)]
     # A generator of its own: the loader would draw from the global one, which training resumes from.
-    return DataLoader(rows, batch_size, collate_fn=collator, generator=torch.Generator())
+    return DataLoader(rows, batch_sampler=batches, collate_fn=collator, generator=torch.Generator())
 
 
 def _arguments(

@@ -62,6 +62,9 @@ class Gate:
         made = self.store.create_run(self.experiment, tags={f"{TAG}training_fingerprint": fingerprint}).info.run_id
         pq.write_table(answered, self.folder / "predictions.parquet")
         self.store.log_artifact(made, str(self.folder / "predictions.parquet"))
+        usual = {"sample_id": [None], "subset": ["majority"], "label": [None], "prediction": ["no"]}
+        pq.write_table(pa.table(usual, answered.schema), self.folder / "majority.parquet")
+        self.store.log_artifact(made, str(self.folder / "majority.parquet"))
         version = None
         if dataset is not None:
             tags = {f"{TAG}dataset_fingerprint": dataset}
@@ -74,6 +77,8 @@ class Gate:
             training_fingerprint=fingerprint,
             metrics={},
             subsets={},
+            rows={},
+            filled={},
             seconds={},
         )
         self.store.log_dict(made, report.to_json(), "report.json")

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training import comparison
-from training.comparison import Decision, paired_bootstrap
+from training.bootstrap import paired_bootstrap
+from training.comparison import Decision
+from training.fusion_check import FusionCheck
 from training.metrics import ACCURACY, Metric, mean_figure
 from training.outputs.text import TextOutput
+from training.records import Means, Standing
 from training.schema import predictions_schema
 from training.settings import PromotionSettings
 
@@ -28,8 +31,38 @@ def predictions(right: Any, subset: str = "text+image", ids: list[str] | None = 
     return pa.Table.from_pylist(rows, predictions_schema(pa.string()))
 
 
-def decide(*arguments: Any) -> Decision:
-    return comparison.decide(*arguments, TextOutput({}))
+def decide(
+    challenger: pa.Table,
+    champion: pa.Table | None,
+    singles: dict[str, pa.Table],
+    rule: PromotionSettings,
+    majority: str = "no",  # which is wrong in every row
+    fusion: FusionCheck | None = None,
+) -> Decision:
+    return comparison.decide(challenger, champion, singles, majority, rule, TextOutput({}), fusion)
+
+
+def beside(decision: Decision) -> dict[str, Standing]:
+    return {standing.name: standing for standing in decision.standings}
+
+
+def off_by(label: float, answer: float | None) -> float:
+    return 1000.0 if answer is None else abs(label - answer)
+
+
+class DollarsOutput(TextOutput):
+    """Answers are numbers; the mean error is in their unit, and less is better."""
+
+    metrics = (Metric("error", off_by, higher_is_better=False), ACCURACY)
+    arrow_type = pa.float64()
+
+
+def errors(values: Any, subset: str = "text+image") -> pa.Table:
+    rows = [
+        {"sample_id": f"s{n}", "subset": subset, "label": 0.0, "prediction": float(value)}
+        for n, value in enumerate(values)
+    ]
+    return pa.Table.from_pylist(rows, predictions_schema(pa.float64()))
 
 
 def score(n: int, rate: float, seed: int = 0) -> np.ndarray:
@@ -37,10 +70,15 @@ def score(n: int, rate: float, seed: int = 0) -> np.ndarray:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=200), st.floats(0.01, 0.5))
-def test_identical_answers_are_not_better_and_within_any_margin(right: list[bool], margin: float) -> None:
+def test_identical_answers_are_not_better_and_within_a_margin_if_rows_can_tell(
+    right: list[bool], margin: float
+) -> None:
     outcome = paired_bootstrap(right, right)
     assert not outcome.better and outcome.low == outcome.high == outcome.difference == 0
-    assert paired_bootstrap(right, right, margin=margin).better
+    # One that loses a row with a chance of `margin` would have lost none of so many with the chance p.
+    within = paired_bootstrap(right, right, margin=margin)
+    assert within.p == pytest.approx((1 - margin) ** len(right)) and within.better == (within.p < 0.05)
+    assert paired_bootstrap(right * 300, right * 300, margin=margin).better
 
 
 @given(PAIRS, st.floats(0.5, 0.99))
@@ -114,7 +152,7 @@ def test_the_first_model_must_beat_the_best_single_modality() -> None:
     fused, image, text = score(500, 0.9), score(500, 0.6, 1), score(500, 0.3, 2)
     singles = {"text": predictions(text, "text"), "image": predictions(image, "image")}
     outcome = decide(predictions(fused), None, singles, RULE)
-    assert outcome.promote and list(outcome.comparisons) == ["image"]
+    assert outcome.promote and list(beside(outcome)) == ["image", "majority"]
     assert outcome.reasons[-1] == "there was no champion before"
     assert not decide(predictions(image, "text+image"), None, singles, RULE).promote
 
@@ -123,7 +161,7 @@ def test_a_better_model_must_beat_champion_and_single_modality() -> None:
     new, old, image = score(800, 0.95), score(800, 0.85, 1), score(800, 0.97, 2)
     assert decide(predictions(new), predictions(old), {}, RULE).promote
     outcome = decide(predictions(new), predictions(old), {"image": predictions(image, "image")}, RULE)
-    assert not outcome.promote and len(outcome.reasons) == 2
+    assert not outcome.promote and len(outcome.reasons) == 3
     assert decide(
         predictions(new), predictions(old), {"image": predictions(image)}, replace(RULE, must_beat=("champion",))
     ).promote
@@ -143,12 +181,13 @@ def test_rows_are_joined_by_sample_whatever_their_order() -> None:
     shuffled = np.random.default_rng(0).permutation(300)
     other = predictions(right[shuffled], ids=[ids[n] for n in shuffled])
     outcome = decide(predictions(right), other, {}, RULE)
-    assert outcome.comparisons["champion"].low == outcome.comparisons["champion"].high == 0 and not outcome.promote
+    champion = beside(outcome)["champion"].all
+    assert champion.low == champion.high == 0 and not outcome.promote
 
 
 def test_other_rows_are_refused() -> None:
     right = [True] * 10
-    with pytest.raises(ValueError, match=r"champion were not scored on the same test rows \(1 and 1"):
+    with pytest.raises(ValueError, match=r"champion were not scored on the same test rows \(2 stand"):
         decide(predictions(right), predictions(right, ids=["other", *(f"s{n}" for n in range(1, 10))]), {}, RULE)
     with pytest.raises(ValueError, match="2 predictions of 1 samples"):
         decide(predictions(right[:2], ids=["a", "a"]), None, {}, RULE)
@@ -159,56 +198,131 @@ def test_other_rows_are_refused() -> None:
 def test_a_modality_that_no_test_row_has_is_not_compared() -> None:
     fused, nothing = np.ones(20, bool), predictions([], "speech")
     outcome = decide(predictions(fused), None, {"image": predictions(~fused, "image"), "speech": nothing}, RULE)
-    assert outcome.promote and list(outcome.comparisons) == ["image"]
+    assert outcome.promote and list(beside(outcome)) == ["image", "majority"]
     assert outcome.reasons[0] == "speech alone was not compared: no test row has speech"
     with pytest.raises(ValueError, match="at least one"):
         decide(nothing, None, {"speech": nothing}, RULE)
 
 
-def test_a_row_that_lacks_the_single_modality_counts_against_it() -> None:
-    fused = np.ones(20, bool)
-    outcome = decide(predictions(fused), None, {"image": predictions(fused[:10], "image")}, RULE)
-    assert outcome.promote and outcome.comparisons["image"].b == 0.5
+def test_a_single_modality_answers_as_most_of_training_where_its_input_is_missing() -> None:
+    # 30 rows: an x-ray in all, a note in 12; the majority answer "yes" is right in 20 of the 30.
+    ids = [f"s{n}" for n in range(30)]
+    labels = ["yes" if n < 20 else "no" for n in range(30)]
+
+    def table(subset: str, answers: dict[str, str]) -> pa.Table:
+        rows = [
+            {"sample_id": i, "subset": subset, "label": label, "prediction": answers[i]}
+            for i, label in zip(ids, labels, strict=True)
+            if i in answers
+        ]
+        return pa.Table.from_pylist(rows, predictions_schema(pa.string()))
+
+    fused = table("text+image", dict.fromkeys(ids, "yes"))  # says nothing but the majority: 20 of 30
+    notes = table("text", dict(list(zip(ids, labels, strict=True))[14:26]))  # all 12 right: 6 yes, 6 no
+    outcome = decide(fused, None, {"text": notes}, RULE, majority="yes")
+    note = beside(outcome)["text"]
+    assert (note.all.b, note.all.rows) == (pytest.approx(26 / 30), 30), "its 12, and the majority's 14 of the other 18"
+    assert note.answered == Means(a=0.5, b=1.0, rows=12) and note.all.a == pytest.approx(20 / 30)
+    assert not outcome.promote and outcome.reasons[0].startswith(
+        "worse than the best single modality (text): accuracy 0.6667 against 0.8667 on the same 30 test rows"
+    )
+    assert outcome.reasons[0].endswith(
+        "; on 18 of them it has no answer, and the majority's counts; on the other 12 it is 0.5000 against 1.0000"
+    )
+    assert beside(outcome)["majority"].all.difference == 0
     with pytest.raises(ValueError, match="image"):
-        decide(predictions(fused[:10]), None, {"image": predictions(fused, "image")}, RULE)
+        decide(fused.slice(0, 10), None, {"image": fused}, RULE)
 
 
-class DollarsOutput(TextOutput):
-    """Answers are numbers; the mean error is in their unit, and less is better."""
+def test_the_majority_answer_is_a_rival() -> None:
+    usual = predictions(np.arange(100) < 60)
+    refused = decide(usual, None, {}, RULE, majority="yes")
+    assert not refused.promote, "who is right in all rows is ahead of 60 of 100"
+    assert refused.reasons[0].startswith("worse than the majority answer (yes): accuracy 0.6000 against 1.0000 on the")
+    same = pa.table({**{name: usual[name] for name in usual.schema.names}, "label": ["yes"] * 60 + ["no"] * 40})
+    same = same.set_column(3, "prediction", pa.array(["yes"] * 100)).cast(usual.schema)
+    tie = decide(same, None, {}, RULE, majority="yes")
+    assert not tie.promote and tie.reasons[0].startswith("not shown to be better than the majority answer (yes)")
+    assert decide(same, None, {}, replace(RULE, must_beat=("champion",)), majority="yes").promote
+    # A margin is for the champion only.
+    assert not decide(same, same, {}, replace(RULE, margin=0.3), majority="yes").promote
+    hidden = decide(usual, None, {}, RULE, majority="x" * 500).reasons[0]
+    assert len(hidden) < 300 and "…" in hidden
 
-    metrics = (Metric("error", lambda label, answer: abs(label - answer), higher_is_better=False), ACCURACY)
-    arrow_type = pa.float64()
+
+def test_an_empty_rule_is_said() -> None:
+    outcome = decide(predictions([True] * 9), None, {}, replace(RULE, must_beat=("champion",)))
+    assert outcome.promote and outcome.reasons[0] == "nothing was compared: promotion.must_beat is champion"
+    assert "must_beat is empty" in decide(predictions([True]), None, {}, replace(RULE, must_beat=())).reasons[0]
 
 
-def errors(values: Any, subset: str = "text+image") -> pa.Table:
-    rows = [
-        {"sample_id": f"s{n}", "subset": subset, "label": 0.0, "prediction": float(value)}
-        for n, value in enumerate(values)
-    ]
-    return pa.Table.from_pylist(rows, predictions_schema(pa.float64()))
+def test_with_few_rows_it_is_said_how_many_must_differ() -> None:
+    four, none = predictions([True] * 4), predictions([False] * 4)
+    few = decide(four, none, {}, RULE)
+    assert not few.promote
+    assert few.reasons[0].endswith("; the two differ on 4 rows, and at least 5 must be better, and none worse")
+    assert decide(predictions([True] * 5), predictions([False] * 5), {}, RULE).promote
+    right = np.ones(100, bool)
+    alike = decide(predictions(right), predictions(right), {}, replace(RULE, margin=0.02))
+    assert not alike.promote and alike.reasons[0].endswith("; with a margin of 0.02 at least 149 rows are needed")
+    right = np.ones(149, bool)
+    assert decide(predictions(right), predictions(right), {}, replace(RULE, margin=0.02)).promote
+
+
+def test_a_champion_without_an_answer_answers_as_most_of_training() -> None:
+    ours, right = predictions(np.arange(100) < 50), predictions(np.ones(100, bool))
+    silent = [None] * 40 + ["yes"] * 60
+    champion = right.set_column(3, "prediction", pa.array(silent, pa.string()))
+    outcome = decide(ours, champion, {}, RULE, majority="yes")
+    standing = beside(outcome)["champion"]
+    assert standing.all.b == 1 and standing.answered == Means(a=pytest.approx(1 / 6), b=1.0, rows=60)
+    assert "on 40 of them it has no answer, and the majority's counts" in outcome.reasons[0]
+
+
+def test_a_model_that_diverged_is_no_champion() -> None:
+    random = np.random.default_rng(0)
+    champion = errors(random.gamma(2, 1, 100))
+    for broken in (float("nan"), float("inf")):
+        outcome = comparison.decide(errors([broken] * 100), champion, {}, 50.0, RULE, DollarsOutput({}))
+        assert not outcome.promote and outcome.reasons[0].startswith("worse than the champion: error 1000.0000 against")
+    with pytest.raises(ValueError, match="3 scores are no finite numbers"):
+        paired_bootstrap([float("nan")] * 3, [1.0] * 3)
+    endless = Metric("error", lambda label, answer: float("inf"))
+    with pytest.raises(ValueError, match=r"error of no answer to 1\.0 is inf"):
+        endless.of(1.0, 2.0)
+
+
+def test_a_model_that_does_not_listen_is_stopped_where_that_is_asked() -> None:
+    deaf, right = FusionCheck(False, "the model is not shown to listen"), predictions(np.ones(20, bool))
+    assert decide(right, None, {}, RULE, fusion=deaf).promote, "a warning by default"
+    refused = decide(right, None, {}, replace(RULE, unused_fusion="block"), fusion=deaf)
+    assert not refused.promote
+    assert refused.reasons[-1] == "the model is not shown to listen (promotion.unused_fusion is block)"
+    hears = FusionCheck(True, "it listens")
+    assert decide(right, None, {}, replace(RULE, unused_fusion="block"), fusion=hears).promote
 
 
 def test_where_less_is_better_the_smaller_mean_wins() -> None:
     random = np.random.default_rng(0)
     small, large, middle = random.gamma(2, 1, 300), random.gamma(2, 2, 300), random.gamma(2, 1.5, 300)
     singles = {"text": errors(large, "text"), "image": errors(middle, "image")}
-    outcome = comparison.decide(errors(small), errors(large), singles, RULE, DollarsOutput({}))
-    assert outcome.promote and list(outcome.comparisons) == ["champion", "image"], "the best single one errs least"
-    beaten = outcome.comparisons["champion"]
+    outcome = comparison.decide(errors(small), errors(large), singles, 50.0, RULE, DollarsOutput({}))
+    assert outcome.promote and list(beside(outcome)) == ["champion", "image", "majority"]
+    beaten = beside(outcome)["champion"].all
     assert (beaten.a, beaten.b) == (pytest.approx(small.mean()), pytest.approx(large.mean()))
     assert beaten.difference == pytest.approx(large.mean() - small.mean()) and 0 < beaten.low < beaten.difference
     assert outcome.reasons[0].startswith(
         f"better than the champion: error {small.mean():.4f} against {large.mean():.4f} on the same 300 test rows, "
         f"less by +{large.mean() - small.mean():.4f} [+"
     )
-    worse = comparison.decide(errors(large), errors(small), {}, RULE, DollarsOutput({}))
+    worse = comparison.decide(errors(large), errors(small), {}, 50.0, RULE, DollarsOutput({}))
     assert not worse.promote and worse.reasons[0].startswith("worse than the champion")
-    assert not comparison.decide(errors(small), errors(small), {}, RULE, DollarsOutput({})).promote
+    assert not comparison.decide(errors(small), errors(small), {}, 50.0, RULE, DollarsOutput({})).promote
     assert comparison.decide(
-        errors(small + 0.1), errors(small), {}, replace(RULE, margin=0.2), DollarsOutput({})
+        errors(small + 0.1), errors(small), {}, 50.0, replace(RULE, margin=0.2), DollarsOutput({})
     ).promote
     assert not comparison.decide(
-        errors(small + 0.3), errors(small), {}, replace(RULE, margin=0.2), DollarsOutput({})
+        errors(small + 0.3), errors(small), {}, 50.0, replace(RULE, margin=0.2), DollarsOutput({})
     ).promote
 
 

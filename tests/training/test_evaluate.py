@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from training.evaluate import measure, scores, slices, subsets, telling_columns
-from training.metrics import ACCURACY, confusion
+from training.metrics import ACCURACY, Metric, confusion
 from training.outputs.text import TextOutput
-from training.records import EvaluationRow
+from training.records import EvaluationRow, Figure
 from training.schema import DATASET, MODALITIES, predictions_schema, subset_name
 
 ANSWERS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([*"abcx", None])), min_size=1, max_size=60)
@@ -136,6 +136,34 @@ def test_slices_part_the_rows_that_have_all_inputs() -> None:
     assert set(result) == {"kind=even", "kind=odd"}
     assert result["kind=even"]["n"] == 20 and result["kind=even"]["accuracy"] == 0.5
     assert result["kind=odd"]["accuracy"] == 1 and result["kind=odd"]["subset"] == "text+image"
+
+
+def test_a_subset_is_measured_on_its_own_rows_and_filled_on_all() -> None:
+    # 10 rows, of which 4 have a picture; the majority answer "a" is right in 6 of them.
+    labels = {f"s{n}": "a" if n < 6 else "b" for n in range(10)}
+    rows = [
+        {"sample_id": f"s{n}", "subset": subset, "label": labels[f"s{n}"], "prediction": "b"}
+        for subset, asked in (("text", range(10)), ("image", range(4, 8)), ("text+image", range(10)))
+        for n in asked
+    ]
+    columns = {"half": {f"s{n}": str(n % 2) for n in range(10)}}
+    measured = measure(table(rows), ("text", "image"), TextOutput({}), columns, labels, "a")
+    by_subset = {row.subset: row for row in measured if row.slice is None}
+    image = by_subset["image"]
+    assert (image.n, image.main.value) == (4, 0.5), "of s4 to s7, two are b"
+    assert image.filled.value == pytest.approx((2 + 4) / 10), "and s0 to s3 are a, s8 and s9 are not"
+    assert image.filled.low is not None and image.filled.low < 0.6
+    assert by_subset["text"].filled == by_subset["text"].main
+    assert all(row.filled == Figure() for row in measured if row.slice is not None)
+    assert all(row.filled == Figure() for row in measure(table(rows), ("text", "image"), TextOutput({})))
+
+
+def test_an_answer_that_is_no_number_is_none() -> None:
+    def error(label: float, answer: float | None) -> float:
+        return 9.0 if answer is None else abs(label - answer)
+
+    metric = Metric("error", error, higher_is_better=False)
+    assert list(metric.scores([1.0, 1.0, 1.0], [float("nan"), None, 3.0])) == [9.0, 9.0, 2.0]
 
 
 def test_columns_with_few_values_become_slices() -> None:

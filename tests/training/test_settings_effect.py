@@ -18,6 +18,7 @@ from training.cache import FeatureCache, needed_columns
 from training.comparison import decide
 from training.data import SampleDataset
 from training.features import FeatureSettings
+from training.fusion_check import FusionCheck
 from training.job import how_many_at_once
 from training.layers import Block
 from training.metrics import Metric, exact_match
@@ -146,8 +147,9 @@ def decision(settings: PromotionSettings) -> list[str]:
         ]
         return pa.Table.from_pylist(entries, predictions_schema(pa.string()))
 
-    singles = {"image": table("image", 80)}
-    return decide(table("text+image", 73), table("text+image", 70), singles, settings, TwoMetrics({})).reasons
+    singles, deaf = {"image": table("image", 80)}, FusionCheck(False, "it does not listen")
+    ours, champion = table("text+image", 73), table("text+image", 70)
+    return decide(ours, champion, singles, "no", settings, TwoMetrics({}), deaf).reasons
 
 
 def llm_folder(folder: Path) -> str:
@@ -253,6 +255,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "must_beat": (("champion",), lambda e, s: str(decision(s))),
         "confidence": (0.6, lambda e, s: decision(s)),
         "margin": (0.2, lambda e, s: decision(s)[0]),
+        "unused_fusion": ("block", lambda e, s: decision(s)),
     },
     SpeechAugmentation: {
         "speed": (0.3, lambda e, s: e.augmented(s)),

@@ -18,9 +18,9 @@ from transformers import TrainerControl, TrainerState
 
 from training import model_registry, tracking
 from training.evaluate import measure
-from training.job import headline
 from training.outputs.text import TextOutput
-from training.records import TrainingReport
+from training.records import EvaluationRow, Figure, TrainingReport
+from training.results import headline
 from training.schema import predictions_schema
 from training.spec import JobSpec, RunSpec
 from training.tracking import client
@@ -42,8 +42,15 @@ def report_of(run: RunSpec, run_id: str, version: str | None) -> TrainingReport:
         training_fingerprint=run.fingerprint,
         metrics={"n": 4, "accuracy": 0.5, "f1": None},
         subsets={"text": None, "text+image": 0.5},
+        rows={"text": 0, "text+image": 4},
+        filled={"text": 0.25, "text+image": 0.5},
         seconds={"train": 1.5},
     )
+
+
+def measured(subset: str, value: float, n: int) -> EvaluationRow:
+    figures = {"accuracy": Figure(value)}
+    return EvaluationRow(inputs="text+image", subset=subset, slice=None, n=n, metrics=figures, filled=Figure(0.4))
 
 
 def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -52,7 +59,7 @@ def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: 
     (tmp_path / "confusion.png").write_bytes(b"picture")
     with tracking.open_run(spec, run) as active:
         tracking.log_parameters(run, {"model": {"width": 16, "encoders": {"text": "llm"}}, "epochs": 3})
-        tracking.log_results(tmp_path, {"accuracy": 0.5}, {"text": 0.25, "text+image": 0.5, "speech": None})
+        tracking.log_results(tmp_path, {"accuracy": 0.5}, [measured("text", 0.25, 2), measured("text+image", 0.5, 4)])
         report = report_of(run, active.info.run_id, version="1")
         tracking.log_report(report)
         assert tracking.find_run(spec.tracking_uri, spec.project, run.fingerprint) is None, "it is not finished yet"
@@ -64,7 +71,15 @@ def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: 
         "model.encoders.text": "llm",
         "epochs": "3",
     }
-    assert stored.data.metrics == {"test_accuracy": 0.5, "test_accuracy/text": 0.25, "test_accuracy/text-image": 0.5}
+    assert stored.data.metrics == {
+        "test_accuracy": 0.5,
+        "test_accuracy/text": 0.25,
+        "test_n/text": 2,
+        "test_filled_accuracy/text": 0.4,
+        "test_accuracy/text-image": 0.5,
+        "test_n/text-image": 4,
+        "test_filled_accuracy/text-image": 0.4,
+    }
     assert tracking.find_run(spec.tracking_uri, spec.project, run.fingerprint) == active.info.run_id
     assert tracking.find_report(spec.tracking_uri, spec.project, run.fingerprint) == report
     assert tracking.read_artifact(spec.tracking_uri, active.info.run_id, "confusion.png") == b"picture"
@@ -75,8 +90,8 @@ def test_what_could_not_be_measured_is_left_out(make_spec: MakeSpec, tmp_path: P
     spec, run = make_spec("unmeasured")
     nothing = measure(predictions_schema(pa.string()).empty_table(), ["text", "image"], TextOutput({}))
     with tracking.open_run(spec, run):
-        tracking.log_results(tmp_path, headline(nothing), {row.subset: row.main.value for row in nothing})
-    assert run_of(spec, run).data.metrics == {"test_n": 0}
+        tracking.log_results(tmp_path, headline(nothing), nothing)
+    assert run_of(spec, run).data.metrics == {"test_n": 0, "test_n/text": 0, "test_n/image": 0, "test_n/text-image": 0}
 
 
 def test_a_run_names_its_dataset_and_origin(make_spec: MakeSpec) -> None:

@@ -1,0 +1,184 @@
+"""The model beside its baselines on the test rows, as their trainings recorded them: one reading for the run's output,
+Dagster, the report and the gate."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from assets import pipeline
+from assets.lake import Lake
+from assets.preview import evaluation_table, markdown_table, picture
+from assets.settings import Project
+from training.catalog import OUTPUTS
+from training.fusion_check import FusionCheck, fusion_check
+from training.metrics import Metric
+from training.outputs.base import Output
+from training.records import EvaluationRow, Standing, TrainingReport
+from training.schema import MAJORITY, subset_name
+from training.spec import RunSpec
+
+STANDINGS = "standings.json"  # in the model's MLflow run
+_PICTURES = ("confusion", "learning", "subsets", "examples")
+
+
+def output_of(project: Project) -> Output:
+    """What the present settings ask for."""
+    return OUTPUTS.make(project.model.output, {})
+
+
+def recorded_predictions(project: Project, run_id: str, subset: str, file: str = "predictions.parquet") -> pa.Table:
+    """What a run answered on its test set, with the inputs of `subset`."""
+    from training.evaluate import as_answers
+    from training.tracking import read_artifact
+
+    table = pq.read_table(pa.BufferReader(read_artifact(project.mlflow_uri, run_id, file)))
+    table = as_answers(table, output_of(project))
+    return table.filter(pc.equal(table["subset"], subset))
+
+
+def recorded(project: Project, training: str, subset: str, file: str = "predictions.parquet") -> pa.Table:
+    """As `recorded_predictions`, of the training with that fingerprint."""
+    from training.tracking import find_run
+
+    run_id = find_run(project.mlflow_uri, project.name, training)
+    if run_id is None:
+        raise ValueError(f"{subset} has not been trained on the present dataset: materialize baselines and model first")
+    return recorded_predictions(project, run_id, subset, file)
+
+
+def majority_answer(project: Project, training: str) -> Any:
+    """The one answer that is best whatever the inputs, as a training recorded it of its training rows."""
+    return recorded(project, training, MAJORITY, f"{MAJORITY}.parquet")["prediction"][0].as_py()
+
+
+def fusion_of(project: Project, training: str) -> FusionCheck | None:
+    """Whether the model of a training listens to what was fused; None: not measured."""
+    from training.tracking import find_report
+
+    report = find_report(project.mlflow_uri, project.name, training)
+    metric = output_of(project).metrics[0].name
+    return None if report is None else fusion_check(report.metrics, metric, project.promotion.confidence)
+
+
+def check_fusion(lake: Lake, project: Project) -> dg.AssetCheckResult:
+    """The model answers worse with the soft tokens of another row, so what was fused matters; else a warning, or what
+    ends the run, as `promotion.unused_fusion` says."""
+    checked = fusion_of(project, pipeline.plan(project)[0].fingerprint)
+    if checked is None:
+        return dg.AssetCheckResult(passed=True, metadata={"note": "not measured: nothing is fused but the prompt"})
+    block = project.promotion.unused_fusion == "block"
+    severity = dg.AssetCheckSeverity.ERROR if block else dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckResult(passed=checked.passed, severity=severity, description=checked.words)
+
+
+def evaluate(project: Project) -> dg.MaterializeResult:
+    """The figures of the model and its baselines side by side, and the model's pictures, from their MLflow runs.
+
+    Raises:
+        ValueError: one of them has not been trained on the present dataset.
+    """
+    from training.tracking import find_report, read_artifact, read_json, write_json
+
+    runs, uri = pipeline.plan(project), project.mlflow_uri
+    reports: dict[str, TrainingReport] = {}
+    rows: list[tuple[str, EvaluationRow]] = []
+    for run in runs:
+        if (report := find_report(uri, project.name, run.fingerprint)) is None:
+            raise ValueError(f"{run.name} has not been trained on this dataset: materialize it first")
+        reports[run.name] = report
+        entries = read_json(uri, report.mlflow_run_id, "evaluation.json")["rows"]
+        rows += [(run.name, EvaluationRow.from_json(entry)) for entry in entries]
+    model, metric = reports["model"], output_of(project).metric(project.promotion.metric)
+    beside, shorter = _standings(project, runs, reports), _shorter(runs)
+    content = {"metric": metric.name, "standings": [standing.to_json() for standing in beside], "note": shorter}
+    write_json(uri, model.mlflow_run_id, STANDINGS, content)
+    whole = [({"model": name, "subset": row.subset}, row) for name, row in rows if row.slice is None]
+    parts = [({"slice": row.slice}, row) for name, row in rows if name == "model" and row.slice is not None]
+    return dg.MaterializeResult(
+        metadata={
+            "summary": "; ".join([standings_words(beside, metric), *filter(None, [shorter])]),
+            **numbers(model),
+            **{f"{metric.name}/baseline/{standing.name}": standing.all.b for standing in beside},
+            "beside": standings_table(beside, metric),
+            "subsets": evaluation_table(whole),
+            "slices": evaluation_table(parts),
+            "no_slices": _no_slices(project),
+            "standings": content["standings"],
+            **{title: picture(read_artifact(uri, model.mlflow_run_id, f"{title}.png")) for title in _PICTURES},
+        }
+    )
+
+
+def _no_slices(project: Project) -> str:
+    """The columns that are left out of the slices, and why."""
+    from training.evaluate import telling_columns
+
+    test = pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'")
+    told = ", ".join(telling_columns(test))
+    return f"{told} (who knows these knows the label, or nearly)" if told else "none"
+
+
+def _standings(project: Project, runs: Sequence[RunSpec], reports: dict[str, TrainingReport]) -> list[Standing]:
+    """The model beside the majority answer and each baseline, by the gate's metric."""
+    from training.comparison import standings
+
+    tables = {r.name: recorded_predictions(project, reports[r.name].mlflow_run_id, subset_name(r.keep)) for r in runs}
+    majority = majority_answer(project, runs[0].fingerprint)
+    rule = replace(project.promotion, margin=0.0)
+    return standings(tables.pop(runs[0].name), tables, majority, rule, output_of(project))
+
+
+def _shorter(runs: Sequence[RunSpec]) -> str | None:
+    """What is to be said of baselines that were not trained like the model."""
+    epochs = {run.training.epochs for run in runs if run.is_baseline}
+    if epochs <= {runs[0].training.epochs}:
+        return None
+    return f"the baselines were trained for {max(epochs):g} epochs, the model for {runs[0].training.epochs:g}"
+
+
+def numbers(report: TrainingReport) -> dict[str, float]:
+    """A training's figures as flat metadata, which the web UI plots over time."""
+    main = next(name for name in report.metrics if name != "n")
+    values = {f"test_{main}": report.metrics[main], **report.metrics}
+    for subset, value in report.subsets.items():
+        values |= {f"{main}/{subset}": value, f"n/{subset}": report.rows[subset]}
+        values[f"filled_{main}/{subset}"] = report.filled[subset]
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def standings_words(beside: Sequence[Standing], metric: Metric) -> str:
+    """The model, its best baseline and the majority answer, on the same rows."""
+    from training.comparison import best
+
+    majority, *baselines = beside
+    strongest, rows = best(baselines), majority.all.rows
+    beaten = "no baseline measured" if strongest is None else f"best baseline {strongest.name} {strongest.all.b:.3f}"
+    sentence = (
+        f"model {majority.all.a:.3f}, {beaten}, majority answer {majority.all.b:.3f} ({metric.words}, same {rows:,} "
+        "test rows)"
+    )
+    if strongest is not None and (own := strongest.answered) is not None and own.rows < rows:
+        sentence += f"; {strongest.name} on its own {own.rows:,} rows {own.b:.3f}, the model there {own.a:.3f}"
+    return sentence
+
+
+def standings_table(beside: Sequence[Standing], metric: Metric) -> dg.MarkdownMetadataValue:
+    rows = []
+    for standing in beside:
+        own, every = standing.answered, standing.all
+        row = {
+            "beside the model": standing.name,
+            f"{metric.words} on all {every.rows:,} rows": f"{every.b:.3f}",
+            "model": f"{every.a:.3f}",
+            "p": f"{every.p:.3f}",
+            "rows it answers": 0 if own is None else own.rows,
+            "on those": "" if own is None else f"{own.b:.3f}",
+            "model on those": "" if own is None else f"{own.a:.3f}",
+        }
+        rows.append(row)
+    return markdown_table(pa.Table.from_pylist(rows))
