@@ -114,19 +114,44 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
 
 
 def _answers(context: dg.AssetExecutionContext, project: Project, case: _Case) -> tuple[pa.Table, pa.Table | None]:
-    """What the version and the champion answer to the same test rows; None where there is no champion."""
-    from training import model_registry
+    """What the version and the champion answer to the same test rows; None where there is no champion.
 
-    uri, name, full = project.mlflow_uri, project.name, subset_name(project.modalities)
+    Raises:
+        RuntimeError: one of them cannot be asked.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, full = project.name, subset_name(project.modalities)
     if case.champion is None:
         return recorded(project, case.run.fingerprint, full), None
-    if model_registry.version_tags(uri, name, case.champion).get("dataset_fingerprint") == case.dataset:
-        champion_run = model_registry.version_run(uri, name, case.champion)
-        return recorded(project, case.run.fingerprint, full), recorded_predictions(project, champion_run, full)
+    if (theirs := _recorded_champion(project, case)) is not None:
+        return recorded(project, case.run.fingerprint, full), theirs
     # Another snapshot, perhaps other features: both answer the present raw rows, each by its own code.
     context.log.info(f"scoring champion {case.champion} and challenger {case.version} on the present test snapshot")
-    theirs, ours = (score(project, version) for version in (case.champion, case.version))
-    return ours, theirs
+    try:
+        theirs = score(project, case.champion)
+    except (RuntimeError, MlflowException, OSError) as error:
+        raise RuntimeError(
+            f"the champion cannot be asked, so nothing can be shown to be better: {str(error).strip()}. Give the alias "
+            f"`champion` of {name} to a version that answers (MLflow's page of the model), or take it away"
+        ) from None
+    return score(project, case.version), theirs
+
+
+def _recorded_champion(project: Project, case: _Case) -> pa.Table | None:
+    """What the champion answered when it was trained, if that was on the present snapshot and is still there."""
+    from mlflow.exceptions import MlflowException
+
+    from training import model_registry
+
+    uri, name, champion = project.mlflow_uri, project.name, str(case.champion)
+    if model_registry.version_tags(uri, name, champion).get("dataset_fingerprint") != case.dataset:
+        return None
+    try:
+        run_id = model_registry.version_run(uri, name, champion)
+        return recorded_predictions(project, run_id, subset_name(project.modalities))
+    except (MlflowException, OSError):  # its run was deleted: its model may answer
+        return None
 
 
 def score(project: Project, version: str) -> pa.Table:
@@ -135,7 +160,7 @@ def score(project: Project, version: str) -> pa.Table:
     The process imports the code that was logged with the version, so its own processor makes its features.
 
     Raises:
-        RuntimeError: the process failed; the message carries the end of its output.
+        RuntimeError: the process failed; the message carries the last line of its output.
     """
     from training.evaluate import as_answers
 
@@ -157,7 +182,8 @@ def run_version(project: Project, version: str, rows: Path, answers: Path) -> No
     command, environment = score_command(folder, rows, answers)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"version {version} of {project.name} could not answer:\n{done.stderr.strip()[-2000:]}")
+        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        raise RuntimeError(f"version {version} of {project.name} could not answer: {last}")
 
 
 def write_raw(lake: Lake, path: Path, split: str, sources: dict[str, Source]) -> None:

@@ -1,71 +1,163 @@
-"""The HTML report of a project: one file with its tables, models, gate decisions and pictures inside."""
+"""The HTML report of a project: one file that says what the model is worth, on what, and why; pictures inside."""
 
 import base64
+import importlib.metadata
+import importlib.resources
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from jinja2 import Environment, select_autoescape
 
-from assets.settings import Project
+from assets.evaluation import STANDINGS, output_of
+from assets.lake import Lake
+from assets.settings import AlignSettings, Project
 from orchestration.inspection import status
+from training.bootstrap import p_words
 from training.files import write_text
+from training.records import Standing
+from training.schema import SPLITS
+from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings
+from training.validation import to_dict
 
 PICTURES = {
-    "subsets": "What it answers right, by the inputs it is given",
-    "confusion": "Answers on the test set",
-    "learning": "Learning curves",
-    "examples": "Samples of the test set",
+    "subsets": "By the inputs that the model is given. All bars are over the same test rows: where a row has none of "
+    "the inputs, the most frequent answer of training counts. Lines at the ends are 95 % intervals.",
+    "confusion": "Labels (rows) and answers (columns) of the test set, in numbers of test rows; blue is right.",
+    "learning": "Loss on training and validation rows, and the metric on validation rows, over the optimizer's steps.",
+    "examples": "Some test samples as the model sees them, with its answer: blue where it is the label.",
 }
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ state.project }} · Triptych</title><style>
-  body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-  h1 { font-weight: 600; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-  table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; }
-  td.n { text-align: right; font-variant-numeric: tabular-nums; } th { color: #666; font-weight: 500; }
-  img { max-width: 100%; } code { background: #f4f4f4; padding: .1rem .3rem; } .muted { color: #777; }
-</style></head><body>
-<h1>{{ state.project }}</h1>
-<p class="muted">{{ state.file }} · lake {{ state.lake }}</p>
-<h2>Tables</h2>
-<table><tr><th>table</th><th>rows</th><th>version</th></tr>
-{% for table, facts in state.tables.items() %}<tr><td><code>{{ table }}</code></td>
-<td class="n">{{ "{:,}".format(facts.rows) }}</td><td class="n">{{ facts.version }}</td></tr>{% endfor %}</table>
-{% if quarantine %}<h2>What did not pass</h2>
-<table><tr><th>stage</th><th>outcome</th><th>reason</th><th>items</th><th>for example</th></tr>
-{% for row in quarantine %}<tr><td>{{ row.stage }}</td><td>{{ row.outcome }}</td><td>{{ row.reason }}</td>
-<td class="n">{{ row.n }}</td><td>{{ row.example }}</td></tr>{% endfor %}</table>{% endif %}
-<h2>Models</h2>
-{% if state.models %}<table>
-<tr><th>version</th><th>aliases</th><th>on the test set</th><th>dataset</th><th>what the gate said</th></tr>
-{% for model in state.models %}<tr><td class="n">{{ model.version }}</td><td>{{ model.aliases | join(", ") }}</td>
-<td class="n">{{ model.metric.replace("_", " ") }}
-{{ "%.4f" | format(model.value) if model.value is not none else "not measured" }}</td>
-<td><code>{{ model.dataset_fingerprint }}</code></td>
-<td>{% for reason in model.reasons %}{{ reason }}<br>{% endfor %}</td></tr>{% endfor %}</table>
-{% else %}<p>None yet.</p>{% endif %}
-{% for title, picture in pictures.items() %}<h2>{{ title }}</h2>
-<img alt="{{ title }}" src="data:image/png;base64,{{ picture }}">{% endfor %}
-</body></html>
-"""
 
 
 def write_report(project: Project, path: Path) -> Path:
-    """Writes the report and returns its path; the pictures are those of the champion, or of the newest version."""
-    from assets.pipeline import open_lake, quarantined
+    """Writes the report and returns its path; it tells of the champion, or of the newest version."""
+    from assets.pipeline import open_lake
+
+    state, lake = status(project), open_lake(project)
+    chosen = next((m for m in state.models if "champion" in m["aliases"]), next(iter(state.models), None))
+    environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=False)
+    environment.filters["capitalize_first"] = lambda words: words[:1].upper() + words[1:]
+    page = environment.from_string((importlib.resources.files("orchestration") / "report.html").read_text("utf-8"))
+    untold = {"lead": ["There is no model yet."], "settings": _settings(project, None)}
+    told = _told(project, state.models, chosen) if chosen else untold
+    words = page.render(
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        release=importlib.metadata.version("triptych"),
+        state=state,
+        chosen=chosen,
+        **told,
+        **_labels(lake),
+        **_refused(lake, project),
+    )
+    write_text(path, words)
+    return path
+
+
+def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What MLflow knows of the version."""
     from training import tracking
 
-    state = status(project)
-    shown: dict[str, Any] = {}
-    if state.models:
-        chosen = next((m for m in state.models if "champion" in m["aliases"]), state.models[0])
-        which = f"Version {chosen['version']}"
-        for name, title in PICTURES.items():
-            png = tracking.read_artifact(project.mlflow_uri, chosen["run_id"], f"{name}.png")
-            shown[f"{which}: {title[0].lower()}{title[1:]}"] = base64.b64encode(png).decode()
-    refused = quarantined(open_lake(project), project).group_by(["stage", "outcome", "reason"])
-    counted = refused.aggregate([([], "count_all"), ("message", "min")])
+    uri, run_id = project.mlflow_uri, chosen["run_id"]
+    facts = tracking.run_facts(uri, run_id)
+    nothing = {"metric": chosen["metric"], "standings": [], "note": None}
+    evaluated = tracking.find_json(uri, run_id, STANDINGS) or nothing
+    standings = [Standing.from_json(standing) for standing in evaluated["standings"]]
+    lead = [verdict_sentence(chosen, standings, evaluated["metric"])]
+    if (newest := models[0])["version"] != chosen["version"]:
+        why = next(iter(newest["reasons"]), "the gate has not judged it")
+        lead.append(f"Version {newest['version']}, the newest, did not take its place: {why}.")
+    metric = next((m for m in output_of(project).metrics if m.name == evaluated["metric"]), None)
+    png = {name: base64.b64encode(tracking.read_artifact(uri, run_id, f"{name}.png")).decode() for name in PICTURES}
+    return {
+        "lead": lead,
+        "facts": facts,
+        "standings": standings,
+        "metric": evaluated["metric"].replace("_", " ").capitalize(),
+        "direction": "more is better" if metric is None or metric.higher_is_better else "less is better",
+        "note": evaluated["note"],
+        "pictures": [{"title": name, "caption": PICTURES[name], "png": data} for name, data in png.items()],
+        "settings": _settings(project, facts.parameters),
+    }
+
+
+def verdict_sentence(model: Mapping[str, Any], standings: Sequence[Standing], metric: str) -> str:
+    """What a version is worth beside its strongest rival, and whether it is champion.
+
+    Args:
+        standings: the majority answer's, then the baselines'; empty where it was not evaluated beside them.
+        metric: that they are of.
+    """
+    title = "is champion" if "champion" in model["aliases"] else "is not champion"
+    if not standings:
+        return f"Version {model['version']} {title}; it was not evaluated beside its baselines."
+    strongest = min((s for s in standings if s.answered), key=lambda standing: standing.all.difference)
+    rival = "the majority answer" if strongest.name == "majority" else f"its own {strongest.name} baseline"
+    figures, p = strongest.all, ""
+    if figures.difference < 0:
+        came = f"lost to {rival}"
+    elif figures.difference == 0:
+        came = f"is no better than {rival}"
+    elif figures.better:
+        came, p = f"beats {rival}, the best of its rivals", f" ({p_words(figures.p)})"
+    else:
+        came, p = f"is ahead of {rival}, but not by enough to be sure", f" ({p_words(figures.p)})"
+    sentence = (
+        f"The fused model (version {model['version']}) {came}: test {metric.replace('_', ' ')} {figures.a:.3f} against "
+        f"{figures.b:.3f} on the same {figures.rows:,} rows{p}"
+    )
+    own = strongest.answered
+    if own is not None and own.rows < figures.rows:
+        sentence += f", {own.a:.3f} against {own.b:.3f} on the {own.rows:,} that {strongest.name} can answer"
+    return f"{sentence}. It {title}."
+
+
+def _settings(project: Project, parameters: Mapping[str, str] | None) -> dict[str, Any]:
+    """Key path -> value of what is not default; of model and training as a version was made, if that is known."""
+    from training.tracking import flat
+
+    made = {"model": to_dict(ModelSettings()), "training": to_dict(TrainingSettings())}
+    usual = {key: str(value) for key, value in flat(made)}
+    if parameters is None:
+        now = {"model": to_dict(project.model), "training": to_dict(project.training)}
+        parameters = {key: str(value) for key, value in flat(now)}
+    sources = {f"sources.{source.name}": source.modality for source in project.sources}
+    changed = {key: value for key, value in parameters.items() if "." in key and usual.get(key) != value}
+    parts = {"align": AlignSettings(), "limits": MediaLimits(), "promotion": PromotionSettings()}
+    defaults = dict(flat({name: to_dict(settings) for name, settings in parts.items()}))
+    present = dict(flat({name: to_dict(getattr(project, name)) for name in parts}))
+    rest = {key: value for key, value in present.items() if value != defaults.get(key)}
+    words = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in rest.items()}
+    filters = {f"filters.{m}": ", ".join(map(str, choices)) for m, choices in project.filters.items()}
+    return {**sources, **words, **dict(flat({"features": project.features.plain()})), **filters, **changed}
+
+
+def _labels(lake: Lake) -> dict[str, Any]:
+    """How often each label stands in each split, the most frequent first."""
+    if lake.version("dataset") is None:
+        return {"labels": []}
+    rows = lake.read("dataset").select(["label", "split"]).to_pylist()
+    splits = [split for split in (*SPLITS, "unlabelled") if any(row["split"] == split for row in rows)]
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        counts.setdefault("(none)" if row["label"] is None else row["label"], Counter())[row["split"]] += 1
+    labels = sorted(counts.items(), key=lambda pair: (-pair[1].total(), pair[0]))
+    return {
+        "labels": labels,
+        "splits": splits,
+        "totals": Counter(row["split"] for row in rows),
+        "unseen": sum(count["test"] for _, count in labels if not count["train"]),
+        "dataset": lake.note("dataset").get("fingerprint"),
+    }
+
+
+def _refused(lake: Lake, project: Project) -> dict[str, Any]:
+    """What did not pass, by reason."""
+    from assets.pipeline import quarantined
+
+    refused: pa.Table = quarantined(lake, project)
+    counted = refused.group_by(["stage", "outcome", "reason"]).aggregate([([], "count_all"), ("message", "min")])
     counted = counted.rename_columns({"count_all": "n", "message_min": "example"}).sort_by([("n", "descending")])
-    page = Environment(autoescape=select_autoescape(default=True)).from_string(_PAGE)
-    write_text(path, page.render(state=state, pictures=shown, quarantine=counted[:30].to_pylist()))
-    return path
+    return {"quarantine": counted[:30].to_pylist(), "refused": refused.num_rows}

@@ -12,8 +12,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from training.catalog import OUTPUTS
 from training.children import is_free
@@ -70,6 +71,20 @@ def find_report(uri: str, project: str, fingerprint: str) -> TrainingReport | No
     """What a finished training reported; None where it has to be done."""
     run_id = find_run(uri, project, fingerprint)
     return None if run_id is None else TrainingReport.from_json(read_json(uri, run_id, REPORT))
+
+
+class RunFacts(NamedTuple):
+    """Where a run comes from."""
+
+    started: datetime  # UTC
+    commit: str | None  # of the code, where that was a checkout of git
+    parameters: dict[str, str]  # as `log_parameters` wrote them
+
+
+def run_facts(uri: str, run_id: str) -> RunFacts:
+    run = client(uri).get_run(run_id)
+    started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+    return RunFacts(started, run.data.tags.get("mlflow.source.git.commit"), dict(run.data.params))
 
 
 def _runs(uri: str, project: str, fingerprint: str | None = None, status: str | None = None) -> Sequence[Any]:
@@ -236,14 +251,15 @@ def log_parameters(run: RunSpec, settings: Mapping[str, Any]) -> None:
     active = mlflow.active_run()
     assert active is not None
     known = client(mlflow.get_tracking_uri()).get_run(active.info.run_id).data.params
-    parameters = {"keep": "+".join(run.keep), **dict(_flat(settings))}
+    parameters = {"keep": "+".join(run.keep), **dict(flat(settings))}
     mlflow.log_params({name: value for name, value in parameters.items() if name not in known})
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as key paths and values."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
@@ -316,6 +332,12 @@ def read_artifact(uri: str, run_id: str, name: str) -> bytes:
 def write_json(uri: str, run_id: str, name: str, values: Any) -> None:
     """A file of a run, in place of the one it had."""
     client(uri).log_dict(run_id, values, name)
+
+
+def find_json(uri: str, run_id: str, name: str) -> Any:
+    """As `read_json`; None where the run has no such file."""
+    there = {file.path for file in client(uri).list_artifacts(run_id)}
+    return read_json(uri, run_id, name) if name in there else None
 
 
 def read_json(uri: str, run_id: str, name: str) -> Any:

@@ -30,7 +30,7 @@ class Gate:
     """A project with its data made; trainings are added by what they answered."""
 
     def __init__(self, path: Any) -> None:
-        self.path = path
+        self.path, self.majority = path, "no"  # which is wrong in every row
         project = self.settings()
         lake = pipeline.open_lake(project)
         pipeline.write_manifest(lake, project)
@@ -44,7 +44,7 @@ class Gate:
         self.store.create_registered_model("tiny")
 
     def settings(self, *overrides: str) -> Any:
-        return load(self.path, ["promotion.must_beat=[champion, best_single_modality]", *overrides])
+        return load(self.path, ["promotion.must_beat=[champion, best_single_modality, majority]", *overrides])
 
     def add(self, right: int, *overrides: str, single: int = 5, dataset: str | None = None) -> str:
         """The model and baselines that these settings ask for; returns the model's version."""
@@ -62,7 +62,7 @@ class Gate:
         made = self.store.create_run(self.experiment, tags={f"{TAG}training_fingerprint": fingerprint}).info.run_id
         pq.write_table(answered, self.folder / "predictions.parquet")
         self.store.log_artifact(made, str(self.folder / "predictions.parquet"))
-        usual = {"sample_id": [None], "subset": ["majority"], "label": [None], "prediction": ["no"]}
+        usual = {"sample_id": [None], "subset": ["majority"], "label": [None], "prediction": [self.majority]}
         pq.write_table(pa.table(usual, answered.schema), self.folder / "majority.parquet")
         self.store.log_artifact(made, str(self.folder / "majority.parquet"))
         version = None
@@ -123,6 +123,7 @@ def test_the_same_question_has_the_same_answer_and_another_is_judged_anew(gate):
     assert refused.champion == "1" and refused.test_looks == 2
     assert gate(seed) == refused
     assert gate(seed, "promotion.confidence=0.9").reasons != refused.reasons
+    assert [(s.name, s.all.differ) for s in refused.standings] == [("champion", 1), ("text", 32), ("majority", 37)]
     allowed = gate(seed, "promotion.margin=0.2")
     assert allowed.champion == "2" and allowed.reasons[0].startswith("not worse than the champion")
     assert allowed.test_looks == 2, "the same candidate on the same rows"
@@ -177,6 +178,54 @@ def test_another_champion_is_another_question(gate):
     promoted = gate(seed)
     assert promoted.champion == "3" and promoted.champion_before == weak
     assert promoted.reasons[0].startswith("better than the champion")
+
+
+def test_no_first_model_is_champion_that_is_no_better_than_one_answer_for_all(gate):
+    gate.majority = "yes"  # right in every row
+    gate.add(38)
+    refused = gate()
+    assert refused.aliases == ["challenger"]
+    assert "worse than the majority answer (yes): accuracy 0.9500 against 1.0000 on the same 40 test rows" in "".join(
+        refused.reasons
+    )
+    easier = gate("promotion.must_beat=[champion, best_single_modality]")
+    assert easier.aliases == ["challenger", "champion"], "a rule that changed is judged anew"
+    assert gate().aliases == ["challenger", "champion"], "a champion stays until another is better"
+
+
+def test_a_champion_whose_answers_are_gone_is_asked_again(gate, monkeypatch):
+    gate.add(38)
+    assert gate().champion == "1"
+    run_id = model_registry.version_run(gate.uri, "tiny", "1")
+    (gate.folder.parent / "home" / "artifacts" / run_id / "artifacts" / "predictions.parquet").unlink()
+    seed = "training.seed=1"
+    gate.add(20, seed)
+    asked = []
+
+    def score(project: Any, version: str) -> pa.Table:
+        asked.append(version)
+        return predictions({"1": 38, "2": 20}[version], subset_name(project.modalities))
+
+    monkeypatch.setattr(gate_module, "score", score)
+    refused = gate(seed)
+    assert refused.champion == "1" and asked == ["1", "2"] and refused.reasons[0].startswith("worse than the champion")
+
+
+def test_a_champion_that_cannot_be_asked_stays_and_it_is_said_what_to_do(gate):
+    gate.add(10, dataset="another")
+    model_registry.set_alias(gate.uri, "tiny", "champion", "1")
+    seed = "training.seed=1"
+    gate.add(40, seed)
+    with pytest.raises(
+        RuntimeError, match="the champion cannot be asked, so nothing can be shown to be better"
+    ) as told:
+        gate(seed)
+    assert "\n" not in str(told.value) and "Give the alias `champion` of tiny to a version that answers" in str(
+        told.value
+    )
+    assert gate.champion == "1"
+    gate.store.delete_registered_model_alias("tiny", "champion")
+    assert gate(seed).champion == "2"
 
 
 NUMBERS = """
