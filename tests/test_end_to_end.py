@@ -114,6 +114,36 @@ def test_a_run_tells_what_it_made(done):
         assert instance.get_run_by_id(told["dagster_run_id"]).is_success
 
 
+def test_every_figure_has_its_rows_and_is_the_same_everywhere(done):
+    told = done.runs[0].answer
+    n = told["dataset"]["rows"]["test"]
+    assert told["metrics"]["test/n"] == told["subset_rows"]["text+image+speech"] == n > told["subset_rows"]["image"] > 0
+    majority, *baselines = told["standings"]
+    assert [standing["name"] for standing in baselines] == ["text", "image", "speech", "concat"]
+    assert majority["all"]["b"] == pytest.approx(told["metrics"]["test/majority_accuracy"])
+    for standing in told["standings"]:
+        assert standing["all"]["rows"] == n and standing["all"]["a"] == pytest.approx(told["metrics"]["test/accuracy"])
+        assert standing["answered"]["rows"] == told["subset_rows"].get(standing["name"], n)
+    assert 0 <= told["metrics"]["test/shuffled_p"] <= 1 and 0 <= told["metrics"]["test/shuffled_same"] <= n
+    with open_instance(done.home) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", "evaluation"]))
+        metadata = event.asset_materialization.metadata
+        assert metadata["accuracy"].value == metadata["test_accuracy"].value == told["metrics"]["test/accuracy"]
+        assert metadata["n/image"].value == told["subset_rows"]["image"]
+        assert metadata["accuracy/baseline/majority"].value == pytest.approx(majority["all"]["b"])
+        plotted = ("accuracy", "n", "accuracy/text", "majority_accuracy", "shuffled_accuracy", "shuffled_p")
+        assert all(isinstance(metadata[name], dg.FloatMetadataValue | dg.IntMetadataValue) for name in plotted)
+        key = dg.AssetCheckKey(dg.AssetKey(["tiny", "evaluation"]), "fusion_is_used")
+        (check,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=5)
+        passed = check.event.dagster_event.asset_check_evaluation_data.passed
+    assert passed == (told["metrics"]["test/shuffled_p"] < 0.05) == (told["warnings"] == [])
+    (model,) = done.ask("status", "tiny")["models"]
+    assert model["n"] == n and (model["unused_fusion"] is None) == passed
+    page = Path(done.ask("report", "tiny")["report"]).read_text()
+    assert "The fused model (version 1)" in page and f"on the same {n} rows" in page and "It is champion." in page
+    assert "Labels and splits" in page and "model.width" in page and "training.epochs" in page
+
+
 def test_mlflow_holds_the_training(done):
     told = done.runs[0].answer
     assert sorted(run.info.run_name for run in done.mlflow_runs()) == ["concat", "image", "model", "speech", "text"]

@@ -3,12 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from assets import gate as gate_module
 from assets import pipeline
+from assets.evaluation import check_fusion
 from orchestration.project import load
 from training import model_registry
 from training.records import TrainingReport, Verdict
@@ -46,18 +48,20 @@ class Gate:
     def settings(self, *overrides: str) -> Any:
         return load(self.path, ["promotion.must_beat=[champion, best_single_modality, majority]", *overrides])
 
-    def add(self, right: int, *overrides: str, single: int = 5, dataset: str | None = None) -> str:
+    def add(self, right: int, *overrides: str, single: int = 5, dataset: str | None = None, **metrics: float) -> str:
         """The model and baselines that these settings ask for; returns the model's version."""
         project = self.settings(*overrides)
         version = ""
         for run in pipeline.plan(project):
             subset = subset_name(project.modalities) if run.name in ("model", "concat") else run.name
             answered = predictions(single if run.is_baseline else right, subset)
-            made = self.log(run.fingerprint, answered, None if run.is_baseline else dataset or self.dataset)
+            made = self.log(run.fingerprint, answered, None if run.is_baseline else dataset or self.dataset, metrics)
             version = made or version
         return version
 
-    def log(self, fingerprint: str, answered: pa.Table, dataset: str | None = None) -> str | None:
+    def log(
+        self, fingerprint: str, answered: pa.Table, dataset: str | None = None, metrics: dict[str, float] | None = None
+    ) -> str | None:
         """A finished training; with `dataset` also a version, which is returned."""
         made = self.store.create_run(self.experiment, tags={f"{TAG}training_fingerprint": fingerprint}).info.run_id
         pq.write_table(answered, self.folder / "predictions.parquet")
@@ -75,7 +79,7 @@ class Gate:
             version=version,
             dataset_fingerprint=self.dataset,
             training_fingerprint=fingerprint,
-            metrics={},
+            metrics=metrics or {},
             subsets={},
             rows={},
             filled={},
@@ -191,6 +195,25 @@ def test_no_first_model_is_champion_that_is_no_better_than_one_answer_for_all(ga
     easier = gate("promotion.must_beat=[champion, best_single_modality]")
     assert easier.aliases == ["challenger", "champion"], "a rule that changed is judged anew"
     assert gate().aliases == ["challenger", "champion"], "a champion stays until another is better"
+
+
+def test_a_model_that_does_not_listen_is_warned_of_or_stopped(gate):
+    deaf = {"n": 40, "accuracy": 0.95, "shuffled_accuracy": 0.95, "shuffled_p": 1.0, "shuffled_same": 40}
+    gate.add(38, **deaf)
+    lake = pipeline.open_lake(gate.settings())
+    block = "promotion.unused_fusion=block"
+    warned, stopped = (check_fusion(lake, gate.settings(*changes)) for changes in ((), (block,)))
+    assert not warned.passed and warned.severity == dg.AssetCheckSeverity.WARN and "40 test rows" in warned.description
+    assert not stopped.passed and stopped.severity == dg.AssetCheckSeverity.ERROR
+    refused = gate(block)  # also where the gate is asked without the check
+    assert refused.aliases == ["challenger"] and "promotion.unused_fusion is block" in refused.reasons[-1]
+    assert gate().aliases == ["challenger", "champion"]
+    seed = "training.seed=1"
+    gate.add(38, seed, **deaf | {"shuffled_accuracy": 0.5, "shuffled_p": 0.001})
+    assert check_fusion(lake, gate.settings(seed)).passed
+    other = "training.seed=2"
+    gate.add(38, other)  # of one modality that is the prompt, nothing is measured
+    assert check_fusion(lake, gate.settings(other, block)).passed
 
 
 def test_a_champion_whose_answers_are_gone_is_asked_again(gate, monkeypatch):

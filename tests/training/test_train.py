@@ -20,7 +20,7 @@ from training.features import FeatureSettings
 from training.model import FusionModel
 from training.schema import DATASET, FEATURES, features_schema, tensor_columns
 from training.settings import ModelSettings, TrainingSettings
-from training.train import Trained, TrainingTask, fit, make_tokenizer, predict
+from training.train import Trained, TrainingTask, fit, make_tokenizer, new_model, predict
 
 FEATURES_SETTINGS = FeatureSettings(image={"size": 8, "color": "grey"}, speech={"mels": 8, "coefficients": 4})
 MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=1, max_new_tokens=3, modality_dropout=0.3, dropout=0.1)
@@ -158,6 +158,34 @@ def test_a_single_modality_has_a_model_of_its_own(samples: SampleDataset, tmp_pa
     tokenizer = make_tokenizer(samples, model, replace(TRAINING, vocabulary=300))
     answers = predict(trained.model, tokenizer, samples, FEATURES_SETTINGS)
     assert len(answers) == 64 and (output == "text" or set(answers) <= {"no", "yes"})
+
+
+def test_shuffled_soft_tokens_are_always_those_of_another_row(samples: SampleDataset) -> None:
+    task = TrainingTask(
+        model=MODEL,
+        training=TRAINING,
+        features=FEATURES_SETTINGS,
+        train=samples,
+        validation=samples,
+        tokenizer=make_tokenizer(samples, MODEL, TRAINING),
+    )
+    network, orders = new_model(task), []
+
+    def answer(batch: dict[str, torch.Tensor], _tokenizer: Any, shuffle: torch.Tensor | None = None) -> list[str]:
+        orders.append([] if shuffle is None else shuffle.tolist())
+        return ["yes"] * len(batch["present"])
+
+    network.answer = answer  # type: ignore[method-assign]
+    for rows, batch_size in ((64, 63), (64, 3), (64, 256), (5, 4), (2, 256)):
+        orders.clear()
+        some = samples.take(range(rows))
+        answers = predict(network, task.tokenizer, some, task.features, batch_size=batch_size, shuffle_seed=0)
+        assert len(answers) == sum(map(len, orders)) == rows and max(map(len, orders)) <= batch_size
+        for order in orders:
+            assert sorted(order) == list(range(len(order))), "each row's tokens are given once"
+            assert all(other != row for row, other in enumerate(order))
+    with pytest.raises(ValueError, match="is alone in its batch"):
+        predict(network, task.tokenizer, samples.take([0]), task.features, shuffle_seed=0)
 
 
 def test_label_smoothing_keeps_the_loss_up(samples: SampleDataset, tmp_path: Path) -> None:
