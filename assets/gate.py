@@ -54,12 +54,15 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> Verdict:
         model_registry.set_alias(uri, name, "champion", case.version)
         # Once: a person who then takes the alias back is not overruled by the next run.
         model_registry.tag_version(uri, name, case.version, {"gate_verdict": "promoted"})
+    reasons = json.loads(tags.get("gate_reasons", "[]")) or ["is the champion already"]
+    if case.champion == case.version and tags.get("gate_verdict") == "keep":
+        reasons.append("it was refused, and given the alias champion by hand")
     return Verdict(
         version=int(case.version),
         champion_before=case.champion or "none",
         champion=model_registry.alias(uri, name, "champion") or "none",
         aliases=model_registry.aliases(uri, name, case.version),
-        reasons=json.loads(tags.get("gate_reasons", "[]")) or ["is the champion already"],
+        reasons=reasons,
         standings=[Standing.from_json(standing) for standing in json.loads(tags.get("gate_standings", "[]"))],
         test_looks=int(tags.get("test_looks", 0)),
     )

@@ -1,5 +1,6 @@
 """Whether one thing is better than another on the same rows: the paired bootstrap, if the sign test agrees."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,7 +49,13 @@ def paired_bootstrap(
         p=p,
         better=p < 1 - confidence,
         differ=int(np.count_nonzero(gain)),
+        needed=_needed(confidence, min(max(margin, 1e-9), 1.0) if exact and margin else 0.5),
     )
+
+
+def _needed(confidence: float, chance: float) -> int:
+    """So many rows without any that went against a, where each would have done so with that chance, are proof."""
+    return 1 if chance == 1 else math.floor(math.log(1 - confidence) / math.log1p(-chance)) + 1
 
 
 def _exact(gain: np.ndarray, confidence: float, margin: float) -> tuple[float, float, float]:

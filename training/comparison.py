@@ -1,7 +1,6 @@
 """The gate's judgement: on the same rows, is the challenger better than the champion, than the best single modality and
 than the one answer that is best whatever the inputs?"""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -181,13 +180,11 @@ def _too_few(comparison: Comparison, rule: PromotionSettings) -> list[str]:
     """Where so few rows could not have shown it."""
     if comparison.better or comparison.difference < 0:
         return []
+    needed, rows = comparison.needed, f"the two differ on {comparison.differ:,} rows"
     if rule.margin:
-        needed = math.ceil(math.log(1 - rule.confidence) / math.log1p(-min(rule.margin, 0.999)))
         few = f"with a margin of {rule.margin:g} at least {needed:,} rows are needed"
         return [few] if comparison.rows < needed else []
-    needed = math.floor(math.log(1 - rule.confidence, 0.5)) + 1
-    few = f"the two differ on {comparison.differ:,} rows, and at least {needed} must be better, and none worse"
-    return [few] if comparison.differ < needed else []
+    return [f"{rows}, and at least {needed} must be better, and none worse"] if comparison.differ < needed else []
 
 
 def _shown(answer: Any) -> str:

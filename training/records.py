@@ -104,6 +104,7 @@ class Comparison(Means):
     p: float  # chance that a is not better (with a margin: that it is worse by the margin or more)
     better: bool
     differ: int  # rows on which they do not score the same
+    needed: int  # so many must differ before a can be shown to be better; with a margin, so many rows must there be
 
 
 @dataclass(frozen=True, kw_only=True)

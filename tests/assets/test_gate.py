@@ -171,6 +171,15 @@ def test_a_person_who_takes_the_alias_back_is_not_overruled(gate):
     assert gate(seed).champion == "1"
 
 
+def test_an_alias_given_by_hand_is_told(gate):
+    gate.majority = "yes"
+    gate.add(20)
+    assert gate().aliases == ["challenger"]
+    model_registry.set_alias(gate.uri, "tiny", "champion", "1")
+    told = gate()
+    assert told.champion == "1" and told.reasons[-1] == "it was refused, and given the alias champion by hand"
+
+
 def test_another_champion_is_another_question(gate):
     weak, strong = gate.add(10), gate.add(38, "training.seed=1")
     model_registry.set_alias(gate.uri, "tiny", "champion", strong)

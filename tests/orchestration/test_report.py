@@ -13,10 +13,8 @@ from training.records import Comparison, Means, Standing
 
 
 def standing(name: str, a: float, b: float, rows: int = 64, better: bool = False, own: Means | None = None) -> Standing:
-    difference = a - b
-    figures = Comparison(
-        a=a, b=b, rows=rows, difference=difference, low=-1, high=1, p=0.01 if better else 0.3, better=better, differ=9
-    )
+    p = 0.01 if better else 0.3
+    figures = Comparison(a=a, b=b, rows=rows, difference=a - b, low=-1, high=1, p=p, better=better, differ=9, needed=5)
     return Standing(name=name, all=figures, answered=own or Means(a=a, b=b, rows=rows))
 
 

@@ -269,6 +269,22 @@ def test_with_few_rows_it_is_said_how_many_must_differ() -> None:
     assert decide(predictions(right), predictions(right), {}, replace(RULE, margin=0.02)).promote
 
 
+def test_so_many_rows_are_needed_as_can_prove_it() -> None:
+    for confidence, needed in ((0.5, 2), (0.9, 4), (0.95, 5), (0.99, 7)):
+        enough, few = ([1] * n for n in (needed, needed - 1))
+        assert paired_bootstrap(enough, [0] * needed, confidence).better
+        assert not paired_bootstrap(few, [0] * (needed - 1), confidence).better
+        assert paired_bootstrap(few, few, confidence).needed == needed
+    for margin, needed in ((0.02, 149), (0.2, 14), (1.0, 1), (3.0, 1)):
+        assert paired_bootstrap([1] * needed, [1] * needed, margin=margin).better
+        assert paired_bootstrap([1], [1], margin=margin).needed == needed
+    assert not paired_bootstrap([1] * 148, [1] * 148, margin=0.02).better
+    assert paired_bootstrap([2.5], [2.5], margin=0.02).needed == 5, "of other scores than right and wrong"
+    # One loss among 20 rows is seen by chance alone, where one of five would be lost: 0.069.
+    assert not paired_bootstrap([1] * 19 + [0], [1] * 20, margin=0.2).better
+    assert paired_bootstrap([1] * 19 + [0], [1] * 20, margin=0.2).p == pytest.approx(0.8**20 + 20 * 0.2 * 0.8**19)
+
+
 def test_a_champion_without_an_answer_answers_as_most_of_training() -> None:
     ours, right = predictions(np.arange(100) < 50), predictions(np.ones(100, bool))
     silent = [None] * 40 + ["yes"] * 60

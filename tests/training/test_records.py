@@ -10,7 +10,7 @@ from training.records import Comparison, EvaluationRow, Figure, Means, Standing,
 
 STANDING = Standing(
     name="champion",
-    all=Comparison(a=0.5, b=0.25, rows=4, difference=0.25, low=0.0, high=0.5, p=0.25, better=False, differ=1),
+    all=Comparison(a=0.5, b=0.25, rows=4, difference=0.25, low=0.0, high=0.5, p=0.25, better=False, differ=1, needed=5),
     answered=Means(a=1.0, b=0.5, rows=2),
 )
 RECORDS = [
