@@ -142,7 +142,9 @@ def _filled(reports: Sequence[TrainingReport]) -> dict[str, float | None]:
 
 def _baselines_words(reports: Sequence[TrainingReport], metric: Metric) -> str:
     """All on the same rows; those that cannot answer them all on their own rows, too."""
-    everyone = max(int(report.metrics["n"] or 0) for report in reports)
+    if not reports:
+        return "none"
+    everyone = reports[0].test_rows
     words = [f"{name} {value:.3f}" for name, value in _filled(reports).items() if value is not None]
     own = []
     for report in reports:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest
 
 from training.metrics import resampled_means
 from training.records import Comparison
@@ -60,6 +59,8 @@ def _needed(confidence: float, chance: float) -> int:
 
 def _exact(gain: np.ndarray, confidence: float, margin: float) -> tuple[float, float, float]:
     """p, low and high where a row adds 1, -1 or 0: the bootstrap's distribution is computed whole, without chance."""
+    from scipy.stats import binomtest
+
     n, wins, losses = len(gain), int(np.sum(gain > 0)), int(np.sum(gain < 0))
     # P(sum of n resampled rows = s) for s in -n..n: the n-th power of one row's characteristic function.
     one_row = np.zeros(2 * n + 1)

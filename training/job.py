@@ -131,6 +131,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
             subsets={row.subset: row.main.value for row in measured},
             rows={row.subset: row.n for row in measured},
             filled={row.subset: row.filled.value for row in measured},
+            test_rows=test.num_rows,
             seconds=clock.seconds,
         )
         tracking.log_report(report)

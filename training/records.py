@@ -75,6 +75,7 @@ class TrainingReport:
     subsets: Mapping[str, float | None]  # the output's first metric by the inputs given, on the rows that have any
     rows: Mapping[str, int]  # how many those are, by the same names
     filled: Mapping[str, float | None]  # on all test rows: with the majority answer where they have none
+    test_rows: int  # all of them
     seconds: Mapping[str, float]  # of train, evaluate, log
 
     def to_json(self) -> dict[str, Any]:

@@ -62,11 +62,13 @@ def report(name: str, n: int, value: float | None, filled: float) -> TrainingRep
         subsets={name: value},
         rows={name: n},
         filled={name: filled},
+        test_rows=94,
         seconds={},
     )
 
 
 def test_baselines_stand_on_the_same_rows_and_on_their_own() -> None:
+    assert _baselines_words([], ACCURACY) == "none"
     reports = [report("text", 94, 0.745, 0.745), report("speech", 50, 1.0, 0.638), report("image", 0, None, 0.638)]
     assert _baselines_words(reports, ACCURACY) == (
         "text 0.745, speech 0.638, image 0.638 on the same 94 test rows (speech 1.000 on its own 50, image not "

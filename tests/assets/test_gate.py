@@ -83,6 +83,7 @@ class Gate:
             subsets={},
             rows={},
             filled={},
+            test_rows=40,
             seconds={},
         )
         self.store.log_dict(made, report.to_json(), "report.json")

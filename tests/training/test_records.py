@@ -33,6 +33,7 @@ RECORDS = [
         subsets={"text": 0.5, "image": None},
         rows={"text": 3, "image": 0},
         filled={"text": 0.5, "image": 0.25},
+        test_rows=3,
         seconds={"train": 1.5},
     ),
     Verdict(version=2, champion_before="none", champion="2", aliases=["champion"], reasons=["better"], test_looks=1),

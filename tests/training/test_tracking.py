@@ -44,6 +44,7 @@ def report_of(run: RunSpec, run_id: str, version: str | None) -> TrainingReport:
         subsets={"text": None, "text+image": 0.5},
         rows={"text": 0, "text+image": 4},
         filled={"text": 0.25, "text+image": 0.5},
+        test_rows=4,
         seconds={"train": 1.5},
     )
 
