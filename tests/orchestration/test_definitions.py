@@ -39,6 +39,7 @@ CHECKS = {
     *((f"{m}_features", f"{m}_features_schema") for m in ("text", "image", "speech")),
     *(("samples", name) for name in ("samples_schema", "no_item_lost", "no_leakage")),
     *(("dataset", name) for name in ("dataset_schema", "null_rates")),
+    ("evaluation", "fusion_is_used"),  # which warns unless it is told to block
 }
 
 
