@@ -59,7 +59,7 @@ def summary(**changes: Any) -> Summary:
         "project": "p",
         "dagster_run_id": "d",
         "mlflow_run_id": "m",
-        "model": ModelSummary("p", None, []),
+        "model": ModelSummary("p", 1, ["challenger"]),
         "dataset": DatasetSummary("f", {}),
         "items": ItemCounts(1, 1, 0, 0),
         "metrics": {"test/n": 94, "test/accuracy": 0.985, "test/majority_accuracy": 0.578},
@@ -68,6 +68,7 @@ def summary(**changes: Any) -> Summary:
         "subset_rows": {"speech": 50, "image": 0, "text": 94, "text+speech": 94},
         "subset_filled": {"speech": 0.8, "image": 0.578, "text": 0.75, "text+speech": 0.985},
         "standings": [],
+        "findings": ["two labels"],
         "warnings": [],
         "seconds": {},
     }
@@ -83,7 +84,7 @@ def said(told: Summary) -> list[str]:
 
 
 def test_bars_are_over_the_same_rows_and_what_is_over_others_says_so() -> None:
-    lines = said(summary(warnings=["the model is not shown to listen"]))
+    lines = said(summary(warnings=["the model is not shown to listen", "two labels"]))
     assert lines[1] == (
         "Test accuracy by the inputs given, on the same 94 rows; where a row has none of them, the majority answer "
         "counts"
@@ -92,7 +93,8 @@ def test_bars_are_over_the_same_rows_and_what_is_over_others_says_so() -> None:
     assert "0.800" in lines[5] and lines[5].endswith("1.000 on the 50 rows that have it")
     assert lines[5].count("█") == 32 and lines[6].count("█") == 39 and lines[6].endswith("█")
     assert lines[3].endswith("no test row")
-    assert lines[-1] == "! the model is not shown to listen"
+    worth = lines.index("Worth a look:")
+    assert lines[worth + 1 : worth + 4] == ["  two labels", "  the model is not shown to listen", ""]
     whole = said(summary(subsets={"text": 0.75}, subset_rows={"text": 94}, subset_filled={"text": 0.75}))
     assert whole[1] == "Test accuracy by the inputs given, on the same 94 rows" and "rows that" not in "".join(
         whole[2:]
