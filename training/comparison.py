@@ -191,5 +191,5 @@ def _shown(answer: Any) -> str:
     """An answer that is a short text or a number, in brackets."""
     if not isinstance(answer, str | int | float):
         return ""
-    words = f"{answer:.4g}" if isinstance(answer, float) else str(answer)
+    words = f"{answer:.4g}" if isinstance(answer, float) else " ".join(str(answer).split())
     return f" ({words if len(words) <= _SHOWN else words[: _SHOWN - 1] + '…'})"

@@ -246,8 +246,8 @@ def test_the_majority_answer_is_a_rival() -> None:
     assert decide(same, None, {}, replace(RULE, must_beat=("champion",)), majority="yes").promote
     # A margin is for the champion only.
     assert not decide(same, same, {}, replace(RULE, margin=0.3), majority="yes").promote
-    hidden = decide(usual, None, {}, RULE, majority="x" * 500).reasons[0]
-    assert len(hidden) < 300 and "…" in hidden
+    hidden = decide(usual, None, {}, RULE, majority="x\n" * 500).reasons[0]
+    assert len(hidden) < 300 and "(x x x x" in hidden and "…" in hidden and "\n" not in hidden
 
 
 def test_an_empty_rule_is_said() -> None:
