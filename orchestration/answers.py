@@ -111,9 +111,8 @@ def say_status(status: Status) -> None:
 
 def _say_model(model: Mapping[str, Any]) -> None:
     worth = "" if model["value"] is None else f"test {model['metric'].replace('_', ' ')} {model['value']:.4f}"
-    beside = f" (n = {model['n']:,}" + (
-        f", majority answer {model['majority']:.4f})" if model["majority"] is not None else ")"
-    )
+    usual = "" if model["majority"] is None else f", majority answer {model['majority']:.4f}"
+    beside = f" (n = {model['n']:,}{usual})"
     click.echo(f"  version {model['version']:<4} {', '.join(model['aliases']):<22} {worth}{beside if worth else ''}")
     if model["unused_fusion"]:
         click.secho(f"    ! {model['unused_fusion']}", fg="yellow")
