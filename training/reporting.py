@@ -150,10 +150,11 @@ def subsets_picture(rows: Sequence[EvaluationRow], majority: float | None = None
         color = RIGHT if row.subset == row.inputs else "#56B4E9"
         axes.barh(line, bar.value, xerr=error, color=color, ecolor="#333333", capsize=3, height=0.6)
         own = f"\n{row.main.value:.3f} on the {row.n:,} that have it" if row.n < everyone and row.main.value else ""
-        axes.text(bar.high + 0.015 * widest, line, f"{bar.value:.3f}{own}", va="center", fontsize=7)
+        axes.text(bar.high + 0.015 * widest, line, f"{bar.value:.3f}{own}", va="center", fontsize=8)
     if majority is not None:
         axes.axvline(majority, color=GREY, linestyle=":", label=f"majority answer: {majority:.3f}")
         figure.legend(loc="outside lower right", fontsize=8, frameon=False)
+    axes.set_ylim(-0.6, max(1, len(rows)) - 0.4)
     axes.set_yticks(range(len(rows)), [row.subset.replace("+", " + ") for _, row in bars])
     axes.set_xlim(0, 1.3 * widest)
     axes.set_xticks(np.linspace(0, widest, 6))
