@@ -150,7 +150,7 @@ def test_links_that_give_no_sample_are_recorded(tmp_path: Path) -> None:
     rows = [["a.png", "a.wav"], ["gone.png", ""], ["b.png", "gone.wav"], ["c.png", "b.wav"], ["c.png", ""]]
     write_csv(tmp_path / "links.csv", ["image", "speech"], *rows)
     with (tmp_path / "links.csv").open("a") as file:
-        file.write("one_cell\n")
+        file.write("one,too,many\n")
     align_settings = AlignSettings(table="links.csv", require=("speech",))
     found = aligned(manifest, align_settings, tmp_path, [IMAGES, SOUNDS])
     assert found.samples.num_rows == 2
