@@ -49,7 +49,7 @@ def read(table: TableFile) -> Iterator[Record]:
             if table.columns and tuple(row.cells) == table.columns:
                 continue  # it has a header after all
             short = len(names) - len(row.cells)
-            if row.problem is None and short > 0 and len(row.cells) == 1 and not row.cells[0].strip():
+            if row.problem is None and short > 0 and not "".join(row.raw).strip():
                 continue  # a blank line
             problem = row.problem or _misfit(row, dialect, names)
             if problem is None and short > 0 and not dialect.looks.fit(row.cells):

@@ -186,8 +186,8 @@ class FilesSource(Source):
         asked = ", ".join(repr(row.member) for row in rows[:_SHOWN])
         there = f"there are {', '.join(has)}" if has else "there is none that can be read"
         return (
-            f"{rows[0].uri}: none of the {len(rows)} files that column {column!r} names is in {self._files}: correct the "
-            f"names, or `files` in the project file. The column has {asked}; {there}{names.hint(rows[0].member or '')}"
+            f"{rows[0].uri}: none of the {len(rows)} files that column {column!r} names is in {self._files}: correct "
+            f"them, or `files` in the project file. The column has {asked}; {there}{names.hint(rows[0].member or '')}"
         )
 
 

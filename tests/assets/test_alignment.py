@@ -173,7 +173,7 @@ def test_items_that_share_a_key_are_linked_once(tmp_path: Path) -> None:
         ({"label": "lable"}, "no table has a column 'lable'; there are id, image, label, pictures.file"),
         ({"columns": {"pictures": ("img",)}}, "no column 'img'"),
         (
-            {"columns": {"pictures": "id"}},
+            {"columns": {"pictures": ("id",)}},
             r"nothing in column 'id' .*: the column has 's1', 's2', the source has 'a.png'",
         ),
         ({"columns": {"photos": ("id",)}}, "'photos', which is no source; there are pictures"),
