@@ -7,7 +7,9 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 
 from assets import pipeline
@@ -37,6 +39,13 @@ def write(path: Path, content: bytes | str) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def sound(number: int, form: str) -> bytes:
+    """A tenth of a second of a tone, another for each number."""
+    stream, times = BytesIO(), np.arange(1600) / 16000
+    soundfile.write(stream, 0.5 * np.sin(2 * np.pi * (200 + 20 * number) * times), 16000, format=form)
+    return stream.getvalue()
+
+
 def class_folders(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     names = ["train/cat/1", "train/dog/2", "val/cat/3", "test/dog/4"]
     for n, name in enumerate(names):
@@ -50,6 +59,14 @@ def folder_with_table(root: Path, png: Callable[[int], bytes]) -> dict[str, str]
         write(root / f"data/scans/{n}.png", png(n))
     write(root / "data/metadata.csv", "\n".join(["file_name,label,patient", *rows]))
     return {f"{n}.png": "ill" if n % 2 else "well" for n in range(24)}
+
+
+def common_voice(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    rows = [f"client{n // 2}\tcommon_voice_de_{n}.mp3\tSatz {n}." for n in range(24)]
+    write(root / "cv/validated.tsv", "\n".join(["client_id\tpath\tsentence", *rows]))
+    for n in range(24):
+        write(root / f"cv/clips/common_voice_de_{n}.mp3", sound(n, "MP3"))
+    return {f"common_voice_de_{n}.mp3": f"Satz {n}." for n in range(24)}
 
 
 def shards(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
@@ -93,7 +110,9 @@ def windows_zip(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {name.replace("\\", "/").removesuffix(".png"): name[0] for name in names}
 
 
-LAYOUTS = {make.__name__: make for make in (class_folders, folder_with_table, shards, visits, links, windows_zip)}
+LAYOUTS = {
+    make.__name__: make for make in (class_folders, folder_with_table, common_voice, shards, visits, links, windows_zip)
+}
 
 
 def test_every_project_of_the_document_is_tried():
