@@ -211,10 +211,13 @@ def test_a_damaged_shard_is_refused_and_the_others_are_read(tmp_path):
         listed(tmp_path, files="s/*.tar")
 
 
-def test_an_archive_among_other_files_is_a_file_like_them(tmp_path):
+def test_an_archive_among_other_files_is_refused_until_it_is_named(tmp_path):
     write_shards(tmp_path / "s")
     (tmp_path / "s/a.png").write_bytes(b"a")
-    assert keys(listed(tmp_path, files="s")) == ["a", "shard-0", "shard-1", "shard-2"]
+    scanned = listed(tmp_path, files="s")
+    assert keys(scanned) == ["a"] and scanned.quarantine["reason"].to_pylist() == ["unsupported"] * 3
+    assert "shard-2.tar: an archive among other files; name it under `files`" in refused(scanned)["unsupported"]
+    assert keys(listed(tmp_path, files=["s/*.png", "s/*.tar"])) == ["00", "01", "10", "11", "20", "21", "a"]
 
 
 def test_a_change_of_a_shard_changes_the_signature(tmp_path):
