@@ -4,6 +4,7 @@ import io
 import random
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,13 @@ def test_what_cannot_be_unpacked_says_what_to_do(tmp_path):
 CHINESE = {"猫.png": b"1", "狗/鸟.png": b"2", "马.png": b"3"}  # in GBK, 猫 is what è is in UTF-8
 
 
+@pytest.mark.parametrize(("name", "encoding"), [("кот.png", "cp866"), ("ねこ.png", "shift_jis"), ("한글.png", "cp949")])
+def test_names_in_other_encodings_are_never_taken_for_western_ones(tmp_path, name, encoding):
+    (tmp_path / "x.zip").write_bytes(make_zip({name: b"1"}, unmarked=encoding))
+    assert list(refused(listed(tmp_path, files="x.zip"))) == ["bad_name"]
+    assert keys(listed(tmp_path, files="x.zip", encoding=encoding)) == [name.removesuffix(".png")]
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_names_in_gbk_are_read_where_the_source_says_so_and_refused_where_not(tmp_path, kind):
     content = make_zip(CHINESE, unmarked="gbk") if kind == "zip" else make_tar(CHINESE, tarfile.GNU_FORMAT, "gbk")
@@ -163,6 +171,17 @@ def test_names_in_gbk_are_read_where_the_source_says_so_and_refused_where_not(tm
 def test_unmarked_names_are_read_as_utf8_or_as_the_format_says(tmp_path, encoding):
     (tmp_path / "x.zip").write_bytes(make_zip({"Käse.png": b"1", "crème.png": b"2"}, unmarked=encoding))
     assert keys(listed(tmp_path, files="x.zip")) == ["Käse", "crème"]
+
+
+def test_a_name_that_stands_in_utf8_beside_the_other_one_is_taken(tmp_path):
+    stream, raw = io.BytesIO(), "猫.png".encode("gbk")
+    with zipfile.ZipFile(stream, "w") as archive:
+        info = zipfile.ZipInfo("__.png")
+        body = b"\1" + zlib.crc32(raw).to_bytes(4, "little") + "猫.png".encode()
+        info.extra = b"\x75\x70" + len(body).to_bytes(2, "little") + body
+        archive.writestr(info, b"1")
+    (tmp_path / "x.zip").write_bytes(stream.getvalue().replace(b"__.png", raw))
+    assert keys(listed(tmp_path, files="x.zip")) == keys(listed(tmp_path, files="x.zip", encoding="big5")) == ["猫"]
 
 
 def test_names_that_say_they_are_utf8_are_taken_at_their_word(tmp_path):
