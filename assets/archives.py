@@ -1,5 +1,6 @@
 """Tar and zip: members listed without extracting them, and read where they lie."""
 
+import codecs
 import contextlib
 import posixpath
 import stat
@@ -158,11 +159,12 @@ def _decoded(name: bytes, encoding: str, default: str | None) -> str | bytes:
     """A member's name; as bytes where it is in no encoding that is known.
 
     Args:
-        encoding: what the source says; UTF-8 is what it says without a word, and then `default` counts.
+        encoding: what the source says. UTF-8 is what it says without a word, and UTF-16 can only be meant for texts:
+            then `default` counts.
     """
-    said = encoding.lower().replace("_", "-") not in ("utf-8", "utf8")
-    default = "ascii" if name.isascii() else default
-    for choice in (encoding, "utf-8") if said else (default,):
+    if name.isascii():
+        return name.decode("ascii")
+    for choice in (default,) if codecs.lookup(encoding).name.startswith("utf") else (encoding, "utf-8"):
         with contextlib.suppress(UnicodeError):
             if choice is not None and is_utf8(text := name.decode(choice)):
                 return text

@@ -173,6 +173,12 @@ def test_unmarked_names_are_read_as_utf8_or_as_the_format_says(tmp_path, encodin
     assert keys(listed(tmp_path, files="x.zip")) == ["Käse", "crème"]
 
 
+def test_texts_in_utf16_lie_under_plain_names(tmp_path):
+    for kind, content in (("zip", make_zip({"ab.txt": b"1"})), ("tar", make_tar({"ab.txt": b"1"}))):
+        (tmp_path / f"x.{kind}").write_bytes(content)
+        assert keys(listed(tmp_path, files=f"x.{kind}", encoding="utf-16")) == ["ab"]
+
+
 def test_a_name_that_stands_in_utf8_beside_the_other_one_is_taken(tmp_path):
     stream, raw = io.BytesIO(), "猫.png".encode("gbk")
     with zipfile.ZipFile(stream, "w") as archive:
