@@ -162,7 +162,7 @@ class FilesSource(Source):
         if problem is None and len(found) == 1:
             entry = replace(found[0])
             if fields := self._fields(entry):
-                record = replace(record, values=record.values | fields)
+                record = replace(record, values={**record.values, **fields})
             entry.key, entry.row, entry.time, entry.listing = key_of(record.values, self._key), record.line, time, line
             entry.attributes = record.attributes(*(self._key if len(self._key) == 1 else ()))
             return entry
