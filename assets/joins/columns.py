@@ -69,8 +69,12 @@ class Columns:
             return []
         chosen = self.settings.get(own) if name not in self.link else None
         others = [s for s, names in self.sources.items() if bare in names and s != (chosen.name if chosen else "")]
-        row = (chosen.table, chosen.keys) if chosen else None
-        return [f"{s}.{bare}" for s in others if (self.settings[s].table, self.settings[s].keys) != row]
+        row = self._rows_of(chosen.name) if chosen else None
+        return [f"{s}.{bare}" for s in others if self._rows_of(s) != row]
+
+    def _rows_of(self, source: str) -> tuple[str, tuple[str, ...]]:
+        """What its columns stand in, and by which key: one table that two sources read gives both the same row."""
+        return self.settings[source].table or source, self.settings[source].keys
 
     def bare(self, name: str) -> str:
         """The column's name without that of its source."""

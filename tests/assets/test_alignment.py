@@ -512,3 +512,15 @@ def test_samples_that_cannot_be_used_are_an_error(splits: list[str], rule: Align
         validate_samples(samples, rule)
     fine = [{"sample_id": str(n), "split": split} for n, split in enumerate(["train", "test"])]
     validate_samples(pa.Table.from_pylist(fine, SAMPLES), rule)
+
+
+def test_columns_that_two_sources_have_from_paths_are_two(tmp_path: Path) -> None:
+    sources = [
+        SourceSettings.of(name=name, modality=modality, files=name, path="{patient}_{visit}", key="visit")
+        for name, modality in (("scans", "image"), ("notes", "speech"))
+    ]
+    rows = [items(s, {"v1": {"patient": f"{s.name}1"}, "v2": {"patient": f"{s.name}2"}}) for s in sources]
+    with pytest.raises(ValueError, match=r"several tables: write one of scans\.patient, notes\.patient"):
+        aligned(manifest_of(*rows), AlignSettings(label="patient"), tmp_path, sources)
+    found = aligned(manifest_of(*rows), AlignSettings(label="notes.patient"), tmp_path, sources)
+    assert found.samples["label"].to_pylist() == ["notes1", "notes2"]
