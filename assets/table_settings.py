@@ -7,7 +7,7 @@ from pydantic import BeforeValidator
 
 from training.validation import check
 
-NO_QUOTE = "none"
+NO_QUOTE, WHITESPACE = "none", "whitespace"
 
 
 def _as_words(value: Any) -> Any:
@@ -33,7 +33,8 @@ class TableSettings:
     """What the name of a table does not tell; delimiter and quote, which are found, of CSV and TSV alone."""
 
     encoding: str = "utf-8"  # UTF-16 and UTF-32 are seen by their byte order mark
-    delimiter: str | None = None  # between cells; found: , ; | or tab
+    # between cells; found: , ; | or tab. whitespace: blanks divide words, and the last column takes the rest of a line
+    delimiter: str | None = None
     # around cells that hold delimiters or line breaks, which repeat it where it is a letter; none: it is a letter
     # everywhere. Found: " where cells are quoted with it
     quote: str | None = None
@@ -41,8 +42,10 @@ class TableSettings:
 
     def __post_init__(self) -> None:
         check_encoding(self.encoding)
-        is_one = self.delimiter is None or (len(self.delimiter) == 1 and self.delimiter not in "\r\n\"'")
-        check(is_one, "delimiter", self.delimiter, 'one character, such as ; or "\\t"')
+        is_one = self.delimiter in (None, WHITESPACE) or (
+            len(self.delimiter or "") == 1 and self.delimiter not in ("\r", "\n", '"', "'")
+        )
+        check(is_one, "delimiter", self.delimiter, f'one character, such as ; or "\\t", or {WHITESPACE}')
         is_one = self.quote in (None, NO_QUOTE) or (len(self.quote or "") == 1 and self.quote not in ("\r", "\n"))
         check(is_one, "quote", self.quote, f"one character, or {NO_QUOTE} where quotes are letters")
         check(self.quote is None or self.quote != self.delimiter, "quote", self.quote, "another than the delimiter")

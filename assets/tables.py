@@ -1,5 +1,6 @@
 """Tables that people bring, read row by row in bounded memory, each row with its file and line."""
 
+import contextlib
 import glob
 import importlib
 import zlib
@@ -11,7 +12,7 @@ import pyarrow as pa
 from assets.formats.base import Record, TableFile
 from assets.sources.base import Entry, SourceError
 from assets.storage import Location, locate
-from assets.table_settings import TableSettings
+from assets.table_settings import WHITESPACE, TableSettings
 
 _FORMATS = {
     **dict.fromkeys((".csv", ".tsv", ".txt"), "delimited"),
@@ -82,7 +83,8 @@ def read_table(
 
 
 def _read(table: TableFile) -> Iterator[Record]:
-    if (kind := _FORMATS.get(table.suffix)) is None:
+    by_words = table.settings.delimiter == WHITESPACE
+    if (kind := "words" if by_words else _FORMATS.get(table.suffix)) is None:
         raise SourceError(f"{table}: a table ends in one of {', '.join(_FORMATS)} (.gz may follow)")
     if table.media is not None and kind != "parquet":
         raise SourceError(
@@ -118,7 +120,7 @@ def _undecodable_line(table: TableFile) -> str:
     encoding = table.encoding()
     if encoding.lower().startswith(("utf-16", "utf_16", "utf-32", "utf_32")):
         return ""
-    with table.open() as file:
+    with contextlib.suppress(OSError, EOFError, zlib.error), table.open() as file:  # it may be damaged, too
         for number, line in enumerate(file, 1):
             try:
                 line.decode(encoding)

@@ -8,6 +8,8 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import yaml
@@ -61,6 +63,45 @@ def folder_with_table(root: Path, png: Callable[[int], bytes]) -> dict[str, str]
     return {f"{n}.png": "ill" if n % 2 else "well" for n in range(24)}
 
 
+def ljspeech(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    said = {f"LJ001-{n:04}": f'Said "once, {n}' if n % 2 else f"{n}, said twice" for n in range(24)}
+    for n, name in enumerate(said):
+        write(root / f"LJSpeech-1.1/wavs/{name}.wav", sound(n, "WAV"))
+    rows = [f"{name}|{text}|{text}" for name, text in said.items()]
+    write(root / "LJSpeech-1.1/metadata.csv", "\n".join(rows))
+    return said
+
+
+def librispeech(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    said = {f"{n // 2}-7-{n % 2:04}": f"UTTERANCE  NUMBER {n}" for n in range(48)}
+    for n, (name, text) in enumerate(said.items()):
+        folder = root / f"LibriSpeech/dev-clean/{n // 2}/7"
+        write(folder / f"{name}.flac", sound(n, "FLAC"))
+        with (folder / f"{n // 2}-7.trans.txt").open("a") as table:
+            table.write(f"{name} {text}\n")
+    return said
+
+
+def kaldi(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    said = {f"utt{n}": f"WORD {n}" for n in range(48)}
+    for n, name in enumerate(said):
+        write(root / f"audio/{name}.wav", sound(n, "WAV"))
+    write(root / "data/train/wav.scp", "".join(f"{name} audio/{name}.wav\n" for name in said))
+    rows = [f"{name} speaker{n // 2}\t{text}\n" for n, (name, text) in enumerate(said.items())]
+    write(root / "data/train/linked", "".join(rows))
+    return said
+
+
+def hub_parquet(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    (root / "data").mkdir(parents=True)
+    for part in range(2):
+        numbers = range(12 * part, 12 * part + 12)
+        columns = {"id": [f"p{n}" for n in numbers], "label": [f"c{n % 3}" for n in numbers]}
+        pictures = [{"bytes": png(n), "path": f"{n}.png"} for n in numbers]
+        pq.write_table(pa.table(columns | {"image": pictures}), root / f"data/train-0000{part}-of-00002.parquet")
+    return {f"p{n}": f"c{n % 3}" for n in range(24)}
+
+
 def common_voice(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     rows = [f"client{n // 2}\tcommon_voice_de_{n}.mp3\tSatz {n}." for n in range(24)]
     write(root / "cv/validated.tsv", "\n".join(["client_id\tpath\tsentence", *rows]))
@@ -111,7 +152,20 @@ def windows_zip(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
 
 
 LAYOUTS = {
-    make.__name__: make for make in (class_folders, folder_with_table, common_voice, shards, visits, links, windows_zip)
+    make.__name__: make
+    for make in (
+        class_folders,
+        folder_with_table,
+        ljspeech,
+        common_voice,
+        librispeech,
+        kaldi,
+        hub_parquet,
+        shards,
+        visits,
+        links,
+        windows_zip,
+    )
 }
 
 

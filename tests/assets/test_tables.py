@@ -195,6 +195,29 @@ def test_a_table_without_header(tmp_path: Path) -> None:
     assert problems(records)[1] == "line 1 has 3 cells, the header has 2"
 
 
+def test_lines_of_words(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"u1 s1  SAID  \"SO \r\n\nu2\ts2 ONCE\nu3 s3\nu4 s4 \0\n")
+    settings = TableSettings(delimiter="whitespace")
+    rows = list(read_table(tmp_path / "text", settings, columns=("id", "speaker", "words")))
+    assert [(row.line, *row.values.values()) for row in rows] == [
+        (1, "u1", "s1", 'SAID  "SO'),
+        (3, "u2", "s2", "ONCE"),
+        (4, "u3", "s3", ""),
+        (5,),
+    ]
+    assert rows[-1].problem == "line 5 holds a NUL byte"
+    with pytest.raises(SourceError, match="name the `columns` of the table"):
+        list(read_table(tmp_path / "text", settings))
+
+
+def test_a_packed_table_that_is_damaged_and_in_another_encoding(tmp_path: Path) -> None:
+    content = bytearray(gzip.compress(b"id,text\n" + "1,grün\n".encode("latin-1") * 9))
+    content[-5] ^= 1  # its checksum
+    (tmp_path / "t.csv.gz").write_bytes(content)
+    with pytest.raises(SourceError, match=r"t\.csv\.gz"):
+        list(read_table(tmp_path / "t.csv.gz"))
+
+
 def test_cells_left_out_at_the_end_are_empty_and_more_than_the_header_has_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "id,text,note\n1,a,x\n2,b\n3,c,y,z\n4\n   \n,,\n5,d,w\n")
     records = read(path)
