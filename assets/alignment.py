@@ -67,6 +67,8 @@ def align(
             _drop(connection, settings)
             samples = _samples(connection, settings, columns)
             _note_rivals(connection, settings, columns)
+        except duckdb.InvalidInputException as error:  # `Columns.sql` says what is wrong
+            raise ValueError(_cause_first(str(error).partition(": ")[2], first)) from None
         except ValueError as error:
             raise ValueError(_cause_first(str(error), first)) from None
         noted = [Finding(*row) for row in connection.sql("FROM findings").fetchall()]

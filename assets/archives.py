@@ -1,12 +1,12 @@
 """Tar and zip: members listed without extracting them, and read where they lie."""
 
+import codecs
 import contextlib
 import posixpath
 import stat
 import struct
 import tarfile
 import threading
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from assets.storage import PIECE, Bytes, Location, is_outside, is_utf8, opened
 # A member that is packed more tightly, and not small, is made to fill memory: no picture or recording is so uniform.
 _BOMB_RATIO = 200
 _BOMB_BYTES = 16 * 2**20
+_WESTERN = frozenset([*range(0x9B), *range(0xA0, 0xA6), 0xE1])  # of CP437: ASCII and letters with accents
 _UTF8_NAME = 0x800  # the flag of a zip's member whose name is UTF-8 (PKWARE APPNOTE 4.4.4)
 
 
@@ -110,7 +111,7 @@ def _zip(location: Location, encoding: str) -> Iterator[Entry]:
         for info in infos:
             name: str | bytes = info.filename
             if not info.flag_bits & _UTF8_NAME:
-                name = _decoded(info.filename.encode("cp437"), encoding, default)
+                name = _unicode_path(info) or _decoded(info.filename.encode("cp437"), encoding, default)
             if isinstance(name, str) and name.replace("\\", "/").endswith("/"):
                 continue  # a folder
             link = stat.S_ISLNK(info.external_attr >> 16)
@@ -134,24 +135,36 @@ def _why_packed(info: zipfile.ZipInfo) -> str | None:
 
 def _encoding_of(names: list[bytes]) -> str | None:
     """What names of a zip that are not marked as UTF-8 are in: UTF-8 nevertheless (macOS), or CP437, as the format
-    says; null where CP437 gives signs that no one writes in names: they are in the encoding of some other country."""
+    says; null where CP437 gives more than letters of Western Europe: they are in the encoding of another country."""
     try:
         b"\n".join(names).decode("utf-8")
         return "utf-8"
     except UnicodeDecodeError:
-        text = b"".join(names).decode("cp437")
-        return None if any(not sign.isascii() and unicodedata.category(sign)[0] == "S" for sign in text) else "cp437"
+        return "cp437" if _WESTERN.issuperset(b"".join(names)) else None
+
+
+def _unicode_path(info: zipfile.ZipInfo) -> str | None:
+    """The name in UTF-8 that some packers (WinRAR, Info-ZIP) write beside the other one (PKWARE APPNOTE 4.6.9)."""
+    extra = info.extra
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        body, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == 0x7075 and body[:5] == b"\1" + struct.pack("<I", zlib.crc32(info.orig_filename.encode("cp437"))):
+            with contextlib.suppress(UnicodeDecodeError):
+                return body[5:].decode("utf-8")
+    return None
 
 
 def _decoded(name: bytes, encoding: str, default: str | None) -> str | bytes:
     """A member's name; as bytes where it is in no encoding that is known.
 
     Args:
-        encoding: what the source says; UTF-8 is what it says without a word, and then `default` counts.
+        encoding: what the source says. UTF-8 is what it says without a word, and UTF-16 can only be meant for texts:
+            then `default` counts.
     """
-    said = encoding.lower().replace("_", "-") not in ("utf-8", "utf8")
-    default = "ascii" if name.isascii() else default
-    for choice in (encoding, "utf-8") if said else (default,):
+    if name.isascii():
+        return name.decode("ascii")
+    for choice in (default,) if codecs.lookup(encoding).name.startswith("utf") else (encoding, "utf-8"):
         with contextlib.suppress(UnicodeError):
             if choice is not None and is_utf8(text := name.decode(choice)):
                 return text

@@ -7,6 +7,7 @@ SOURCES = Family(
     {
         "files": "assets.sources.files:FilesSource",
         "table": "assets.sources.table:TableSource",
+        "embedded": "assets.sources.embedded:EmbeddedSource",
     },
 )
 JOINS = Family("join", {"key": "assets.joins.key:KeyJoin"})

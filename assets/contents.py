@@ -55,24 +55,28 @@ class Contents:
         for _ in self._pool.map(self._read_all, _slices(todo)):
             pass
         for entry, first in alike:
-            for name in ("reason", "message", "sha256", "text"):
+            for name in ("reason", "message", "size", "sha256", "text"):
                 setattr(entry, name, getattr(first, name))
 
     def _settled(self, entry: Entry) -> bool:
         """Whether the entry need not be read: refused by its size, or as it was in the last scan."""
+        size, mtime, sha256 = self._known.get((entry.uri, entry.member, entry.offset), (None,) * 3)
+        is_known = mtime is not None and mtime == entry.mtime and entry.size in (size, -1)
+        if is_known:
+            entry.size = size or 0
+        self._limit(entry)
+        if is_known and entry.reason is None and not self._is_text:  # the text depends on the encoding setting too
+            entry.sha256 = sha256
+            self.reused += 1
+        return entry.reason is not None or entry.sha256 is not None
+
+    def _limit(self, entry: Entry) -> None:
+        """Refuses what is empty or too large."""
         if entry.size == 0:
             entry.refuse("empty", "the file is empty (0 bytes); copy it again, or remove it")
         elif entry.size > self._limits.max_bytes:
             allowed = f"limits.max_bytes allows {self._limits.max_bytes}; raise it, or make the file smaller"
             entry.refuse("too_large", f"{entry.size} bytes, {allowed}")
-        elif self._is_text:
-            return False  # the text depends on the encoding setting too
-        elif entry.mtime is not None:
-            offset, size, mtime, sha256 = self._known.get((entry.uri, entry.member), (None,) * 4)
-            if (offset, size, mtime) == (entry.offset, entry.size, entry.mtime):
-                entry.sha256 = sha256
-                self.reused += 1
-        return entry.reason is not None or entry.sha256 is not None
 
     def _read_all(self, entries: list[Entry]) -> None:
         read: Callable[[Entry], None] = self._read_text if self._is_text else self._hash
@@ -93,6 +97,9 @@ class Contents:
         for piece in self._source.open(entry):
             digest.update(piece)
             size += len(piece)
+        if entry.size == -1:
+            entry.size = size
+            self._limit(entry)
         if size != entry.size:
             raise ValueError(f"has {size} bytes and was listed with {entry.size}; run again")
         entry.sha256 = digest.hexdigest()
@@ -102,12 +109,12 @@ class Contents:
         _take_text(entry, content.decode(self._source.encoding).removeprefix("\ufeff"))
 
 
-def _known(previous: pa.Table | None) -> dict[tuple[str, str | None], tuple[Any, ...]]:
-    """(uri, member) -> (offset, size, mtime, sha256) of the last scan."""
+def _known(previous: pa.Table | None) -> dict[tuple[str, str | None, int | None], tuple[Any, ...]]:
+    """(uri, member, offset) -> (size, mtime, sha256) of the last scan."""
     rows = previous if previous is not None else MANIFEST.empty_table()
     columns = [rows[name].to_pylist() for name in ("uri", "member", "offset", "size")]
     columns += [rows["mtime"].cast(pa.int64()).to_pylist(), rows["sha256"].to_pylist()]
-    return {row[:2]: row[2:] for row in zip(*columns, strict=True)}
+    return {row[:3]: row[3:] for row in zip(*columns, strict=True)}
 
 
 def _take_text(entry: Entry, text: str) -> None:

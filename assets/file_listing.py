@@ -35,7 +35,7 @@ class _Place(NamedTuple):
 
 class FileListing:
     """The places that `files` names. Where all that a folder or a glob holds are archives, the members of all of them
-    are what is listed; an archive among other files is a file like them. A name may go on in archives, as in a folder.
+    are what is listed; an archive among other files is refused. A name may go on in archives, as in a folder.
 
     Args:
         names: paths (relative to `root`) or URLs.
@@ -90,7 +90,7 @@ class FileListing:
             return _within(members(place.location, kind, self._encoding), place.within) if kind else entries
         kinds = [archive_kind(entry.uri) for entry in entries if entry.reason is None]
         if not kinds or not all(kinds):
-            return entries
+            return [_refused_archive(entry) for entry in entries]
         listed = [member for entry in entries for member in self._members(entry)]
         if listed and all(entry.reason is not None and entry.member is None for entry in listed):
             raise SourceError(f"{place}: none of its {len(listed)} archives can be read: {listed[0].message}")
@@ -107,6 +107,13 @@ class FileListing:
         except SourceError as error:
             archive.reason, archive.message = "corrupt", str(error)
             return [archive]
+
+
+def _refused_archive(entry: Entry) -> Entry:
+    """One among other files, of which nobody said that its members are wanted; another file as it is."""
+    if entry.reason is None and archive_kind(entry.uri):
+        entry.refuse("unsupported", "an archive among other files; name it under `files`, too, or by a glob of its own")
+    return entry
 
 
 def _within(entries: Entries, pattern: str) -> Entries:

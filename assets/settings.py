@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
 from assets.names import normalize
 from assets.source_settings import SourceSettings
+from assets.table_settings import TableSettings
 from training.catalog import FILTERS, OUTPUTS, Choice, Family, own_module
 from training.features import FeatureSettings
 from training.filters.base import Filter
@@ -19,15 +20,6 @@ from training.validation import FORBID_EXTRA, Names, Strings, check
 
 if TYPE_CHECKING:  # a source's module needs these settings
     from assets.sources.base import Source
-
-
-def check_encoding(encoding: str) -> None:
-    try:
-        b" ".decode(encoding)
-    except UnicodeError:
-        pass  # one whose characters have several bytes
-    except LookupError:  # or a codec of Python's that is not for text
-        check(False, "encoding", encoding, "one that Python knows, such as utf-8, gbk or latin-1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +47,7 @@ class SplitSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignSettings:
+class AlignSettings(TableSettings):  # of `table`
     """How items become samples: by equal keys, or by the explicit links of ``table``; and how samples are split.
 
     Columns (``label``, ``group``, ``held_out``, ``split.column``) are looked up in ``table``, then in the tables of
@@ -70,9 +62,9 @@ class AlignSettings:
     on: Choice = field(default_factory=lambda: Choice("key"))  # which join (`assets.catalog.JOINS`)
     table: str | None = None  # explicit links: one row a sample; an empty cell: the sample lacks that modality
     # source -> column of `table` that holds its keys, or several (`assets.keys`); default: `key` where the source has
-    # the same table, else the column called like the source, else like its modality
-    columns: dict[str, Names] = field(default_factory=dict)
-    encoding: str = "utf-8"  # of `table`
+    # the same table, else the column called like the source, else like its modality. A list: the columns of a `table`
+    # without header
+    columns: dict[str, Names] | tuple[str, ...] = field(default_factory=dict)
     id: str | None = None  # column of `table` that names the sample; default: made from the keys
     label: str | None = None
     group: Strings = ()
@@ -91,15 +83,25 @@ class AlignSettings:
                 check(modality in MODALITIES, name, modality, f"modalities ({', '.join(MODALITIES)})")
         choose(self, "on", JOINS)
         check(self.max_per_key >= 1, "max_per_key", self.max_per_key, "at least 1")
-        check_encoding(self.encoding)
+        super().__post_init__()
         for column, values in self.test_values.items():
             check(column in self.held_out, "test_values", column, f"columns of held_out ({', '.join(self.held_out)})")
             check(len(values) > 0, f"test_values of {column}", values, "at least one value")
         named = {column: tuple(map(normalize, values)) for column, values in self.test_values.items()}
         object.__setattr__(self, "test_values", named)  # as the tables' cells are
         if self.table is None:
-            for name in ("columns", "id"):
+            for name in ("columns", "id", "delimiter", "quote", "missing"):
                 check(not getattr(self, name), name, getattr(self, name), "nothing unless there is a link `table`")
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The columns of a link table that has no header of its own."""
+        return () if isinstance(self.columns, dict) else self.columns
+
+    @property
+    def key_columns(self) -> dict[str, tuple[str, ...]]:
+        """Source -> columns of the link table that are its key, as far as `columns` says."""
+        return self.columns if isinstance(self.columns, dict) else {}
 
 
 def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str, tuple[Choice, ...]]:

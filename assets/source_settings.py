@@ -53,7 +53,7 @@ class SourceSettings:
 
     def make(self, root: Path) -> "Source":
         """The source itself; `root` is the folder that relative paths start from."""
-        return SOURCES.load(self.kind)(root, options=self.options)
+        return SOURCES.load(self.kind).make(root, self.options)
 
     @property
     def files(self) -> tuple[str, ...] | None:
@@ -102,10 +102,13 @@ def _kind_of(values: Mapping[str, Any]) -> str:
     """What a source is that does not say its kind."""
     name, has = values.get("name"), {key for key, value in values.items() if value is not None}
     if has >= {"files", "column"}:
-        raise ValueError(f"source {name!r} has files and a column of text: give one of them")
+        raise ValueError(f"source {name!r} has files and a column of texts or media: give one of them")
     if "file" in has and "files" not in has:
         raise ValueError(f"source {name!r} has a column of file names but no files: say where they lie")
-    return "files" if "files" in has else "table"
+    if "files" in has:
+        return "files"
+    is_media = values.get("modality") in MODALITIES and not catalog.MODALITIES.load(values["modality"]).is_text
+    return "embedded" if is_media and "table" in has else "table"
 
 
 def _unknown(name: str, known: Sequence[str], value: Any) -> Exception:

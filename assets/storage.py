@@ -189,7 +189,8 @@ class _LocalLocation(Location):
         base = os.path.realpath(self._path)
         # A folder to list, and with it that base and the folders which links have led to on the way there: what links
         # to a file in one of them is followed, since that is listed in any case.
-        entries, pending = [], [("", (base,))]
+        entries: list[Entry] = []
+        pending: list[tuple[str, tuple[str, ...]]] = [("", (base,))]
         while pending:
             prefix, entered = pending.pop()
             folder = os.path.join(base, prefix)

@@ -1,227 +1,129 @@
-"""Tables that people bring: CSV, JSON Lines and Parquet, read row by row in bounded memory, each with its line."""
+"""Tables that people bring, read row by row in bounded memory, each row with its file and line."""
 
-import csv
-import json
-from collections import Counter
+import contextlib
+import glob
+import importlib
+import zlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
-from io import TextIOWrapper
-from json.encoder import encode_basestring as quote
 from pathlib import Path
-from typing import Any, TextIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from assets.names import normalize
-from assets.sources.base import SourceError
+from assets.formats.base import Record, TableFile
+from assets.sources.base import Entry, SourceError
 from assets.storage import Location, locate
+from assets.table_settings import WHITESPACE, TableSettings
 
-_CELL_BYTES = 64 * 2**20  # a longer cell is a quote that was never closed
-_PARQUET_ROWS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One row of a table as strings; null where there is nothing. `problem` says why the row cannot be used."""
-
-    line: int  # where the row starts, from 1 (the header of a CSV is line 1); of a Parquet file, the number of the row
-    values: dict[str, str | None]
-    problem: str | None = None
-
-    def attributes(self, *left_out: str) -> str:
-        """The other columns, where they hold something, as a JSON object of names (`assets.names`)."""
-        kept = sorted((name, value) for name, value in self.values.items() if value is not None)
-        return "{" + ", ".join(f"{quote(n)}: {quote(normalize(value))}" for n, value in kept if n not in left_out) + "}"
-
-    def time(self, column: str | None) -> tuple[datetime | None, str | None]:
-        """What the column says (`parse_time`), or why the row cannot be used."""
-        value = self.values.get(column) if column is not None else None
-        if self.problem is not None or not value:
-            return None, self.problem
-        try:
-            return parse_time(value), None
-        except ValueError as error:
-            return None, f"line {self.line}, column {column!r}: {error}"
+_FORMATS = {
+    **dict.fromkeys((".csv", ".tsv", ".txt"), "delimited"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json_"),
+    ".parquet": "parquet",
+    **dict.fromkeys((".xlsx", ".xlsm"), "spreadsheet"),
+}
 
 
-def read_table(name: Path | str, encoding: str = "utf-8", required: Collection[str] = ()) -> Iterator[Record]:
-    """The rows of a CSV or TSV (with header), JSON Lines or Parquet file, by its suffix.
+def table_files(name: Path | str, root: Path | None = None) -> list[Location]:
+    """The files of a table: what a path or URL names, or all that a glob does, sorted by name."""
+    location = locate(name, root)
+    if not glob.has_magic(str(name)) or location.is_file():
+        return [location]
+    return [locate(entry.uri) for entry in sorted(location.matches()[1], key=lambda e: e.uri) if entry.reason is None]
 
-    Numbers and times become text, lists and structs JSON; binary columns of Parquet files are left out. A row that
-    cannot be used (wrong number of cells, broken JSON, NUL byte) is given with its `problem`.
+
+def table_entries(name: Path | str, root: Path | None = None) -> list[Entry]:
+    """The files of a table as entries, which tell size and time of each. Raises SourceError if there is none."""
+    try:
+        return [location.entry() for location in _existing(name, root)]
+    except FileNotFoundError:
+        raise _no_such(locate(name, root)) from None
+
+
+def holds_media(name: Path | str, root: Path, column: str) -> bool:
+    """Whether a column of a Parquet table holds the bytes of media, one a row; false where it cannot be read."""
+    import pyarrow.parquet as pq
+
+    from assets.formats.media_column import MediaField
+
+    try:
+        with _existing(name, root)[0].open() as file:
+            return MediaField.of(pq.read_schema(file), column) is not None
+    except (OSError, SourceError, pa.ArrowException):
+        return False
+
+
+def read_table(
+    name: Path | str,
+    settings: TableSettings | None = None,
+    required: Collection[str] = (),
+    *,
+    root: Path | None = None,
+    columns: tuple[str, ...] = (),
+    text: str | None = None,
+    media: str | None = None,
+) -> Iterator[Record]:
+    """The rows of a CSV, TSV, JSON Lines, JSON, Parquet or Excel file, by its suffix; or of all files of a glob.
+
+    Numbers and times become text, lists and structs JSON, NaN null; binary columns of Parquet files are left out. A
+    row that cannot be used (cells too many, broken JSON, NUL byte) is given with its `problem`.
 
     Args:
-        name: path, or URL that fsspec knows.
+        name: path (relative to `root`), or URL that fsspec knows, or a glob of them.
+        columns: names of a table without header.
+        text: a column whose cells have to be text, not lists or numbers.
+        media: a Parquet column that holds media. Its cells become what they are called: "" where nothing says.
 
     Raises:
-        SourceError: the file is missing, damaged, in another encoding, or lacks one of the `required` columns.
+        SourceError: a file is missing, damaged, in another encoding, or lacks one of the `required` columns.
     """
-    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
-    path = locate(name)
-    reader = readers.get(path.suffix)
-    if reader is None:
-        raise SourceError(f"{path}: a table ends in one of {', '.join(readers)}")
+    known: list[str] = []
+    for location in _existing(name, root):
+        wanted = tuple(dict.fromkeys([*required, *([text] if text else []), *([media] if media else [])]))
+        table = TableFile(location, settings or TableSettings(), columns, wanted, text, media, known)
+        yield from _read(table)
+
+
+def _read(table: TableFile) -> Iterator[Record]:
+    by_words = table.settings.delimiter == WHITESPACE
+    if (kind := "words" if by_words else _FORMATS.get(table.suffix)) is None:
+        raise SourceError(f"{table}: a table ends in one of {', '.join(_FORMATS)} (.gz may follow)")
+    if table.media is not None and kind != "parquet":
+        raise SourceError(
+            f"{table}: column {table.media!r} is to hold media, which only a Parquet file can; where it names files, "
+            "say under `files` where they lie"
+        )
     try:
-        yield from reader(path, encoding, required)
+        yield from importlib.import_module(f"assets.formats.{kind}").read(table)
     except FileNotFoundError:
-        raise SourceError(f"{path}: no such table; correct the path in the project file") from None
+        raise _no_such(table) from None
     except UnicodeError as error:
-        where = _undecodable_line(path, encoding)
-        raise SourceError(f"{path}{where} is not {encoding} ({error}); set `encoding` to the table's own") from None
-    except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from None
+        encoding = table.encoding()
+        advice = "set `encoding` to the table's own"
+        raise SourceError(
+            f"{table}{_undecodable_line(table)} is not {encoding.removesuffix('-sig')} ({error}); {advice}"
+        ) from None
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise SourceError(f"{table}: cannot be read: {error}") from None
 
 
-def _check_columns(path: Location, columns: Collection[str], required: Collection[str]) -> None:
-    repeated = [name for name, count in Counter(columns).items() if count > 1 and name]
-    if repeated:
-        raise SourceError(f"{path}: column {repeated[0]!r} occurs twice in the header; rename one of them")
-    if missing := [name for name in required if name not in columns]:
-        raise SourceError(f"{path}: no column {missing[0]!r}; it has {', '.join(columns) or 'none'}")
+def _existing(name: Path | str, root: Path | None) -> list[Location]:
+    if not (files := table_files(name, root)):
+        raise _no_such(locate(name, root))
+    return files
 
 
-def _open(path: Location, encoding: str) -> TextIO:
-    is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-    # Excel writes a byte order mark
-    return TextIOWrapper(path.open(), encoding="utf-8-sig" if is_utf8 else encoding, newline="")
+def _no_such(table: object) -> SourceError:
+    return SourceError(f"{table}: no such table; correct the path in the project file")
 
 
-def _csv(path: Location, encoding: str, required: Collection[str]) -> Iterator[Record]:
-    csv.field_size_limit(_CELL_BYTES)  # the library's own limit of 128 kB is less than a long document
-    with _open(path, encoding) as file:
-        head = file.readline()
-        file.seek(0)
-        delimiter = "," if "," in head else max(";\t|", key=head.count) if any(c in head for c in ";\t|") else ","
-        rows = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else delimiter, strict=True)
-        header: list[str] | None = None
-        while True:
-            start, problem, row = rows.line_num + 1, None, []
-            try:
-                row = next(rows)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                if "unexpected end of data" in str(error) or "field larger" in str(error) or header is None:
-                    raise SourceError(f"{path} line {start}: a quote opened in this row is never closed") from None
-                problem = f"line {start} is no valid CSV: {error}"
-            if header is None:
-                header = row
-                _check_columns(path, header, required)
-                continue
-            if not row and problem is None:
-                continue
-            if problem is None and len(row) != len(header):
-                problem = f"line {start} has {len(row)} cells, the header has {len(header)}"
-            if problem is None and "\0" in "".join(row):
-                problem = f"line {start} holds a NUL byte"
-            cells = [] if problem else zip(header, row, strict=True)
-            yield Record(start, {name: cell for name, cell in cells if name}, problem)
-        if header is None:
-            raise SourceError(f"{path}: the table is empty; it has not even a header")
-
-
-def _jsonl(path: Location, encoding: str, required: Collection[str]) -> Iterator[Record]:
-    columns: dict[str, None] = {}
-    with _open(path, encoding) as file:
-        for line, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                yield Record(line, {}, f"line {line} is no valid JSON: {error.msg} (character {error.pos + 1})")
-                continue
-            except RecursionError:
-                yield Record(line, {}, f"line {line} is nested too deeply")
-                continue
-            except ValueError as error:  # an integer of thousands of digits
-                yield Record(line, {}, f"line {line} holds a number that is too long: {error}")
-                continue
-            if not isinstance(row, dict):
-                yield Record(line, {}, f"line {line} is no JSON object")
-                continue
-            values = {name: _as_text(value) for name, value in row.items()}
-            columns.update(dict.fromkeys(values))
-            # Escapes can spell what UTF-8 and SQL strings cannot hold.
-            if "\\u" in text and (problem := _unstorable(values)):
-                yield Record(line, {}, f"line {line} holds {problem}")
-            else:
-                yield Record(line, values)
-    _check_columns(path, list(columns), required)
-
-
-def _parquet(path: Location, encoding: str, required: Collection[str]) -> Iterator[Record]:
-    with path.open() as raw, pq.ParquetFile(raw) as file:
-        fields = [f for f in file.schema_arrow if f.name in required or not _holds_binary(f.type)]
-        _check_columns(path, [f.name for f in fields], required)
-        row = 0
-        for batch in file.iter_batches(_PARQUET_ROWS, columns=[f.name for f in fields]):
-            columns = {name: _strings(batch[name]) for name in batch.schema.names}
-            for cells in zip(*columns.values(), strict=True):
-                row += 1
-                values = dict(zip(columns, cells, strict=True))
-                problem = _unstorable(values)
-                yield Record(row, {} if problem else values, f"row {row} holds {problem}" if problem else None)
-
-
-def _holds_binary(kind: pa.DataType) -> bool:
-    return "binary" in str(kind)
-
-
-def _strings(column: pa.Array) -> list[str | None]:
-    if pa.types.is_nested(column.type):
-        return [_as_text(value) for value in column.to_pylist()]
-    return column.cast(pa.string()).to_pylist()
-
-
-def _as_text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _unstorable(values: dict[str, str | None]) -> str | None:
-    text = "".join([*values, *filter(None, values.values())])
-    if "\0" in text:
-        return "a NUL byte"
-    return "half of a surrogate pair" if any("\ud800" <= character <= "\udfff" for character in text) else None
-
-
-def _undecodable_line(path: Location, encoding: str) -> str:
+def _undecodable_line(table: TableFile) -> str:
     """`` line N`` of the first line that is not in the encoding; nothing where lines are not bytes up to LF."""
+    encoding = table.encoding()
     if encoding.lower().startswith(("utf-16", "utf_16", "utf-32", "utf_32")):
         return ""
-    with path.open() as file:
+    with contextlib.suppress(OSError, EOFError, zlib.error), table.open() as file:  # it may be damaged, too
         for number, line in enumerate(file, 1):
             try:
                 line.decode(encoding)
             except UnicodeError:
                 return f" line {number}"
     return ""
-
-
-def parse_time(value: str) -> datetime:
-    """ISO 8601 (without offset: UTC), or the epoch in s, ms, us or ns, told apart by size; in UTC.
-
-    Raises:
-        ValueError: neither of them.
-    """
-    try:
-        number = None if len(value) == 8 and value.isdigit() else Decimal(value)  # 20240131 is a date
-    except InvalidOperation:
-        number = None
-    try:
-        if number is None:
-            time = datetime.fromisoformat(value.strip())
-            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-        steps = next(n for n, limit in enumerate((1e11, 1e14, 1e17, 1e20)) if abs(number) < limit)
-        return _EPOCH + _MICROSECOND * int(number * 10**6 / 10 ** (3 * steps))
-    except (ValueError, OverflowError, StopIteration, InvalidOperation):
-        raise ValueError(f"{value!r} is no time: expected ISO 8601 or seconds since 1970") from None
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = datetime(1970, 1, 1, 0, 0, 0, 1) - datetime(1970, 1, 1)

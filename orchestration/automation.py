@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.settings import Project
 from assets.sources.base import signature_of
-from assets.storage import locate
+from assets.tables import table_entries
 from orchestration.project import ProjectError, load
 
 SENSOR_SECONDS = 30
@@ -66,8 +66,8 @@ def check_schedule(project: Project) -> None:
 
 def signature(project: Project) -> str:
     """Changes when a source's files or tables change in name, size or time; nothing is opened but archives' lists."""
-    links = None if project.align.table is None else locate(project.align.table, project.root).entry()
-    facts = [] if links is None else [f"{links.size} {links.version}"]
+    links = [] if project.align.table is None else table_entries(project.align.table, project.root)
+    facts = [f"{entry.size} {entry.version}" for entry in links]
     for settings in project.sources:
         source = settings.make(project.root)
         if not settings.optional or source.exists():

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 import yaml
 
 from assets import pipeline
@@ -37,6 +41,13 @@ def write(path: Path, content: bytes | str) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def sound(number: int, form: str) -> bytes:
+    """A tenth of a second of a tone, another for each number."""
+    stream, times = BytesIO(), np.arange(1600) / 16000
+    soundfile.write(stream, 0.5 * np.sin(2 * np.pi * (200 + 20 * number) * times), 16000, format=form)
+    return stream.getvalue()
+
+
 def class_folders(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     names = ["train/cat/1", "train/dog/2", "val/cat/3", "test/dog/4"]
     for n, name in enumerate(names):
@@ -50,6 +61,53 @@ def folder_with_table(root: Path, png: Callable[[int], bytes]) -> dict[str, str]
         write(root / f"data/scans/{n}.png", png(n))
     write(root / "data/metadata.csv", "\n".join(["file_name,label,patient", *rows]))
     return {f"{n}.png": "ill" if n % 2 else "well" for n in range(24)}
+
+
+def ljspeech(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    said = {f"LJ001-{n:04}": f'Said "once, {n}' if n % 2 else f"{n}, said twice" for n in range(24)}
+    for n, name in enumerate(said):
+        write(root / f"LJSpeech-1.1/wavs/{name}.wav", sound(n, "WAV"))
+    rows = [f"{name}|{text}|{text}" for name, text in said.items()]
+    write(root / "LJSpeech-1.1/metadata.csv", "\n".join(rows))
+    return said
+
+
+def librispeech(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    said = {f"{n // 2}-7-{n % 2:04}": f"UTTERANCE  NUMBER {n}" for n in range(48)}
+    for n, (name, text) in enumerate(said.items()):
+        folder = root / f"LibriSpeech/dev-clean/{n // 2}/7"
+        write(folder / f"{name}.flac", sound(n, "FLAC"))
+        with (folder / f"{n // 2}-7.trans.txt").open("a") as table:
+            table.write(f"{name} {text}\n")
+    return said
+
+
+def kaldi(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    said = {f"utt{n}": f"WORD {n}" for n in range(48)}
+    for n, name in enumerate(said):
+        write(root / f"audio/{name}.wav", sound(n, "WAV"))
+    write(root / "data/train/wav.scp", "".join(f"{name} audio/{name}.wav\n" for name in said))
+    rows = [f"{name} speaker{n // 2}\t{text}\n" for n, (name, text) in enumerate(said.items())]
+    write(root / "data/train/linked", "".join(rows))
+    return said
+
+
+def hub_parquet(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    (root / "data").mkdir(parents=True)
+    for part in range(2):
+        numbers = range(12 * part, 12 * part + 12)
+        columns = {"id": [f"p{n}" for n in numbers], "label": [f"c{n % 3}" for n in numbers]}
+        pictures = [{"bytes": png(n), "path": f"{n}.png"} for n in numbers]
+        pq.write_table(pa.table(columns | {"image": pictures}), root / f"data/train-0000{part}-of-00002.parquet")
+    return {f"p{n}": f"c{n % 3}" for n in range(24)}
+
+
+def common_voice(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    rows = [f"client{n // 2}\tcommon_voice_de_{n}.mp3\tSatz {n}." for n in range(24)]
+    write(root / "cv/validated.tsv", "\n".join(["client_id\tpath\tsentence", *rows]))
+    for n in range(24):
+        write(root / f"cv/clips/common_voice_de_{n}.mp3", sound(n, "MP3"))
+    return {f"common_voice_de_{n}.mp3": f"Satz {n}." for n in range(24)}
 
 
 def shards(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
@@ -93,7 +151,22 @@ def windows_zip(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {name.replace("\\", "/").removesuffix(".png"): name[0] for name in names}
 
 
-LAYOUTS = {make.__name__: make for make in (class_folders, folder_with_table, shards, visits, links, windows_zip)}
+LAYOUTS = {
+    make.__name__: make
+    for make in (
+        class_folders,
+        folder_with_table,
+        ljspeech,
+        common_voice,
+        librispeech,
+        kaldi,
+        hub_parquet,
+        shards,
+        visits,
+        links,
+        windows_zip,
+    )
+}
 
 
 def test_every_project_of_the_document_is_tried():

@@ -51,12 +51,16 @@ class Columns:
             known = [*sorted(self.link), *(f"{s}.{c}" for s, names in self.sources.items() for c in sorted(names))]
             raise ValueError(f"align: no table has a column {name!r}; there are {', '.join(known) or 'none'}")
         modalities = {self.settings[s].modality for s in having}
-        # One table that two sources read, joined on its key, gives both the same row.
-        rows = {(self.settings[s].table or s, self.settings[s].keys) for s in having}
-        if len(modalities) > 1 and (len(rows) > 1 or self.link):
-            choices = ", ".join(f"{s}.{name}" for s in having)
+        choices = ", ".join(f"{s}.{name}" for s in having)
+        if len(modalities) > 1 and (len({self.settings[s].table or s for s in having}) > 1 or self.link):
             raise ValueError(f"align: column {name!r} is in several tables: write one of {choices}")
-        return f"coalesce({', '.join(self._of_items(m, having, column) for m in sorted(modalities))})"
+        values = ", ".join(self._of_items(m, having, column) for m in sorted(modalities))
+        if len({self.settings[s].keys for s in having}) == 1:
+            return f"coalesce({values})"
+        # One table that several sources read gives all of them the same row, unless their keys differ.
+        several = f"align: column {name!r} holds different values in rows that are joined: write one of {choices}"
+        is_one = f"len(list_distinct([{values}])) < 2"
+        return f"CASE WHEN {is_one} THEN coalesce({values}) ELSE error({sql_string(several)}) END"
 
     def beside(self, name: str) -> list[str]:
         """Columns of the same bare name in other tables, which `sql` does not read for this one."""
@@ -65,8 +69,12 @@ class Columns:
             return []
         chosen = self.settings.get(own) if name not in self.link else None
         others = [s for s, names in self.sources.items() if bare in names and s != (chosen.name if chosen else "")]
-        row = (chosen.table, chosen.keys) if chosen else None
-        return [f"{s}.{bare}" for s in others if (self.settings[s].table, self.settings[s].keys) != row]
+        row = self._rows_of(chosen.name) if chosen else None
+        return [f"{s}.{bare}" for s in others if self._rows_of(s) != row]
+
+    def _rows_of(self, source: str) -> tuple[str, tuple[str, ...]]:
+        """What its columns stand in, and by which key: one table that two sources read gives both the same row."""
+        return self.settings[source].table or source, self.settings[source].keys
 
     def bare(self, name: str) -> str:
         """The column's name without that of its source."""

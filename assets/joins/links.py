@@ -1,6 +1,7 @@
 """Items that a link table names in one row belong together."""
 
 import json
+import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from assets.storage import Location, locate
 from assets.tables import read_table
 from training.schema import MODALITIES
 
-_LINKS = pa.schema([("line", pa.int64()), ("values", pa.string())])
+# `link` numbers the rows of all files of the table.
+_LINKS = pa.schema([("link", pa.int64()), ("uri", pa.string()), ("line", pa.int64()), ("values", pa.string())])
 
 
 def join_links(
@@ -52,7 +54,7 @@ def _match(
 ) -> None:
     """Tables `matches`: for each cell of the link table the items that it names, or none; and `candidates`."""
     cells = " UNION ALL ".join(
-        f"SELECT line, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, "
+        f"SELECT link, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, "
         f"{sql_key([cell('values', column) for column in link_columns[s.name]])} AS key FROM links"
         for s in sources
     )
@@ -69,7 +71,7 @@ def _match(
         UNION ALL
         SELECT source, key, NULL, NULL, NULL, status, NULL FROM refused_keys;
         CREATE TABLE matches AS
-        SELECT line, c.modality, c.source, c.key, item_id, id, unit, coalesce(status, 'not_found') AS status, number,
+        SELECT link, c.modality, c.source, c.key, item_id, id, unit, coalesce(status, 'not_found') AS status, number,
           n.source IS NOT NULL AS matched
         FROM cells c LEFT JOIN named n ON n.source = c.source AND n.key = c.key;
         CREATE TABLE candidates AS SELECT DISTINCT item_id FROM matches WHERE item_id IS NOT NULL;
@@ -86,51 +88,50 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: 
         for m in MODALITIES
     )
     units = ", ".join(f"{m}.unit" for m in MODALITIES)
-    joins = " ".join(f"LEFT JOIN (FROM picked WHERE modality = '{m}') {m} ON {m}.line = links.line" for m in MODALITIES)
+    joins = " ".join(f"LEFT JOIN (FROM picked WHERE modality = '{m}') {m} ON {m}.link = links.link" for m in MODALITIES)
     named = cell("values", settings.id) if settings.id else "left(sha256(keys), 32)"
     connection.execute(
         f"""
         CREATE TABLE joined AS
         WITH picked AS (
           SELECT * FROM matches
-          WINDOW best AS (PARTITION BY line, modality ORDER BY
+          WINDOW best AS (PARTITION BY link, modality ORDER BY
             array_position(['present', 'quarantined', 'not_found', 'absent'], status), number)
           QUALIFY row_number() OVER best = 1 OR status = 'present' AND item_id = first_value(item_id) OVER best
         ), keyed AS (
-          SELECT line, to_json(list([source, key] ORDER BY source))::VARCHAR AS keys FROM cells GROUP BY line
+          SELECT link, to_json(list([source, key] ORDER BY source))::VARCHAR AS keys FROM cells GROUP BY link
         )
-        SELECT links.line, {sql_string(str(path))} AS link_uri, {named} AS split_key, values,
-          split_key || CASE WHEN count(*) OVER (PARTITION BY links.line) = 1 THEN ''
+        SELECT links.line, links.uri AS link_uri, {named} AS split_key, values,
+          split_key || CASE WHEN count(*) OVER (PARTITION BY links.link) = 1 THEN ''
             ELSE '#' || left(sha256(concat_ws(' ', {units})), 8) END AS sample_id, {slots}
-        FROM links LEFT JOIN keyed USING (line) {joins}
+        FROM links LEFT JOIN keyed USING (link) {joins}
         """
     )
 
 
 def _load_links(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> list[str]:
-    """Tables `links(line, values)` and `broken_links`; returns the names of the link table's columns."""
-    named = [column for key in settings.columns.values() for column in key]
+    """Tables `links(link, uri, line, values)` and `broken_links`; returns the names of the link table's columns."""
+    named = [column for key in settings.key_columns.values() for column in key]
     named += [settings.id] if settings.id else []
     columns: dict[str, None] = {}
-    batches, lines, values, broken = [], [], [], []
-    for record in read_table(path.uri, settings.encoding, named):
+    tables, rows, broken = [_LINKS.empty_table()], [], []
+    for link, record in enumerate(read_table(path.uri, settings, named, columns=settings.header)):
         if record.problem is not None:
-            broken.append({"uri": str(path), "line": record.line, "problem": record.problem})
+            broken.append({"uri": record.table, "line": record.line, "problem": record.problem})
             continue
         columns.update(dict.fromkeys(record.values))
-        lines.append(record.line)
-        values.append(
-            json.dumps({k: normalize(v) for k, v in record.values.items() if v is not None}, ensure_ascii=False)
-        )
-        if len(lines) >= 8192:
-            batches.append(pa.record_batch([lines, values], schema=_LINKS))
-            lines, values = [], []
-    batches.append(pa.record_batch([lines, values], schema=_LINKS))
-    connection.register("links", pa.Table.from_batches(batches, _LINKS))
+        given = {name: normalize(value) for name, value in record.values.items() if value is not None}
+        values = json.dumps(given, ensure_ascii=False)
+        rows.append({"link": link, "uri": record.table, "line": record.line, "values": values})
+        if len(rows) >= 8192:
+            tables.append(pa.Table.from_pylist(rows, _LINKS))
+            rows = []
+    connection.register("links", pa.concat_tables([*tables, pa.Table.from_pylist(rows, _LINKS)]))
     schema = pa.schema([("uri", pa.string()), ("line", pa.int64()), ("problem", pa.string())])
     connection.register("broken_links", pa.Table.from_pylist(broken, schema))
     if not columns:
-        raise ValueError(f"{path}: the link table has no usable row")
+        why = f": {broken[0]['uri']}: {broken[0]['problem']}" if broken else ""
+        raise ValueError(f"{path}: the link table has no usable row ({len(broken)} malformed){why}")
     return list(columns)
 
 
@@ -140,14 +141,14 @@ def _link_columns(
     """Source -> column of the link table that holds its keys, or columns that are its keys together."""
     assert settings.table is not None
     path, names = locate(settings.table, root), [s.name for s in sources]
-    if unknown := set(settings.columns) - set(names):
+    if unknown := settings.key_columns.keys() - set(names):
         raise ValueError(
             f"align.columns names {sorted(unknown)[0]!r}, which is no source; there are {', '.join(names)}"
         )
     columns = {}
     for source in sources:
         shared = source.keys if source.table and locate(source.table, root).uri == path.uri else ()
-        choices = [settings.columns.get(source.name, ()), shared, (source.name,), (source.modality,)]
+        choices = [settings.key_columns.get(source.name, ()), shared, (source.name,), (source.modality,)]
         key = next((choice for choice in choices if choice and set(choice) <= set(linked)), None)
         if key is None:
             raise ValueError(
@@ -185,13 +186,20 @@ def _value(connection: duckdb.DuckDBPyConnection, query: str, parameter: str) ->
 
 def _check_ids(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> None:
     wrong = connection.sql(
-        "SELECT sample_id, list(line ORDER BY line) FROM joined GROUP BY 1 "
-        f"HAVING count(*) > 1 OR (sample_id IS NULL AND {settings.id is not None}) ORDER BY 2 LIMIT {SHOWN}"
+        "SELECT sample_id, list((link_uri, line) ORDER BY link_uri, line) FROM joined GROUP BY 1 "
+        f"HAVING count(*) > 1 OR (sample_id IS NULL AND {settings.id is not None}) ORDER BY min(line) LIMIT {SHOWN}"
     ).fetchall()
     if not wrong:
         return
-    lines = "; ".join(f"{id!r} in lines {', '.join(map(str, at[:5]))}" for id, at in wrong)
     if settings.id is not None:
+        lines = "; ".join(f"{id!r} in {_places(at[:5])}" for id, at in wrong)
         raise ValueError(f"{path}: column {settings.id!r} (align.id) has to name each sample once, but has {lines}")
-    lines = "; ".join(f"lines {', '.join(map(str, at[:5]))}" for _, at in wrong)
+    lines = "; ".join(_places(at[:5]) for _, at in wrong)
     raise ValueError(f"{path}: rows link the same keys ({lines}): remove them, or name an id column under align.id")
+
+
+def _places(at: Sequence[tuple[str, int]]) -> str:
+    """Lines 2, 3; with the file's name where the table has several files."""
+    if len({uri for uri, _ in at}) == 1:
+        return f"lines {', '.join(str(line) for _, line in at)}"
+    return ", ".join(f"{posixpath.basename(uri)} line {line}" for uri, line in at)

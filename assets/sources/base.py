@@ -25,8 +25,9 @@ class Entry:
     uri: str  # file, archive, table or database
     member: str | None = None  # which part of it: the path within an archive, the name of a row
     row: int | None = None  # line or row of a table, from 1
-    offset: int | None = None  # tar: first byte of the content; zip: first byte of the member's local header
-    size: int = 0  # bytes; of `text` it is counted for you
+    # tar: first byte of the content; zip: first byte of the member's local header; table: rows before it
+    offset: int | None = None
+    size: int = 0  # bytes; of `text` it is counted for you, and -1 says that only reading the content tells
     mtime: int | None = None  # microseconds since 1970; null: not known or too fresh to rely on, so it is read again
     version: str | int = ""  # what tells, beside size, that the content is another, fresh or not: a time, an etag
     time: datetime | None = None  # when it was recorded, with time zone
@@ -41,6 +42,8 @@ class Entry:
     @property
     def where(self) -> str:
         """As messages name the place of the bytes."""
+        if self.member and self.listing and self.listing.startswith(f"{self.uri} "):  # a table that holds them itself
+            return f"{self.listing}, {self.member}"
         return self.uri if self.member is None else f"{self.uri}: {self.member}"
 
     def refuse(self, reason: str, message: str) -> "Entry":
@@ -75,6 +78,11 @@ class Source(ABC):
             options: an `Options` of this kind.
         """
         self.root, self.options = root, options
+
+    @classmethod
+    def make(cls, root: Path, options: Any) -> "Source":
+        """The source that reads what the options name; another kind where what is there asks for it."""
+        return cls(root, options)
 
     def __str__(self) -> str:
         """What it reads, for messages."""

@@ -9,13 +9,15 @@ from pathlib import Path
 from assets.archives import Archives
 from assets.file_listing import FileListing
 from assets.file_names import FileNames
+from assets.formats.base import Record
 from assets.keys import key_of
 from assets.names import normalize
 from assets.path_pattern import PathPattern
-from assets.settings import check_encoding
 from assets.sources.base import Entry, Source, SourceError, signature_of
-from assets.storage import locate, opened
-from assets.tables import Record, read_table
+from assets.sources.embedded import EmbeddedSource
+from assets.storage import opened
+from assets.table_settings import TableSettings
+from assets.tables import holds_media, read_table, table_entries, table_files
 from training.validation import Names
 
 Entries = list[Entry]
@@ -31,27 +33,23 @@ class FilesSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options:
+    class Options(TableSettings):  # `encoding` is of text files, too, and of names in archives that do not say theirs
         # Folder, glob, tar, zip or file: a path, or a URL that fsspec knows; or several. A folder or glob of nothing
         # but archives stands for the members of all.
         files: Names | None = None
-        table: str | None = None  # CSV, TSV, JSON Lines or Parquet, likewise
+        table: str | None = None  # `assets.tables.read_table`: a path, a URL, or a glob of them
+        columns: Names = ()  # names of a table without header
         key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
         file: str | None = None  # column of the table that names the file; default: `key`
-        time: str | None = None  # column that says when it was recorded: ISO 8601, or epoch in s, ms, us or ns
+        time: str | None = None  # column that says when it was recorded (`assets.times`)
         path: str | None = None  # what parts of each file's path are: "{speaker}/{chapter}/{name}" (`PathPattern`)
         follow_links: bool = False  # true: links that lead out of the folder are followed, and not refused
-        encoding: str = "utf-8"  # of the table, of text files, and of names in archives that do not say theirs
-
-        def __post_init__(self) -> None:
-            check_encoding(self.encoding)
 
     def __init__(self, root: Path, options: Options) -> None:
         super().__init__(root, options)
         assert options.files is not None
         self.encoding = options.encoding
         self._files = FileListing(options.files, root, options.encoding, options.follow_links)
-        self._table = None if options.table is None else locate(options.table, root)
         self._key = options.key or ()
         self._pattern = None if options.path is None else PathPattern(options.path)
         self._archives = Archives()
@@ -75,18 +73,31 @@ class FilesSource(Source):
                 raise ValueError(f"has {name} but no table that could have such a column")
         if missing := [column for column in options.key or () if column not in fields]:
             raise ValueError(f"has key {missing[0]!r} but no table that could have such a column, nor a path with it")
+        for name in ("columns", "delimiter", "quote", "missing"):
+            if getattr(options, name):
+                raise ValueError(f"has {name} but no table")
+
+    @classmethod
+    def make(cls, root: Path, options: Options) -> Source:
+        """Where `files` is nowhere and the column that should name them holds them: what reads them there."""
+        source, column = cls(root, options), options.file or (options.key or ("",))[0]
+        if options.table is None or source._files.exist() or not holds_media(options.table, root, column):
+            return source
+        shared = {name: getattr(options, name) for name in ("table", "key", "time", "missing")}
+        return EmbeddedSource(root, EmbeddedSource.Options(column=column, **shared))
 
     def exists(self) -> bool:
-        return self._files.exist() and (self._table is None or self._table.exists())
+        tables = table_files(self.options.table, self.root) if self.options.table else []
+        return self._files.exist() and all(table.exists() for table in tables)
 
     def list(self) -> Iterator[Entry]:
         entries = self._files.entries()
-        if self._table is None:
+        if self.options.table is None:
             for entry in entries:
                 yield self._of_path(entry, posixpath.splitext(entry.key or "")[0])
         else:
-            table = self._table.uri  # no item of the folder it lies in
-            yield from self._named(table, [entry for entry in entries if entry.uri != table])
+            tables = {file.uri for file in table_files(self.options.table, self.root)}  # no items of their folder
+            yield from self._named([entry for entry in entries if entry.uri not in tables])
 
     def open(self, entry: Entry) -> Iterator[bytes]:
         if entry.member is not None:
@@ -99,7 +110,7 @@ class FilesSource(Source):
             file.close()
 
     def signature(self) -> str:
-        table = [] if self._table is None else [self._table.entry()]
+        table = [] if self.options.table is None else table_entries(self.options.table, self.root)
         return signature_of([*((e.uri, e.size, e.version) for e in table), *self._files.signature()])
 
     def _of_path(self, entry: Entry, key: str) -> Entry:
@@ -119,7 +130,7 @@ class FilesSource(Source):
             )
         return fields or {}
 
-    def _named(self, table: str, entries: Entries) -> Iterator[Entry]:
+    def _named(self, entries: Entries) -> Iterator[Entry]:
         """The rows of the table with the files they name, then the files that no row names."""
         options, fields = self.options, self._pattern.fields if self._pattern else ()
         column = options.file or self._key[0]
@@ -127,56 +138,56 @@ class FilesSource(Source):
         names = FileNames(entries, self._files.folders())
         named: set[int] = set()
         missing: Entries = []
-        for record in read_table(table, options.encoding, required):
+        for record in read_table(options.table, options, required, root=self.root, columns=options.columns):
             if clash := [name for name in fields if name in record.values]:
                 raise SourceError(
-                    f"{table}: column {clash[0]!r} is a field of `path`, too: give the field another name"
+                    f"{record.table}: column {clash[0]!r} is a field of `path`, too: give the field another name"
                 )
             name = normalize(record.values.get(column) or "") or None
-            found = names.find(name, table) if name is not None else []
+            found = names.find(name, record.table) if name is not None else []
             named.update(map(id, found))
-            row = self._row(record, table, name, found, names)
+            row = self._row(record, name, found, names)
             missing += [row] if name is not None and not found else []
             yield row
         if missing and not named:
-            raise SourceError(self._nothing_found(table, column, missing, entries, names))
+            raise SourceError(self._nothing_found(column, missing, entries, names))
         for entry in entries:
             if id(entry) not in named:
                 yield self._of_path(entry, (entry.key or "").removeprefix(names.prefix))
 
-    def _row(self, record: Record, table: str, name: str | None, found: Entries, names: FileNames) -> Entry:
+    def _row(self, record: Record, name: str | None, found: Entries, names: FileNames) -> Entry:
         """The item that a row of the table stands for, or why it stands for none."""
         options, where = self.options, self._files
-        line, (time, problem) = f"{table} line {record.line}", record.time(options.time)
+        line, (time, problem) = record.where, record.time(options.time)
         if problem is None and len(found) == 1:
             entry = replace(found[0])
             if fields := self._fields(entry):
-                record = replace(record, values=record.values | fields)
+                record = replace(record, values={**record.values, **fields})
             entry.key, entry.row, entry.time, entry.listing = key_of(record.values, self._key), record.line, time, line
             entry.attributes = record.attributes(*(self._key if len(self._key) == 1 else ()))
             return entry
         if problem is not None:
-            reason, message = "malformed", f"{table}: {problem}"
+            reason, message = "malformed", f"{record.table}: {problem}"
         elif name is None:
             reason, message = "absent", f"{line}: column {options.file or self._key[0]!r} names no file"
         elif found:
             several = " and ".join(entry.where for entry in found[:_SHOWN])
             reason, message = "ambiguous", f"{line}: {name!r} fits {several}; write more of the path"
-        elif names.is_outside(name, table):
+        elif names.is_outside(name, record.table):
             reason, message = "outside_root", f"{line}: {name!r} is no path within {where}; it was not opened"
         else:
             reason, message = "not_found", f"{line}: {name!r} is not in {where}{names.hint(name)}"
         key = key_of(record.values, self._key)
-        return Entry(key, table, name, record.line, reason=reason, message=message, listing=line)
+        return Entry(key, record.table, name, record.line, reason=reason, message=message, listing=line)
 
-    def _nothing_found(self, table: str, column: str, rows: Entries, entries: Entries, names: FileNames) -> str:
+    def _nothing_found(self, column: str, rows: Entries, entries: Entries, names: FileNames) -> str:
         """That no row names a file that is there, for a person who sees nothing else."""
         has = [repr(entry.key) for entry in entries if entry.reason is None][:_SHOWN]
         asked = ", ".join(repr(row.member) for row in rows[:_SHOWN])
         there = f"there are {', '.join(has)}" if has else "there is none that can be read"
         return (
-            f"{table}: none of the {len(rows)} files that column {column!r} names is in {self._files}: correct the "
-            f"names, or `files` in the project file. The column has {asked}; {there}{names.hint(rows[0].member or '')}"
+            f"{rows[0].uri}: none of the {len(rows)} files that column {column!r} names is in {self._files}: correct "
+            f"them, or `files` in the project file. The column has {asked}; {there}{names.hint(rows[0].member or '')}"
         )
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from assets.formats.base import Record
 from assets.keys import key_of
-from assets.settings import check_encoding
 from assets.sources.base import Entry, Source, signature_of
-from assets.storage import locate
-from assets.tables import Record, read_table
+from assets.table_settings import TableSettings
+from assets.tables import read_table, table_entries, table_files
 from training.catalog import MODALITIES
 from training.validation import Names
 
@@ -17,21 +16,12 @@ class TableSource(Source):
     """Every row is an item of text; the other columns are its attributes."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Options:
-        table: str | None = None  # CSV, TSV, JSON Lines or Parquet: a path, or a URL that fsspec knows
+    class Options(TableSettings):
+        table: str | None = None  # `assets.tables.read_table`: a path, a URL that fsspec knows, or a glob of them
+        columns: Names = ()  # names of a table without header
         key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
         column: str | None = None  # column that holds the text
-        time: str | None = None  # column that says when it was recorded: ISO 8601, or epoch in s, ms, us or ns
-        encoding: str = "utf-8"
-
-        def __post_init__(self) -> None:
-            check_encoding(self.encoding)
-
-    def __init__(self, root: Path, options: Options) -> None:
-        super().__init__(root, options)
-        assert options.table is not None
-        self._table = locate(options.table, root)
-        self._key = options.key or ()
+        time: str | None = None  # column that says when it was recorded (`assets.times`)
 
     def __str__(self) -> str:
         return self.options.table
@@ -46,29 +36,30 @@ class TableSource(Source):
             raise ValueError("reads text from a table: name its column and its key")
 
     def exists(self) -> bool:
-        return self._table.exists()
+        return any(file.exists() for file in table_files(self.options.table, self.root))
 
     def list(self) -> Iterator[Entry]:
         options = self.options
-        required = [*self._key, options.column, *([options.time] if options.time else [])]
-        table = None
-        for record in read_table(self._table.uri, options.encoding, required):
-            table = table or self._table.entry()
-            yield self._item(record, table.mtime)
+        required = [*options.key, options.column, *([options.time] if options.time else [])]
+        times = {file.uri: file.mtime for file in table_entries(options.table, self.root)}
+        for record in read_table(
+            options.table, options, required, root=self.root, columns=options.columns, text=options.column
+        ):
+            yield self._item(record, times[record.table])
 
     def _item(self, record: Record, mtime: int | None) -> Entry:
-        options, uri = self.options, self._table.uri
-        line, text = f"{uri} line {record.line}", record.values.get(options.column)
-        entry = Entry(key_of(record.values, self._key), uri, row=record.line, mtime=mtime, listing=line)
+        options, line, text = self.options, record.where, record.values.get(self.options.column)
+        key = key_of(record.values, options.key)
+        entry = Entry(key, record.table, row=record.line, mtime=mtime, listing=line)
         entry.time, problem = record.time(options.time)
         if problem is not None:
-            entry.reason, entry.message = "malformed", f"{uri}: {problem}"
+            entry.reason, entry.message = "malformed", f"{record.table}: {problem}"
         elif not text:
             entry.reason, entry.message = "absent", f"{line}: column {options.column!r} holds no text"
         elif not text.strip():
             entry.reason, entry.message = "empty", f"{line}: column {options.column!r} holds white space only"
         else:
-            left_out = (options.column, *(self._key if len(self._key) == 1 else ()))
+            left_out = (options.column, *(options.key if len(options.key) == 1 else ()))
             entry.text, entry.attributes = text, record.attributes(*left_out)
         return entry
 
@@ -76,5 +67,4 @@ class TableSource(Source):
         yield (entry.text or "").encode()
 
     def signature(self) -> str:
-        table = self._table.entry()
-        return signature_of([(table.uri, table.size, table.version)])
+        return signature_of((f.uri, f.size, f.version) for f in table_entries(self.options.table, self.root))

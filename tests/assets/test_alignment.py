@@ -150,7 +150,7 @@ def test_links_that_give_no_sample_are_recorded(tmp_path: Path) -> None:
     rows = [["a.png", "a.wav"], ["gone.png", ""], ["b.png", "gone.wav"], ["c.png", "b.wav"], ["c.png", ""]]
     write_csv(tmp_path / "links.csv", ["image", "speech"], *rows)
     with (tmp_path / "links.csv").open("a") as file:
-        file.write("one_cell\n")
+        file.write("one,too,many\n")
     align_settings = AlignSettings(table="links.csv", require=("speech",))
     found = aligned(manifest, align_settings, tmp_path, [IMAGES, SOUNDS])
     assert found.samples.num_rows == 2
@@ -173,7 +173,7 @@ def test_items_that_share_a_key_are_linked_once(tmp_path: Path) -> None:
         ({"label": "lable"}, "no table has a column 'lable'; there are id, image, label, pictures.file"),
         ({"columns": {"pictures": ("img",)}}, "no column 'img'"),
         (
-            {"columns": {"pictures": "id"}},
+            {"columns": {"pictures": ("id",)}},
             r"nothing in column 'id' .*: the column has 's1', 's2', the source has 'a.png'",
         ),
         ({"columns": {"photos": ("id",)}}, "'photos', which is no source; there are pictures"),
@@ -512,3 +512,15 @@ def test_samples_that_cannot_be_used_are_an_error(splits: list[str], rule: Align
         validate_samples(samples, rule)
     fine = [{"sample_id": str(n), "split": split} for n, split in enumerate(["train", "test"])]
     validate_samples(pa.Table.from_pylist(fine, SAMPLES), rule)
+
+
+def test_columns_that_two_sources_have_from_paths_are_two(tmp_path: Path) -> None:
+    sources = [
+        SourceSettings.of(name=name, modality=modality, files=name, path="{patient}_{visit}", key="visit")
+        for name, modality in (("scans", "image"), ("notes", "speech"))
+    ]
+    rows = [items(s, {"v1": {"patient": f"{s.name}1"}, "v2": {"patient": f"{s.name}2"}}) for s in sources]
+    with pytest.raises(ValueError, match=r"several tables: write one of scans\.patient, notes\.patient"):
+        aligned(manifest_of(*rows), AlignSettings(label="patient"), tmp_path, sources)
+    found = aligned(manifest_of(*rows), AlignSettings(label="notes.patient"), tmp_path, sources)
+    assert found.samples["label"].to_pylist() == ["notes1", "notes2"]

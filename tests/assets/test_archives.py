@@ -4,6 +4,7 @@ import io
 import random
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,13 @@ def test_what_cannot_be_unpacked_says_what_to_do(tmp_path):
 CHINESE = {"猫.png": b"1", "狗/鸟.png": b"2", "马.png": b"3"}  # in GBK, 猫 is what è is in UTF-8
 
 
+@pytest.mark.parametrize(("name", "encoding"), [("кот.png", "cp866"), ("ねこ.png", "shift_jis"), ("한글.png", "cp949")])
+def test_names_in_other_encodings_are_never_taken_for_western_ones(tmp_path, name, encoding):
+    (tmp_path / "x.zip").write_bytes(make_zip({name: b"1"}, unmarked=encoding))
+    assert list(refused(listed(tmp_path, files="x.zip"))) == ["bad_name"]
+    assert keys(listed(tmp_path, files="x.zip", encoding=encoding)) == [name.removesuffix(".png")]
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_names_in_gbk_are_read_where_the_source_says_so_and_refused_where_not(tmp_path, kind):
     content = make_zip(CHINESE, unmarked="gbk") if kind == "zip" else make_tar(CHINESE, tarfile.GNU_FORMAT, "gbk")
@@ -163,6 +171,23 @@ def test_names_in_gbk_are_read_where_the_source_says_so_and_refused_where_not(tm
 def test_unmarked_names_are_read_as_utf8_or_as_the_format_says(tmp_path, encoding):
     (tmp_path / "x.zip").write_bytes(make_zip({"Käse.png": b"1", "crème.png": b"2"}, unmarked=encoding))
     assert keys(listed(tmp_path, files="x.zip")) == ["Käse", "crème"]
+
+
+def test_texts_in_utf16_lie_under_plain_names(tmp_path):
+    for kind, content in (("zip", make_zip({"ab.txt": b"1"})), ("tar", make_tar({"ab.txt": b"1"}))):
+        (tmp_path / f"x.{kind}").write_bytes(content)
+        assert keys(listed(tmp_path, files=f"x.{kind}", encoding="utf-16")) == ["ab"]
+
+
+def test_a_name_that_stands_in_utf8_beside_the_other_one_is_taken(tmp_path):
+    stream, raw = io.BytesIO(), "猫.png".encode("gbk")
+    with zipfile.ZipFile(stream, "w") as archive:
+        info = zipfile.ZipInfo("__.png")
+        body = b"\1" + zlib.crc32(raw).to_bytes(4, "little") + "猫.png".encode()
+        info.extra = b"\x75\x70" + len(body).to_bytes(2, "little") + body
+        archive.writestr(info, b"1")
+    (tmp_path / "x.zip").write_bytes(stream.getvalue().replace(b"__.png", raw))
+    assert keys(listed(tmp_path, files="x.zip")) == keys(listed(tmp_path, files="x.zip", encoding="big5")) == ["猫"]
 
 
 def test_names_that_say_they_are_utf8_are_taken_at_their_word(tmp_path):
@@ -211,10 +236,13 @@ def test_a_damaged_shard_is_refused_and_the_others_are_read(tmp_path):
         listed(tmp_path, files="s/*.tar")
 
 
-def test_an_archive_among_other_files_is_a_file_like_them(tmp_path):
+def test_an_archive_among_other_files_is_refused_until_it_is_named(tmp_path):
     write_shards(tmp_path / "s")
     (tmp_path / "s/a.png").write_bytes(b"a")
-    assert keys(listed(tmp_path, files="s")) == ["a", "shard-0", "shard-1", "shard-2"]
+    scanned = listed(tmp_path, files="s")
+    assert keys(scanned) == ["a"] and scanned.quarantine["reason"].to_pylist() == ["unsupported"] * 3
+    assert "shard-2.tar: an archive among other files; name it under `files`" in refused(scanned)["unsupported"]
+    assert keys(listed(tmp_path, files=["s/*.png", "s/*.tar"])) == ["00", "01", "10", "11", "20", "21", "a"]
 
 
 def test_a_change_of_a_shard_changes_the_signature(tmp_path):

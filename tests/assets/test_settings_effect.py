@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -21,6 +22,7 @@ from assets.engines.base import WorkerOptions
 from assets.scan import scan
 from assets.settings import AlignSettings, Project, SplitSettings
 from assets.source_settings import SourceSettings
+from assets.sources.embedded import EmbeddedSource
 from assets.sources.files import FilesSource
 from assets.sources.table import TableSource
 from orchestration.definitions import project_definitions
@@ -188,6 +190,9 @@ ALIGN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "on": ((), ("align.on=time",)),
     "table": ((), LINKS),
     "columns": (LINKS, (*LINKS, "align.columns.photos=questions", "align.columns.questions=pictures")),
+    "delimiter": (LINKS, (*LINKS, "align.delimiter=;")),
+    "quote": (LINKS, (*LINKS, "align.quote=y")),  # yes: a quote without its end
+    "missing": (LINKS, (*LINKS, "align.missing=no")),
     "encoding": (LINKS, (*LINKS, "align.encoding=utf-8")),
     "id": (LINKS, (*LINKS, "align.id=number")),
     "label": ((), ("align.label=speaker",)),
@@ -261,6 +266,11 @@ def silo(tmp_path: Path) -> Path:
     (tmp_path / "gone.csv").write_text("\n".join([*rows[:2], "k3,gone.bin,2024-01-05,x"]), "utf-8")
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "one.bin").symlink_to(tmp_path / "media" / "1.bin")
+    table = pa.table(
+        {"id": ["k0", "k1"], "when": ["2024-01-01", "2024-01-02"], "media": [b"one", b"two"], "other": [b"3", b"4"]}
+    )
+    pq.write_table(table, tmp_path / "list.parquet")
+    pq.write_table(table.slice(1), tmp_path / "again.parquet")
     return tmp_path
 
 
@@ -275,6 +285,7 @@ def listed(root: Path, **values: Any) -> Any:
 FILES = {"modality": "image", "files": "media"}
 LISTED = {**FILES, "table": "list.csv", "key": "id", "file": "file"}
 NOTES = {"modality": "text", "table": "list.csv", "column": "note", "key": "id"}
+MEDIA = {"modality": "image", "table": "list.parquet", "column": "media", "key": "id"}
 SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "FilesSource.files": (FILES, {"files": "other"}),
     "FilesSource.table": (LISTED, {"table": "again.csv"}),
@@ -284,11 +295,24 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "FilesSource.path": (FILES, {"path": "{number}"}),
     "FilesSource.follow_links": ({**FILES, "files": "links"}, {"follow_links": True}),
     "FilesSource.encoding": (LISTED, {"encoding": "utf-16"}),
+    "FilesSource.columns": (LISTED, {"columns": ("id", "file", "a", "b")}),
+    "FilesSource.delimiter": (LISTED, {"delimiter": ";"}),
+    "FilesSource.quote": (LISTED, {"quote": "g"}),
+    "FilesSource.missing": (LISTED, {"missing": ["grün 1"]}),
     "TableSource.table": (NOTES, {"table": "again.csv"}),
     "TableSource.key": (NOTES, {"key": "when"}),
     "TableSource.column": (NOTES, {"column": "file"}),
     "TableSource.time": (NOTES, {"time": "when"}),
     "TableSource.encoding": (NOTES, {"encoding": "latin-1"}),
+    "TableSource.columns": (NOTES, {"columns": ("id", "a", "b", "note")}),
+    "TableSource.delimiter": (NOTES, {"delimiter": ";"}),
+    "TableSource.quote": (NOTES, {"quote": "g"}),
+    "TableSource.missing": (NOTES, {"missing": "grün 1"}),
+    "EmbeddedSource.table": (MEDIA, {"table": "again.parquet"}),
+    "EmbeddedSource.key": (MEDIA, {"key": "when"}),
+    "EmbeddedSource.column": (MEDIA, {"column": "other"}),
+    "EmbeddedSource.time": (MEDIA, {"time": "when"}),
+    "EmbeddedSource.missing": (MEDIA, {"missing": "k1"}),
     "SourceSettings.name": (FILES, {"name": "other"}),
     "SourceSettings.modality": (FILES, {"modality": "speech"}),
     "SourceSettings.kind": (FILES, {"kind": "table"}),
@@ -401,6 +425,7 @@ def test_every_field_has_a_case():
         SplitSettings: set(SPLIT),
         FilesSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("FilesSource.")},
         TableSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("TableSource.")},
+        EmbeddedSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("EmbeddedSource.")},
         SourceSettings: {name.partition(".")[2] for name in SOURCES if name.startswith("SourceSettings.")} | {"use"},
         WorkerOptions: {"workers", "batch_size"},
         RangeOptions: {"least", "most"},

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from assets import pipeline
@@ -116,6 +118,20 @@ def table(root: Path) -> Silo:
     return Silo(settings, lambda: write_table(path, "more.bin"))
 
 
+def embedded(root: Path) -> Silo:
+    """Two files of a table, in several row groups, with a row that holds nothing and one with nothing in it."""
+
+    def write(contents: dict[str, bytes]) -> None:
+        cells = [{"bytes": content, "path": name} for name, content in contents.items()]
+        rows = pa.table({"key": [*contents, "no", "void"], "media": [*cells, None, {"bytes": b"", "path": "void.bin"}]})
+        for number, part in enumerate((rows[:3], rows[3:])):
+            pq.write_table(part, root / f"media-{number}.parquet", row_group_size=2)
+
+    write(CONTENTS)
+    settings = SourceSettings.of(name="s", modality="image", table="media-*.parquet", key="key", column="media")
+    return Silo(settings, lambda: write({**CONTENTS, "2.bin": b"other"}))
+
+
 def database(root: Path) -> Silo:
     with sqlite3.connect(root / "media.db") as connection:
         connection.execute("CREATE TABLE media (name, content)")
@@ -129,7 +145,8 @@ def database(root: Path) -> Silo:
     return Silo(SourceSettings.of(name="s", modality="image", kind="family_test_source:SqliteSource"), change)
 
 
-SILOS = {"files": [folder, tar, packed, remote], "table": [table], "family_test_source:SqliteSource": [database]}
+SILOS = {"files": [folder, tar, packed, remote], "table": [table], "embedded": [embedded]}
+SILOS |= {"family_test_source:SqliteSource": [database]}
 
 
 @pytest.fixture(params=[make for makes in SILOS.values() for make in makes])

@@ -26,7 +26,8 @@ from assets.source_settings import SourceSettings
 from assets.sources.base import SourceError
 from assets.sources.files import FilesSource
 from assets.storage import is_outside
-from assets.tables import parse_time, read_table
+from assets.tables import read_table
+from assets.times import parse_time
 from training.schema import MANIFEST, QUARANTINE
 from training.settings import MediaLimits
 
@@ -103,7 +104,10 @@ def write_csv(path: Path, *rows: list[str]) -> Path:
         ({"modality": "image", "table": "t"}, "source 's' is image and has no files: say where its media lie"),
         ({"table": "t", "key": "id"}, "source 's' reads text from a table: name its column and its key"),
         ({"files": "f", "table": "t"}, "source 's' has a table: name the key, the column that holds the file names"),
-        ({"files": "f", "table": "t", "key": "id", "column": "c"}, "source 's' has files and a column of text"),
+        (
+            {"files": "f", "table": "t", "key": "id", "column": "c"},
+            "source 's' has files and a column of texts or media",
+        ),
         ({"files": "f", "time": "t"}, "source 's' has time but no table that could have such a column"),
         ({"table": "t", "key": "id", "column": "c", "file": "f"}, "source 's' has a column of file names but no files"),
         ({"files": "f", "use": "noise"}, "source 's' has use: noise and is text: only speech gets noise added"),
@@ -311,7 +315,7 @@ def test_bad_rows_name_file_and_line(tmp_path: Path) -> None:
     names = ["a.png", "gone.png", *outside, "a\0.png", "", "a.png"]
     write_csv(tmp_path / "t.csv", ["file", "label"], *([name, "x"] for name in names))
     with (tmp_path / "t.csv").open("a") as file:
-        file.write('one_cell\n"a"b,c\n')
+        file.write("one,too,many\na.png\0\n")
     scanned = listed(tmp_path, files="images", table="t.csv", key="file")
     assert keys(scanned) == ["a.png"]
     expected = [("not_found", 3), *(("outside_root", 4 + n) for n in range(6)), ("malformed", 10), ("absent", 11)]
@@ -426,12 +430,12 @@ def test_jsonl_rows_that_cannot_be_stored(tmp_path: Path) -> None:
         ("t.csv", b"id,body\n1,x\n", "no column 'text'; it has id, body"),
         ("t.jsonl", b'{"id":1,"body":"x"}\n', "no column 'text'; it has id, body"),
         ("t.csv", b"id,text\n1,x\n2,\xd6\xd0\n", "line 3 is not utf-8"),
-        ("t.csv", b'id,text\n1,x\n2,"open\n3,y\n', "line 3: a quote"),
         ("t.csv", b"id,text,id\n1,x,2\n", "occurs twice"),
         ("t.csv", b"", "empty"),
         ("t.csv", b"id,text\n", "empty"),
         ("t.parquet", b"PAR1 and then nothing", "cannot be read"),
-        ("t.xlsx", b"x", r"ends in one of \.csv"),
+        ("t.xls", b"x", r"ends in one of \.csv"),
+        ("t.xlsx", b"x", "cannot be read as a workbook"),
         ("t.csv", None, "no such table"),
     ],
 )

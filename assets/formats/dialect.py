@@ -1,0 +1,81 @@
+"""How a delimited file is written: which delimiter, whether cells are quoted, and what its rows look like."""
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from io import StringIO
+
+HEAD = 2**16  # characters that delimiter and looks are learned from
+_LINES = 200  # of them, that a delimiter is judged by
+_DELIMITERS = ",;\t|"
+# Longer words are no names; a space behind one is a slip, one before it is how a text goes on.
+_LOOKS = re.compile(r"[+-]?\d+([.,]\d+)?\s*"), re.compile(r'[^\s"]{1,64}\s*')
+_SHARE = 0.9  # of the cells of a column that have to have a look in common
+_FEWEST = 2  # cells that a look is learned from
+
+
+def lines_of(text: str) -> list[str]:
+    """With their ends, as a file gives them: \\n, \\r or both."""
+    return list(StringIO(text, newline=""))
+
+
+def split(line: str, delimiter: str) -> list[str]:
+    """The cells of a line by itself, as far as it has some."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def find_delimiter(lines: Sequence[str], columns: Sequence[str], required: Iterable[str], default: str) -> str:
+    """What gives most lines as many cells as the header has, and a header with the columns that are asked for.
+
+    Args:
+        columns: names of a table without header.
+        default: what is taken where nothing divides the header.
+    """
+
+    def worth(delimiter: str) -> tuple[bool, float, int]:
+        rows = [cells for line in lines[:_LINES] if (cells := split(line, delimiter))]
+        header = columns or [name.strip() for name in rows[0]]
+        share = sum(len(cells) == len(header) for cells in rows) / len(rows)
+        return set(required) <= set(header), share, len(header)
+
+    first = next((line for line in lines if line.strip()), "")
+    dividing = [delimiter for delimiter in _DELIMITERS if len(split(first, delimiter)) > 1]
+    return default if default == "\t" and default in dividing else max(dividing, key=worth, default=default)
+
+
+class Looks:
+    """What tells a row from a piece of a text: columns that hold numbers, or words without a space, throughout."""
+
+    def __init__(self, lines: Iterable[str], delimiter: str, width: int) -> None:
+        self.width, self._delimiter = width, delimiter
+        rows = [cells for line in lines if len(cells := split(line, delimiter)) == width and '"' not in "".join(cells)]
+        self._tests = [self._test([row[n] for row in rows if row[n]]) for n in range(width)]
+
+    @staticmethod
+    def _test(cells: Sequence[str]) -> re.Pattern[str] | None:
+        for pattern in _LOOKS:
+            if len(cells) >= _FEWEST and sum(map(bool, map(pattern.fullmatch, cells))) >= _SHARE * len(cells):
+                return pattern
+        return None
+
+    def fit(self, cells: Sequence[str]) -> bool:
+        """Whether nothing in the cells looks unlike their columns; they may be too few."""
+        return all(not test or not cell or test.fullmatch(cell) for test, cell in zip(self._tests, cells, strict=False))
+
+    def may_go_on(self, cells: Sequence[str]) -> bool:
+        """Whether a line break in a cell may have cut this row: it lacks cells, or ends with one of a text."""
+        return len(cells) < self.width or self._tests[-1] is None
+
+    def is_row(self, cells: Sequence[str]) -> bool:
+        """Whether these are surely the cells of a whole row."""
+        return len(cells) == self.width and any(self._tests) and self.fit(cells)
+
+    def are_rows(self, lines: Sequence[str]) -> bool:
+        """Whether the lines that a quoted cell spans look like rows of their own, which it has swallowed."""
+        first, *inner, last = [
+            self.is_row(line.rstrip("\r\n").split(self._delimiter)) for line in lines if line.strip()
+        ]
+        return (first and last and 2 * sum(inner) >= len(inner)) or (bool(inner) and all(inner))

@@ -1,0 +1,85 @@
+"""Media as items that lie in a column of a Parquet table, as Hugging Face writes them: bytes, or structs with them."""
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from assets.formats.base import Record
+from assets.formats.media_column import MediaColumn
+from assets.keys import key_of
+from assets.sources.base import Entry, Source, signature_of
+from assets.table_settings import TableSettings, Words
+from assets.tables import read_table, table_entries, table_files
+from training.catalog import MODALITIES
+from training.validation import Names
+
+
+class EmbeddedSource(Source):
+    """Every row is an item; the other columns are its attributes.
+
+    The bytes are read where they lie, a batch of rows at a time. Where the column is the key too, this is the name that
+    the media have in it, without suffix.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        table: str | None = None  # Parquet: a path, a URL that fsspec knows, or a glob of them
+        key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
+        column: str | None = None  # column that holds the media
+        time: str | None = None  # column that says when they were recorded (`assets.times`)
+        missing: Words = ()  # cells that mean: no value, such as NA
+
+    def __init__(self, root: Path, options: Options) -> None:
+        super().__init__(root, options)
+        assert options.column is not None
+        self._media = MediaColumn(options.column)
+
+    def __str__(self) -> str:
+        return self.options.table
+
+    @classmethod
+    def check(cls, modality: str, options: Options) -> None:
+        if options.table is None or options.column is None:
+            raise ValueError(
+                f"is {modality} and has no files: say where its media lie, or name a Parquet table and the column that "
+                "holds them"
+            )
+        if MODALITIES.load(modality).is_text:
+            raise ValueError("is text, which is read as kind: table")
+        if not options.key:
+            raise ValueError("reads media from a table: name its key")
+
+    def exists(self) -> bool:
+        return any(file.exists() for file in table_files(self.options.table, self.root))
+
+    def list(self) -> Iterator[Entry]:
+        options = self.options
+        required = [*options.key, *([options.time] if options.time else [])]
+        settings = TableSettings(missing=options.missing)
+        files = {file.uri: file for file in table_entries(options.table, self.root)}
+        for record in read_table(options.table, settings, required, root=self.root, media=options.column):
+            yield self._item(record, files[record.table].mtime)
+
+    def _item(self, record: Record, mtime: int | None) -> Entry:
+        options, line = self.options, record.where
+        name = record.values.get(options.column)
+        named = {options.column: posixpath.splitext(name or "")[0]}
+        key = key_of(record.values | named, options.key)
+        member = posixpath.join(options.column, name or "").rstrip("/")
+        entry = Entry(key, record.table, member, record.line, record.line - 1, -1, mtime, listing=line)
+        entry.time, problem = record.time(options.time)
+        if problem is not None:
+            entry.reason, entry.message = "malformed", f"{record.table}: {problem}"
+        elif name is None:
+            entry.reason, entry.message = "absent", f"{line}: column {options.column!r} holds nothing"
+        else:
+            entry.attributes = record.attributes(options.column, *(options.key if len(options.key) == 1 else ()))
+        return entry
+
+    def open(self, entry: Entry) -> Iterator[bytes]:
+        assert entry.row is not None
+        yield self._media.read(entry.uri, entry.row)
+
+    def signature(self) -> str:
+        return signature_of((f.uri, f.size, f.version) for f in table_entries(self.options.table, self.root))
