@@ -15,6 +15,8 @@ _DIFFERENCES = {
     "the folder": r"regexp_replace(x, '^.*[/\\]', '')",
     "leading zeros": r"regexp_replace(x, '(^|[^0-9])0+([0-9])', '\1\2', 'g')",
     "spaces and punctuation": r"regexp_replace(x, '[\s_\-.]+', '', 'g')",
+    "accents": "strip_accents(x)",
+    "invisible characters": r"regexp_replace(x, '[\x{00AD}\x{200B}-\x{200F}\x{2060}\x{FEFF}]', '', 'g')",
     # slow, and in vain where all characters are of one byte
     "full-width characters": f"CASE WHEN strlen(x) = length(x) THEN x ELSE translate(x, {_WIDE}, {_NARROW}) END",
 }

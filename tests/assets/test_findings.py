@@ -67,6 +67,8 @@ def test_nothing_is_told_where_all_keys_match(tmp_path):
         ("img_7.png", "img_0007", "leading zeros"),
         ("d 1.png", "d-1", "spaces and punctuation"),
         ("１２.png", "12", "full-width characters"),
+        ("Café.png", "Cafe", "accents"),
+        ("ab\u200bc.png", "abc", "invisible characters"),
         ("E 5.png", "day/e_05.jpg", "several such differences"),
         ("IMG_1234.png", "1234", "all but digits"),
     ],
@@ -76,10 +78,10 @@ def test_keys_that_match_nothing_are_told_with_what_would_match(tmp_path, photo,
     key = photo.removesuffix(".png")
     assert photos == Finding(
         "unmatched_keys",
-        f"source photos: 1 of 2 keys occur in no other modality, such as '{key}'; of these 1 would match without "
-        f"{difference} ('{key}' and '{note}')",
+        f"source photos: 1 of 2 keys occur in no other modality, such as {key!r}; of these 1 would match without "
+        f"{difference} ({key!r} and '{note}')",
     )
-    assert notes.message.startswith("source notes: 1 of 2 keys") and f"('{note}' and '{key}')" in notes.message
+    assert notes.message.startswith("source notes: 1 of 2 keys") and f"('{note}' and {key!r})" in notes.message
 
 
 def test_what_would_match_is_part_of_the_error_when_nothing_does(tmp_path):
