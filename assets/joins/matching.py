@@ -77,7 +77,8 @@ def _near(connection: duckdb.DuckDBPyConnection, beside: str) -> dict[str, list[
     macros = [*_DIFFERENCES.values(), _nested(len(_DIFFERENCES)), _DIGITS]
     found: dict[str, list[str]] = {}
     most: dict[str, int] = {}
-    for number, what in enumerate([*_DIFFERENCES, "several such differences", "all but digits"]):
+    ways = [*(f"without {what}" for what in _DIFFERENCES), "without several such differences", "by their digits alone"]
+    for number, way in enumerate(ways):
         connection.execute(f"CREATE OR REPLACE TEMP MACRO without_{number}(x) AS {macros[number]}")
         plain = f"without_{number}(key) AS plain"
         # One partner each: without their folders, a million names may be a few.
@@ -91,7 +92,7 @@ def _near(connection: duckdb.DuckDBPyConnection, beside: str) -> dict[str, list[
         ).fetchall()
         for source, n, (key, other) in rows:
             if number < len(_DIFFERENCES) or n > most.get(source, 0):
-                words = f"{n:,} would match without {what} ({quoted(key)} and {quoted(other)})"
+                words = f"{n:,} would match {way} ({quoted(key)} and {quoted(other)})"
                 found.setdefault(source, []).append(words)
             most[source] = max(n, most.get(source, 0))
     return found
