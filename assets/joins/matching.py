@@ -15,6 +15,8 @@ _DIFFERENCES = {
     "the folder": r"regexp_replace(x, '^.*[/\\]', '')",
     "leading zeros": r"regexp_replace(x, '(^|[^0-9])0+([0-9])', '\1\2', 'g')",
     "spaces and punctuation": r"regexp_replace(x, '[\s_\-.]+', '', 'g')",
+    "accents": "strip_accents(x)",
+    "invisible characters": r"regexp_replace(x, '[\x{00AD}\x{200B}-\x{200F}\x{2060}\x{FEFF}]', '', 'g')",
     # slow, and in vain where all characters are of one byte
     "full-width characters": f"CASE WHEN strlen(x) = length(x) THEN x ELSE translate(x, {_WIDE}, {_NARROW}) END",
 }
@@ -75,7 +77,8 @@ def _near(connection: duckdb.DuckDBPyConnection, beside: str) -> dict[str, list[
     macros = [*_DIFFERENCES.values(), _nested(len(_DIFFERENCES)), _DIGITS]
     found: dict[str, list[str]] = {}
     most: dict[str, int] = {}
-    for number, what in enumerate([*_DIFFERENCES, "several such differences", "all but digits"]):
+    ways = [*(f"without {what}" for what in _DIFFERENCES), "without several such differences", "by their digits alone"]
+    for number, way in enumerate(ways):
         connection.execute(f"CREATE OR REPLACE TEMP MACRO without_{number}(x) AS {macros[number]}")
         plain = f"without_{number}(key) AS plain"
         # One partner each: without their folders, a million names may be a few.
@@ -89,7 +92,7 @@ def _near(connection: duckdb.DuckDBPyConnection, beside: str) -> dict[str, list[
         ).fetchall()
         for source, n, (key, other) in rows:
             if number < len(_DIFFERENCES) or n > most.get(source, 0):
-                words = f"{n:,} would match without {what} ({quoted(key)} and {quoted(other)})"
+                words = f"{n:,} would match {way} ({quoted(key)} and {quoted(other)})"
                 found.setdefault(source, []).append(words)
             most[source] = max(n, most.get(source, 0))
     return found

@@ -58,28 +58,30 @@ def test_nothing_is_told_where_all_keys_match(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("photo", "note", "difference"),
+    ("photo", "note", "way"),
     [
-        ("A1.png", "a1", "case"),
-        ("b.png", "b.png", "the suffix"),
-        ("c.png", "day/c", "the folder"),
-        ("7.png", "007", "leading zeros"),
-        ("img_7.png", "img_0007", "leading zeros"),
-        ("d 1.png", "d-1", "spaces and punctuation"),
-        ("１２.png", "12", "full-width characters"),
-        ("E 5.png", "day/e_05.jpg", "several such differences"),
-        ("IMG_1234.png", "1234", "all but digits"),
+        ("A1.png", "a1", "without case"),
+        ("b.png", "b.png", "without the suffix"),
+        ("c.png", "day/c", "without the folder"),
+        ("7.png", "007", "without leading zeros"),
+        ("img_7.png", "img_0007", "without leading zeros"),
+        ("d 1.png", "d-1", "without spaces and punctuation"),
+        ("１２.png", "12", "without full-width characters"),
+        ("Café.png", "Cafe", "without accents"),
+        ("ab\u200bc.png", "abc", "without invisible characters"),
+        ("E 5.png", "day/e_05.jpg", "without several such differences"),
+        ("IMG_1234.png", "1234", "by their digits alone"),
     ],
 )
-def test_keys_that_match_nothing_are_told_with_what_would_match(tmp_path, photo, note, difference):
+def test_keys_that_match_nothing_are_told_with_what_would_match(tmp_path, photo, note, way):
     notes, photos = aligned(shop(tmp_path, ["same.png", photo], ["same", note])).findings
     key = photo.removesuffix(".png")
     assert photos == Finding(
         "unmatched_keys",
-        f"source photos: 1 of 2 keys occur in no other modality, such as '{key}'; of these 1 would match without "
-        f"{difference} ('{key}' and '{note}')",
+        f"source photos: 1 of 2 keys occur in no other modality, such as {key!r}; of these 1 would match "
+        f"{way} ({key!r} and '{note}')",
     )
-    assert notes.message.startswith("source notes: 1 of 2 keys") and f"('{note}' and '{key}')" in notes.message
+    assert notes.message.startswith("source notes: 1 of 2 keys") and f"('{note}' and {key!r})" in notes.message
 
 
 def test_what_would_match_is_part_of_the_error_when_nothing_does(tmp_path):

@@ -236,7 +236,7 @@ def test_a_launch_without_any_settings_succeeds_and_its_checks_are_read(ui):
     assert set(ui.runs()) == {run_id, ui.told["dagster_run_id"]}
     for asset, names in (
         ("manifest", {"every_item_listed", "manifest_schema"}),
-        ("samples", {"samples_schema", "no_item_lost", "no_leakage"}),
+        ("samples", {"samples_schema", "no_item_lost", "no_leakage", "one_label_each"}),
         ("dataset", {"dataset_schema", "null_rates"}),
     ):
         checks = ui.checks(asset)
