@@ -131,8 +131,10 @@ def _rows(file: TextIO, dialect: _Dialect) -> Iterator[_Row]:
 
 def _swallowed(looks: Looks, line: int, raw: list[str], cells: list[str]) -> str | None:
     """Why a row of several lines is none."""
-    is_whole = len(cells) == looks.width or (len(cells) < looks.width and looks.fit(cells))
+    is_whole = len(cells) == looks.width
     if is_whole and not looks.are_rows(raw):
+        return None
+    if len(cells) < looks.width and looks.fit(cells) and not looks.start_in(raw[1:]):
         return None
     found = "and each line looks like a row" if is_whole else f"which makes {len(cells)} of {looks.width} cells"
     return (

@@ -71,11 +71,21 @@ class Looks:
 
     def is_row(self, cells: Sequence[str]) -> bool:
         """Whether these are surely the cells of a whole row."""
-        return len(cells) == self.width and any(self._tests) and self.fit(cells)
+        return len(cells) == self.width and self.is_start(cells)
+
+    def is_start(self, cells: Sequence[str]) -> bool:
+        """Whether these are surely the first cells of a row."""
+        return any(test and cell for test, cell in zip(self._tests, cells, strict=False)) and self.fit(cells)
 
     def are_rows(self, lines: Sequence[str]) -> bool:
         """Whether the lines that a quoted cell spans look like rows of their own, which it has swallowed."""
-        first, *inner, last = [
-            self.is_row(line.rstrip("\r\n").split(self._delimiter)) for line in lines if line.strip()
-        ]
+        first, *inner, last = [self.is_row(cells) for cells in self._literal(lines)]
         return (first and last and 2 * sum(inner) >= len(inner)) or (bool(inner) and all(inner))
+
+    def start_in(self, lines: Sequence[str]) -> bool:
+        """Whether a row seems to start in one of the lines."""
+        return any(map(self.is_start, self._literal(lines)))
+
+    def _literal(self, lines: Sequence[str]) -> list[list[str]]:
+        """The cells that the lines have where a quote is a letter."""
+        return [line.rstrip("\r\n").split(self._delimiter) for line in lines if line.strip()]

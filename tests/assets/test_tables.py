@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,9 @@ def test_no_line_is_uncounted(tmp_path_factory, texts: list[str]) -> None:
     path.write_bytes("\n".join(["key,text,label", *lines, ""]).encode())
     covered = 0
     for record in read(path):
-        covered += 1 + sum(value.count("\n") for value in record.values.values() if value)
+        whole = re.search(r"line (\d+) seems to go on in line (\d+)", record.problem or "")  # refused as one
+        breaks = sum(value.count("\n") for value in record.values.values() if value)
+        covered += int(whole[2]) - int(whole[1]) if whole else 1 + breaks
     written = "\n".join(lines).split("\n")
     blank = sum(not line for line in written)
     assert len(written) - blank <= covered <= len(written)
