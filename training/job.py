@@ -178,6 +178,7 @@ def _task(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "T
         features=spec.features,
         train=splits["train"],
         validation=splits["validation"],
+        test=splits["test"],
         tokenizer=make_tokenizer(splits["train"], run.model, run.training),
         keep=frozenset(run.keep),
         noise=_clips(splits["train"], spec, run),
