@@ -13,10 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedModel,
-    initialization,
-)
+from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.catalog import ENCODERS, FUSIONS
@@ -211,3 +208,6 @@ def _make_encoder(config: FusionConfig, modality: str, shape: ModelShape) -> Enc
     if config.encoder_class(modality).reads_prompt:
         source = replace(source, width=config.llm_width)
     return ENCODERS.make(ENCODERS.choose(config.encoders[modality], source.form), source, shape, scope=source.form)
+
+
+AutoModel.register(FusionConfig, FusionModel, exist_ok=True)

@@ -69,3 +69,7 @@ class ModelOutput(transformers_utils.ModelOutput):
     x_m: Tensor | None = None  # what the fusion made of the inputs (B, X, D)
     tokens: dict[str, Tensor] | None = None  # e_m by modality, projected: what the fusion read (B, T, D)
     masks: dict[str, Tensor] | None = None  # (B, T), true where a token is real; a row that lacks a modality has none
+
+
+# As transformers asks of a model that is not its own: `AutoConfig` and, with `training.model`, `AutoModel` know it.
+AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)
