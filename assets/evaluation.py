@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from assets import pipeline
+from assets import links, pipeline
 from assets.lake import Lake
 from assets.preview import evaluation_table, markdown_table, picture
 from assets.settings import Project
@@ -20,7 +20,7 @@ from training.metrics import Metric
 from training.outputs.base import Output
 from training.records import EvaluationRow, Standing, TrainingReport
 from training.schema import MAJORITY, subset_name
-from training.spec import RunSpec
+from training.spec import RunSpec, shorter_training
 
 STANDINGS = "standings.json"  # in the model's MLflow run
 _PICTURES = ("confusion", "learning", "subsets", "examples")
@@ -94,7 +94,7 @@ def evaluate(project: Project) -> dg.MaterializeResult:
         entries = read_json(uri, report.mlflow_run_id, "evaluation.json")["rows"]
         rows += [(run.name, EvaluationRow.from_json(entry)) for entry in entries]
     model, metric = reports["model"], output_of(project).metric(project.promotion.metric)
-    beside, shorter = _standings(project, runs, reports), _shorter(runs)
+    beside, shorter = _standings(project, runs, reports), shorter_training(runs)
     content = {"metric": metric.name, "standings": [standing.to_json() for standing in beside], "note": shorter}
     write_json(uri, model.mlflow_run_id, STANDINGS, content)
     whole = [({"model": name, "subset": row.subset}, row) for name, row in rows if row.slice is None]
@@ -102,6 +102,7 @@ def evaluate(project: Project) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         metadata={
             "summary": "; ".join([standings_words(beside, metric), *filter(None, [shorter])]),
+            "mlflow": dg.MetadataValue.url(links.mlflow_run(project, model.mlflow_run_id)),
             **numbers(model),
             **{f"{metric.name}/baseline/{standing.name}": standing.all.b for standing in beside},
             "beside": standings_table(beside, metric),
@@ -131,14 +132,6 @@ def _standings(project: Project, runs: Sequence[RunSpec], reports: dict[str, Tra
     majority = majority_answer(project, runs[0].fingerprint)
     rule = replace(project.promotion, margin=0.0)
     return standings(tables.pop(runs[0].name), tables, majority, rule, output_of(project))
-
-
-def _shorter(runs: Sequence[RunSpec]) -> str | None:
-    """What is to be said of baselines that were not trained like the model."""
-    epochs = {run.training.epochs for run in runs if run.is_baseline}
-    if epochs <= {runs[0].training.epochs}:
-        return None
-    return f"the baselines were trained for {max(epochs):g} epochs, the model for {runs[0].training.epochs:g}"
 
 
 def numbers(report: TrainingReport) -> dict[str, float]:

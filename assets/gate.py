@@ -20,7 +20,7 @@ from assets.sources.base import Source
 from training import catalog
 from training.records import Standing, Verdict
 from training.schema import MODALITIES, RAW, fingerprint, subset_name
-from training.spec import RunSpec
+from training.spec import RunSpec, shorter_training
 from training.validation import to_dict
 
 _ROWS = 256  # test rows that are held at once, if their media are small
@@ -105,8 +105,10 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
     decision = decide(ours, theirs, singles, majority, project.promotion, output_of(project), fusion)
     # All that was seen is written before the alias moves, and the question last: a process killed in between has
     # either not judged, or leaves a verdict that the next one carries out.
+    shorter = shorter_training(pipeline.plan(project)) if singles else None
+    noted = [shorter] if shorter else []
     tags = {
-        "gate_reasons": json.dumps(decision.reasons),
+        "gate_reasons": json.dumps(decision.reasons + noted),
         "gate_standings": json.dumps([standing.to_json() for standing in decision.standings]),
         "test_looks": str(model_registry.count_look(uri, name, case.dataset, version)),
         "gate_verdict": "promote" if decision.promote else "keep",

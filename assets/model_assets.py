@@ -1,12 +1,12 @@
 """Dagster's face of the model side: baselines, model, evaluation and champion of one project."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import dagster as dg
 
-from assets import pipeline
+from assets import links, pipeline
 from assets.catalog import LAUNCHERS
 from assets.evaluation import evaluate, numbers, output_of
 from assets.gate import gate
@@ -15,7 +15,7 @@ from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from training.metrics import Metric
 from training.records import TrainingReport, Verdict
-from training.spec import JobSpec, RunSpec
+from training.spec import JobSpec, RunSpec, shorter_training
 
 OWNERS = ["team:triptych"]
 
@@ -44,13 +44,20 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
         description="The version that answers: moves only to a model that the gate finds better on the same test rows.",
     )
     def champion(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        verdict = gate(context, load_settings(context, name))
+        from training.model_registry import describe_verdict
+
+        project = load_settings(context, name)
+        verdict = gate(context, project)
         for reason in verdict.reasons:
             context.log.info(reason)
-        outcome = "is champion" if "champion" in verdict.aliases else "keeps challenger"
+        is_champion = "champion" in verdict.aliases
+        outcome = "is champion" if is_champion else "keeps challenger"
+        version = str(verdict.version)
+        describe_verdict(project.mlflow_uri, name, version, verdict.reasons, is_champion)
         return dg.MaterializeResult(
             metadata={
                 "summary": f"version {verdict.version} {outcome}",
+                "mlflow": dg.MetadataValue.url(links.mlflow_version(project, version)),
                 "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in verdict.reasons)),
                 **_differences(verdict),
                 **verdict.to_json(),
@@ -95,15 +102,18 @@ def training_asset(name: str) -> dg.AssetsDefinition:
     def training(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         selected = {asset.path[-1] for asset in context.selected_asset_keys}
         settings = load_settings(context, name)
-        runs = [run for run in pipeline.plan(settings) if ("baselines" if run.is_baseline else "model") in selected]
+        plan = pipeline.plan(settings)
+        runs = [run for run in plan if ("baselines" if run.is_baseline else "model") in selected]
         reports, metric = train(context, settings, runs), output_of(settings).metric()
         trained = {report.name for report, is_new in reports if is_new}
         if "baselines" in selected:
-            baselines = [report for report, _ in reports if report.version is None]
-            yield _baselines(baselines, trained, metric, [*key, "baselines"])
+            baselines = [report for report, _ in reports if report.name != "model"]
+            pages = {report.name: links.mlflow_run(settings, report.mlflow_run_id) for report in baselines}
+            yield _baselines(baselines, trained, metric, [*key, "baselines"], pages, _noted(plan))
         if "model" in selected:
-            (report,) = (report for report, _ in reports if report.version is not None)
-            yield _model(report, report.name not in trained, metric, [*key, "model"])
+            (report,) = (report for report, _ in reports if report.name == "model")
+            page = links.mlflow_run(settings, report.mlflow_run_id)
+            yield _model(report, report.name not in trained, metric, [*key, "model"], page)
 
     return training
 
@@ -117,15 +127,27 @@ def _differences(verdict: Verdict) -> dict[str, float]:
     return values
 
 
+def _noted(plan: Sequence[RunSpec]) -> str:
+    """What has to be said wherever figures of baselines stand beside the model's."""
+    shorter = shorter_training(plan)
+    return f"; {shorter}" if shorter else ""
+
+
 def _baselines(
-    reports: Sequence[TrainingReport], trained: set[str], metric: Metric, key: list[str]
+    reports: Sequence[TrainingReport],
+    trained: set[str],
+    metric: Metric,
+    key: list[str],
+    pages: Mapping[str, str],
+    noted: str,
 ) -> dg.MaterializeResult:
-    """Args: `trained` names those that were trained in this run."""
+    """Args: `trained` names those that were trained in this run; `pages` are theirs in MLflow."""
     figures = {f"{name}/{report.name}": report.metrics[name] for report in reports for name in (metric.name, "n")}
     return dg.MaterializeResult(
         asset_key=key,
         metadata={
-            "summary": _baselines_words(reports, metric),
+            "summary": _baselines_words(reports, metric) + noted,
+            "mlflow": dg.MetadataValue.md(" · ".join(f"[{name}]({page})" for name, page in pages.items())),
             "baselines": counts_table(_filled(reports), ("baseline", f"test {metric.words}, all rows")),
             **{name: value for name, value in figures.items() if value is not None},
             "runs": {report.name: report.mlflow_run_id for report in reports},
@@ -158,7 +180,7 @@ def _words(value: float | None) -> str:
     return "not measured (no test row has its inputs)" if value is None else f"{value:.3f}"
 
 
-def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str]) -> dg.MaterializeResult:
+def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str], page: str) -> dg.MaterializeResult:
     assert report.version is not None
     n, value = report.metrics["n"], report.metrics[metric.name]
     how = "already trained" if reused else "trained"
@@ -166,6 +188,7 @@ def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str])
         asset_key=key,
         metadata={
             "summary": f"version {report.version} {how}, test {metric.words} {_words(value)} (n = {n:,})",
+            "mlflow": dg.MetadataValue.url(page),
             **numbers(report),
             "subsets": counts_table(report.subsets, ("inputs given", f"test {metric.words}")),
             "version": int(report.version),
@@ -221,7 +244,8 @@ def _job(context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpe
         artifacts=None if project.tracking_uri else str(project.home / "artifacts"),
         cache=str(project.folder / "cache"),
         checkpoints=str(project.folder / "checkpoints"),
-        tags={"dagster_run_id": context.run.run_id},
+        tags={"dagster_run_id": context.run.run_id, "dagster_url": links.dagster_run(project, context.run.run_id)},
+        answers=project.align.label or "label",
         own_code=str(project.root) if str(project.root) in sys.path else "",  # where own kinds lie, if it has some
         runs=runs,
     )

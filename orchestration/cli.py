@@ -210,6 +210,7 @@ def report(project: str, output: Path | None, as_json: bool) -> None:
 @click.option("--mlflow-port", default=5000, show_default=True)
 def ui(host: str, port: int, mlflow_port: int) -> None:
     """Start the web UIs of Dagster (with its daemon, so schedules run) and MLflow."""
+    from assets.links import write_addresses
     from orchestration.processes import free_dead_runs
     from orchestration.project import home
     from orchestration.run import open_instance
@@ -220,6 +221,7 @@ def ui(host: str, port: int, mlflow_port: int) -> None:
         free_dead_runs(instance)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state / 'mlflow.db'}"
     mlflow = uri if uri.startswith("http") else f"http://{host}:{mlflow_port}"
+    write_addresses(state, f"http://{host}:{port}", mlflow)
     click.echo(f"Dagster  http://{host}:{port}\nMLflow   {mlflow}/#/experiments?workflowType=machine_learning")
     click.echo("Ctrl-C stops both.")
     sys.exit(run_ui(state, host, port, mlflow_port, uri))

@@ -32,7 +32,10 @@ class _Handler(logging.Handler):
                 _say(f"    {meta.get('orig_message') or record.getMessage()}", fg=color, dim=color is None)
             return
         kind = event.event_type
-        if kind == DagsterEventType.STEP_START:
+        if kind == DagsterEventType.ENGINE_EVENT and self.least == logging.DEBUG:
+            if error := event.engine_event_data.error:  # of the trainer, where it had one
+                _say(error.to_string(), dim=True)
+        elif kind == DagsterEventType.STEP_START:
             self.started[step] = time.monotonic()
         elif kind == DagsterEventType.ASSET_MATERIALIZATION:
             materialization = event.event_specific_data.materialization

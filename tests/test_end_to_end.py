@@ -163,6 +163,103 @@ def test_mlflow_holds_the_training(done):
     assert {"confusion.png", "learning.png", "subsets.png", "examples.png", "predictions.parquet"} <= files
 
 
+def test_the_dataset_of_a_run_is_named_with_its_version(done):
+    run = done.mlflow.get_run(done.runs[0].answer["mlflow_run_id"])
+    (used,) = run.inputs.dataset_inputs
+    source = json.loads(used.dataset.source)
+    assert source == {"path": f"{done.home}/projects/tiny/lake/dataset", "delta_table_version": 0}
+
+
+def test_mlflow_says_in_words_what_it_holds(done):
+    told, store = done.runs[0].answer, done.mlflow
+    run = store.get_run(told["mlflow_run_id"])
+    experiment = store.get_experiment(run.info.experiment_id)
+    assert "models that answer `answer`" in experiment.tags["mlflow.note.content"]
+    task = "Answers `answer` (output text) from text, image and speech"
+    dagster = f"http://127.0.0.1:3000/runs/{told['dagster_run_id']}"
+    assert run.data.tags["mlflow.note.content"].startswith(f"The model. {task}")
+    assert f"]({dagster})" in run.data.tags["mlflow.note.content"]
+    (text,) = store.search_runs([run.info.experiment_id], "tags.triptych.role = 'text'")
+    assert "A baseline (text)" in text.data.tags["mlflow.note.content"]
+    assert store.get_registered_model("tiny").description.startswith(task)
+    (version,) = done.versions()
+    rows, accuracy = told["dataset"]["rows"], told["metrics"]["test/accuracy"]
+    assert f"Trained on {rows['train']} samples of dataset `{told['dataset']['fingerprint']}`" in version.description
+    assert f"On {rows['test']} test samples, all inputs given: accuracy {accuracy:.4f}" in version.description
+    assert f"]({dagster})" in version.description
+    assert version.description.count("**The gate** (champion):\n\n- ") == 1
+    assert "- there was no champion before" in version.description
+
+
+def test_mlflow_shows_what_was_asked_and_answered(done):
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{done.home / 'mlflow.db'}")
+    mlflow.set_experiment("tiny")
+    told = done.runs[0].answer
+    table = mlflow.load_table("evaluation_table.json", run_ids=[told["mlflow_run_id"]])
+    assert list(table) == ["sample_id", "text", "image", "speech", "label", "prediction", "accuracy"]
+    assert len(table) == told["dataset"]["rows"]["test"]
+    assert table["accuracy"].mean() == pytest.approx(told["metrics"]["test/accuracy"])
+    for row in table.to_dict("records"):
+        key = row["text"].rpartition("(")[2].rstrip(")")
+        assert row["image"] in (None, f"q{key:>02}.png") and row["speech"] in (None, f"q{key:>02}.wav")
+    assert table["image"].notna().any() and table["speech"].notna().any()
+
+
+def test_dagster_leads_to_mlflow(done):
+    told = done.runs[0].answer
+    run = done.mlflow.get_run(told["mlflow_run_id"])
+    page = f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/"
+    with open_instance(done.home) as instance:
+        found = {}
+        for asset in ("baselines", "model", "evaluation", "champion"):
+            event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", asset]))
+            found[asset] = event.asset_materialization.metadata["mlflow"].value
+    assert found["model"] == found["evaluation"] == page + told["mlflow_run_id"]
+    assert found["baselines"].count(page) == 4 and f"[speech]({page}" in found["baselines"]
+    assert found["champion"] == "http://127.0.0.1:5000/#/models/tiny/versions/1"
+
+
+def test_the_card_of_a_model_says_how_to_load_it(done, tmp_path):
+    """Each piece of code in it, in a fresh process, as it stands there but for the folder and the inputs."""
+    from training.model_registry import fetch_model
+    from training.score import bundle_of
+
+    logged = fetch_model(f"sqlite:///{done.home / 'mlflow.db'}", "tiny", "1")
+    bundle = bundle_of(logged)
+    card = (bundle / "README.md").read_text()
+    told = done.runs[0].answer
+    assert card.startswith("---\nlibrary_name: transformers\n") and told["dataset"]["fingerprint"] in card
+    assert f"accuracy {told['metrics']['test/accuracy']:.4f}" in card
+    ours, network, pyfunc = (block.partition("```")[0] for block in card.split("```python\n")[1:])
+    picture = done.path.parent / "photos" / "q00.png"
+    asked = '"text": \'Is it bright? (0)\', "image": '
+    given = '"text": ..., "image": ..., "speech": ...'
+    assert given in ours and given in pyfunc
+    opened = f"__import__('pathlib').Path({str(picture)!r}).read_bytes()"
+    ours = ours.replace(given, asked + opened).replace("FOLDER", str(bundle))
+    pyfunc = pyfunc.replace(given, asked + f"__import__('base64').b64encode({opened}).decode()")
+    network = network.replace("FOLDER", str(bundle)) + "print(type(model).__name__, model.config.model_type)"
+    said = []
+    for code, path in ((ours, ROOT), (ours, logged / "code"), (network, ROOT), (pyfunc, tmp_path)):
+        command, env = [sys.executable, "-P", "-c", code], os.environ | {"PYTHONPATH": str(path)}
+        process = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr
+        said.append(process.stdout.strip())
+    (answer,) = done.ask("predict", "tiny", "--text", "Is it bright? (0)", "--image", picture)["predictions"]
+    assert said[0] == said[1] == str([answer["prediction"]])
+    assert said[2] == "FusionModel triptych_fusion"
+    assert answer["prediction"] in said[3] and told["dataset"]["fingerprint"] in said[3]
+
+
+def test_shorter_training_of_the_baselines_is_said_beside_their_figures(done):
+    said = done.runs[0].stderr.splitlines()
+    for asset in ("baselines", "evaluation"):
+        (line,) = (line for line in said if line.startswith(f"  ✓ {asset}"))
+        assert "; the baselines were trained for 1 epochs, the model for 30" in line, line
+
+
 def test_the_version_says_where_it_comes_from(done):
     told = done.runs[0].answer
     (version,) = done.versions()

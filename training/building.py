@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from transformers import LlamaConfig, PreTrainedModel
+from transformers import LlamaConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.catalog import OUTPUTS
 from training.features import FeatureSettings
+from training.llm import load_llm
 from training.model import FusionModel
 from training.model_config import FusionConfig
-from training.outputs.base import Output
 from training.settings import ModelSettings, complete
-from training.tokenizer import missing_model
 from training.validation import to_dict
 
 
@@ -30,12 +29,12 @@ def build_model(
         labels: of the training rows; the output may need them (`Output.fit`).
 
     Raises:
-        ValueError: the language model is not there, or the output cannot have such labels.
+        ValueError: the language model is not there or is none (`load_llm`), or the output cannot have such labels.
     """
     output = OUTPUTS.make(settings.output, {})
     read = {m: encoder for m, encoder in settings.encoders.items() if m in modalities}  # a baseline reads fewer
     settings = complete(replace(settings, encoders=read), {m: features.forms[m] for m in modalities})
-    pretrained = None if settings.llm == "tiny" else _load_llm(settings.llm, output)
+    pretrained = None if settings.llm == "tiny" else load_llm(settings.llm, output, tokenizer)
     config = FusionConfig(
         modalities=list(modalities),
         encoders={m: encoder.plain() for m, encoder in settings.encoders.items()},
@@ -49,6 +48,7 @@ def build_model(
         dropout=settings.dropout,
         max_new_tokens=settings.max_new_tokens,
         llm_config=tiny_config(settings, tokenizer) if pretrained is None else pretrained.config,
+        embedding_width=settings.width if pretrained is None else pretrained.get_input_embeddings().weight.shape[1],
     )
     model = FusionModel(config)
     if pretrained is not None:
@@ -73,10 +73,3 @@ def tiny_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-
-
-def _load_llm(name: str, output: Output) -> PreTrainedModel:
-    try:
-        return output.language_model().from_pretrained(name, trust_remote_code=False, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(missing_model(name)) from error

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from filelock import FileLock, Timeout
 
 CODE = Path(__file__).resolve().parent.parent  # the checkout that holds training, assets and orchestration
 PARENT = "TRIPTYCH_PARENT"  # in the environment of a child that is to end with its parent: the parent's process id
+_LESS_MEMORY = "lower training.batch_size, or set training.parallel to 1"
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_LONGEST = 600  # characters of what is said of an error
 
 
 def environment(code: Path | None = None, **more: str) -> dict[str, str]:
@@ -38,6 +42,30 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it died before the call
         os._exit(1)
+
+
+def how_ended(code: int) -> str:
+    """What an exit code says of a process that trained, for a person.
+
+    Args:
+        code: as `subprocess` gives it, below 0 for a signal, or as a shell does, above 128.
+    """
+    number = -code if code < 0 else code - 128
+    if number not in set(signal.Signals):
+        return f"ended with exit code {code}, and said nothing"
+    words = f"was killed by signal {number} ({signal.Signals(number).name})"
+    return f"{words}: most likely out of memory; {_LESS_MEMORY}" if number == signal.SIGKILL else words
+
+
+def last_words(error: Exception) -> str:
+    """Why a training failed, in one line for a person."""
+    said = " ".join(str(error).split())
+    words = f"{said[:_LONGEST]} ..." if len(said) > _LONGEST else said
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(said):  # torch has another class for each device
+        return f"out of memory: {_LESS_MEMORY} ({words or type(error).__name__})"
+    if words and isinstance(error, ValueError | OSError | RuntimeError):  # those say what happened by themselves
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def is_free(lock: Path) -> bool:

@@ -10,7 +10,7 @@ sample id), never from global state, so a resumed run sees what the undisturbed 
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,7 @@ class Collator:
     Args:
         modalities: those the model reads; the rest of a row is ignored.
         prompt: the modality that the language model reads itself: it needs no features of its own.
+        prompt_room: tokens of a prompt that the language model has positions for (`FusionModel.prompt_room`).
         keep: only these are shown to the model, the others are hidden.
         targets: `Output.targets` of the model; None: no labels are made. Rows without a label are an error with it.
         modality_dropout: chance that a present modality is hidden; the last one of a row never is.
@@ -171,6 +172,7 @@ class Collator:
     modality_dropout: float = 0.0
     augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
     seed: int = 0
+    prompt_room: int | None = None
     _encoded: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -182,7 +184,8 @@ class Collator:
         for modality in self.modalities:
             columns = [row[modality] if modality in s else None for row, s in zip(rows, shown, strict=True)]
             if modality == self.prompt:
-                batch["prompt_ids"], batch["prompt_mask"] = self._prompts(modality, columns)
+                ids = [self._prompt(row) if m is not None else [] for m, row in zip(columns, rows, strict=True)]
+                batch["prompt_ids"], batch["prompt_mask"] = padded(ids, int(self.tokenizer.pad_token_id), left=True)
             else:
                 values, mask = self._featurizers[modality].batch(self._values(modality, rows, columns))
                 batch |= {modality: values} | ({} if mask is None else {f"{modality}_mask": mask})
@@ -220,10 +223,26 @@ class Collator:
             for column, key in zip(columns, keys, strict=True)
         ]
 
-    def _prompts(self, modality: str, columns: Sequence[dict[str, Any] | None]) -> tuple[Tensor, Tensor]:
-        most = self._featurizers[modality].prompt_tokens
-        ids = [self._encode("" if column is None else column["text"])[:most] for column in columns]
-        return padded(ids, int(self.tokenizer.pad_token_id), left=True)
+    def check_prompts(self, rows: Iterable[Row]) -> None:
+        """Raises ValueError where a prompt is longer than the language model has positions for."""
+        if self.prompt is None or self.prompt_room is None:
+            return
+        if self.prompt_room < self._featurizers[self.prompt].prompt_tokens:  # else what is too long is cut
+            for row in rows:
+                if row[self.prompt] is not None:
+                    self._prompt(row)
+
+    def _prompt(self, row: Row) -> list[int]:
+        assert self.prompt is not None
+        ids = self._encode(row[self.prompt]["text"])[: self._featurizers[self.prompt].prompt_tokens]
+        if self.prompt_room is not None and len(ids) > self.prompt_room:
+            raise ValueError(
+                f"the {self.prompt} of {row.get('sample_id') or 'this row'} has {len(ids)} tokens, and the language "
+                f"model has positions for {self.prompt_room} beside soft tokens and answer: shorten it, set "
+                f"features.{self.prompt}.max_tokens to {self.prompt_room} or less (the first are read), or take "
+                "another model.llm"
+            )
+        return ids
 
     def _encode(self, text: str) -> list[int]:
         """Token ids, with the special tokens that the tokenizer puts around a text by itself."""

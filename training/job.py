@@ -11,15 +11,17 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from training.children import PARENT, die_with_parent
+from training import descriptions
+from training.children import PARENT, die_with_parent, last_words
 from training.records import TrainingReport
 from training.schema import SPLITS
 from training.settings import TrainingSettings
@@ -29,6 +31,7 @@ from training.workers import Log, side_by_side
 
 if TYPE_CHECKING:
     import numpy as np
+    from dagster_pipes import PipesContext
 
     from training.data import SampleDataset
     from training.train import Trained, TrainingTask
@@ -101,6 +104,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
     from transformers.utils import logging
 
     from training import tracking
+    from training.prediction_table import prediction_table
     from training.results import evaluate
     from training.train import fit
 
@@ -113,13 +117,18 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
     with tracking.open_run(spec, run) as active, tempfile.TemporaryDirectory() as temporary:
         tracking.log_parameters(run, {"model": to_dict(run.model), "training": to_dict(run.training)})
+        tracking.describe_run(descriptions.trained_run(spec, run, len(splits["train"])))
         task = _task(spec, run, splits)
         trained = fit(task, folder, [tracking.progress_callback(run, log)], f"{spec.project} {run.name}")
         clock.stop("train")
         log(f"{run.name}: trained in {clock.seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")
-        metrics, measured = evaluate(run, task, trained, splits["test"], test, Path(temporary) / "results")
+        results = Path(temporary) / "results"
+        metrics, measured = evaluate(run, task, trained, splits["test"], test, results)
         clock.stop("evaluate")
-        version = None if run.is_baseline else _register(spec, run, task, trained, Path(temporary) / "bundle")
+        version = None
+        if not run.is_baseline:
+            tracking.log_predictions(prediction_table(spec, pq.read_table(results / "predictions.parquet"), run))
+            version = _register(spec, run, task, trained, metrics, Path(temporary) / "bundle")
         clock.stop("log")
         report = TrainingReport(
             name=run.name,
@@ -178,6 +187,7 @@ def _task(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "T
         features=spec.features,
         train=splits["train"],
         validation=splits["validation"],
+        test=splits["test"],
         tokenizer=make_tokenizer(splits["train"], run.model, run.training),
         keep=frozenset(run.keep),
         noise=_clips(splits["train"], spec, run),
@@ -190,15 +200,30 @@ def _clips(train: "SampleDataset", spec: JobSpec, run: RunSpec) -> "dict[str, li
     return {m: train.tensors(m, augmented[m], ids) for m, ids in run.noise.items()}
 
 
-def _register(spec: JobSpec, run: RunSpec, task: "TrainingTask", trained: "Trained", bundle: Path) -> str:
+def _register(
+    spec: JobSpec,
+    run: RunSpec,
+    task: "TrainingTask",
+    trained: "Trained",
+    metrics: Mapping[str, float | None],
+    bundle: Path,
+) -> str:
     """Saves all that answers, in the folder `bundle`, and registers it as a version; returns the version."""
+    import mlflow
+
     from training import model_registry
     from training.processor import Processor
 
+    active, rows = mlflow.active_run(), len(task.train)
+    assert active is not None
     trained.model.save_pretrained(bundle)
     task.tokenizer.save_pretrained(bundle)
     Processor(spec.features, spec.limits).save_pretrained(bundle)
-    return model_registry.log_model(spec, run, bundle)
+    (bundle / "README.md").write_text(descriptions.card(spec, run, rows, metrics, active.info.run_id))
+    version = model_registry.log_model(spec, run, bundle)
+    about = descriptions.registered_model(spec, run), descriptions.version(spec, run, rows, metrics)
+    model_registry.describe(spec.tracking_uri, spec.project, version, *about)
+    return version
 
 
 def main() -> None:
@@ -206,16 +231,22 @@ def main() -> None:
         die_with_parent(int(parent))
     from dagster_pipes import open_dagster_pipes
 
-    with open_dagster_pipes() as pipes:
-        values = pipes.get_extra("spec")
-        if values["own_code"]:
-            sys.path.append(values["own_code"])  # last, and handed on to the processes of `side_by_side`
-        try:
-            spec = JobSpec.from_json(values)
-            run_all(spec, lambda report: pipes.report_custom_message(report.to_json()), pipes.log.info)
-        except ValueError as error:  # what a person can mend: said in words, without a traceback
-            pipes.log.error(str(error))
-            sys.exit(1)
+    try:
+        with open_dagster_pipes() as pipes:
+            try:
+                _work(pipes)
+            except Exception as error:
+                pipes.report_custom_message({"error": last_words(error)})
+                raise  # so that Dagster has the traceback
+    except Exception:
+        sys.exit(1)
+
+
+def _work(pipes: "PipesContext") -> None:
+    values = pipes.get_extra("spec")
+    if values["own_code"]:
+        sys.path.append(values["own_code"])  # last, and handed on to the processes of `side_by_side`
+    run_all(JobSpec.from_json(values), lambda report: pipes.report_custom_message(report.to_json()), pipes.log.info)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedModel,
-    initialization,
-)
+from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.catalog import ENCODERS, FUSIONS
@@ -24,6 +21,7 @@ from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
 from training.layers import AttentionPool, ModelShape
+from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
 
@@ -39,18 +37,17 @@ class FusionModel(PreTrainedModel):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
         shape = ModelShape(config.width, config.tokens, config.heads, config.dropout)
-        hidden = config.llm_config.hidden_size
         encoders = {m: _make_encoder(config, m, shape) for m in config.modalities}
         self.encoders = nn.ModuleDict(encoders)
         self.projectors = nn.ModuleDict(
             {m: nn.Sequential(nn.LayerNorm(e.width), nn.Linear(e.width, config.width)) for m, e in encoders.items()}
         )
         self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), shape)
-        self.to_llm = nn.Identity() if config.width == hidden else nn.Linear(config.width, hidden)
+        self.to_llm = nn.Identity() if config.width == config.llm_width else nn.Linear(config.width, config.llm_width)
         self.output = config.make_output()
         self.prompt = config.prompt  # a modality; the config makes featurizers to tell
         self.llm = self.output.language_model().from_config(config.llm_config)
-        self.head = self.output.head(hidden)
+        self.head = self.output.head(config.llm_width)
         if self.prompt is None and not self.output.reads_answers:
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
         # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
@@ -106,6 +103,16 @@ class FusionModel(PreTrainedModel):
     def fuse(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:
         """x_m (B, X, D) of what `encode` gives."""
         return self.to_llm(self.fusion(tokens_BNTD, mask_BNT))
+
+    @torch.no_grad()
+    def prompt_room(self) -> int | None:
+        """How long a prompt may be for the language model to have positions for x_m, prompt and answer; None: any."""
+        if (most := positions(self.config.llm_config)) is None:
+            return None
+        tokens_BNTD = torch.zeros_like(self.fusion.stand_in_NTD)[None]
+        with torch.random.fork_rng(devices=[]):  # dropout would move the state that training goes on from
+            x_m = self.fuse(tokens_BNTD, torch.ones_like(tokens_BNTD[..., 0], dtype=torch.bool))
+        return most - x_m.shape[1] - (self.config.max_new_tokens if self.output.reads_answers else 0)
 
     def context(
         self, x_m: Tensor, prompt_ids: Tensor | None = None, prompt_mask: Tensor | None = None
@@ -199,5 +206,8 @@ class FusionModel(PreTrainedModel):
 def _make_encoder(config: FusionConfig, modality: str, shape: ModelShape) -> Encoder:
     source = FeatureShape(**config.inputs[modality])
     if config.encoder_class(modality).reads_prompt:
-        source = replace(source, width=config.llm_config.hidden_size)
+        source = replace(source, width=config.llm_width)
     return ENCODERS.make(ENCODERS.choose(config.encoders[modality], source.form), source, shape, scope=source.form)
+
+
+AutoModel.register(FusionConfig, FusionModel, exist_ok=True)

@@ -31,6 +31,7 @@ class FusionConfig(PreTrainedConfig):
     tokens: int = 4
     dropout: float = 0.0
     max_new_tokens: int = 16
+    embedding_width: int | None = None  # of the language model's tokens, if not its hidden size
     llm_config: Any = None  # a dict (as read from config.json) becomes the configuration it describes
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -39,6 +40,11 @@ class FusionConfig(PreTrainedConfig):
         elif isinstance(self.llm_config, dict):
             self.llm_config = AutoConfig.for_model(**self.llm_config)
         super().__post_init__(**kwargs)
+
+    @property
+    def llm_width(self) -> int:
+        """Of a token that the language model reads, and of what it makes of one."""
+        return int(self.embedding_width or self.llm_config.get_text_config().hidden_size)
 
     @property
     def prompt(self) -> str | None:
@@ -63,3 +69,7 @@ class ModelOutput(transformers_utils.ModelOutput):
     x_m: Tensor | None = None  # what the fusion made of the inputs (B, X, D)
     tokens: dict[str, Tensor] | None = None  # e_m by modality, projected: what the fusion read (B, T, D)
     masks: dict[str, Tensor] | None = None  # (B, T), true where a token is real; a row that lacks a modality has none
+
+
+# As transformers asks of a model that is not its own: `AutoConfig` and, with `training.model`, `AutoModel` know it.
+AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)

@@ -11,13 +11,13 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from training import catalog
+from training import catalog, descriptions
 from training.catalog import OUTPUTS
 from training.schema import MODALITIES
 from training.spec import JobSpec, RunSpec, own_code
@@ -189,6 +189,20 @@ def version_tags(uri: str, project: str, version: str) -> dict[str, str]:
 def tag_version(uri: str, project: str, version: str, tags: Mapping[str, str]) -> None:
     for name, value in tags.items():
         client(uri).set_model_version_tag(project, version, TAG + name, value)
+
+
+def describe(uri: str, project: str, version: str, of_model: str, of_version: str) -> None:
+    """Describes the registered model and one of its versions, in Markdown."""
+    store = client(uri)
+    store.update_registered_model(project, of_model)
+    store.update_model_version(project, version, of_version)
+
+
+def describe_verdict(uri: str, project: str, version: str, reasons: Sequence[str], is_champion: bool) -> None:
+    """Adds to the description of a version what the gate said of it."""
+    store = client(uri)
+    description = store.get_model_version(project, version).description or ""
+    store.update_model_version(project, version, descriptions.judged(description, reasons, is_champion))
 
 
 def version_run(uri: str, project: str, version: str) -> str:

@@ -55,7 +55,8 @@ class Answerer:
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
         self.modalities = tuple(config.modalities)  # those that the model reads
         self.output = self._model.output
-        self._collate = Collator(self._tokenizer, self.processor.features, self.modalities, config.prompt)
+        features, room = self.processor.features, self._model.prompt_room()
+        self._collate = Collator(self._tokenizer, features, self.modalities, config.prompt, prompt_room=room)
 
     def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The row of `Processor.row` for text, image and speech as given. Raises ValueError that names the modality."""
@@ -65,6 +66,10 @@ class Answerer:
                 row[modality] = self.processor.row(**{modality: value})[modality]
             except MediaError as error:
                 raise ValueError(f"{modality}: {error}") from error
+        try:
+            self._collate.check_prompts([row])
+        except ValueError as error:
+            raise ValueError(f"{self._collate.prompt}: {error}") from error
         return row
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Any]:

@@ -171,6 +171,8 @@ class TrainingSettings:
         kinds = [objective.kind for objective in objectives]
         check(0 < len(kinds) == len(set(kinds)), "objectives", kinds, "at least one, and none twice")
         check(self.parallel is None or self.parallel >= 1, "parallel", self.parallel, "null or at least 1")
+        beside = self.baseline_epochs
+        check(beside is None or beside > 0, "baseline_epochs", beside, "null or a positive number")
         for name in ("warmup", "label_smoothing"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
 

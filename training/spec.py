@@ -57,6 +57,7 @@ class JobSpec:
     cache: str  # folder of the memory-mapped features
     checkpoints: str  # folder
     tags: dict[str, str]
+    answers: str = "label"  # the column that says what a model answers
     own_code: str = ""  # folder where users' own kinds may lie, beside what PYTHONPATH says
     runs: tuple[RunSpec, ...]
 
@@ -84,7 +85,7 @@ def plan_runs(
     noise: Mapping[str, Sequence[str]] | None = None,
 ) -> list[RunSpec]:
     """The model itself, on all modalities that the project has, and what it must beat: each modality alone, and plain
-    concatenation; these are the same model otherwise, trained for `baseline_epochs`.
+    concatenation (unless the model is that itself); these are the same model otherwise, trained for `baseline_epochs`.
 
     Args:
         dataset: the snapshot's fingerprint.
@@ -97,15 +98,26 @@ def plan_runs(
 
     def run(name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str]) -> RunSpec:
         settings = identity(model), training_identity(training), sorted(keep), batches, *([clips] if clips else [])
-        name_of_all = fingerprint("training", VERSION, versions, dataset, *settings)
+        # With its role: a model is registered, and a baseline of the same settings is not, so neither stands for both.
+        name_of_all = fingerprint("training", VERSION, name, versions, dataset, *settings)
         return RunSpec(
             name=name, model=model, training=training, keep=tuple(keep), noise=clips, fingerprint=name_of_all
         )
 
     beside = replace(training, epochs=training.baseline_epochs or training.epochs)
     baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1]
-    concat = run("concat", replace(model, fusion=Choice("concat")), beside, modalities)
-    return [run("model", model, training, modalities), *baselines, concat]
+    if (concat := replace(model, fusion=Choice("concat"))) != model:
+        baselines.append(run("concat", concat, beside, modalities))
+    return [run("model", model, training, modalities), *baselines]
+
+
+def shorter_training(runs: Sequence[RunSpec]) -> str | None:
+    """How much less than the model the baselines are trained, to be said wherever their figures stand beside the
+    model's; None: as long."""
+    epochs = {run.is_baseline: run.training.epochs for run in runs}
+    if epochs.get(True) in (None, epochs[False]):
+        return None
+    return f"the baselines were trained for {epochs[True]:g} epochs, the model for {epochs[False]:g}"
 
 
 def identity(model: ModelSettings) -> dict[str, Any]:

@@ -49,20 +49,19 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(missing_model(name)) from error
-    if tokenizer.eos_token is None:
-        raise ValueError(f"the tokenizer of {name!r} has no end-of-sequence token: it is no causal language model's")
-    if tokenizer.pad_token is None:
+        raise ValueError(missing_model(name, error)) from error
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:  # without either: see `training.llm.load_llm`
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
 
 
-def missing_model(name: str) -> str:
+def missing_model(name: str, error: Exception) -> str:
     """What to do about a model that cannot be loaded."""
-    what = "a local folder" if Path(name).is_dir() else "no local folder"
+    if Path(name).is_dir():
+        return f"model.llm is the folder {name!r}, and its files cannot be loaded: {' '.join(str(error).split())[:300]}"
     return (
-        f"model.llm is {name!r} ({what}), and its files cannot be loaded. Without a network: download it elsewhere "
-        f"(`hf download {name} --local-dir FOLDER`), bring the folder, and set model.llm to its path; "
+        f"model.llm is {name!r} (no local folder), and its files cannot be loaded. Without a network: download it "
+        f"elsewhere (`hf download {name} --local-dir FOLDER`), bring the folder, and set model.llm to its path; "
         "or use `llm: tiny`, which needs no download"
     )

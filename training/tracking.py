@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from training import descriptions
 from training.catalog import OUTPUTS
 from training.children import is_free
 from training.records import EvaluationRow, TrainingReport
@@ -23,6 +24,8 @@ from training.spec import JobSpec, RunSpec
 
 TAG = "triptych."  # before the names of our tags
 _SAMPLING_SECONDS = 1  # of system metrics; a short training should have some, too
+NOTE = "mlflow.note.content"  # where MLflow's pages look for the description of an experiment or a run
+TABLE = "evaluation_table.json"  # the artifact with test predictions as a table
 REPORT = "report.json"  # the artifact that says a training is whole: logged last
 
 
@@ -157,6 +160,7 @@ def open_experiment(spec: JobSpec) -> None:
             location = Path(location).absolute().as_uri()
         mlflow.create_experiment(spec.project, artifact_location=location)
     mlflow.set_experiment(spec.project)
+    mlflow.set_experiment_tag(NOTE, descriptions.experiment(spec))
     end_dead_runs(spec.tracking_uri, spec.project, Path(spec.checkpoints))
 
 
@@ -212,7 +216,11 @@ def _snapshot(spec: JobSpec) -> Any:
     class Snapshot(MetaDataset):
         profile = None
 
-    source = DeltaDatasetSource(path=f"{spec.lake.rstrip('/')}/dataset", delta_table_version=spec.version)
+    class Table(DeltaDatasetSource):
+        def to_dict(self) -> dict[str, Any]:  # MLflow's own leaves out version 0, which would mean the newest
+            return super().to_dict() | {"delta_table_version": self.delta_table_version}
+
+    source = Table(path=f"{spec.lake.rstrip('/')}/dataset", delta_table_version=spec.version)
     return Snapshot(source, name=f"{spec.project}_dataset", digest=spec.dataset)
 
 
@@ -311,6 +319,29 @@ def log_results(folder: Path, metrics: Mapping[str, float | None], subsets: Sequ
         values[f"test_filled_{main}/{subset}"] = row.filled.value
     mlflow.log_metrics({name: value for name, value in values.items() if value is not None})
     mlflow.log_artifacts(str(folder))
+
+
+def describe_run(text: str) -> None:
+    """Describes the active run, in Markdown."""
+    import mlflow
+
+    mlflow.set_tag(NOTE, text)
+
+
+def log_predictions(table: Mapping[str, Sequence[Any]]) -> None:
+    """Columns of equal length, as a table that MLflow's pages show. Once: MLflow would add to what a run has."""
+    import mlflow
+
+    active = mlflow.active_run()
+    assert active is not None
+    store = client(mlflow.get_tracking_uri())
+    if TABLE not in {file.path for file in store.list_artifacts(active.info.run_id)}:
+        mlflow.log_table({name: list(column) for name, column in table.items()}, TABLE)
+
+
+def run_page(uri: str, ui: str, run_id: str) -> str:
+    """Where MLflow's web UI at the address `ui` shows a run."""
+    return f"{ui}/#/experiments/{client(uri).get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 
 def log_report(report: TrainingReport) -> None:

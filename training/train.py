@@ -57,6 +57,7 @@ class TrainingTask:
     train: SampleDataset  # labelled rows
     validation: SampleDataset  # labelled rows; may be empty
     tokenizer: PreTrainedTokenizerBase
+    test: Sequence[Row] | SampleDataset = ()  # answered afterwards; decides no weight
     keep: frozenset[str] | None = None  # modalities the model may read (for baselines); None: all of the training rows
     noise: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)  # modality -> clips for augmentation
 
@@ -80,13 +81,15 @@ def fit(
         folder: checkpoints lie here; the caller removes it when the model is stored.
 
     Raises:
-        ValueError: no row to train on, a label that no answer could be, the checkpoints are of another training, or
-            the loss is no number.
+        ValueError: no row to train on, a label that no answer could be, a prompt that is too long for the language
+            model, the checkpoints are of another training, or the loss is no number.
     """
     if len(task.train) == 0 or not task.modalities:
         wanted = "any modality" if task.keep is None else subset_name(task.keep)
         raise ValueError(f"no training row has {wanted} ({len(task.train)} rows): look at the splits and at keep")
     network = new_model(task)
+    for rows in (task.train, task.validation, task.test):
+        make_collator(network, task.tokenizer, task.features).check_prompts(rows[n] for n in range(len(rows)))
     claim(Path(folder), task.identity())
     trainer = make_trainer(task, network, Path(folder), callbacks, run_name)
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
@@ -174,7 +177,8 @@ def make_collator(
     keep: frozenset[str] | None = None,
 ) -> Collator:
     """The collator that makes batches for `model`, without labels and dropout."""
-    return Collator(tokenizer, features, tuple(model.config.modalities), model.config.prompt, keep)
+    modalities, prompt = tuple(model.config.modalities), model.config.prompt
+    return Collator(tokenizer, features, modalities, prompt, keep, prompt_room=model.prompt_room())
 
 
 def augmenters(

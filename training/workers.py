@@ -7,13 +7,15 @@ other.
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from training.children import die_with_parent
+from training.children import die_with_parent, how_ended
 
 Log = Callable[[str], None]
 _to_parent: list[Any] = []  # in a worker: the end of a pipe that takes its log lines, and the lock of who writes
@@ -25,26 +27,45 @@ def side_by_side(
     """Calls ``work(*task, log)`` for every task, `workers` at once, the first ones first; `done` gets the results.
 
     All that can be pickled may cross. What a task logs arrives line by line. After a failure the other tasks go on,
-    since what they make is kept; then the first error is raised.
+    since what they make is kept; then the first error is raised. Where a process is killed, all end.
+
+    Raises:
+        RuntimeError: a process was killed; the message says how.
     """
     context = multiprocessing.get_context("spawn")
     lines, writer = context.Pipe(duplex=False)
     listener = threading.Thread(target=_listen, args=(lines, log), daemon=True)
     listener.start()
     errors: list[BaseException] = []
+    processes: set[Any] = set()  # noted here, since the pool forgets those that are gone
     try:
         begin = os.getpid(), writer, context.Lock()
         with ProcessPoolExecutor(workers, context, _begin, begin) as pool, _stopping_workers():
-            for future in as_completed([pool.submit(_call, work, task) for task in tasks]):
+            futures = []
+            for task in tasks:
+                futures.append(pool.submit(_call, work, task))
+                processes |= set(multiprocessing.active_children())
+            pool.submit(int)  # a pool watches its newest process only once it has been called again
+            for future in as_completed(futures):
                 if error := future.exception():
                     errors.append(error)
                 else:
                     done(future.result())
+    except BrokenProcessPool as error:  # so early that no other task was taken
+        errors.append(error)
     finally:
         writer.close()  # the last of its ends; a message would need the lock, which a worker may have died with
         listener.join()
+    if errors and isinstance(errors[0], BrokenProcessPool):
+        raise RuntimeError(f"a process that trained {_killed(processes)}") from errors[0]
     if errors:
         raise errors[0]
+
+
+def _killed(processes: Collection[Any]) -> str:
+    """How the one ended that broke the pool, which then ended the others by SIGTERM."""
+    asked = -signal.SIGTERM, 128 + signal.SIGTERM
+    return how_ended(next((p.exitcode for p in processes if p.exitcode and p.exitcode not in asked), asked[0]))
 
 
 def _listen(lines: Any, log: Log) -> None:
@@ -62,7 +83,14 @@ def _begin(parent: int, writer: Any, lock: Any) -> None:
 
 
 def _call(work: Callable[..., Any], task: tuple[Any, ...]) -> Any:
-    return work(*task, _say)
+    try:
+        return work(*task, _say)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # it could not cross, and would be taken for a process that was killed
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise
 
 
 def _say(line: str) -> None:

@@ -1,24 +1,36 @@
 """Starts the trainer as a child of this process, on this machine."""
 
+import contextlib
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
-from assets.launchers.base import Launcher
+from assets.launchers.base import Launcher, reports_of
 from training import children
+
+_STOP_SECONDS = 20  # a trainer that was asked to stop has this long
 
 
 class SubprocessLauncher(Launcher):
     """The child dies with its parent (`training.job` sees to it)."""
 
     def launch(self, context: dg.AssetExecutionContext, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
-        completed = dg.PipesSubprocessClient().run(
-            context=context,
-            command=[sys.executable, "-P", "-m", "training.job"],
-            env=children.environment() | {children.PARENT: str(os.getpid())},
-            extras={"spec": dict(spec)},
-        )
-        return [dict(message) for message in completed.get_custom_messages()]
+        # As PipesSubprocessClient does, which tells neither how the child ended nor what it said last.
+        injector, reader = dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
+        with dg.open_pipes_session(context, injector, reader, extras={"spec": dict(spec)}) as session:
+            mine = {children.PARENT: str(os.getpid()), **session.get_bootstrap_env_vars()}
+            process = subprocess.Popen([sys.executable, "-P", "-m", "training.job"], env=children.environment() | mine)
+            try:
+                code = process.wait()
+            except BaseException:  # this run is to stop
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_STOP_SECONDS)
+                process.kill()
+                raise
+        return reports_of(session.get_custom_messages(), code)

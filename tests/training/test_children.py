@@ -57,3 +57,38 @@ def test_a_lock_is_free_when_no_process_holds_it(tmp_path):
         run = [sys.executable, "-c", code]
         done = subprocess.run(run, env=children.environment(), capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-9, "was killed by signal 9 (SIGKILL): most likely out of memory; lower training.batch_size"),
+        (137, "was killed by signal 9 (SIGKILL): most likely out of memory; lower training.batch_size"),
+        (-11, "was killed by signal 11 (SIGSEGV)"),
+        (143, "was killed by signal 15 (SIGTERM)"),
+        (1, "ended with exit code 1"),
+    ],
+)
+def test_how_a_process_ended_in_words(code, words):
+    assert children.how_ended(code).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("epochs is 0\nexpected 1"), "epochs is 0 expected 1"),
+        (RuntimeError("mat1 and mat2"), "mat1 and mat2"),
+        (RuntimeError(), "RuntimeError"),
+        (KeyError("colour"), "KeyError: 'colour'"),
+        (MemoryError(), "out of memory: lower training.batch_size, or set training.parallel to 1 (MemoryError)"),
+        (
+            RuntimeError("CUDA out of memory. Tried"),
+            "out of memory: lower training.batch_size, or set training.parallel",
+        ),
+        (RuntimeError("alloc_cpu: can't allocate memory: you"), "out of memory: lower training.batch_size"),
+        (TypeError("x" * 5000), f"TypeError: {'x' * 600} ..."),
+    ],
+)
+def test_the_last_words_are_one_line(error, words):
+    said = children.last_words(error)
+    assert said.startswith(words) and "\n" not in said and len(said) < 700

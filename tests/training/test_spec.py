@@ -14,7 +14,7 @@ from training.catalog import Choice
 from training.features import FeatureSettings
 from training.processor import Processor
 from training.settings import MediaLimits, ModelSettings, SpeechAugmentation, TrainingSettings
-from training.spec import JobSpec, RunSpec, plan_runs
+from training.spec import JobSpec, RunSpec, plan_runs, shorter_training
 
 MODEL = ModelSettings(width=16, heads=2)
 
@@ -22,6 +22,39 @@ MODEL = ModelSettings(width=16, heads=2)
 def named(model: ModelSettings = MODEL, features: Any = None, training: Any = None) -> str:
     runs = plan_runs(model, training or TrainingSettings(), features or FeatureSettings(), ["image", "speech"], "d")
     return runs[0].fingerprint
+
+
+def test_two_roles_never_share_an_identity() -> None:
+    """Not even where one model's settings are another one's: a model is registered, a baseline is not."""
+    modalities = ["text", "image", "speech"]
+    names: dict[str, set[str]] = {}
+    for fusion in ("attention", "concat"):
+        model = replace(MODEL, fusion={"kind": fusion})  # type: ignore[arg-type]
+        for run in plan_runs(model, TrainingSettings(), FeatureSettings(), modalities, "d"):
+            names.setdefault(run.fingerprint, set()).add(run.name)
+    assert all(len(roles) == 1 for roles in names.values())
+    assert len(names) == 9  # each fusion's model and singles, and concatenation as the baseline of one of them
+
+
+@pytest.mark.parametrize("beside", [None, 0.5])
+def test_concatenation_is_no_rival_of_itself(beside: float | None) -> None:
+    def planned(fusion: str, *modalities: str) -> list[str]:
+        model, training = replace(MODEL, fusion={"kind": fusion}), TrainingSettings(baseline_epochs=beside)  # type: ignore[arg-type]
+        return [run.name for run in plan_runs(model, training, FeatureSettings(), modalities, "d")]
+
+    assert planned("attention", "text", "image") == ["model", "text", "image", "concat"]
+    assert planned("concat", "text", "image") == ["model", "text", "image"]
+    assert planned("concat", "image") == ["model"]
+
+
+def test_how_much_less_baselines_are_trained() -> None:
+    def said(**training: Any) -> str | None:
+        return shorter_training(plan_runs(MODEL, TrainingSettings(**training), FeatureSettings(), ["image"], "d"))
+
+    assert said(epochs=5, baseline_epochs=0.6) == "the baselines were trained for 0.6 epochs, the model for 5"
+    assert said(epochs=5, baseline_epochs=5) is None and said(epochs=5) is None
+    with pytest.raises(ValueError, match="baseline_epochs is 0, expected null or a positive number"):
+        TrainingSettings(baseline_epochs=0)
 
 
 @pytest.mark.parametrize("image", [{"mean": 0.4}, {"std": 0.25}], ids=["mean", "std"])

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from filelock import FileLock
 from transformers import TrainerControl, TrainerState
 
-from training import model_registry, tracking
+from training import descriptions, model_registry, tracking
 from training.evaluate import measure
 from training.outputs.text import TextOutput
 from training.records import EvaluationRow, Figure, TrainingReport
@@ -85,6 +86,46 @@ def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: 
     assert tracking.find_report(spec.tracking_uri, spec.project, run.fingerprint) == report
     assert tracking.read_artifact(spec.tracking_uri, active.info.run_id, "confusion.png") == b"picture"
     assert tracking.find_run(spec.tracking_uri, spec.project, "another") is None
+
+
+@pytest.mark.parametrize("version", [0, 7])
+def test_the_dataset_of_a_run_is_a_version_of_a_table(make_spec: MakeSpec, version: int) -> None:
+    spec, run = make_spec("input", seed=version)
+    with tracking.open_run(replace(spec, version=version, dataset=f"fingerprint of {version}"), run):
+        pass
+    (used,) = run_of(spec, run).inputs.dataset_inputs
+    assert json.loads(used.dataset.source)["delta_table_version"] == version
+
+
+def test_predictions_are_a_table_that_is_logged_once(make_spec: MakeSpec) -> None:
+    import mlflow
+
+    spec, run = make_spec("table")
+    with pytest.raises(RuntimeError), tracking.open_run(spec, run) as active:
+        tracking.log_predictions({"text": ["what?", None], "prediction": ["7", "9"]})
+        fail()
+    with tracking.open_run(spec, run) as again:
+        tracking.log_predictions({"text": ["what?", None], "prediction": ["7", "9"]})
+    assert again.info.run_id == active.info.run_id
+    table = mlflow.load_table(tracking.TABLE, run_ids=[active.info.run_id])
+    assert table.to_dict("list") == {"text": ["what?", None], "prediction": ["7", "9"]}
+
+
+def test_a_verdict_takes_the_place_of_the_last_one_in_the_description(make_spec: MakeSpec, bundle: Path) -> None:
+    spec, run = make_spec("described")
+    uri = spec.tracking_uri
+    with tracking.open_run(spec, run):
+        version = model_registry.log_model(spec, run, bundle)
+    about = descriptions.registered_model(spec, run), descriptions.version(spec, run, 30, {"n": 4, "accuracy": 0.5})
+    model_registry.describe(uri, "described", version, *about)
+    model_registry.describe_verdict(uri, "described", version, ["worse than the champion"], False)
+    model_registry.describe_verdict(uri, "described", version, ["better than the champion", "so it is"], True)
+    store = client(uri)
+    assert store.get_registered_model("described").description.startswith("Answers `label` (output text) from text, ")
+    said = store.get_model_version("described", version).description
+    assert "Trained on 30 samples of dataset `0123456789abcdef` (version 7 of the table)" in said
+    assert "On 4 test samples, all inputs given: accuracy 0.5000." in said
+    assert said.endswith("**The gate** (champion):\n\n- better than the champion\n- so it is")
 
 
 def test_what_could_not_be_measured_is_left_out(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -52,6 +52,33 @@ def test_results_and_lines_arrive_and_a_failure_lets_the_others_finish():
     assert sorted(lines) == ["at 1", "at 3", "at 4"]
 
 
+class Odd(Exception):
+    """Cannot cross from one process to another."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def fail_oddly(_number: int, _log) -> None:
+    raise Odd("salt", "pepper")
+
+
+def die(number: int, _log) -> None:
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def test_a_process_that_is_killed_is_named_with_its_signal():
+    with pytest.raises(RuntimeError, match=r"^a process that trained was killed by signal 9 \(SIGKILL\): most li"):
+        side_by_side(die, [(1,), (2,)], 2, print, print)
+
+
+def test_an_error_that_cannot_cross_is_told_all_the_same():
+    with pytest.raises(RuntimeError, match=r"^Odd: salt and pepper$"):
+        side_by_side(fail_oddly, [(1,), (2,)], 2, print, print)
+
+
 def test_tasks_run_at_the_same_time(tmp_path):
     done = []
     side_by_side(meet, [(str(tmp_path), 1), (str(tmp_path), 2)], 2, done.append, print)

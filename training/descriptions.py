@@ -1,0 +1,124 @@
+"""What a person reads of experiments, runs, models and versions in MLflow, and in the card of a saved model."""
+
+from collections.abc import Mapping, Sequence
+
+from training.spec import JobSpec, RunSpec
+
+_GATE = "\n\n**The gate**"  # what it said of a version stands from here on
+
+
+def experiment(spec: JobSpec) -> str:
+    return (
+        f"Trainings of the project {spec.project}: models that answer `{spec.answers}`, and beside each the baselines "
+        f"that it must beat. The registered model is called `{spec.project}`."
+    )
+
+
+def task(spec: JobSpec, run: RunSpec) -> str:
+    """What a model answers, from what."""
+    return f"Answers `{spec.answers}` (output {run.model.output}) from {_listed(run.keep)}."
+
+
+def registered_model(spec: JobSpec, run: RunSpec) -> str:
+    return f"{task(spec, run)} `champion` is the version that answers, `challenger` the one that was judged last."
+
+
+def trained_run(spec: JobSpec, run: RunSpec, rows: int) -> str:
+    """Of an MLflow run. Args: `rows` it is trained on."""
+    role = "The model." if not run.is_baseline else f"A baseline ({run.name}), for the model to beat."
+    return " ".join([role, task(spec, run), _training(spec, run, rows), *_dagster(spec)])
+
+
+def version(spec: JobSpec, run: RunSpec, rows: int, metrics: Mapping[str, float | None]) -> str:
+    """Of a registered version, before the gate has judged it."""
+    return "\n\n".join([task(spec, run), _training(spec, run, rows), _figures(metrics), *_dagster(spec)])
+
+
+def judged(description: str, reasons: Sequence[str], is_champion: bool) -> str:
+    """The description of a version with what the gate said of it."""
+    outcome = "champion" if is_champion else "not champion"
+    said = "".join(f"\n- {reason}" for reason in reasons)
+    return f"{description.partition(_GATE)[0]}{_GATE} ({outcome}):\n{said}"
+
+
+def card(spec: JobSpec, run: RunSpec, rows: int, metrics: Mapping[str, float | None], run_id: str) -> str:
+    """README.md of a saved model: Hugging Face's head, and in words and code what it is and how it is asked."""
+    inputs = ", ".join(f'"{modality}": ...' for modality in run.keep)
+    return _CARD.format(
+        project=spec.project,
+        task=task(spec, run),
+        training=_training(spec, run, rows),
+        figures=_figures(metrics),
+        inputs=inputs,
+        listed=_listed(run.keep),
+        uri=spec.tracking_uri if "@" not in spec.tracking_uri else "...",  # no password
+        run_id=run_id,
+    )
+
+
+def _training(spec: JobSpec, run: RunSpec, rows: int) -> str:
+    return (
+        f"Trained on {rows:,} samples of dataset `{spec.dataset}` (version {spec.version} of the table), "
+        f"{run.training.epochs:g} epochs; language model `{run.model.llm}`, fusion `{run.model.fusion}`."
+    )
+
+
+def _figures(metrics: Mapping[str, float | None]) -> str:
+    listed = [f"{name} {value:.4f}" for name, value in metrics.items() if name != "n" and value is not None]
+    return f"On {metrics.get('n') or 0:,} test samples, all inputs given: {', '.join(listed) or 'not measured'}."
+
+
+def _dagster(spec: JobSpec) -> list[str]:
+    url = spec.tags.get("dagster_url")
+    return [f"[The run in Dagster]({url})"] if url else []
+
+
+def _listed(modalities: Sequence[str]) -> str:
+    *others, last = modalities
+    return f"{', '.join(others)} and {last}, or any of them" if others else last
+
+
+_CARD = """---
+library_name: transformers
+tags: [triptych, multimodal]
+---
+# {project}
+
+{task} {training} {figures}
+
+The folder holds the model (`config.json`, `model.safetensors`), its tokenizer, and the processor that makes tensors of
+raw inputs (`processor.json`). Inputs are {listed}: a text as it is, media as the bytes of a file.
+
+With the code that trained it (a checkout of Triptych, or `code/` of the logged model, on PYTHONPATH), where FOLDER is
+this folder:
+
+```python
+from pathlib import Path
+
+from training.score import Answerer
+
+answerer = Answerer(Path("FOLDER"))
+row = answerer.read({{{inputs}}})
+print(answerer([row]))
+```
+
+The bare network, for `AutoModel` and `AutoConfig` of transformers:
+
+```python
+import training.model
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("FOLDER")
+```
+
+With MLflow, which brings the code along; media as base64:
+
+```python
+import mlflow
+import pandas as pd
+
+mlflow.set_tracking_uri("{uri}")
+model = mlflow.pyfunc.load_model("runs:/{run_id}/model")
+print(model.predict(pd.DataFrame([{{{inputs}}}])))
+```
+"""

@@ -1,0 +1,85 @@
+"""Language models of Hugging Face: what they must be to read soft tokens and a prompt, and how they are loaded.
+
+Their weights are float32 here, whatever dtype they were stored in: an optimizer's small steps would vanish in bfloat16,
+and a model answers the same wherever it is loaded. `training.precision: bfloat16` computes a training in bfloat16
+(autocast); a trained model answers in float32.
+"""
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from training.outputs.base import Output
+from training.tokenizer import missing_model
+
+_INSTEAD = "set model.llm to a causal (decoder-only) language model such as a Llama, Qwen or GPT-2, or to `tiny`"
+_HALF = 8  # tokens of the sequence that tells whether a model is causal: so many stay, so many change
+_NOISE = 1e-5  # of float32, as a share of what a change moves where it may
+
+
+def load_llm(name: str, output: Output, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The language model of a Hugging Face name or local folder, in eval mode and float32.
+
+    Raises:
+        ValueError: it is not there, it is no causal language model, or the tokenizer is another model's.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        _check_kind(name, config)
+        llm = output.language_model().from_pretrained(
+            name, config=config, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+    except OSError as error:
+        raise ValueError(missing_model(name, error)) from error
+    if not is_causal(llm):
+        raise ValueError(
+            f"model.llm is {name!r} ({config.model_type}), which is not causal: what it says at a token depends on "
+            f"later tokens, so in training it would see the answer that it is to give; {_INSTEAD}"
+        )
+    _check_tokenizer(name, tokenizer, llm.get_input_embeddings().weight.shape[0])
+    return llm
+
+
+def _check_kind(name: str, config: PreTrainedConfig) -> None:
+    """Raises ValueError for what its configuration says it is."""
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"model.llm is {name!r} ({config.model_type}), an encoder-decoder: soft tokens, prompt and answer have to "
+            f"be one sequence; {_INSTEAD}"
+        )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"model.llm is {name!r} ({config.model_type}), no causal language model; {_INSTEAD}")
+    if getattr(config, "quantization_config", None):
+        raise ValueError(
+            f"model.llm is {name!r} ({config.model_type}), quantized: name the model that it was made from"
+        )
+
+
+def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, embedded: int) -> None:
+    """Raises ValueError where the tokenizer is not that of a model with so many embeddings, or cannot end an answer."""
+    for role in ("eos_token", "pad_token"):
+        token, number = getattr(tokenizer, role), getattr(tokenizer, f"{role}_id")
+        if token is None:
+            raise ValueError(f"the tokenizer of {name!r} has no {role}, so no answer could end: set it there")
+        if number >= embedded:
+            raise ValueError(
+                f"the {role} {token!r} of {name!r} is token {number}, and the model has embeddings of {embedded}: save "
+                "it again after `model.resize_token_embeddings(len(tokenizer))`, or take its own tokenizer"
+            )
+
+
+@torch.no_grad()
+def is_causal(llm: PreTrainedModel) -> bool:
+    """Whether nothing that it says at a token changes with later tokens; tried out, as a configuration may not tell."""
+    embed = llm.get_input_embeddings()
+    draw = torch.Generator().manual_seed(0)  # torch's global one decides the weights of what is made next
+    ids_BS = torch.randint(embed.weight.shape[0], (2, 2 * _HALF), generator=draw)
+    ids_BS[1, :_HALF] = ids_BS[0, :_HALF]
+    said_BSX = llm(inputs_embeds=embed(ids_BS), attention_mask=torch.ones_like(ids_BS))[0]
+    moved_S = (said_BSX[0] - said_BSX[1]).abs().amax(-1)
+    return not bool(moved_S[:_HALF].max() > _NOISE * moved_S[_HALF:].max())
+
+
+def positions(config: PreTrainedConfig) -> int | None:
+    """How many tokens a language model reads at most: those it has positions for, or was trained with; None: any."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or None

@@ -1,0 +1,65 @@
+"""Test predictions as a person reads them: what was asked, what the label says, what the model answered."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from training import catalog
+from training.cache import open_table
+from training.catalog import OUTPUTS
+from training.schema import MODALITIES, subset_name
+from training.spec import JobSpec, RunSpec
+
+_ROWS = 1000  # a page shows them all at once
+_CHARACTERS = 500  # of a cell
+
+
+def prediction_table(spec: JobSpec, predictions: pa.Table, run: RunSpec) -> dict[str, list[Any]]:
+    """Columns: sample_id; each modality as its text or the name of its file; label, prediction, and the metric.
+
+    Args:
+        predictions: `training.schema.predictions_schema`; of those with all inputs the first thousand are taken.
+    """
+    metric = OUTPUTS.load(run.model.output.kind).metrics[0]
+    rows = predictions.filter(pc.equal(predictions["subset"], subset_name(run.keep))).slice(0, _ROWS).to_pylist()
+    given = _inputs(spec, [row["sample_id"] for row in rows])
+    table: dict[str, list[Any]] = {"sample_id": [row["sample_id"] for row in rows]}
+    table |= {m: [given[row["sample_id"]][m] for row in rows] for m in run.keep}
+    table |= {name: [_cell(row[name]) for row in rows] for name in ("label", "prediction")}
+    return table | {metric.name: [metric.score(row["label"], row["prediction"]) for row in rows]}
+
+
+def _inputs(spec: JobSpec, samples: Sequence[str]) -> Mapping[str, dict[str, Any]]:
+    """Sample id -> modality -> text, or name of the file; None where it has none."""
+    columns = [f"{m}_item" for m in MODALITIES]
+    wanted = pc.field("sample_id").isin(samples)
+    joined = _open(spec, "samples").to_table(["sample_id", *columns], filter=wanted).to_pylist()
+    items = {row[column] for row in joined for column in columns} - {None}
+    named = _open(spec, "manifest").to_table(
+        ["item_id", "modality", "uri", "member", "text"], filter=pc.field("item_id").isin(sorted(items))
+    )
+    names = {row["item_id"]: _name(row) for row in named.to_pylist()}
+    return {row["sample_id"]: {m: names.get(row[f"{m}_item"]) for m in MODALITIES} for row in joined}
+
+
+def _open(spec: JobSpec, table: str) -> Any:
+    return open_table(spec.lake, table, storage_options=spec.storage_options)
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    if catalog.MODALITIES.load(item["modality"]).is_text:
+        return str(_cell(item["text"]))
+    return item["member"] or PurePosixPath(item["uri"]).name
+
+
+def _cell(value: Any) -> Any:
+    """As JSON can carry it, and a page can show it."""
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = str(value)
+    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"
