@@ -96,7 +96,7 @@ def _read(table: TableFile) -> Iterator[Record]:
     except FileNotFoundError:
         raise _no_such(table) from None
     except UnicodeError as error:
-        encoding = table.encoding()
+        encoding = table.encoding
         advice = "set `encoding` to the table's own"
         raise SourceError(
             f"{table}{_undecodable_line(table)} is not {encoding.removesuffix('-sig')} ({error}); {advice}"
@@ -117,7 +117,7 @@ def _no_such(table: object) -> SourceError:
 
 def _undecodable_line(table: TableFile) -> str:
     """`` line N`` of the first line that is not in the encoding; nothing where lines are not bytes up to LF."""
-    encoding = table.encoding()
+    encoding = table.encoding
     if encoding.lower().startswith(("utf-16", "utf_16", "utf-32", "utf_32")):
         return ""
     with contextlib.suppress(OSError, EOFError, zlib.error), table.open() as file:  # it may be damaged, too

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from io import TextIOWrapper
 from json.encoder import encode_basestring as quote
 from typing import BinaryIO, TextIO, cast
@@ -79,9 +80,10 @@ class TableFile:
 
     def open_text(self) -> TextIO:
         """The characters. Raises OSError."""
-        encoding = self.encoding()
+        encoding = self.encoding
         return TextIOWrapper(self.open(), encoding=encoding, newline="")
 
+    @cached_property
     def encoding(self) -> str:
         """What the settings say; without one, what a byte order mark does."""
         encoding = self.settings.encoding

@@ -151,13 +151,13 @@ def _words(error: csv.Error, line: int) -> str:
 
 def _dialect(table: TableFile) -> _Dialect:
     """As the settings say, else as found."""
-    settings, is_tsv = table.settings, table.suffix == ".tsv"
+    settings = table.settings
     with table.open_text() as file:
         head = file.read(HEAD)
         lines = lines_of(head)
         if len(head) == HEAD:
             lines = lines[:-1] or lines
-        default = "\t" if is_tsv else ","
+        default = "\t" if table.suffix == ".tsv" else ","
         delimiter = settings.delimiter or find_delimiter(lines, table.columns, table.required, default)
         start = next((number for number, line in enumerate(lines) if line.strip()), 0)
         width = len(table.columns or split("".join(lines[start : start + 1]), delimiter))
@@ -166,7 +166,7 @@ def _dialect(table: TableFile) -> _Dialect:
             return found._replace(quote=None if settings.quote == NO_QUOTE else settings.quote, is_trusted=True)
         if '"' not in head and not any('"' in piece for piece in iter(lambda: file.read(HEAD), "")):
             return found._replace(quote=None)
-    return found if _quotes(table, found, is_tsv) else found._replace(quote=None)
+    return found if _quotes(table, found) else found._replace(quote=None)
 
 
 @dataclass
@@ -202,9 +202,9 @@ class _Survey:
                 at += len(cell) + 1
 
 
-def _quotes(table: TableFile, dialect: _Dialect, is_tsv: bool) -> bool:
+def _quotes(table: TableFile, dialect: _Dialect) -> bool:
     """Whether the quotes of a file that has some stand around cells, and are not letters."""
-    survey = _Survey(dialect.delimiter)
+    survey, is_tsv = _Survey(dialect.delimiter), dialect.delimiter == "\t"
     with table.open_text() as file:
         rows = _rows(file, dialect)
         if not table.columns:

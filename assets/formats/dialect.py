@@ -74,8 +74,10 @@ class Looks:
         return len(cells) == self.width and self.is_start(cells)
 
     def is_start(self, cells: Sequence[str]) -> bool:
-        """Whether these are surely the first cells of a row."""
-        return any(test and cell for test, cell in zip(self._tests, cells, strict=False)) and self.fit(cells)
+        """Whether these are surely the first cells of a row: something stands in the first column that has a look."""
+        return next((cell != "" for test, cell in zip(self._tests, cells, strict=False) if test), False) and self.fit(
+            cells
+        )
 
     def are_rows(self, lines: Sequence[str]) -> bool:
         """Whether the lines that a quoted cell spans look like rows of their own, which it has swallowed."""

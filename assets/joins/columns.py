@@ -24,6 +24,7 @@ class Columns:
     sources: dict[str, frozenset[str]]  # source -> columns
     settings: dict[str, SourceSettings]
     hidden: frozenset[str]  # columns with keys, ids or texts, which are no attributes of a sample
+    empty: frozenset[str] = frozenset()  # sources without an item, whose columns are not known
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSettings]) -> "Columns":
@@ -33,7 +34,9 @@ class Columns:
         for source, column in pairs:
             columns[source].add(column)
         texts = frozenset(s.column for s in sources if s.column)
-        return cls(frozenset(), {s: frozenset(c) for s, c in columns.items()}, {s.name: s for s in sources}, texts)
+        listed = {source for (source,) in connection.sql("SELECT DISTINCT source FROM items").fetchall()}
+        named = {s: frozenset(c) for s, c in columns.items()}
+        return cls(frozenset(), named, {s.name: s for s in sources}, texts, frozenset(named.keys() - listed))
 
     def sql(self, name: str) -> str:
         """The column as SQL over `judged` joined to its items (`items` under the name of each modality).
@@ -48,6 +51,9 @@ class Columns:
         if not having and name in [f"{m}_id" for m in MODALITIES]:
             return name  # the content
         if not having:
+            if self.empty:
+                empty = ", ".join(sorted(self.empty))
+                raise ValueError(f"align: column {name!r} is in no row that can be used, and of {empty} none can")
             known = [*sorted(self.link), *(f"{s}.{c}" for s, names in self.sources.items() for c in sorted(names))]
             raise ValueError(f"align: no table has a column {name!r}; there are {', '.join(known) or 'none'}")
         modalities = {self.settings[s].modality for s in having}

@@ -18,6 +18,8 @@ from assets.source_settings import SourceSettings
 from assets.sources.base import SourceError
 from assets.table_settings import TableSettings
 from assets.tables import read_table
+from orchestration.inspection import check
+from orchestration.project import load
 
 REVIEWS = [[str(1001 + n), f"plain words {n}", ["cat", "dog", "bird"][n % 3]] for n in range(12)]
 
@@ -49,7 +51,7 @@ def problems(records: list[Record]) -> dict[int, str]:
 # Quotes
 
 
-@pytest.mark.parametrize(("name", "delimiter"), [("t.tsv", "\t"), ("t.csv", ","), ("t.csv", ";")])
+@pytest.mark.parametrize(("name", "delimiter"), [("t.tsv", "\t"), ("t.csv", ","), ("t.csv", ";"), ("t.txt", "\t")])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -303,3 +305,27 @@ def test_a_list_under_align_columns_names_those_of_a_table_without_header() -> N
     settings = AlignSettings(table="links.csv", columns=("id", "photo"))
     assert settings.header == ("id", "photo") and settings.key_columns == {}
     assert AlignSettings(table="links.csv", columns={"photos": "photo"}).key_columns == {"photos": "photo"}
+
+
+def test_that_all_rows_are_malformed_is_said_and_not_that_a_column_lacks(tmp_path: Path) -> None:
+    header, *lines = reviews().splitlines()
+    write(tmp_path / "t.csv", "\n".join([header, *(f"{line}," for line in lines)]))
+    (tmp_path / "project.yaml").write_text(
+        "name: malformed\nsources:\n  - {name: reviews, modality: text, table: t.csv, column: review, key: article}\n"
+        "align: {label: category}\n"
+    )
+    checked = check(load(tmp_path / "project.yaml"))
+    assert checked.refused == {"malformed": 12} and checked.problem is not None
+    assert "12 of 12 items are refused (12 malformed), such as" in checked.problem
+    assert "t.csv: line 2 has 4 cells, the header has 3" in checked.problem
+    assert "no table has a column" not in checked.problem
+
+
+def test_escapes_that_are_not_ours_refuse_their_row_alone(tmp_path: Path) -> None:
+    """Backslashes before quotes, as Spark and MySQL write them."""
+    changes = {2: r'"say \"so\", now"', 5: r'"ends with \""', 8: '"quoted, well"', 10: r'"a \", b"'}
+    records = read(write(tmp_path / "t.csv", reviews(changes=changes)))
+    assert len(records) == 12 and {key for key, *_ in rows(records)} >= {"1001", "1002", "1004", "1005", "1007", "1009"}
+    assert {line - 2 for line in problems(records)} <= {2, 5, 10}
+    expected = {key: (changes.get(n, text).strip('"'), label) for n, (key, text, label) in enumerate(REVIEWS)}
+    assert all(expected[key or ""] == (text, label) for key, text, label in rows(records))
