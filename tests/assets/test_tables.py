@@ -199,7 +199,7 @@ def test_a_table_without_header(tmp_path: Path) -> None:
 
 
 def test_lines_of_words(tmp_path: Path) -> None:
-    (tmp_path / "text").write_bytes(b"u1 s1  SAID  \"SO \r\n\nu2\ts2 ONCE\nu3 s3\nu4 s4 \0\n")
+    (tmp_path / "text").write_bytes(b'u1 s1  SAID  "SO \r\n\nu2\ts2 ONCE\nu3 s3\nu4 s4 \0\n')
     settings = TableSettings(delimiter="whitespace")
     rows = list(read_table(tmp_path / "text", settings, columns=("id", "speaker", "words")))
     assert [(row.line, *row.values.values()) for row in rows] == [
