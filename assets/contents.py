@@ -10,6 +10,7 @@ import pyarrow as pa
 from assets.engines.base import cores
 from assets.sources.base import Entry, Source
 from training.catalog import MODALITIES
+from training.media import too_large
 from training.schema import MANIFEST
 from training.settings import MediaLimits
 
@@ -75,8 +76,8 @@ class Contents:
         if entry.size == 0:
             entry.refuse("empty", "the file is empty (0 bytes); copy it again, or remove it")
         elif entry.size > self._limits.max_bytes:
-            allowed = f"limits.max_bytes allows {self._limits.max_bytes}; raise it, or make the file smaller"
-            entry.refuse("too_large", f"{entry.size} bytes, {allowed}")
+            error = too_large(f"{entry.size} bytes", "max_bytes", self._limits.max_bytes)
+            entry.refuse(error.reason, error.message)
 
     def _read_all(self, entries: list[Entry]) -> None:
         read: Callable[[Entry], None] = self._read_text if self._is_text else self._hash

@@ -29,7 +29,9 @@ def rules(step: Step) -> list[Rule]:
     listed: list[Rule] = []
     for name, value in step.processor.modalities[step.modality].limits.items():
         most = getattr(limits, name)
-        listed.append(Rule("too_large", value, value, f"v{len(listed)} <= {most}", f"at most {most} (limits.{name})"))
+        listed.append(
+            Rule("too_large", value, value, f"v{len(listed)} <= {most}", f"at most {most} (raise limits.{name})")
+        )
     for kind, rule in step.filters.items():
         expected = f"{rule.expected()} (filters.{step.modality}.{kind})"
         listed.append(Rule(kind, kind, rule.value, rule.keeps(f"v{len(listed)}"), expected))

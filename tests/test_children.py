@@ -15,8 +15,9 @@ from orchestration.housekeeping import collect
 from orchestration.project import load
 from training.cache import open_table
 from training.data import open_samples
-from training.media import MediaError, Speech
+from training.media import MediaError
 from training.modalities.speech import SpeechModality
+from training.recordings import Speech
 
 
 @pytest.fixture

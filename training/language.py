@@ -18,6 +18,7 @@ import regex
 
 from training.media import MediaError
 from training.settings import TextCleaning
+from training.stop_words import is_stop_word, stop_words
 
 _LETTER = r"[[\p{L}\p{M}\p{N}]--\p{Han}]"
 _WORD = regex.compile(rf"\p{{N}}+(?:[.,:]\p{{N}}+)*(?!{_LETTER})|{_LETTER}+(?:['\u2019]{_LETTER}+)*", regex.V1)
@@ -55,24 +56,9 @@ _CANDIDATES = {
     "Devanagari": ("hi", "mr", "ne"),
 }  # fmt: skip
 _LEAST_CONFIDENCE = 0.35  # of the chosen one among the candidates; single words of Latin letters mostly have less
+_GRAMMAR = 0.15  # of the words of a sentence, at least, are words of grammar
 _TELLING = 10_000  # characters of a text that its language is told from
 _UNSEGMENTED = ("ja", "th", "lo", "km", "my")
-# English words of grammar. stopwordsiso lists 1,298, numbers and "same", "small", "open" among them: those are content
-# here, and so are negations.
-_ENGLISH_TEXT = """
-    a an the this that these those such
-    i me my mine myself you your yours yourself yourselves he him his himself she her hers herself it its itself
-    we us our ours ourselves they them their theirs themselves one's who whom whose which what when where why how
-    am is are was were be been being have has had having do does did doing done
-    will would shall should can could may might must let
-    of in on at by for with from to into onto upon about between through during before after above below over under
-    up down out off against within along among around as than per via
-    and or but if so because while although though until unless since whether both either
-    there here then again also just only very too any some each every
-    please
-"""
-_ENGLISH = frozenset(_ENGLISH_TEXT.split())
-_ENGLISH_ENDINGS = ("'s", "'m", "'re", "'ve", "'ll", "'d")
 _lock = threading.Lock()
 
 
@@ -96,7 +82,8 @@ class CleanText:
     @functools.cached_property
     def content_words(self) -> tuple[str, ...]:
         """Lower case, without stop words."""
-        return tuple(word for word in map(_fold, self.words) if not _is_stop_word(word, self.language))
+        folded = map(_fold, self.words)
+        return tuple(word for word in folded if not is_stop_word(word, _language_of(word, self.language)))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -116,7 +103,9 @@ def clean_text(raw: str, settings: TextCleaning) -> CleanText:
     while text != before:  # each step may bring together what another one changes
         before, text = text, repair_encoding(text)
         repaired |= text != before
-        text, removed = _INVISIBLE.subn("", unicodedata.normalize(settings.form, text))
+        if settings.form != "none":
+            text = unicodedata.normalize(settings.form, text)
+        text, removed = _INVISIBLE.subn("", text)
         invisible += removed
         text = "\n".join(_SPACE.sub(" ", line) for line in _LINE_BREAK.split(text.strip()))
         if settings.lowercase:
@@ -133,13 +122,20 @@ def clean_text(raw: str, settings: TextCleaning) -> CleanText:
 
 
 def detect_language(text: str) -> str:
-    """By the script of most words; where languages share it, by py3langid's classifier of byte sequences."""
+    """By the script of most words; where languages share it, by py3langid's classifier of byte sequences.
+
+    Names and terms in Latin letters stand in texts of every language, so they decide only where there is grammar among
+    them.
+    """
     text = text[:_TELLING]
     runs = [(str(match.lastgroup), match[0]) for match in _SCRIPT.finditer(text)]
     scripts = Counter(name for name, _ in runs)
     if not scripts:
         return "und"
-    script = max(scripts, key=lambda name: scripts[name] / _LETTERS_PER_WORD.get(name, 1))  # the first of equals
+    words = Counter({name: count / _LETTERS_PER_WORD.get(name, 1) for name, count in scripts.items()})
+    script = words.most_common(1)[0][0]  # the first of equals
+    if script == "Latin" and (other := _beside_terms(runs, words)):
+        script = other
     # Japanese is mostly Han with kana between; Chinese has no kana.
     if script == "Han" and scripts["Kana"] * 10 > scripts["Han"]:
         return "ja"
@@ -150,6 +146,20 @@ def detect_language(text: str) -> str:
     best = max(candidates, key=shares.__getitem__)
     sure = shares[best] >= _LEAST_CONFIDENCE * sum(shares.values())
     return best if sure else _SCRIPT_LANGUAGES[script]
+
+
+def _beside_terms(runs: list[tuple[str, str]], words: Counter[str]) -> str | None:
+    """The script of most words beside Latin ones, if these are terms: hardly one of them is a word of grammar."""
+    letters: Counter[str] = Counter()
+    for name, run in runs:
+        if len(run) > 1 or name in _LETTERS_PER_WORD:  # one letter of an alphabet is a symbol: β, µ
+            letters[name] += len(run)
+    others = [name for name, _ in words.most_common() if name != "Latin" and letters[name] > 1]
+    latin = [run.lower() for name, run in runs if name == "Latin" and not (run.isupper() and len(run) > 1)]
+    grammar = {language: sum(run in stop_words(language) for run in latin) for language in _CANDIDATES["Latin"]}
+    # One word of another language than English may well be an English term ("pro", "no").
+    found = max(grammar["en"], *(count for count in grammar.values() if count > 1), 0)
+    return others[0] if others and found < _GRAMMAR * words["Latin"] else None
 
 
 def repair_encoding(text: str) -> str:
@@ -179,20 +189,9 @@ def _fold(word: str) -> str:
     return word.lower().replace("\u2019", "'")
 
 
-def _is_stop_word(word: str, language: str) -> bool:
-    if language != "en":
-        return word in stop_words(language)
-    for ending in _ENGLISH_ENDINGS:
-        word = word.removesuffix(ending)
-    return word in _ENGLISH
-
-
-@functools.cache
-def stop_words(language: str) -> frozenset[str]:
-    """The list of stopwordsiso; empty for a language it does not know."""
-    import stopwordsiso
-
-    return frozenset(stopwordsiso.stopwords(language)) if stopwordsiso.has_lang(language) else frozenset()
+def _language_of(word: str, language: str) -> str:
+    """Of a word in a text of that language: Chinese words stand in texts of others, too."""
+    return "zh" if _HAN.fullmatch(word) and language not in _UNSEGMENTED else language
 
 
 @functools.cache

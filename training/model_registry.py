@@ -26,7 +26,7 @@ from training.tracking import TAG, client, provenance
 # What the served model needs beside its own code; versions are those that trained it.
 _SERVING = (
     *("filelock", "ftfy", "jieba", "mlflow", "numpy", "pandas", "pillow", "py3langid", "pyarrow", "pyyaml", "regex"),
-    *("safetensors", "scipy", "soundfile", "stopwordsiso", "tokenizers", "torch", "torchaudio", "torchvision"),
+    *("safetensors", "scipy", "soundfile", "tokenizers", "torch", "torchaudio", "torchvision"),
     "transformers",
 )
 

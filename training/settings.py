@@ -40,7 +40,8 @@ class TextCleaning:
     """How a text is cleaned, whatever its features."""
 
     __pydantic_config__ = FORBID_EXTRA
-    form: Literal["NFC", "NFKC"] = "NFKC"  # Unicode normalisation
+    # Unicode normalisation. NFKC makes one of what looks alike, and changes what is said: ？ is ?, ½ is 1⁄2, m² is m2.
+    form: Literal["NFC", "NFKC", "none"] = "NFC"
     language: str = "auto"  # ISO 639-1 code, or "auto": found for each text
     lowercase: bool = False
 

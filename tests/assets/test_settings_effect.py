@@ -83,7 +83,7 @@ OPTIONS: dict[type, tuple[str, dict[str, Any]]] = {
             **{"max_seconds": 0.2, "channel_seconds": 0.5, "keep_waveform": True},
         },
     ),
-    TextCleaning: ("text", {"form": "NFC", "language": "de", "lowercase": True}),
+    TextCleaning: ("text", {"form": "NFKC", "language": "de", "lowercase": True}),
     TokensOptions: ("text", {"max_tokens": 3, "tokenizer": "a local folder"}),
 }
 FIELDS = [(cls, name, value) for cls, (_, values) in OPTIONS.items() for name, value in values.items()]
@@ -141,7 +141,7 @@ def test_every_package_that_decides_a_row_is_part_of_its_fingerprint(modality, k
     version, before = module._version, processor.fingerprint(modality)
     packages = {*processor.modalities[modality].packages, *processor.featurizers[modality].packages}
     expected = {
-        "text": {"ftfy", "jieba", "py3langid", "regex", "stopwordsiso"},
+        "text": {"ftfy", "jieba", "py3langid", "regex"},
         "image": {"pillow", "torch", "torchvision"},
         "speech": {"numpy", "scipy", "soundfile", "torch", "torchaudio"},
     }

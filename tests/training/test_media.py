@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -16,7 +17,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.media import SUFFIX_FORMATS, MediaError, decode_image, decode_speech
+from training.images import decode_image
+from training.media import SUFFIX_FORMATS, MediaError, decoding
+from training.recordings import decode_speech
 from training.settings import MediaLimits
 
 LIMITS = MediaLimits()
@@ -230,15 +233,6 @@ def test_formats_decode_to_the_same_sound(format: str, subtype: str, tolerance: 
         assert np.abs(speech.waveform - tone()).max() < tolerance
 
 
-def test_channels_are_averaged() -> None:
-    left = tone()
-    speech = decode_speech(audio(np.stack([left, np.zeros_like(left), -left], axis=1)), LIMITS)
-    assert (speech.channels, speech.frames, len(speech.waveform)) == (3, len(left), len(left))
-    assert np.abs(speech.waveform).max() < 1e-4
-    stereo = decode_speech(audio(np.stack([left, np.zeros_like(left)], axis=1)), LIMITS)
-    assert np.abs(stereo.waveform - left / 2).max() < 1e-4
-
-
 def test_no_samples_is_refused_and_silence_is_said() -> None:
     assert reason(decode_speech, b"", LIMITS) == "empty"
     assert reason(decode_speech, audio(np.zeros(0, np.float32)), LIMITS) == "no_samples"
@@ -330,6 +324,8 @@ def tiny_files() -> list[bytes]:
     pictures += [picture("TIFF", small, compression="tiff_lzw"), picture("JPEG", small, progressive=True)]
     sound = tone(8000, 0.02)
     sounds = [audio(sound, 8000, f) for f in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF")]
+    pictures.append(picture("PNG", PIL.Image.fromarray(photo(8, 12)[..., 0].astype(np.uint16))))  # 8 bits in 16
+    sounds += [audio(np.stack([sound, -sound], axis=1)), 2 * sounds[3], 2 * sounds[2], sounds[0][:40] + bytes(400)]
     return pictures + sounds + [audio(np.stack([sound, sound], axis=1), 8000, "WAV", "FLOAT"), "zwölf\n".encode()]
 
 
@@ -357,11 +353,23 @@ def test_no_damage_raises_anything_but_media_error(
             result = decode(raw, limits)
         except MediaError as error:
             assert error.reason in ("empty", "truncated", "corrupt", "unsupported", "too_large", "no_samples")
+            assert len(error.message) <= 500 and error.message.isprintable()
+            assert re.search("again|smaller|raise|convert it|0 bytes", error.message), "it says what to do"
             continue
         array = getattr(result, "array", getattr(result, "waveform", None))
         assert array is not None
         assert array.size > 0
         assert np.isfinite(array).all()
+
+
+def test_a_message_is_one_short_line_without_media_bytes() -> None:
+    bytes_as_text = "".join(map(chr, range(256))) * 1000
+    error = MediaError("corrupt", f"a decoder said {bytes_as_text}\nand more: export it again")
+    assert len(str(error)) <= 500 and str(error).isprintable()
+    assert str(error).startswith("a decoder said") and str(error).endswith("and more: export it again")
+    with pytest.raises(MediaError) as caught, decoding("picture"):
+        raise ValueError(f"cannot use {bytes(range(256))!r}")
+    assert caught.value.message == "the picture is corrupt (cannot use the data): export or download it again"
 
 
 @pytest.mark.skipif(not DIRTY.is_dir(), reason=f"no folder {DIRTY} (set TRIPTYCH_SHARED)")

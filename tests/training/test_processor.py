@@ -299,7 +299,7 @@ def test_fingerprints_follow_what_decides_the_output_and_nothing_else() -> None:
         assert marks(FeatureSettings(), limits) == base, "what passed stays as it is"
         refused = [Processor(FeatureSettings(), given).refused_fingerprint(modality) for given in (LIMITS, limits)]
         assert refused[0] != refused[1], "what was refused is tried again"
-    for text in (TextCleaning(form="NFC"), TextCleaning(lowercase=True)):
+    for text in (TextCleaning(form="NFKC"), TextCleaning(form="none"), TextCleaning(lowercase=True)):
         assert marks(FeatureSettings(text=to_dict(text)))["text"][0] != base["text"][0]
 
 

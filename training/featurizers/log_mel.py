@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training.featurizers.base import FeatureShape, Featurizer
-from training.media import Speech
+from training.recordings import Speech
 from training.spectra import SpectrumOptions, resample, speech_spectra, trim
 
 if TYPE_CHECKING:

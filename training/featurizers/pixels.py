@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from training.featurizers.base import FeatureShape, Featurizer
-from training.media import Image
+from training.images import Image
 from training.validation import FORBID_EXTRA, check
 
 if TYPE_CHECKING:

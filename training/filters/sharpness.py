@@ -3,7 +3,7 @@
 import numpy as np
 
 from training.filters.base import RangeFilter
-from training.media import Image
+from training.images import Image
 
 
 class SharpnessFilter(RangeFilter):

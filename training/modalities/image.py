@@ -1,4 +1,4 @@
-"""Images: pictures of any common format, upright, in 8-bit RGB (`training.media`)."""
+"""Images: pictures of any common format, upright, in 8-bit RGB (`training.images`)."""
 
 import io
 from typing import Any, ClassVar
@@ -7,7 +7,8 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 
-from training.media import SUFFIX_FORMATS, Image, decode_image
+from training.images import Image, decode_image
+from training.media import SUFFIX_FORMATS
 from training.modalities.base import Modality
 from training.settings import ImageAugmentation, MediaLimits
 
@@ -15,7 +16,7 @@ from training.settings import ImageAugmentation, MediaLimits
 class ImageModality(Modality):
     name = "image"
     described = "upright, checked for damage, RGB"
-    version = 2
+    version = 3
     packages = ("pillow",)
     columns: ClassVar = {
         "format": pa.string(),

@@ -1,4 +1,4 @@
-"""Speech: recordings of any format that libsndfile reads, mono, as float32 (`training.media`)."""
+"""Speech: recordings of any format that libsndfile reads, mono, as float32 (`training.recordings`)."""
 
 import io
 from typing import Any, ClassVar
@@ -6,15 +6,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from training.media import SUFFIX_FORMATS, Speech, decode_speech
+from training.media import SUFFIX_FORMATS
 from training.modalities.base import Modality
+from training.recordings import Speech, decode_speech
 from training.settings import MediaLimits, SpeechAugmentation
 
 
 class SpeechModality(Modality):
     name = "speech"
     described = "mono, checked for damage and length"
-    version = 3
+    version = 4
     packages = ("soundfile",)
     columns: ClassVar = {
         "format": pa.string(),

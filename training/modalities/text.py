@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from training.media import MediaError
+from training.media import too_large
 from training.modalities.base import Modality
 from training.settings import MediaLimits, TextCleaning
 
@@ -13,8 +13,8 @@ from training.settings import MediaLimits, TextCleaning
 class TextModality(Modality):
     name = "text"
     described = "normalised, segmented, without stop words"
-    version = 3
-    packages = ("ftfy", "jieba", "py3langid", "regex", "stopwordsiso")
+    version = 4
+    packages = ("ftfy", "jieba", "py3langid", "regex")
     columns: ClassVar = {
         "text": pa.large_string(),  # normalised
         "characters": pa.int64(),  # before that
@@ -36,8 +36,8 @@ class TextModality(Modality):
         from training.language import clean_text
 
         text = data.decode("utf-8", "surrogatepass")  # JSON's escapes can spell half of a pair, which is replaced
-        if len(text) > (limit := limits.max_characters):
-            raise MediaError("too_large", f"{len(text)} characters are over the limit of {limit} (max_characters)")
+        if len(text) > limits.max_characters:
+            raise too_large(f"{len(text)} characters", "max_characters", limits.max_characters)
         return clean_text(text, self.options)
 
     def describe(self, content: Any) -> dict[str, Any]:

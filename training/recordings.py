@@ -1,0 +1,262 @@
+"""Decodes recordings that nobody vouches for, with soundfile (libsndfile) (`training.media` says what that means).
+
+Headers are checked against `MediaLimits` before anything is decoded or allocated.
+
+Shapes: F frames (samples per channel), C channels.
+"""
+
+import dataclasses
+import io
+import re
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from training import mp3
+from training.media import (
+    MediaError,
+    check_size,
+    one_line,
+    speech_format,
+    too_large,
+    unknown_format,
+    words,
+)
+from training.settings import MediaLimits
+
+if TYPE_CHECKING:
+    import soundfile
+
+FORMATS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64")
+# Where another recording begins within a file: libsndfile stops before it and says nothing. MP3: `training.mp3`.
+_BEGINNINGS = {
+    "OGG": re.compile(rb"OggS\0[\x02\x06]\0{8}"),  # a first page
+    "FLAC": re.compile(rb"fLaC[\x00\x80]\0\0\x22"),
+    "WAV": re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE(?:fmt |ds64|JUNK|bext)", re.DOTALL),
+    "AIFF": re.compile(rb"FORM....AIF[FC](?:COMM|FVER)", re.DOTALL),
+    "AU": re.compile(rb"\.snd\0\0\0[\x18-\xff]....\0\0\0[\x01-\x1b]", re.DOTALL),
+    "CAF": re.compile(rb"caff\0\x01..desc", re.DOTALL),
+    "W64": re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"),
+}
+_MAX_RATE = 768_000  # Hz; more is a damaged header
+_MIN_RATE = 1_000
+_UNKNOWN_FRAMES = 2**48  # streamed FLAC does not say its length: libsndfile then gives the largest integer
+_BLOCK_VALUES = 2**20  # values decoded at a time
+_SILENT = 1e-6  # of the power of the strongest channel: 60 dB below
+_CANCELLED = 0.5  # of the power that the mean of channels has which have nothing to do with each other
+_EXPORT = "export it again as WAV or FLAC"
+
+
+@dataclass(frozen=True)
+class Speech:
+    waveform: np.ndarray  # float32 (F,), mono, within [-1, 1]
+    sample_rate: int  # Hz
+    format: str
+    channels: int  # as stored
+    frames: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
+
+
+def decode_speech(data: bytes, limits: MediaLimits) -> Speech:
+    """Mono float32 of any format that libsndfile reads: the mean of the channels that are not silent.
+
+    Where channels cancel each other (left = -right), the strongest one is taken. Recordings that were joined in one
+    file are decoded one after the other. Samples beyond [-1, 1] (float files, lossy codecs) are divided by the peak. A
+    file with fewer frames than its header says, or more, gives the frames both agree on; one whose header was never
+    finished gives all. Each of these with a warning. Raises MediaError.
+    """
+    check_size(data, limits)
+    if (kind := speech_format(data)) is None:
+        raise unknown_format(data, "audio", FORMATS, "WAV or FLAC")
+    first, *others = _recordings(data, kind)
+    finished = _finished(first, kind)
+    speech = _decode(finished or first, limits)
+    warnings = list(speech.warnings)
+    if finished is not None:
+        said = f"the header says that no samples follow, {speech.frames} frames decoded"
+        warnings.append(f"{said}: the recording was never finished")
+    if others:
+        speech, said = _joined(speech, others, limits)
+        warnings.append(said)
+    waveform, peak = speech.waveform, float(np.abs(speech.waveform).max())
+    if peak == 0:
+        warnings.append("silence: every sample is zero")
+    elif peak > 1:
+        warnings.append(f"samples reach {peak:.3g}, scaled into [-1, 1]")
+        waveform = (waveform / peak).astype(np.float32)
+    return dataclasses.replace(speech, waveform=waveform, frames=len(waveform), warnings=tuple(warnings))
+
+
+# Several recordings in one file, and headers that were never finished
+
+
+def _recordings(data: bytes, kind: str) -> list[bytes]:
+    """The recordings that lie one after the other in a file; most often one."""
+    begins = mp3.beginnings(data) if kind == "MP3" else [m.start() for m in _BEGINNINGS[kind].finditer(data)]
+    if kind == "OGG":
+        begins = [begin for begin in begins if not data[data.rfind(b"OggS\0", 0, begin) + 5] & 2]
+    starts = [0, *(begin for begin in begins if begin > 0)]
+    return [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
+
+
+def _joined(first: Speech, others: list[bytes], limits: MediaLimits) -> tuple[Speech, str]:
+    """All recordings of a file, as far as they can be decoded and have one rate; and what to say of it."""
+    parts, left_out = [first], []
+    for number, data in enumerate(others, 2):
+        try:
+            speech = _decode(data, limits)
+            if speech.sample_rate != first.sample_rate:
+                raise MediaError("unsupported", f"it has {speech.sample_rate} Hz, the first {first.sample_rate}")
+        except MediaError as error:
+            if error.reason == "too_large":
+                raise
+            left_out.append(f"number {number} ({error})")
+            continue
+        parts.append(speech)
+        seconds = sum(part.seconds for part in parts)
+        if seconds > limits.max_seconds:
+            raise too_large(f"{seconds:.1f} s", "max_seconds", limits.max_seconds)
+    said = f"{1 + len(others)} recordings are joined in this file: decoded one after the other"
+    if left_out:
+        said += one_line(f", without {'; '.join(left_out)}", 200)
+    waveform = np.concatenate([part.waveform for part in parts])
+    warnings = dict.fromkeys(warning for part in parts for warning in part.warnings)
+    return dataclasses.replace(first, waveform=waveform, warnings=tuple(warnings)), said
+
+
+def _finished(data: bytes, kind: str) -> bytes | None:
+    """The file with the size of its samples in the header, where its recorder never wrote it; None: it is there."""
+    if kind == "AU":
+        return data[:8] + b"\xff" * 4 + data[12:] if data[8:12] == bytes(4) and len(data) > 24 else None
+    if data.startswith(b"RF64") and data[12:16] == b"ds64" and not any(data[28:36]):
+        return b"RIFF" + data[4:]  # a size that a WAV does not know, either: all is read
+    if kind not in ("WAV", "CAF"):
+        return None
+    position, size_type = (8, ">q") if kind == "CAF" else (12, ">I" if data.startswith(b"RIFX") else "<I")
+    width = struct.calcsize(size_type)
+    while position + 4 + width <= len(data):
+        name, body = data[position : position + 4], position + 4 + width
+        (size,) = struct.unpack_from(size_type, data, position + 4)
+        if name == b"data":
+            if size > 0 or len(data) - body < 2 or _is_chunk(data, body, size_type):
+                return None
+            if kind == "WAV":
+                data = data[:4] + struct.pack(size_type, min(len(data) - 8, 2**32 - 1)) + data[8:]
+            return data[: position + 4] + struct.pack(size_type, len(data) - body) + data[body:]
+        if size < 0:
+            return None
+        position = body + size + (size % 2 if kind == "WAV" else 0)
+    return None
+
+
+def _is_chunk(data: bytes, position: int, size_type: str) -> bool:
+    """Whether bytes look like a chunk of their own, which ends within the file."""
+    body = position + 4 + struct.calcsize(size_type)
+    if body > len(data) or not re.match(rb"[A-Za-z][A-Za-z0-9 ]{3}", data[position : position + 4]):
+        return False
+    return 0 <= struct.unpack_from(size_type, data, position + 4)[0] <= len(data) - body
+
+
+# One recording
+
+
+class _Bytes(io.BytesIO):
+    """libsndfile seeks before the start of damaged files; an exception in its callback would print a traceback."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return super().seek(max(0, offset) if whence == 0 else offset, whence)
+
+
+def _decode(data: bytes, limits: MediaLimits) -> Speech:
+    if speech_format(data) == "MP3":
+        data = mp3.counted(data)
+    speech, channels = _decode_channels(data, limits, None)
+    chosen, said = _with_signal(*channels) if speech.channels > 1 else (None, "")
+    if chosen is not None:
+        speech, _ = _decode_channels(data, limits, chosen)
+    return dataclasses.replace(speech, warnings=(*speech.warnings, said)) if said else speech
+
+
+def _with_signal(power_C: np.ndarray, power_of_mean: float) -> tuple[list[int] | None, str]:
+    """The channels to take the mean of (None: all), and what to say of it, if anything.
+
+    Args:
+        power_C: variance of each channel.
+        power_of_mean: that of their mean.
+    """
+    heard = np.flatnonzero(power_C > _SILENT * power_C.max())
+    if len(heard) == 0:
+        return None, ""
+    expected = power_C[heard].mean() / len(heard)
+    if len(heard) > 1 and power_of_mean * (len(power_C) / len(heard)) ** 2 < _CANCELLED * expected:
+        loudest = int(np.flatnonzero(power_C > 0.99 * power_C.max())[0])  # rounding makes equals differ
+        return [loudest], f"the channels cancel each other: channel {loudest + 1} of {len(power_C)} taken alone"
+    return (None if len(heard) == len(power_C) else heard.tolist()), ""
+
+
+def _decode_channels(
+    data: bytes, limits: MediaLimits, chosen: list[int] | None
+) -> tuple[Speech, tuple[np.ndarray, float]]:
+    """The mean of the chosen channels (None: all); variance of each channel, and of the mean."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(_Bytes(data)) as file:
+            # After each read soundfile would seek to where the file is anyway, which fails if the length is unknown.
+            file.seekable = lambda: False
+            return _read(file, limits, chosen)
+    except soundfile.SoundFileError as error:
+        raise MediaError("corrupt", f"the audio is damaged or cut ({words(error)}): {_EXPORT}") from error
+
+
+def _read(
+    file: "soundfile.SoundFile", limits: MediaLimits, chosen: list[int] | None
+) -> tuple[Speech, tuple[np.ndarray, float]]:
+    rate, channels, claimed = file.samplerate, file.channels, file.frames
+    if not _MIN_RATE <= rate <= _MAX_RATE:
+        expected = f"expected {_MIN_RATE} to {_MAX_RATE}"
+        raise MediaError("corrupt", f"the header says {rate} Hz, {expected}: {_EXPORT}")
+    most = int(limits.max_seconds * rate)
+    known = claimed < _UNKNOWN_FRAMES
+    if known and claimed > most:
+        raise too_large(f"{claimed / rate:.1f} s", "max_seconds", limits.max_seconds)
+    parts: list[np.ndarray] = []
+    sums, squares, frames = np.zeros(channels + 1), np.zeros(channels + 1), 0
+    # The header's length is not trusted: memory grows with what was decoded.
+    while frames < claimed:
+        count = min(claimed - frames, max(1, _BLOCK_VALUES // channels))
+        block = file.read(count, dtype="float32", always_2d=True)
+        if len(block) == 0:
+            break
+        if not np.isfinite(block).all():
+            where = f"within samples {frames} to {frames + len(block)}"
+            raise MediaError("corrupt", f"values that are not finite numbers {where}: {_EXPORT}")
+        frames += len(block)
+        if frames > most:
+            raise too_large(f"{frames / rate:.1f} s", "max_seconds", limits.max_seconds)
+        mean = block[:, 0] if channels == 1 else block[:, chosen or slice(None)].mean(axis=1, dtype=np.float64)
+        parts.append(mean.astype(np.float32))
+        if channels > 1 and chosen is None:
+            both = np.column_stack([block, mean]).astype(np.float64)
+            sums += both.sum(axis=0)
+            squares += np.square(both).sum(axis=0)
+    if frames == 0:
+        raise MediaError("no_samples", f"the audio has no samples: nothing follows its header; record or {_EXPORT}")
+    waveform = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    warnings = _disagreement(file.extra_info, claimed if known else frames, frames)
+    power = np.maximum(squares / frames - np.square(sums / frames), 0)
+    return Speech(waveform, rate, file.format, channels, frames, warnings), (power[:-1], float(power[-1]))
+
+
+def _disagreement(log: str, claimed: int, frames: int) -> tuple[str, ...]:
+    """What the header says otherwise than the data; libsndfile's log marks what it had to correct."""
+    odd = [line.strip() for line in log.splitlines() if re.search(r"\(should be|\*\*\*|Junk", line)]
+    if frames != claimed:
+        odd.append(f"{claimed} frames announced")
+    return (f"header and data disagree, {frames} frames decoded ({one_line('; '.join(odd), 200)})",) if odd else ()
