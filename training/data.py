@@ -27,6 +27,7 @@ from training.features import FeatureSettings
 from training.padding import padded
 from training.processor import Row
 from training.schema import MODALITIES
+from training.tokenizer import encode
 
 
 class SampleDataset(torch.utils.data.Dataset):
@@ -248,7 +249,7 @@ class Collator:
         """Token ids, with the special tokens that the tokenizer puts around a text by itself."""
         # Texts recur over rows and epochs. Long ones seldom do, and would fill the memory.
         if (ids := self._encoded.get(text)) is None:
-            ids = self.tokenizer(text)["input_ids"] if text else []
+            ids = encode(self.tokenizer, text) if text else []
             if len(text) < 1000 and len(self._encoded) < 50_000:
                 self._encoded[text] = ids
         return ids

@@ -1,7 +1,11 @@
-"""The language model's tokenizer: fitted on the training texts for `tiny`, else the model's own."""
+"""The language model's tokenizer: fitted on the training texts for `tiny`, else the model's own; and how it reads texts
+and labels that users wrote."""
 
+import functools
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -54,6 +58,44 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, around: bool = True) -> list[int]:
+    """Token ids of a text that a user wrote: a control token that it spells ("<|eos|>", "[CLS]") is text, too.
+
+    Args:
+        around: with the special tokens that the tokenizer puts around a text by itself.
+    """
+    control = _control(tokenizer)
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    if read := control.ids.intersection(ids):  # they are words of the vocabulary, too: then spelled with a space
+        spelled = "|".join(re.escape(str(token)) for token in tokenizer.convert_ids_to_tokens(sorted(read)))
+        apart = re.sub(spelled, lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        again = tokenizer(apart, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = [number for number in again if number not in control.ids]
+    return [*control.before, *ids, *control.after] if around else ids
+
+
+class _Control(NamedTuple):
+    ids: frozenset[int]
+    before: tuple[int, ...]  # what the tokenizer puts before a text
+    after: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=8)
+def _control(tokenizer: PreTrainedTokenizerBase) -> _Control:
+    """The tokens that mean more than their text: special ones, and those that the chat template is made of."""
+    template = str(tokenizer.chat_template or "")
+    ids = set(tokenizer.all_special_ids)
+    for number, token in tokenizer.added_tokens_decoder.items():
+        if token.special or (token.content in template and token.content.strip()):
+            ids.add(number)
+    if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        ids.discard(tokenizer.unk_token_id)  # what is not in the vocabulary
+    word = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    start = next((n for n in range(len(whole)) if whole[n : n + len(word)] == word), 0)
+    return _Control(frozenset(ids), tuple(whole[:start]), tuple(whole[start + len(word) :]))
 
 
 def missing_model(name: str, error: Exception) -> str:

@@ -36,7 +36,7 @@ class TokensOptions:
 class TokensFeaturizer(Featurizer):
     form = "ids"
     described = "token ids"
-    version = 2
+    version = 3
     read = "input_ids"
     at_batch = ("max_tokens",)
     located = ("tokenizer",)
@@ -53,7 +53,9 @@ class TokensFeaturizer(Featurizer):
     def featurize(self, content: Any) -> dict[str, np.ndarray]:
         if self.options.tokenizer == BYTES:
             return {"input_ids": np.frombuffer(content.text.encode(), np.uint8).astype(np.int32)}
-        return {"input_ids": np.asarray(self._tokenizer()(content.text)["input_ids"], dtype=np.int32)}
+        from training.tokenizer import encode
+
+        return {"input_ids": np.asarray(encode(self._tokenizer(), content.text), dtype=np.int32)}
 
     def shape(self) -> FeatureShape:
         return FeatureShape(self.form, 256 if self.options.tokenizer == BYTES else len(self._tokenizer()))

@@ -98,8 +98,10 @@ class TextOutput(StringOutput):
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def _encoded(self, label: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+        from training.tokenizer import encode
+
         if (ids := self._tokens.get(label)) is None:
-            ids = tokenizer(label, add_special_tokens=False)["input_ids"] if label else []
+            ids = encode(tokenizer, label, around=False) if label else []
             if len(self._tokens) < _CACHED:
                 self._tokens[label] = ids
         return ids
