@@ -17,6 +17,7 @@ from deltalake import CommitProperties, DeltaTable, WriterProperties, write_delt
 from deltalake.exceptions import DeltaError
 
 from assets.engines.base import cores
+from training.media import one_line
 from training.schema import FEATURE_TABLES, SCHEMA_VERSION, TABLES
 
 # Which tensors they hold depends on the kind of features: another kind adds columns.
@@ -256,4 +257,8 @@ def _cast(name: str, rows: pa.Table | pa.RecordBatch) -> pa.Table:
     columns = [
         table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(table.num_rows, f.type) for f in schema
     ]
+    if name == "quarantine":  # whatever a file name, a key or a decoder of others put into them
+        messages = schema.names.index("message")
+        bounded = (None if message is None else one_line(message) for message in columns[messages].to_pylist())
+        columns[messages] = pa.array(bounded, pa.string())
     return pa.table(columns, schema=schema)

@@ -10,7 +10,7 @@ from assets import links, pipeline
 from assets.catalog import LAUNCHERS
 from assets.evaluation import evaluate, numbers, output_of
 from assets.gate import gate
-from assets.preview import counts_table
+from assets.preview import bullets, counts_table
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from training.metrics import Metric
@@ -58,7 +58,7 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
             metadata={
                 "summary": f"version {verdict.version} {outcome}",
                 "mlflow": dg.MetadataValue.url(links.mlflow_version(project, version)),
-                "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in verdict.reasons)),
+                "why": bullets(verdict.reasons),
                 **_differences(verdict),
                 **verdict.to_json(),
             }

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from assets.lake import Lake
+from training.media import one_line
 from training.records import EvaluationRow
 
 _CELL = 200  # characters of a value that a preview shows
@@ -36,7 +37,7 @@ def markdown_table(rows: pa.Table) -> dg.MarkdownMetadataValue:
     if rows.num_rows == 0:
         return dg.MetadataValue.md("none")
     names = [f.name for f in rows.schema if not pa.types.is_binary(f.type) and not f.name.endswith("_shape")]
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines = ["| " + " | ".join(map(_cell, names)) + " |", "|" + "---|" * len(names)]
     for row in rows.select(names).to_pylist():
         lines.append("| " + " | ".join(_cell(row[name]) for name in names) + " |")
     return dg.MetadataValue.md("\n".join(lines))
@@ -46,8 +47,16 @@ def _cell(value: Any) -> str:
     text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
     if re.fullmatch(r"[0-9a-f]{40,}", text):
         return text[:_HASH] + "…"
-    text = text.replace("|", "\\|").replace("\n", " ")
-    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+    text = one_line(text, longest=len(text))
+    return escaped(text if len(text) <= _CELL else text[: _CELL - 1] + "…")
+
+
+def escaped(text: str) -> str:
+    """A text that others wrote as Markdown that shows it: no markup, no HTML, no link, no picture that is fetched."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+    # What looks like an address becomes a link without any markup, unless something stands in it.
+    return re.sub(r"\b(https?|ftp|mailto|xmpp|www)(?=[:.])|(?<=\w)@(?=\w)", "\\g<0>\u2060", text, flags=re.IGNORECASE)
 
 
 def _count(value: Any) -> str:
@@ -56,8 +65,14 @@ def _count(value: Any) -> str:
 
 def counts_table(counts: Mapping[str, Any], head: tuple[str, str]) -> dg.MarkdownMetadataValue:
     """A mapping as a two-column Markdown table."""
-    lines = [f"| {head[0]} | {head[1]} |", "|---|---:|", *(f"| {k} | {_count(v)} |" for k, v in counts.items())]
+    rows = (f"| {_cell(name)} | {_count(value)} |" for name, value in counts.items())
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---:|", *rows]
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def bullets(lines: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """Sentences, which may quote what others wrote."""
+    return dg.MetadataValue.md("\n".join(f"- {escaped(line)}" for line in lines))
 
 
 def picture(png: bytes) -> dg.MarkdownMetadataValue:

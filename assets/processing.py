@@ -15,7 +15,7 @@ import pyarrow as pa
 from training import catalog
 from training.catalog import Choice
 from training.filters.base import Filter
-from training.media import MediaError
+from training.media import MediaError, one_line
 from training.modalities.base import WHOLE
 from training.processor import Processor, package_versions
 from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, features_schema, fingerprint, tensor_columns
@@ -89,7 +89,7 @@ class Step:
             try:
                 self._process(item, keys, rows)
             except Exception as error:  # a fault of the code, not known of the item: no reason to refuse it for good
-                raise RuntimeError(f"{origin(item)}: {type(error).__name__}: {error}") from error
+                raise RuntimeError(one_line(f"{origin(item)}: {type(error).__name__}: {error}")) from error
         _check_balance(batch, rows)
         featurizer = self.processor.featurizers[self.modality]
         return Outcome(
@@ -162,7 +162,7 @@ class Step:
             "stage": stage,
             "outcome": "quarantined",
             "reason": error.reason,
-            "message": f"{origin(item)}: {error}",
+            "message": one_line(f"{origin(item)}: {error}"),
             "modality": self.modality,
             "fingerprint": key,
         }

@@ -20,6 +20,7 @@ from assets.findings import DIFFERING, SHOWN, quoted
 from assets.names import normalize
 from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
+from training.media import one_line
 from training.schema import MANIFEST, QUARANTINE
 from training.settings import MediaLimits
 
@@ -126,7 +127,7 @@ class _Rows:
 
     def _refuse(self, entry: Entry, outcome: str, reason: str, message: str) -> None:
         where = (self._id(entry), self.source.name, self.source.modality, entry.key, entry.uri, entry.member, entry.row)
-        self.refused.add(("manifest", outcome, reason, message, *where, entry.sha256, None))
+        self.refused.add(("manifest", outcome, reason, one_line(message), *where, entry.sha256, None))
 
     def _id(self, entry: Entry) -> str:
         # Items of one place and key (rows of a table) are told apart by their order.

@@ -192,3 +192,14 @@ def test_text_in_sql_stays_text(text, odd):
         assert connection.sql(f"SELECT {sql_string(text + odd)}").fetchall() == [(text + odd,)]
         assert connection.sql(f"SELECT 1 FROM (SELECT '' AS x) WHERE {sql_among('x', [odd, text, ''])}").fetchall()
         assert not connection.sql(f"SELECT 1 FROM (SELECT 'y' AS x) WHERE {sql_among('x', [])}").fetchall()
+
+
+def test_no_message_of_quarantine_is_longer_than_a_person_reads(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    data_uri = "data:image/png;base64," + "iVBORw0KGgo" * 20_000
+    messages = [f"photos.csv line 7: '{data_uri}' is not in photos:\nname a file of it", "short", None]
+    lake.append("quarantine", [pa.table({"stage": ["manifest"] * 3, "message": messages})])
+    read = lake.read("quarantine")["message"].to_pylist()
+    assert len(read[0]) <= 500 and read[0].startswith("photos.csv line 7: 'data:image/png")
+    assert read[0].endswith("is not in photos: name a file of it")
+    assert read[1:] == ["short", None]

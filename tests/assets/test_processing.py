@@ -171,3 +171,15 @@ def test_every_item_has_exactly_one_outcome(modality: str, kinds: list[tuple[str
     assert outcome.features.num_rows == sum(f for _, f in good)
     refused = [f"item{i}" for i, (kind, _, _) in enumerate(kinds) if kind != "good"]
     assert outcome.quarantine["item_id"].to_pylist() == refused
+
+
+def test_a_refusal_is_short_whatever_the_name() -> None:
+    rows = batch("image", b"no picture").to_pylist()
+    rows[0]["member"] = "data:image/png;base64," + "iVBORw0KGgo" * 20_000
+    (message,) = (
+        Step("image", PROCESSOR)(pa.RecordBatch.from_pylist(rows, batch("image", b"").schema))
+        .quarantine["message"]
+        .to_pylist()
+    )
+    assert len(message) <= 500 and message.startswith("data/silo.tar/data:image/png")
+    assert "convert it to JPEG or PNG" in message
