@@ -98,7 +98,7 @@ def decoding(kind: str, does: str = _AGAIN) -> Iterator[None]:
 
 def check_size(data: bytes, limits: MediaLimits) -> None:
     if not data:
-        raise MediaError("empty", "the file is empty (0 bytes)")
+        raise MediaError("empty", "the file is empty (0 bytes): copy it again, or remove it")
     if len(data) > limits.max_bytes:
         raise too_large(f"{len(data)} bytes", "max_bytes", limits.max_bytes)
 
