@@ -22,10 +22,9 @@ _HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_
 
 def beginnings(data: bytes) -> list[int]:
     """Where further recordings begin, behind the first one."""
-    audio = _after_tags(data, 0)
+    if (audio := _next_frame(data, _after_tags(data, 0))) is None:
+        return []
     counting = list(_COUNTING.finditer(data, audio))
-    if counting and not _BEGINS.match(data, audio):
-        audio = counting[0].start()  # something unknown lies before the first frame
     begins = {match.start() for match in counting}
     for match in counting:  # what follows behind the last frame that was counted may count none itself
         flags, frames, size = struct.unpack(">III", data[match.end() : match.end() + 12].ljust(12, b"\0"))
@@ -33,29 +32,37 @@ def beginnings(data: bytes) -> list[int]:
             continue
         end = _after_tags(data, match.start() + size)
         following = min((begin for begin in begins if begin > match.start()), default=len(data))
-        if following - end > 2 * size / frames and _BEGINS.match(data, end):
+        if following - end > 2 * size / frames and _next_frame(data, end) == end:
             begins.add(end)
     return sorted(begin for begin in begins if begin > audio)
 
 
 def counted(data: bytes) -> bytes:
-    """A recording with a frame that counts the others, so that its length is not guessed."""
-    first = _BEGINS.search(data, _after_tags(data, 0))
-    if first is None or _COUNTING.match(data, start := first.start()) or not (size := _frame_size(data, start)):
+    """A recording without tags, with a frame that counts the others, so that its length is not guessed."""
+    start = _next_frame(data, _after_tags(data, 0))
+    if start is None:
         return data
+    if _COUNTING.match(data, start):
+        return data[start:]
     frames, position = 0, start
-    while size:
-        frames, position = frames + 1, position + size
-        if not (size := _frame_size(data, position)):
-            following = _BEGINS.search(data, _after_tags(data, position))
-            while following and not (size := _frame_size(data, following.start())):
-                following = _BEGINS.search(data, following.end())
-            position = following.start() if following else position
+    while position is not None:
+        while size := _frame_size(data, position):
+            frames, position = frames + 1, position + size
+        position = _next_frame(data, _after_tags(data, position))
     header = bytes([0xFF, data[start + 1] | 1, data[start + 2] & 0x0C | 0x90, data[start + 3]])  # without check sum
     mono, mpeg1 = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
     side = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
     count = header + bytes(side) + b"Xing" + struct.pack(">II", 1, frames)
     return count.ljust(_frame_size(count, 0), b"\0") + data[start:]
+
+
+def _next_frame(data: bytes, position: int) -> int | None:
+    """Where a frame begins that another one follows: a header alone may be anything."""
+    for match in _BEGINS.finditer(data, position):
+        start = match.start()
+        if (size := _frame_size(data, start)) and (_frame_size(data, start + size) or start + size == len(data)):
+            return start
+    return None
 
 
 def _frame_size(data: bytes, position: int) -> int:

@@ -88,7 +88,8 @@ def _control(tokenizer: PreTrainedTokenizerBase) -> _Control:
     template = str(tokenizer.chat_template or "")
     ids = set(tokenizer.all_special_ids)
     for number, token in tokenizer.added_tokens_decoder.items():
-        if token.special or (token.content in template and token.content.strip()):
+        is_mark = any(not char.isalnum() and not char.isspace() for char in token.content)  # and no word or space
+        if token.special or (is_mark and token.content in template):
             ids.add(number)
     if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
         ids.discard(tokenizer.unk_token_id)  # what is not in the vocabulary
