@@ -35,6 +35,7 @@ def holding(folder: Path, word: bytes) -> list[Path]:
     return found
 
 
+@pytest.mark.slow
 def test_a_dead_server_is_said_in_seconds_and_its_password_nowhere(tiny, home, tmp_path):
     uri = f"http://user:{SECRET}@127.0.0.1:9"
     for command in (["run", str(tiny)], ["status", str(tiny)], ["run", str(tiny), "--select", "+manifest,model"]):
@@ -49,6 +50,7 @@ def test_a_dead_server_is_said_in_seconds_and_its_password_nowhere(tiny, home, t
     assert list(home.rglob("*.db")) and holding(tmp_path, SECRET.encode()) == []
 
 
+@pytest.mark.slow
 def test_a_dead_server_within_a_run_is_in_the_history_without_its_password(tiny, home, tmp_path):
     (home / "projects" / "tiny" / "checkpoints" / "left").mkdir(parents=True)  # so that the run asks MLflow
     uri = f"postgresql://user:{SECRET}@127.0.0.1:9/mlflow"

@@ -81,6 +81,7 @@ def test_a_run_in_a_data_step(tiny, home, number, name):
     assert processes_of(home) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_for_another(tiny, home):
     place = home / "projects" / "tiny" / "run.lock"
     place.parent.mkdir(parents=True)
