@@ -132,10 +132,11 @@ def say_erased(erased: Erased, purge: bool) -> None:
         click.echo(f"  made from it: version {model.version}, MLflow run {model.run_id}")
     for run in erased.runs:
         click.echo(f"  made from it: {run.role}, MLflow run {run.run_id}")
-    click.echo(f"  made from it: {erased.previews}")
+    if erased.history:
+        click.echo(f"  may show it:  Dagster's history of {erased.project} ({erased.history:,} runs)")
     click.echo("  The source is not touched: what is still there comes back with the next run.")
-    if (erased.models or erased.runs) and (erased.dry_run or not purge):
-        click.echo("  --purge-artifacts deletes these models and runs")
+    if (erased.models or erased.runs or erased.history) and (erased.dry_run or not purge):
+        click.echo("  --purge-artifacts deletes these models, runs and this history")
 
 
 def _say_removed(removed: Mapping[str, int], dry_run: bool) -> None:

@@ -12,6 +12,7 @@ import click
 
 from orchestration.usage import Group, input_options, json_option, say_or_dump, set_option, version_option
 from training.catalog import MODALITIES
+from training.credentials import mask
 
 # Everything heavy is imported inside the command that needs it: `triptych --help` must answer at once.
 
@@ -212,14 +213,14 @@ def ui(host: str, port: int, mlflow_port: int) -> None:
     """Start the web UIs of Dagster (with its daemon, so schedules run) and MLflow."""
     from assets.links import write_addresses
     from orchestration.processes import free_dead_runs
-    from orchestration.project import home
+    from orchestration.project import home, tracking_uri
     from orchestration.run import open_instance
     from orchestration.servers import run_ui
 
     state = home()
     with open_instance(state) as instance:  # writes dagster.yaml at first use
         free_dead_runs(instance)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state / 'mlflow.db'}"
+    uri = tracking_uri() or f"sqlite:///{state / 'mlflow.db'}"
     mlflow = uri if uri.startswith("http") else f"http://{host}:{mlflow_port}"
     write_addresses(state, f"http://{host}:{port}", mlflow)
     click.echo(f"Dagster  http://{host}:{port}\nMLflow   {mlflow}/#/experiments?workflowType=machine_learning")
@@ -250,10 +251,7 @@ def serve(project: str, host: str, port: int, workers: int, batch: int, version:
     click.echo(f"  curl {url} -H 'Content-Type: application/json' -d '{rows}'")
     model = fetch_model(settings.mlflow_uri, settings.name, version)
     command, env = serve_command(model, host, port, "--workers", str(workers), "--batch", str(batch))
-    code = run_until_stopped([command], env)
-    if code == 0:
-        click.echo("Stopped; the requests under way were answered.", err=True)
-    sys.exit(code)
+    sys.exit(run_until_stopped([command], env, left=": the requests under way were answered."))
 
 
 @main.command()
@@ -290,12 +288,16 @@ def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_
 def entry() -> None:
     """The console script. Ends without tearing the interpreter down: DuckDB beside torch then prints leak warnings."""
     import atexit
+    import traceback
 
     code = 0
     try:
         main(standalone_mode=True)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
+    except Exception:  # with --debug
+        click.echo(mask(traceback.format_exc()), err=True)
+        code = 1
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -10,6 +10,8 @@ import click
 import dagster as dg
 from dagster import DagsterEventType
 
+from training.credentials import mask
+
 WIDTH = 18  # of the column of asset names
 
 
@@ -55,7 +57,7 @@ class _Handler(logging.Handler):
 
 
 def _say(text: str, **style: object) -> None:
-    click.secho(text, file=sys.stderr, **style)  # type: ignore[arg-type]
+    click.secho(mask(text), file=sys.stderr, **style)  # type: ignore[arg-type]
 
 
 @dg.logger({"debug": dg.Field(bool, default_value=False)}, description="One line an asset, on stderr.")

@@ -16,9 +16,10 @@ from assets.resource import resource_key
 from assets.settings import Project
 from orchestration.automation import automation
 from orchestration.console import lines
-from orchestration.processes import hold, wait_for_project, wait_quietly
+from orchestration.processes import cancel_when_interrupted, hold, wait_for_project, wait_quietly
 from orchestration.project import home, load
 from orchestration.registration import registered
+from training.credentials import mask
 
 
 class ProjectResource(dg.ConfigurableResource):
@@ -72,10 +73,12 @@ def project_definitions(project: Project) -> dg.Definitions:
 @dg.definitions
 def definitions() -> dg.Definitions:
     """All registered projects; one whose file is broken is left out with a warning, so the others stay usable."""
+    cancel_when_interrupted()
     projects = []
     for name, path in registered(home()).items():
         try:
             projects.append(project_definitions(load(path)))
         except Exception as error:  # ProjectError, or what a project's own code raised
-            logging.getLogger("triptych").warning("project %s is left out: %s: %s", name, type(error).__name__, error)
+            what = mask(f"{type(error).__name__}: {error}")
+            logging.getLogger("triptych").warning("project %s is left out: %s", name, what)
     return dg.Definitions.merge(*projects) if projects else dg.Definitions()

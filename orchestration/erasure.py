@@ -1,7 +1,7 @@
 """Erases an item, such as what a person asked to have forgotten, from every table and from what models stand on."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -42,7 +42,7 @@ class Erased:
     removed: dict[str, int]  # table -> rows
     models: list[TrainedVersion]
     runs: list[TrainedRun]
-    previews: str  # where pictures of it may be, in words
+    history: int  # runs of Dagster's whose previews, pictures and messages may show it
     purged: list[int]  # versions of the model that were deleted
 
 
@@ -54,30 +54,33 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> Erased:
 
     Args:
         item: an item id, a key, a content hash, or a file's path or name within its archive.
-        purge: also delete the MLflow runs, baselines too, and registered versions that were trained on it.
+        purge: also delete the MLflow runs, baselines too, and registered versions that were trained on it, and what
+            Dagster has recorded of the project's runs.
 
     Raises:
+        OSError: another process keeps a database, which still holds what was deleted in it.
         ValueError: nothing in the manifest or in quarantine is called that, or a model's snapshot is not there.
     """
-    from training import tracking
+    from orchestration.history import forget, recorded_runs, scrub
+    from orchestration.run import open_instance
+    from training import mlflow_store, tracking
 
     lake = pipeline.open_lake(project)
     items, hashes = _called(project, lake, item)
     contents = _with_children(lake, hashes)
     predicates = _holding(items, hashes, contents)
-    snapshots = [s for s in kept_snapshots(project, lake) if any(set(contents) & s.ids[m] for m in MODALITIES)]
-    affected = {s.note.get("fingerprint", "") for s in snapshots}
-    if lake.sql(f"SELECT sample_id FROM dataset WHERE {predicates['dataset']} LIMIT 1").num_rows:
-        affected.add(lake.note("dataset").get("fingerprint", ""))  # may have no registered model yet
+    kept = kept_snapshots(project, lake)
+    snapshots = [s for s in kept if any(set(contents) & s.ids[m] for m in MODALITIES)]
     versions = {s.run_id: s.model for s in snapshots}
-    runs = tracking.runs_on(project.mlflow_uri, project.name, affected) | dict.fromkeys(versions, "model")
+    free = _free(lake, kept, predicates["dataset"]) - {s.note.get("fingerprint", "") for s in snapshots}
+    runs = tracking.runs_not_on(project.mlflow_uri, project.name, free) | dict.fromkeys(versions, "model")
     counts = {
         name: lake.sql(f"SELECT count(*) AS n FROM {name} WHERE {holds}")["n"][0].as_py()
         for name, holds in predicates.items()
     }
     if not dry_run:
         if purge:
-            _purge(project, versions.values(), runs)
+            mlflow_store.purge(project.mlflow_uri, project.name, versions.values(), runs, project.home)
         _erase_from_snapshots(project, lake, contents, [] if purge else snapshots)
         for name in reversed(predicates):  # the manifest last: what is interrupted finds the item again
             if name not in ("samples", "dataset") and lake.open(name) is not None:
@@ -85,6 +88,14 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> Erased:
                 lake.vacuum(name)
                 lake.forget(name)
         _remove_local(project)
+    history = 0
+    if (project.home / "dagster.yaml").exists():
+        with open_instance(project.home) as instance:
+            history = len(recorded_runs(instance, project.name))
+            if purge and not dry_run:
+                forget(instance, project.name)
+    if purge and not dry_run:
+        scrub(project.home)
     return Erased(
         project=project.name,
         dry_run=dry_run,
@@ -92,7 +103,7 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> Erased:
         removed=counts,
         models=[TrainedVersion(version, run_id) for run_id, version in versions.items()],
         runs=[TrainedRun(role, run_id) for run_id, role in runs.items() if run_id not in versions],
-        previews=f"previews and pictures in Dagster's runs of {project.name}, the report, and the feature cache",
+        history=history,
         purged=list(versions.values()) if purge and not dry_run else [],
     )
 
@@ -113,6 +124,14 @@ def _with_children(lake: Lake, hashes: list[str]) -> list[str]:
     return sorted({*hashes, *lake.sql(" UNION ".join(parts))["id"].to_pylist()})
 
 
+def _free(lake: Lake, kept: Sequence[Snapshot], holds: str) -> set[str]:
+    """The fingerprints of the datasets that are known not to hold the item; of others nobody can tell any more."""
+    free = {snapshot.note.get("fingerprint", "") for snapshot in kept}
+    if not lake.sql(f"SELECT sample_id FROM dataset WHERE {holds} LIMIT 1").num_rows:
+        free.add(lake.note("dataset").get("fingerprint", ""))  # may have no registered model yet
+    return free
+
+
 def _holding(items: list[str], hashes: list[str], contents: list[str]) -> dict[str, str]:
     """The SQL condition of the rows of each table that hold one of these items or contents."""
     listed = sql_among("sha256", hashes) + " OR " + sql_among("item_id", items)
@@ -123,17 +142,6 @@ def _holding(items: list[str], hashes: list[str], contents: list[str]) -> dict[s
         **dict.fromkeys(keyed, sql_among("id", contents)),
         **dict.fromkeys(("samples", "dataset"), sampled),
     }
-
-
-def _purge(project: Project, versions: Iterable[int], runs: Iterable[str]) -> None:
-    """Deletes registered versions of the model, and MLflow runs with their artifacts."""
-    from training import tracking
-
-    store = tracking.client(project.mlflow_uri)
-    for version in versions:
-        store.delete_model_version(project.name, str(version))
-    for run_id in runs:
-        tracking.purge_run(project.mlflow_uri, run_id)
 
 
 def _erase_from_snapshots(project: Project, lake: Lake, hashes: list[str], kept: Sequence[Snapshot]) -> None:
@@ -168,7 +176,7 @@ def _without(rows: pa.Table, hashes: list[str]) -> pa.Table:
 
 
 def _remove_local(project: Project) -> None:
-    """The feature cache, unfinished trainings and the report: all are made again."""
-    shutil.rmtree(project.folder / "cache", ignore_errors=True)
-    shutil.rmtree(project.folder / "checkpoints", ignore_errors=True)
+    """The feature cache, unfinished trainings, their logs and the report: all are made again."""
+    for name in ("cache", "checkpoints", "tensorboard"):
+        shutil.rmtree(project.folder / name, ignore_errors=True)
     (project.folder / "report.html").unlink(missing_ok=True)

@@ -4,8 +4,12 @@ A run holds a lock on a file of its own as long as its process lives. Neither pr
 the first are used again, and a container has another name at each start.
 """
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 import dagster as dg
@@ -116,6 +120,43 @@ def wait_quietly() -> None:
         return _LOOK_SECONDS
 
     InstanceConcurrencyContext.interval_to_next_pending_claim_check = interval  # type: ignore[method-assign]
+
+
+def cancel_when_interrupted() -> None:
+    """Makes a run in this process that Ctrl-C or SIGTERM ends CANCELED; for Dagster 1.13 it would have failed.
+
+    Ctrl-C in a terminal reaches Dagster's helper that copies a step's output, too, and would be answered with a
+    traceback.
+    """
+    from dagster._core.errors import DagsterExecutionInterruptedError
+    from dagster._core.execution import compute_logs
+    from dagster._core.executor.in_process import InProcessExecutor
+
+    execute, tail = InProcessExecutor.execute, compute_logs.execute_posix_tail
+    if execute.__module__ == __name__:
+        return
+
+    def canceling(self: InProcessExecutor, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        try:
+            yield from execute(self, plan_context, execution_plan)
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            run = plan_context.instance.get_run_by_id(plan_context.run_id)
+            if run is not None and run.status == dg.DagsterRunStatus.STARTED:
+                plan_context.instance.report_run_canceling(run)
+            raise
+
+    @contextlib.contextmanager
+    def undisturbed(path: str, stream: Any) -> Iterator[Any]:
+        with contextlib.ExitStack() as stack:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the helper inherits it
+            try:
+                helpers = stack.enter_context(tail(path, stream))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            yield helpers
+
+    InProcessExecutor.execute = canceling  # type: ignore[method-assign]
+    compute_logs.execute_posix_tail = undisturbed
 
 
 def waits_for(instance: dg.DagsterInstance, run_id: str) -> str | None:

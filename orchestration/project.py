@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from assets.settings import Project
 from training.catalog import is_own
+from training.credentials import has_password, mask, to_environment
 
 _MOST_VALUES = 100_000  # of one project file, each alias (*name) counted as all that it stands for
 _MOST_CHARACTERS = 1_000_000  # that the references of one project file may bring in
@@ -36,6 +37,21 @@ class ProjectError(ValueError):
 def home() -> Path:
     """The folder that holds all state: TRIPTYCH_HOME, or .triptych here."""
     return Path(os.environ.get("TRIPTYCH_HOME") or ".triptych").resolve()
+
+
+def tracking_uri() -> str | None:
+    """What MLFLOW_TRACKING_URI says, without a password: that is in variables of its own from now on.
+
+    Raises:
+        ProjectError: the password cannot be taken out.
+    """
+    if not (uri := os.environ.get("MLFLOW_TRACKING_URI")):
+        return None
+    try:
+        os.environ["MLFLOW_TRACKING_URI"] = to_environment(uri)
+    except ValueError as error:
+        raise ProjectError(f"MLFLOW_TRACKING_URI: {error}") from None
+    return os.environ["MLFLOW_TRACKING_URI"]
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
@@ -55,12 +71,18 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
     for override in overrides:
         _override(document, override)
     document = _resolve(document, path)
+    for key, value in _values(document):
+        if isinstance(value, str) and has_password(value):
+            raise ProjectError(
+                f"{path}: {key} is {mask(value)}: a password is not for this file, which is shared, and logged; "
+                f"give it in the environment ({_variable(key, value)})"
+            )
     origin = {"path": path, "home": home()}
     if stated := origin.keys() & document.keys():
         raise ProjectError(f"{path}: {sorted(stated)[0]} is not a key of a project file")
     if kinds := set(_own_kinds(document)):
         _make_importable(kinds, path)
-    tracking = document.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
+    tracking = document.get("tracking_uri") or tracking_uri()
     try:
         project = _adapter().validate_python(document | origin | {"tracking_uri": tracking})
     except ValidationError as error:
@@ -70,6 +92,14 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
         model=dataclasses.replace(project.model, llm=_beside(path, project.model.llm, "tiny")),
         features=project.features.located(lambda name: _beside(path, name, "bytes")),
     )
+
+
+def _variable(key: str, uri: str) -> str:
+    """Where the password belongs."""
+    if key == "tracking_uri":
+        return "MLFLOW_TRACKING_URI"
+    scheme = uri.partition("://")[0].upper()
+    return "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" if scheme in ("S3", "S3A") else f"FSSPEC_{scheme}_PASSWORD"
 
 
 def _own_kinds(document: Any) -> Iterator[str]:

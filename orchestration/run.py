@@ -1,5 +1,6 @@
 """One run of a project's job in this process, on the instance that the web UI shows."""
 
+import errno
 import importlib.resources
 import os
 import re
@@ -16,10 +17,12 @@ from assets.dataset import split_counts
 from assets.resource import resource_key
 from assets.settings import Project
 from orchestration.definitions import project_definitions
-from orchestration.processes import free_dead_runs, hold, let_go
+from orchestration.processes import cancel_when_interrupted, free_dead_runs, hold, let_go
 from orchestration.registration import register
-from training.files import write_text
+from orchestration.signals import Stopped, came
+from training.files import first_use, write_text
 
+_OF_MLFLOW = ("baselines", "model", "evaluation", "champion")  # assets that need its server
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}
 
@@ -30,12 +33,12 @@ class RunFailed(RuntimeError):
 
 def open_instance(home: Path) -> dg.DagsterInstance:
     """The Dagster instance under TRIPTYCH_HOME, made at first use."""
-    home.mkdir(parents=True, exist_ok=True)
-    settings = home / "dagster.yaml"
-    if not settings.exists() or not settings.stat().st_size:  # an empty one would mean no limit of the pools
-        write_text(settings, (importlib.resources.files("orchestration") / "dagster.yaml").read_text())
     os.environ["DAGSTER_HOME"] = str(home)  # child processes of Dagster look here
-    return dg.DagsterInstance.from_config(str(home))
+    settings = home / "dagster.yaml"
+    with first_use(home):  # Dagster makes its databases now, and two at once would both
+        if not settings.exists() or not settings.stat().st_size:  # an empty one would mean no limit of the pools
+            write_text(settings, (importlib.resources.files("orchestration") / "dagster.yaml").read_text())
+        return dg.DagsterInstance.from_config(str(home))
 
 
 def select(job: dg.JobDefinition, project: str, names: str | None) -> list[dg.AssetKey] | None:
@@ -74,13 +77,21 @@ def run_job(
 
     Raises:
         RunFailed: a step failed, or a blocking check did.
+        Stopped: Ctrl-C or SIGTERM came.
         ValueError: the selection names no asset.
     """
     register(project)
     free_dead_runs(instance)
     job = project_definitions(project).resolve_job_def(project.name)
     selected, run_id = select(job, project.name, names), str(uuid.uuid4())
+    if selected is None or any(key.path[-1] in _OF_MLFLOW for key in selected):
+        from training.mlflow_store import check_reachable
+
+        check_reachable(project.mlflow_uri)  # now, and not when the data side is done
+        if (database := project.home / "mlflow.db").exists() and not os.access(database, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(database))
     hold(instance, run_id)
+    cancel_when_interrupted()
     try:
         result = job.execute_in_process(
             instance=instance,
@@ -95,11 +106,21 @@ def run_job(
                 },
             },
         )
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        raise _stopped(instance, run_id) from None
     finally:
         let_go(run_id)
     if not result.success:
-        raise RunFailed(_why(result))
+        raise RunFailed(_why(result)) if came() is None else _stopped(instance, run_id)
     return result
+
+
+def _stopped(instance: dg.DagsterInstance, run_id: str) -> Stopped:
+    """Marks a run that was interrupted as CANCELED, where Dagster has not."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and run.status != dg.DagsterRunStatus.CANCELED:
+        instance.report_run_canceled(run)
+    return Stopped(f"run {run_id[:8]} is CANCELED; what is done is kept, and the same command goes on from there")
 
 
 def _why(result: dg.ExecuteInProcessResult) -> str:
@@ -112,18 +133,29 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
             what = check.description or "see its figures above, or in the web UI"
             reasons.append(f"check {check.check_name} of {check.asset_key.path[-1]} failed: {what}")
         elif event.is_step_failure:
-            error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
+            error = _innermost(event.step_failure_data.error)
             if error is None or error.cls_name != "DagsterAssetCheckFailedError":  # of the check itself, named before
                 reasons.append(f"{event.step_key}: {_words(error) if error else 'failed'}")
+        elif event.is_failure and not event.is_step_event and not reasons:  # before the first step, or between two
+            error = _innermost(event.job_failure_data.error)
+            reasons += [_words(error)] if error else []
     return "\n".join(reasons) or "the run failed; see the web UI (`triptych ui`)"
 
 
+def _innermost(error: Any) -> Any:
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error
+
+
 def _words(error: Any) -> str:
-    """What an error says, without its class."""
+    """What an error says, without its class; where it says nothing, its class and place."""
     name, _, words = error.message.strip().partition(": ")
-    return words if error.cls_name and name.endswith(error.cls_name) else error.message.strip()
+    said = words if error.cls_name and name.rstrip(":").endswith(error.cls_name) else error.message.strip()
+    if said:
+        return said
+    place = " ".join(error.stack[-1].split()) if error.stack else "an unknown place"
+    return f"{error.cls_name}, without a word, in {place}"
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import yaml
 
+from orchestration.signals import NAMES
 from training import children
 from training.files import write_text
-from training.tracking import make_database
+from training.guard import end_family, guarded
+from training.mlflow_store import make_database
 
 LOCATION = "triptych"  # the code location; `workspace.yaml` gives the same name
 _QUIET = ("--log-level", "warning")
@@ -47,7 +49,7 @@ def run_ui(home: Path, host: str, port: int, mlflow_port: int, tracking_uri: str
     location = {"host": "localhost", "port": code_port, "location_name": LOCATION}
     write_text(workspace, yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
     faces = [
-        [sys.executable, "-m", "dagster_webserver", "-w", str(workspace), "-h", host, "-p", str(port)],
+        [sys.executable, "-m", "orchestration.web_server", "-w", str(workspace), "-h", host, "-p", str(port)],
         [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace), *_QUIET],
     ]
     if not tracking_uri.startswith("http"):
@@ -115,15 +117,17 @@ def run_until_stopped(
     env: Mapping[str, str],
     ready: Callable[[], bool] = lambda: True,
     then: Sequence[Sequence[str]] = (),
+    left: str = ".",
 ) -> int:
     """Runs servers side by side until one ends or a person stops them; the others are stopped too.
 
     Args:
         commands: to start at once.
         ready: asked all the time; the first time it says yes, `then` is started, too.
+        left: what is said after "Stopped by Ctrl-C".
 
     Returns:
-        The exit code of the one that ended by itself, 0 when a person stopped them.
+        The exit code of the one that ended by itself; 130 or 143 when a signal stopped them.
     """
     with _stopped_by_signal() as stopped, _Group(env) as group:
         group.start(commands)
@@ -132,29 +136,30 @@ def run_until_stopped(
                 group.start(then)
                 then = ()
             time.sleep(0.2)
-        if stopped():
-            return 0
-        assert ended is not None
-        server = " ".join(str(part) for part in ended.args[1:4])  # type: ignore[index]
-        print(f"{server} ended with exit code {ended.returncode}; the other servers stop, too", file=sys.stderr)
-        return ended.returncode or 1
+        number = stopped()
+    if number:
+        print(f"Stopped by {NAMES[number]}{left}", file=sys.stderr)
+        return 128 + number
+    assert ended is not None
+    server = " ".join(str(part) for part in ended.args[5:8])  # type: ignore[index]  # after the guard's own
+    print(f"{server} ended with exit code {ended.returncode}; the other servers stopped, too", file=sys.stderr)
+    return ended.returncode or 1
 
 
 @contextlib.contextmanager
-def _stopped_by_signal() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT or SIGTERM has come; their handlers are put back at the end."""
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _frame: received.append(number)) for number in numbers]
+def _stopped_by_signal() -> Iterator[Callable[[], signal.Signals | None]]:
+    """Which of SIGINT and SIGTERM has come first, if one has; their handlers are put back at the end."""
+    received: list[signal.Signals] = []
+    before = [signal.signal(number, lambda number, _frame: received.append(signal.Signals(number))) for number in NAMES]
     try:
-        yield lambda: bool(received)
+        yield lambda: received[0] if received else None
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(NAMES, before, strict=True):
             signal.signal(number, handler)
 
 
 class _Group:
-    """Servers, each with its children in a process group of its own, so that all of them end."""
+    """Servers, each with its children in a process group of its own, so that all end; also with this process."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = dict(env)
@@ -164,7 +169,8 @@ class _Group:
         return self
 
     def start(self, commands: Sequence[Sequence[str]]) -> None:
-        self.servers += [subprocess.Popen(command, env=self.env, start_new_session=True) for command in commands]
+        started = [subprocess.Popen(guarded(c), env=self.env, start_new_session=True) for c in commands]
+        self.servers += started
 
     def ended(self) -> subprocess.Popen[bytes] | None:
         """A server that has ended; None while all run."""
@@ -176,8 +182,8 @@ class _Group:
         for server in self.servers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(timeout=max(0.1, until - time.monotonic()))
-        self._signal(signal.SIGKILL)  # a server that hangs, and children that outlived theirs
         for server in self.servers:
+            end_family(server.pid)  # one that hangs
             server.wait()
 
     def _signal(self, number: int) -> None:

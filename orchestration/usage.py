@@ -2,34 +2,46 @@
 
 import dataclasses
 import json
+import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from orchestration.signals import NAMES, came, interruptible
 from training.catalog import MODALITIES
 
 
 class Group(click.Group):
-    """Turns what a user can mend into one line on stderr and exit code 1; --debug shows the traceback."""
+    """Turns an error into one line on stderr and exit code 1 (--debug shows the traceback), and what stops a command
+    into one line and 130 or 143."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            _say_stopped(ctx, str(stop))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:  # whoever read our output has had enough
             ctx.exit(1)
-        except (ValueError, OSError, RuntimeError) as error:
-            if ctx.params.get("debug"):
-                raise
-            click.secho(f"Error: {error}", fg="red", err=True)
-            ctx.exit(1)
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            click.secho(f"Error: {type(error).__name__}: {error} (triptych --debug shows more)", fg="red", err=True)
+            if came() is not None:  # a library had made an error of its own of it
+                _say_stopped(ctx)
+            from orchestration.faults import words
+            from orchestration.project import home
+
+            click.secho(f"Error: {words(error, home())}", fg="red", err=True)
             ctx.exit(1)
+
+
+def _say_stopped(ctx: click.Context, words: str = "") -> NoReturn:
+    number = signal.Signals(came() or signal.SIGINT)
+    click.secho(f"Stopped by {NAMES[number]}{': ' + words if words else '.'}", fg="yellow", err=True)
+    ctx.exit(128 + number)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import socket
 import time
 import wave
 from collections.abc import Callable, Iterable
@@ -127,6 +128,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny(tmp_path: Path, home: Path) -> Path:
     """The file of a small project that has not been run."""
     return write_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], list[int]]:
+    """Ports of loopback that nobody listens on."""
+
+    def find(count: int) -> list[int]:
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+        ports = [free.getsockname()[1] for free in sockets]
+        for free in sockets:
+            free.close()
+        return ports
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ PACKAGES = ("orchestration", "assets", "training")
 # Declared and never imported by name: who uses it.
 USED_BY = {
     "accelerate": "transformers' Trainer",
-    "dagster-webserver": "triptych ui, as a program",
     "nvidia-ml-py": "MLflow's system metrics of a GPU",
     "safetensors": "transformers' save_pretrained",
 }

@@ -4,7 +4,11 @@ Not for a file that is locked: the lock would stay with the old one.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 
 def write_text(path: Path, text: str) -> None:
@@ -21,3 +25,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def first_use(folder: Path) -> Iterator[None]:
+    """Only one process at a time is within: who makes shared state of the folder that may not be there yet.
+
+    The kernel frees the lock when its holder ends, whatever ends it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "first_use.lock"):
+        yield

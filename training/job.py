@@ -8,6 +8,7 @@ way, everything else through the lake and MLflow. It dies with the process that 
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -229,6 +230,8 @@ def _register(
 def main() -> None:
     if parent := os.environ.get(PARENT):
         die_with_parent(int(parent))
+        os.setsid()  # Ctrl-C reaches the parent, which passes it on: once
+    signal.signal(signal.SIGINT, lambda number, _frame: sys.exit(128 + number))
     from dagster_pipes import open_dagster_pipes
 
     try:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training import children
+from training.guard import guarded
 from training.media import MediaError
 from training.processor import Processor
 
@@ -128,7 +129,7 @@ def score_command(model: Path, rows: Path, answers: Path) -> tuple[list[str], di
     code = model / "code" if (model / "code").is_dir() else Path(__file__).parent.parent
     # -P: no `training` of the working directory comes before the model's own. -B: nothing is written among artifacts.
     argv = [sys.executable, "-P", "-B", "-m", "training.score", str(model), str(rows), str(answers)]
-    return argv, children.environment(code)
+    return guarded(argv), children.environment(code)
 
 
 def answer_rows(model: Path, rows: pa.RecordBatchReader) -> pa.Table:

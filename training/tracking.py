@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from training import descriptions
 from training.catalog import OUTPUTS
 from training.children import is_free
+from training.mlflow_store import check_reachable, client, make_database
 from training.records import EvaluationRow, TrainingReport
 from training.spec import JobSpec, RunSpec
 
@@ -27,41 +28,6 @@ _SAMPLING_SECONDS = 1  # of system metrics; a short training should have some, t
 NOTE = "mlflow.note.content"  # where MLflow's pages look for the description of an experiment or a run
 TABLE = "evaluation_table.json"  # the artifact with test predictions as a table
 REPORT = "report.json"  # the artifact that says a training is whole: logged last
-
-
-def client(uri: str) -> Any:
-    """MLflow at `uri`; a SQLite database that is not there yet is made."""
-    from mlflow import MlflowClient
-
-    make_database(uri)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def make_database(uri: str) -> None:
-    """Makes the SQLite database of `uri` where it is not there: whole, or not at all.
-
-    MLflow's migrations are many commits. A process killed among them would leave a database that never opens again.
-    """
-    if not uri.startswith("sqlite:///"):
-        return
-    from sqlalchemy.engine import make_url
-
-    url = make_url(uri)
-    path = Path(url.database or ":memory:")
-    if path.name == ":memory:" or path.exists():
-        return
-    from filelock import FileLock
-    from mlflow import MlflowClient
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if path.exists():
-            return
-        unfinished = path.with_name(f"{path.stem}.unfinished.db")
-        for left in path.parent.glob(f"{unfinished.name}*"):  # by a process that was killed, and its journal
-            left.unlink()
-        MlflowClient(str(url.set(database=str(unfinished)))).search_experiments(max_results=1)
-        unfinished.replace(path)
 
 
 def find_run(uri: str, project: str, fingerprint: str) -> str | None:
@@ -99,27 +65,20 @@ def _runs(uri: str, project: str, fingerprint: str | None = None, status: str | 
     wanted = [f"tags.`{TAG}training_fingerprint` = '{fingerprint}'"] if fingerprint else []
     wanted += [f"attributes.status = '{status}'"] if status else []
     newest = ["attributes.start_time DESC"]
-    return store.search_runs([experiment.experiment_id], " and ".join(wanted), order_by=newest, max_results=1000)
+    found: list[Any] = []
+    token: str | None = ""
+    while token is not None:
+        page = store.search_runs([experiment.experiment_id], " and ".join(wanted), order_by=newest, page_token=token)
+        found, token = [*found, *page], page.token
+    return found
 
 
-def runs_on(uri: str, project: str, datasets: Iterable[str]) -> dict[str, str]:
-    """Run id -> role (model, or a baseline's name) of all that was trained on one of the datasets, by fingerprint."""
-    wanted = set(datasets)
+def runs_not_on(uri: str, project: str, datasets: Iterable[str]) -> dict[str, str]:
+    """Run id -> role (model, or a baseline's name) of all that was trained on another than these datasets, by
+    fingerprint."""
+    excepted = {None, *datasets}  # without a fingerprint it is not of our training
     tags = {run.info.run_id: run.data.tags for run in _runs(uri, project)}
-    return {i: t.get(TAG + "role", "") for i, t in tags.items() if t.get(TAG + "dataset_fingerprint") in wanted}
-
-
-def purge_run(uri: str, run_id: str) -> None:
-    """Deletes a run, its logged models, and their files, which MLflow keeps when it marks a run as deleted."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    store = client(uri)
-    run = store.get_run(run_id)
-    for model in store.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"):
-        get_artifact_repository(model.artifact_location).delete_artifacts()
-        store.delete_logged_model(model.model_id)
-    get_artifact_repository(run.info.artifact_uri).delete_artifacts()
-    store.delete_run(run_id)
+    return {i: t.get(TAG + "role", "") for i, t in tags.items() if t.get(TAG + "dataset_fingerprint") not in excepted}
 
 
 def end_dead_runs(uri: str, project: str, checkpoints: Path) -> list[str]:
@@ -152,6 +111,7 @@ def open_experiment(spec: JobSpec) -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it would tell of each of its threads
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     make_database(spec.tracking_uri)
+    check_reachable(spec.tracking_uri)
     mlflow.set_tracking_uri(spec.tracking_uri)
     mlflow.set_registry_uri(spec.tracking_uri)
     if mlflow.get_experiment_by_name(spec.project) is None:
@@ -232,24 +192,26 @@ def provenance(spec: JobSpec, run: RunSpec) -> dict[str, str]:
 
 
 class Terminated(SystemExit):
-    """SIGTERM came."""
+    """SIGTERM or SIGINT came."""
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Within, SIGTERM raises Terminated. Signals reach the main thread only; elsewhere nothing changes."""
+    """Within, SIGTERM and SIGINT raise Terminated. Signals reach the main thread only; elsewhere nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def terminate(_number: int, _frame: object) -> None:
-        raise Terminated(143)
+    def terminate(number: int, _frame: object) -> None:
+        raise Terminated(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, terminate)
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    previous = [signal.signal(number, terminate) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
 
 
 def log_parameters(run: RunSpec, settings: Mapping[str, Any]) -> None:

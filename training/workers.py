@@ -79,6 +79,7 @@ def _listen(lines: Any, log: Log) -> None:
 
 def _begin(parent: int, writer: Any, lock: Any) -> None:
     die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it, too, and ends its workers
     _to_parent.extend((writer, lock))
 
 
@@ -101,15 +102,17 @@ def _say(line: str) -> None:
 
 @contextlib.contextmanager
 def _stopping_workers() -> Iterator[None]:
-    """Within, SIGTERM ends the workers as it ends a training that runs alone: its run in MLflow is KILLED."""
+    """Within, SIGTERM and Ctrl-C end the workers as they end a training that runs alone: as KILLED in MLflow."""
 
     def terminate(number: int, _frame: object) -> None:
         for worker in multiprocessing.active_children():
             worker.terminate()
         raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, terminate)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, terminate) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)

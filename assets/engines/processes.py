@@ -1,11 +1,13 @@
 """Processes of this machine: for steps that work in Python itself."""
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from assets.engines.base import Batch, Engine, Result, WorkerOptions, cores, map_in_order
+from training.children import die_with_parent
 
 # What numeric libraries read when they are loaded.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -19,11 +21,13 @@ class ProcessesEngine(Engine):
     def map(self, fn: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
         workers = self.options.workers or cores()
         # A forked copy of a process that has threads (Dagster's, DuckDB's) can hang: start afresh.
-        executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread_each)
+        executor = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
         return map_in_order(executor, workers, fn, batches)
 
 
-def _one_thread_each() -> None:
-    """The workers are the parallelism: what is loaded later in this process uses one thread."""
+def _begin(parent: int) -> None:
+    """The workers are the parallelism: what is loaded later in one uses one thread. It ends with its parent."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
     for name in _THREAD_VARIABLES:
         os.environ[name] = "1"

@@ -14,7 +14,7 @@ from orchestration.housekeeping import collect
 from orchestration.project import load
 from orchestration.report import write_report
 from training import model_registry
-from training.tracking import client, runs_on
+from training.tracking import client, runs_not_on
 
 REFUSED = {"corrupt": 1, "not_found": 1, "duplicate": 1}  # of the project as it is
 
@@ -188,7 +188,7 @@ def test_after_an_erasure_every_model_knows_its_rows_and_the_next_finds_its_mode
     assert told.purged == [2, 1]
     assert not model_registry.versions(project.mlflow_uri, project.name)
     assert not [file for file in (project.home / "artifacts").rglob("*") if file.is_file()]
-    assert not runs_on(project.mlflow_uri, project.name, [lake.note("dataset")["fingerprint"]])
+    assert not runs_not_on(project.mlflow_uri, project.name, [])
     collect(project, dry_run=False)
 
 

@@ -55,6 +55,7 @@ def test_settings_of_the_instance_are_whole_or_not_there(home, monkeypatch):
     (home / "dagster.yaml").touch()  # as a kill left it once
     with open_instance(home) as instance:
         assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
+        assert instance.get_concurrency_config().run_queue_config.max_user_code_failure_retries == 10
 
 
 STATES = ["NOT_STARTED", "STARTING", "STARTED", "CANCELING"]

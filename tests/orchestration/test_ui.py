@@ -152,7 +152,7 @@ class Ui:
         everyone = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGINT)
         try:
-            assert self.process.wait(timeout=60) == 0
+            assert self.process.wait(timeout=60) == 128 + signal.SIGINT
         finally:
             self.process.kill()
             left = psutil.wait_procs(everyone, timeout=10)[1]
