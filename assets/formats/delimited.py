@@ -122,7 +122,7 @@ def _rows(file: TextIO, dialect: _Dialect) -> Iterator[_Row]:
         if problem is not None:
             opened, doubtful = line, max(doubtful, lines.number)
             lines.keep_first()
-        elif is_doubtful := line <= doubtful and not dialect.looks.is_row(cells):
+        elif is_doubtful := line <= doubtful and not dialect.looks.is_surely_row(cells):
             problem = f"line {line} may belong to the cell that line {opened} opens with a quote"
             lines.keep_first()
         if problem is not None or cells:

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from io import StringIO
 
@@ -46,6 +47,11 @@ def find_delimiter(lines: Sequence[str], columns: Sequence[str], required: Itera
     return default if default == "\t" and default in dividing else max(dividing, key=worth, default=default)
 
 
+def _shape(cell: str) -> str:
+    """What signs a cell has in which order: a_0 of item_17."""
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", cell.rstrip()))
+
+
 class Looks:
     """What tells a row from a piece of a text: columns that hold numbers, or words without a space, throughout."""
 
@@ -53,6 +59,10 @@ class Looks:
         self.width, self._delimiter = width, delimiter
         rows = [cells for line in lines if len(cells := split(line, delimiter)) == width and '"' not in "".join(cells)]
         self._tests = [self._test([row[n] for row in rows if row[n]]) for n in range(width)]
+
+        shapes = [Counter(_shape(row[n]) for row in rows if row[n]).most_common(1) for n in range(width)]
+        common = [top[0][0] for top in shapes if top and top[0][1] >= _SHARE * len(rows)]
+        self._shapes = {shape for shape in common if "0" in shape}  # those with digits, which tell names from words
 
     @staticmethod
     def _test(cells: Sequence[str]) -> re.Pattern[str] | None:
@@ -70,18 +80,26 @@ class Looks:
         return len(cells) < self.width or self._tests[-1] is None
 
     def is_row(self, cells: Sequence[str]) -> bool:
-        """Whether these are surely the cells of a whole row."""
+        """Whether these may be the cells of a whole row, as far as columns have a look."""
         return len(cells) == self.width and self.is_start(cells)
 
     def is_start(self, cells: Sequence[str]) -> bool:
-        """Whether these are surely the first cells of a row: something stands in the first column that has a look."""
-        return next((cell != "" for test, cell in zip(self._tests, cells, strict=False) if test), False) and self.fit(
-            cells
-        )
+        """Whether these may be the first cells of a row: something stands in the first column that has a look."""
+        stands = next((cell != "" for test, cell in zip(self._tests, cells, strict=False) if test), False)
+        return stands and self.fit(cells)
+
+    def is_surely_row(self, cells: Sequence[str]) -> bool:
+        """Whether hardly a text has such cells: two columns have their look, or one has digits as all its cells do."""
+        looks = sum(bool(test and cell) for test, cell in zip(self._tests, cells, strict=False))
+        return self.is_row(cells) and (looks > 1 or self._has_shape(cells))
+
+    def _has_shape(self, cells: Sequence[str]) -> bool:
+        return not self._shapes.isdisjoint(map(_shape, cells))
 
     def are_rows(self, lines: Sequence[str]) -> bool:
         """Whether the lines that a quoted cell spans look like rows of their own, which it has swallowed."""
-        first, *inner, last = [self.is_row(cells) for cells in self._literal(lines)]
+        literal = self._literal(lines)
+        first, *inner, last = [self.is_row(c) and (self._has_shape(c) or not self._shapes) for c in literal]
         return (first and last and 2 * sum(inner) >= len(inner)) or (bool(inner) and all(inner))
 
     def start_in(self, lines: Sequence[str]) -> bool:
