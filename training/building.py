@@ -8,7 +8,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.catalog import OUTPUTS
 from training.features import FeatureSettings
-from training.llm import load_llm
+from training.llm import embedding_width, load_llm
 from training.model import FusionModel
 from training.model_config import FusionConfig
 from training.settings import ModelSettings, complete
@@ -48,7 +48,7 @@ def build_model(
         dropout=settings.dropout,
         max_new_tokens=settings.max_new_tokens,
         llm_config=tiny_config(settings, tokenizer) if pretrained is None else pretrained.config,
-        embedding_width=settings.width if pretrained is None else pretrained.get_input_embeddings().weight.shape[1],
+        embedding_width=settings.width if pretrained is None else embedding_width(pretrained),
     )
     model = FusionModel(config)
     if pretrained is not None:

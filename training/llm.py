@@ -5,6 +5,8 @@ and a model answers the same wherever it is loaded. `training.precision: bfloat1
 (autocast); a trained model answers in float32.
 """
 
+from typing import Any
+
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -36,7 +38,8 @@ def load_llm(name: str, output: Output, tokenizer: PreTrainedTokenizerBase) -> P
             f"model.llm is {name!r} ({config.model_type}), which is not causal: what it says at a token depends on "
             f"later tokens, so in training it would see the answer that it is to give; {_INSTEAD}"
         )
-    _check_tokenizer(name, tokenizer, llm.get_input_embeddings().weight.shape[0])
+    embed: Any = llm.get_input_embeddings()
+    _check_tokenizer(name, tokenizer, embed.weight.shape[0])
     return llm
 
 
@@ -71,13 +74,19 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, embedded: in
 @torch.no_grad()
 def is_causal(llm: PreTrainedModel) -> bool:
     """Whether nothing that it says at a token changes with later tokens; tried out, as a configuration may not tell."""
-    embed = llm.get_input_embeddings()
+    embed: Any = llm.get_input_embeddings()
     draw = torch.Generator().manual_seed(0)  # torch's global one decides the weights of what is made next
     ids_BS = torch.randint(embed.weight.shape[0], (2, 2 * _HALF), generator=draw)
     ids_BS[1, :_HALF] = ids_BS[0, :_HALF]
     said_BSX = llm(inputs_embeds=embed(ids_BS), attention_mask=torch.ones_like(ids_BS))[0]
     moved_S = (said_BSX[0] - said_BSX[1]).abs().amax(-1)
     return not bool(moved_S[:_HALF].max() > _NOISE * moved_S[_HALF:].max())
+
+
+def embedding_width(llm: PreTrainedModel) -> int:
+    """Of a token as it is read; what lies behind may be wider."""
+    embed: Any = llm.get_input_embeddings()
+    return int(embed.weight.shape[1])
 
 
 def positions(config: PreTrainedConfig) -> int | None:
