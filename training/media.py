@@ -53,6 +53,13 @@ _FOREIGN = (
     (rb"\s*<(\?xml|svg|!doctype|html)", "XML, SVG or HTML"),
     (rb"PK\x03\x04", "ZIP"),
 )
+# What stands in the place of a file that lies elsewhere.
+_POINTERS = (
+    (rb"version https://git-lfs", "a pointer of Git LFS: fetch the files with `git lfs pull`"),
+    (rb"/annex/objects/", "a pointer of git-annex: fetch the files with `git annex get`"),
+    (rb"\.{1,2}/[^\0-\x1f]+\s*\Z", "a link that was copied as text: copy links as links (cp -a, git core.symlinks)"),
+)
+_LONGEST_POINTER = 1024  # bytes
 _LONGEST = 500  # characters of a message
 _AGAIN = "export or download it again"
 
@@ -113,6 +120,8 @@ def speech_format(data: bytes) -> str | None:
 
 
 def unknown_format(data: bytes, kind: str, readable: tuple[str, ...], convert_to: str) -> MediaError:
+    if len(data) < _LONGEST_POINTER and (pointer := _sniff(data, _POINTERS)):
+        return MediaError("unsupported", f"the file is not here, but {pointer}")
     actual = _sniff(data, _PICTURE_STARTS) or _sniff(data, _SPEECH_STARTS) or _sniff(data, _FOREIGN)
     if actual in readable:
         return MediaError("corrupt", f"starts like {actual}, but the header is damaged or cut: {_AGAIN}")

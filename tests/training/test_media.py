@@ -399,3 +399,19 @@ def test_the_dirty_folder_ends_as_expected() -> None:
         except MediaError as error:
             outcome = "decode_ok_or_clear_unsupported" if error.reason == "unsupported" else "reject"
         assert outcome == case["expected"], f"{name}: {outcome}"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        (b"/annex/objects/SHA256E-s31390--f50d.png\n", "git annex get"),
+        (b"../../.git/annex/objects/x/SHA256E-s31390--f50d.png", "copied as text"),
+        (b"../blobs/4f7a2c", "copied as text"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_file_is_named(content: bytes, says: str) -> None:
+    for decode in (decode_image, decode_speech):
+        with pytest.raises(MediaError, match=says) as error:
+            decode(content, LIMITS)
+        assert error.value.reason == "unsupported"
