@@ -44,7 +44,8 @@ def counted(data: bytes) -> bytes:
         return data
     if _COUNTING.match(data, start):
         return data[start:]
-    frames, position = 0, start
+    frames = 0
+    position: int | None = start
     while position is not None:
         while size := _frame_size(data, position):
             frames, position = frames + 1, position + size
