@@ -51,6 +51,7 @@ class _Guess:
         self.tables = sorted(tables, key=lambda t: (-sum(path == t.path for path, _ in self.files), not self.texts(t)))
         self.main_key = self._key(self.tables[0]) if self.tables else ""
         self.sources: list[str] = []
+        self.folders: Media | None = None  # whose folders are columns
         self.names: dict[str, str | None] = {}  # source -> its table
         self.taken: dict[str, set[str]] = {}  # table -> columns that sources use
 
@@ -78,7 +79,12 @@ class _Guess:
                 values |= {"table": table.path, "key": key} | ({} if key == file else {"file": file})
                 self._add(media.name, values, f"{file} names its files")
                 return
-        self._add(media.name, values, "its keys are the names of the files, without suffix")
+        pattern = _path_pattern(media)
+        if pattern and not self.tables:
+            self.folders = media
+            self._add(media.name, {**values, "path": pattern}, "its folders say this")
+        else:
+            self._add(media.name, values, "its keys are the names of the files, without suffix")
 
     def _add_text(self) -> None:
         """The likeliest column of all tables that can be joined."""
@@ -149,6 +155,11 @@ class _Guess:
             count, rows = len(set(label[0].values(label[1]))), len(label[0].rows)
             lines = [f"label: {self._column(*label)} # {count} different answers in {rows} rows"]
             output = "class" if count <= max(20, rows // 10) else "text"
+        elif pattern := self.folders and _path_pattern(self.folders):
+            if "{label}" in pattern:
+                lines, output = ["label: label # the folder's name"], "class"
+            if "{split}" in pattern:
+                return [*lines, "split: {column: split}"], output
         if groups:
             count = len(set(groups[0][0].values(groups[0][1])))
             line = f"group: [{self._column(*groups[0])}] # nobody of it stands on two sides of a split"
@@ -165,6 +176,22 @@ class _Guess:
         if sum(column in t.columns for t in self.tables if t.path in self.taken) == 1:
             return _flow(column)
         return _flow(f"{next(name for name, path in self.names.items() if path == table.path)}.{column}")
+
+
+def _path_pattern(media: Media) -> str | None:
+    """What the folders of the files say, where all lie equally deep: the split, and the label; None: neither."""
+    folders = [name.split("/")[:-1] for name in media.names]
+    if len({len(parts) for parts in folders}) != 1:
+        return None
+    pattern: list[str] = []
+    for names in map(set, zip(*folders, strict=True)):
+        if {"train", "test"} <= {name.lower() for name in names} <= _SPLITS:
+            pattern.append("{split}")
+        elif len(names) == 1:
+            pattern += names
+        else:
+            pattern = ["*" if part == "{label}" else part for part in pattern] + ["{label}"]
+    return "/".join([*pattern, "{name}"]) if {"{split}", "{label}"} & set(pattern) else None
 
 
 def _label(columns: Sequence[tuple[Table, str]]) -> tuple[Table, str] | None:

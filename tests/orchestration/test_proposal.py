@@ -114,6 +114,18 @@ def test_mixed_folders_and_what_is_not_used(tmp_path: Path, make_png: Any, make_
     assert str(tmp_path) not in "".join(said)
 
 
+def test_folders_that_say_split_and_label(tmp_path: Path, make_png: Any, home: Path) -> None:
+    for n in range(12):
+        folder = tmp_path / "photos" / ("train", "test")[n % 2] / ("red", "blue", "green")[n % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        make_png(folder / f"{n}.png", n)
+    found = written(tmp_path)
+    (source,) = found["sources"]
+    assert source == {"name": "photos", "modality": "image", "files": "photos", "path": "{split}/{label}/{name}"}
+    assert found["align"] == {"label": "label", "split": {"column": "split"}}
+    assert check(load(tmp_path / "project.yaml")).samples == {"train": 6, "test": 6}
+
+
 def test_texts_alone(tmp_path: Path, home: Path) -> None:
     csv(tmp_path / "all.csv", "n,review,sentiment", *(f"{n},it was {n} times good,{'+-'[n % 2]}" for n in range(9)))
     found = written(tmp_path)
