@@ -102,6 +102,8 @@ class Batcher:
         """Sets the futures. Where a batch fails its rows are tried one by one: one request is no other's fault."""
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._model, self._answer, list(rows))
+            if len(answers) != len(rows):
+                raise RuntimeError(f"the model gave {len(answers)} answers to {len(rows)} rows")
         except Exception as error:
             if len(rows) == 1:
                 with contextlib.suppress(asyncio.InvalidStateError):

@@ -45,6 +45,8 @@ class Model:
             assert self.go.wait(20)
         if "broken" in rows:
             raise RuntimeError("out of memory")
+        if "fewer" in rows:
+            return []
         return [{"prediction": row} for row in rows]
 
 
@@ -312,6 +314,7 @@ def test_a_failure_stays_with_its_request(serve: Callable[..., Server]) -> None:
         broken, whole = (other.result() for other in others)
     assert answers(first.result()) + answers(whole) == ["slow", "whole"]
     assert broken.status_code == 500 and "RuntimeError" in broken.json()["message"]
+    assert server.ask("fewer").status_code == 500
     assert answers(server.ask("a")) == ["a"]
 
 
