@@ -94,7 +94,7 @@ class Service:
         self.most = int(model.max_rows)
         self.limits = limits
         self._held = 0  # bytes
-        self.batcher = Batcher(*_steps(model), limits.batch, limits.rows, readers=min(8, os.cpu_count() or 1))
+        self.batcher = Batcher(*_steps(model), limits.batch, limits.rows, readers=max(4, os.cpu_count() or 1))
 
     async def invocations(self, request: Request) -> Response:
         body = bytearray()

@@ -34,6 +34,8 @@ class Model:
         self.go, self.busy = threading.Event(), threading.Event()
 
     def read(self, record: dict[str, Any], number: int) -> str:
+        if record.get("text") == "large":
+            assert self.go.wait(20)
         if not isinstance(record.get("text"), str):
             raise MlflowException.invalid_parameter_value(f"row {number}, column text: is no text")
         return record["text"]
@@ -301,6 +303,17 @@ def test_a_full_queue_says_when_to_come_again(serve: Callable[..., Server]) -> N
         assert answers(first.result()) + answers(second.result()) == ["slow", "a", "b"]
     assert answers(server.ask("c")) == ["c"]
     assert answers(server.ask(*"defgh")) == list("defgh")  # more than the queue, but nothing is in its way
+
+
+def test_a_request_that_takes_long_to_read_holds_up_no_other(serve: Callable[..., Server]) -> None:
+    server = serve()
+    with ThreadPoolExecutor(1) as clients:
+        first = clients.submit(server.ask, *["large"] * 20)
+        wait_for(lambda: len(server.uvicorn.server_state.connections) == 1)
+        assert [answers(server.ask(text)) for text in "abc"] == [["a"], ["b"], ["c"]]
+        assert not first.done()
+        server.model.go.set()
+        assert answers(first.result()) == ["large"] * 20
 
 
 def test_a_failure_stays_with_its_request(serve: Callable[..., Server]) -> None:
