@@ -19,6 +19,7 @@ from assets.preview import contact_sheet, counts_table, markdown_table, picture,
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from assets.source_settings import SourceSettings
+from training.credentials import mask
 from training.schema import MODALITIES, SCHEMA_VERSION, tensor
 
 _OUTCOMES = ("passed", "unmatched", "quarantined", "duplicate")
@@ -51,7 +52,7 @@ def source_assets(project: Project) -> list[dg.AssetSpec]:
             group_name=f"{project.name}_sources",
             kinds={source.modality, *(_kinds(source))},
             owners=list(project.owners),
-            metadata={name: ", ".join(map(_masked, places)) for name, places in _places(source).items()},
+            metadata={name: ", ".join(map(mask, places)) for name, places in _places(source).items()},
         )
         for source in project.sources
     ]
@@ -69,17 +70,10 @@ def _places(source: SourceSettings) -> dict[str, tuple[str, ...]]:
 
 def _kinds(source: SourceSettings) -> list[str]:
     """What the files of a source are, by name: a folder, an archive or a table, and where they lie."""
-    place = _masked(next((place for places in _places(source).values() for place in places), ""))
-    scheme, suffix = urlsplit(place).scheme if "://" in place else "", Path(place).suffix.lower().lstrip(".")
-    return [kind for kind in (scheme, suffix if suffix.isalnum() else "folder") if kind]
-
-
-def _masked(place: str) -> str:
-    """Without what a URL says of a user."""
-    if "://" not in place:
-        return place
-    parts = urlsplit(place)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    place = next((place for places in _places(source).values() for place in places), "")
+    url = urlsplit(place) if "://" in place else None
+    suffix = Path(url.path if url else place).suffix.lower().lstrip(".")
+    return [*([url.scheme] if url else []), suffix if suffix.isalnum() else "folder"]
 
 
 def _manifest(project: Project) -> dg.AssetsDefinition:

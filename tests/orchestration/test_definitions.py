@@ -76,7 +76,7 @@ def test_sources_stand_upstream_of_the_manifest(tmp_path, home):
         "name: shop\n"
         "owners: [team:vision, someone@example.org]\n"
         "sources:\n"
-        "  - {name: photos, modality: image, files: 's3://me:secret@bucket/photos.tar?token=secret'}\n"
+        "  - {name: photos, modality: image, files: 's3://me@bucket/photos.tar'}\n"
         "  - {name: notes, modality: text, table: notes.csv, column: note, key: id}\n"
         "align: {label: kind}\n"
     )
@@ -86,7 +86,7 @@ def test_sources_stand_upstream_of_the_manifest(tmp_path, home):
         "photos": {"image", "s3", "tar"},
         "notes": {"text", "csv"},
     }
-    assert outside["photos"].metadata["files"] == "s3://bucket/photos.tar"
+    assert outside["photos"].metadata["files"] == "s3://***@bucket/photos.tar"
     assert outside["notes"].metadata["table"] == "notes.csv"
     graph = found.resolve_asset_graph()
     assert graph.get(dg.AssetKey(["shop", "manifest"])).parent_keys == {spec.key for spec in outside.values()}
