@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 import numpy as np
@@ -16,14 +18,16 @@ from assets.lake import Lake
 from assets.preview import contact_sheet, counts_table, markdown_table, picture, table_metadata
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
-from training.schema import MODALITIES, tensor
+from assets.source_settings import SourceSettings
+from training.credentials import mask
+from training.schema import MODALITIES, SCHEMA_VERSION, tensor
 
-OWNERS = ["team:triptych"]
 _OUTCOMES = ("passed", "unmatched", "quarantined", "duplicate")
 
 
 def data_assets(project: Project) -> list[dg.AssetsDefinition]:
     """manifest -> clean and features of each modality -> samples -> dataset, under the project's key prefix."""
+    # Upstream of them stand the sources (`source_assets`).
     modalities = (_modality_assets(project, modality) for modality in project.modalities)
     return [_manifest(project), *modalities, _samples(project), _dataset(project)]
 
@@ -33,15 +37,50 @@ def _common(project: Project, group: str) -> dict[str, Any]:
     return {
         "key_prefix": [project.name],
         "group_name": f"{project.name}_{group}",
-        "owners": OWNERS,
+        "owners": list(project.owners),
+        "code_version": str(SCHEMA_VERSION),
         "required_resource_keys": {resource_key(project.name)},
     }
+
+
+def source_assets(project: Project) -> list[dg.AssetSpec]:
+    """What lies outside, and the manifest lists: one asset for each source, which Dagster shows and does not make."""
+    return [
+        dg.AssetSpec(
+            source_key(project, source),
+            description=f"{source.modality.capitalize()} as it lies outside: source {source.name} of the project file.",
+            group_name=f"{project.name}_sources",
+            kinds={source.modality, *(_kinds(source))},
+            owners=list(project.owners),
+            metadata={name: ", ".join(map(mask, places)) for name, places in _places(source).items()},
+        )
+        for source in project.sources
+    ]
+
+
+def source_key(project: Project, source: SourceSettings) -> dg.AssetKey:
+    return dg.AssetKey([project.name, "sources", source.name])
+
+
+def _places(source: SourceSettings) -> dict[str, tuple[str, ...]]:
+    """Where it lies, as the project file says it."""
+    places = {"files": source.files or (), "table": (source.table,) if source.table else ()}
+    return {name: listed for name, listed in places.items() if listed}
+
+
+def _kinds(source: SourceSettings) -> list[str]:
+    """What the files of a source are, by name: a folder, an archive or a table, and where they lie."""
+    place = next((place for places in _places(source).values() for place in places), "")
+    url = urlsplit(place) if "://" in place else None
+    suffix = Path(url.path if url else place).suffix.lower().lstrip(".")
+    return [*([url.scheme] if url else []), suffix if suffix.isalnum() else "folder"]
 
 
 def _manifest(project: Project) -> dg.AssetsDefinition:
     @dg.asset(
         **_common(project, "sources"),
         kinds={"deltalake", "parquet"},
+        deps=[source_key(project, source) for source in project.sources],
         description="What exists: one row per input item of every source, with its hash, size, time and place.",
         check_specs=[
             dg.AssetCheckSpec(
@@ -155,24 +194,29 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
     """Clean table and features of one modality: one step, so that an item is decoded once for both."""
     name = project.name
     clean, features = [name, f"clean_{modality}"], [name, f"{modality}_features"]
-    cleaned = project.features.modality(modality).described
-    tensors = project.features.featurizer(modality).described
+    cleaner, featurizer = project.features.modality(modality), project.features.featurizer(modality)
 
-    def spec(key: list[str], group: str, description: str) -> dg.AssetSpec:
+    def spec(key: list[str], group: str, version: int, description: str) -> dg.AssetSpec:
         return dg.AssetSpec(
             key,
             deps=[[project.name, "manifest"]],
             group_name=f"{name}_{group}",
             kinds={"deltalake", modality},
-            owners=OWNERS,
+            owners=list(project.owners),
+            code_version=str(version),
             description=description,
         )
 
     @dg.multi_asset(
         name=f"{name}__{modality}",
         specs=[
-            spec(clean, "clean", f"Every {modality} item that could be read: {cleaned}."),
-            spec(features, "features", f"Tensors of every clean {modality} item: {tensors}; keyed by content."),
+            spec(clean, "clean", cleaner.version, f"Every {modality} item that could be read: {cleaner.described}."),
+            spec(
+                features,
+                "features",
+                featurizer.version,
+                f"Tensors of every clean {modality} item: {featurizer.described}; keyed by content.",
+            ),
         ],
         can_subset=False,
         required_resource_keys={resource_key(name)},

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from importlib import metadata
 
 import dagster as dg
 
@@ -17,8 +18,6 @@ from training.metrics import Metric
 from training.records import TrainingReport, Verdict
 from training.spec import JobSpec, RunSpec, shorter_training
 
-OWNERS = ["team:triptych"]
-
 
 def model_assets(project: Project) -> list[dg.AssetsDefinition]:
     """dataset -> baselines and model -> evaluation -> champion, under the project's key prefix."""
@@ -28,7 +27,8 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
         key_prefix=key,
         group_name=f"{name}_models",
         kinds={"mlflow"},
-        owners=OWNERS,
+        owners=list(project.owners),
+        code_version=metadata.version("triptych"),
         required_resource_keys={resource_key(name)},
     )
 
@@ -64,12 +64,12 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
             }
         )
 
-    return [training_asset(name), evaluation, champion]
+    return [training_asset(project), evaluation, champion]
 
 
-def training_asset(name: str) -> dg.AssetsDefinition:
+def training_asset(project: Project) -> dg.AssetsDefinition:
     """baselines and model of the project: one step, since they train side by side; either can be asked for alone."""
-    key = [name]
+    name, key = project.name, [project.name]
 
     def spec(asset: str, kinds: set[str], description: str) -> dg.AssetSpec:
         return dg.AssetSpec(
@@ -78,7 +78,8 @@ def training_asset(name: str) -> dg.AssetsDefinition:
             description=description,
             group_name=f"{name}_models",
             kinds=kinds,
-            owners=OWNERS,
+            owners=list(project.owners),
+            code_version=metadata.version("triptych"),
         )
 
     @dg.multi_asset(

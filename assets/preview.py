@@ -13,6 +13,7 @@ import pyarrow as pa
 from assets.lake import Lake
 from training.media import one_line
 from training.records import EvaluationRow
+from training.schema import column_words
 
 _CELL = 200  # characters of a value that a preview shows
 _HASH = 12  # hexadecimal digits of a hash that a preview shows
@@ -22,7 +23,9 @@ _PICTURE = 1000  # pixels: the width that the dialog of the web UI has room for
 def table_metadata(lake: Lake, name: str) -> dict[str, Any]:
     """Row count, column schema, place and version of a table, under the keys that Dagster's UI knows."""
     table = lake.open(name)
-    columns = [dg.TableColumn(field.name, str(field.type)) for field in lake.schema(name)]
+    schema = lake.schema(name)
+    words = column_words(name, schema)
+    columns = [dg.TableColumn(field.name, str(field.type), words[field.name]) for field in schema]
     rows = lake.sql(f"SELECT count(*) AS n FROM {name}")["n"][0].as_py()
     return {
         "dagster/row_count": rows,

@@ -127,6 +127,9 @@ def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str,
 _SECRET = re.compile("secret|password|token|key", re.IGNORECASE)  # in names of storage options
 
 
+_OWNER = re.compile(r"team:.+|[\w.+-]+@[\w-]+(\.[\w-]+)+")  # what Dagster takes for one
+
+
 def _choose(family: Family, value: object) -> Choice:
     """What the file says of a family, checked; a user's own kind is imported, so that its absence shows now."""
     choice = family.choose(value)
@@ -156,6 +159,7 @@ class Project:
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
     engine: Choice = field(default_factory=lambda: Choice("threads"))  # what runs the steps on batches
     launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
+    owners: tuple[str, ...] = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
     schedule: str | None = None  # cron, UTC
     watch: bool = False  # true: the sensor that starts a run when files change is on from the start
     data: str | None = None  # the folder that ${data} stands for in the paths of this file
@@ -183,6 +187,8 @@ class Project:
         for name, path in (("TRIPTYCH_HOME", str(self.home)), ("lake", self.lake_uri)):
             if "://" not in path and (bad := _NO_PATH.search(path)):
                 raise ValueError(f"{name} is {path}: tables cannot lie under a path with {bad[0]!r}; choose another")
+        for owner in self.owners:
+            check(_OWNER.fullmatch(owner) is not None, "owners", owner, "an address, or team:NAME")
         for option in self.storage_options:
             if _SECRET.search(option):
                 raise ValueError(

@@ -1,16 +1,19 @@
 """The code location: every registered project's assets, checks, job and schedule, made when Dagster asks for them.
 
-``dagster dev -w workspace.yaml`` or ``triptych ui`` loads it; importing this module does nothing.
+``dagster dev -w workspace.yaml`` or ``triptych ui`` loads it; importing this module does nothing. `load_definitions`
+brings one project into a code location of your own.
 """
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import dagster as dg
 from filelock import FileLock
 from pydantic import PrivateAttr
 
 from assets.asset_checks import asset_checks
-from assets.data_assets import data_assets
+from assets.data_assets import data_assets, source_assets
 from assets.model_assets import model_assets
 from assets.resource import resource_key
 from assets.settings import Project
@@ -56,18 +59,30 @@ def project_definitions(project: Project) -> dg.Definitions:
         project.name,
         selection=dg.AssetSelection.key_prefixes(project.name),
         description=f"Everything from {project.path.name} to the champion.",
+        executor_def=dg.in_process_executor,  # steps share what they import; the trainer is a child anyway
     )
     schedules, sensors = automation(project, job)
     return dg.Definitions(
-        assets=[*data_assets(project), *model_assets(project)],
+        assets=[*source_assets(project), *data_assets(project), *model_assets(project)],
         asset_checks=asset_checks(project),
         jobs=[job],
         schedules=schedules,
         sensors=sensors,
-        executor=dg.in_process_executor,  # steps share what they import; the trainer is a child anyway
         loggers={"lines": lines},
         resources={resource_key(project.name): ProjectResource.configure_at_launch(file=str(project.path))},
     )
+
+
+def load_definitions(file: Path | str, overrides: Sequence[str] = ()) -> dg.Definitions:
+    """One project, to be merged with other definitions; it brings no executor, and its job keeps its own.
+
+        from orchestration.definitions import load_definitions
+        defs = dg.Definitions.merge(load_definitions("shop/project.yaml"), dg.Definitions(assets=[...], executor=...))
+
+    Raises:
+        ProjectError: the file cannot be read as a project; the message names the key.
+    """
+    return project_definitions(load(file, overrides))
 
 
 @dg.definitions
@@ -81,4 +96,4 @@ def definitions() -> dg.Definitions:
         except Exception as error:  # ProjectError, or what a project's own code raised
             what = mask(f"{type(error).__name__}: {error}")
             logging.getLogger("triptych").warning("project %s is left out: %s", name, what)
-    return dg.Definitions.merge(*projects) if projects else dg.Definitions()
+    return dg.Definitions.merge(*projects, dg.Definitions(executor=dg.in_process_executor))

@@ -26,21 +26,23 @@ _NO_ITEMS = ("readme", "license", "licence")
 class Media:
     """Files of one modality: a folder, a glob or an archive."""
 
-    path: str  # relative to the folder that was looked at
+    paths: tuple[str, ...]  # relative to the folder that was looked at
     modality: str
-    names: frozenset[str]  # of the files, below `path`
+    names: frozenset[str]  # of the files, below `paths`
 
     @property
     def name(self) -> str:
-        return identifier(re.sub(r"[/.][^/]*[*?].*", "", self.path).removesuffix(Path(self.path).suffix))
+        place = self.paths[0].removesuffix(Path(self.paths[0]).suffix)
+        return identifier(re.sub(r"\*.*", "", place)) or self.modality
 
     @cached_property
     def named(self) -> frozenset[str]:
-        """How a table may name the files: without the folders that all of them share, too."""
+        """How a table may name the files: without the folders that all of them share, or with that they lie in."""
         shared = posixpath.commonpath({posixpath.dirname(name) for name in self.names})
         parts = shared.split("/") if shared else []
         starts = ["", *("/".join(parts[:n]) + "/" for n in range(1, len(parts) + 1))]
-        return frozenset(name.removeprefix(start) for start in starts for name in self.names)
+        names = frozenset(name.removeprefix(start) for start in starts for name in self.names)
+        return names | {f"{posixpath.basename(path)}/{name}" for path in self.paths for name in self.names}
 
     @cached_property
     def stems(self) -> frozenset[str]:
@@ -72,7 +74,8 @@ class Table:
         shares = {}
         for column in self.columns:
             if values := self.values(column):
-                shares[column] = sum(posixpath.normpath(value) in known for value in values) / len(values)
+                found = sum(posixpath.normpath(value.replace("\\", "/")) in known for value in values)
+                shares[column] = found / len(values)
         best = max(shares, key=shares.__getitem__, default=None)
         return best if best is not None and shares[best] >= _MATCH else None
 
@@ -101,23 +104,24 @@ def _media(folder: Path, root: Path, notes: list[str]) -> list[Media]:
     path = folder.relative_to(root).as_posix()
     found: list[Media] = []
     if folder != root and len(set(kinds.values())) == 1:
-        found.append(Media(path, next(iter(kinds.values())), frozenset(kinds)))
+        found.append(Media((path,), next(iter(kinds.values())), frozenset(kinds)))
     elif kinds:
         children = {name.partition("/")[0] for name in kinds if "/" in name}
         for child in sorted(children):
             found += _media(folder / child, root, notes)
-        suffixes = sorted({(Path(name).suffix, kinds[name]) for name in kinds if "/" not in name})
-        for suffix, modality in suffixes:
-            loose = frozenset(name for name in kinds if "/" not in name and name.endswith(suffix))
+        for modality in sorted(set(kinds.values())):
+            loose = frozenset(name for name in kinds if "/" not in name and kinds[name] == modality)
+            suffixes = sorted({Path(name).suffix for name in loose})
             if len(loose) == 1:
                 notes.append(f"{next(iter(loose))} is the only file of its kind")
-            else:
-                found.append(Media(f"{path}/*{suffix}".removeprefix("./"), modality, loose))
+            elif loose:
+                paths = (f"{path}/*{suffix}".removeprefix("./") for suffix in suffixes)
+                found.append(Media(tuple(paths), modality, loose))
     return found + (_archives(root, names, notes) if folder == root else [])
 
 
 def _archives(root: Path, names: Iterable[str], notes: list[str]) -> list[Media]:
-    found = []
+    found: dict[tuple[str, str], dict[str, frozenset[str]]] = {}
     for name in names:
         try:
             if (kind := archive_kind(name)) is None:
@@ -133,8 +137,13 @@ def _archives(root: Path, names: Iterable[str], notes: list[str]) -> list[Media]
         modality, count = kinds.most_common(1)[0]
         if count < len(held):
             notes.append(f"{name}: only {count} of its {len(held)} files are {modality}")
-        found.append(Media(name, modality, frozenset(member for member in held if _modality(member) == modality)))
-    return found
+        shards = (re.sub(r"\d+", "*", name), modality)
+        found.setdefault(shards, {})[name] = frozenset(member for member in held if _modality(member) == modality)
+    # Archives whose names differ in a number are parts of one.
+    return [
+        Media((pattern if len(parts) > 1 else next(iter(parts)),), modality, frozenset().union(*parts.values()))
+        for (pattern, modality), parts in found.items()
+    ]
 
 
 def _below(folder: Path) -> list[str]:
@@ -173,4 +182,5 @@ def _read(root: Path, name: str, notes: list[str]) -> Table | None:
 
 
 def identifier(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "files"
+    """A name in lower case, digits and _; empty where nothing of it is left."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

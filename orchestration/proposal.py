@@ -3,9 +3,11 @@
 A guess is one that a person can check: each is a line of the project file, with a comment that says why.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,7 +16,8 @@ from training.catalog import MODALITIES
 
 # Names of columns, as people give them; parts of a name count, too (`speaker_id`).
 _LABELS = ("label", "answer", "class", "category", "target", "finding", "diagnosis", "intent", "emotion", "sentiment")
-_TEXTS = ("text", "question", "sentence", "caption", "transcript", "transcription", "note", "notes", "utterance")
+_TEXTS = ("text", "question", "sentence", "caption", "transcript", "transcription", "note", "notes", "utterance",
+          "review", "comment", "description")  # fmt: skip
 _GROUPS = ("speaker", "patient", "patientid", "subject", "person", "user", "client", "author", "scene")
 _KEYS = ("id", "key", "uuid")
 _ENOUGH = 20  # groups, for a split by hash
@@ -46,20 +49,23 @@ class _Guess:
 
     def __init__(self, media: Sequence[Media], tables: Sequence[Table], notes: list[str], prefix: str) -> None:
         self.media, self.notes, self.prefix = media, notes, prefix
-        self.files = {(t.path, m.path): column for t in tables for m in media if (column := t.matching(m.named))}
+        self.files = {(t.path, m.name): column for t in tables for m in media if (column := t.matching(m.named))}
         # The table that names files of the most sources stands for the samples; others are joined to it.
         self.tables = sorted(tables, key=lambda t: (-sum(path == t.path for path, _ in self.files), not self.texts(t)))
         self.main_key = self._key(self.tables[0]) if self.tables else ""
         self.sources: list[str] = []
+        self.links: dict[str, str] = {}  # source -> column of the first table that holds its keys
+        self.folders: Media | None = None  # whose folders are columns
         self.names: dict[str, str | None] = {}  # source -> its table
         self.taken: dict[str, set[str]] = {}  # table -> columns that sources use
 
-    def proposal(self) -> Proposal:
+    def proposal(self) -> Proposal | None:
         for media in self.media:
             self._add_media(media)
         self._add_text()
-        if self.tables and not self.taken:
-            self.taken[self.tables[0].path] = set()
+        if not self.sources:
+            return None
+        self._add_links()
         unused = [table.path for table in self.tables if table.path not in self.taken]
         self.notes += [f"{path}, which nothing joins to the others" for path in unused]
         lines, output = self._align()
@@ -71,14 +77,21 @@ class _Guess:
         return self.main_key if table is main else table.matching(main.values(self.main_key))
 
     def _add_media(self, media: Media) -> None:
-        values = {"modality": media.modality, "files": media.path}
+        files = [self.prefix + path for path in media.paths]
+        values = {"modality": media.modality, "files": files[0] if len(files) == 1 else files}
         for table in self.tables:
-            if file := self.files.get((table.path, media.path)):
+            if file := self.files.get((table.path, media.name)):
                 key = self._joined(table) or file
                 values |= {"table": table.path, "key": key} | ({} if key == file else {"file": file})
                 self._add(media.name, values, f"{file} names its files")
                 return
-        self._add(media.name, values, "its keys are the names of the files, without suffix")
+        pattern = _path_pattern(media)
+        if pattern and not self.tables:
+            self.folders = media
+            self._add(media.name, {**values, "path": pattern}, "its folders say this")
+        else:
+            why = "its keys are the names of the files, without suffix"
+            self._add(media.name, values, why)
 
     def _add_text(self) -> None:
         """The likeliest column of all tables that can be joined."""
@@ -92,12 +105,22 @@ class _Guess:
         why = f"{column} reads like text" + (f"; or {', '.join(others)}" if others else "")
         self._add(identifier(column), {"modality": modality, "table": table.path, "column": column, "key": key}, why)
 
-    def _add(self, name: str, values: dict[str, str], why: str) -> None:
-        while name in self.names:
-            name += "_2"
+    def _add_links(self) -> None:
+        """The first table, where no source needs it and it says something of the files: then its rows are samples."""
+        if not self.tables or self.tables[0].path in self.taken:
+            return
+        main = self.tables[0]
+        matched = {media.name: column for media in self.media if (column := main.matching(media.stems))}
+        self.links = {name: column for name, column in matched.items() if self.names.get(name, "") is None}
+        if self.links:
+            self.taken[main.path] = set(self.links.values())
+
+    def _add(self, name: str, values: dict[str, Any], why: str) -> None:
+        count = sum(re.sub(r"_\d+$", "", known) == name for known in self.names)
+        name = f"{name}_{count + 1}" if count else name
         self.names[name] = values.get("table")
-        places = {n: self.prefix + value if n in ("files", "table") else value for n, value in values.items()}
-        self.sources.append(f"{_flow({'name': name, **places})} # {why}")
+        place = {"table": self.prefix + values["table"]} if "table" in values else {}
+        self.sources.append(f"{_flow({'name': name, **values, **place})} # {why}")
         if "table" in values:
             columns = {values[n] for n in ("key", "file", "column") if n in values}
             self.taken.setdefault(values["table"], set()).update(columns)
@@ -149,6 +172,14 @@ class _Guess:
             count, rows = len(set(label[0].values(label[1]))), len(label[0].rows)
             lines = [f"label: {self._column(*label)} # {count} different answers in {rows} rows"]
             output = "class" if count <= max(20, rows // 10) else "text"
+        elif pattern := self.folders and _path_pattern(self.folders):
+            if "{label}" in pattern:
+                lines, output = ["label: label # the folder's name"], "class"
+            if "{split}" in pattern:
+                return [*lines, "split: {column: split}"], output
+        if self.links:
+            table = _flow(self.prefix + self.tables[0].path)
+            lines[:0] = [f"table: {table} # a row a sample", f"columns: {_flow(self.links)} # they hold the keys"]
         if groups:
             count = len(set(groups[0][0].values(groups[0][1])))
             line = f"group: [{self._column(*groups[0])}] # nobody of it stands on two sides of a split"
@@ -162,9 +193,25 @@ class _Guess:
 
     def _column(self, table: Table, column: str) -> str:
         """As `align` names it: with its source, where another table has a column of that name."""
-        if sum(column in t.columns for t in self.tables if t.path in self.taken) == 1:
-            return _flow(column)
-        return _flow(f"{next(name for name, path in self.names.items() if path == table.path)}.{column}")
+        source = next((name for name, path in self.names.items() if path == table.path), None)
+        is_only = sum(column in t.columns for t in self.tables if t.path in self.taken) == 1
+        return _flow(column if is_only or source is None else f"{source}.{column}")
+
+
+def _path_pattern(media: Media) -> str | None:
+    """What the folders of the files say, where all lie equally deep: the split, and the label; None: neither."""
+    folders = [name.split("/")[:-1] for name in media.names]
+    if len({len(parts) for parts in folders}) != 1:
+        return None
+    pattern: list[str] = []
+    for names in map(set, zip(*folders, strict=True)):
+        if {"train", "test"} <= {name.lower() for name in names} <= _SPLITS:
+            pattern.append("{split}")
+        elif len(names) == 1:
+            pattern += names
+        else:
+            pattern = ["*" if part == "{label}" else part for part in pattern] + ["{label}"]
+    return "/".join([*pattern, "{name}"]) if {"{split}", "{label}"} & set(pattern) else None
 
 
 def _label(columns: Sequence[tuple[Table, str]]) -> tuple[Table, str] | None:

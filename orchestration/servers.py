@@ -108,6 +108,7 @@ def serve_command(model: Path, host: str, port: int, *options: str) -> tuple[lis
     """
     env = children.environment(model / "code")
     env["PYTHONPATH"] += os.pathsep + str(children.CODE)
+    env["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of the loading of weights
     argv = [sys.executable, "-P", "-B", "-m", "orchestration.serving", str(model), "--host", host, "--port", str(port)]
     return [*argv, *options], env
 

@@ -28,31 +28,31 @@ def _schema(**fields: pa.DataType) -> pa.Schema:
     return pa.schema(list(fields.items()), metadata={"triptych.schema_version": str(SCHEMA_VERSION)})
 
 
-# One row per readable input item. `item_id` names the place (source and where in it), `sha256` the content.
+# One row per readable input item.
 MANIFEST = _schema(
     item_id=_STRING,
     source=_STRING,
     modality=_STRING,
-    key=_STRING,  # what `align` joins on; null: the item cannot be joined by key
-    uri=_STRING,  # file or archive, or table for text
-    member=_STRING,  # path within the archive
-    row=_INT,  # line or row of the table, from 1 (the header is line 1 of a CSV)
-    offset=_INT,  # first byte of the member in the archive
-    size=_INT,  # bytes
-    mtime=_TIME,  # of file or archive, or of its inode if later; null: just before it was listed, so it is read again
-    time=_TIME,  # when it was recorded, where the source says so
-    sha256=_STRING,  # of the file's bytes; of a text in UTF-8, whatever the file's encoding
-    text=pa.large_string(),  # text items only: the content itself
-    attributes=_STRING,  # the table's other columns as a JSON object of strings
+    key=_STRING,
+    uri=_STRING,
+    member=_STRING,
+    row=_INT,
+    offset=_INT,
+    size=_INT,
+    mtime=_TIME,
+    time=_TIME,
+    sha256=_STRING,
+    text=pa.large_string(),
+    attributes=_STRING,
 )
 
 # Everything that did not pass, with why. Content failures are keyed by (sha256, fingerprint); failures of an item as
 # such (file not found, key not matched) by item_id.
 QUARANTINE = _schema(
-    stage=_STRING,  # manifest | clean | featurize | filter | align
-    outcome=_STRING,  # quarantined | duplicate | unmatched
-    reason=_STRING,  # a code: not_found, truncated, empty, ...
-    message=_STRING,  # a sentence for a person, naming the file, key or row
+    stage=_STRING,
+    outcome=_STRING,
+    reason=_STRING,
+    message=_STRING,
     item_id=_STRING,
     source=_STRING,
     modality=_STRING,
@@ -61,10 +61,9 @@ QUARANTINE = _schema(
     member=_STRING,
     row=_INT,
     sha256=_STRING,
-    fingerprint=_STRING,  # of the step that refused it
+    fingerprint=_STRING,
 )
 
-# `parent_id` is the item's own hash; `id` differs from it where an item has several children (segments, crops).
 _CLEAN_KEY = {"id": _STRING, "parent_id": _STRING, "fingerprint": _STRING}
 _CLASSES = {name: catalog.MODALITIES.load(name) for name in MODALITIES}
 CLEAN = {name: _schema(**_CLEAN_KEY, **m.columns, warnings=pa.list_(_STRING)) for name, m in _CLASSES.items()}
@@ -86,18 +85,17 @@ def features_schema(modality: str, tensors: Iterable[str]) -> pa.Schema:
 # Rows as a model gets them from outside, before anything is decoded: text as it is, media as the bytes of the file.
 RAW = _schema(sample_id=_STRING, label=_STRING, **{name: m().raw_type for name, m in _CLASSES.items()})
 
-# One row per sample, written whole. X_id joins features and clean tables, X_item the manifest; X_status says why a
-# modality is null: present | absent (never given) | not_found (a link to nothing) | quarantined.
+# One row per sample, written whole.
 SAMPLES = _schema(
     sample_id=_STRING,
     label=_STRING,
-    split=_STRING,  # train | validation | test | unlabelled | excluded (its groups fall in different splits)
-    groups=_STRING,  # JSON object: group column -> value
+    split=_STRING,
+    groups=_STRING,
     time=_TIME,
     **{f"{m}_id": _STRING for m in MODALITIES},
     **{f"{m}_item": _STRING for m in MODALITIES},
     **{f"{m}_status": _STRING for m in MODALITIES},
-    attributes=_STRING,  # JSON object: the link table's other columns
+    attributes=_STRING,
 )
 
 DATASET = _schema(
@@ -119,6 +117,54 @@ def predictions_schema(answer: pa.DataType) -> pa.Schema:
 
 
 MAJORITY = "majority"  # in the place of a subset: the one answer that is best whatever the inputs
+
+# What the columns mean, wherever they stand. Those of one modality are its own (`Modality.column_words`).
+COLUMN_WORDS = {
+    "item_id": "names the item's place: the source, and where in it",
+    "source": "name of the source in the project file",
+    "modality": "what kind of item it is",
+    "key": "what `align` joins on; null: the item cannot be joined by key",
+    "uri": "file or archive, or table for text",
+    "member": "path within the archive",
+    "row": "line or row of the table, from 1 (the header is line 1 of a CSV)",
+    "offset": "first byte of the member in the archive",
+    "size": "bytes",
+    "mtime": "of file or archive, or of its inode if later; null: just before it was listed, so it is read again",
+    "time": "when it was recorded, where the source says so",
+    "sha256": "of the file's bytes; of a text in UTF-8, whatever the file's encoding",
+    "text": "the text itself",
+    "attributes": "the table's other columns, as a JSON object of strings",
+    "stage": "of the pipeline: manifest, clean, featurize, filter or align",
+    "outcome": "quarantined, duplicate or unmatched",
+    "reason": "a code: not_found, truncated, empty, ...",
+    "message": "a sentence that names the file, key or row",
+    "fingerprint": "of the step that made or refused the row: version, settings and libraries",
+    "id": "hash of the content; that of a part (segment, crop) differs from its item's",
+    "parent_id": "hash of the item's own bytes",
+    "warnings": "what is odd and was mended, or should be known",
+    "filter": "what was measured",
+    "value": "of the measurement",
+    "sample_id": "names the sample",
+    "label": "what the model shall answer",
+    "split": "train, validation, test, unlabelled, or excluded (its groups fall in different splits)",
+    "groups": "JSON object: group column to value; a group is on one side of a split only",
+    **{f"{m}_id": f"joins the tables of clean {m} items and their features" for m in MODALITIES},
+    **{f"{m}_item": "joins the manifest" for m in MODALITIES},
+    **{
+        f"{m}_status": "present, absent (never given), not_found (a link to nothing) or quarantined" for m in MODALITIES
+    },
+}
+
+
+def column_words(table: str, schema: pa.Schema) -> dict[str, str | None]:
+    """Column -> what it means, where that is known."""
+    of = next((m for m in MODALITIES if table in (f"clean_{m}", f"{m}_features")), None)
+    words: dict[str, str] = COLUMN_WORDS | ({} if of is None else dict(_CLASSES[of].column_words))
+    for field in schema:
+        if pa.types.is_binary(field.type):
+            words |= {field.name: "a tensor: its bytes in C order", f"{field.name}_shape": "shape of that tensor"}
+    return {name: words.get(name) for name in schema.names}
+
 
 FEATURE_TABLES = tuple(f"{m}_features" for m in MODALITIES)
 TABLES: dict[str, pa.Schema] = {

@@ -6,8 +6,9 @@
 Input (`dataframe_records` or `dataframe_split`): optional string columns text, image, speech; media are files as base64
 (standard or URL-safe, or a data: URL). Null, NaN, "" and a missing column mean: not given. Output: prediction,
 model_version (null where the model was not fetched as a version), dataset_fingerprint. What cannot be understood is
-INVALID_PARAMETER_VALUE, HTTP status 400, and names row (from 0) and column. `model_config` bounds a request: max_rows,
-max_bytes, max_pixels, max_seconds, max_characters; the limits of the model's processor hold as well.
+INVALID_PARAMETER_VALUE, HTTP status 400, and names row (from 0) and column. `model_config` (a server takes it from the
+environment's SERVING_MODEL_CONFIG, as JSON) bounds a request: max_rows, max_bytes, max_pixels, max_seconds,
+max_characters; the limits of the model's processor hold as well.
 """
 
 import base64

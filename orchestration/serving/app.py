@@ -34,6 +34,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from orchestration.serving.batching import Batcher
@@ -93,7 +94,7 @@ class Service:
         self.most = int(model.max_rows)
         self.limits = limits
         self._held = 0  # bytes
-        self.batcher = Batcher(*_steps(model), limits.batch, limits.rows, readers=min(8, os.cpu_count() or 1))
+        self.batcher = Batcher(*_steps(model), limits.batch, limits.rows, readers=max(4, os.cpu_count() or 1))
 
     async def invocations(self, request: Request) -> Response:
         body = bytearray()
@@ -270,10 +271,14 @@ def from_environment() -> Starlette:
     arguments = json.loads(os.environ[ARGUMENTS])
     _end_with_parent()
     config = json.loads(os.environ.get("SERVING_MODEL_CONFIG", "null"))  # MLflow's name for it
-    pyfunc = load_model(Path(arguments["model"]).as_uri(), model_config=config)
-    columns, model = pyfunc.metadata.get_input_schema().input_names(), pyfunc.unwrap_python_model()
-    if (example := pyfunc.input_example) is not None:
-        model.predict(None, example)  # what is loaded at first use is loaded before anyone waits for it
+    try:
+        pyfunc = load_model(Path(arguments["model"]).as_uri(), model_config=config)
+        columns, model = pyfunc.metadata.get_input_schema().input_names(), pyfunc.unwrap_python_model()
+        if (example := pyfunc.input_example) is not None:
+            model.predict(None, example)  # what is loaded at first use is loaded before anyone waits for it
+    except Exception as error:
+        print(f"{arguments['model']} cannot be served: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(STARTUP_FAILURE)  # a worker that ends otherwise is started again
     print(f"Ready (process {os.getpid()})", file=sys.stderr, flush=True)
     return make_app(model, columns, Limits(batch=arguments["batch"]), arguments["host"])
 

@@ -24,7 +24,7 @@ class Batcher:
         answer: such rows to as many answers, in their order; called by one thread.
         batch: rows that are answered together; 1: one by one.
         most: rows that may be under way; more are refused until some are answered.
-        readers: threads that read.
+        readers: threads that read; half of them at most for one request, so that a large one holds up no small one.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Batcher:
         def read(start: int, part: Sequence[Record]) -> list[Any]:
             return [self._read_one(record, n) for n, record in enumerate(part, start) if not gone.is_set()]
 
-        length = -(-len(records) // self._readers) or 1
+        length = -(-len(records) // max(1, self._readers // 2)) or 1
         loop = asyncio.get_running_loop()
         parts = [
             loop.run_in_executor(self._reading, read, start, records[start : start + length])
@@ -102,6 +102,8 @@ class Batcher:
         """Sets the futures. Where a batch fails its rows are tried one by one: one request is no other's fault."""
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._model, self._answer, list(rows))
+            if len(answers) != len(rows):
+                raise RuntimeError(f"the model gave {len(answers)} answers to {len(rows)} rows")
         except Exception as error:
             if len(rows) == 1:
                 with contextlib.suppress(asyncio.InvalidStateError):

@@ -18,6 +18,7 @@ import soundfile
 from assets import pipeline
 from assets.asset_checks import check_leakage, check_null_rates
 from assets.catalog import ENGINES
+from assets.data_assets import data_assets
 from assets.engines.base import WorkerOptions
 from assets.scan import scan
 from assets.settings import AlignSettings, Project, SplitSettings
@@ -398,6 +399,7 @@ PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
     "promotion": ("promotion.margin=0.1", lambda p: p.promotion.margin),
     "engine": ("engine=processes", lambda p: type(ENGINES.make(p.engine))),
     "launcher": ("launcher=no_such_module:Launcher", lambda p: p.launcher),
+    "owners": ("owners=[team:vision]", lambda p: {o for a in data_assets(p) for s in a.specs for o in s.owners}),
     "schedule": ("schedule='1 2 * * *'", lambda p: [s.cron_schedule for s in project_definitions(p).schedules or ()]),
     "watch": ("watch=true", lambda p: [s.default_status for s in project_definitions(p).sensors or ()]),
     "data": ("data=/media", lambda p: p.data),

@@ -10,7 +10,7 @@ import pytest
 
 from assets.settings import Project
 from orchestration.automation import signature
-from orchestration.definitions import definitions, project_definitions
+from orchestration.definitions import definitions, load_definitions, project_definitions
 from orchestration.project import ProjectError, load
 from orchestration.registration import register
 from orchestration.run import open_instance
@@ -19,7 +19,7 @@ DIGITS = Path(__file__).parents[2] / "orchestration" / "examples" / "digits.yaml
 
 # asset: (group, kinds, what it is made from)
 GRAPH = {
-    "manifest": ("sources", {"deltalake", "parquet"}, set()),
+    "manifest": ("sources", {"deltalake", "parquet"}, {"image", "questions", "speech"}),  # its sources
     "clean_text": ("clean", {"deltalake", "text"}, {"manifest"}),
     "clean_image": ("clean", {"deltalake", "image"}, {"manifest"}),
     "clean_speech": ("clean", {"deltalake", "speech"}, {"manifest"}),
@@ -49,7 +49,8 @@ def digits(home: Path) -> Project:
 
 
 def specs(found: dg.Definitions) -> dict[dg.AssetKey, dg.AssetSpec]:
-    return {spec.key: spec for spec in found.resolve_all_asset_specs()}
+    """What a run makes."""
+    return {spec.key: spec for spec in found.resolve_all_asset_specs() if "sources" not in spec.key.path}
 
 
 def test_the_graph_of_the_built_in_example(digits):
@@ -69,6 +70,62 @@ def test_the_graph_of_the_built_in_example(digits):
         assert spec.description and len(spec.description) > 30, key
 
 
+def test_sources_stand_upstream_of_the_manifest(tmp_path, home):
+    path = tmp_path / "project.yaml"
+    path.write_text(
+        "name: shop\n"
+        "owners: [team:vision, someone@example.org]\n"
+        "sources:\n"
+        "  - {name: photos, modality: image, files: 's3://me@bucket/photos.tar'}\n"
+        "  - {name: notes, modality: text, table: notes.csv, column: note, key: id}\n"
+        "align: {label: kind}\n"
+    )
+    found = project_definitions(load(path))
+    outside = {spec.key.path[-1]: spec for spec in found.resolve_all_asset_specs() if "sources" in spec.key.path}
+    assert {name: set(spec.kinds) for name, spec in outside.items()} == {
+        "photos": {"image", "s3", "tar"},
+        "notes": {"text", "csv"},
+    }
+    assert outside["photos"].metadata["files"] == "s3://***@bucket/photos.tar"
+    assert outside["notes"].metadata["table"] == "notes.csv"
+    graph = found.resolve_asset_graph()
+    assert graph.get(dg.AssetKey(["shop", "manifest"])).parent_keys == {spec.key for spec in outside.values()}
+    assert all(graph.get(spec.key).is_external for spec in outside.values())
+    owners = {owner for spec in found.resolve_all_asset_specs() for owner in spec.owners}
+    assert owners == {"team:vision", "someone@example.org"}
+    path.write_text(path.read_text().replace("team:vision", "vision"))
+    with pytest.raises(ProjectError, match=r"owners is 'vision', expected an address, or team:NAME"):
+        load(path)
+
+
+def test_assets_say_the_version_of_their_code(digits):
+    versions = {key.path[-1]: spec.code_version for key, spec in specs(project_definitions(digits)).items()}
+    assert set(versions) == set(GRAPH) and all(versions.values())
+    assert versions["clean_text"] == str(digits.features.modality("text").version)
+    assert versions["speech_features"] == str(digits.features.featurizer("speech").version)
+
+
+def test_a_project_in_a_code_location_of_ones_own(tiny, home):
+    @dg.asset(deps=[["tiny", "manifest"]])
+    def own() -> int:
+        return 7
+
+    own_job = dg.define_asset_job("own_job", selection=[own])
+    mine = dg.Definitions(assets=[own], jobs=[own_job], executor=dg.multiprocess_executor)
+    merged = dg.Definitions.merge(load_definitions(tiny), mine)
+    assert merged.resolve_job_def("own_job").executor_def.name == "multiprocess"
+    assert merged.resolve_job_def("tiny").executor_def.name == "in_process"
+    assert {key.path[-1] for key in specs(merged)} == {*GRAPH, "own"}
+    with open_instance(home) as instance:
+        everything = merged.resolve_implicit_global_asset_job_def()
+        keys = [dg.AssetKey(["tiny", "manifest"]), own.key]
+        result = everything.execute_in_process(instance=instance, asset_selection=keys)
+        assert result.success and result.asset_value(own.key) == 7
+        (manifest,) = result.asset_materializations_for_node("tiny__manifest")
+    columns = {column.name: column.description for column in manifest.metadata["dagster/column_schema"].value.columns}
+    assert all(columns.values()) and "archive" in columns["member"]
+
+
 def test_every_check_of_the_data_side_blocks(digits):
     graph = project_definitions(digits).resolve_asset_graph()
     checks = {(key.asset_key.path[-1], key.name): graph.get_check_spec(key) for key in graph.asset_check_keys}
@@ -79,7 +136,8 @@ def test_every_check_of_the_data_side_blocks(digits):
 
 
 def test_trainings_share_the_pool_of_the_gpu(digits):
-    pools = {key.path[-1]: d.op.pool for d in project_definitions(digits).assets for key in d.keys}
+    made = [d for d in project_definitions(digits).assets if isinstance(d, dg.AssetsDefinition)]
+    pools = {key.path[-1]: d.op.pool for d in made for key in d.keys}
     assert {name for name, pool in pools.items() if pool == "gpu"} == {"baselines", "model"}
 
 

@@ -114,6 +114,40 @@ def test_mixed_folders_and_what_is_not_used(tmp_path: Path, make_png: Any, make_
     assert str(tmp_path) not in "".join(said)
 
 
+def test_folders_that_say_split_and_label(tmp_path: Path, make_png: Any, home: Path) -> None:
+    for n in range(12):
+        folder = tmp_path / "photos" / ("train", "test")[n % 2] / ("red", "blue", "green")[n % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        make_png(folder / f"{n}.png", n)
+    found = written(tmp_path)
+    (source,) = found["sources"]
+    assert source == {"name": "photos", "modality": "image", "files": "photos", "path": "{split}/{label}/{name}"}
+    assert found["align"] == {"label": "label", "split": {"column": "split"}}
+    assert check(load(tmp_path / "project.yaml")).samples == {"train": 6, "test": 6}
+
+
+def test_a_table_without_texts_is_the_table_of_links(tmp_path: Path, make_png: Any, home: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for n in range(8):
+        make_png(tmp_path / "photos" / f"p{n}.png", n)
+    csv(tmp_path / "labels.csv", "photo,colour", *(f"p{n},{'rb'[n % 2]}" for n in range(8)))
+    found = written(tmp_path)
+    assert found["sources"] == [{"name": "photos", "modality": "image", "files": "photos"}]
+    links = {"table": "labels.csv", "columns": {"photos": "photo"}}
+    assert found["align"] == {**links, "label": "colour", "split": {"train": 0.8, "validation": 0.1}}
+    assert sum(check(load(tmp_path / "project.yaml")).samples.values()) == 8
+
+
+def test_shards_and_suffixes_are_one_source(tmp_path: Path, make_png: Any, home: Path) -> None:
+    for n in range(4):
+        make_png(tmp_path / f"{n}.png", n)
+        with tarfile.open(tmp_path / f"part-{n % 2}.tar", "a") as archive:
+            archive.add(tmp_path / f"{n}.png", f"{n}.png")
+        (tmp_path / f"{n}.png").rename(tmp_path / f"{n}{('.png', '.PNG')[n % 2]}")
+    files = [source["files"] for source in written(tmp_path)["sources"]]
+    assert files == [["*.PNG", "*.png"], "part-*.tar"]
+
+
 def test_texts_alone(tmp_path: Path, home: Path) -> None:
     csv(tmp_path / "all.csv", "n,review,sentiment", *(f"{n},it was {n} times good,{'+-'[n % 2]}" for n in range(9)))
     found = written(tmp_path)

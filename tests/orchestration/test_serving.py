@@ -34,6 +34,8 @@ class Model:
         self.go, self.busy = threading.Event(), threading.Event()
 
     def read(self, record: dict[str, Any], number: int) -> str:
+        if record.get("text") == "large":
+            assert self.go.wait(20)
         if not isinstance(record.get("text"), str):
             raise MlflowException.invalid_parameter_value(f"row {number}, column text: is no text")
         return record["text"]
@@ -45,6 +47,8 @@ class Model:
             assert self.go.wait(20)
         if "broken" in rows:
             raise RuntimeError("out of memory")
+        if "fewer" in rows:
+            return []
         return [{"prediction": row} for row in rows]
 
 
@@ -301,6 +305,17 @@ def test_a_full_queue_says_when_to_come_again(serve: Callable[..., Server]) -> N
     assert answers(server.ask(*"defgh")) == list("defgh")  # more than the queue, but nothing is in its way
 
 
+def test_a_request_that_takes_long_to_read_holds_up_no_other(serve: Callable[..., Server]) -> None:
+    server = serve()
+    with ThreadPoolExecutor(1) as clients:
+        first = clients.submit(server.ask, *["large"] * 20)
+        wait_for(lambda: len(server.uvicorn.server_state.connections) == 1)
+        assert [answers(server.ask(text)) for text in "abc"] == [["a"], ["b"], ["c"]]
+        assert not first.done()
+        server.model.go.set()
+        assert answers(first.result()) == ["large"] * 20
+
+
 def test_a_failure_stays_with_its_request(serve: Callable[..., Server]) -> None:
     server = serve()
     with ThreadPoolExecutor(3) as clients:
@@ -312,6 +327,7 @@ def test_a_failure_stays_with_its_request(serve: Callable[..., Server]) -> None:
         broken, whole = (other.result() for other in others)
     assert answers(first.result()) + answers(whole) == ["slow", "whole"]
     assert broken.status_code == 500 and "RuntimeError" in broken.json()["message"]
+    assert server.ask("fewer").status_code == 500
     assert answers(server.ask("a")) == ["a"]
 
 

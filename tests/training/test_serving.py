@@ -307,3 +307,10 @@ def test_workers_end_with_the_server_however_it_ends(logged: Path) -> None:
         assert answer.status_code == 200
         process.kill()
         assert not psutil.wait_procs(workers, timeout=20)[1]
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_loaded_is_said_and_not_tried_again(tmp_path: Path) -> None:
+    argv, env = serve_command(tmp_path, "127.0.0.1", 0, "--workers", "2")
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=200)  # it ends by itself
+    assert f"{tmp_path} cannot be served: " in done.stderr and "Traceback" not in done.stderr

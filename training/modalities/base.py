@@ -33,6 +33,7 @@ class Modality(ABC):
     takes_noise: ClassVar[bool] = False  # a source may bring clips that augmentation adds
     picture: ClassVar[str | None] = None  # the tensor that a picture of a sample shows, if there is one
     picture_title: ClassVar[str] = ""
+    column_words: ClassVar[Mapping[str, str]] = {}  # what `columns` and `extra` mean, where a name does not say it
     file_suffixes: ClassVar[tuple[str, ...]] = ()  # of files that are most likely its items, for a first proposal
 
     # A class whose rows can be augmented says how far as `Augmentation`, a frozen dataclass (`Featurizer.augmenter`).

@@ -21,7 +21,7 @@ class ImageModality(Modality):
     columns: ClassVar = {
         "format": pa.string(),
         "mode": pa.string(),
-        "width": pa.int64(),  # upright, after EXIF orientation
+        "width": pa.int64(),
         "height": pa.int64(),
     }
     suffixes = SUFFIX_FORMATS
@@ -30,6 +30,12 @@ class ImageModality(Modality):
     picture = "pixels"
     Augmentation = ImageAugmentation
     picture_title = "image"
+    column_words: ClassVar = {
+        "format": "that the content has, whatever the name says",
+        "mode": "Pillow's, as stored: RGB, L, P, CMYK, ...",
+        "width": "pixels of the upright picture, after EXIF orientation",
+        "height": "pixels of the upright picture, after EXIF orientation",
+    }
     file_suffixes = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2")
 
     def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Image:

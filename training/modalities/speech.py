@@ -19,11 +19,11 @@ class SpeechModality(Modality):
     packages = ("soundfile",)
     columns: ClassVar = {
         "format": pa.string(),
-        "sample_rate": pa.int64(),  # Hz
+        "sample_rate": pa.int64(),
         "channels": pa.int64(),
-        "frames": pa.int64(),  # samples of one channel
+        "frames": pa.int64(),
         "seconds": pa.float64(),
-        "rms": pa.float64(),  # root mean square of the samples, which lie within [-1, 1]
+        "rms": pa.float64(),
     }
     suffixes = SUFFIX_FORMATS
     limits: ClassVar = {"max_seconds": "seconds"}
@@ -32,6 +32,14 @@ class SpeechModality(Modality):
     Augmentation = SpeechAugmentation
     picture = "log_mel"
     picture_title = "log-mel spectrogram"
+    column_words: ClassVar = {
+        "format": "that the content has, whatever the name says",
+        "sample_rate": "Hz, as stored",
+        "channels": "as stored; they are averaged",
+        "frames": "samples of one channel",
+        "seconds": "how long it is",
+        "rms": "root mean square of the samples, which lie within [-1, 1]",
+    }
     file_suffixes = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 
     def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Speech:

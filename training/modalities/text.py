@@ -16,16 +16,23 @@ class TextModality(Modality):
     version = 4
     packages = ("ftfy", "jieba", "py3langid", "regex")
     columns: ClassVar = {
-        "text": pa.large_string(),  # normalised
-        "characters": pa.int64(),  # before that
+        "text": pa.large_string(),
+        "characters": pa.int64(),
         "language": pa.string(),
-        "words": pa.list_(pa.string()),  # segmented
-        "content_words": pa.list_(pa.string()),  # without stop words
+        "words": pa.list_(pa.string()),
+        "content_words": pa.list_(pa.string()),
     }
-    extra: ClassVar = {"text": pa.large_string()}  # what a language model with a tokenizer of its own reads
+    extra: ClassVar = {"text": pa.large_string()}
     limits: ClassVar = {"max_characters": "characters"}
     default_featurizer = "tokens"
     is_text = True
+    column_words: ClassVar = {
+        "text": "the text, normalised",
+        "characters": "before it was normalised",
+        "language": "ISO 639-1, or und (undetermined)",
+        "words": "the text segmented",
+        "content_words": "lower case, without stop words",
+    }
     file_suffixes = (".txt",)
     Options = TextCleaning
 
