@@ -31,7 +31,9 @@ from training.processor import Processor
 from training.schema import QUARANTINE
 from training.spec import RunSpec, plan_runs
 
-_PORTION_BYTES = 64 * 2**20  # results held before they are committed; a crash loses at most this much work
+_PORTION_BYTES = (
+    16 * 2**20
+)  # results held before they are committed: writing takes several times that; a crash loses no more
 
 
 def open_lake(project: Project) -> Lake:

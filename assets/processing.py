@@ -84,12 +84,14 @@ class Step:
             RuntimeError: an item that raised anything but MediaError; the message names it.
         """
         rows, keys = _Rows(), self.fingerprints
-        for number in range(batch.num_rows):
-            (item,) = batch.slice(number, 1).to_pylist()  # one at a time: media are large
+        items = batch.drop_columns(["data"]).to_pylist()
+        for item, data in zip(items, batch["data"], strict=True):
+            item["data"] = data.as_py()  # one at a time: media are large
             try:
                 self._process(item, keys, rows)
             except Exception as error:  # a fault of the code, not known of the item: no reason to refuse it for good
                 raise RuntimeError(one_line(f"{origin(item)}: {type(error).__name__}: {error}")) from error
+            del item["data"]
         _check_balance(batch, rows)
         featurizer = self.processor.featurizers[self.modality]
         return Outcome(

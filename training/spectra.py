@@ -1,12 +1,10 @@
 """Spectra of speech: log-mel and MFCC, with what comes before them: trimming and resampling.
 
-Shapes: T frames of `hop_ms`, M mels, C coefficients, N samples of a frame, K = N/2 + 1 frequency bins.
+Shapes: T frames of `hop_ms`, M mels, C coefficients, N samples of a frame, K frequency bins.
 """
 
 import functools
-import warnings
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
@@ -40,13 +38,12 @@ class SpectrumOptions:
 
 
 def resample(waveform: np.ndarray, rate: int, target: int) -> np.ndarray:
-    """float32 (samples,) at `rate` to `target` Hz, by band-limited interpolation (polyphase)."""
+    """float32 (samples,) at `rate` to `target` Hz, by band-limited interpolation."""
     if rate == target or len(waveform) == 0:
         return waveform
-    from scipy.signal import resample_poly  # not torchaudio's: that starts threads, which get in each other's way
+    import soxr
 
-    up, down, filter_N = _resampler(rate, target)
-    return resample_poly(waveform, up, down, window=filter_N)
+    return soxr.resample(waveform, rate, target)
 
 
 def trim(waveform: np.ndarray, rate: int, settings: SpectrumOptions) -> np.ndarray:
@@ -55,7 +52,8 @@ def trim(waveform: np.ndarray, rate: int, settings: SpectrumOptions) -> np.ndarr
     hops = len(waveform) // hop
     if settings.trim_db is None or hops < 2:
         return waveform
-    energy = np.square(waveform[: hops * hop].reshape(hops, hop)).mean(axis=1)
+    parts = waveform[: hops * hop].reshape(hops, hop)
+    energy = np.einsum("ij,ij->i", parts, parts)
     loud = np.flatnonzero(energy > energy.max() * 10 ** (-settings.trim_db / 10))
     if len(loud) == 0:
         return waveform
@@ -76,29 +74,35 @@ def speech_spectra(
     With `channel_seconds`, of each band its mean weighted by seconds / (seconds + channel_seconds) is then taken off:
     cepstral mean normalisation with a prior of zero. The MFCC is the orthonormal DCT-II of that.
     """
-    # NumPy, not torch: on short clips it takes half the time, and it starts no threads of its own.
+    # NumPy and SciPy, not torch: on short clips it takes half the time, and it starts no threads of its own.
     rate = settings.sample_rate
-    window_N, mel_KM, dct_MC = _spectral_constants(
+    window_N, fft, mel_KM, dct_MC = _spectral_constants(
         rate, _samples(settings.window_ms, rate), settings.mels, settings.coefficients
     )
-    fft = len(window_N)
-    padded = np.zeros(len(waveform) + fft, dtype=np.float32)
-    padded[fft // 2 : fft // 2 + len(waveform)] = waveform
     hop = hop or _samples(settings.hop_ms, rate)
-    frames_TN = np.lib.stride_tricks.sliding_window_view(padded, fft)[::hop]
+    before = len(window_N) - len(window_N) // 2
+    padded = np.zeros(len(waveform) + len(window_N), dtype=np.float32)
+    padded[before : before + len(waveform)] = waveform
+    frames_TN = np.lib.stride_tricks.as_strided(
+        padded, (1 + len(waveform) // hop, len(window_N)), (hop * padded.itemsize, padded.itemsize), writeable=False
+    )
     mel_TM = np.concatenate(  # in parts: an hour's spectrum would be gigabytes
-        [_power(frames_TN[i : i + _FRAMES] * window_N) @ mel_KM for i in range(0, len(frames_TN), _FRAMES)]
+        [_power(frames_TN[i : i + _FRAMES] * window_N, fft) @ mel_KM for i in range(0, len(frames_TN), _FRAMES)]
     )
     log_TM = np.log(np.maximum(mel_TM, max(float(mel_TM.max()) * 10 ** (-_MEL_RANGE_DB / 10), 1e-20)))
-    log_TM = (log_TM - log_TM.mean()) / max(float(log_TM.std()), 1e-5)
+    log_TM -= log_TM.mean()
+    log_TM /= max(float(np.sqrt(np.vdot(log_TM, log_TM) / log_TM.size)), 1e-5)
     if settings.channel_seconds is not None:
         seconds = len(log_TM) * hop / rate
         log_TM -= np.float32(seconds / (seconds + settings.channel_seconds)) * log_TM.mean(axis=0)
     return log_TM, log_TM @ dct_MC
 
 
-def _power(frames_TN: np.ndarray) -> np.ndarray:
-    spectrum_TK = np.fft.rfft(frames_TN)
+def _power(frames_TN: np.ndarray, fft: int) -> np.ndarray:
+    """Power spectrum (T, K); where a frame lies in the transform is no matter to it."""
+    from scipy.fft import rfft
+
+    spectrum_TK = rfft(frames_TN, fft)
     return np.square(spectrum_TK.real) + np.square(spectrum_TK.imag)
 
 
@@ -109,38 +113,26 @@ def _samples(milliseconds: float, rate: int) -> int:
 @functools.lru_cache(maxsize=16)
 def _spectral_constants(
     rate: int, window_samples: int, mels: int, coefficients: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hann window in the middle of the transform (N,), mel filters (K, mels), DCT (mels, coefficients); K = N/2 + 1.
+) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    """Hann window (N,), length of the transform, mel filters (K, mels), DCT (mels, coefficients); float32.
 
-    N is a power of two, as long as every mel band needs to hold at least one bin. float32.
+    The transform is a power of two, as long as every mel band needs to hold at least one bin; K is half of it, plus 1.
     """
-    from torchaudio import functional
-
     fft = 1 << max(2, window_samples - 1).bit_length()
-    while True:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says that a band is empty, which is what is looked for
-            mel = functional.melscale_fbanks(fft // 2 + 1, 0.0, rate / 2, mels, rate).numpy()
-        if (mel.sum(axis=0) > 0).all() or fft >= 1 << 17:
-            break
+    while (mel_KM := _mel_filters(fft // 2 + 1, rate, mels)).sum(axis=0).min() <= 0 and fft < 1 << 17:
         fft *= 2
-    window = np.zeros(fft, dtype=np.float32)
-    start = (fft - window_samples) // 2
-    window[start : start + window_samples] = np.hanning(window_samples + 1)[:-1]
-    return window, mel, functional.create_dct(coefficients, mels, norm="ortho").numpy()
+    window = np.hanning(window_samples + 1)[:-1]
+    orders, middles = np.arange(coefficients), np.arange(mels) + 0.5
+    dct_MC = np.cos(np.pi / mels * np.outer(middles, orders)) * np.sqrt(2 / mels)
+    dct_MC[:, 0] /= np.sqrt(2)
+    return window.astype(np.float32), fft, mel_KM.astype(np.float32), dct_MC.astype(np.float32)
 
 
-@functools.lru_cache(maxsize=64)
-def _resampler(rate: int, target: int) -> tuple[int, int, np.ndarray]:
-    """Up by, down by, and the low-pass filter float32 (N,) for `resample_poly`.
-
-    It is 6 dB down at 95 % of the band and 60 dB at 105 %. It grows with the ratio's terms, so odd rates (44,101 Hz)
-    take the nearest ratio with terms up to 1000, which is off by less than 1e-5.
-    """
-    from scipy.signal import firwin
-
-    slow, fast = sorted((rate, target))
-    ratio = Fraction(slow, fast).limit_denominator(1000)
-    up, down = (ratio.denominator, ratio.numerator) if rate < target else (ratio.numerator, ratio.denominator)
-    longest = max(up, down)
-    return up, down, firwin(2 * 24 * longest + 1, 0.95 / longest, window=("kaiser", 8.0)).astype(np.float32)
+def _mel_filters(bins: int, rate: int, mels: int) -> np.ndarray:
+    """Triangles (bins, mels), equally wide on HTK's mel scale from 0 Hz to half the rate, each 1 at its middle."""
+    top = 2595 * np.log10(1 + rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
+    hertz_K1 = np.linspace(0, rate / 2, bins)[:, None]
+    rising = (hertz_K1 - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - hertz_K1) / (edges[2:] - edges[1:-1])
+    return np.maximum(0, np.minimum(rising, falling))

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class LogMelFeaturizer(Featurizer):
     form = "frames"
     described = "log-mel and MFCC"
-    version = 2
-    packages = ("numpy", "scipy", "torchaudio", "torch")
+    version = 3
+    packages = ("numpy", "scipy", "soxr")
     read = "log_mel"
     augmented = "waveform"
     recipe = "spectra"  # of mfcc, too: which of the two is read costs nothing
