@@ -105,8 +105,8 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
     decision = decide(ours, theirs, singles, majority, project.promotion, output_of(project), fusion)
     # All that was seen is written before the alias moves, and the question last: a process killed in between has
     # either not judged, or leaves a verdict that the next one carries out.
-    shorter = shorter_training(pipeline.plan(project)) if singles else None
-    noted = [shorter] if shorter else []
+    compared = singles and "best_single_modality" in project.promotion.must_beat
+    noted = list(filter(None, [shorter_training(pipeline.plan(project))])) if compared else []
     tags = {
         "gate_reasons": json.dumps(decision.reasons + noted),
         "gate_standings": json.dumps([standing.to_json() for standing in decision.standings]),
