@@ -16,7 +16,7 @@ from training.filters.base import Filter
 from training.outputs.base import Output
 from training.schema import MODALITIES, SPLITS
 from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings, choose, complete
-from training.validation import FORBID_EXTRA, Names, Strings, check
+from training.validation import FORBID_EXTRA, Names, Strings, Strings, check
 
 if TYPE_CHECKING:  # a source's module needs these settings
     from assets.sources.base import Source
@@ -159,7 +159,7 @@ class Project:
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
     engine: Choice = field(default_factory=lambda: Choice("threads"))  # what runs the steps on batches
     launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
-    owners: tuple[str, ...] = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
+    owners: Strings = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
     schedule: str | None = None  # cron, UTC
     watch: bool = False  # true: the sensor that starts a run when files change is on from the start
     data: str | None = None  # the folder that ${data} stands for in the paths of this file

@@ -102,7 +102,11 @@ def _control(tokenizer: PreTrainedTokenizerBase) -> _Control:
 def missing_model(name: str, error: Exception) -> str:
     """What to do about a model that cannot be loaded."""
     if Path(name).is_dir():
-        return f"model.llm is the folder {name!r}, and its files cannot be loaded: {' '.join(str(error).split())[:300]}"
+        why = " ".join(str(error).split())[:300]
+        return (
+            f"model.llm is the folder {name!r}, and its files cannot be loaded: {why}. It has to hold config.json, the "
+            "weights and the tokenizer of one model; or use `llm: tiny`, which needs none"
+        )
     return (
         f"model.llm is {name!r} (no local folder), and its files cannot be loaded. Without a network: download it "
         f"elsewhere (`hf download {name} --local-dir FOLDER`), bring the folder, and set model.llm to its path; "

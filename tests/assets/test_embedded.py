@@ -104,7 +104,7 @@ def test_refusals_say_where_and_never_what(tmp_path: Path) -> None:
     place = f"{tmp_path}/t.parquet line"
     assert said["empty"] == f"{place} 1, media/e.png: the file is empty (0 bytes); copy it again, or remove it"
     assert said["too_large"].startswith(
-        f"{place} 2, media/l.png: {len(SECRET) * 100} bytes, limits.max_bytes allows 100"
+        f"{place} 2, media/l.png: {len(SECRET) * 100} bytes are over the limit of 100: raise limits.max_bytes"
     )
     assert said["unreadable"].startswith(
         f"{place} 3, media/elsewhere.png: there are no bytes in it; if it names a file"

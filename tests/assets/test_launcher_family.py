@@ -33,7 +33,8 @@ OWN = textwrap.dedent(
         def launch(self, context, spec):
             with open(self.options.file, "w") as file:
                 json.dump(spec, file)
-            report = {"version": None, "metrics": {}, "subsets": {}, "seconds": {}}
+            empty = dict.fromkeys(("metrics", "subsets", "rows", "filled", "seconds"), {})
+            report = {"version": None, "test_rows": 0, **empty}
             names = ("mlflow_run_id", "dataset_fingerprint", "training_fingerprint")
             return [{"name": run["name"], **report, **dict.fromkeys(names, "noted")} for run in spec["runs"]]
     '''
