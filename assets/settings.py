@@ -16,7 +16,7 @@ from training.filters.base import Filter
 from training.outputs.base import Output
 from training.schema import MODALITIES, SPLITS
 from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings, choose, complete
-from training.validation import FORBID_EXTRA, Names, Strings, Strings, check
+from training.validation import FORBID_EXTRA, Names, Strings, check
 
 if TYPE_CHECKING:  # a source's module needs these settings
     from assets.sources.base import Source
