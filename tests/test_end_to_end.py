@@ -199,6 +199,7 @@ def test_mlflow_shows_what_was_asked_and_answered(done):
     told = done.runs[0].answer
     table = mlflow.load_table("evaluation_table.json", run_ids=[told["mlflow_run_id"]])
     assert list(table) == ["sample_id", "text", "image", "speech", "label", "prediction", "accuracy"]
+    table = table.astype(object).where(table.notna(), None)
     assert len(table) == told["dataset"]["rows"]["test"]
     assert table["accuracy"].mean() == pytest.approx(told["metrics"]["test/accuracy"])
     for row in table.to_dict("records"):
