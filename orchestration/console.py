@@ -53,7 +53,8 @@ class _Handler(logging.Handler):
             sign, color = ("!", "yellow") if check.severity == dg.AssetCheckSeverity.WARN else ("✗", "red")
             _say(f"  {sign} check {check.check_name} of {check.asset_key.path[-1]} failed{why}", fg=color)
             for key, value in check.metadata.items():
-                _say(f"      {key}: {value.value}", fg=color)
+                if not isinstance(value, dg.MarkdownMetadataValue):  # tables are for the web UI
+                    _say(f"      {key}: {value.value}", fg=color)
 
 
 def _say(text: str, **style: object) -> None:
