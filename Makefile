@@ -38,7 +38,7 @@ test: install ## the default tests
 	@$(TEST)
 
 slow: install ## the tests that take minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not soak and not gpu' --timeout 1200 || test $$? -eq 5 # 5: there are none
+	@$(TEST) -m 'slow and not soak and not gpu' --timeout 1200 || test $$? -eq 5 # 5: there are none
 
 soak: install ## the tests that take hours
 	@$(BIN)/python -m pytest -m soak --timeout 0
