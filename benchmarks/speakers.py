@@ -135,6 +135,7 @@ def main() -> None:
         speakers = arguments.speakers.split(",")
     with tempfile.TemporaryDirectory() as home:
         os.environ["TRIPTYCH_HOME"] = home
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
         for speaker in speakers:
             options = [f"data={folder}", f"align.test_values={{speaker: [{speaker}]}}", *arguments.set]
             if arguments.epochs or arguments.quick:
