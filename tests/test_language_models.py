@@ -109,5 +109,6 @@ def test_a_text_that_is_too_long_for_the_positions_ends_the_run_before_training(
     table = tiny.parent / "questions.csv"
     table.write_text(table.read_text().replace("Is it bright? (1)", "Is it bright? " * 40))
     result = run(_gpt2, torch.float32)
-    assert result.exit_code == 1 and "steps" not in result.stderr
+    assert result.exit_code == 1
+    assert not any(line.startswith("    model:") for line in result.stderr.splitlines()), "a baseline may have begun"
     assert "set features.text.max_tokens to 57 or less" in result.stderr.splitlines()[-1], result.stderr
