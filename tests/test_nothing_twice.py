@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from orchestration.cli import main
@@ -19,6 +20,7 @@ def add_rows(table, *rows):
         csv.writer(file).writerows(rows)
 
 
+@pytest.mark.slow
 def test_ten_new_items_of_all_modalities_cost_ten(tiny, make_png, make_wav):
     folder = tiny.parent
     first = run(tiny)

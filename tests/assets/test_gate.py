@@ -244,6 +244,7 @@ def test_a_champion_whose_answers_are_gone_is_asked_again(gate, monkeypatch):
     assert refused.champion == "1" and asked == ["1", "2"] and refused.reasons[0].startswith("worse than the champion")
 
 
+@pytest.mark.slow
 def test_a_champion_that_cannot_be_asked_stays_and_it_is_said_what_to_do(gate):
     gate.add(10, dataset="another")
     model_registry.set_alias(gate.uri, "tiny", "champion", "1")

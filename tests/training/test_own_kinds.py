@@ -97,6 +97,7 @@ def test_changed_code_trains_anew(travelling: Path, name: str) -> None:
     assert fingerprint() != before
 
 
+@pytest.mark.slow
 def test_the_model_answers_without_the_users_folder(
     travelling: Path, make_spec: Callable[..., Any], make_model: Callable[..., Any], rows: Any, tokenizer: Any
 ) -> None:
