@@ -14,10 +14,8 @@ from assets import links, pipeline
 from assets.lake import Lake
 from assets.preview import evaluation_table, markdown_table, picture
 from assets.settings import Project
-from training.catalog import OUTPUTS
 from training.fusion_check import FusionCheck, fusion_check
 from training.metrics import Metric
-from training.outputs.base import Output
 from training.records import EvaluationRow, Standing, TrainingReport
 from training.schema import MAJORITY, subset_name
 from training.spec import RunSpec, shorter_training
@@ -26,18 +24,13 @@ STANDINGS = "standings.json"  # in the model's MLflow run
 _PICTURES = ("confusion", "learning", "subsets", "examples")
 
 
-def output_of(project: Project) -> Output:
-    """What the present settings ask for."""
-    return OUTPUTS.make(project.model.output, {})
-
-
 def recorded_predictions(project: Project, run_id: str, subset: str, file: str = "predictions.parquet") -> pa.Table:
     """What a run answered on its test set, with the inputs of `subset`."""
     from training.evaluate import as_answers
     from training.tracking import read_artifact
 
     table = pq.read_table(pa.BufferReader(read_artifact(project.mlflow_uri, run_id, file)))
-    table = as_answers(table, output_of(project))
+    table = as_answers(table, project.make_output())
     return table.filter(pc.equal(table["subset"], subset))
 
 
@@ -61,7 +54,7 @@ def fusion_of(project: Project, training: str) -> FusionCheck | None:
     from training.tracking import find_report
 
     report = find_report(project.mlflow_uri, project.name, training)
-    metric = output_of(project).metrics[0].name
+    metric = project.make_output().metrics[0].name
     return None if report is None else fusion_check(report.metrics, metric, project.promotion.confidence)
 
 
@@ -93,7 +86,7 @@ def evaluate(project: Project) -> dg.MaterializeResult:
         reports[run.name] = report
         entries = read_json(uri, report.mlflow_run_id, "evaluation.json")["rows"]
         rows += [(run.name, EvaluationRow.from_json(entry)) for entry in entries]
-    model, metric = reports["model"], output_of(project).metric(project.promotion.metric)
+    model, metric = reports["model"], project.make_output().metric(project.promotion.metric)
     beside, shorter = _standings(project, runs, reports), shorter_training(runs)
     content = {"metric": metric.name, "standings": [standing.to_json() for standing in beside], "note": shorter}
     write_json(uri, model.mlflow_run_id, STANDINGS, content)
@@ -131,7 +124,7 @@ def _standings(project: Project, runs: Sequence[RunSpec], reports: dict[str, Tra
     tables = {r.name: recorded_predictions(project, reports[r.name].mlflow_run_id, subset_name(r.keep)) for r in runs}
     majority = majority_answer(project, runs[0].fingerprint)
     rule = replace(project.promotion, margin=0.0)
-    return standings(tables.pop(runs[0].name), tables, majority, rule, output_of(project))
+    return standings(tables.pop(runs[0].name), tables, majority, rule, project.make_output())
 
 
 def numbers(report: TrainingReport) -> dict[str, float]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from assets import pipeline
 from assets.contents import attach_data, portions
-from assets.evaluation import fusion_of, majority_answer, output_of, recorded, recorded_predictions
+from assets.evaluation import fusion_of, majority_answer, recorded, recorded_predictions
 from assets.lake import Lake
 from assets.settings import Project
 from assets.sources.base import Source
@@ -102,7 +102,7 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
     model_registry.set_alias(uri, name, "challenger", version)
     training = case.run.fingerprint
     majority, fusion = majority_answer(project, training), fusion_of(project, training)
-    decision = decide(ours, theirs, singles, majority, project.promotion, output_of(project), fusion)
+    decision = decide(ours, theirs, singles, majority, project.promotion, project.make_output(), fusion)
     # All that was seen is written before the alias moves, and the question last: a process killed in between has
     # either not judged, or leaves a verdict that the next one carries out.
     compared = singles and "best_single_modality" in project.promotion.must_beat
@@ -175,7 +175,7 @@ def score(project: Project, version: str) -> pa.Table:
         run_version(project, version, rows, answers)
         table = pq.read_table(answers)
     subset = pa.array([subset_name(project.modalities)] * table.num_rows, pa.string())
-    return as_answers(table.append_column("subset", subset), output_of(project))
+    return as_answers(table.append_column("subset", subset), project.make_output())
 
 
 def run_version(project: Project, version: str, rows: Path, answers: Path) -> None:

@@ -13,7 +13,6 @@ from assets.findings import SHOWN, Finding, counted, listed, quoted
 from assets.lake import open_duckdb
 from assets.leakage import INPUTS
 from assets.settings import Project
-from training.catalog import OUTPUTS
 from training.schema import SPLITS
 
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
@@ -25,7 +24,7 @@ def label_findings(samples: pa.Table, project: Project) -> list[Finding]:
     sense of classes is told of classes only (`Output.is_class`)."""
     if project.align.label is None:
         return []
-    output = OUTPUTS.make(project.model.output, {})
+    output = project.make_output()
     labels = samples["label"].drop_null().to_pylist()
     counts = Counter(labels)
     found = [_unlabelled(samples, project.align.label)]
@@ -120,7 +119,7 @@ def _conflicting(samples: pa.Table) -> Finding | None:
 
 def disputed_inputs(samples: pa.Table, project: Project) -> list[Finding]:
     """Samples whose inputs are all the same and whose labels are not: no model can be right about all of them."""
-    output = OUTPUTS.make(project.model.output, {})
+    output = project.make_output()
     if not output.is_class(Counter(samples["label"].drop_null().to_pylist())):
         return []
     with open_duckdb() as connection:

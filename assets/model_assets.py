@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets import links, pipeline
 from assets.catalog import LAUNCHERS
-from assets.evaluation import evaluate, numbers, output_of
+from assets.evaluation import evaluate, numbers
 from assets.gate import gate
 from assets.preview import bullets, counts_table
 from assets.resource import load_settings, resource_key
@@ -105,7 +105,7 @@ def training_asset(project: Project) -> dg.AssetsDefinition:
         settings = load_settings(context, name)
         plan = pipeline.plan(settings)
         runs = [run for run in plan if ("baselines" if run.is_baseline else "model") in selected]
-        reports, metric = train(context, settings, runs), output_of(settings).metric()
+        reports, metric = train(context, settings, runs), settings.make_output().metric()
         trained = {report.name for report, is_new in reports if is_new}
         if "baselines" in selected:
             baselines = [report for report, _ in reports if report.name != "model"]

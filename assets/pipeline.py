@@ -31,9 +31,8 @@ from training.processor import Processor
 from training.schema import QUARANTINE
 from training.spec import RunSpec, plan_runs
 
-_PORTION_BYTES = (
-    16 * 2**20
-)  # results held before they are committed: writing takes several times that; a crash loses no more
+# Results held before they are committed: writing takes several times that, and a crash loses no more.
+_PORTION_BYTES = 16 * 2**20
 
 
 def open_lake(project: Project) -> Lake:

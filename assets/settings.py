@@ -232,6 +232,10 @@ class Project:
         of_samples = {source.modality for source in self.sources if source.use == "samples"}
         return tuple(m for m in MODALITIES if m in of_samples)
 
+    def make_output(self) -> Output:
+        """What the models answer with."""
+        return OUTPUTS.make(self.model.output, {})
+
     def filters_of(self, modality: str) -> dict[str, Filter]:
         """The filters of a modality, by kind."""
         choices = self.filters.get(modality, ())

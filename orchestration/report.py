@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from jinja2 import Environment, select_autoescape
 
-from assets.evaluation import STANDINGS, output_of
+from assets.evaluation import STANDINGS
 from assets.lake import Lake
 from assets.settings import AlignSettings, Project
 from orchestration.inspection import status
@@ -69,7 +69,7 @@ def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping
     if (newest := models[0])["version"] != chosen["version"]:
         why = next(iter(newest["reasons"]), "the gate has not judged it")
         lead.append(f"Version {newest['version']}, the newest, did not take its place: {why}.")
-    metric = next((m for m in output_of(project).metrics if m.name == evaluated["metric"]), None)
+    metric = next((m for m in project.make_output().metrics if m.name == evaluated["metric"]), None)
     png = {name: base64.b64encode(tracking.read_artifact(uri, run_id, f"{name}.png")).decode() for name in PICTURES}
     return {
         "lead": lead,
