@@ -14,6 +14,7 @@ JOINS = Family("join", {"key": "assets.joins.key:KeyJoin"})
 ENGINES = Family(
     "engine",
     {
+        "auto": "assets.engines.auto:AutoEngine",
         "threads": "assets.engines.threads:ThreadsEngine",
         "processes": "assets.engines.processes:ProcessesEngine",
     },

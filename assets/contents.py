@@ -147,6 +147,19 @@ def portions(rows: Rows, sizes: list[int], most: int | None = None) -> Iterator[
         yield rows[start:]
 
 
+Outcome = TypeVar("Outcome")
+
+
+def process_contents(
+    batch: pa.RecordBatch, step: Callable[[pa.RecordBatch], Outcome], sources: Mapping[str, Source]
+) -> Outcome:
+    """An engine's unit of work: reading at the edge, then a pure step (`assets.processing.Step`).
+
+    It lies here since a process imports the module: this one is light.
+    """
+    return step(attach_data(batch, sources))
+
+
 def attach_data(rows: pa.RecordBatch | pa.Table, sources: Mapping[str, Source]) -> pa.RecordBatch:
     """Manifest rows with a column `data` (large_binary) of their bytes.
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from assets.alignment import align, samples_fingerprint, validate_samples
 from assets.balance import Balance, item_balance
 from assets.catalog import ENGINES
-from assets.contents import attach_data, portions
+from assets.contents import portions, process_contents
 from assets.dataset import dataset_fingerprint, make_dataset
 from assets.filtering import apply_filters
 from assets.findings import Finding
@@ -26,13 +26,13 @@ from assets.lake import Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
 from assets.scan import scan
 from assets.settings import Project
-from assets.sources.base import Source
 from training.processor import Processor
 from training.schema import QUARANTINE
 from training.spec import RunSpec, plan_runs
 
 # Results held before they are committed: writing takes several times that, and a crash loses no more.
 _PORTION_BYTES = 16 * 2**20
+_TEXTS_AT_ONCE = 16  # for one of the other items, as a batch: they are small
 
 
 def open_lake(project: Project) -> Lake:
@@ -133,10 +133,12 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     step = make_step(project, modality)
     query, parameters = _todo(step)
     todo = lake.sql(f"SELECT count(*) AS n FROM ({query})", parameters)["n"][0].as_py()
-    engine = ENGINES.make(project.engine)
-    streamed = lake.stream(query, parameters, engine.options.batch_size)
+    kind = step.processor.modalities[modality]
+    engine = ENGINES.make(project.engine).suited(kind.in_python, todo)
+    rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
+    streamed = lake.stream(query, parameters, rows)
     batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
-    work = partial(_read_and_process, step=step, sources=project.make_sources())
+    work = partial(process_contents, step=step, sources=project.make_sources())
     # What could not be read is tried again in every run, so its rows are this run's only.
     lake.replace(
         "quarantine",
@@ -189,11 +191,6 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
             write()
             size = 0
     write()
-
-
-def _read_and_process(batch: pa.RecordBatch, step: Step, sources: dict[str, Source]) -> Outcome:
-    """The engine's unit of work: reading at the edge, then the pure step."""
-    return step(attach_data(batch, sources))
 
 
 def refusals(lake: Lake, project: Project, modality: str) -> pa.Table:

@@ -18,7 +18,7 @@ from training.filters.base import Filter
 from training.media import MediaError, one_line
 from training.modalities.base import WHOLE
 from training.processor import Processor, package_versions
-from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, features_schema, fingerprint, tensor_columns
+from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, features_table, fingerprint
 
 CLEAN_STEP, FEATURES_STEP = "clean", "features"  # and the kind of each filter that measures
 _ORIGIN = ("item_id", "source", "uri", "member", "row", "sha256")
@@ -84,7 +84,7 @@ class Step:
             RuntimeError: an item that raised anything but MediaError; the message names it.
         """
         rows, keys = _Rows(), self.fingerprints
-        items = batch.drop_columns(["data"]).to_pylist()
+        items = batch.select([*_ORIGIN, "data_error", "need"]).to_pylist()
         for item, data in zip(items, batch["data"], strict=True):
             item["data"] = data.as_py()  # one at a time: media are large
             try:
@@ -99,7 +99,7 @@ class Step:
             pa.Table.from_pylist(rows.quarantine, QUARANTINE),
             pa.Table.from_pylist(rows.clean, CLEAN[self.modality]),
             pa.Table.from_pylist(rows.measurements, MEASUREMENTS),
-            pa.Table.from_pylist(rows.features, features_schema(self.modality, featurizer.tensors)),
+            features_table(self.modality, featurizer.tensors, rows.features),
         )
 
     def _process(self, item: dict[str, Any], keys: dict[str, str], rows: _Rows) -> None:
@@ -154,10 +154,7 @@ class Step:
             yield parent if cut == WHOLE else hashlib.sha256(f"{parent}\0{cut}".encode()).hexdigest(), content
 
     def _features(self, name: str, content: Any, key: str) -> dict[str, Any]:
-        columns = self.processor.featurize(self.modality, content)
-        dtypes = self.processor.featurizers[self.modality].tensors
-        extras = {column: value for column, value in columns.items() if column not in dtypes}
-        return {"id": name, "fingerprint": key, **extras, **tensor_columns(columns, dtypes)}
+        return {"id": name, "fingerprint": key, **self.processor.featurize(self.modality, content)}
 
     def _refused(self, item: dict[str, Any], stage: str, key: str | None, error: MediaError) -> dict[str, Any]:
         return {name: item[name] for name in _ORIGIN} | {

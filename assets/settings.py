@@ -157,7 +157,7 @@ class Project:
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
-    engine: Choice = field(default_factory=lambda: Choice("threads"))  # what runs the steps on batches
+    engine: Choice = field(default_factory=lambda: Choice("auto"))  # what runs the steps on batches
     launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
     owners: Strings = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
     schedule: str | None = None  # cron, UTC
@@ -173,7 +173,7 @@ class Project:
     def __post_init__(self) -> None:
         engine: Any = self.engine
         if isinstance(engine, Mapping) and "kind" not in engine:
-            engine = {"kind": "threads", **engine}
+            engine = {"kind": "auto", **engine}
         object.__setattr__(self, "engine", _choose(ENGINES, engine))
         object.__setattr__(self, "launcher", _choose(LAUNCHERS, self.launcher))
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.name):

@@ -8,7 +8,7 @@ featurizer says (`training.featurizers`).
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -178,17 +178,32 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
-def tensor_columns(tensors: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> dict[str, Any]:
-    """One row's tensors as the columns that hold them: bytes in C order, and the shape.
+def features_table(modality: str, dtypes: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Feature rows whose tensors are still arrays, as the table that keeps them (`features_schema`).
 
     Args:
         dtypes: name of each tensor -> its NumPy dtype (`Featurizer.tensors`).
+        rows: id, fingerprint, the modality's own columns, and the tensors.
     """
-    columns: dict[str, Any] = {}
-    for name, dtype in dtypes.items():
-        columns[name] = np.ascontiguousarray(tensors[name], dtype=dtype).tobytes()
-        columns[f"{name}_shape"] = list(tensors[name].shape)
-    return columns
+    columns = []
+    for field in features_schema(modality, dtypes):
+        if field.name in dtypes:
+            columns.append(_bytes([row[field.name] for row in rows], dtypes[field.name]))
+        elif (name := field.name.removesuffix("_shape")) in dtypes:
+            columns.append(pa.array([row[name].shape for row in rows], field.type))
+        else:
+            columns.append(pa.array([row.get(field.name) for row in rows], field.type))
+    return pa.table(columns, features_schema(modality, dtypes))
+
+
+def _bytes(tensors: Sequence[np.ndarray], dtype: str) -> pa.Array:
+    """A binary column of tensors in C order, copied once."""
+    flat = [np.ascontiguousarray(tensor, dtype).reshape(-1) for tensor in tensors]
+    ends = np.cumsum([0, *(tensor.nbytes for tensor in flat)])
+    if not flat or ends[-1] > np.iinfo(np.int32).max:  # Arrow makes several arrays of it
+        return pa.array([tensor.tobytes() for tensor in flat], pa.binary())
+    buffers = [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(np.concatenate(flat))]
+    return pa.Array.from_buffers(pa.binary(), len(flat), buffers)
 
 
 def tensor(row: Mapping[str, Any], name: str, dtype: str) -> np.ndarray:

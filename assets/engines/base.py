@@ -43,6 +43,15 @@ class Engine(ABC):
         """
         self.options = options
 
+    def suited(self, in_python: bool, items: int) -> "Engine":
+        """The engine that runs a step; a kind that is one for all is so itself.
+
+        Args:
+            in_python: the step works in Python itself most of the time (`Modality.in_python`).
+            items: how many it is for.
+        """
+        return self
+
     @abstractmethod
     def map(self, fn: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
         """`fn` of every batch."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from threadpoolctl import threadpool_limits
+
 from assets.engines.base import Batch, Engine, Result, WorkerOptions, cores, map_in_order
 
 
@@ -11,4 +13,6 @@ class ThreadsEngine(Engine):
 
     def map(self, fn: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
         workers = self.options.workers or cores()
-        return map_in_order(ThreadPoolExecutor(workers, thread_name_prefix="engine"), workers, fn, batches)
+        # The workers are the parallelism: more threads below them (of BLAS, OpenMP) would wait for a core, and spin.
+        with threadpool_limits(1):
+            yield from map_in_order(ThreadPoolExecutor(workers, thread_name_prefix="engine"), workers, fn, batches)

@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from assets.catalog import ENGINES
 from assets.engines.base import Engine, cores
@@ -135,6 +137,35 @@ def test_processes_are_others_with_one_thread_each():
         list(engine.map(partial(int, base=10), ["1", "x", "3"]))
 
 
+@pytest.mark.parametrize(
+    ("options", "in_python", "items", "kind"),
+    [
+        ({"workers": 2}, True, 10_000, "processes"),
+        ({"workers": 2}, True, 100, "threads"),
+        ({"workers": 2}, False, 10_000, "threads"),
+        ({"workers": 1}, True, 10_000, "threads"),
+    ],
+)
+def test_what_nobody_names_is_chosen_for_the_step(options, in_python, items, kind):
+    suited = ENGINES.make(ENGINES.choose({"kind": "auto", **options})).suited(in_python, items)
+    assert type(suited) is ENGINES.load(kind)
+    assert suited.options.workers == options["workers"]
+    named = threads(2)
+    assert named.suited(in_python, items) is named, "what is named is used"
+
+
+def test_threads_share_the_cores_with_no_threads_of_blas():
+    matrix = np.ones((400, 400))
+
+    def threads_of_blas(_: int) -> set[int]:
+        matrix @ matrix
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    before = threads_of_blas(0)
+    assert list(threads(2).map(threads_of_blas, range(3))) == [{1}] * 3
+    assert threads_of_blas(0) == before, "and afterwards it has its threads again"
+
+
 def test_without_workers_there_is_one_for_each_core():
     meet = threading.Barrier(cores(), timeout=10)
     engine = ENGINES.make(ENGINES.choose("threads"))
@@ -146,7 +177,7 @@ def test_without_workers_there_is_one_for_each_core():
     [
         ("processes", "processes", {"workers": None, "batch_size": 64}),
         ("{kind: threads, workers: 2, batch_size: 8}", "threads", {"workers": 2, "batch_size": 8}),
-        ("{workers: 3}", "threads", {"workers": 3, "batch_size": 64}),
+        ("{workers: 3}", "auto", {"workers": 3, "batch_size": 64}),
         ('"family_test_engine:SerialEngine"', "family_test_engine:SerialEngine", {"pause": 0.0, "batch_size": 64}),
     ],
 )
@@ -161,10 +192,10 @@ def test_the_project_file_names_it(tiny, tmp_path, monkeypatch, words, kind, opt
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("thread", "engine is 'thread', expected one of threads, processes.* did you mean threads"),
-        ("{workers: 0}", "engine threads: workers is 0, expected null or at least 1"),
+        ("thread", "engine is 'thread', expected one of auto, threads, processes.* did you mean threads"),
+        ("{workers: 0}", "engine auto: workers is 0, expected null or at least 1"),
         ("{kind: processes, worker: 1}", "engine processes has no option 'worker'; .* did you mean workers"),
-        ("{batch_size: many}", "engine threads: batch_size is 'many'"),
+        ("{batch_size: many}", "engine auto: batch_size is 'many'"),
         ("{kind: [1]}", "engine is "),
         ('"nowhere:Engine"', "cannot be imported"),
     ],

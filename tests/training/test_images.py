@@ -141,3 +141,36 @@ def test_what_turns_the_picture_is_kept_and_a_damaged_picture_is_refused() -> No
     for broken in (big[:half], big[:half] + bytes(9) + big[half + 9 :]):
         with pytest.raises(MediaError, match="download it again"):
             decode_image(broken, LIMITS)
+
+
+def jpeg(size: tuple[int, int], mode: str = "RGB", **options: object) -> bytes:
+    random, buffer = np.random.default_rng(0), io.BytesIO()
+    coarse = PIL.Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    coarse.resize(size).convert(mode).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=str)
+@pytest.mark.parametrize("size", [(640, 480), (601, 333), (300, 905), (50, 40)])
+def test_a_jpeg_is_what_pillow_makes_of_it(size: tuple[int, int], mode: str, options: dict[str, object]) -> None:
+    data = jpeg(size, mode, **options)
+    for target in (None, 40, 224):
+        expected = PIL.Image.open(io.BytesIO(data))
+        if target is not None:
+            expected.draft(None, (target, target))
+        image = decode_image(data, LIMITS, target)
+        np.testing.assert_array_equal(image.array, np.asarray(expected.convert("RGB")))
+        assert (image.format, image.mode, image.width, image.height) == ("JPEG", mode, *size)
+        assert image.warnings == ()
+
+
+def test_a_jpeg_whose_end_is_a_guess_says_so() -> None:
+    data = jpeg((640, 480))
+    image = decode_image(data[: len(data) // 2] + b"\xff\xd9", LIMITS)
+    assert image.array.shape == (480, 640, 3)
+    (warning,) = image.warnings
+    assert "damaged" in warning
+    assert "premature end" in warning
+    with pytest.raises(MediaError, match=r"truncated|damaged|cut"):
+        decode_image(data[: len(data) // 2], LIMITS)

@@ -24,7 +24,7 @@ from training.layers import Block
 from training.metrics import Metric, exact_match
 from training.model import FusionModel
 from training.outputs.text import TextOutput
-from training.schema import DATASET, features_schema, predictions_schema, tensor_columns
+from training.schema import DATASET, features_table, predictions_schema
 from training.settings import (
     ImageAugmentation,
     ModelSettings,
@@ -57,14 +57,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
             entry: dict[str, Any] = {"id": f"{modality}{n}", "fingerprint": "f"}
             if modality == "text":
                 text = f"what do you see in {n}?"
-                entry |= {"text": text} | tensor_columns({"input_ids": np.frombuffer(text.encode(), np.uint8)}, dtypes)
+                entry |= {"text": text, "input_ids": np.frombuffer(text.encode(), np.uint8)}
             elif modality == "image":
-                entry |= tensor_columns({"pixels": random.integers(0, 256, (1, 12, 12))}, dtypes)
+                entry |= {"pixels": random.integers(0, 256, (1, 12, 12))}
             else:
                 tone = 12000 * np.sin(2 * np.pi * (200 + 50 * n) * np.arange(2000) / 4000)
-                entry |= tensor_columns({"log_mel": random.normal(size=(20, 16)), "waveform": tone}, dtypes)
+                entry |= {"log_mel": random.normal(size=(20, 16)), "waveform": tone}
             entries.append(entry)
-        table = pa.Table.from_pylist(entries, features_schema(modality, dtypes))
+        table = features_table(modality, dtypes, entries)
         caches[modality].add(ds.dataset(table), [e["id"] for e in entries])
     index = [
         {"sample_id": f"s{n}", "label": "yes" if n % 2 else "no"} | {f"{m}_id": f"{m}{n}" for m in caches}

@@ -18,7 +18,7 @@ from training.checkpoints import last_checkpoint
 from training.data import SampleDataset
 from training.features import FeatureSettings
 from training.model import FusionModel
-from training.schema import DATASET, FEATURES, features_schema, tensor_columns
+from training.schema import DATASET, FEATURES, features_table
 from training.settings import ModelSettings, TrainingSettings
 from training.train import Trained, TrainingTask, fit, make_tokenizer, new_model, predict
 
@@ -35,21 +35,17 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
     root, random = tmp_path_factory.mktemp("cache"), np.random.default_rng(0)
     features: dict[str, list[dict[str, Any]]] = {"text": [], "image": [], "speech": []}
     for n in range(2):
-        text = {"text": QUESTIONS[n]} | tensor_columns(
-            {"input_ids": np.frombuffer(QUESTIONS[n].encode(), np.uint8)}, DTYPES["text"]
-        )
-        pixels = tensor_columns({"pixels": random.integers(0, 60, (1, 8, 8)) + 180 * n}, DTYPES["image"])
+        text = {"text": QUESTIONS[n], "input_ids": np.frombuffer(QUESTIONS[n].encode(), np.uint8)}
+        pixels = {"pixels": random.integers(0, 60, (1, 8, 8)) + 180 * n}
         frames = random.normal(size=(4 + n, 8)) * 0.1
         frames[:, 4 * n : 4 * n + 4] += 2
-        for modality, columns in zip(
-            features, (text, pixels, tensor_columns({"log_mel": frames}, DTYPES["speech"])), strict=True
-        ):
+        for modality, columns in zip(features, (text, pixels, {"log_mel": frames}), strict=True):
             features[modality].append({"id": f"{modality}{n}", "fingerprint": "f"} | columns)
     caches = {}
     for modality, rows in features.items():
         names = dict.fromkeys(FEATURES[modality].names[2:]) | DTYPES[modality]
         caches[modality] = FeatureCache(root, modality, "f", names)
-        table = pa.Table.from_pylist(rows, schema=features_schema(modality, DTYPES[modality]))
+        table = features_table(modality, DTYPES[modality], rows)
         caches[modality].add(ds.dataset(table), [row["id"] for row in rows])
     index = []
     for n in range(64):

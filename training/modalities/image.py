@@ -17,7 +17,7 @@ class ImageModality(Modality):
     name = "image"
     described = "upright, checked for damage, RGB"
     version = 3
-    packages = ("pillow",)
+    packages = ("pillow", "simplejpeg")
     columns: ClassVar = {
         "format": pa.string(),
         "mode": pa.string(),

@@ -24,6 +24,7 @@ class TextModality(Modality):
     }
     extra: ClassVar = {"text": pa.large_string()}
     limits: ClassVar = {"max_characters": "characters"}
+    in_python = True
     default_featurizer = "tokens"
     is_text = True
     column_words: ClassVar = {

@@ -1,0 +1,23 @@
+"""Threads or processes, whichever suits the step: what a project that names no engine gets."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from assets.engines.base import Batch, Engine, Result, WorkerOptions, cores
+from assets.engines.processes import ProcessesEngine
+from assets.engines.threads import ThreadsEngine
+
+_WORTH_PROCESSES = 1_000  # items; a process starts as long as it takes to work on so many
+
+
+class AutoEngine(Engine):
+    """Processes for many items of a step that works in Python itself, where threads wait for each other; else
+    threads, which start at once and hand over what they made without copying it."""
+
+    Options = WorkerOptions
+
+    def suited(self, in_python: bool, items: int) -> Engine:
+        is_worth = in_python and items >= _WORTH_PROCESSES and (self.options.workers or cores()) > 1
+        return (ProcessesEngine if is_worth else ThreadsEngine)(self.options)
+
+    def map(self, fn: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
+        return ThreadsEngine(self.options).map(fn, batches)
