@@ -185,8 +185,8 @@ def prepare(modality: str, data: Path, folder: Path, items: int) -> None:
     folder.mkdir()
     for n in range(items):
         content = real[n % len(real)]
-        if n >= len(real) and modality == "speech":  # one sample is another
-            content = content[:-2] + (n // len(real)).to_bytes(2, "little")
+        if n >= len(real) and modality == "speech":  # one sample is another, louder than any of them ends
+            content = content[:-2] + (30_000 + n // len(real)).to_bytes(2, "little")
         elif n >= len(real):
             content += (n // len(real)).to_bytes(2, "little")
         (folder / f"{n:06d}.{'jpg' if modality == 'image' else 'wav'}").write_bytes(content)

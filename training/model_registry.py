@@ -26,8 +26,8 @@ from training.tracking import TAG, client, provenance
 # What the served model needs beside its own code; versions are those that trained it.
 _SERVING = (
     *("filelock", "ftfy", "jieba", "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow"),
-    *("py3langid", "pyarrow", "pyyaml", "regex", "safetensors", "scipy", "soundfile", "soxr"),
-    *("tokenizers", "torch", "transformers"),
+    *("py3langid", "pyarrow", "pyyaml", "regex", "safetensors", "scipy", "simplejpeg", "soundfile"),
+    *("soxr", "tokenizers", "torch", "transformers"),
 )
 
 

@@ -40,6 +40,7 @@ _BEGINNINGS = {
     "CAF": re.compile(rb"caff\0\x01..desc", re.DOTALL),
     "W64": re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"),
 }
+_PLAIN_HEADER = struct.Struct("<4sI8sIHHIIHH4sI")
 _MAX_RATE = 768_000  # Hz; more is a damaged header
 _MIN_RATE = 1_000
 _UNKNOWN_FRAMES = 2**48  # streamed FLAC does not say its length: libsndfile then gives the largest integer
@@ -74,6 +75,36 @@ def decode_speech(data: bytes, limits: MediaLimits) -> Speech:
     check_size(data, limits)
     if (kind := speech_format(data)) is None:
         raise unknown_format(data, "audio", FORMATS, "WAV or FLAC")
+    plain = _plain_wav(data, limits) if kind == "WAV" else None
+    speech, warnings = _decode_all(data, kind, limits) if plain is None else (plain, [])
+    waveform = speech.waveform
+    peak = max(float(waveform.max()), -float(waveform.min()))
+    if peak == 0:
+        warnings.append("silence: every sample is zero")
+    elif peak > 1:
+        warnings.append(f"samples reach {peak:.3g}, scaled into [-1, 1]")
+        waveform = (waveform / peak).astype(np.float32)
+    return dataclasses.replace(speech, waveform=waveform, frames=len(waveform), warnings=tuple(warnings))
+
+
+def _plain_wav(data: bytes, limits: MediaLimits) -> Speech | None:
+    """What most recordings are, in a tenth of the time that libsndfile takes: mono, 16 bits, behind a header of 44
+    bytes that agrees with the file in all that it says. None: another one, or too long."""
+    rate, size = int.from_bytes(data[24:28], "little"), len(data) - _PLAIN_HEADER.size
+    if size <= 0 or size % 2 or not _MIN_RATE <= rate <= _MAX_RATE or size > 2 * rate * limits.max_seconds:
+        return None
+    header = _PLAIN_HEADER.pack(b"RIFF", len(data) - 8, b"WAVEfmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", size)
+    if not data.startswith(header):
+        return None
+    values = np.frombuffer(data, "<i2", offset=len(header))
+    return Speech(values * np.float32(2**-15), rate, "WAV", 1, len(values))
+
+
+# Several recordings in one file, and headers that were never finished
+
+
+def _decode_all(data: bytes, kind: str, limits: MediaLimits) -> tuple[Speech, list[str]]:
+    """The recordings of a file as one, and what to say of it."""
     first, *others = _recordings(data, kind)
     finished = _finished(first, kind)
     speech = _decode(finished or first, limits)
@@ -84,16 +115,7 @@ def decode_speech(data: bytes, limits: MediaLimits) -> Speech:
     if others:
         speech, said = _joined(speech, others, limits)
         warnings.append(said)
-    waveform, peak = speech.waveform, float(np.abs(speech.waveform).max())
-    if peak == 0:
-        warnings.append("silence: every sample is zero")
-    elif peak > 1:
-        warnings.append(f"samples reach {peak:.3g}, scaled into [-1, 1]")
-        waveform = (waveform / peak).astype(np.float32)
-    return dataclasses.replace(speech, waveform=waveform, frames=len(waveform), warnings=tuple(warnings))
-
-
-# Several recordings in one file, and headers that were never finished
+    return speech, warnings
 
 
 def _recordings(data: bytes, kind: str) -> list[bytes]:

@@ -6,7 +6,7 @@ from assets.engines.base import Batch, Engine, Result, WorkerOptions, cores
 from assets.engines.processes import ProcessesEngine
 from assets.engines.threads import ThreadsEngine
 
-_WORTH_PROCESSES = 1_000  # items; a process starts as long as it takes to work on so many
+_WORTH_PROCESSES = 20_000  # items; fewer are done before processes have started and have been handed their share
 
 
 class AutoEngine(Engine):

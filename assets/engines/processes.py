@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+from threadpoolctl import threadpool_limits
+
 from assets.engines.base import Batch, Engine, Result, WorkerOptions, cores, map_in_order
 from training.children import die_with_parent
 
@@ -26,8 +28,9 @@ class ProcessesEngine(Engine):
 
 
 def _begin(parent: int) -> None:
-    """The workers are the parallelism: what is loaded later in one uses one thread. It ends with its parent."""
+    """The workers are the parallelism: numeric libraries in one use one thread. It ends with its parent."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
     for name in _THREAD_VARIABLES:
         os.environ[name] = "1"
+    threadpool_limits(1)  # of what is loaded already: the parent's main module is

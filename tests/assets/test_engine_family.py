@@ -140,10 +140,10 @@ def test_processes_are_others_with_one_thread_each():
 @pytest.mark.parametrize(
     ("options", "in_python", "items", "kind"),
     [
-        ({"workers": 2}, True, 10_000, "processes"),
-        ({"workers": 2}, True, 100, "threads"),
-        ({"workers": 2}, False, 10_000, "threads"),
-        ({"workers": 1}, True, 10_000, "threads"),
+        ({"workers": 2}, True, 100_000, "processes"),
+        ({"workers": 2}, True, 1_000, "threads"),
+        ({"workers": 2}, False, 100_000, "threads"),
+        ({"workers": 1}, True, 100_000, "threads"),
     ],
 )
 def test_what_nobody_names_is_chosen_for_the_step(options, in_python, items, kind):

@@ -284,14 +284,14 @@ def test_two_contents_alike_are_computed_once(tiny):
 
 
 def test_media_are_held_by_their_bytes_not_by_their_number(tiny, monkeypatch):
-    held = []
+    held, attach_data = [], contents.attach_data
 
     def attach(rows, sources):
         held.append((rows.num_rows, sum(rows["size"].to_pylist())))
-        return contents.attach_data(rows, sources)
+        return attach_data(rows, sources)
 
     monkeypatch.setattr(contents, "_PORTION_BYTES", 5000)
-    monkeypatch.setattr(pipeline, "attach_data", attach)
+    monkeypatch.setattr(contents, "attach_data", attach)
     ran = run(tiny)
     assert ran.processed == {"text": 60, "image": 48, "speech": 47}
     assert max(size for _, size in held) <= 5000 and max(count for count, _ in held) > 1

@@ -143,7 +143,7 @@ def test_every_package_that_decides_a_row_is_part_of_its_fingerprint(modality, k
     packages = {*processor.modalities[modality].packages, *processor.featurizers[modality].packages}
     expected = {
         "text": {"ftfy", "jieba", "py3langid", "regex"},
-        "image": {"opencv-python-headless", "pillow"},
+        "image": {"opencv-python-headless", "pillow", "simplejpeg"},
         "speech": {"numpy", "scipy", "soundfile", "soxr"},
     }
     assert packages == expected[modality]
@@ -355,18 +355,21 @@ def test_workers_work_at_once(kind):
 
 
 def test_batches_have_the_size_that_is_set(tiny, monkeypatch):
-    sizes, work = [], pipeline._read_and_process
+    sizes, work = [], pipeline.process_contents
 
     def noted(batch: Any, **more: Any) -> Any:
         sizes.append(batch.num_rows)
         return work(batch, **more)
 
-    monkeypatch.setattr(pipeline, "_read_and_process", noted)
+    monkeypatch.setattr(pipeline, "process_contents", noted)
     project = load(tiny, ["engine={batch_size: 25}"])
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
+    pipeline.process_modality(lake, project, "image")
+    assert sorted(sizes) == [23, 25]
+    sizes.clear()
     pipeline.process_modality(lake, project, "text")
-    assert sorted(sizes) == [10, 25, 25]
+    assert sizes == [60], "texts are small: 16 times as many"
 
 
 @pytest.mark.parametrize(

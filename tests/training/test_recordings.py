@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from training.media import MediaError
 from training.recordings import Speech, decode_speech
@@ -29,6 +31,36 @@ def decoded(*channels: np.ndarray) -> Speech:
     speech = decode_speech(audio(np.stack(channels, axis=1)), LIMITS)
     assert (speech.channels, speech.frames, len(speech.waveform)) == (len(channels), 4000, 4000)
     return speech
+
+
+# A plain WAV, which is read without libsndfile
+
+
+@given(
+    values=st.lists(st.integers(-(2**15), 2**15 - 1), min_size=1, max_size=99),
+    rate=st.sampled_from([1000, 8000, 48000]),
+)
+def test_a_plain_wav_is_what_libsndfile_makes_of_it(values: list[int], rate: int) -> None:
+    data = audio(np.array(values, np.int16), subtype="PCM_16", rate=rate)
+    expected, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    speech = decode_speech(data, LIMITS)
+    np.testing.assert_array_equal(speech.waveform, expected)
+    assert (speech.format, speech.sample_rate, speech.channels, speech.frames) == ("WAV", rate, 1, len(values))
+    assert speech.warnings == (() if any(values) else ("silence: every sample is zero",))
+
+
+@given(at=st.integers(0, 43), value=st.integers(0, 255))
+def test_a_header_that_says_otherwise_is_left_to_libsndfile(at: int, value: int) -> None:
+    data = bytearray(audio(VOICE, subtype="PCM_16"))
+    is_same, data[at] = data[at] == value, value
+    try:
+        speech = decode_speech(bytes(data), LIMITS)
+    except MediaError:
+        assert not is_same
+        return
+    expected, _ = soundfile.read(io.BytesIO(bytes(data)), dtype="float32", always_2d=True)
+    if speech.channels == 1 and not speech.warnings:
+        np.testing.assert_array_equal(speech.waveform, expected[:, 0])
 
 
 # Channels
