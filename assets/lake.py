@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from assets.engines.base import cores
@@ -22,8 +22,10 @@ from training.schema import FEATURE_TABLES, SCHEMA_VERSION, TABLES
 
 # Which tensors they hold depends on the kind of features: another kind adds columns.
 GROWING = FEATURE_TABLES
-# Tensors do not shrink, and compressing them halves the rate.
+# Tensors do not shrink, and compressing them halves the rate; to look for equal ones, and for the least, takes as long
+# as to write them.
 _UNCOMPRESSED = FEATURE_TABLES
+_TENSOR = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
 # Versions of these say which rows made a model. Of other tables delta-rs deletes the log of what is older than a month.
 _KEPT_FOR_EVER = {"samples", "dataset"}
 _WHOLE_LOG = {"delta.enableExpiredLogCleanup": "false"}
@@ -202,6 +204,7 @@ class Lake:
             writer_properties=WriterProperties(
                 compression="UNCOMPRESSED" if name in _UNCOMPRESSED else "ZSTD",
                 max_row_group_size=max(1, min(1_000_000, _ROW_GROUP_BYTES // row_bytes)),
+                column_properties={f.name: _TENSOR for f in rows.schema if pa.types.is_binary(f.type)},
             ),
         )
 
