@@ -90,7 +90,7 @@ class AlignSettings(TableSettings):  # of `table`
         named = {column: tuple(map(normalize, values)) for column, values in self.test_values.items()}
         object.__setattr__(self, "test_values", named)  # as the tables' cells are
         if self.table is None:
-            for name in ("columns", "id", "delimiter", "quote", "missing"):
+            for name in ("columns", "id", "delimiter", "quote", "rows", "missing"):
                 check(not getattr(self, name), name, getattr(self, name), "nothing unless there is a link `table`")
 
     @property

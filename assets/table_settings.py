@@ -38,6 +38,7 @@ class TableSettings:
     # around cells that hold delimiters or line breaks, which repeat it where it is a letter; none: it is a letter
     # everywhere. Found: " where cells are quoted with it
     quote: str | None = None
+    rows: str | None = None  # of JSON: the key of the list that holds the rows, where several hold objects
     missing: Words = ()  # cells that mean: no value, such as NA or -999; an empty one always does
 
     def __post_init__(self) -> None:

@@ -63,6 +63,8 @@ def read_table(
 ) -> Iterator[Record]:
     """The rows of a CSV, TSV, JSON Lines, JSON, Parquet or Excel file, by its suffix; or of all files of a glob.
 
+    The rows of a JSON file may lie within an object, as the only list of objects in it or as `settings.rows`.
+
     Numbers and times become text, lists and structs JSON, NaN null; binary columns of Parquet files are left out. A
     row that cannot be used (cells too many, broken JSON, NUL byte) is given with its `problem`.
 

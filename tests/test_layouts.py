@@ -1,5 +1,6 @@
 """The project files of docs/layouts.md, each run on a small copy of its layout."""
 
+import json
 import re
 import tarfile
 import zipfile
@@ -92,6 +93,15 @@ def kaldi(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return said
 
 
+def annotations(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    rows = [{"file": f"{n}.png", "class": "cat" if n % 2 else "dog"} for n in range(24)]
+    for n in range(24):
+        write(root / f"photos/{n}.png", png(n))
+    document = {"version": 2, "images": [{"id": n, "width": 20} for n in range(24)], "annotations": rows}
+    write(root / "labels.json", json.dumps(document))
+    return {row["file"]: row["class"] for row in rows}
+
+
 def hub_parquet(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     (root / "data").mkdir(parents=True)
     for part in range(2):
@@ -160,6 +170,7 @@ LAYOUTS = {
         common_voice,
         librispeech,
         kaldi,
+        annotations,
         hub_parquet,
         shards,
         visits,

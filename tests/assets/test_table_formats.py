@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,79 @@ def test_json_of_other_forms(tmp_path: Path) -> None:
     assert values(tmp_path / "t.json")[0] == {"id": "1"}
     found = [record.problem for record in read_table(tmp_path / "t.json") if record.problem]
     assert found == ["line 1 is no JSON object", "line 1 is no JSON object", "line 1 holds a NUL byte"]
+
+
+LONG = "x" * 1000
+ROWS = [{"id": str(n), "text": f"[{n}], {{é}}\n" * 3000} for n in range(9)]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    "beside", [{}, {"version": "1", "info": {"tags": [{"a": 1}]}, "names": ["x", "y"], "none": [], "deep": [[{}]]}]
+)
+def test_rows_within_an_object(tmp_path: Path, indent: int | None, beside: dict[str, Any]) -> None:
+    items = [*beside.items(), ("data", ROWS)]
+    for document in (dict(items), dict(reversed(items))):
+        (tmp_path / "t.json").write_text(json.dumps(document, indent=indent, ensure_ascii=False))
+        records = list(read_table(tmp_path / "t.json", required=["id"]))
+        assert [record.values for record in records] == ROWS
+    assert indent is None or [record.line for record in records][:2] == [3, 7]
+    scanned = texts(tmp_path, "t.json")
+    assert scanned.rows["text"].to_pylist() == [row["text"] for row in ROWS]
+
+
+def test_which_of_several_lists_holds_the_rows_is_said(tmp_path: Path) -> None:
+    """As in COCO's files."""
+    coco = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"key": 1, "text": "a"}, 2], "categories": []}
+    (tmp_path / "t.json").write_text(json.dumps(coco))
+    says = "its lists 'images', 'annotations' all hold objects: say which of them are the rows, as in `rows: %s`"
+    with pytest.raises(SourceError, match=says % "images"):
+        values(tmp_path / "t.json")
+    with pytest.raises(SourceError, match=says % "annotations"):
+        values(tmp_path / "t.json", "text")
+    found = texts(tmp_path, "t.json", key="key", rows="annotations")
+    assert found.rows["text"].to_pylist() == ["a"]
+    assert "line 1 is no JSON object" in found.quarantine["message"][0].as_py()
+    for rows, says in {
+        "notes": "has no key 'notes' (`rows`); it has images, annotations, categories",
+        "categories": "no column 'key'",
+    }.items():
+        with pytest.raises(SourceError, match=re.escape(says)):
+            texts(tmp_path, "t.json", key="key", rows=rows)
+    (tmp_path / "t.json").write_text('{"version": 1}')
+    with pytest.raises(SourceError, match=r"'version' .* is no list of objects"):
+        texts(tmp_path, "t.json", rows="version")
+    (tmp_path / "t.json").write_text("[1]")
+    with pytest.raises(SourceError, match=r"no object with a key 'a' .*: leave `rows` out"):
+        texts(tmp_path, "t.json", rows="a")
+
+
+def test_an_object_with_a_list_may_be_a_row(tmp_path: Path) -> None:
+    row = '{"id": "1", "text": "a", "tags": [{"b": 1}]}\n'
+    for name, text in {"t.json": row, "u.json": row * 2, "t.jsonl": row, "u.jsonl": row.replace("{", "{\n", 1)}.items():
+        (tmp_path / name).write_text(text)
+        assert {row["text"] for row in values(tmp_path / name, "id", "text")} == {"a"}, name
+
+
+@pytest.mark.parametrize("text", ['{"v": 1, "data": [{"id": 1}', '{"data": [{"id": 1}, {"id": 2}]', '{"data"'])
+def test_an_object_that_is_cut_off_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(SourceError, match=r"line 1: the (array|object) .* does not end|line 1 is no valid JSON"):
+        values(tmp_path / "t.json", "id")
+
+
+def test_a_long_list_within_an_object_is_read_piece_by_piece(tmp_path: Path) -> None:
+    with (tmp_path / "t.json").open("w") as file:
+        file.write('{"skipped": [0')
+        file.writelines(f',{{"a": "{LONG}"}}' for _ in range(20_000))
+        file.write('], "data": [{"id": 0}')
+        file.writelines(f',{{"id": {n}, "text": "{LONG}"}}' for n in range(20_000))
+        file.write("]}")
+    tracemalloc.start()
+    assert sum(1 for _ in read_table(tmp_path / "t.json", required=["id"])) == 20_001
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20  # of 40 MB
 
 
 @pytest.mark.parametrize(
