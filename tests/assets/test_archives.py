@@ -167,6 +167,13 @@ def test_names_in_gbk_are_read_where_the_source_says_so_and_refused_where_not(tm
     assert "set `encoding` to that of the names (gbk" in refused(without)["bad_name"]
 
 
+def test_names_that_are_utf8_by_chance_need_the_setting(tmp_path):
+    """As docs/layouts.md says: no byte of the archive tells which was meant."""
+    (tmp_path / "x.zip").write_bytes(make_zip({"猫.png": b"1"}, unmarked="gbk"))
+    assert keys(listed(tmp_path, files="x.zip")) == ["è"]
+    assert keys(listed(tmp_path, files="x.zip", encoding="gbk")) == ["猫"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
 def test_unmarked_names_are_read_as_utf8_or_as_the_format_says(tmp_path, encoding):
     (tmp_path / "x.zip").write_bytes(make_zip({"Käse.png": b"1", "crème.png": b"2"}, unmarked=encoding))
