@@ -111,6 +111,5 @@ def test_a_text_that_is_too_long_for_the_positions_ends_the_run_before_training(
     result = run(_gpt2, torch.float32)
     assert result.exit_code == 1
     assert not any(line.startswith("    model:") for line in result.stderr.splitlines()), "a baseline may have begun"
-    # Baselines read fewer soft tokens, so that they have more room; which of them is refused first is chance.
-    last = result.stderr.splitlines()[-1]
-    assert any(f"set features.text.max_tokens to {room} or less" in last for room in (57, 58, 59)), result.stderr
+    # Baselines read fewer soft tokens, so that they have more room.
+    assert "set features.text.max_tokens to 57 or less" in result.stderr.splitlines()[-1], result.stderr

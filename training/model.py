@@ -9,6 +9,7 @@ D width: of the encoders' tokens before the fusion, of the language model behind
 
 import math
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -104,6 +105,7 @@ class FusionModel(PreTrainedModel):
         """x_m (B, X, D) of what `encode` gives."""
         return self.to_llm(self.fusion(tokens_BNTD, mask_BNT))
 
+    @cached_property
     @torch.no_grad()
     def prompt_room(self) -> int | None:
         """How long a prompt may be for the language model to have positions for x_m, prompt and answer; None: any."""

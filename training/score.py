@@ -56,7 +56,7 @@ class Answerer:
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
         self.modalities = tuple(config.modalities)  # those that the model reads
         self.output = self._model.output
-        features, room = self.processor.features, self._model.prompt_room()
+        features, room = self.processor.features, self._model.prompt_room
         self._collate = Collator(self._tokenizer, features, self.modalities, config.prompt, prompt_room=room)
 
     def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,8 +88,9 @@ def fit(
         wanted = "any modality" if task.keep is None else subset_name(task.keep)
         raise ValueError(f"no training row has {wanted} ({len(task.train)} rows): look at the splits and at keep")
     network = new_model(task)
+    collator = make_collator(network, task.tokenizer, task.features)
     for rows in (task.train, task.validation, task.test):
-        make_collator(network, task.tokenizer, task.features).check_prompts(rows[n] for n in range(len(rows)))
+        collator.check_prompts(rows[n] for n in range(len(rows)))
     claim(Path(folder), task.identity())
     trainer = make_trainer(task, network, Path(folder), callbacks, run_name)
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
@@ -178,7 +179,7 @@ def make_collator(
 ) -> Collator:
     """The collator that makes batches for `model`, without labels and dropout."""
     modalities, prompt = tuple(model.config.modalities), model.config.prompt
-    return Collator(tokenizer, features, modalities, prompt, keep, prompt_room=model.prompt_room())
+    return Collator(tokenizer, features, modalities, prompt, keep, prompt_room=model.prompt_room)
 
 
 def augmenters(

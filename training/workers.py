@@ -27,7 +27,8 @@ def side_by_side(
     """Calls ``work(*task, log)`` for every task, `workers` at once, the first ones first; `done` gets the results.
 
     All that can be pickled may cross. What a task logs arrives line by line. After a failure the other tasks go on,
-    since what they make is kept; then the first error is raised. Where a process is killed, all end.
+    since what they make is kept; then the error of the first task that has one is raised, whichever came first. Where a
+    process is killed, all end.
 
     Raises:
         RuntimeError: a process was killed; the message says how.
@@ -36,30 +37,32 @@ def side_by_side(
     lines, writer = context.Pipe(duplex=False)
     listener = threading.Thread(target=_listen, args=(lines, log), daemon=True)
     listener.start()
-    errors: list[BaseException] = []
+    errors: dict[int, BaseException] = {}  # by task
     processes: set[Any] = set()  # noted here, since the pool forgets those that are gone
     try:
         begin = os.getpid(), writer, context.Lock()
         with ProcessPoolExecutor(workers, context, _begin, begin) as pool, _stopping_workers():
-            futures = []
-            for task in tasks:
-                futures.append(pool.submit(_call, work, task))
+            futures = {}
+            for number, task in enumerate(tasks):
+                futures[pool.submit(_call, work, task)] = number
                 processes |= set(multiprocessing.active_children())
             pool.submit(int)  # a pool watches its newest process only once it has been called again
             for future in as_completed(futures):
                 if error := future.exception():
-                    errors.append(error)
+                    errors[futures[future]] = error
                 else:
                     done(future.result())
     except BrokenProcessPool as error:  # so early that no other task was taken
-        errors.append(error)
+        errors[-1] = error
     finally:
         writer.close()  # the last of its ends; a message would need the lock, which a worker may have died with
         listener.join()
-    if errors and isinstance(errors[0], BrokenProcessPool):
-        raise RuntimeError(f"a process that trained {_killed(processes)}") from errors[0]
-    if errors:
-        raise errors[0]
+    if not errors:
+        return
+    first = errors[min(errors)]
+    if isinstance(first, BrokenProcessPool):
+        raise RuntimeError(f"a process that trained {_killed(processes)}") from first
+    raise first
 
 
 def _killed(processes: Collection[Any]) -> str:

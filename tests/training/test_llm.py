@@ -165,7 +165,7 @@ def test_the_tokenizer_of_another_model_is_named(tmp_path: Path) -> None:
 def test_a_prompt_that_is_longer_than_the_positions_is_named(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     model, tokenizer = build(save_llm(tmp_path / "llm", "gpt2", n_positions=40))
     room = 40 - 3 * MODEL.tokens - 8  # beside soft tokens and answer
-    assert model.prompt_room() == room
+    assert model.prompt_room == room
     (row,) = (row for row in rows if row["text"] and row["image"] and not row["speech"])
     collate = make_collator(model, tokenizer, FEATURES)
 

@@ -52,6 +52,22 @@ def test_results_and_lines_arrive_and_a_failure_lets_the_others_finish():
     assert sorted(lines) == ["at 1", "at 3", "at 4"]
 
 
+def fail_last_first(folder: str, number: int, log) -> None:
+    """Of three tasks the last fails first."""
+    deadline = time.monotonic() + 60
+    while number < 3 and not (Path(folder) / str(number + 1)).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (Path(folder) / str(number)).touch()
+    raise ValueError(f"{number} is wrong")
+
+
+def test_of_several_failures_that_of_the_first_task_is_told(tmp_path):
+    """The model comes before its baselines, and has the least room for a prompt."""
+    with pytest.raises(ValueError, match="1 is wrong"):
+        side_by_side(fail_last_first, [(str(tmp_path), n) for n in (1, 2, 3)], 3, print, print)
+
+
 class Odd(Exception):
     """Cannot cross from one process to another."""
 
