@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from orchestration.server_output import MaskedOutput
 from orchestration.signals import NAMES
 from training import children
 from training.files import write_text
@@ -160,18 +161,25 @@ def _stopped_by_signal() -> Iterator[Callable[[], signal.Signals | None]]:
 
 
 class _Group:
-    """Servers, each with its children in a process group of its own, so that all end; also with this process."""
+    """Servers, each with its children in a process group of its own, so that all end; also with this process. What
+    they print is passed on with its passwords masked."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = dict(env)
         self.servers: list[subprocess.Popen[bytes]] = []
+        self.outputs: list[MaskedOutput] = []
 
     def __enter__(self) -> "_Group":
         return self
 
     def start(self, commands: Sequence[Sequence[str]]) -> None:
-        started = [subprocess.Popen(guarded(c), env=self.env, start_new_session=True) for c in commands]
-        self.servers += started
+        for command in commands:
+            output = MaskedOutput()
+            out, err = output.open()
+            server = subprocess.Popen(guarded(command), env=self.env, stdout=out, stderr=err, start_new_session=True)
+            output.started()
+            self.servers.append(server)
+            self.outputs.append(output)
 
     def ended(self) -> subprocess.Popen[bytes] | None:
         """A server that has ended; None while all run."""
@@ -186,6 +194,8 @@ class _Group:
         for server in self.servers:
             end_family(server.pid)  # one that hangs
             server.wait()
+        for output in self.outputs:
+            output.wait()
 
     def _signal(self, number: int) -> None:
         for server in self.servers:

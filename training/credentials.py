@@ -4,10 +4,11 @@ import os
 import re
 from urllib.parse import unquote, urlsplit
 
-_USER = re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/?#'\"<>]*@", re.IGNORECASE)
-_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#'\"<>:@]*:[^\s/?#'\"<>]*@", re.IGNORECASE)
+# Each looks at a character a fixed number of times: a log may have lines without end.
+_USER = re.compile(r"([a-z0-9+.-]://)[^\s/?#'\"<>]*@", re.IGNORECASE)
+_PASSWORD = re.compile(r"[a-z0-9+.-]://[^\s/?#'\"<>:@]*:[^\s/?#'\"<>]*@", re.IGNORECASE)
 _NAMED = re.compile(
-    r"(\w*(?:password|passwd|secret|access_key|token|signature)(?:=|['\"]\s*:\s*)['\"]?)[^\s'\"&,;})]+", re.IGNORECASE
+    r"((?:password|passwd|secret|access_key|token|signature)(?:=|['\"]\s*:\s*)['\"]?)[^\s'\"&,;})]+", re.IGNORECASE
 )
 
 
