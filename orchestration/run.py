@@ -1,5 +1,6 @@
 """One run of a project's job in this process, on the instance that the web UI shows."""
 
+import contextlib
 import errno
 import importlib.resources
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
 
 from assets import pipeline
 from assets.dataset import split_counts
@@ -22,6 +24,8 @@ from orchestration.registration import register
 from orchestration.signals import Stopped, came
 from training.files import first_use, write_text
 
+_SETTINGS = importlib.resources.files("orchestration") / "dagster.yaml"
+_QUEUE = "run_queue"  # the section of it with the retries
 _OF_MLFLOW = ("baselines", "model", "evaluation", "champion")  # assets that need its server
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}
@@ -37,8 +41,25 @@ def open_instance(home: Path) -> dg.DagsterInstance:
     settings = home / "dagster.yaml"
     with first_use(home):  # Dagster makes its databases now, and two at once would both
         if not settings.exists() or not settings.stat().st_size:  # an empty one would mean no limit of the pools
-            write_text(settings, (importlib.resources.files("orchestration") / "dagster.yaml").read_text())
+            write_text(settings, _SETTINGS.read_text())
+        elif added := _retries(settings.read_text(encoding="utf-8")):
+            # Where it cannot be written it is somebody else's to change.
+            with contextlib.suppress(OSError), settings.open("a", encoding="utf-8") as file:
+                file.write(added)
         return dg.DagsterInstance.from_config(str(home))
+
+
+def _retries(text: str) -> str | None:
+    """What the settings of a home that was made before there were retries lack; None where they say their own."""
+    ours = _SETTINGS.read_text()
+    section = re.findall(rf"^{_QUEUE}:.*\n(?: .*\n)+", ours, re.MULTILINE)[0]
+    added = ("" if text.endswith("\n") else "\n") + section
+    try:
+        theirs, both = yaml.safe_load(text), yaml.safe_load(text + added)
+    except yaml.YAMLError:  # Dagster says what is wrong with them; or they are written so that nothing can be added
+        return None
+    is_new = isinstance(theirs, dict) and not theirs.keys() & {_QUEUE, "run_coordinator"}
+    return added if is_new and both == theirs | yaml.safe_load(section) else None
 
 
 def select(job: dg.JobDefinition, project: str, names: str | None) -> list[dg.AssetKey] | None:

@@ -58,6 +58,39 @@ def test_settings_of_the_instance_are_whole_or_not_there(home, monkeypatch):
         assert instance.get_concurrency_config().run_queue_config.max_user_code_failure_retries == 10
 
 
+OLD = """telemetry:
+  enabled: false
+concurrency:
+  pools:
+    default_limit: 2 # two GPUs
+run_monitoring:
+  enabled: true"""
+
+
+@pytest.mark.parametrize(
+    ("before", "retries"),
+    [
+        (OLD, 10),
+        (OLD + "\n", 10),
+        (OLD + "\nrun_queue: {max_user_code_failure_retries: 3}\n", 3),
+        (OLD + "\nrun_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}\n", None),
+        ("{concurrency: {pools: {default_limit: 2}}}\n", 0),
+    ],
+)
+def test_a_home_from_before_gets_the_retries_unless_its_settings_say_otherwise(home, before, retries):
+    home.mkdir()
+    for _ in range(2):
+        if not (home / "dagster.yaml").exists():
+            (home / "dagster.yaml").write_text(before)
+        with open_instance(home) as instance:
+            config = instance.get_concurrency_config()
+            assert config.pool_config.default_pool_limit == 2
+            queue = config.run_queue_config
+            assert (queue and queue.max_user_code_failure_retries) == retries
+    after = (home / "dagster.yaml").read_text()
+    assert after == before if retries != 10 else after.startswith(before) and after.count("run_queue:") == 1
+
+
 STATES = ["NOT_STARTED", "STARTING", "STARTED", "CANCELING"]
 HOLDER = """
 import sys, time
