@@ -3,6 +3,7 @@ configures. A field without a case fails; the settings of model and training hav
 
 import dataclasses
 import io
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,8 @@ def cleaned(make_project: Callable[..., Path], tmp_path_factory: pytest.TempPath
         (path.parent / "links.csv").write_text(
             "\n".join(["number,pictures,questions,answer,remark", *links]), "latin-1"
         )
+        linked = [{"pictures": f"q{n:02d}", "questions": f"q{n:02d}", "answer": "yes"} for n in range(20)]
+        (path.parent / "links.json").write_text(json.dumps({"a": linked, "b": linked[:10]}), "latin-1")
         project = load(path)
         lake = pipeline.open_lake(project)
         pipeline.write_manifest(lake, project)
@@ -193,6 +196,7 @@ ALIGN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "columns": (LINKS, (*LINKS, "align.columns.photos=questions", "align.columns.questions=pictures")),
     "delimiter": (LINKS, (*LINKS, "align.delimiter=;")),
     "quote": (LINKS, (*LINKS, "align.quote=y")),  # yes: a quote without its end
+    "rows": ((*LINKS, "align.table=links.json", "align.rows=a"), (*LINKS, "align.table=links.json", "align.rows=b")),
     "missing": (LINKS, (*LINKS, "align.missing=no")),
     "encoding": (LINKS, (*LINKS, "align.encoding=utf-8")),
     "id": (LINKS, (*LINKS, "align.id=number")),
@@ -265,6 +269,8 @@ def silo(tmp_path: Path) -> Path:
     (tmp_path / "list.csv").write_text("\n".join(rows), "utf-8")
     (tmp_path / "again.csv").write_text("\n".join(rows[:2]), "utf-8")
     (tmp_path / "gone.csv").write_text("\n".join([*rows[:2], "k3,gone.bin,2024-01-05,x"]), "utf-8")
+    items = [{"id": f"k{n}", "file": f"{n}.bin", "note": "x"} for n in range(2)]
+    (tmp_path / "list.json").write_text(json.dumps({"a": items, "b": items[:1]}))
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "one.bin").symlink_to(tmp_path / "media" / "1.bin")
     table = pa.table(
@@ -299,6 +305,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "FilesSource.columns": (LISTED, {"columns": ("id", "file", "a", "b")}),
     "FilesSource.delimiter": (LISTED, {"delimiter": ";"}),
     "FilesSource.quote": (LISTED, {"quote": "g"}),
+    "FilesSource.rows": ({**LISTED, "table": "list.json", "rows": "a"}, {"rows": "b"}),
     "FilesSource.missing": (LISTED, {"missing": ["grün 1"]}),
     "TableSource.table": (NOTES, {"table": "again.csv"}),
     "TableSource.key": (NOTES, {"key": "when"}),
@@ -308,6 +315,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "TableSource.columns": (NOTES, {"columns": ("id", "a", "b", "note")}),
     "TableSource.delimiter": (NOTES, {"delimiter": ";"}),
     "TableSource.quote": (NOTES, {"quote": "g"}),
+    "TableSource.rows": ({**NOTES, "table": "list.json", "rows": "a"}, {"rows": "b"}),
     "TableSource.missing": (NOTES, {"missing": "grün 1"}),
     "EmbeddedSource.table": (MEDIA, {"table": "again.parquet"}),
     "EmbeddedSource.key": (MEDIA, {"key": "when"}),
