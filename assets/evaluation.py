@@ -27,7 +27,7 @@ _PICTURES = ("confusion", "learning", "subsets", "examples")
 def recorded_predictions(project: Project, run_id: str, subset: str, file: str = "predictions.parquet") -> pa.Table:
     """What a run answered on its test set, with the inputs of `subset`."""
     from training.evaluate import as_answers
-    from training.tracking import read_artifact
+    from training.runs import read_artifact
 
     table = pq.read_table(pa.BufferReader(read_artifact(project.mlflow_uri, run_id, file)))
     table = as_answers(table, project.make_output())
@@ -36,7 +36,7 @@ def recorded_predictions(project: Project, run_id: str, subset: str, file: str =
 
 def recorded(project: Project, training: str, subset: str, file: str = "predictions.parquet") -> pa.Table:
     """As `recorded_predictions`, of the training with that fingerprint."""
-    from training.tracking import find_run
+    from training.runs import find_run
 
     run_id = find_run(project.mlflow_uri, project.name, training)
     if run_id is None:
@@ -51,7 +51,7 @@ def majority_answer(project: Project, training: str) -> Any:
 
 def fusion_of(project: Project, training: str) -> FusionCheck | None:
     """Whether the model of a training listens to what was fused; None: not measured."""
-    from training.tracking import find_report
+    from training.runs import find_report
 
     report = find_report(project.mlflow_uri, project.name, training)
     metric = project.make_output().metrics[0].name
@@ -75,7 +75,7 @@ def evaluate(project: Project) -> dg.MaterializeResult:
     Raises:
         ValueError: one of them has not been trained on the present dataset.
     """
-    from training.tracking import find_report, read_artifact, read_json, write_json
+    from training.runs import find_report, read_artifact, read_json, write_json
 
     runs, uri = pipeline.plan(project), project.mlflow_uri
     reports: dict[str, TrainingReport] = {}

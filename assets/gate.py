@@ -69,12 +69,12 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> Verdict:
 
 
 def _case(project: Project) -> _Case:
-    from training import model_registry, tracking
+    from training import model_registry, runs
 
     uri, name = project.mlflow_uri, project.name
     snapshot = pipeline.present_snapshot(pipeline.open_lake(project))
     run, *baselines = pipeline.plan(project)
-    report = tracking.find_report(uri, name, run.fingerprint)
+    report = runs.find_report(uri, name, run.fingerprint)
     if report is None:
         raise ValueError("the model of the present dataset and settings has not been trained: materialize it first")
     return _Case(

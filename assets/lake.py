@@ -17,7 +17,7 @@ from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProp
 from deltalake.exceptions import DeltaError
 
 from assets.engines.base import cores
-from training.media import one_line
+from training.messages import one_line
 from training.schema import FEATURE_TABLES, SCHEMA_VERSION, TABLES
 
 # Which tensors they hold depends on the kind of features: another kind adds columns.

@@ -25,7 +25,7 @@ def dagster_run(project: Project, run_id: str) -> str:
 
 
 def mlflow_run(project: Project, run_id: str) -> str:
-    from training.tracking import run_page
+    from training.runs import run_page
 
     return run_page(project.mlflow_uri, mlflow_address(project), run_id)
 

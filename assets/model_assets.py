@@ -211,7 +211,7 @@ def train(
 ) -> list[tuple[TrainingReport, bool]]:
     """The report of each training, and whether it was done now: only those that MLflow does not know are, in one child
     process."""
-    from training.tracking import find_report
+    from training.runs import find_report
 
     reports = {run.name: find_report(project.mlflow_uri, project.name, run.fingerprint) for run in runs}
     missing = tuple(run for run in runs if reports[run.name] is None)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from assets.lake import Lake
-from training.media import one_line
+from training.messages import one_line
 from training.records import EvaluationRow
 from training.schema import column_words
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 from training import catalog
 from training.catalog import Choice
 from training.filters.base import Filter
-from training.media import MediaError, one_line
+from training.media import MediaError
+from training.messages import one_line
 from training.modalities.base import WHOLE
 from training.processor import Processor, package_versions
 from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, features_table, fingerprint

@@ -20,7 +20,7 @@ from assets.findings import DIFFERING, SHOWN, quoted
 from assets.names import normalize
 from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
-from training.media import one_line
+from training.messages import one_line
 from training.schema import MANIFEST, QUARANTINE
 from training.settings import MediaLimits
 

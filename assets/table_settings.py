@@ -1,22 +1,10 @@
 """How the tables that people bring are written."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
-from training.validation import check
+from training.validation import Strings, check
 
 NO_QUOTE, WHITESPACE = "none", "whitespace"
-
-
-def _as_words(value: Any) -> Any:
-    """One word needs no list, and YAML takes -999 for a number."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(str(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for v in values)
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 
 
 def check_encoding(encoding: str) -> None:
@@ -39,7 +27,7 @@ class TableSettings:
     # everywhere. Found: " where cells are quoted with it
     quote: str | None = None
     rows: str | None = None  # of JSON: the key of the list that holds the rows, where several hold objects
-    missing: Words = ()  # cells that mean: no value, such as NA or -999; an empty one always does
+    missing: Strings = ()  # cells that mean: no value, such as NA or -999; an empty one always does
 
     def __post_init__(self) -> None:
         check_encoding(self.encoding)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from assets import pipeline
 from benchmarks import measure
 from orchestration.project import load
-from training import tracking
+from training import runs
 from training.cache import open_table
 from training.data import Collator, EpochSampler, open_samples
 from training.outputs.class_ import ClassOutput
@@ -156,7 +156,7 @@ def main() -> None:
             if ours.returncode != 0:
                 sys.exit("the model was not trained")
             summary = json.loads(output.splitlines()[-1])
-            measured = tracking.read_json(project.mlflow_uri, summary["mlflow_run_id"], "evaluation.json")["rows"]
+            measured = runs.read_json(project.mlflow_uri, summary["mlflow_run_id"], "evaluation.json")["rows"]
             accuracies = {row["slice"]: round(row["accuracy"], 4) for row in measured if row["subset"] == row["inputs"]}
             line = {
                 "benchmark": "speakers",

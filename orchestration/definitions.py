@@ -41,7 +41,7 @@ class ProjectResource(dg.ConfigurableResource):
             self._lock = wait_for_project(project, context.instance, context.run.run_id)
         checkpoints = project.folder / "checkpoints"
         if any(path.is_dir() for path in checkpoints.glob("*")):  # a training did not end; else MLflow is not asked
-            from training.tracking import end_dead_runs
+            from training.runs import end_dead_runs
 
             end_dead_runs(project.mlflow_uri, project.name, checkpoints)
 

@@ -63,7 +63,8 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> Erased:
     """
     from orchestration.history import forget, recorded_runs, scrub
     from orchestration.run import open_instance
-    from training import mlflow_store, tracking
+    from training import mlflow_store
+    from training.runs import runs_not_on
 
     lake = pipeline.open_lake(project)
     items, hashes = _called(project, lake, item)
@@ -73,7 +74,7 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> Erased:
     snapshots = [s for s in kept if any(set(contents) & s.ids[m] for m in MODALITIES)]
     versions = {s.run_id: s.model for s in snapshots}
     free = _free(lake, kept, predicates["dataset"]) - {s.note.get("fingerprint", "") for s in snapshots}
-    runs = tracking.runs_not_on(project.mlflow_uri, project.name, free) | dict.fromkeys(versions, "model")
+    runs = runs_not_on(project.mlflow_uri, project.name, free) | dict.fromkeys(versions, "model")
     counts = {
         name: lake.sql(f"SELECT count(*) AS n FROM {name} WHERE {holds}")["n"][0].as_py()
         for name, holds in predicates.items()

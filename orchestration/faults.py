@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path
 
 from training.credentials import mask
+from training.messages import words_of
 
 _FULL = re.compile(
     "no space left on device|database or disk is full|disk i/o error|quota exceeded|file too large", re.IGNORECASE
@@ -13,7 +14,7 @@ _UNWRITABLE = re.compile("read-only file system|readonly database|unable to open
 
 
 def words(error: Exception, home: Path) -> str:
-    """One line, without secrets.
+    """Without secrets; a line for each problem.
 
     What a person can mend is said in the error's own words; of others the class, and where there are none the place.
 
@@ -23,12 +24,13 @@ def words(error: Exception, home: Path) -> str:
     said = str(error).strip()
     if advice := _advice(error, home):
         return mask(f"{_first_line(said)}: {advice}")
-    if said and isinstance(error, ValueError | OSError | RuntimeError):
+    told = words_of(error)
+    if told == said:
         return mask(said)
     if not said:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"in {Path(frame.filename).name} line {frame.lineno} ({frame.name})"
-    return mask(f"{type(error).__name__}: {said} (triptych --debug shows more)")
+        told += f": in {Path(frame.filename).name} line {frame.lineno} ({frame.name})"
+    return mask(f"{told} (triptych --debug shows more)")
 
 
 def _advice(error: Exception, home: Path) -> str | None:

@@ -58,19 +58,19 @@ def write_report(project: Project, path: Path) -> Path:
 
 def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """What MLflow knows of the version."""
-    from training import tracking
+    from training import runs
 
     uri, run_id = project.mlflow_uri, chosen["run_id"]
-    facts = tracking.run_facts(uri, run_id)
+    facts = runs.run_facts(uri, run_id)
     nothing = {"metric": chosen["metric"], "standings": [], "note": None}
-    evaluated = tracking.find_json(uri, run_id, STANDINGS) or nothing
+    evaluated = runs.find_json(uri, run_id, STANDINGS) or nothing
     standings = [Standing.from_json(standing) for standing in evaluated["standings"]]
     lead = [verdict_sentence(chosen, standings, evaluated["metric"])]
     if (newest := models[0])["version"] != chosen["version"]:
         why = next(iter(newest["reasons"]), "the gate has not judged it")
         lead.append(f"Version {newest['version']}, the newest, did not take its place: {why}.")
     metric = next((m for m in project.make_output().metrics if m.name == evaluated["metric"]), None)
-    png = {name: base64.b64encode(tracking.read_artifact(uri, run_id, f"{name}.png")).decode() for name in PICTURES}
+    png = {name: base64.b64encode(runs.read_artifact(uri, run_id, f"{name}.png")).decode() for name in PICTURES}
     return {
         "lead": lead,
         "facts": facts,

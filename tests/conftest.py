@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -140,6 +141,23 @@ def free_ports() -> Callable[[int], list[int]]:
         for free in sockets:
             free.close()
         return ports
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def processes_of() -> Callable[[Path], list[psutil.Process]]:
+    """All that run for a home, with whatever parent."""
+
+    def find(home: Path) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("TRIPTYCH_HOME") == str(home) and process.status() != "zombie":
+                    found.append(process)
+            except psutil.Error:  # it ended, or is another user's
+                continue
+        return found
 
     return find
 

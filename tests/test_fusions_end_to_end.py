@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from orchestration.cli import main
 from orchestration.examples.layout import write_template
 from training.catalog import FUSIONS
-from training.tracking import client
+from training.mlflow_store import client
 
 pytestmark = pytest.mark.slow
 

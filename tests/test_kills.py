@@ -20,9 +20,9 @@ import pytest
 from assets import pipeline
 from orchestration.project import load
 from orchestration.run import open_instance
+from training.mlflow_store import client
 from training.model_registry import fetch_model
 from training.schema import TABLES
-from training.tracking import client
 
 pytestmark = pytest.mark.slow
 

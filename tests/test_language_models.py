@@ -75,7 +75,7 @@ def run(tiny: Path, tmp_path: Path) -> Callable[..., Result]:
 def test_a_stored_language_model_comes_to_the_gate_and_answers_as_it_was_measured(
     run: Callable[..., Result], tiny: Path, make: Any, dtype: torch.dtype, precision: str, output: str
 ) -> None:
-    from training import tracking
+    from training import runs
 
     result = run(make, dtype, f"training.precision={precision}", f"model.output={output}")
     assert result.exit_code == 0, result.output
@@ -83,7 +83,7 @@ def test_a_stored_language_model_comes_to_the_gate_and_answers_as_it_was_measure
     assert told["model"]["aliases"] == ["challenger", "champion"]
     uri = f"sqlite:///{tiny.parents[1] / 'home' / 'mlflow.db'}"
     file = tiny.parent / "predictions.parquet"
-    file.write_bytes(tracking.read_artifact(uri, told["mlflow_run_id"], "predictions.parquet"))
+    file.write_bytes(runs.read_artifact(uri, told["mlflow_run_id"], "predictions.parquet"))
     measured = pq.read_table(file)
     texts = measured.filter(pc.equal(measured["subset"], "text")).to_pylist()[:3]
     assert len(texts) == 3

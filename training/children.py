@@ -9,11 +9,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from training.messages import one_line, words_of
+
 CODE = Path(__file__).resolve().parent.parent  # the checkout that holds training, assets and orchestration
 PARENT = "TRIPTYCH_PARENT"  # in the environment of a child that is to end with its parent: the parent's process id
 _LESS_MEMORY = "lower training.batch_size, or set training.parallel to 1"
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-_LONGEST = 600  # characters of what is said of an error
 
 
 def environment(code: Path | None = None, **more: str) -> dict[str, str]:
@@ -59,13 +60,10 @@ def how_ended(code: int) -> str:
 
 def last_words(error: Exception) -> str:
     """Why a training failed, in one line for a person."""
-    said = " ".join(str(error).split())
-    words = f"{said[:_LONGEST]} ..." if len(said) > _LONGEST else said
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(said):  # torch has another class for each device
-        return f"out of memory: {_LESS_MEMORY} ({words or type(error).__name__})"
-    if words and isinstance(error, ValueError | OSError | RuntimeError):  # those say what happened by themselves
-        return words
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    words = one_line(words_of(error))
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):  # torch has another class for each device
+        return f"out of memory: {_LESS_MEMORY} ({words})"
+    return words
 
 
 def is_free(lock: Path) -> bool:

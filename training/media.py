@@ -8,6 +8,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from training.messages import one_line
 from training.settings import MediaLimits
 
 # Suffix of a file's name -> formats that such a file may have, the one that it is called after first.
@@ -60,7 +61,6 @@ _POINTERS = (
     (rb"\.{1,2}/[^\0-\x1f]+\s*\Z", "a link that was copied as text: copy links as links (cp -a, git core.symlinks)"),
 )
 _LONGEST_POINTER = 1024  # bytes
-_LONGEST = 500  # characters of a message
 _AGAIN = "export or download it again"
 
 
@@ -76,17 +76,6 @@ class MediaError(ValueError):
 
     def __str__(self) -> str:
         return self.message
-
-
-def one_line(message: str, longest: int = _LONGEST) -> str:
-    """A message without line breaks and control characters, cut in its middle: what to do stands at its end."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in _cut(message, 10 * longest)).split())
-    return _cut(line, longest)
-
-
-def _cut(text: str, longest: int) -> str:
-    half = longest // 2
-    return text if len(text) <= longest else f"{text[: half - 1]} … {text[-(half - 2) :]}"
 
 
 @contextlib.contextmanager

@@ -19,9 +19,11 @@ import pyarrow as pa
 
 from training import catalog, descriptions
 from training.catalog import OUTPUTS
+from training.mlflow_store import client
+from training.runs import TAG
 from training.schema import MODALITIES
 from training.spec import JobSpec, RunSpec, own_code
-from training.tracking import TAG, client, provenance
+from training.tracking import provenance
 
 # What the served model needs beside its own code; versions are those that trained it.
 _SERVING = (

@@ -18,12 +18,12 @@ from training import mp3
 from training.media import (
     MediaError,
     check_size,
-    one_line,
     speech_format,
     too_large,
     unknown_format,
     words,
 )
+from training.messages import one_line
 from training.settings import MediaLimits
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The served model: MLflow's pyfunc, as models-from-code. Logged by `training.tracking.log_model`.
+"""The served model: MLflow's pyfunc, as models-from-code. Logged by `training.model_registry.log_model`.
 
     curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \
       -d '{"dataframe_records": [{"text": "what do you see?", "image": "<base64>"}, {"speech": "<base64>"}]}'

@@ -1,99 +1,28 @@
-"""Runs in MLflow: what a training logs, and how it is found again. MLflow is imported where it is used.
+"""The run of a training in MLflow as it goes on: opened, and what is logged. MLflow is imported where it is used.
 
 A training has one run, known by its fingerprint. Killed and started again, it goes on in the run it had.
 """
 
-import json
 import logging
 import os
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from training import descriptions
 from training.catalog import OUTPUTS
-from training.children import is_free
 from training.mlflow_store import check_reachable, client, make_database
 from training.records import EvaluationRow, TrainingReport
+from training.runs import REPORT, TAG, end_dead_runs, search
 from training.spec import JobSpec, RunSpec
 
-TAG = "triptych."  # before the names of our tags
 _SAMPLING_SECONDS = 1  # of system metrics; a short training should have some, too
 NOTE = "mlflow.note.content"  # where MLflow's pages look for the description of an experiment or a run
 TABLE = "evaluation_table.json"  # the artifact with test predictions as a table
-REPORT = "report.json"  # the artifact that says a training is whole: logged last
-
-
-def find_run(uri: str, project: str, fingerprint: str) -> str | None:
-    """The finished run of a training, by its fingerprint; None where it was never finished."""
-    runs = _runs(uri, project, fingerprint=fingerprint, status="FINISHED")
-    return runs[0].info.run_id if runs else None
-
-
-def find_report(uri: str, project: str, fingerprint: str) -> TrainingReport | None:
-    """What a finished training reported; None where it has to be done."""
-    run_id = find_run(uri, project, fingerprint)
-    return None if run_id is None else TrainingReport.from_json(read_json(uri, run_id, REPORT))
-
-
-class RunFacts(NamedTuple):
-    """Where a run comes from."""
-
-    started: datetime  # UTC
-    commit: str | None  # of the code, where that was a checkout of git
-    parameters: dict[str, str]  # as `log_parameters` wrote them
-
-
-def run_facts(uri: str, run_id: str) -> RunFacts:
-    run = client(uri).get_run(run_id)
-    started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
-    return RunFacts(started, run.data.tags.get("mlflow.source.git.commit"), dict(run.data.params))
-
-
-def _runs(uri: str, project: str, fingerprint: str | None = None, status: str | None = None) -> Sequence[Any]:
-    """Runs of a project, the newest first."""
-    store = client(uri)
-    experiment = store.get_experiment_by_name(project)
-    if experiment is None:
-        return []
-    wanted = [f"tags.`{TAG}training_fingerprint` = '{fingerprint}'"] if fingerprint else []
-    wanted += [f"attributes.status = '{status}'"] if status else []
-    newest = ["attributes.start_time DESC"]
-    found: list[Any] = []
-    token: str | None = ""
-    while token is not None:
-        page = store.search_runs([experiment.experiment_id], " and ".join(wanted), order_by=newest, page_token=token)
-        found, token = [*found, *page], page.token
-    return found
-
-
-def runs_not_on(uri: str, project: str, datasets: Iterable[str]) -> dict[str, str]:
-    """Run id -> role (model, or a baseline's name) of all that was trained on another than these datasets, by
-    fingerprint."""
-    excepted = {None, *datasets}  # without a fingerprint it is not of our training
-    tags = {run.info.run_id: run.data.tags for run in _runs(uri, project)}
-    return {i: t.get(TAG + "role", "") for i, t in tags.items() if t.get(TAG + "dataset_fingerprint") not in excepted}
-
-
-def end_dead_runs(uri: str, project: str, checkpoints: Path) -> list[str]:
-    """Marks as KILLED the runs that say RUNNING while nobody holds the lock of their training; returns their ids.
-
-    Args:
-        checkpoints: folder with the locks (`training.job`). A training without one there is another machine's.
-    """
-    dead = []
-    for run in _runs(uri, project, status="RUNNING"):
-        lock = checkpoints / f"{run.data.tags.get(f'{TAG}training_fingerprint')}.lock"
-        if lock.exists() and is_free(lock):
-            client(uri).set_terminated(run.info.run_id, "KILLED")
-            dead.append(run.info.run_id)
-    return dead
 
 
 def _process() -> str:
@@ -136,7 +65,7 @@ def open_run(spec: JobSpec, run: RunSpec) -> Iterator[Any]:
     uri = spec.tracking_uri
     mlflow.set_system_metrics_sampling_interval(_SAMPLING_SECONDS)
     mlflow.set_system_metrics_samples_before_logging(1)
-    stopped = [r for r in _runs(uri, spec.project, run.fingerprint) if r.info.status in ("KILLED", "FAILED")]
+    stopped = [r for r in search(uri, spec.project, run.fingerprint) if r.info.status in ("KILLED", "FAILED")]
     tags = {TAG + name: value for name, value in (provenance(spec, run) | {"process": _process()}).items()}
     with _terminable():
         active = mlflow.start_run(
@@ -301,37 +230,8 @@ def log_predictions(table: Mapping[str, Sequence[Any]]) -> None:
         mlflow.log_table({name: list(column) for name, column in table.items()}, TABLE)
 
 
-def run_page(uri: str, ui: str, run_id: str) -> str:
-    """Where MLflow's web UI at the address `ui` shows a run."""
-    return f"{ui}/#/experiments/{client(uri).get_run(run_id).info.experiment_id}/runs/{run_id}"
-
-
 def log_report(report: TrainingReport) -> None:
     """What `find_report` finds once the run has FINISHED."""
     import mlflow
 
     mlflow.log_dict(report.to_json(), REPORT)
-
-
-def read_artifact(uri: str, run_id: str, name: str) -> bytes:
-    """One file that a run logged."""
-    import mlflow
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=uri)
-        return Path(path).read_bytes()
-
-
-def write_json(uri: str, run_id: str, name: str, values: Any) -> None:
-    """A file of a run, in place of the one it had."""
-    client(uri).log_dict(run_id, values, name)
-
-
-def find_json(uri: str, run_id: str, name: str) -> Any:
-    """As `read_json`; None where the run has no such file."""
-    there = {file.path for file in client(uri).list_artifacts(run_id)}
-    return read_json(uri, run_id, name) if name in there else None
-
-
-def read_json(uri: str, run_id: str, name: str) -> Any:
-    return json.loads(read_artifact(uri, run_id, name))

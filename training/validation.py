@@ -13,7 +13,8 @@ FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic: a misspelt key is an err
 
 
 class OneOrMore:
-    """Marks the type of a tuple of words: a project file may say a single one without a list, `key: id` for `[id]`."""
+    """Marks the type of a tuple of words: a project file may say a single one without a list, `key: id` for `[id]`, and
+    numbers, which YAML makes of -999 and 2024, are words."""
 
     def __init__(self, least: int = 0) -> None:
         self._least = least
@@ -22,12 +23,16 @@ class OneOrMore:
         from pydantic_core import PydanticCustomError, core_schema
 
         def listed(value: Any) -> Any:
-            values = [value] if isinstance(value, str) else value
+            values = [value] if isinstance(value, str) or _is_number(value) else value
             if not isinstance(values, list | tuple) or len(values) < self._least:
                 raise PydanticCustomError("names", "expected a name or a list of names")
-            return values
+            return [str(v) if _is_number(v) else v for v in values]
 
         return core_schema.no_info_before_validator_function(listed, handler(source))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 Names = Annotated[tuple[str, ...], OneOrMore(least=1)]

@@ -9,10 +9,10 @@ from assets.formats.base import Record
 from assets.formats.media_column import MediaColumn
 from assets.keys import key_of
 from assets.sources.base import Entry, Source, signature_of
-from assets.table_settings import TableSettings, Words
+from assets.table_settings import TableSettings
 from assets.tables import read_table, table_entries, table_files
 from training.catalog import MODALITIES
-from training.validation import Names
+from training.validation import Names, Strings
 
 
 class EmbeddedSource(Source):
@@ -28,7 +28,7 @@ class EmbeddedSource(Source):
         key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
         column: str | None = None  # column that holds the media
         time: str | None = None  # column that says when they were recorded (`assets.times`)
-        missing: Words = ()  # cells that mean: no value, such as NA
+        missing: Strings = ()  # cells that mean: no value, such as NA
 
     def __init__(self, root: Path, options: Options) -> None:
         super().__init__(root, options)

@@ -13,9 +13,10 @@ from assets import pipeline
 from assets.evaluation import check_fusion
 from orchestration.project import load
 from training import model_registry
+from training.mlflow_store import client
 from training.records import TrainingReport, Verdict
+from training.runs import TAG
 from training.schema import predictions_schema, subset_name
-from training.tracking import TAG, client
 
 LOG = SimpleNamespace(log=SimpleNamespace(info=print))
 ROWS = 40

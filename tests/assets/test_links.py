@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from assets import links
 from orchestration.project import load
-from training.tracking import client
+from training.mlflow_store import client
 
 
 def test_addresses_are_those_of_the_last_ui(tiny):

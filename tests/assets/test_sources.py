@@ -115,7 +115,7 @@ def write_csv(path: Path, *rows: list[str]) -> Path:
         ({"files": "f", "kind": "file"}, "source is 'file', expected one of files, table.* did you mean files"),
         ({"files": "f", "kind": 3}, "kind is 3, expected the name of a kind of source"),
         ({"files": "f", "encodng": "utf-8"}, "'encodng' is no key of such a source; did you mean encoding"),
-        ({"files": "f", "key": 3}, "key is 3: expected a name or a list of names"),
+        ({"files": "f", "key": True}, "key is True: expected a name or a list of names"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(fields: dict[str, Any], says: str) -> None:

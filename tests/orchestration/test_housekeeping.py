@@ -14,7 +14,8 @@ from orchestration.housekeeping import collect
 from orchestration.project import load
 from orchestration.report import write_report
 from training import model_registry
-from training.tracking import client, runs_not_on
+from training.mlflow_store import client
+from training.runs import runs_not_on
 
 REFUSED = {"corrupt": 1, "not_found": 1, "duplicate": 1}  # of the project as it is
 

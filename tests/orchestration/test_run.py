@@ -20,7 +20,7 @@ from orchestration.definitions import project_definitions
 from orchestration.processes import free_dead_runs, wait_quietly, waits_for
 from orchestration.project import load
 from orchestration.run import open_instance, run_job, select
-from training.tracking import client
+from training.mlflow_store import client
 
 
 def test_a_killed_run_is_ended_and_gives_back_its_slot(tiny, home):

@@ -15,18 +15,7 @@ import requests
 from orchestration.web_server import ALLOWED, OnlyOurHosts
 
 ROOT = Path(__file__).parents[2]
-
-
-def processes_of(home: Path) -> list[psutil.Process]:
-    """All that run for this home, with whatever parent."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("TRIPTYCH_HOME") == str(home) and process.status() != "zombie":
-                found.append(process)
-        except psutil.Error:  # it ended, or is another user's
-            continue
-    return found
+ProcessesOf = Callable[[Path], list[psutil.Process]]
 
 
 def wait_for(asked: Callable[[], object], seconds: float) -> None:
@@ -44,7 +33,9 @@ def answers(url: str) -> bool:
 
 
 @pytest.fixture
-def ui(home: Path, tiny: Path, free_ports: Callable[[int], list[int]]) -> Iterator[tuple[subprocess.Popen, int]]:
+def ui(
+    home: Path, tiny: Path, free_ports: Callable[[int], list[int]], processes_of: ProcessesOf
+) -> Iterator[tuple[subprocess.Popen, int]]:
     """A running `triptych ui` that knows a project, and Dagster's port."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-P", "-m", "orchestration.cli"]
@@ -63,7 +54,7 @@ def ui(home: Path, tiny: Path, free_ports: Callable[[int], list[int]]) -> Iterat
 
 
 @pytest.mark.slow
-def test_a_killed_ui_leaves_no_server_and_foreign_hosts_get_no_answer(ui, home):
+def test_a_killed_ui_leaves_no_server_and_foreign_hosts_get_no_answer(ui, home, processes_of):
     started, port = ui
     url = f"http://127.0.0.1:{port}"
     for host, status in (("evil.example.org", 403), (f"evil.example.org:{port}", 403), ("", 403), ("localhost", 200)):
@@ -84,7 +75,7 @@ def test_a_killed_ui_leaves_no_server_and_foreign_hosts_get_no_answer(ui, home):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_ui_says_so_and_leaves_nothing(ui, home, number):
+def test_a_stopped_ui_says_so_and_leaves_nothing(ui, home, processes_of, number):
     started, _ = ui
     started.send_signal(number)
     assert started.wait(30) == 128 + number

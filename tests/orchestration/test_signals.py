@@ -9,27 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 from filelock import FileLock
 
 from orchestration.run import open_instance
-from training.tracking import client
+from training.mlflow_store import client
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")]
-
-
-def processes_of(home: Path) -> list[psutil.Process]:
-    """All that run for this home, with whatever parent."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("TRIPTYCH_HOME") == str(home) and process.status() != "zombie":
-                found.append(process)
-        except psutil.Error:  # it ended, or is another user's
-            continue
-    return found
 
 
 def start(home: Path, *arguments: str, code: str = "") -> subprocess.Popen[str]:
@@ -67,7 +54,7 @@ pipeline.write_manifest = write_manifest
 
 
 @pytest.mark.parametrize(("number", "name"), SIGNALS)
-def test_a_run_in_a_data_step(tiny, home, number, name):
+def test_a_run_in_a_data_step(tiny, home, processes_of, number, name):
     started = start(home, "run", str(tiny), "--select", "manifest", code=SLOW)
     said = stop(started, number, lambda line: line == "at work\n")
     with open_instance(home) as instance:
@@ -107,7 +94,7 @@ def test_other_commands(tiny, home, command, number, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", [1, 2])
 @pytest.mark.parametrize(("number", "name"), SIGNALS)
-def test_a_run_in_training(tiny, home, number, name, parallel):
+def test_a_run_in_training(tiny, home, processes_of, number, name, parallel):
     many = ["--set", "training.epochs=2000", "--set", f"training.parallel={parallel}"]
     started = start(home, "run", str(tiny), "--select", "+model", *many)
     said = stop(started, number, lambda line: "step" in line and "model:" in line)

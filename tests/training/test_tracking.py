@@ -14,23 +14,22 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from filelock import FileLock
 from transformers import TrainerControl, TrainerState
 
-from training import descriptions, model_registry, tracking
+from training import descriptions, model_registry, runs, tracking
 from training.evaluate import measure
+from training.mlflow_store import client
 from training.outputs.text import TextOutput
 from training.records import EvaluationRow, Figure, TrainingReport
 from training.results import headline
 from training.schema import predictions_schema
 from training.spec import JobSpec, RunSpec
-from training.tracking import client
 
 MakeSpec = Callable[..., tuple[JobSpec, RunSpec]]
 
 
 def run_of(spec: JobSpec, run: RunSpec) -> Any:
-    (stored,) = tracking._runs(spec.tracking_uri, spec.project, run.fingerprint)
+    (stored,) = runs.search(spec.tracking_uri, spec.project, run.fingerprint)
     return stored
 
 
@@ -57,14 +56,14 @@ def measured(subset: str, value: float, n: int) -> EvaluationRow:
 
 def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec, run = make_spec("finished")
-    assert tracking.find_report(spec.tracking_uri, spec.project, run.fingerprint) is None
+    assert runs.find_report(spec.tracking_uri, spec.project, run.fingerprint) is None
     (tmp_path / "confusion.png").write_bytes(b"picture")
     with tracking.open_run(spec, run) as active:
         tracking.log_parameters(run, {"model": {"width": 16, "encoders": {"text": "llm"}}, "epochs": 3})
         tracking.log_results(tmp_path, {"accuracy": 0.5}, [measured("text", 0.25, 2), measured("text+image", 0.5, 4)])
         report = report_of(run, active.info.run_id, version="1")
         tracking.log_report(report)
-        assert tracking.find_run(spec.tracking_uri, spec.project, run.fingerprint) is None, "it is not finished yet"
+        assert runs.find_run(spec.tracking_uri, spec.project, run.fingerprint) is None, "it is not finished yet"
     stored = run_of(spec, run)
     assert stored.info.status == "FINISHED"
     assert stored.data.params == {
@@ -82,10 +81,10 @@ def test_a_finished_run_is_found_with_its_report(make_spec: MakeSpec, tmp_path: 
         "test_n/text-image": 4,
         "test_filled_accuracy/text-image": 0.4,
     }
-    assert tracking.find_run(spec.tracking_uri, spec.project, run.fingerprint) == active.info.run_id
-    assert tracking.find_report(spec.tracking_uri, spec.project, run.fingerprint) == report
-    assert tracking.read_artifact(spec.tracking_uri, active.info.run_id, "confusion.png") == b"picture"
-    assert tracking.find_run(spec.tracking_uri, spec.project, "another") is None
+    assert runs.find_run(spec.tracking_uri, spec.project, run.fingerprint) == active.info.run_id
+    assert runs.find_report(spec.tracking_uri, spec.project, run.fingerprint) == report
+    assert runs.read_artifact(spec.tracking_uri, active.info.run_id, "confusion.png") == b"picture"
+    assert runs.find_run(spec.tracking_uri, spec.project, "another") is None
 
 
 @pytest.mark.parametrize("version", [0, 7])
@@ -105,7 +104,7 @@ def test_predictions_are_a_table_that_is_logged_once(make_spec: MakeSpec) -> Non
     with tracking.open_run(spec, run) as again:
         tracking.log_predictions({"text": ["what?", None], "prediction": ["7", "9"]})
     assert again.info.run_id == active.info.run_id
-    table = tracking.read_json(spec.tracking_uri, active.info.run_id, tracking.TABLE)
+    table = runs.read_json(spec.tracking_uri, active.info.run_id, tracking.TABLE)
     assert table == {"columns": ["text", "prediction"], "data": [["what?", "7"], [None, "9"]]}
 
 
@@ -189,25 +188,6 @@ def test_a_run_that_did_not_end_well_says_so_and_goes_on_later(
     assert len(run_of(spec, run).inputs.dataset_inputs) == 1
 
 
-def test_runs_of_dead_processes_are_ended_and_others_left_alone(make_spec: MakeSpec) -> None:
-    spec, _ = make_spec("dead")
-    store, checkpoints = tracking.client(spec.tracking_uri), Path(spec.checkpoints)
-    experiment = store.create_experiment(spec.project)
-    # The host's name says nothing: a container has another at each start.
-    tags = {"triptych.process": "another-machine 1@1.00"}
-    ids = {
-        name: store.create_run(experiment, tags=tags | {"triptych.training_fingerprint": name}).info.run_id
-        for name in ("dead", "elsewhere", "alive")
-    }
-    checkpoints.mkdir(exist_ok=True)
-    (checkpoints / "dead.lock").touch()
-    with FileLock(checkpoints / "alive.lock"):
-        assert tracking.end_dead_runs(spec.tracking_uri, spec.project, checkpoints) == [ids["dead"]]
-    states = {name: store.get_run(run_id).info.status for name, run_id in ids.items()}
-    assert states == {"dead": "KILLED", "elsewhere": "RUNNING", "alive": "RUNNING"}
-    assert tracking.end_dead_runs(spec.tracking_uri, "no such project", checkpoints) == []
-
-
 def test_a_short_run_has_system_metrics(make_spec: MakeSpec) -> None:
     spec, run = make_spec("system")
     with tracking.open_run(spec, run):
@@ -229,7 +209,7 @@ def test_progress_goes_to_metrics_and_to_the_log(make_spec: MakeSpec) -> None:
         callback.on_log(None, state, control, logs={"eval_loss": 0.5, "eval_accuracy": 0.75})
         state.is_world_process_zero = False
         callback.on_log(None, state, control, logs={"loss": 99.0})
-    history = tracking.client(spec.tracking_uri).get_metric_history(active.info.run_id, "loss")
+    history = client(spec.tracking_uri).get_metric_history(active.info.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(step, 1 / step) for step in range(50, 1001, 50)]
     assert run_of(spec, run).data.metrics["validation_accuracy"] == 0.75
     assert len(lines) == 12 and lines[0] == "model: 1,000 steps"
@@ -247,8 +227,8 @@ def test_a_model_is_registered_once_whatever_happens_between(make_spec: MakeSpec
         fail()
     with tracking.open_run(spec, run):
         assert model_registry.log_model(spec, run, bundle) == first == model_registry.log_model(spec, run, bundle)
-    experiment = tracking.client(uri).get_experiment_by_name("once")
-    assert len(tracking.client(uri).search_logged_models([experiment.experiment_id])) == 1
+    experiment = client(uri).get_experiment_by_name("once")
+    assert len(client(uri).search_logged_models([experiment.experiment_id])) == 1
     (version,) = model_registry.versions(uri, "once")
     assert version["version"] == 1 and version["run_id"] == active.info.run_id
     assert model_registry.version_run(uri, "once", first) == active.info.run_id
