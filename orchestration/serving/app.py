@@ -38,6 +38,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from orchestration.serving.batching import Batcher
+from orchestration.serving.media import check_media
 from orchestration.serving.rows import Record, Refused, read_rows
 
 ARGUMENTS = "TRIPTYCH_SERVING"  # the environment's variable that carries the command's arguments to its workers
@@ -55,6 +56,8 @@ class Limits:
     body_seconds: float = 60.0  # for a whole body
     rows: int = 512  # under way in a worker
     batch: int = 64  # rows that are answered together
+    pixels: int = 500_000_000  # of all pictures of a request; some seconds of decoding
+    seconds: float = 3600.0  # of all recordings of a request
 
 
 class Connection(H11Protocol):
@@ -135,7 +138,10 @@ class Service:
 
     async def _rows(self, request: Request, body: bytes) -> list[Record]:
         arguments = body, request.headers.get("content-type", ""), self.columns, self.most
-        return read_rows(*arguments) if len(body) <= _INLINE_BYTES else await asyncio.to_thread(read_rows, *arguments)
+        rows = read_rows(*arguments) if len(body) <= _INLINE_BYTES else await asyncio.to_thread(read_rows, *arguments)
+        if len(rows) > 1:  # the model bounds each row, and so the only one
+            await asyncio.to_thread(check_media, rows, self.limits.pixels, self.limits.seconds)
+        return rows
 
 
 def _steps(model: Any) -> tuple[Callable[[Record, int], Any], Callable[[list[Any]], list[Any]]]:

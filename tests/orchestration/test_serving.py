@@ -1,6 +1,8 @@
 """The server of answers, on real sockets, before a model whose work a test can hold up."""
 
+import base64
 import contextlib
+import io
 import json
 import socket
 import threading
@@ -10,12 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
+import soundfile
 import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from orchestration.serving import app
 from orchestration.serving.app import Connection, Limits, make_app
@@ -204,6 +209,45 @@ def test_a_body_over_the_limit_is_refused_before_it_has_come(serve: Callable[...
     streamed = server.post(iter([b"x" * 6000, b"y" * 6000]))  # chunks, without a length
     assert streamed.status_code == 413
     assert answers(server.ask("a" * 9000)) == ["a" * 9000]
+
+
+def encoded(content: Any, form: str) -> str:
+    """A picture, or a recording of 1 kHz, as base64."""
+    stream = io.BytesIO()
+    if form == "FLAC":
+        soundfile.write(stream, content, 1000, format=form)
+    else:
+        Image.fromarray(content).save(stream, form)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "says"),
+    [
+        ("PNG", np.zeros((100, 100), np.uint8), "pictures have more than 25,000 pixels together"),
+        ("JPEG", np.zeros((100, 100, 3), np.uint8), "pictures have more than 25,000 pixels together"),
+        ("FLAC", np.zeros(2000), "recordings last longer than 5 seconds together"),
+    ],
+)
+def test_the_media_of_a_request_are_bounded_together(
+    serve: Callable[..., Server], form: str, content: Any, says: str
+) -> None:
+    server = serve(pixels=25_000, seconds=5.0)
+    media = encoded(content, form)
+    url_safe = media.translate(str.maketrans("+/", "-_")).rstrip("=")
+    rows = [{"text": "what do you see", "image": value} for value in (media, f"data:x;base64,{url_safe}", media)]
+
+    def post(rows: list[dict[str, str]]) -> requests.Response:
+        return server.post(json.dumps({"dataframe_records": rows}))
+
+    assert len(answers(post(rows[:2]))) == 2
+    refused = post(rows)
+    assert refused.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    assert says in refused.json()["message"] and "send fewer rows" in refused.json()["message"]
+    large = encoded(np.repeat(content, 9, 0), form)
+    assert len(answers(post([{"text": "the model bounds a row", "image": large}]))) == 1
+    texts = [{"text": "iVBORw0KGgo", "image": "is no base64: " * 9}] * 20
+    assert len(answers(post(texts))) == 20
 
 
 def test_what_all_requests_hold_is_bounded(serve: Callable[..., Server]) -> None:
