@@ -97,7 +97,7 @@ def evaluate(project: Project) -> dg.MaterializeResult:
             "summary": "; ".join([standings_words(beside, metric), *filter(None, [shorter])]),
             "mlflow": dg.MetadataValue.url(links.mlflow_run(project, model.mlflow_run_id)),
             **numbers(model),
-            **{f"{metric.name}/baseline/{standing.name}": standing.all.b for standing in beside},
+            **{f"{metric.name}/baseline/{standing.name}": round(standing.all.b, 4) for standing in beside},
             "beside": standings_table(beside, metric),
             "subsets": evaluation_table(whole),
             "slices": evaluation_table(parts),
@@ -128,13 +128,13 @@ def _standings(project: Project, runs: Sequence[RunSpec], reports: dict[str, Tra
 
 
 def numbers(report: TrainingReport) -> dict[str, float]:
-    """A training's figures as flat metadata, which the web UI plots over time."""
+    """A training's figures as flat metadata, which the web UI plots over time; as many digits as a person reads."""
     main = next(name for name in report.metrics if name != "n")
     values = {f"test_{main}": report.metrics[main], **report.metrics}
     for subset, value in report.subsets.items():
         values |= {f"{main}/{subset}": value, f"n/{subset}": report.rows[subset]}
         values[f"filled_{main}/{subset}"] = report.filled[subset]
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: round(value, 4) for name, value in values.items() if value is not None}
 
 
 def standings_words(beside: Sequence[Standing], metric: Metric) -> str:
@@ -154,6 +154,8 @@ def standings_words(beside: Sequence[Standing], metric: Metric) -> str:
 
 
 def standings_table(beside: Sequence[Standing], metric: Metric) -> dg.MarkdownMetadataValue:
+    from training.bootstrap import p_value
+
     rows = []
     for standing in beside:
         own, every = standing.answered, standing.all
@@ -161,7 +163,7 @@ def standings_table(beside: Sequence[Standing], metric: Metric) -> dg.MarkdownMe
             "beside the model": standing.name,
             f"{metric.words} on all {every.rows:,} rows": f"{every.b:.3f}",
             "model": f"{every.a:.3f}",
-            "p": f"{every.p:.3f}",
+            "p": p_value(every.p),
             "rows it answers": 0 if own is None else own.rows,
             "on those": "" if own is None else f"{own.b:.3f}",
             "model on those": "" if own is None else f"{own.a:.3f}",

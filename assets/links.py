@@ -31,7 +31,9 @@ def mlflow_run(project: Project, run_id: str) -> str:
 
 
 def mlflow_version(project: Project, version: str) -> str:
-    return f"{mlflow_address(project)}/#/models/{project.name}/versions/{version}"
+    from training.runs import TRAINING_PAGES
+
+    return f"{mlflow_address(project)}/#/models/{project.name}/versions/{version}{TRAINING_PAGES}"
 
 
 def mlflow_address(project: Project) -> str:

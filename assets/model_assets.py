@@ -124,7 +124,7 @@ def _differences(verdict: Verdict) -> dict[str, float]:
     values: dict[str, float] = {"test_n": verdict.standings[0].all.rows} if verdict.standings else {}
     for standing in verdict.standings:
         figures = {"score": standing.all.b, "difference": standing.all.difference, "p": standing.all.p}
-        values |= {f"{name}/{standing.name}": value for name, value in figures.items()}
+        values |= {f"{name}/{standing.name}": round(value, 4) for name, value in figures.items()}
     return values
 
 

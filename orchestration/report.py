@@ -16,7 +16,7 @@ from assets.evaluation import STANDINGS
 from assets.lake import Lake
 from assets.settings import AlignSettings, Project
 from orchestration.inspection import status
-from training.bootstrap import p_words
+from training.bootstrap import p_value, p_words
 from training.files import write_text
 from training.records import Standing
 from training.schema import SPLITS
@@ -39,6 +39,7 @@ def write_report(project: Project, path: Path) -> Path:
     state, lake = status(project), open_lake(project)
     chosen = next((m for m in state.models if "champion" in m["aliases"]), next(iter(state.models), None))
     environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=False)
+    environment.filters["p_value"] = p_value
     environment.filters["capitalize_first"] = lambda words: words[:1].upper() + words[1:]
     page = environment.from_string((importlib.resources.files("orchestration") / "report.html").read_text("utf-8"))
     untold = {"lead": ["There is no model yet."], "settings": _settings(project, None)}

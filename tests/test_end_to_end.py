@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from orchestration.cli import main
 from orchestration.run import open_instance
+from training.runs import TRAINING_PAGES
 
 pytestmark = pytest.mark.slow
 
@@ -217,9 +218,9 @@ def test_dagster_leads_to_mlflow(done):
         for asset in ("baselines", "model", "evaluation", "champion"):
             event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", asset]))
             found[asset] = event.asset_materialization.metadata["mlflow"].value
-    assert found["model"] == found["evaluation"] == page + told["mlflow_run_id"]
+    assert found["model"] == found["evaluation"] == page + told["mlflow_run_id"] + TRAINING_PAGES
     assert found["baselines"].count(page) == 4 and f"[speech]({page}" in found["baselines"]
-    assert found["champion"] == "http://127.0.0.1:5000/#/models/tiny/versions/1"
+    assert found["champion"] == f"http://127.0.0.1:5000/#/models/tiny/versions/1{TRAINING_PAGES}"
 
 
 def test_the_card_of_a_model_says_how_to_load_it(done, tmp_path):

@@ -57,15 +57,31 @@ def card(spec: JobSpec, run: RunSpec, rows: int, metrics: Mapping[str, float | N
 
 
 def _training(spec: JobSpec, run: RunSpec, rows: int) -> str:
+    epochs = f"{run.training.epochs:g} {'epoch' if run.training.epochs == 1 else 'epochs'}"
     return (
         f"Trained on {rows:,} samples of dataset `{spec.dataset}` (version {spec.version} of the table), "
-        f"{run.training.epochs:g} epochs; language model `{run.model.llm}`, fusion `{run.model.fusion}`."
+        f"{epochs}; language model `{run.model.llm}`, fusion `{run.model.fusion}`."
     )
 
 
 def _figures(metrics: Mapping[str, float | None]) -> str:
-    listed = [f"{name} {value:.4f}" for name, value in metrics.items() if name != "n" and value is not None]
-    return f"On {metrics.get('n') or 0:,} test samples, all inputs given: {', '.join(listed) or 'not measured'}."
+    """The metrics with their intervals (`records.EvaluationRow.figures`), and what the first is to be seen beside."""
+    beside = ("majority_", "shuffled_")
+    names = [n for n in metrics if n not in ("n", "low", "high") and not n.startswith(beside)]
+    names = [name for name in names if not name.endswith(("_low", "_high"))]
+    listed = []
+    for name in names:
+        low, high = (metrics.get(end if name == names[0] else f"{name}_{end}") for end in ("low", "high"))
+        if (value := metrics[name]) is not None:
+            interval = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
+            listed.append(f"{name.replace('_', ' ')} {value:.4f}{interval}")
+    said = [f"On {metrics.get('n') or 0:,} test samples, all inputs given: {', '.join(listed) or 'not measured'}"]
+    if any("[" in figure for figure in listed):
+        said[0] += " (95 % intervals)"
+    for name, words in zip(beside, ("the majority answer's", "with the soft tokens of another row"), strict=True):
+        if listed and (value := metrics.get(f"{name}{names[0]}")) is not None:
+            said.append(f"{words} {value:.4f}")
+    return "; ".join(said) + "."
 
 
 def _dagster(spec: JobSpec) -> list[str]:

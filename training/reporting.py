@@ -93,6 +93,13 @@ def confusion_picture(names: Sequence[str], matrix: np.ndarray) -> bytes:
     return _png(figure)
 
 
+class _PlainFormatter(LogFormatter):
+    """0.6 and not 6e-01; powers of ten only where a loss is beyond what is read at a glance."""
+
+    def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+        return f"{x:g}"
+
+
 def learning_picture(history: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> bytes:
     """Training and validation loss over the steps, and the validation metric, wherever an entry has them."""
     figure = _figure(7, 3.6)
@@ -101,8 +108,8 @@ def learning_picture(history: Sequence[Mapping[str, Any]], metric: str = "accura
     lines += _curve(axes, history, "validation_loss", "validation loss", ORANGE, "o-")
     if any(entry.get(name, 0) > 0 for entry in history for name in ("loss", "validation_loss")):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        axes.yaxis.set_major_formatter(_PlainFormatter())
+        axes.yaxis.set_minor_formatter(_PlainFormatter(minor_thresholds=(1, 0.4)))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)

@@ -12,6 +12,7 @@ from training.mlflow_store import client
 from training.records import TrainingReport
 
 TAG = "triptych."  # before the names of our tags
+TRAINING_PAGES = "?workflowType=machine_learning"  # else MLflow shows those for prompts and agents
 REPORT = "report.json"  # the artifact that says a training is whole: logged last
 
 
@@ -82,8 +83,8 @@ def end_dead_runs(uri: str, project: str, checkpoints: Path) -> list[str]:
 
 
 def run_page(uri: str, ui: str, run_id: str) -> str:
-    """Where MLflow's web UI at the address `ui` shows a run."""
-    return f"{ui}/#/experiments/{client(uri).get_run(run_id).info.experiment_id}/runs/{run_id}"
+    """Where MLflow's web UI at the address `ui` shows a run, among what it has for models that are trained."""
+    return f"{ui}/#/experiments/{client(uri).get_run(run_id).info.experiment_id}/runs/{run_id}{TRAINING_PAGES}"
 
 
 def read_artifact(uri: str, run_id: str, name: str) -> bytes:

@@ -44,10 +44,10 @@ def test_the_best_baseline_is_the_best_on_all_rows_and_its_own_rows_are_told() -
     assert "no baseline measured" in standings_words([usual, image], ACCURACY)
     table = str(standings_table(beside(), ACCURACY).value).splitlines()
     assert table[2:] == [
-        "| majority | 0.638 | 0.851 | 0.000 | 94 | 0.638 | 0.851 |",
+        "| majority | 0.638 | 0.851 | < 0.001 | 94 | 0.638 | 0.851 |",
         "| text | 0.745 | 0.851 | 0.001 | 94 | 0.745 | 0.851 |",
-        "| speech | 0.638 | 0.851 | 0.000 | 50 | 1.000 | 1.000 |",
-        "| image | 0.638 | 0.851 | 0.000 | 0 |  |  |",
+        "| speech | 0.638 | 0.851 | < 0.001 | 50 | 1.000 | 1.000 |",
+        "| image | 0.638 | 0.851 | < 0.001 | 0 |  |  |",
     ]
 
 

@@ -125,6 +125,18 @@ def test_a_verdict_takes_the_place_of_the_last_one_in_the_description(make_spec:
     assert said.endswith("**The gate** (champion):\n\n- better than the champion\n- so it is")
 
 
+def test_figures_are_told_with_their_intervals_and_what_they_stand_beside(make_spec: MakeSpec) -> None:
+    metrics = {"n": 1800, "accuracy": 0.5794, "low": 0.5565, "high": 0.6021, "f1_flow": None, "f1_flow_low": None}
+    metrics |= {"balanced_accuracy": 0.41, "balanced_accuracy_low": 0.3775, "balanced_accuracy_high": 0.4549}
+    metrics |= {"majority_accuracy": 0.1189, "shuffled_accuracy": 0.1511, "shuffled_p": 1e-5, "shuffled_same": 313}
+    said = descriptions.version(*make_spec("figures"), 30, metrics)
+    assert (
+        "On 1,800 test samples, all inputs given: accuracy 0.5794 [0.5565, 0.6021], balanced accuracy 0.4100 [0.3775, "
+        "0.4549] (95 % intervals); the majority answer's 0.1189; with the soft tokens of another row 0.1511." in said
+    )
+    assert "p 0" not in said and "313" not in said
+
+
 def test_what_could_not_be_measured_is_left_out(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec, run = make_spec("unmeasured")
     nothing = measure(predictions_schema(pa.string()).empty_table(), ["text", "image"], TextOutput({}))
