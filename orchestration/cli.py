@@ -107,7 +107,7 @@ def predict(
 ) -> None:
     """Answer with the project's champion, whichever inputs are given."""
     from orchestration.examples.layout import find_project
-    from orchestration.predict import FILES, answer, rows_of_table
+    from orchestration.predict import FILES, answer, refusal, rows_of_table
     from orchestration.project import load
 
     if (table is None) == all(value is None for value in inputs.values()):
@@ -129,7 +129,7 @@ def predict(
             f"({settings.name} version {answers[0]['model_version']}, dataset {answers[0]['dataset_fingerprint']})",
             err=True,
         )
-    if failed := [f"row {n} cannot be answered: {row['error']}" for n, row in enumerate(answers, 1) if "error" in row]:
+    if failed := [refusal(rows, n, row["error"]) for n, row in enumerate(answers, 1) if "error" in row]:
         raise click.ClickException("\n".join(failed))
 
 

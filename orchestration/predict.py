@@ -7,6 +7,7 @@ from typing import Any
 from assets.contents import portions
 from assets.settings import Project
 from assets.tables import read_table
+from orchestration.serving.rows import near_miss
 from training import catalog
 from training.schema import MODALITIES, RAW
 
@@ -19,12 +20,14 @@ def rows_of_table(path: Path) -> list[dict[str, Any]]:
     absent.
 
     Raises:
-        ValueError: it cannot be read, none of the three columns is there, or a file is not.
+        ValueError: it cannot be read, none of the three columns is there, one is misspelt, or a file is not there.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for record in read_table(path):
         if record.problem:
             raise ValueError(f"{path}: {record.problem}")
+        if not rows and (slip := near_miss(record.values, MODALITIES)):
+            raise ValueError(f"{path}: {slip}")
         if not record.values.keys() & set(MODALITIES):
             raise ValueError(f"{path}: has columns {', '.join(record.values)}, expected one of {', '.join(MODALITIES)}")
         inputs: dict[str, Any] = {m: record.values.get(m) or None for m in MODALITIES}
@@ -70,10 +73,22 @@ def answer(project: Project, rows: Sequence[Mapping[str, Any]], version: str = "
     model = model_registry.fetch_model(project.mlflow_uri, project.name, version)
     answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, batches)).to_pylist()
     if all(row["error"] for row in answers):
-        raise ValueError(f"row 1 cannot be answered: {answers[0]['error']}")
+        raise ValueError(refusal(rows, 1, answers[0]["error"]))
     dataset = model_registry.version_tags(project.mlflow_uri, project.name, version).get("dataset_fingerprint")
     origin = {"model_version": version, "dataset_fingerprint": dataset}
     return [
         {"prediction": row["prediction"], **origin, **({"error": row["error"]} if row["error"] else {})}
         for row in answers
     ]
+
+
+def refusal(rows: Sequence[Mapping[str, Any]], number: int, error: str) -> str:
+    """Why a row (from 1) has no answer, with the file at fault.
+
+    Args:
+        error: as the model says it, with the modality first where it is about one.
+    """
+    modality, _, words = error.partition(": ")
+    file = rows[number - 1].get(modality) if modality in FILES else None
+    said = error if file is None else f"{modality} {file}: {words}"
+    return said if len(rows) == 1 else f"row {number} cannot be answered: {said}"

@@ -256,7 +256,7 @@ def _check_reference(path: Path, value: str, name: str, meant: Any) -> None:
         raise ProjectError(
             f"{path}: {value!r} needs ${{{name}}}: "
             + (
-                "give it with `--set data=FOLDER`"
+                "give it with `triptych run --set data=FOLDER`, or as `data: FOLDER` in the file"
                 if name == "data"
                 else "only ${data} and keys of this file that hold one value, such as ${model.width}, are known"
             )

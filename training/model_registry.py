@@ -164,7 +164,8 @@ def find_version(uri: str, project: str, wanted: str) -> str:
             return str(version["version"])
     if not registered:
         raise ValueError(f"{project} has no model yet: `triptych run` trains one")
-    there = ", ".join(" ".join([str(version["version"]), *version["aliases"]]) for version in registered)
+    named = [(str(version["version"]), ", ".join(version["aliases"])) for version in registered]
+    there = ", ".join(f"{number} ({aliases})" if aliases else number for number, aliases in named)
     message = f"{project} has no version {wanted!r} (there are: {there})"
     if wanted == "champion":
         newest, why = registered[0]["version"], "; ".join(registered[0]["reasons"]) or "the gate has not judged it"

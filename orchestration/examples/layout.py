@@ -13,6 +13,7 @@ from orchestration.registration import registered
 from training.files import write_text
 
 EXAMPLES = ("digits", "spoken_digits")
+_PROJECT_FILES = (".yaml", ".yml", ".json")
 _DATA = "\n# Where the media lie.\n"
 
 
@@ -28,6 +29,8 @@ def find_project(name: str, overrides: Sequence[str]) -> tuple[Path, tuple[str, 
         f"data={Path(value[5:]).resolve()}" if value.startswith("data=") else value for value in overrides
     )
     path = Path(name)
+    if path.is_file() and path.suffix.lower() not in _PROJECT_FILES:
+        raise ProjectError(f"{path} is no project file, which is YAML: name one, its folder, or a project that was run")
     if path.exists():
         return path, overrides
     if name in EXAMPLES:

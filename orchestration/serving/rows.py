@@ -7,7 +7,9 @@ Nothing in a body is trusted.
 """
 
 import csv
+import difflib
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
@@ -16,6 +18,8 @@ from typing import Any
 Record = dict[str, Any]
 # Brackets, commas and line ends of a body: each may become an object, and parsing them holds the whole process.
 _MARKS = 2_000_000
+_NAMES = 100  # of columns that are looked at for one that is misspelt
+_ALIKE = 0.8
 _SHOWN = 40  # characters of what a client sent that a message repeats
 
 
@@ -54,6 +58,10 @@ def read_rows(body: bytes, content_type: str, columns: Sequence[str], most: int)
     for number, record in enumerate(records):
         if not isinstance(record, dict):
             raise bad(f"row {number} is {_named(record)}, expected an object with {', '.join(columns)}")
+    if slip := near_miss(
+        list(itertools.islice(dict.fromkeys(itertools.chain.from_iterable(records)), _NAMES)), columns
+    ):
+        raise bad(slip)
     if records and not any(column in record for column in columns for record in records):
         raise bad(f"no column is one of {', '.join(columns)}: give at least one")
     rows = [{column: record[column] for column in columns if column in record} for record in records]
@@ -62,6 +70,15 @@ def read_rows(body: bytes, content_type: str, columns: Sequence[str], most: int)
             if isinstance(value, str) and "\0" in value:
                 raise bad(f"row {number}, column {column}: has a NUL character, which no text or base64 has")
     return rows
+
+
+def near_miss(names: Iterable[str], columns: Sequence[str]) -> str | None:
+    """That one of `names` is most likely one of the `columns`, which is not among them; None where none looks so."""
+    names = list(names)
+    for column in columns:
+        if column not in names and (close := difflib.get_close_matches(column, names, 1, _ALIKE)):
+            return f"the column {close[0][:_SHOWN]!r} is none that is read: did you mean {column!r}?"
+    return None
 
 
 def _named(value: Any) -> str:
@@ -83,13 +100,18 @@ def _read_json(body: bytes) -> list[Any]:
         raise bad("the JSON is nested too deeply: rows need three levels") from None
     except ValueError as error:
         digits = "integer string conversion" in str(error)
-        raise bad("the JSON has an integer of thousands of digits" if digits else f"is not JSON: {error}") from None
+        raise bad(
+            "the JSON has an integer of thousands of digits" if digits else f"the body is not JSON: {error}"
+        ) from None
     if not isinstance(content, dict):
         raise bad(f"the JSON is {_named(content)}, expected an object with one of {', '.join(_FORMS)}")
     given = [name for name in content if name != "params"]  # MLflow's clients may send parameters; there are none here
     if len(given) != 1 or given[0] not in _FORMS:
         there = ", ".join(repr(name[:_SHOWN]) for name in given[:5]) or "none"
-        raise bad(f"the JSON has the keys {there}, expected exactly one of {', '.join(_FORMS)}")
+        raise bad(
+            f"the JSON has at its top {there}, expected exactly one of {', '.join(_FORMS)}, as in "
+            '{"dataframe_records": [{"text": "..."}]}'
+        )
     return _FORMS[given[0]](content[given[0]])
 
 
@@ -153,7 +175,7 @@ def _read_csv(body: bytes) -> list[Any]:
     try:
         lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True))
     except (ValueError, csv.Error) as error:
-        raise bad(f"is not CSV: {error}") from None
+        raise bad(f"the body is not CSV: {error}") from None
     lines = [line for line in lines if line]
     if not lines:
         raise bad("the CSV is empty, expected a line with the names of the columns")

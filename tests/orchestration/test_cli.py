@@ -379,7 +379,7 @@ def test_predict_answers_what_it_can_and_names_the_rest(tiny, champion):
     table.write_text("image\n" + "".join(f"photos/{name}\n" for name in names))
     told = triptych("predict", tiny, "--table", table)
     assert (told.exit_code, told.stdout) == (1, "yes\n\nyes\n")
-    assert told.stderr.endswith("Error: row 2 cannot be answered: image: no picture\n")
+    assert told.stderr.endswith(f"Error: row 2 cannot be answered: image {photos / 'broken.png'}: no picture\n")
     assert [image.as_py() for batch in champion for image in batch["image"]] == [
         (photos / n).read_bytes() for n in names
     ]
@@ -391,4 +391,12 @@ def test_predict_answers_what_it_can_and_names_the_rest(tiny, champion):
     yes, no = {"prediction": "yes", **origin}, {"prediction": None, **origin, "error": "image: no picture"}
     assert json.loads(as_json.stdout) == {"predictions": [yes, no, yes]}
     champion.clear()
-    assert "row 1 cannot be answered: image: no picture" in error("predict", tiny, "--image", photos / "broken.png")
+    broken = photos / "broken.png"
+    assert error("predict", tiny, "--image", broken) == f"Error: image {broken}: no picture"
+    for columns, says in (
+        ("text,imge", "the column 'imge' is none that is read: did you mean 'image'?"),
+        ("a,b", "has columns a, b, expected one of text, image, speech"),
+    ):
+        table.write_text(f"{columns}\nx,y\n")
+        assert says in error("predict", tiny, "--table", table)
+    assert "ask.csv is no project file, which is YAML" in error("predict", table, "--text", "x")

@@ -156,6 +156,7 @@ BAD = {
     "not UTF-8": (b'{"inputs": "\xff"}', "is not JSON"),
     "cut": (b'{"inputs": [{"te', "is not JSON"),
     "empty": (b"", "is not JSON"),
+    "misspelt": (b'{"inputs": [{"text": "a", "imge": "b"}]}', "'imge' is none that is read: did you mean 'image'?"),
     "foreign column": (b'{"inputs": [{"smell": "a"}]}', "no column is one of text, image"),
     "too many": (b'{"inputs": [' + b",".join([b'{"text": "a"}'] * 21) + b"]}", "21 rows are over the limit of 20"),
     "ragged": (b'{"dataframe_split": {"columns": ["text"], "data": [["a"], ["a", "b"]]}}', "row 1 has 2 values"),

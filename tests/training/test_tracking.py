@@ -292,7 +292,7 @@ def test_versions_have_aliases_looks_and_reasons(make_spec: MakeSpec, bundle: Pa
     assert [model_registry.find_version(uri, "aliases", wanted) for wanted in ("champion", "challenger", "2")] == list(
         "212"
     )
-    with pytest.raises(ValueError, match=r"no version '9' \(there are: 2 champion, 1 challenger\)$"):
+    with pytest.raises(ValueError, match=r"no version '9' \(there are: 2 \(champion\), 1 \(challenger\)\)$"):
         model_registry.find_version(uri, "aliases", "9")
     model_registry.tag_version(uri, "aliases", "2", {"gate_reasons": json.dumps(["better"])})
     looks = [model_registry.count_look(uri, "aliases", "snapshot", version) for version in ("1", "2", "2")]
