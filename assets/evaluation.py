@@ -96,14 +96,14 @@ def evaluate(project: Project) -> dg.MaterializeResult:
         metadata={
             "summary": "; ".join([standings_words(beside, metric), *filter(None, [shorter])]),
             "mlflow": dg.MetadataValue.url(links.mlflow_run(project, model.mlflow_run_id)),
-            **numbers(model),
-            **{f"{metric.name}/baseline/{standing.name}": round(standing.all.b, 4) for standing in beside},
             "beside": standings_table(beside, metric),
-            "subsets": evaluation_table(whole),
+            "inputs": evaluation_table(whole),
             "slices": evaluation_table(parts),
             "no_slices": _no_slices(project),
-            "standings": content["standings"],
             **{title: picture(read_artifact(uri, model.mlflow_run_id, f"{title}.png")) for title in _PICTURES},
+            "standings": content["standings"],
+            **numbers(model),
+            **{f"{metric.name}/baseline/{standing.name}": round(standing.all.b, 4) for standing in beside},
         }
     )
 

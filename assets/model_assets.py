@@ -190,7 +190,6 @@ def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str],
         metadata={
             "summary": f"version {report.version} {how}, test {metric.words} {_words(value)} (n = {n:,})",
             "mlflow": dg.MetadataValue.url(page),
-            **numbers(report),
             "subsets": counts_table(report.subsets, ("inputs given", f"test {metric.words}")),
             "version": int(report.version),
             "reused": reused,
@@ -202,6 +201,7 @@ def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str],
             "subset_rows": dict(report.rows),
             "subset_filled": dict(report.filled),
             "seconds": 0.0 if reused else sum(report.seconds.values()),
+            **numbers(report),
         },
     )
 

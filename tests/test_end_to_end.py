@@ -218,6 +218,10 @@ def test_dagster_leads_to_mlflow(done):
         for asset in ("baselines", "model", "evaluation", "champion"):
             event = instance.get_latest_materialization_event(dg.AssetKey(["tiny", asset]))
             found[asset] = event.asset_materialization.metadata["mlflow"].value
+            if asset == "evaluation":
+                tables = event.asset_materialization.metadata
+    assert list(tables)[:6] == ["summary", "mlflow", "beside", "inputs", "slices", "no_slices"]
+    assert tables["inputs"].value.startswith("|") and tables["subsets"].value.startswith("![")
     assert found["model"] == found["evaluation"] == page + told["mlflow_run_id"] + TRAINING_PAGES
     assert found["baselines"].count(page) == 4 and f"[speech]({page}" in found["baselines"]
     assert found["champion"] == f"http://127.0.0.1:5000/#/models/tiny/versions/1{TRAINING_PAGES}"
