@@ -2,12 +2,12 @@
 
     python -m benchmarks.training [--quick] [--device cpu|cuda] [--folder FOLDER]
 
-Model, rows and settings are the built-in example's, one epoch over 4,096 rows, one thread each. The loop does with
-PyTorch alone what `fit` does with transformers.Trainer: the same batches in the same order, AdamW (fused), clipping,
-cosine; it must end with the same weights. `fit` also makes the model, keeps the history and writes one checkpoint. A
-second loop gets its batches ready made, which shows what making them costs. What is prepared (the example's lake takes
-half a minute) stays in FOLDER and is taken from there the next time, also on a machine that has only what `training`
-needs. --data is not used.
+Rows and settings are the built-in example's, one epoch, one thread each: its own small model, and a wider and deeper
+one, where a step takes 20 ms or more anywhere. The loop does with PyTorch alone what `fit` does with
+transformers.Trainer: the same batches in the same order, AdamW (fused), clipping, cosine; it must end with the same
+weights. `fit` also makes the model, keeps the history and writes one checkpoint. A second loop gets its batches ready
+made, which shows what making them costs. What is prepared (the example's lake takes half a minute) stays in FOLDER and
+is taken from there the next time, also on a machine that has only what `training` needs. --data is not used.
 """
 
 import json
@@ -38,7 +38,12 @@ from training.settings import ModelSettings, TrainingSettings
 from training.train import TrainingTask, fit, make_collator, make_tokenizer
 from training.validation import from_dict, to_dict
 
-_ROWS, _QUICK = 4096, 256
+_ROWS, _QUICK = 4096, 256  # of the example; a larger model is trained on a part of them
+# Model -> its settings beside the example's, and the part of the rows it is trained on.
+_MODELS: dict[str, tuple[dict[str, int], float]] = {
+    "the example's model": ({}, 1),
+    "width 192, 4 layers": ({"width": 192, "layers": 4}, 1 / 2),
+}
 
 
 def prepare(folder: Path) -> None:
@@ -57,11 +62,14 @@ def prepare(folder: Path) -> None:
 
 
 @cache
-def opened(folder: Path, rows: int) -> tuple[ModelSettings, TrainingSettings, FeatureSettings, SampleDataset, Any]:
+def opened(
+    folder: Path, rows: int, size: str
+) -> tuple[ModelSettings, TrainingSettings, FeatureSettings, SampleDataset, Any]:
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     settings = json.loads((folder / "settings.json").read_text())
-    model, features = from_dict(ModelSettings, settings["model"]), from_dict(FeatureSettings, settings["features"])
+    model = from_dict(ModelSettings, settings["model"] | _MODELS[size][0])
+    features = from_dict(FeatureSettings, settings["features"])
     kept = {name: settings["training"][name] for name in ("batch_size", "learning_rate")}
     training = TrainingSettings(epochs=1, evaluations=0, **kept)
     caches = {m: FeatureCache(folder, m, f, needed_columns(m, features)) for m, f in settings["fingerprints"].items()}
@@ -69,14 +77,15 @@ def opened(folder: Path, rows: int) -> tuple[ModelSettings, TrainingSettings, Fe
     return model, training, features, samples, make_tokenizer(samples, model, training)
 
 
-def timed(started: float, rows: int, network: FusionModel) -> dict[str, Any]:
+def timed(started: float, rows: int, steps: int, network: FusionModel) -> dict[str, Any]:
     weights = sum(float(p.detach().double().square().sum()) for p in network.parameters())  # waits for a GPU, too
     digits = 8 if network.device.type == "cpu" else 3  # a GPU does not add up in the same order each time
-    return {"samples/s": rows / (time.perf_counter() - started), "check": f"weights {weights:.{digits}g}"}
+    seconds = time.perf_counter() - started
+    return {"samples/s": rows / seconds, "ms/step": 1000 * seconds / steps, "check": f"weights {weights:.{digits}g}"}
 
 
-def ours(folder: Path, rows: int) -> dict[str, Any]:
-    model, training, features, samples, tokenizer = opened(folder, rows)
+def ours(folder: Path, rows: int, size: str) -> dict[str, Any]:
+    model, training, features, samples, tokenizer = opened(folder, rows, size)
     with tempfile.TemporaryDirectory() as checkpoints:
         started = time.perf_counter()
         task = TrainingTask(
@@ -87,12 +96,12 @@ def ours(folder: Path, rows: int) -> dict[str, Any]:
             validation=samples.take([]),
             tokenizer=tokenizer,
         )
-        return timed(started, rows, fit(task, Path(checkpoints)).model)
+        return timed(started, rows, math.ceil(rows / training.batch_size), fit(task, Path(checkpoints)).model)
 
 
-def loop(folder: Path, rows: int, device: str, ready: bool) -> dict[str, Any]:
+def loop(folder: Path, rows: int, size: str, device: str, ready: bool) -> dict[str, Any]:
     """The bare loop; `ready`: the batches lie in memory before the clock starts."""
-    model, training, features, samples, tokenizer = opened(folder, rows)
+    model, training, features, samples, tokenizer = opened(folder, rows, size)
     torch.manual_seed(training.seed)
     network = build_model(model, features, tokenizer, samples.modalities)
     collator = make_collator(network, tokenizer, features)
@@ -116,7 +125,7 @@ def loop(folder: Path, rows: int, device: str, ready: bool) -> dict[str, Any]:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    return timed(started, rows, network)
+    return timed(started, rows, steps, network)
 
 
 def main() -> None:
@@ -134,11 +143,12 @@ def main() -> None:
         folder = (arguments.folder or Path(temporary)).resolve()
         if not (folder / "settings.json").is_file():
             prepare(folder)
-        name = "training", f"{rows:,} samples of the example, {arguments.device}"
-        for ready, beside in ((False, "bare loop"), (True, "bare loop, batches ready made")):
-            measure.compare(
-                name, partial(ours, folder, rows), beside, partial(loop, folder, rows, arguments.device, ready)
-            )
+        for size, (_, part) in _MODELS.items():
+            count = int(rows * part)
+            name = "training", f"{count:,} samples, {size}, {arguments.device}"
+            left = partial(ours, folder, count, size)
+            for ready, beside in ((False, "bare loop"), (True, "bare loop, batches ready made")):
+                measure.compare(name, left, beside, partial(loop, folder, count, size, arguments.device, ready))
 
 
 if __name__ == "__main__":

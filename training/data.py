@@ -29,6 +29,8 @@ from training.processor import Row
 from training.schema import MODALITIES
 from training.tokenizer import encode
 
+_NOTHING = dict.fromkeys(MODALITIES)
+
 
 class SampleDataset(torch.utils.data.Dataset):
     """The rows of an index (a table of `schema.DATASET`), gathered from the caches.
@@ -47,13 +49,20 @@ class SampleDataset(torch.utils.data.Dataset):
         return self.index.num_rows
 
     def __getitem__(self, key: int | tuple[int, int]) -> Row:
-        epoch, n = key if isinstance(key, tuple) else (0, key)
-        row: Row = dict.fromkeys(MODALITIES)
-        row |= {"sample_id": self._ids[n].as_py(), "label": self._labels[n].as_py(), "epoch": epoch}
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[Row]:
+        """The rows of a batch, which take less time together than one by one."""
+        epochs, numbers = zip(*(key if isinstance(key, tuple) else (0, key) for key in keys), strict=True)
+        rows: list[Row] = [
+            {**_NOTHING, "sample_id": self._ids[n].as_py(), "label": self._labels[n].as_py(), "epoch": epoch}
+            for epoch, n in zip(epochs, numbers, strict=True)
+        ]
         for modality, cache in self.caches.items():
-            if (position := self._positions[modality][n]) >= 0:
-                row[modality] = cache.read(int(position))
-        return row
+            for row, position in zip(rows, self._positions[modality][list(numbers)].tolist(), strict=True):
+                if position >= 0:
+                    row[modality] = cache.read(position)
+        return rows
 
     @property
     def modalities(self) -> tuple[str, ...]:

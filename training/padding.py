@@ -10,13 +10,12 @@ from torch import Tensor
 
 def padded(sequences: Sequence[Any], fill: int, left: bool = False) -> tuple[Tensor, Tensor]:
     """Token ids int64 (B, S) and a mask bool (B, S) that is true where they are real; S is at least 1."""
-    longest = max(1, *(len(sequence) for sequence in sequences))
-    ids_BS = np.full((len(sequences), longest), fill, dtype=np.int64)
-    mask_BS = np.zeros((len(sequences), longest), dtype=bool)
-    for n, sequence in enumerate(sequences):
-        if length := len(sequence):
-            span = slice(longest - length, None) if left else slice(0, length)
-            ids_BS[n, span], mask_BS[n, span] = sequence, True
+    lengths_B = np.array([len(sequence) for sequence in sequences])
+    longest = max(1, int(lengths_B.max()))
+    at_S = np.arange(longest)
+    mask_BS = at_S >= longest - lengths_B[:, None] if left else at_S < lengths_B[:, None]
+    ids_BS = np.full(mask_BS.shape, fill, dtype=np.int64)
+    ids_BS[mask_BS] = np.concatenate([np.asarray(sequence, np.int64) for sequence in sequences])
     return torch.from_numpy(ids_BS), torch.from_numpy(mask_BS)
 
 

@@ -1,6 +1,7 @@
 """Training with transformers.Trainer, and prediction. A stopped training resumes from its last whole checkpoint and
 ends with the same weights, bit for bit, on the same machine."""
 
+import gc
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,22 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch import nn
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.building import build_model
 from training.catalog import OBJECTIVES
 from training.checkpoints import claim, last_checkpoint
-from training.data import Collator, EpochSampler, Row, SampleDataset
-from training.evaluate import mean_score
+from training.data import Collator, Row, SampleDataset
 from training.features import FeatureSettings
 from training.model import FusionModel
 from training.schema import fingerprint, subset_name
 from training.settings import ModelSettings, TrainingSettings
 from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer, load_tokenizer
+from training.trainer import Trainer, even_batches
 
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
 _LOGS = 50  # points of the loss curve
@@ -93,7 +93,11 @@ def fit(
         collator.check_prompts(rows[n] for n in range(len(rows)))
     claim(Path(folder), task.identity())
     trainer = make_trainer(task, network, Path(folder), callbacks, run_name)
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
+    gc.freeze()  # the Trainer collects garbage first, and each collection would look through all that is imported
+    try:
+        trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
+    finally:
+        gc.unfreeze()
     history = _history(trainer.state.log_history)
     if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
         rate = task.training.learning_rate
@@ -115,13 +119,13 @@ def new_model(task: TrainingTask) -> FusionModel:
 
 def make_trainer(
     task: TrainingTask, network: FusionModel, folder: Path, callbacks: Sequence[TrainerCallback], run_name: str | None
-) -> "_Trainer":
+) -> Trainer:
     """What trains `network` as the task says; its checkpoints go to `folder`."""
     training, rows = task.training, len(task.train)
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
     collator = make_collator(network, task.tokenizer, task.features)
     collator = replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer))
-    trainer = _Trainer(
+    trainer = Trainer(
         model=network,
         args=_arguments(training, steps, folder, run_name, len(task.validation) > 0),
         train_dataset=task.train,
@@ -135,7 +139,8 @@ def make_trainer(
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.tokenizer, trainer.evaluation_collator, trainer.named_losses = task.tokenizer, collator, {}
+    trainer.tokenizer, trainer.evaluation_collator = task.tokenizer, collator
+    trainer.named_losses, trainer.clipped = {}, []
     return trainer
 
 
@@ -162,7 +167,7 @@ def predict(
     random = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
     model.eval()
     answers = []
-    for batch in _loader(rows, collator, batch_size):
+    for batch in even_batches(rows, collator, batch_size):
         size = len(batch["present"])
         if random is not None and size == 1:
             raise ValueError(f"one of {len(rows)} rows is alone in its batch: no other has soft tokens for it")
@@ -187,65 +192,6 @@ def augmenters(
 ) -> dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]]:
     """What changes the training rows' values, by modality."""
     return {m: features.featurizer(m).augmenter(section, noise.get(m, ())) for m, section in settings.items()}
-
-
-class _Trainer(Trainer):
-    """With order and evaluation of our own: see `EpochSampler` and `predict`."""
-
-    tokenizer: PreTrainedTokenizerBase
-    evaluation_collator: Collator
-    named_losses: dict[str, list[Tensor]]  # since the last log, where there is more than one objective
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(len(train_dataset), self.args.seed)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        folder = output_dir or self.args.output_dir
-        assert folder is not None
-        (Path(folder) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        output = model(**inputs)
-        if len(output.losses) > 1:
-            for name, loss in output.losses.items():
-                self.named_losses.setdefault(f"loss_{name}", []).append(loss.detach())
-        return (output.loss, output) if return_outputs else output.loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            logs |= {name: float(torch.stack(losses).mean()) for name, losses in self.named_losses.items()}
-            self.named_losses = {}
-        super().log(logs, start_time)
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """The output's own loss, and its first metric of the answers."""
-        rows = self.eval_dataset
-        assert isinstance(rows, SampleDataset)
-        model = self.accelerator.unwrap_model(self.model)
-        model.eval()
-        losses, answers = [], []
-        for batch in _loader(rows, self.evaluation_collator, self.args.eval_batch_size):
-            with torch.inference_mode():
-                losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
-            answers += model.answer(batch, self.tokenizer)
-        metric, labels = model.output.metrics[0], [model.output.read(label) for label in rows.labels]
-        metrics = {"eval_loss": float(np.mean(losses)), f"eval_{metric.name}": mean_score(metric, labels, answers)}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
-def _loader(rows: Any, collator: Collator, batch_size: int) -> DataLoader:
-    # Batches as even as can be, so that no row is alone in the last one.
-    parts = np.array_split(np.arange(len(rows)), max(1, math.ceil(len(rows) / batch_size)))
-    batches = [part.tolist() for part in parts if len(part)]
-    # A generator of its own: the loader would draw from the global one, which training resumes from.
-    return DataLoader(rows, batch_sampler=batches, collate_fn=collator, generator=torch.Generator())
 
 
 def _arguments(

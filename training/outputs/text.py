@@ -54,12 +54,11 @@ class TextOutput(StringOutput):
         return {}
 
     def targets(self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
-        import torch
-        from torch.nn.utils.rnn import pad_sequence
+        from training.padding import padded
 
-        assert tokenizer.eos_token_id is not None
-        answers = [torch.tensor([*self._encoded(label, tokenizer), tokenizer.eos_token_id]) for label in labels]
-        return pad_sequence(answers, batch_first=True, padding_value=-100)
+        end = tokenizer.eos_token_id
+        assert end is not None
+        return padded([[*self._encoded(label, tokenizer), end] for label in labels], -100)[0]
 
     def language_model(self) -> Any:
         from transformers import AutoModelForCausalLM

@@ -1,0 +1,80 @@
+"""transformers.Trainer with order, losses and evaluation of our own."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from training.data import Collator, EpochSampler, SampleDataset
+from training.evaluate import mean_score
+
+
+class Trainer(transformers.Trainer):
+    """With order and evaluation of our own: see `EpochSampler` and `predict`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    evaluation_collator: Collator
+    named_losses: dict[str, list[Tensor]]  # since the last log, where there is more than one objective
+    clipped: list[nn.Parameter]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return EpochSampler(len(train_dataset), self.args.seed)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        # What it does on one device or with DistributedDataParallel, without looking for the parameters at each step.
+        self.clipped = self.clipped or list(model.parameters())
+        return nn.utils.clip_grad_norm_(self.clipped, self.args.max_grad_norm)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = output_dir or self.args.output_dir
+        assert folder is not None
+        (Path(folder) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        output = model(**inputs)
+        if len(output.losses) > 1:
+            for name, loss in output.losses.items():
+                self.named_losses.setdefault(f"loss_{name}", []).append(loss.detach())
+        return (output.loss, output) if return_outputs else output.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= {name: float(torch.stack(losses).mean()) for name, losses in self.named_losses.items()}
+            self.named_losses = {}
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The output's own loss, and its first metric of the answers."""
+        rows = self.eval_dataset
+        assert isinstance(rows, SampleDataset)
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        losses, answers = [], []
+        for batch in even_batches(rows, self.evaluation_collator, self.args.eval_batch_size):
+            with torch.inference_mode():
+                losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
+            answers += model.answer(batch, self.tokenizer)
+        metric, labels = model.output.metrics[0], [model.output.read(label) for label in rows.labels]
+        metrics = {"eval_loss": float(np.mean(losses)), f"eval_{metric.name}": mean_score(metric, labels, answers)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def even_batches(rows: Any, collator: Collator, batch_size: int) -> DataLoader:
+    """Batches of `rows` in order, as even as can be, so that no row is alone in the last one."""
+    parts = np.array_split(np.arange(len(rows)), max(1, math.ceil(len(rows) / batch_size)))
+    batches = [part.tolist() for part in parts if len(part)]
+    # A generator of its own: the loader would draw from the global one, which training resumes from.
+    return DataLoader(rows, batch_sampler=batches, collate_fn=collator, generator=torch.Generator())
