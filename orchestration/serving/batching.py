@@ -2,18 +2,24 @@
 
     request -> read (threads, in parallel) -> queue -> answer (one thread, up to `batch` rows at once)
 
-Nothing waits for company: while one batch is answered the next one gathers, and an idle model takes a row at once.
+While one batch is answered the next one gathers. An idle model takes a row at once, unless others are being read: it
+waits a moment for them, since rows cost less together. And reading waits a moment for the model: they would fight for
+the interpreter, and both take several times as long. Neither waits longer than `_MOMENT`, so what takes long to read
+or to answer holds up nobody.
 """
 
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
 
 from orchestration.serving.rows import Record, Refused
+
+_MOMENT = 0.03  # seconds
 
 
 class Batcher:
@@ -37,7 +43,10 @@ class Batcher:
     ) -> None:
         self._read_one, self._answer = read, answer
         self._batch, self._most, self._readers = batch, most, readers
-        self._under_way = 0
+        self._under_way = self._being_read = 0
+        self._resting = threading.Event()  # the model
+        self._resting.set()
+        self._patient_until = 0.0  # monotonic; so long reading waits for the model
         self._waiting: asyncio.Queue[tuple[Any, asyncio.Future[Any]]] = asyncio.Queue()
         self._reading = ThreadPoolExecutor(readers, "read")
         self._model = ThreadPoolExecutor(1, "model")
@@ -69,6 +78,7 @@ class Batcher:
         gone = threading.Event()
 
         def read(start: int, part: Sequence[Record]) -> list[Any]:
+            self._resting.wait(max(0.0, self._patient_until - time.monotonic()))
             return [self._read_one(record, n) for n, record in enumerate(part, start) if not gone.is_set()]
 
         length = -(-len(records) // max(1, self._readers // 2)) or 1
@@ -77,9 +87,11 @@ class Batcher:
             loop.run_in_executor(self._reading, read, start, records[start : start + length])
             for start in range(0, len(records), length)
         ]
+        self._being_read += len(records)
         try:
             done = await asyncio.gather(*parts, return_exceptions=True)
         finally:
+            self._being_read -= len(records)
             gone.set()
         rows: list[Any] = []
         for part in done:
@@ -92,8 +104,10 @@ class Batcher:
         """Answers what waits, until it is cancelled."""
         while True:
             batch = [await self._waiting.get()]
-            while len(batch) < self._batch and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_MOMENT):
+                    while len(batch) < self._batch and (self._being_read or not self._waiting.empty()):
+                        batch.append(await self._waiting.get())
             wanted = [(row, future) for row, future in batch if not future.cancelled()]
             if wanted:
                 await self._answer_batch(*zip(*wanted, strict=True))
@@ -101,7 +115,7 @@ class Batcher:
     async def _answer_batch(self, rows: Sequence[Any], futures: Sequence[asyncio.Future[Any]]) -> None:
         """Sets the futures. Where a batch fails its rows are tried one by one: one request is no other's fault."""
         try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._model, self._answer, list(rows))
+            answers = await asyncio.get_running_loop().run_in_executor(self._model, self._work, list(rows))
             if len(answers) != len(rows):
                 raise RuntimeError(f"the model gave {len(answers)} answers to {len(rows)} rows")
         except Exception as error:
@@ -116,3 +130,11 @@ class Batcher:
         for future, answer in zip(futures, answers, strict=True):
             if not future.cancelled():
                 future.set_result(answer)
+
+    def _work(self, rows: list[Any]) -> list[Any]:
+        self._patient_until = time.monotonic() + _MOMENT
+        self._resting.clear()
+        try:
+            return self._answer(rows)
+        finally:
+            self._resting.set()
