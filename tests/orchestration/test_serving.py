@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from orchestration.serving import app
+from orchestration.serving import app, batching
 from orchestration.serving.app import Connection, Limits, make_app
 from orchestration.serving.rows import Refused, read_rows
 
@@ -305,10 +305,29 @@ def test_requests_that_wait_are_answered_together(serve: Callable[..., Server]) 
     assert [len(batch) for batch in server.model.batches] == [1, 8, 8, 4]
 
 
+def batcher(server: Server) -> Any:
+    route = next(route for route in server.app.routes if route.path == "/invocations")
+    return route.endpoint.__self__.batcher
+
+
 def waiting(server: Server) -> int:
     """Rows that are read and wait for the model."""
-    route = next(route for route in server.app.routes if route.path == "/invocations")
-    return route.endpoint.__self__.batcher._waiting.qsize()
+    return batcher(server)._waiting.qsize()
+
+
+def test_an_idle_model_waits_a_moment_for_what_is_being_read(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_MOMENT", 20.0)
+    server = serve()
+    with ThreadPoolExecutor(2) as clients:
+        first = clients.submit(server.ask, "large")
+        wait_for(lambda: batcher(server)._being_read == 1)
+        second = clients.submit(server.ask, "a")
+        wait_for(lambda: (batcher(server)._under_way, batcher(server)._being_read) == (2, 1))
+        server.model.go.set()
+        assert answers(first.result()) + answers(second.result()) == ["large", "a"]
+    assert server.model.batches == [["a", "large"]]
 
 
 def test_one_by_one_by_setting(serve: Callable[..., Server]) -> None:
