@@ -6,8 +6,10 @@ before. `item_balance` counts that.
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from json.encoder import encode_basestring as quote
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,18 @@ import pyarrow.compute as pc
 from assets.catalog import JOINS
 from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, note, quoted, refusals
 from assets.joins.columns import Columns
-from assets.lake import open_duckdb
+from assets.lake import in_order, open_duckdb, sql_name
+from assets.names import as_object
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from assets.splits import assign_splits
 from training import catalog
 from training.schema import MODALITIES, QUARANTINE, SAMPLES
+
+_BATCH_ROWS = 8192
+
+# What tells items apart and where they belong; not the texts, of which samples have the hash.
+ITEM_COLUMNS = ("item_id", "source", "modality", "key", "uri", "member", "row", "time", "sha256", "attributes")
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ def align(
     """Joins the manifest's clean items into samples.
 
     Args:
-        manifest: rows of training.schema.MANIFEST.
+        manifest: ITEM_COLUMNS of training.schema.MANIFEST.
         clean_ids: modality -> table with the contents that are usable now, `id`, and the item's hash, `parent_id` (an
             item that was cut has several children; without the column an item is its own child).
         root: folder that `settings.table` and the sources' tables start from.
@@ -103,9 +111,10 @@ def _load_items(
     connection.register("quarantine", quarantine if quarantine is not None else QUARANTINE.empty_table())
     connection.execute("CREATE TABLE findings(code VARCHAR, message VARCHAR)")
     connection.execute(
-        """
+        f"""
         CREATE TABLE items AS
-        SELECT m.*, coalesce(p.id, sha256) AS id, keyless, position,
+        SELECT {", ".join(f"m.{sql_name(column)}" for column in ITEM_COLUMNS)}, coalesce(p.id, sha256) AS id, keyless,
+          position,
           row_number() OVER (ORDER BY position, uri, "row" NULLS FIRST, member, item_id, p.id) AS number,
           CASE WHEN EXISTS (FROM refused r WHERE r.id = sha256 AND r.modality = m.modality) THEN 'quarantined'
             WHEN p.id IS NOT NULL THEN 'present' WHEN $lenient THEN 'quarantined' END AS status,
@@ -144,12 +153,12 @@ def _by_modality(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> 
 
 
 def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
-    """Table `joined` gets the column `dropped`: why a row becomes no sample."""
+    """View `judged`: `joined` with the column `dropped`, why a row becomes no sample."""
     items = ", ".join(f"{m}_item" for m in MODALITIES)
     cases = " ".join(f"WHEN {m}_item IS NULL THEN 'requires_{m}'" for m in settings.require)
     connection.execute(
         f"""
-        CREATE TABLE judged AS SELECT *, CASE
+        CREATE VIEW judged AS SELECT *, CASE
           WHEN coalesce({items}) IS NULL THEN 'no_input' {cases} END AS dropped
         FROM joined
         """
@@ -180,31 +189,43 @@ def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, col
     label = "NULL::VARCHAR" if settings.label is None else columns.sql(settings.label)
     # Where several have a name, the value of the first modality wins.
     attributes = ["values"] if columns.link else [f"{m}.attributes" for m in reversed(MODALITIES)]
+    parts = {f"a{n}": attribute for n, attribute in enumerate(attributes)}
     slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "status") for m in MODALITIES)
     times = ", ".join(f"{m}.time" for m in MODALITIES)
     rows = connection.sql(
         f"""
         SELECT sample_id, split_key, {label} AS label, least({times}) AS time{values}, {slots},
-          [{", ".join(attributes)}] AS attributes
+          {", ".join(f"{part} AS {name}" for name, part in parts.items())}
         FROM {_KEPT} ORDER BY sample_id
         """
-    ).to_arrow_table()
-    cells = {name: rows[f"c{n}"].to_pylist() for n, name in enumerate(named)}
-    cells |= {"sample_id": rows["split_key"].to_pylist(), "label": rows["label"].to_pylist()}
-    each = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
-    groups = [_encode({c: row[c] for c in wanted if row[c]}) for row in each]
+    ).to_arrow_reader(_BATCH_ROWS)
+    cells = {name: f"c{n}" for n, name in enumerate(named)} | {"sample_id": "split_key", "label": "label"}
     hidden = columns.hidden | ({columns.bare(settings.label)} if settings.label else set())
-    left = [_encode(_merged(parts, hidden)) for parts in rows["attributes"].to_pylist()]
-    derived = {"split": assign_splits(each, settings), "groups": groups, "attributes": left}
-    arrays = [pa.array(derived[f.name], f.type) if f.name in derived else rows[f.name].cast(f.type) for f in SAMPLES]
-    return pa.table(arrays, schema=SAMPLES)
+    merged = lru_cache(_BATCH_ROWS)(partial(_merged, hidden))
+    tables = [SAMPLES.empty_table()]
+    for batch in rows:
+        each = [dict(zip(cells, row, strict=True)) for row in _rows(batch, cells.values())]
+        derived = {
+            "split": assign_splits(each, settings),
+            "groups": [as_object({c: row[c] for c in wanted if row[c]}) for row in each],
+            "attributes": [merged(*row) for row in _rows(batch, parts)],
+        }
+        made = {name: pa.array(values, pa.string()) for name, values in derived.items()}
+        arrays = [made[f.name] if f.name in made else batch[f.name].cast(f.type) for f in SAMPLES]
+        tables.append(pa.table(arrays, schema=SAMPLES))
+    return pa.concat_tables(tables)
+
+
+def _rows(batch: pa.RecordBatch, columns: Iterable[str]) -> Iterable[tuple[Any, ...]]:
+    return zip(*(batch[column].to_pylist() for column in columns), strict=True)
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
-def _merged(parts: Sequence[str | None], hidden: Collection[str]) -> dict[str, str]:
-    return {k: v for part in parts if part is not None for k, v in json.loads(part).items() if k not in hidden}
+def _merged(hidden: Collection[str], *parts: str | None) -> str:
+    """JSON objects as one, in which the last one counts, without the hidden names."""
+    return _encode({k: v for part in parts if part is not None for k, v in json.loads(part).items() if k not in hidden})
 
 
 _WHY = {
@@ -299,7 +320,16 @@ def samples_fingerprint(samples: pa.Table) -> str:
     """
     names = [f.name for f in SAMPLES if not f.name.endswith("_item") and f.name != "time"]
     digest = hashlib.sha256()
-    for batch in samples.select(names).sort_by("sample_id").to_batches(max_chunksize=8192):
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            digest.update(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+    for batch in in_order(samples.select(names), "sample_id").to_batches(max_chunksize=_BATCH_ROWS):
+        # Each row is a JSON array on a line of its own.
+        cells = pc.binary_join_element_wise(*map(_as_json, batch.columns), ",")
+        digest.update("".join(f"[{row}]\n" for row in cells.to_pylist()).encode())
     return digest.hexdigest()[:16]
+
+
+def _as_json(strings: pa.Array) -> pa.Array:
+    if strings.null_count == len(strings):
+        return pa.repeat("null", len(strings))
+    if pc.any(pc.match_substring_regex(strings, r'["\\\x00-\x1f]')).as_py():
+        return pa.array(["null" if value is None else quote(value) for value in strings.to_pylist()])
+    return pc.fill_null(pc.binary_join_element_wise('"', strings, '"', ""), "null")

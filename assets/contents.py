@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -30,7 +31,7 @@ class Contents:
         self.reused = 0  # places whose hash was taken over
         self._source, self._limits = source, limits
         self._is_text = MODALITIES.load(modality).is_text
-        self._known = _known(previous)
+        self._previous = previous
         self._first: dict[tuple[str, str | None, int | None], Entry] = {}  # by place: several entries may share one
         self._pool = ThreadPoolExecutor(min(8, cores() + 2))
 
@@ -47,8 +48,7 @@ class Contents:
             if entry.reason is not None:
                 continue
             if entry.text is not None:
-                _take_text(entry, entry.text)
-                entry.size = len(entry.text.encode())
+                entry.size = _take_text(entry, entry.text)
             elif (first := self._first.setdefault((entry.uri, entry.member, entry.offset), entry)) is not entry:
                 alike.append((entry, first))
             elif not self._settled(entry):
@@ -58,6 +58,14 @@ class Contents:
         for entry, first in alike:
             for name in ("reason", "message", "size", "sha256", "text"):
                 setattr(entry, name, getattr(first, name))
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str | None, int | None], tuple[Any, ...]]:
+        """(uri, member, offset) -> (size, mtime, sha256) of the last scan; not made where tables hold the texts."""
+        rows = self._previous if self._previous is not None else MANIFEST.empty_table()
+        columns = [rows[name].to_pylist() for name in ("uri", "member", "offset", "size")]
+        columns += [rows["mtime"].cast(pa.int64()).to_pylist(), rows["sha256"].to_pylist()]
+        return {row[:3]: row[3:] for row in zip(*columns, strict=True)}
 
     def _settled(self, entry: Entry) -> bool:
         """Whether the entry need not be read: refused by its size, or as it was in the last scan."""
@@ -110,18 +118,13 @@ class Contents:
         _take_text(entry, content.decode(self._source.encoding).removeprefix("\ufeff"))
 
 
-def _known(previous: pa.Table | None) -> dict[tuple[str, str | None, int | None], tuple[Any, ...]]:
-    """(uri, member, offset) -> (size, mtime, sha256) of the last scan."""
-    rows = previous if previous is not None else MANIFEST.empty_table()
-    columns = [rows[name].to_pylist() for name in ("uri", "member", "offset", "size")]
-    columns += [rows["mtime"].cast(pa.int64()).to_pylist(), rows["sha256"].to_pylist()]
-    return {row[:3]: row[3:] for row in zip(*columns, strict=True)}
-
-
-def _take_text(entry: Entry, text: str) -> None:
-    if not text.strip():
+def _take_text(entry: Entry, text: str) -> int:
+    """Returns its size in bytes."""
+    if not text or text.isspace():
         entry.refuse("empty", "the file holds white space only")
-    entry.text, entry.sha256 = text, hashlib.sha256(text.encode()).hexdigest()
+    content = text.encode()
+    entry.text, entry.sha256 = text, hashlib.sha256(content).hexdigest()
+    return len(content)
 
 
 def _slices(entries: list[Entry]) -> Iterable[list[Entry]]:

@@ -6,6 +6,7 @@ from functools import reduce
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from assets.lake import in_order
 from training.schema import DATASET, MODALITIES, SPLITS, fingerprint
 
 
@@ -18,7 +19,7 @@ def make_dataset(samples: pa.Table) -> pa.Table:
     any_input = reduce(pc.or_, (pc.is_valid(samples[f"{modality}_id"]) for modality in MODALITIES))
     usable = pc.is_in(samples["split"], pa.array([*SPLITS, "unlabelled"]))
     kept = samples.filter(pc.and_(any_input, usable))
-    return kept.select(DATASET.names).sort_by("sample_id")
+    return in_order(kept.select(DATASET.names), "sample_id")
 
 
 def dataset_fingerprint(samples_fingerprint: str, features: Mapping[str, str]) -> str:

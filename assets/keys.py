@@ -12,9 +12,9 @@ def key_of(values: Mapping[str, str | None], columns: Sequence[str]) -> str | No
     one, `%` and `/` within a column of several are written %25 and %2F.
     """
     parts = [normalize(values.get(column) or "") for column in columns]
-    if not parts or not all(parts):
-        return None
-    return parts[0] if len(parts) == 1 else "/".join(map(_escaped, parts))
+    if len(parts) == 1:
+        return parts[0] or None
+    return "/".join(map(_escaped, parts)) if parts and all(parts) else None
 
 
 def _escaped(part: str) -> str:

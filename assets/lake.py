@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError
 
@@ -44,6 +45,18 @@ def open_duckdb(memory_limit: str = _MEMORY_LIMIT, threads: int | None = None) -
 def sql_string(text: str) -> str:
     """The text as a string literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def sql_name(column: str) -> str:
+    """The column as SQL, whatever it is called."""
+    return '"' + column.replace('"', '""') + '"'
+
+
+def in_order(rows: pa.Table, column: str) -> pa.Table:
+    """The rows sorted by a column; as they are where they are sorted, since sorting takes their memory once more."""
+    values, count = rows[column], max(rows.num_rows - 1, 0)
+    is_sorted = pc.all(pc.less_equal(values[:count], values[1:]), skip_nulls=False, min_count=0).as_py()
+    return rows if is_sorted else rows.sort_by(column)
 
 
 def sql_among(column: str, values: Iterable[str]) -> str:

@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from json.encoder import encode_basestring as quote
 
 # Space, and what nobody sees: control characters, soft hyphens, zero-width and direction marks, byte order marks. At
 # the ends only: within a word the joiners of Persian or Hindi, and of emoji, tell words apart.
@@ -17,3 +19,8 @@ def normalize(name: str) -> str:
     if name.isascii() and name.isprintable():
         return name.strip()
     return _ENDS.sub("", unicodedata.normalize("NFC", name))
+
+
+def as_object(values: Mapping[str, str]) -> str:
+    """Strings by name as a JSON object, in the one form in which tables keep them: sorted by name."""
+    return "{" + ", ".join([f"{quote(name)}: {quote(value)}" for name, value in sorted(values.items())]) + "}"

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from assets.alignment import align, samples_fingerprint, validate_samples
+from assets.alignment import ITEM_COLUMNS, align, samples_fingerprint, validate_samples
 from assets.balance import Balance, item_balance
 from assets.catalog import ENGINES
 from assets.contents import portions, process_contents
@@ -22,12 +22,13 @@ from assets.dataset import dataset_fingerprint, make_dataset
 from assets.filtering import apply_filters
 from assets.findings import Finding
 from assets.labels import label_findings
-from assets.lake import Lake, sql_string
+from assets.lake import Lake, in_order, sql_name, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
 from assets.scan import scan
 from assets.settings import Project
+from training import catalog
 from training.processor import Processor
-from training.schema import QUARANTINE
+from training.schema import MODALITIES, QUARANTINE
 from training.spec import RunSpec, plan_runs
 
 # Results held before they are committed: writing takes several times that, and a crash loses no more.
@@ -53,22 +54,31 @@ class Listing(NamedTuple):
     by_source: dict[str, int]
 
 
+# What the last scan of a source read. What was not there, or not what its hash says, when it was read later, is hashed
+# anew, whatever its times say.
+_KNOWN = """
+SELECT uri, member, "offset", size, mtime, sha256 FROM manifest
+WHERE source = $source AND item_id NOT IN (
+  SELECT item_id FROM quarantine WHERE stage = 'clean' AND fingerprint IS NULL AND item_id IS NOT NULL)
+"""
+
+
+def _is_there(lake: Lake, table: str, rows: pa.Table, key: str) -> bool:
+    """Whether the table has these rows, in whatever order; they are sorted by their key."""
+    return in_order(lake.read(table), key).equals(rows)
+
+
 def write_manifest(lake: Lake, project: Project) -> Listing:
     """Lists every source and puts manifest and the manifest's part of quarantine in place."""
-    before = lake.read("manifest")
-    # What was not there, or not what its hash says, when it was read: hashed anew, whatever its times say.
-    unread = lake.sql("SELECT DISTINCT item_id FROM quarantine WHERE stage = 'clean' AND fingerprint IS NULL")[
-        "item_id"
-    ]
-    relied = before.filter(pc.invert(pc.is_in(before["item_id"], unread)))
     scans = []
     for source in project.sources:
-        known = relied.filter(pc.equal(relied["source"], source.name))
+        is_text = catalog.MODALITIES.load(source.modality).is_text  # which is read in any case
+        known = None if is_text else lake.sql(_KNOWN, {"source": source.name})
         scans.append(scan(source, project.root, known, project.limits))
     rows = pa.concat_tables(s.rows for s in scans).sort_by("item_id")
     # Quarantine first: a crash between the two commits is mended by the next run, which writes both again.
     lake.replace("quarantine", pa.concat_tables(s.quarantine for s in scans), predicate="stage = 'manifest'")
-    if lake.version("manifest") is None or not rows.equals(before.sort_by("item_id")):
+    if lake.version("manifest") is None or not _is_there(lake, "manifest", rows, "item_id"):
         lake.replace("manifest", rows)
     return Listing(
         seen=sum(s.seen for s in scans),
@@ -237,12 +247,14 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     kept, filtered = {}, []
     for modality in project.modalities:
         kept[modality], rows = apply_filters(lake, make_step(project, modality), project.of_samples)
-        refused[modality] |= set(rows["sha256"].to_pylist()) - set(kept[modality]["parent_id"].to_pylist())
+        has_others = pc.is_in(rows["sha256"], kept[modality]["parent_id"].combine_chunks())
+        refused[modality] |= set(rows.filter(pc.invert(has_others))["sha256"].to_pylist())
         filtered.append(rows)
         if project.noise:
             filtered.append(_noise(lake, project, modality)[1])
     lake.replace("quarantine", pa.concat_tables(filtered), predicate="stage = 'filter'")
-    manifest, listed = lake.read("manifest"), lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
+    manifest = lake.sql(f"SELECT {', '.join(map(sql_name, ITEM_COLUMNS))} FROM manifest")
+    listed = lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
     why = pa.concat_tables([listed, *refusing.values(), *filtered], promote_options="permissive")
     aligned = align(manifest, kept, project.align, project.sources, project.root, refused, why)
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
@@ -250,7 +262,7 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     fingerprint = samples_fingerprint(aligned.samples)
     # Where rows were erased the rest may be what is wanted now, under the name of what it was.
     named = lake.note("samples").get("fingerprint") == fingerprint
-    if not named or not lake.read("samples").sort_by("sample_id").equals(aligned.samples):
+    if not named or not _is_there(lake, "samples", aligned.samples, "sample_id"):
         lake.replace("samples", aligned.samples, note={"fingerprint": fingerprint})
     return Samples(fingerprint, [*aligned.findings, *label_findings(aligned.samples, project)])
 
@@ -258,7 +270,9 @@ def write_samples(lake: Lake, project: Project) -> Samples:
 def balance(lake: Lake, project: Project) -> Balance:
     """What became of every item in this run."""
     usable = noise(lake, project)["item_id"].to_pylist()
-    return item_balance(lake.read("manifest"), quarantined(lake, project), lake.read("samples"), noise=usable)
+    manifest = lake.sql("SELECT item_id, modality, sha256 FROM manifest")
+    samples = lake.sql(f"SELECT {', '.join(f'{m}_item' for m in MODALITIES)} FROM samples")
+    return item_balance(manifest, quarantined(lake, project), samples, noise=usable)
 
 
 def noise(lake: Lake, project: Project) -> pa.Table:
@@ -299,7 +313,7 @@ def write_dataset(lake: Lake, project: Project) -> Snapshot:
     fingerprint = dataset_fingerprint(name, features)
     rows = make_dataset(samples)
     there = lake.note("dataset").get("fingerprint") == fingerprint
-    if not there or not lake.read("dataset").sort_by("sample_id").equals(rows):  # rows may have been erased
+    if not there or not _is_there(lake, "dataset", rows, "sample_id"):  # rows may have been erased
         note = {"fingerprint": fingerprint, "samples": name, "features": json.dumps(features)}
         lake.replace("dataset", rows, note=note)
     return present_snapshot(lake)

@@ -4,19 +4,19 @@ import hashlib
 import itertools
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quote
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.contents import Contents
 from assets.findings import DIFFERING, SHOWN, quoted
+from assets.lake import open_duckdb
 from assets.names import normalize
 from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
@@ -56,26 +56,25 @@ def scan(
         SourceError: nothing is there, a table or an archive cannot be read as a whole, or `strict` and something is
             refused.
     """
-    source, rows, seen = settings.make(root), _Rows(settings, root.resolve()), 0
-    if settings.optional and not source.exists():
-        return Scan(settings.name, *rows.tables(), 0, 0)
-    with Contents(source, settings.modality, limits or MediaLimits(), previous) as contents:
-        for entries in _batches(source.list()):
-            contents.fill(entries)
-            seen += len(entries)
-            for entry in entries:
-                rows.add(entry)
+    source, listed, seen, reused = settings.make(root), [_ENTRIES.empty_table()], 0, 0
+    if not settings.optional or source.exists():
+        with Contents(source, settings.modality, limits or MediaLimits(), previous) as contents:
+            for entries in _batches(source.list()):
+                contents.fill(entries)
+                seen += len(entries)
+                listed.append(_rows(entries))
+            reused = contents.reused
     if seen == 0 and not settings.optional:
         raise SourceError(f"source {settings.name!r} is empty: there is nothing in {source}")
-    manifest, quarantine = rows.tables()
+    manifest, quarantine = _judge(pa.concat_tables(listed), settings, f"{root.resolve()}{os.sep}")
     if settings.strict:
         _check_strict(settings.name, quarantine, seen)
-    return Scan(settings.name, manifest, quarantine, seen, contents.reused)
+    return Scan(settings.name, manifest, quarantine, seen, reused)
 
 
 def item_id(source: str, uri: str, member: str | None, key: str | None, ordinal: int = 0) -> str:
     """32 hex digits that name an item's place: `uri` relative to the project, so that a moved project keeps its ids."""
-    parts = ", ".join("null" if part is None else quote(part) for part in (source, uri, member, key))
+    parts = ", ".join(["null" if part is None else quote(part) for part in (source, uri, member, key)])
     return hashlib.sha256(f"[{parts}, {ordinal}]".encode()).hexdigest()[:32]
 
 
@@ -95,48 +94,93 @@ def _check_strict(name: str, quarantine: pa.Table, seen: int) -> None:
         raise SourceError("\n  ".join([head, *shown, *more]))
 
 
-@dataclass
-class _Rows:
-    """Collects manifest and quarantine rows, gives ids, and finds duplicates."""
+# What entries say, as rows: of an item what the manifest keeps, how messages name it, and why it is none.
+_ENTRIES = pa.schema([*list(MANIFEST)[3:], *((name, pa.string()) for name in ("listing", "reason", "message"))])
+_cells = attrgetter(*_ENTRIES.names)
 
-    source: SourceSettings
-    root: Path
-    occurrences: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
-    # (key, hash) -> the place that is named, and what else is said of the item
-    first: dict[tuple[str | None, str | None], tuple[str, str]] = field(default_factory=dict)
-    listed: "_Columns" = field(default_factory=lambda: _Columns(MANIFEST))
-    refused: "_Columns" = field(default_factory=lambda: _Columns(QUARANTINE))
 
-    def add(self, entry: Entry) -> None:
-        """Takes an entry as a manifest row; a refused one, or one of the same key and hash as another, as refused."""
+def _rows(entries: Sequence[Entry]) -> pa.Table:
+    for entry in entries:
         entry.key = normalize(entry.key or "") or None
         if entry.reason is not None:
-            self._refuse(entry, "quarantined", entry.reason, entry.message or entry.where)
-            return
-        content, where = (entry.key, entry.sha256), entry.listing or entry.where
-        if content in self.first:
-            first, attributes = self.first[content]
-            other = _differences(attributes, entry.attributes)
-            message = f"{where}: the same key and content as {first}" + (
-                f", and other values ({other})" if other else ""
+            entry.message = one_line(entry.message or entry.where)
+    columns = zip(zip(*map(_cells, entries), strict=True), _ENTRIES, strict=True)
+    return pa.table([pa.array(values, field.type) for values, field in columns], schema=_ENTRIES)
+
+
+def _judge(rows: pa.Table, source: SourceSettings, root: str) -> tuple[pa.Table, pa.Table]:
+    """Manifest and quarantine of what one source has listed: refused entries, and those of the same key and content as
+    one before.
+
+    Args:
+        rows: schema _ENTRIES, in the order of the source.
+        root: what the ids leave out where a `uri` starts with it.
+    """
+    ordinals, firsts = _repeats(rows)
+    repeated = pa.array(firsts != np.arange(rows.num_rows))
+    columns = {
+        "item_id": _ids(rows, ordinals, source.name, root),
+        "source": pa.repeat(source.name, rows.num_rows),
+        "modality": pa.repeat(source.modality, rows.num_rows),
+        **{name: rows[name] for name in rows.column_names},
+    }
+    is_item = pc.and_(pc.is_null(rows["reason"]), pc.invert(repeated))
+    if pc.all(is_item).as_py():
+        return pa.table(columns).select(MANIFEST.names).cast(MANIFEST), QUARANTINE.empty_table()
+    refused = pa.table(columns | {"first": firsts}).filter(pc.invert(is_item))
+    return pa.table(columns).select(MANIFEST.names).filter(is_item).cast(MANIFEST), _refused(refused, rows)
+
+
+def _repeats(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Of each entry how many before it have its place and key, as rows of a table do, and the number of the first one
+    of its key and content: its own where there is none."""
+    numbers = np.arange(rows.num_rows)
+    ordinals, firsts = np.zeros_like(numbers), numbers.copy()
+    with open_duckdb() as connection:
+        connection.register(
+            "entries", rows.select(["uri", "member", "key", "sha256", "reason"]).append_column("n", pa.array(numbers))
+        )
+        # By their hashes most are seen to be alone at once, in little memory.
+        found = connection.sql(
+            """
+            WITH hashed AS (SELECT *, hash(uri, member, key) AS place, hash(key, sha256) AS content FROM entries),
+            doubtful AS (
+              FROM hashed WHERE place IN (SELECT place FROM hashed GROUP BY 1 HAVING count(*) > 1)
+                OR content IN (SELECT content FROM hashed GROUP BY 1 HAVING count(*) > 1)
             )
-            self._refuse(entry, "duplicate", DIFFERING if other else "duplicate", message)
-            return
-        self.first[content] = where, entry.attributes
-        self.listed.add((self._id(entry), self.source.name, self.source.modality, *_of_entry(entry)))
+            SELECT n, row_number() OVER (PARTITION BY uri, member, key ORDER BY n) - 1 AS ordinal,
+              CASE WHEN reason IS NULL THEN min(n) OVER (PARTITION BY key, sha256, reason IS NULL) ELSE n END AS first
+            FROM doubtful
+            """
+        ).fetchnumpy()
+    ordinals[found["n"]], firsts[found["n"]] = found["ordinal"], found["first"]
+    return ordinals, firsts
 
-    def _refuse(self, entry: Entry, outcome: str, reason: str, message: str) -> None:
-        where = (self._id(entry), self.source.name, self.source.modality, entry.key, entry.uri, entry.member, entry.row)
-        self.refused.add(("manifest", outcome, reason, one_line(message), *where, entry.sha256, None))
 
-    def _id(self, entry: Entry) -> str:
-        # Items of one place and key (rows of a table) are told apart by their order.
-        occurrence = (entry.uri.removeprefix(f"{self.root}{os.sep}"), entry.member, entry.key)
-        self.occurrences[occurrence] += 1
-        return item_id(self.source.name, *occurrence, self.occurrences[occurrence] - 1)
+def _ids(rows: pa.Table, ordinals: np.ndarray, source: str, root: str) -> pa.ChunkedArray:
+    places, ids = rows.select(["uri", "member", "key"]).append_column("ordinal", pa.array(ordinals)), []
+    for batch in places.to_batches():
+        columns = (column.to_pylist() for column in batch.columns)
+        ids.append([item_id(source, uri.removeprefix(root), *rest) for uri, *rest in zip(*columns, strict=True)])
+    return pa.chunked_array(ids, pa.string())
 
-    def tables(self) -> tuple[pa.Table, pa.Table]:
-        return self.listed.table(), self.refused.table()
+
+def _refused(refused: pa.Table, rows: pa.Table) -> pa.Table:
+    """Rows of quarantine. Args: `refused` has the columns of `rows` and of the manifest, and `first` (`_repeats`)."""
+    listed = refused.to_pylist()
+    firsts = rows.take(refused["first"]).to_pylist()
+    for row, first in zip(listed, firsts, strict=True):
+        row |= {"stage": "manifest", "outcome": "quarantined"}
+        if row["reason"] is None:
+            other = _differences(first["attributes"], row["attributes"])
+            also = f", and other values ({other})" if other else ""
+            message = one_line(f"{_place(row)}: the same key and content as {_place(first)}{also}")
+            row |= {"outcome": "duplicate", "reason": DIFFERING if other else "duplicate", "message": message}
+    return pa.Table.from_pylist(listed, QUARANTINE)
+
+
+def _place(entry: Mapping[str, str | None]) -> str | None:
+    return entry["listing"] or (entry["uri"] if entry["member"] is None else f"{entry['uri']}: {entry['member']}")
 
 
 def _differences(first: str, other: str) -> str:
@@ -147,31 +191,3 @@ def _differences(first: str, other: str) -> str:
     columns = sorted(name for name in before | now if before.get(name) != now.get(name))
     said = [f"{c}: {quoted(now.get(c, ''))} instead of {quoted(before.get(c, ''))}" for c in columns[:SHOWN]]
     return ", ".join(said) + (f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else "")
-
-
-_of_entry = attrgetter(*MANIFEST.names[3:])
-
-
-class _Columns:
-    """Rows, in the order of a schema, that become Arrow a batch at a time."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._rows: list[tuple[Any, ...]] = []
-        self._batches: list[pa.RecordBatch] = []
-
-    def add(self, row: tuple[Any, ...]) -> None:
-        self._rows.append(row)
-        if len(self._rows) >= _BATCH_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = zip(zip(*self._rows, strict=True), self._schema, strict=True)
-        arrays = [pa.array(values, field.type) for values, field in columns]
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        self._rows.clear()
-
-    def table(self) -> pa.Table:
-        if self._rows:
-            self._flush()
-        return pa.Table.from_batches(self._batches, self._schema)

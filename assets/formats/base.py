@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from io import TextIOWrapper
-from json.encoder import encode_basestring as quote
 from typing import BinaryIO, TextIO, cast
 
-from assets.names import normalize
+from assets.names import as_object, normalize
 from assets.sources.base import SourceError
 from assets.storage import Location
 from assets.table_settings import TableSettings
@@ -37,8 +36,7 @@ class Record:
 
     def attributes(self, *left_out: str) -> str:
         """The other columns, where they hold something, as a JSON object of names (`assets.names`)."""
-        kept = sorted((name, value) for name, value in self.values.items() if value is not None)
-        return "{" + ", ".join(f"{quote(n)}: {quote(normalize(value))}" for n, value in kept if n not in left_out) + "}"
+        return as_object({n: normalize(v) for n, v in self.values.items() if v is not None and n not in left_out})
 
     def time(self, column: str | None) -> tuple[datetime | None, str | None]:
         """What the column says (`parse_time`), or why the row cannot be used."""
@@ -128,9 +126,11 @@ class TableFile:
 
 def unstorable(values: Iterable[str | None]) -> str | None:
     """What no table can hold, though JSON and Parquet can spell it; None where there is nothing of it."""
-    text = "".join(value for value in values if value)
-    if text.isascii():
-        return "a NUL byte" if "\0" in text else None
+    text = "".join(filter(None, values))
     if "\0" in text:
         return "a NUL byte"
-    return "half of a surrogate pair" if any("\ud800" <= character <= "\udfff" for character in text) else None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "half of a surrogate pair"
+    return None

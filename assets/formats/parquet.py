@@ -1,5 +1,6 @@
 """Parquet: typed columns, read in batches. Of a column that holds media only their names are read."""
 
+import itertools
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -31,11 +32,12 @@ def read(table: TableFile) -> Iterator[Record]:
                 for f in fields
             ]
             problems = _no_texts(table, batch, fields)
+            is_sound = unstorable(itertools.chain.from_iterable(columns)) is None
             for number, cells in enumerate(zip(*columns, strict=True)):
                 row += 1
                 if found := problems.get(number):
                     yield table.broken(row, refused(f"row {row}", table.text or "", found))
-                elif found := unstorable(cells):
+                elif not is_sound and (found := unstorable(cells)):
                     yield table.broken(row, f"row {row} holds {found}")
                 else:
                     yield table.record(row, dict(zip(names, cells, strict=True)))

@@ -41,13 +41,14 @@ class TableSource(Source):
     def list(self) -> Iterator[Entry]:
         options = self.options
         required = [*options.key, options.column, *([options.time] if options.time else [])]
+        left_out = (options.column, *(options.key if len(options.key) == 1 else ()))
         times = {file.uri: file.mtime for file in table_entries(options.table, self.root)}
         for record in read_table(
             options.table, options, required, root=self.root, columns=options.columns, text=options.column
         ):
-            yield self._item(record, times[record.table])
+            yield self._item(record, times[record.table], left_out)
 
-    def _item(self, record: Record, mtime: int | None) -> Entry:
+    def _item(self, record: Record, mtime: int | None, left_out: tuple[str, ...]) -> Entry:
         options, line, text = self.options, record.where, record.values.get(self.options.column)
         key = key_of(record.values, options.key)
         entry = Entry(key, record.table, row=record.line, mtime=mtime, listing=line)
@@ -56,10 +57,9 @@ class TableSource(Source):
             entry.reason, entry.message = "malformed", f"{record.table}: {problem}"
         elif not text:
             entry.reason, entry.message = "absent", f"{line}: column {options.column!r} holds no text"
-        elif not text.strip():
+        elif text.isspace():
             entry.reason, entry.message = "empty", f"{line}: column {options.column!r} holds white space only"
         else:
-            left_out = (options.column, *(options.key if len(options.key) == 1 else ()))
             entry.text, entry.attributes = text, record.attributes(*left_out)
         return entry
 
