@@ -80,6 +80,7 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         """,
         {"most": settings.max_per_key},
     )
+    connection.execute("DROP TABLE ranked; DROP TABLE lacking")  # as large as the items
 
 
 def _check_keys_match(connection: duckdb.DuckDBPyConnection) -> None:
