@@ -4,12 +4,10 @@ Every item ends in exactly one way: used in a sample, unmatched (a quarantine ro
 before. `item_balance` counts that.
 """
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from json.encoder import encode_basestring as quote
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import pyarrow.compute as pc
 from assets.catalog import JOINS
 from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, note, quoted, refusals
 from assets.joins.columns import Columns
-from assets.lake import in_order, open_duckdb, sql_name
+from assets.lake import open_duckdb, sql_name
 from assets.names import as_object
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
@@ -310,26 +308,3 @@ def _problem(samples: pa.Table, settings: AlignSettings) -> str | None:
             advice = "change align.split (shares, seed) or bring more samples"
         return f"no sample in {' and '.join(missing)} (there are {present}): {advice}"
     return None
-
-
-def samples_fingerprint(samples: pa.Table) -> str:
-    """16 hex digits of the samples' logical content, whatever the order of rows and the names of files.
-
-    Covers each sample's id, label, split, groups, attributes, and content and status of its modalities; not where the
-    items lie (`X_item`) nor when they were recorded.
-    """
-    names = [f.name for f in SAMPLES if not f.name.endswith("_item") and f.name != "time"]
-    digest = hashlib.sha256()
-    for batch in in_order(samples.select(names), "sample_id").to_batches(max_chunksize=_BATCH_ROWS):
-        # Each row is a JSON array on a line of its own.
-        cells = pc.binary_join_element_wise(*map(_as_json, batch.columns), ",")
-        digest.update("".join(f"[{row}]\n" for row in cells.to_pylist()).encode())
-    return digest.hexdigest()[:16]
-
-
-def _as_json(strings: pa.Array) -> pa.Array:
-    if strings.null_count == len(strings):
-        return pa.repeat("null", len(strings))
-    if pc.any(pc.match_substring_regex(strings, r'["\\\x00-\x1f]')).as_py():
-        return pa.array(["null" if value is None else quote(value) for value in strings.to_pylist()])
-    return pc.fill_null(pc.binary_join_element_wise('"', strings, '"', ""), "null")

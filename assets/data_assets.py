@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from assets.dataset import split_counts
 from assets.item_warnings import item_warnings
 from assets.labels import label_table
@@ -224,7 +224,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
     def both(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         settings = load_settings(context, name)
         lake = pipeline.open_lake(settings)
-        counts = pipeline.process_modality(lake, settings, modality)
+        counts = featurizing.process_modality(lake, settings, modality)
         yield dg.MaterializeResult(asset_key=clean, metadata=_clean_metadata(lake, settings, modality, counts))
         yield dg.MaterializeResult(asset_key=features, metadata=_features_metadata(lake, settings, modality))
 
@@ -232,8 +232,8 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
 
 
 def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[str, int]) -> dict[str, Any]:
-    key = pipeline.make_processor(project).clean_fingerprint(modality)
-    refused = pipeline.refusals(lake, project, modality).select(["reason", "message"])
+    key = featurizing.make_processor(project).clean_fingerprint(modality)
+    refused = featurizing.refusals(lake, project, modality).select(["reason", "message"])
     warned, warnings = item_warnings(lake, project.features.modality(modality), key, most=20)
     shown = {what: n for what, n in counts.items() if what != "seen"} | ({"warnings": warned} if warned else {})
     return {
@@ -247,10 +247,10 @@ def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[st
 
 
 def _features_metadata(lake: Lake, project: Project, modality: str) -> dict[str, Any]:
-    key = pipeline.make_processor(project).fingerprint(modality)
+    key = featurizing.make_processor(project).fingerprint(modality)
     rows = first_rows(lake, f"{modality}_features", key, 16)
     described = table_metadata(lake, f"{modality}_features")
-    cut = pipeline.cut_rows(lake, project, modality)
+    cut = featurizing.cut_rows(lake, project, modality)
     summary = f"{described['dagster/row_count']:,} rows" + (f", {cut}" if cut else "")
     metadata = {**described, "summary": summary, "preview": markdown_table(rows.slice(0, 5))}
     if png := contact_sheet(tiles(project, modality, rows)):

@@ -1,13 +1,17 @@
-"""The dataset: an index of samples and the features they join to, with a fingerprint that names the snapshot."""
+"""The dataset: an index of samples and the features they join to, with fingerprints that name samples and snapshot."""
 
+import hashlib
 from collections.abc import Mapping
 from functools import reduce
+from json.encoder import encode_basestring as quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.lake import in_order
-from training.schema import DATASET, MODALITIES, SPLITS, fingerprint
+from training.schema import DATASET, MODALITIES, SAMPLES, SPLITS, fingerprint
+
+_BATCH_ROWS = 8192
 
 
 def make_dataset(samples: pa.Table) -> pa.Table:
@@ -37,3 +41,26 @@ def missing_rates(dataset: pa.Table) -> dict[str, float]:
     """Share of rows that lack each modality; 1.0 where no row has it."""
     rows = max(1, dataset.num_rows)
     return {m: dataset[f"{m}_id"].null_count / rows for m in MODALITIES}
+
+
+def samples_fingerprint(samples: pa.Table) -> str:
+    """16 hex digits of the samples' logical content, whatever the order of rows and the names of files.
+
+    Covers each sample's id, label, split, groups, attributes, and content and status of its modalities; not where the
+    items lie (`X_item`) nor when they were recorded.
+    """
+    names = [f.name for f in SAMPLES if not f.name.endswith("_item") and f.name != "time"]
+    digest = hashlib.sha256()
+    for batch in in_order(samples.select(names), "sample_id").to_batches(max_chunksize=_BATCH_ROWS):
+        # Each row is a JSON array on a line of its own.
+        cells = pc.binary_join_element_wise(*map(_as_json, batch.columns), ",")
+        digest.update("".join(f"[{row}]\n" for row in cells.to_pylist()).encode())
+    return digest.hexdigest()[:16]
+
+
+def _as_json(strings: pa.Array) -> pa.Array:
+    if strings.null_count == len(strings):
+        return pa.repeat("null", len(strings))
+    if pc.any(pc.match_substring_regex(strings, r'["\\\x00-\x1f]')).as_py():
+        return pa.array(["null" if value is None else quote(value) for value in strings.to_pylist()])
+    return pc.fill_null(pc.binary_join_element_wise('"', strings, '"', ""), "null")

@@ -41,7 +41,7 @@ align: {{label: answer}}
 
 
 def ours(modality: str, folder: Path, out: Path) -> int:
-    from assets import pipeline
+    from assets import featurizing, pipeline
     from orchestration.project import load
 
     out.mkdir()
@@ -49,7 +49,7 @@ def ours(modality: str, folder: Path, out: Path) -> int:
     project = load(out, [f"lake={out / 'lake'}"])
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
-    counts = pipeline.process_modality(lake, project, modality)
+    counts = featurizing.process_modality(lake, project, modality)
     return counts["processed"] - counts["quarantined"]
 
 

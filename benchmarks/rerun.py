@@ -20,7 +20,7 @@ from typing import Any
 
 import duckdb
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from benchmarks import measure
 from orchestration.project import load
 
@@ -57,7 +57,7 @@ def run(folder: Path, lake: Path) -> dict[str, float]:
     results: dict[str, Any] = {}
     steps: dict[str, Callable[..., Any]] = {
         "manifest": pipeline.write_manifest,
-        "clean": partial(pipeline.process_modality, modality=project.modalities[0]),
+        "clean": partial(featurizing.process_modality, modality=project.modalities[0]),
         "samples": pipeline.write_samples,
         "dataset": pipeline.write_dataset,
     }

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets import pipeline
-from assets.alignment import samples_fingerprint
+from assets.dataset import samples_fingerprint
 from assets.lake import Lake, sql_among
 from assets.names import normalize
 from assets.settings import Project

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from assets.lake import Lake, sql_among, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP
 from assets.settings import Project
@@ -84,7 +84,7 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
     """
     needed: dict[str, set[Key]] = {"measurements": set()}
     for modality in MODALITIES:
-        now = pipeline.make_step(project, modality).fingerprints if modality in project.modalities else None
+        now = featurizing.make_step(project, modality).fingerprints if modality in project.modalities else None
         listed = f"""
             SELECT id FROM clean_{modality} JOIN manifest ON sha256 = parent_id WHERE modality = $m
             UNION SELECT sha256 FROM manifest WHERE modality = $m

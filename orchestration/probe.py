@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets import pipeline
+from assets import featurizing
 from assets.contents import attach_data, portions
 from assets.processing import CLEAN_STEP
 from assets.settings import Project
@@ -69,7 +69,11 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
 
 def _unreadable(project: Project, modality: str, items: pa.Table) -> pa.Table:
     """Rows of `quarantine` of the items that cannot be read."""
-    refusals, sources, step = [QUARANTINE.empty_table()], project.make_sources(), pipeline.make_step(project, modality)
+    refusals, sources, step = (
+        [QUARANTINE.empty_table()],
+        project.make_sources(),
+        featurizing.make_step(project, modality),
+    )
     for part in portions(items, items["size"].to_pylist()):
         batch = attach_data(part, sources)
         refusals.append(step(batch.append_column("need", pa.array([[CLEAN_STEP]] * batch.num_rows))).quarantine)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from assets.asset_checks import check_balance
 from orchestration import housekeeping
 from orchestration.erasure import erase
@@ -38,7 +38,7 @@ def data_side(path: Path) -> tuple[pipeline.Lake, dict[str, int], str]:
     project = load(path)
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
-    counts = {m: pipeline.process_modality(lake, project, m)["processed"] for m in project.modalities}
+    counts = {m: featurizing.process_modality(lake, project, m)["processed"] for m in project.modalities}
     pipeline.write_samples(lake, project)
     return lake, counts, pipeline.write_dataset(lake, project).fingerprint
 

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import yaml
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from orchestration.inspection import check
 from orchestration.project import load
 
@@ -195,7 +195,7 @@ def test_a_layout_is_read_as_the_document_says(name, tmp_path, home, png):
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
     for modality in project.modalities:
-        assert pipeline.process_modality(lake, project, modality)["quarantined"] == 0
+        assert featurizing.process_modality(lake, project, modality)["quarantined"] == 0
     pipeline.write_samples(lake, project)
     samples = lake.sql("SELECT * FROM samples").to_pylist()
     assert all(row[f"{modality}_status"] == "present" for row in samples for modality in project.modalities)

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assets.alignment import Alignment, align, samples_fingerprint, validate_samples
+from assets.alignment import Alignment, align, validate_samples
 from assets.balance import item_balance
+from assets.dataset import samples_fingerprint
 from assets.leakage import leak_words, leakage, repeated
 from assets.settings import AlignSettings, SplitSettings
 from assets.source_settings import SourceSettings

@@ -145,7 +145,7 @@ def test_a_column_without_media_is_named(tmp_path: Path, column: str, says: str)
 
 def test_two_sources_of_one_table_share_its_columns(tmp_path: Path, monkeypatch) -> None:
     """Photos keyed by their names, texts by the article: the label is the same row's, or the conflict is an error."""
-    from assets import pipeline
+    from assets import featurizing, pipeline
     from orchestration.project import load
     from training.modalities.image import ImageModality
 
@@ -168,7 +168,7 @@ def test_two_sources_of_one_table_share_its_columns(tmp_path: Path, monkeypatch)
         lake = pipeline.open_lake(project)
         pipeline.write_manifest(lake, project)
         for modality in project.modalities:
-            pipeline.process_modality(lake, project, modality)
+            featurizing.process_modality(lake, project, modality)
         if articles is rows["article"]:
             pipeline.write_samples(lake, project)
             samples = lake.read("samples").to_pylist()

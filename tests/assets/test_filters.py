@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from assets.asset_checks import check_balance
 from orchestration.project import ProjectError, load
 from training import catalog
@@ -55,7 +55,7 @@ KINDS = [(m, kind) for m in MODALITIES.names() for kind in FILTERS.names(m)]
 def data_side(project):
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
-    counts = {m: pipeline.process_modality(lake, project, m) for m in project.modalities}
+    counts = {m: featurizing.process_modality(lake, project, m) for m in project.modalities}
     pipeline.write_samples(lake, project)
     return lake, counts
 
@@ -103,7 +103,7 @@ def test_a_filter_that_measures_is_measured_once_for_each_content_and_can_be_pic
         {"n": 47, "d": 47}
     ]
     assert lake.version("image_features") == 0 and lake.version("clean_image") == 0
-    step = pipeline.make_step(project, "image")
+    step = featurizing.make_step(project, "image")
     assert pickle.loads(pickle.dumps(step)).fingerprints == step.fingerprints
 
 
@@ -136,7 +136,7 @@ def test_a_users_filter_is_known_by_its_code(tiny, odd_filters):
     def key():
         catalog._code_digest.cache_clear()  # as in a new process
         kind = "odd_filters_of_test:Choosy"
-        return pipeline.make_step(load(tiny, [f"filters={{image: '{kind}'}}"]), "image").fingerprints[kind]
+        return featurizing.make_step(load(tiny, [f"filters={{image: '{kind}'}}"]), "image").fingerprints[kind]
 
     before = key()
     assert key() == before
@@ -145,7 +145,7 @@ def test_a_users_filter_is_known_by_its_code(tiny, odd_filters):
 
 
 def test_what_a_step_is_called_does_not_change_while_it_is_at_work(tiny, odd_filters):
-    step = pipeline.make_step(load(tiny, ["filters={image: 'odd_filters_of_test:Choosy'}"]), "image")
+    step = featurizing.make_step(load(tiny, ["filters={image: 'odd_filters_of_test:Choosy'}"]), "image")
     before = dict(step.fingerprints)
     odd_filters.write_text(ODD + "# changed\n")
     catalog._code_digest.cache_clear()

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from assets import featurizing, pipeline
 from assets import gate as gate_module
-from assets import pipeline
 from assets.evaluation import check_fusion
 from orchestration.project import load
 from training import model_registry
@@ -38,7 +38,7 @@ class Gate:
         lake = pipeline.open_lake(project)
         pipeline.write_manifest(lake, project)
         for modality in project.modalities:
-            pipeline.process_modality(lake, project, modality)
+            featurizing.process_modality(lake, project, modality)
         pipeline.write_samples(lake, project)
         self.dataset = pipeline.write_dataset(lake, project).fingerprint
         self.uri, self.folder = project.mlflow_uri, path.parent

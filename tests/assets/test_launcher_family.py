@@ -6,7 +6,7 @@ import textwrap
 import dagster as dg
 import pytest
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from assets.catalog import LAUNCHERS
 from assets.launchers.base import Launcher
 from assets.model_assets import train
@@ -54,7 +54,7 @@ def test_the_trainer_is_started_by_the_project_s_launcher(tiny, tmp_path, monkey
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
     for modality in project.modalities:
-        pipeline.process_modality(lake, project, modality)
+        featurizing.process_modality(lake, project, modality)
     pipeline.write_samples(lake, project)
     pipeline.write_dataset(lake, project)
     runs = pipeline.plan(project)

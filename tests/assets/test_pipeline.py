@@ -9,7 +9,7 @@ from typing import NamedTuple
 import duckdb
 import pytest
 
-from assets import contents, pipeline
+from assets import contents, featurizing, pipeline
 from assets.asset_checks import check_balance
 from assets.item_warnings import item_warnings
 from assets.settings import Project
@@ -42,7 +42,7 @@ def run(path: Path, *overrides: str, between: Callable[[], object] = lambda: Non
     listing = pipeline.write_manifest(lake, project)
     assert listing.seen == listing.listed + listing.refused
     between()
-    counts = {m: pipeline.process_modality(lake, project, m) for m in project.modalities}
+    counts = {m: featurizing.process_modality(lake, project, m) for m in project.modalities}
     samples = pipeline.write_samples(lake, project).fingerprint
     dataset = pipeline.write_dataset(lake, project)
     balance = check_balance(lake, project)
@@ -149,14 +149,14 @@ def test_a_raised_limit_decodes_what_it_had_refused_and_no_more(tiny, tight, loo
     project = load(tiny, [tight])
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
-    assert pipeline.process_modality(lake, project, modality)["quarantined"] == refused
-    assert pipeline.process_modality(lake, project, modality)["processed"] == 0, "what is refused is not tried again"
+    assert featurizing.process_modality(lake, project, modality)["quarantined"] == refused
+    assert featurizing.process_modality(lake, project, modality)["processed"] == 0, "what is refused is not tried again"
     raised = load(tiny, [loose])
-    counts = pipeline.process_modality(lake, raised, modality)
+    counts = featurizing.process_modality(lake, raised, modality)
     assert counts["processed"] == refused
     assert counts["quarantined"] <= 1
     for more in (f"{loose.partition('=')[0]}={name}" for name in (1000, 1001)):
-        assert pipeline.process_modality(lake, load(tiny, [more]), modality)["processed"] == 0
+        assert featurizing.process_modality(lake, load(tiny, [more]), modality)["processed"] == 0
 
 
 @pytest.mark.parametrize("change", ["max_characters", "max_pixels", "max_seconds", "max_bytes", "max_tokens"])
@@ -317,8 +317,8 @@ def test_where_no_text_can_be_used_nothing_is_cut(tiny):
     project = load(tiny)
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
-    pipeline.process_modality(lake, project, "text")
-    assert pipeline.cut_rows(lake, project, "text") is None
+    featurizing.process_modality(lake, project, "text")
+    assert featurizing.cut_rows(lake, project, "text") is None
 
 
 def test_noise_is_prepared_with_the_speech_and_makes_no_sample(tiny, make_wav):
@@ -365,7 +365,7 @@ def test_a_warning_about_a_name_stays_with_the_file_and_not_with_its_content(tin
     run(tiny)
     project = load(tiny)
     lake, image = pipeline.open_lake(project), project.features.modality("image")
-    clean = pipeline.make_processor(project).clean_fingerprint("image")
+    clean = featurizing.make_processor(project).clean_fingerprint("image")
     total, warned = item_warnings(lake, image, clean, most=5)
     assert total == 1 and Path(warned["uri"][0].as_py()).name == "other.jpg"
     assert warned["warning"].to_pylist() == ["named like JPEG, but the content is PNG"]

@@ -2,7 +2,7 @@
 
 import pyarrow.parquet as pq
 
-from assets import contents, gate, pipeline
+from assets import contents, featurizing, gate, pipeline
 from assets.lake import Lake
 from orchestration.project import load
 
@@ -12,7 +12,7 @@ def test_raw_rows_are_those_of_the_split_and_are_written_in_portions(tiny, tmp_p
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
     for modality in project.modalities:
-        pipeline.process_modality(lake, project, modality)
+        featurizing.process_modality(lake, project, modality)
     pipeline.write_samples(lake, project)
 
     monkeypatch.setattr(Lake, "read", lambda lake, name: (_ for _ in ()).throw(AssertionError(f"{name} was read")))

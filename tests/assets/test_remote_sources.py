@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from assets.contents import attach_data
 from assets.scan import Scan, scan
 from assets.source_settings import SourceSettings
@@ -158,7 +158,7 @@ def test_a_project_whose_photos_lie_elsewhere(tiny, memory):
     lake, before = pipeline.open_lake(project), signature(project)
     for expected in ({"text": 60, "image": 48, "speech": 47}, {"text": 0, "image": 0, "speech": 0}):
         pipeline.write_manifest(lake, project)
-        done = {m: pipeline.process_modality(lake, project, m)["processed"] for m in project.modalities}
+        done = {m: featurizing.process_modality(lake, project, m)["processed"] for m in project.modalities}
         assert done == expected
     pipeline.write_samples(lake, project)
     present = lake.sql("SELECT count(*) AS n FROM samples WHERE image_status = 'present'")["n"].to_pylist()

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from assets.asset_checks import check_leakage, check_null_rates
 from assets.catalog import ENGINES
 from assets.data_assets import data_assets
@@ -172,7 +172,7 @@ def cleaned(make_project: Callable[..., Path], tmp_path_factory: pytest.TempPath
         lake = pipeline.open_lake(project)
         pipeline.write_manifest(lake, project)
         for modality in project.modalities:
-            pipeline.process_modality(lake, project, modality)
+            featurizing.process_modality(lake, project, modality)
     return path
 
 
@@ -363,20 +363,20 @@ def test_workers_work_at_once(kind):
 
 
 def test_batches_have_the_size_that_is_set(tiny, monkeypatch):
-    sizes, work = [], pipeline.process_contents
+    sizes, work = [], featurizing.process_contents
 
     def noted(batch: Any, **more: Any) -> Any:
         sizes.append(batch.num_rows)
         return work(batch, **more)
 
-    monkeypatch.setattr(pipeline, "process_contents", noted)
+    monkeypatch.setattr(featurizing, "process_contents", noted)
     project = load(tiny, ["engine={batch_size: 25}"])
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
-    pipeline.process_modality(lake, project, "image")
+    featurizing.process_modality(lake, project, "image")
     assert sorted(sizes) == [23, 25]
     sizes.clear()
-    pipeline.process_modality(lake, project, "text")
+    featurizing.process_modality(lake, project, "text")
     assert sizes == [60], "texts are small: 16 times as many"
 
 
@@ -402,9 +402,9 @@ PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
     "name": ("name=other", lambda p: p.lake_uri),
     "sources": ("sources.0.files=elsewhere", lambda p: str(p.make_sources()["photos"])),
     "align": ("align.label=speaker", lambda p: p.align.label),
-    "features": ("features.image.size=9", lambda p: pipeline.make_processor(p).fingerprint("image")),
-    "limits": ("limits.max_pixels=9", lambda p: pipeline.make_processor(p).refused_fingerprint("image")),
-    "filters": ("filters={image: sharpness}", lambda p: pipeline.make_step(p, "image").fingerprints),
+    "features": ("features.image.size=9", lambda p: featurizing.make_processor(p).fingerprint("image")),
+    "limits": ("limits.max_pixels=9", lambda p: featurizing.make_processor(p).refused_fingerprint("image")),
+    "filters": ("filters={image: sharpness}", lambda p: featurizing.make_step(p, "image").fingerprints),
     "model": ("model.fusion=concat", lambda p: p.model.fusion),
     "training": ("training.epochs=9", lambda p: p.training.epochs),
     "promotion": ("promotion.margin=0.1", lambda p: p.promotion.margin),

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from assets.catalog import ENGINES, SOURCES
 from assets.contents import attach_data
 from assets.scan import scan
@@ -243,7 +243,7 @@ def run(path: Path) -> dict[str, int]:
     project = load(path)
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
-    processed = {m: pipeline.process_modality(lake, project, m)["processed"] for m in project.modalities}
+    processed = {m: featurizing.process_modality(lake, project, m)["processed"] for m in project.modalities}
     pipeline.write_samples(lake, project)
     return processed
 

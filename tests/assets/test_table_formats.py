@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from assets.formats.base import Record
 from assets.scan import Scan, scan
 from assets.source_settings import SourceSettings
@@ -89,7 +89,7 @@ def test_nan_is_no_label_no_group_no_key_and_no_link(tiny: Path, form: str) -> N
     project = load(folder / "project.yaml")
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
-    pipeline.process_modality(lake, project, "image")
+    featurizing.process_modality(lake, project, "image")
     pipeline.write_samples(lake, project)
     samples = lake.read("samples").to_pylist()
     assert {row["label"] for row in samples} == {None, "0", "1"}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assets import pipeline
+from assets import featurizing, pipeline
 from orchestration.erasure import erase
 from orchestration.housekeeping import collect
 from orchestration.project import load
@@ -23,7 +23,7 @@ REFUSED = {"corrupt": 1, "not_found": 1, "duplicate": 1}  # of the project as it
 def run_data_side(project):
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
-    processed = {m: pipeline.process_modality(lake, project, m)["processed"] for m in project.modalities}
+    processed = {m: featurizing.process_modality(lake, project, m)["processed"] for m in project.modalities}
     pipeline.write_samples(lake, project)
     pipeline.write_dataset(lake, project)
     return lake, processed

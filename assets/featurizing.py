@@ -1,0 +1,161 @@
+"""Clean and feature rows of one modality in the lake: what lacks is made, what is refused is known."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from assets.catalog import ENGINES
+from assets.contents import portions, process_contents
+from assets.lake import Lake, sql_string
+from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
+from assets.settings import Project
+from training.processor import Processor
+from training.schema import QUARANTINE
+
+# Results held before they are committed: writing takes several times that, and a crash loses no more.
+_PORTION_BYTES = 16 * 2**20
+_TEXTS_AT_ONCE = 16  # for one of the other items, as a batch: they are small
+
+
+def make_processor(project: Project) -> Processor:
+    return Processor(project.features, project.limits)
+
+
+# What the present steps and limits refuse of one modality, and (without a fingerprint) what could not be read in this
+# run.
+_REFUSED = """
+SELECT * FROM quarantine WHERE modality = $modality
+AND sha256 IN (SELECT sha256 FROM manifest WHERE modality = $modality) AND (
+  stage = 'clean' AND coalesce(fingerprint, $clean) IN ($clean, $limits)
+  OR stage = 'featurize' AND fingerprint = $features)
+"""
+
+# One row per distinct content that was not refused before, with the steps that it lacks: its clean rows, or for one of
+# its children (most often itself) features, or a measurement.
+_TO_DO = """
+WITH items AS (
+  SELECT * FROM manifest WHERE modality = $modality
+  QUALIFY row_number() OVER (PARTITION BY sha256 ORDER BY item_id) = 1
+), children AS (
+  SELECT DISTINCT parent_id, id FROM clean_{modality} WHERE fingerprint = $clean
+), featured AS (
+  SELECT DISTINCT id FROM {modality}_features WHERE fingerprint = $features
+), wanted AS (SELECT unnest($filters) AS filter, unnest($measures) AS fingerprint
+), lacking AS (
+  SELECT DISTINCT parent_id, 'features' AS step FROM children ANTI JOIN featured USING (id)
+  UNION ALL
+  SELECT DISTINCT parent_id, filter AS step FROM (SELECT parent_id, id, filter, fingerprint FROM children, wanted)
+  ANTI JOIN (SELECT id, filter, fingerprint FROM measurements WHERE modality = $modality)
+    USING (id, filter, fingerprint)
+), missing AS (
+  SELECT parent_id, list(step ORDER BY step) AS need FROM lacking GROUP BY 1
+)
+SELECT items.*, CASE WHEN children.parent_id IS NULL THEN ['clean', 'features'] || $filters ELSE need END AS need
+FROM items
+LEFT JOIN (SELECT DISTINCT parent_id FROM children) children ON children.parent_id = sha256
+LEFT JOIN missing ON missing.parent_id = sha256
+WHERE (children.parent_id IS NULL OR need IS NOT NULL) AND sha256 NOT IN (
+  SELECT sha256 FROM ({refused}) WHERE fingerprint IS NOT NULL
+)
+ORDER BY uri, "offset", member, "row"
+"""
+
+
+def make_step(project: Project, modality: str) -> Step:
+    return Step(modality, make_processor(project), project.filters_of(modality))
+
+
+def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, int]:
+    """Cleans, measures and featurizes what is new of one modality; each content is decoded once for all.
+
+    Returns:
+        Contents seen, processed, reused (there already) and quarantined (now or before).
+    """
+    lake.require("manifest")
+    step = make_step(project, modality)
+    query, parameters = _todo(step)
+    todo = lake.sql(f"SELECT count(*) AS n FROM ({query})", parameters)["n"][0].as_py()
+    kind = step.processor.modalities[modality]
+    engine = ENGINES.make(project.engine).suited(kind.in_python, todo)
+    rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
+    streamed = lake.stream(query, parameters, rows)
+    batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
+    work = partial(process_contents, step=step, sources=project.make_sources())
+    # What could not be read is tried again in every run, so its rows are this run's only.
+    lake.replace(
+        "quarantine",
+        QUARANTINE.empty_table(),
+        predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = {sql_string(modality)}",
+    )
+    with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
+        _commit(lake, modality, engine.map(work, batches), progress.update)
+    refused = len(set(refusals(lake, project, modality)["sha256"].to_pylist()))
+    distinct = "SELECT count(DISTINCT sha256) AS n FROM manifest WHERE modality = $modality"
+    seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
+    return {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
+
+
+def _todo(step: Step) -> tuple[str, dict[str, Any]]:
+    """The query for the items that lack something, and its parameters."""
+    keys = step.fingerprints
+    measures = {kind: key for kind, key in keys.items() if kind not in (CLEAN_STEP, FEATURES_STEP)}
+    lists = {"filters": list(measures), "measures": list(measures.values())}
+    query = _TO_DO.format(modality=step.modality, refused=_REFUSED)
+    return query, _refused_parameters(step) | lists
+
+
+def _refused_parameters(step: Step) -> dict[str, Any]:
+    keys = step.fingerprints
+    limits = step.processor.refused_fingerprint(step.modality)
+    return {"modality": step.modality, "clean": keys[CLEAN_STEP], "features": keys[FEATURES_STEP], "limits": limits}
+
+
+def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callable[[int], Any]) -> None:
+    """Writes outcomes in portions of bounded size."""
+    # Features last: should the process die in between, the anti-join still finds what is left to do.
+    names = {"quarantine": "quarantine", "clean": f"clean_{modality}", "measurements": "measurements"}
+    names["features"] = f"{modality}_features"
+    pending: dict[str, list[pa.Table]] = {part: [] for part in names}
+
+    def write() -> None:
+        for part, name in names.items():
+            lake.append(name, pending[part])
+            pending[part].clear()
+
+    size = 0
+    for outcome in outcomes:
+        for part, tables in pending.items():
+            table: pa.Table = getattr(outcome, part)
+            tables.append(table)
+            size += table.nbytes
+        done(outcome.items)
+        if size > _PORTION_BYTES:
+            write()
+            size = 0
+    write()
+
+
+def refusals(lake: Lake, project: Project, modality: str) -> pa.Table:
+    """What the present steps refuse of what the manifest lists of a modality, as rows of `quarantine`."""
+    return lake.sql(f"{_REFUSED} ORDER BY uri, member, stage", _refused_parameters(make_step(project, modality)))
+
+
+def cut_rows(lake: Lake, project: Project, modality: str) -> str | None:
+    """How many contents are longer than a model reads of them, in words; None where none is."""
+    processor = make_processor(project)
+    tensors = processor.featurizers[modality].tensors
+    written = set(lake.schema(f"{modality}_features").names)
+    if (rule := processor.featurizers[modality].cut()) is None or not written.issuperset(tensors):
+        return None  # or nothing was ever featurized in this way
+    condition, words = rule
+    query = f"""
+        SELECT count(*) AS n FROM (
+          SELECT DISTINCT id FROM {modality}_features f JOIN clean_{modality} c USING (id)
+          WHERE f.fingerprint = $features AND c.fingerprint = $clean AND ({condition}))
+    """
+    keys = {"features": processor.fingerprint(modality), "clean": processor.clean_fingerprint(modality)}
+    count = lake.sql(query, keys)["n"][0].as_py()
+    return f"{count:,} {words}" if count else None
