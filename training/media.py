@@ -24,6 +24,7 @@ SUFFIX_FORMATS = {
     **dict.fromkeys((".bmp", ".dib"), _BMP),
     **{suffix: (name,) for suffix, name in _ONE_FORMAT.items()},
 }
+_FLAGS = re.DOTALL | re.IGNORECASE
 # How files start. What is known and cannot be read has a name too.
 _PICTURE_STARTS = (
     (rb"\xff\xd8", "JPEG"),
@@ -119,7 +120,7 @@ def unknown_format(data: bytes, kind: str, readable: tuple[str, ...], convert_to
 
 
 def _sniff(data: bytes, starts: tuple[tuple[bytes, str], ...]) -> str | None:
-    return next((name for start, name in starts if re.match(start, data[:64], re.DOTALL | re.IGNORECASE)), None)
+    return next((name for start, name in starts if re.match(start, data[:64], _FLAGS)), None)
 
 
 def words(error: Exception) -> str:

@@ -84,7 +84,7 @@ def decode_speech(data: bytes, limits: MediaLimits) -> Speech:
     elif peak > 1:
         warnings.append(f"samples reach {peak:.3g}, scaled into [-1, 1]")
         waveform = (waveform / peak).astype(np.float32)
-    return dataclasses.replace(speech, waveform=waveform, frames=len(waveform), warnings=tuple(warnings))
+    return Speech(waveform, speech.sample_rate, speech.format, speech.channels, len(waveform), tuple(warnings))
 
 
 def _plain_wav(data: bytes, limits: MediaLimits) -> Speech | None:

@@ -83,12 +83,10 @@ def speech_spectra(
     before = len(window_N) - len(window_N) // 2
     padded = np.zeros(len(waveform) + len(window_N), dtype=np.float32)
     padded[before : before + len(waveform)] = waveform
-    frames_TN = np.lib.stride_tricks.as_strided(
-        padded, (1 + len(waveform) // hop, len(window_N)), (hop * padded.itemsize, padded.itemsize), writeable=False
-    )
-    mel_TM = np.concatenate(  # in parts: an hour's spectrum would be gigabytes
-        [_power(frames_TN[i : i + _FRAMES] * window_N, fft) @ mel_KM for i in range(0, len(frames_TN), _FRAMES)]
-    )
+    strides = hop * padded.itemsize, padded.itemsize
+    frames_TN = np.ndarray((1 + len(waveform) // hop, len(window_N)), padded.dtype, padded, strides=strides)
+    parts = range(0, len(frames_TN), _FRAMES)  # an hour's spectrum would be gigabytes
+    mel_TM = np.concatenate([_power(frames_TN[i : i + _FRAMES], window_N, fft) @ mel_KM for i in parts])
     log_TM = np.log(np.maximum(mel_TM, max(float(mel_TM.max()) * 10 ** (-_MEL_RANGE_DB / 10), 1e-20)))
     log_TM -= log_TM.mean()
     log_TM /= max(float(np.sqrt(np.vdot(log_TM, log_TM) / log_TM.size)), 1e-5)
@@ -98,11 +96,13 @@ def speech_spectra(
     return log_TM, log_TM @ dct_MC
 
 
-def _power(frames_TN: np.ndarray, fft: int) -> np.ndarray:
+def _power(frames_TN: np.ndarray, window_N: np.ndarray, fft: int) -> np.ndarray:
     """Power spectrum (T, K); where a frame lies in the transform is no matter to it."""
     from scipy.fft import rfft
 
-    spectrum_TK = rfft(frames_TN, fft)
+    windowed_TN = np.zeros((len(frames_TN), fft), dtype=np.float32)
+    np.multiply(frames_TN, window_N, out=windowed_TN[:, : len(window_N)])
+    spectrum_TK = rfft(windowed_TN)
     return np.square(spectrum_TK.real) + np.square(spectrum_TK.imag)
 
 

@@ -6,7 +6,7 @@ from assets.engines.base import Batch, Engine, Result, WorkerOptions, cores
 from assets.engines.processes import ProcessesEngine
 from assets.engines.threads import ThreadsEngine
 
-_WORTH_PROCESSES = 20_000  # items; fewer are done before processes have started and have been handed their share
+_WORTH_PROCESSES = 5_000  # items; of fewer, threads have done half before processes have started
 
 
 class AutoEngine(Engine):
