@@ -18,15 +18,13 @@ import pyarrow.compute as pc
 from assets.catalog import JOINS
 from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, note, quoted, refusals
 from assets.joins.columns import Columns
-from assets.lake import open_duckdb, sql_name
+from assets.lake import BATCH_ROWS, open_duckdb, sql_name
 from assets.names import as_object
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from assets.splits import assign_splits
 from training import catalog
 from training.schema import MODALITIES, QUARANTINE, SAMPLES
-
-_BATCH_ROWS = 8192
 
 # What tells items apart and where they belong; not the texts, of which samples have the hash.
 ITEM_COLUMNS = ("item_id", "source", "modality", "key", "uri", "member", "row", "time", "sha256", "attributes")
@@ -196,10 +194,10 @@ def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, col
           {", ".join(f"{part} AS {name}" for name, part in parts.items())}
         FROM {_KEPT} ORDER BY sample_id
         """
-    ).to_arrow_reader(_BATCH_ROWS)
+    ).to_arrow_reader(BATCH_ROWS)
     cells = {name: f"c{n}" for n, name in enumerate(named)} | {"sample_id": "split_key", "label": "label"}
     hidden = columns.hidden | ({columns.bare(settings.label)} if settings.label else set())
-    merged = lru_cache(_BATCH_ROWS)(partial(_merged, hidden))
+    merged = lru_cache(BATCH_ROWS)(partial(_merged, hidden))
     tables = [SAMPLES.empty_table()]
     for batch in rows:
         each = [dict(zip(cells, row, strict=True)) for row in _rows(batch, cells.values())]

@@ -8,10 +8,8 @@ from json.encoder import encode_basestring as quote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.lake import in_order
+from assets.lake import BATCH_ROWS, in_order
 from training.schema import DATASET, MODALITIES, SAMPLES, SPLITS, fingerprint
-
-_BATCH_ROWS = 8192
 
 
 def make_dataset(samples: pa.Table) -> pa.Table:
@@ -51,7 +49,7 @@ def samples_fingerprint(samples: pa.Table) -> str:
     """
     names = [f.name for f in SAMPLES if not f.name.endswith("_item") and f.name != "time"]
     digest = hashlib.sha256()
-    for batch in in_order(samples.select(names), "sample_id").to_batches(max_chunksize=_BATCH_ROWS):
+    for batch in in_order(samples.select(names), "sample_id").to_batches(max_chunksize=BATCH_ROWS):
         # Each row is a JSON array on a line of its own.
         cells = pc.binary_join_element_wise(*map(_as_json, batch.columns), ",")
         digest.update("".join(f"[{row}]\n" for row in cells.to_pylist()).encode())

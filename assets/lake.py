@@ -32,6 +32,7 @@ _KEPT_FOR_EVER = {"samples", "dataset"}
 _WHOLE_LOG = {"delta.enableExpiredLogCleanup": "false"}
 # The log would tell the least and the greatest value of each column, texts and hashes too, after the rows are erased.
 _NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
+BATCH_ROWS = 8192  # of a small table that are Python objects at once
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
 _MEMORY_LIMIT = "4GB"  # of one DuckDB connection; what is more is spilled to disk

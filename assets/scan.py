@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from assets.contents import Contents
 from assets.findings import DIFFERING, SHOWN, quoted
-from assets.lake import open_duckdb
+from assets.lake import BATCH_ROWS, open_duckdb
 from assets.names import normalize
 from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
@@ -24,7 +24,6 @@ from training.messages import one_line
 from training.schema import MANIFEST, QUARANTINE
 from training.settings import MediaLimits
 
-_BATCH_ROWS = 8192
 _SHOWN = 20  # bad items that an error lists
 
 
@@ -79,7 +78,7 @@ def item_id(source: str, uri: str, member: str | None, key: str | None, ordinal:
 
 
 def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
-    while batch := list(itertools.islice(entries, _BATCH_ROWS)):
+    while batch := list(itertools.islice(entries, BATCH_ROWS)):
         yield batch
 
 

@@ -14,7 +14,7 @@ from assets.findings import SHOWN, Finding, listed, note
 from assets.joins.columns import Columns, cell
 from assets.joins.matching import unmatched
 from assets.keys import sql_key
-from assets.lake import sql_string
+from assets.lake import BATCH_ROWS, sql_string
 from assets.names import normalize
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
@@ -123,7 +123,7 @@ def _load_links(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, 
         given = {name: normalize(value) for name, value in record.values.items() if value is not None}
         values = json.dumps(given, ensure_ascii=False)
         rows.append({"link": link, "uri": record.table, "line": record.line, "values": values})
-        if len(rows) >= 8192:
+        if len(rows) >= BATCH_ROWS:
             tables.append(pa.Table.from_pylist(rows, _LINKS))
             rows = []
     connection.register("links", pa.concat_tables([*tables, pa.Table.from_pylist(rows, _LINKS)]))

@@ -1,6 +1,8 @@
 """How much there is to decode in a request, by the headers of its media and before any of them is decoded.
 
 The model bounds each row (max_pixels, max_seconds); a request of many rows may still keep it busy for minutes.
+What `training` has for base64 and headers is not used: the service imports nothing of ours (`app`), and the model
+brings a `training` of its own.
 """
 
 import base64
