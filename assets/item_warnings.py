@@ -27,7 +27,7 @@ def item_warnings(lake: Lake, modality: Modality, fingerprint: str, most: int) -
     with lake.connect(query) as connection:
         suffixes = {"suffix": list(modality.suffixes), "formats": list(modality.suffixes.values())}
         connection.register("suffixes", pa.table(suffixes))
-        connection.execute(f"CREATE TABLE warned AS {query}", {"clean": fingerprint})
+        connection.execute(f"CREATE TEMP TABLE warned AS {query}", {"clean": fingerprint})
         (total,) = connection.sql("SELECT count(*) FROM warned").fetchall()[0]
         first = connection.sql(f'FROM warned ORDER BY uri, member, "row", warning LIMIT {most}').to_arrow_table()
         return total, first

@@ -4,7 +4,9 @@ Every read and write of a table goes through `Lake`. DuckDB runs in memory over 
 locked and nothing can be half written: a crash leaves whole commits only.
 """
 
+import functools
 import glob
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +37,18 @@ _NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
 BATCH_ROWS = 8192  # of a small table that are Python objects at once
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
-_MEMORY_LIMIT = "4GB"  # of one DuckDB connection; what is more is spilled to disk
+_MEMORY_LIMIT = "4GB"  # of DuckDB; what is more is spilled to disk
 
 
 def open_duckdb(memory_limit: str = _MEMORY_LIMIT, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     """An empty in-memory DuckDB; without `threads` it uses the cores that this process may."""
     return duckdb.connect(config={"memory_limit": memory_limit, "threads": threads or cores()})
+
+
+@functools.cache
+def _shared(process: int, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
+    """One for all queries of a process (a forked one must not use its parent's): each start takes 25 ms."""
+    return open_duckdb(memory_limit, threads)
 
 
 def sql_string(text: str) -> str:
@@ -223,12 +231,13 @@ class Lake:
         )
 
     def connect(self, query: str | None = None) -> duckdb.DuckDBPyConnection:
-        """An in-memory DuckDB with the tables of the lake as views; absent tables are empty ones.
+        """An in-memory DuckDB with the tables of the lake as views; absent tables are empty ones. What it makes it
+        has to make TEMP: others of this process must not see it.
 
         Args:
             query: only the tables whose names occur in it, since opening each takes milliseconds; default: all.
         """
-        connection = open_duckdb(self.memory_limit, self.threads)
+        connection = _shared(os.getpid(), self.memory_limit, self.threads or cores()).cursor()
         for name, schema in TABLES.items():
             if query is not None and name not in query:
                 continue
@@ -245,7 +254,7 @@ class Lake:
                 stored = f"read_parquet([{files}], union_by_name = true)"  # columns may have been added
             # Columns that its files do not have are null: they may be older than this code.
             connection.register(f"declared_{name}", schema.empty_table())
-            connection.execute(f"CREATE VIEW {name} AS FROM {stored} UNION ALL BY NAME FROM declared_{name}")
+            connection.execute(f"CREATE TEMP VIEW {name} AS FROM {stored} UNION ALL BY NAME FROM declared_{name}")
         return connection
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:

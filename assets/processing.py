@@ -4,6 +4,7 @@ or the row that says why not.
 Pure Arrow to Arrow; reading the bytes (`contents.attach_data`) and writing the tables is the caller's.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,10 @@ class _Rows:
     features: list[dict[str, Any]] = field(default_factory=list)
 
 
+_Child = tuple[str, Any]  # id and content of a part of an item
+_Decoded = tuple[dict[str, Any], list[_Child]]  # an item, and its parts that lack features
+
+
 @dataclass(frozen=True)
 class Step:
     """Cleaning, measuring and featurizing of one modality, as a function from a batch to its `Outcome`.
@@ -84,17 +89,19 @@ class Step:
         Raises:
             RuntimeError: an item that raised anything but MediaError; the message names it.
         """
-        rows, keys = _Rows(), self.fingerprints
+        rows, waiting, held = _Rows(), list[_Decoded](), 0
+        featurizer, modality = self.processor.featurizers[self.modality], self.processor.modalities[self.modality]
         items = batch.select([*_ORIGIN, "data_error", "need"]).to_pylist()
         for item, data in zip(items, batch["data"], strict=True):
-            item["data"] = data.as_py()  # one at a time: media are large
-            try:
-                self._process(item, keys, rows)
-            except Exception as error:  # a fault of the code, not known of the item: no reason to refuse it for good
-                raise RuntimeError(one_line(f"{origin(item)}: {type(error).__name__}: {error}")) from error
-            del item["data"]
+            with _naming(item):
+                children = self._clean(item, data.as_py(), rows)  # one at a time: media are large
+                waiting.append((item, children))
+                held += sum(modality.nbytes(content) or featurizer.at_once for _, content in children)
+            if held >= featurizer.at_once:
+                self._featurize(waiting, rows)
+                waiting, held = [], 0
+        self._featurize(waiting, rows)
         _check_balance(batch, rows)
-        featurizer = self.processor.featurizers[self.modality]
         return Outcome(
             batch.num_rows,
             pa.Table.from_pylist(rows.quarantine, QUARANTINE),
@@ -103,36 +110,52 @@ class Step:
             features_table(self.modality, featurizer.tensors, rows.features),
         )
 
-    def _process(self, item: dict[str, Any], keys: dict[str, str], rows: _Rows) -> None:
-        """The rows of one item; its children stand or fall together."""
-        if item["data"] is None:
+    def _clean(self, item: dict[str, Any], data: bytes | None, rows: _Rows) -> list[_Child]:
+        """Adds the clean rows and measurements of an item, or why it is refused; gives its parts that lack features."""
+        if data is None:
             error = MediaError("unreadable", item.get("data_error") or "the file came without its content")
             rows.quarantine.append(self._refused(item, "clean", None, error))
-            return
-        need = item["need"]
-        stage = "clean" if CLEAN_STEP in need else "featurize"
-        results = _Rows()
+            return []
         try:
-            children = list(self._children(item))
-            results.clean, results.measurements = self._clean_rows(item, children, keys)
-            stage = "featurize"
-            results.features = [
-                self._features(*child, keys[FEATURES_STEP]) for child in children if FEATURES_STEP in need
-            ]
+            children = list(self._children(item["sha256"], data))
+            clean, measurements = self._clean_rows(item, children)
         except MediaError as error:
-            key = keys[CLEAN_STEP if stage == "clean" else FEATURES_STEP]
-            if error.reason == "too_large":  # whatever step met the limit
-                stage, key = "clean", self.processor.refused_fingerprint(self.modality)
-            rows.quarantine.append(self._refused(item, stage, key, error))
-        rows.clean += results.clean
-        rows.measurements += results.measurements
-        rows.features += results.features
+            self._refuse(item, "clean" if CLEAN_STEP in item["need"] else "featurize", error, rows)
+            return []
+        rows.clean += clean
+        rows.measurements += measurements
+        return children if FEATURES_STEP in item["need"] else []
+
+    def _featurize(self, waiting: list[_Decoded], rows: _Rows) -> None:
+        """Adds the feature rows of items, or why one is refused; the parts of an item stand or fall together."""
+        contents = [content for _, children in waiting for _, content in children]
+        if not contents:
+            return
+        try:
+            results = iter(self.processor.featurize_all(self.modality, contents))
+        except Exception:
+            if len(waiting) > 1:  # it is not known which of them it was
+                for one in waiting:
+                    self._featurize([one], rows)
+                return
+            with _naming(waiting[0][0]):
+                raise
+        for item, children in waiting:
+            made = [(name, next(results)) for name, _ in children]
+            features, key = [], self.fingerprints[FEATURES_STEP]
+            for name, result in made:
+                if isinstance(result, MediaError):
+                    self._refuse(item, "featurize", result, rows)
+                    break
+                features.append({"id": name, "fingerprint": key, **result})
+            else:
+                rows.features += features
 
     def _clean_rows(
-        self, item: dict[str, Any], children: list[tuple[str, Any]], keys: dict[str, str]
+        self, item: dict[str, Any], children: list[_Child]
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Rows of the clean table, and of the measurements, as far as they are needed."""
-        modality, parent = self.processor.modalities[self.modality], item["sha256"]
+        modality, parent, keys = self.processor.modalities[self.modality], item["sha256"], self.fingerprints
         clean = [
             {"id": name, "parent_id": parent, "fingerprint": keys[CLEAN_STEP], **modality.describe(content)}
             for name, content in children
@@ -147,15 +170,19 @@ class Step:
         ]
         return clean, measurements
 
-    def _children(self, item: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Id and content of each part of an item; a whole one keeps the id of its bytes."""
-        decoded = self.processor.decode(self.modality, item["data"])
-        for cut, content in self.processor.modalities[self.modality].children(decoded):
-            parent = item["sha256"]
+    def _children(self, parent: str, data: bytes) -> Iterator[_Child]:
+        """The parts of an item; a whole one keeps the id of its bytes."""
+        for cut, content in self.processor.modalities[self.modality].children(
+            self.processor.decode(self.modality, data)
+        ):
             yield parent if cut == WHOLE else hashlib.sha256(f"{parent}\0{cut}".encode()).hexdigest(), content
 
-    def _features(self, name: str, content: Any, key: str) -> dict[str, Any]:
-        return {"id": name, "fingerprint": key, **self.processor.featurize(self.modality, content)}
+    def _refuse(self, item: dict[str, Any], stage: str, error: MediaError, rows: _Rows) -> None:
+        """Under the step that refused the content, so that it is not tried again as long as that is the same."""
+        key = self.fingerprints[CLEAN_STEP if stage == "clean" else FEATURES_STEP]
+        if error.reason == "too_large":  # whatever step met the limit
+            stage, key = "clean", self.processor.refused_fingerprint(self.modality)
+        rows.quarantine.append(self._refused(item, stage, key, error))
 
     def _refused(self, item: dict[str, Any], stage: str, key: str | None, error: MediaError) -> dict[str, Any]:
         return {name: item[name] for name in _ORIGIN} | {
@@ -166,6 +193,16 @@ class Step:
             "modality": self.modality,
             "fingerprint": key,
         }
+
+
+@contextlib.contextmanager
+def _naming(item: dict[str, Any]) -> Iterator[None]:
+    """A fault of the code, not known of the item, is no reason to refuse it for good: it ends the step, and says where
+    it arose."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(one_line(f"{origin(item)}: {type(error).__name__}: {error}")) from error
 
 
 def _measured(rule: Filter, content: Any) -> float | None:

@@ -42,7 +42,7 @@ class SpeechAugmenter:
             speech_N = speech_N + level * ratio * self._noise(len(speech_N), random)
         hop = self.features.hop_ms * self.features.sample_rate / 1000
         hop = max(1, round(hop * (1 + speed * settings.speed) / factor))
-        log_mel, mfcc = speech_spectra(speech_N, self.features, hop)
+        ((log_mel, mfcc),) = speech_spectra([speech_N], self.features, hop)
         return mask_spectrum(log_mel if self.read == "log_mel" else mfcc, settings, random)
 
     def _noise(self, length: int, random: np.random.Generator) -> np.ndarray:

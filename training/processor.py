@@ -7,12 +7,14 @@ Importing this needs no torch: the data side computes fingerprints without it.
 
 import functools
 import json
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from training.catalog import is_own
 from training.features import FeatureSettings
+from training.media import MediaError
 from training.schema import MODALITIES, fingerprint
 from training.settings import MediaLimits
 from training.validation import to_dict
@@ -51,7 +53,18 @@ class Processor:
 
     def featurize(self, modality: str, content: Any) -> dict[str, Any]:
         """Tensors and other columns of a content's feature row. Raises MediaError."""
-        return self.modalities[modality].extras(content) | self.featurizers[modality].featurize(content)
+        (columns,) = self.featurize_all(modality, [content])
+        if isinstance(columns, MediaError):
+            raise columns
+        return columns
+
+    def featurize_all(self, modality: str, contents: Sequence[Any]) -> list[dict[str, Any] | MediaError]:
+        """`featurize` of each; a MediaError in the place of what would raise it."""
+        extras, results = self.modalities[modality].extras, self.featurizers[modality].featurize_all(contents)
+        return [
+            result if isinstance(result, MediaError) else extras(content) | result
+            for content, result in zip(contents, results, strict=True)
+        ]
 
     def clean_fingerprint(self, modality: str) -> str:
         """Names the clean step: its version, its settings, and the packages that decide its rows. Limits are no part:

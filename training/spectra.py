@@ -4,14 +4,17 @@ Shapes: T frames of `hop_ms`, M mels, C coefficients, N samples of a frame, K fr
 """
 
 import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from training.validation import FORBID_EXTRA, check
 
 _MEL_RANGE_DB = 80.0  # what lies further below the loudest band of the recording is noise or digital silence
-_FRAMES = 4096  # of a recording that are transformed at a time
+_FRAMES = 4096  # of a recording that are transformed at a time: an hour's spectrum would be gigabytes
+_TOGETHER = 512  # frames of several recordings that are; more would not stay in the processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,15 @@ class SpectrumOptions:
         check(0 < self.hop_ms <= self.window_ms, "hop_ms", self.hop_ms, f"over 0, up to window_ms ({self.window_ms})")
         check(self.max_seconds > 0, "max_seconds", self.max_seconds, "a positive number")
         check((self.channel_seconds or 0) >= 0, "channel_seconds", self.channel_seconds, "null, or 0 or more seconds")
+
+
+class _Constants(NamedTuple):
+    """float32, of all recordings at a rate."""
+
+    window_N: np.ndarray  # Hann
+    fft: int  # length of the transform
+    mel_KM: np.ndarray  # filters; K is half of `fft`, plus 1
+    dct_MC: np.ndarray
 
 
 def resample(waveform: np.ndarray, rate: int, target: int) -> np.ndarray:
@@ -62,11 +74,12 @@ def trim(waveform: np.ndarray, rate: int, settings: SpectrumOptions) -> np.ndarr
 
 
 def speech_spectra(
-    waveform: np.ndarray, settings: SpectrumOptions, hop: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (samples,) at `sample_rate` to log-mel (T, mels) and MFCC (T, coefficients), T = 1 + samples // hop.
+    waveforms: Sequence[np.ndarray], settings: SpectrumOptions, hop: int | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each float32 (samples,) at `sample_rate` to log-mel (T, mels) and MFCC (T, coefficients), T = 1 + samples // hop.
 
-    The hop is in samples; default: that of the settings.
+    The hop is in samples; default: that of the settings. What a recording gives does not depend on the others: they
+    share calls of the Fourier transform only, since on short clips the calls cost more than the work in them.
 
     HTK mel bands of the power spectrum (Hann window, centred frames, zeros beyond the ends), as natural logarithm,
     clipped 80 dB below the loudest band, then made zero mean and unit variance over the whole recording: loudness
@@ -76,34 +89,64 @@ def speech_spectra(
     """
     # NumPy and SciPy, not torch: on short clips it takes half the time, and it starts no threads of its own.
     rate = settings.sample_rate
-    window_N, fft, mel_KM, dct_MC = _spectral_constants(
-        rate, _samples(settings.window_ms, rate), settings.mels, settings.coefficients
-    )
+    constants = _spectral_constants(rate, _samples(settings.window_ms, rate), settings.mels, settings.coefficients)
     hop = hop or _samples(settings.hop_ms, rate)
-    before = len(window_N) - len(window_N) // 2
-    padded = np.zeros(len(waveform) + len(window_N), dtype=np.float32)
+    frames = [_frames(waveform, len(constants.window_N), hop) for waveform in waveforms]
+    return [_scaled(mel_TM, constants.dct_MC, settings, hop) for mel_TM in _mel_energies(frames, constants)]
+
+
+def _frames(waveform: np.ndarray, window: int, hop: int) -> np.ndarray:
+    """The frames of a recording (T, N), as a view of a copy with zeros beyond both ends."""
+    before = window - window // 2
+    padded = np.zeros(len(waveform) + window, dtype=np.float32)
     padded[before : before + len(waveform)] = waveform
     strides = hop * padded.itemsize, padded.itemsize
-    frames_TN = np.ndarray((1 + len(waveform) // hop, len(window_N)), padded.dtype, padded, strides=strides)
-    parts = range(0, len(frames_TN), _FRAMES)  # an hour's spectrum would be gigabytes
-    mel_TM = np.concatenate([_power(frames_TN[i : i + _FRAMES], window_N, fft) @ mel_KM for i in parts])
+    return np.ndarray((1 + len(waveform) // hop, window), padded.dtype, padded, strides=strides)
+
+
+def _mel_energies(recordings: Sequence[np.ndarray], constants: _Constants) -> Iterator[np.ndarray]:
+    """Frames (T, N) of each recording to the energy in its mel bands (T, M)."""
+    together: list[np.ndarray] = []
+    for frames_TN in recordings:
+        if sum(map(len, together)) + len(frames_TN) > _TOGETHER:
+            yield from _mel_energies_at_once(together, constants)
+            together = []
+        if len(frames_TN) > _TOGETHER:
+            parts = [frames_TN[at : at + _FRAMES] for at in range(0, len(frames_TN), _FRAMES)]
+            yield np.concatenate([mel_TM for part in parts for mel_TM in _mel_energies_at_once([part], constants)])
+        else:
+            together.append(frames_TN)
+    yield from _mel_energies_at_once(together, constants)
+
+
+def _mel_energies_at_once(recordings: list[np.ndarray], constants: _Constants) -> Iterator[np.ndarray]:
+    from scipy.fft import rfft
+
+    if not recordings:
+        return
+    ends = np.cumsum([len(frames_TN) for frames_TN in recordings]).tolist()
+    windowed_TN = np.zeros((ends[-1], constants.fft), dtype=np.float32)
+    places = [slice(end - len(frames_TN), end) for frames_TN, end in zip(recordings, ends, strict=True)]
+    for frames_TN, place in zip(recordings, places, strict=True):
+        np.multiply(frames_TN, constants.window_N, out=windowed_TN[place, : len(constants.window_N)])
+    spectrum_TK = rfft(windowed_TN)  # where a frame lies in the transform is no matter to it
+    power_TK = np.square(spectrum_TK.real)
+    power_TK += np.square(spectrum_TK.imag)
+    for place in places:
+        yield power_TK[place] @ constants.mel_KM
+
+
+def _scaled(
+    mel_TM: np.ndarray, dct_MC: np.ndarray, settings: SpectrumOptions, hop: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-mel and MFCC of a recording, from the energy in its mel bands."""
     log_TM = np.log(np.maximum(mel_TM, max(float(mel_TM.max()) * 10 ** (-_MEL_RANGE_DB / 10), 1e-20)))
     log_TM -= log_TM.mean()
     log_TM /= max(float(np.sqrt(np.vdot(log_TM, log_TM) / log_TM.size)), 1e-5)
     if settings.channel_seconds is not None:
-        seconds = len(log_TM) * hop / rate
+        seconds = len(log_TM) * hop / settings.sample_rate
         log_TM -= np.float32(seconds / (seconds + settings.channel_seconds)) * log_TM.mean(axis=0)
     return log_TM, log_TM @ dct_MC
-
-
-def _power(frames_TN: np.ndarray, window_N: np.ndarray, fft: int) -> np.ndarray:
-    """Power spectrum (T, K); where a frame lies in the transform is no matter to it."""
-    from scipy.fft import rfft
-
-    windowed_TN = np.zeros((len(frames_TN), fft), dtype=np.float32)
-    np.multiply(frames_TN, window_N, out=windowed_TN[:, : len(window_N)])
-    spectrum_TK = rfft(windowed_TN)
-    return np.square(spectrum_TK.real) + np.square(spectrum_TK.imag)
 
 
 def _samples(milliseconds: float, rate: int) -> int:
@@ -111,13 +154,8 @@ def _samples(milliseconds: float, rate: int) -> int:
 
 
 @functools.lru_cache(maxsize=16)
-def _spectral_constants(
-    rate: int, window_samples: int, mels: int, coefficients: int
-) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-    """Hann window (N,), length of the transform, mel filters (K, mels), DCT (mels, coefficients); float32.
-
-    The transform is a power of two, as long as every mel band needs to hold at least one bin; K is half of it, plus 1.
-    """
+def _spectral_constants(rate: int, window_samples: int, mels: int, coefficients: int) -> _Constants:
+    """The transform is a power of two, as long as every mel band needs to hold at least one bin."""
     fft = 1 << max(2, window_samples - 1).bit_length()
     while (mel_KM := _mel_filters(fft // 2 + 1, rate, mels)).sum(axis=0).min() <= 0 and fft < 1 << 17:
         fft *= 2
@@ -125,7 +163,7 @@ def _spectral_constants(
     orders, middles = np.arange(coefficients), np.arange(mels) + 0.5
     dct_MC = np.cos(np.pi / mels * np.outer(middles, orders)) * np.sqrt(2 / mels)
     dct_MC[:, 0] /= np.sqrt(2)
-    return window.astype(np.float32), fft, mel_KM.astype(np.float32), dct_MC.astype(np.float32)
+    return _Constants(window.astype(np.float32), fft, mel_KM.astype(np.float32), dct_MC.astype(np.float32))
 
 
 def _mel_filters(bins: int, rate: int, mels: int) -> np.ndarray:

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from assets.processing import Outcome, Step
 from training.features import FeatureSettings
+from training.featurizers.log_mel import LogMelFeaturizer
+from training.media import MediaError
 from training.processor import Processor
+from training.recordings import Speech
 from training.schema import CLEAN, MANIFEST, MODALITIES, QUARANTINE, features_schema, tensor
 from training.settings import MediaLimits
 
@@ -133,9 +136,34 @@ def test_what_could_not_be_read_is_tried_again() -> None:
 
 
 def test_a_fault_of_the_code_names_the_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Processor, "featurize", lambda self, modality, image: 1 // (9 - int(image.array.max())))
+    def divided(self: object, modality: str, images: list[Any]) -> list[Any]:
+        return [{"pixels": np.full((1, 2, 2), 1 // (9 - int(image.array.max())), np.uint8)} for image in images]
+
+    monkeypatch.setattr(Processor, "featurize_all", divided)
     with pytest.raises(RuntimeError, match=r"data/silo.tar/folder/0.png: ZeroDivisionError"):
         run("image", png(9))
+
+
+def test_what_is_featurized_together_is_as_if_each_were_alone() -> None:
+    contents = [wav(0.01 + 0.05 * n, 0.1 + 0.01 * n) for n in range(30)]
+    together = run("speech", *contents).features
+    assert together.equals(pa.concat_tables(run("speech", content).features for content in contents))
+
+
+def test_one_of_several_that_has_no_features_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blank(featurizer: LogMelFeaturizer, contents: list[Speech]) -> list[Any]:
+        return [
+            row if len(row["log_mel"]) > 5 else MediaError("no_samples", "blank")
+            for row in all_of(featurizer, contents)
+        ]
+
+    all_of = LogMelFeaturizer.featurize_all
+    monkeypatch.setattr(LogMelFeaturizer, "featurize_all", blank)
+    outcome = run("speech", wav(0.1), wav(0.02), wav(0.2))
+    assert (outcome.clean.num_rows, outcome.features.num_rows) == (3, 2)
+    (row,) = outcome.quarantine.to_pylist()
+    assert (row["item_id"], row["stage"], row["reason"]) == ("item1", "featurize", "no_samples")
+    assert row["fingerprint"] == PROCESSOR.fingerprint("speech")
 
 
 def test_warnings_stand_in_the_clean_table() -> None:

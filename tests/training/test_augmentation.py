@@ -27,7 +27,7 @@ def augment(waveform: np.ndarray, seed: int = 0, noise: tuple[np.ndarray, ...] =
 
 def test_without_settings_the_frames_are_those_of_the_features():
     waveform = tone(440)
-    expected, mfcc = speech_spectra(waveform.astype(np.float32) / 32767, FEATURES)
+    ((expected, mfcc),) = speech_spectra([waveform.astype(np.float32) / 32767], FEATURES)
     assert np.allclose(augment(waveform), expected, atol=1e-4)
     other = SpeechAugmenter(SpeechAugmentation(), FEATURES, read="mfcc")
     assert np.allclose(other(waveform, random()), mfcc, atol=1e-3)

@@ -121,7 +121,7 @@ def test_spectra_agree_with_torchaudio() -> None:
     torch, torchaudio = pytest.importorskip("torch"), pytest.importorskip("torchaudio")
     wanted = SpectrumOptions(sample_rate=16000, mels=40)
     waveform = chirp(16000, 0.7) + 0.01 * np.random.default_rng(0).standard_normal(11200).astype(np.float32)
-    log_mel, mfcc = speech_spectra(waveform, wanted)
+    ((log_mel, mfcc),) = speech_spectra([waveform], wanted)
     mel = torchaudio.transforms.MelSpectrogram(
         16000, n_fft=512, win_length=400, hop_length=160, n_mels=40, pad_mode="constant"
     )(torch.from_numpy(waveform)).T
@@ -142,7 +142,7 @@ def test_the_channel_is_taken_off_as_far_as_it_is_known() -> None:
         shifts = []
         for channel_seconds in (None, 0.25):
             wanted = dataclasses.replace(SPEECH, channel_seconds=channel_seconds)
-            (plain, _), (heard, _) = (speech_spectra(wave, wanted) for wave in (speech, coloured))
+            (plain, _), (heard, _) = speech_spectra([speech, coloured], wanted)
             shifts.append((heard - plain).mean(axis=0))
         assert np.abs(shifts[0]).max() > 0.3
         np.testing.assert_allclose(shifts[1], shifts[0] * left, atol=0.02)
@@ -151,7 +151,7 @@ def test_the_channel_is_taken_off_as_far_as_it_is_known() -> None:
 def test_every_mel_band_holds_something() -> None:
     for rate, mels in ((8000, 64), (8000, 128), (16000, 80), (44100, 128)):
         noise = np.random.default_rng(0).standard_normal(rate).astype(np.float32) * 0.1
-        log_mel, _ = speech_spectra(noise, SpectrumOptions(sample_rate=rate, mels=mels))
+        ((log_mel, _),) = speech_spectra([noise], SpectrumOptions(sample_rate=rate, mels=mels))
         assert log_mel.min() > -7, (rate, mels)  # an empty band would lie far below the noise
         assert log_mel.std() == pytest.approx(1, abs=1e-3)
 
@@ -166,8 +166,8 @@ def test_very_short_and_silent_clips_give_finite_frames(samples: int) -> None:
 
 
 def test_loudness_does_not_matter() -> None:
-    loud, _ = speech_spectra(chirp(), SPEECH)
-    quiet, _ = speech_spectra(chirp() * np.float32(0.01), SPEECH)
+    ((loud, _),) = speech_spectra([chirp()], SPEECH)
+    ((quiet, _),) = speech_spectra([chirp() * np.float32(0.01)], SPEECH)
     np.testing.assert_allclose(loud, quiet, atol=1e-3)
 
 

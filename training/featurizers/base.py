@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from training.media import MediaError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -47,6 +49,7 @@ class Featurizer(ABC):
     recipe: ClassVar[str | None] = None  # kinds of the same recipe store the same tensors; default: the class's own
     decoded_size: int | None = None  # the short side in pixels that is needed of a picture
     prompt_tokens = 512  # of a text, that a language model reads
+    at_once: ClassVar[int] = 0  # bytes of contents that are decoded first and featurized together; 0: each alone
 
     def __init__(self, options: Any = None) -> None:
         self.options = options
@@ -59,6 +62,14 @@ class Featurizer(ABC):
     @abstractmethod
     def featurize(self, content: Any) -> dict[str, np.ndarray]:
         """The tensors of a content. Raises MediaError where it cannot have any."""
+
+    def featurize_all(self, contents: Sequence[Any]) -> "Sequence[dict[str, np.ndarray] | MediaError]":
+        """Of several contents at once, each as `featurize` gives it alone; a MediaError where one cannot have any.
+
+        A kind whose calls cost more than their work, or that runs a model, does better than one after the other: it
+        says so by `at_once`.
+        """
+        return [_tensors_or_error(self, content) for content in contents]
 
     @abstractmethod
     def shape(self) -> FeatureShape:
@@ -94,3 +105,10 @@ class Featurizer(ABC):
 
     def restore(self, folder: Path) -> None:  # noqa: B027
         """Takes the files of `save` in place of those that the options name."""
+
+
+def _tensors_or_error(featurizer: Featurizer, content: Any) -> dict[str, np.ndarray] | MediaError:
+    try:
+        return featurizer.featurize(content)
+    except MediaError as error:
+        return error

@@ -23,6 +23,7 @@ class LogMelFeaturizer(Featurizer):
     packages = ("numpy", "scipy", "soxr")
     read = "log_mel"
     augmented = "waveform"
+    at_once = 4 * 2**20
     recipe = "spectra"  # of mfcc, too: which of the two is read costs nothing
     Options = SpectrumOptions
 
@@ -33,15 +34,23 @@ class LogMelFeaturizer(Featurizer):
         return {"log_mel": "float32", "mfcc": "float32", **kept}
 
     def featurize(self, content: Speech) -> dict[str, np.ndarray]:
+        (tensors,) = self.featurize_all([content])
+        return tensors
+
+    def featurize_all(self, contents: Sequence[Speech]) -> list[dict[str, np.ndarray]]:
+        waveforms = [self._waveform(content) for content in contents]
+        spectra = speech_spectra(waveforms, self.options)
+        rows = [{"log_mel": log_mel, "mfcc": mfcc} for log_mel, mfcc in spectra]
+        if self.options.keep_waveform:
+            for row, waveform in zip(rows, waveforms, strict=True):
+                row["waveform"] = np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
+        return rows
+
+    def _waveform(self, content: Speech) -> np.ndarray:
         options = self.options
         waveform = trim(content.waveform, content.sample_rate, options)  # before resampling: less is left to do
         waveform = waveform[: max(1, round(options.max_seconds * content.sample_rate))]
-        waveform = resample(waveform, content.sample_rate, options.sample_rate)
-        log_mel, mfcc = speech_spectra(waveform, options)
-        tensors = {"log_mel": log_mel, "mfcc": mfcc}
-        if options.keep_waveform:
-            tensors["waveform"] = np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
-        return tensors
+        return resample(waveform, content.sample_rate, options.sample_rate)
 
     def shape(self) -> FeatureShape:
         return FeatureShape(self.form, self.options.mels)

@@ -70,6 +70,11 @@ class Modality(ABC):
         """The columns `extra` of the feature row."""
         return {}
 
+    def nbytes(self, content: Any) -> int | None:
+        """Bytes of memory that a content takes, so that not too many are held to be featurized at once; None: nobody
+        knows, and each is featurized alone."""
+        return None
+
     @abstractmethod
     def example(self) -> bytes:
         """A small item, as the bytes of a file; of a text its UTF-8."""

@@ -44,6 +44,9 @@ class ImageModality(Modality):
     def describe(self, content: Image) -> dict[str, Any]:
         return {name: getattr(content, name) for name in (*self.columns, "warnings")}
 
+    def nbytes(self, content: Image) -> int:
+        return content.array.nbytes
+
     def example(self) -> bytes:
         """A gradient, as PNG."""
         picture = io.BytesIO()

@@ -50,6 +50,9 @@ class SpeechModality(Modality):
         row = {name: getattr(content, name) for name in (*self.columns, "warnings") if name != "rms"}
         return row | {"rms": float(np.sqrt(np.mean(np.square(content.waveform, dtype=np.float64))))}
 
+    def nbytes(self, content: Speech) -> int:
+        return content.waveform.nbytes
+
     def example(self) -> bytes:
         """Half a second of a tone, as WAV."""
         import soundfile

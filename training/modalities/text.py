@@ -54,6 +54,9 @@ class TextModality(Modality):
     def extras(self, content: Any) -> dict[str, Any]:
         return {"text": content.text}
 
+    def nbytes(self, content: Any) -> int:
+        return 4 * len(content.text)
+
     def example(self) -> bytes:
         return b"What do you see?"
 
