@@ -27,7 +27,6 @@ class SpeechModality(Modality):
     }
     suffixes = SUFFIX_FORMATS
     limits: ClassVar = {"max_seconds": "seconds"}
-    in_python = True
     default_featurizer = "log_mel"
     takes_noise = True
     Augmentation = SpeechAugmentation
