@@ -251,7 +251,16 @@ FUSIONS = Family(
     {
         "weighted": "training.fusions.weighted:WeightedFusion",
         "concat": "training.fusions.concat:ConcatFusion",
+        "gated": "training.fusions.gated:GatedFusion",
         "attention": "training.fusions.attention:AttentionFusion",
+        "cross_attention": "training.fusions.cross_attention:CrossAttentionFusion",
+        "bottleneck": ("training.fusions.bottleneck:BottleneckFusion", "training.fusions.options:Bottleneck"),
+        "perceiver": ("training.fusions.perceiver:PerceiverFusion", "training.fusions.options:Perceiver"),
+        "tensor": ("training.fusions.tensor:TensorFusion", "training.fusions.options:Tensor"),
+        "low_rank": ("training.fusions.low_rank:LowRankFusion", "training.fusions.options:LowRank"),
+        "film": "training.fusions.film:FilmFusion",
+        "logit": "training.fusions.logit:LogitFusion",
+        "interleaved": "training.fusions.interleaved:InterleavedFusion",
     },
 )
 DEFAULT_ENCODERS = {"grid": "small_cnn", "frames": "small_cnn", "ids": "llm"}

@@ -71,6 +71,27 @@ class Block(nn.Module):
         return x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
 
 
+class CrossAttention(nn.Module):
+    """What a sequence reads of another one (B, C, D) where that one's mask is true; both are normalised first. Each row
+    has at least one place to read."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.rate = heads, dropout
+        self.norm, self.context_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BSD: Tensor, context_BCD: Tensor, mask_BC: Tensor) -> Tensor:
+        query = self.query(self.norm(x_BSD)).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        key_value = self.key_value(self.context_norm(context_BCD)).unflatten(2, (2, self.heads, -1))
+        key, value = key_value.permute(2, 0, 3, 1, 4)
+        rate = self.rate if self.training else 0.0
+        read = functional.scaled_dot_product_attention(query, key, value, mask_BC[:, None, None], rate)
+        return self.dropout(self.out(read.transpose(1, 2).flatten(2)))
+
+
 class AttentionPool(nn.Module):
     """T learned queries that read a sequence of any length (Set Transformer's PMA, Lee et al. 2019)."""
 

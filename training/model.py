@@ -25,6 +25,7 @@ from training.layers import AttentionPool, ModelShape
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
+from training.readings import AveragedModel, Readings
 
 
 class FusionModel(PreTrainedModel):
@@ -117,20 +118,41 @@ class FusionModel(PreTrainedModel):
         return most - x_m.shape[1] - (self.config.max_new_tokens if self.output.reads_answers else 0)
 
     def context(
-        self, x_m: Tensor, prompt_ids: Tensor | None = None, prompt_mask: Tensor | None = None
+        self,
+        x_m: Tensor,
+        prompt_ids: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        x_m_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Soft tokens, then the prompt: embeddings (B, S, D) and mask (B, S), padded on the left."""
-        x_m_mask = torch.ones(x_m.shape[:2], dtype=torch.bool, device=x_m.device)
-        if prompt_ids is None or self.prompt is None:
-            return x_m, x_m_mask
-        assert prompt_mask is not None
-        embeddings = self.get_input_embeddings()(prompt_ids)
-        embeddings = torch.cat([x_m.to(embeddings.dtype), embeddings], dim=1)
-        mask = torch.cat([x_m_mask, prompt_mask], dim=1)
-        # Padding lies between the two; a stable sort moves it to the front and keeps the order of the rest.
+        """Soft tokens, then the prompt: embeddings (B, S, D) and mask (B, S), padded on the left.
+
+        Args:
+            x_m_mask: bool (B, X), which soft tokens are read; None: all.
+        """
+        embeddings, mask = x_m, torch.ones_like(x_m[..., 0], dtype=torch.bool) if x_m_mask is None else x_m_mask
+        if prompt_ids is not None and self.prompt is not None:
+            assert prompt_mask is not None
+            prompt = self.get_input_embeddings()(prompt_ids)
+            embeddings, mask = torch.cat([x_m.to(prompt.dtype), prompt], dim=1), torch.cat([mask, prompt_mask], dim=1)
+        elif x_m_mask is None:
+            return embeddings, mask
+        # Padding may lie anywhere; a stable sort moves it to the front and keeps the order of the rest.
         order = mask.to(torch.uint8).argsort(dim=1, stable=True)
         embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
         return embeddings, mask.gather(1, order)
+
+    def alone(
+        self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt_ids: Tensor | None, prompt_mask: Tensor | None
+    ) -> tuple[Readings, tuple[Tensor, Tensor]]:
+        """What the language model reads of each row and each modality it has, as if it had no other, the prompt with
+        its own: which these are, embeddings (R, S, D) and mask (R, S)."""
+        readings = Readings.of(mask_BNT.any(2))
+        rows_R, mask_RNT = readings.rows_R, readings.masked(mask_BNT)
+        if prompt_ids is not None and prompt_mask is not None and self.prompt is not None:
+            asked_R = readings.modality_R == self.config.modalities.index(self.prompt)
+            prompt_ids, prompt_mask = prompt_ids[rows_R], prompt_mask[rows_R] & asked_R[:, None]
+        x_m = self.fuse(tokens_BNTD[rows_R], mask_RNT)
+        return readings, self.context(x_m, prompt_ids, prompt_mask, self.fusion.soft_mask(mask_RNT))
 
     def read(self, embeddings_BSD: Tensor, mask_BS: Tensor, **options: Any) -> Any:
         """What the language model says of a padded sequence (B, S, D) with mask (B, S).
@@ -158,15 +180,20 @@ class FusionModel(PreTrainedModel):
             shuffle: a permutation of rows for x_m, to see what the model makes of another row's.
         """
         tokens_BNTD, mask_BNT = self.encode(present, prompt_ids=prompt_ids, prompt_mask=prompt_mask, **features)
-        x_m = self.fuse(tokens_BNTD, mask_BNT)
-        embeddings, mask = self.context(x_m if shuffle is None else x_m[shuffle], prompt_ids, prompt_mask)
-        modalities = self.config.modalities
+        prompt, modalities = (prompt_ids, prompt_mask), self.config.modalities
         output = ModelOutput(
-            logits=self.output.logits(self, embeddings, mask, labels),
-            x_m=x_m,
             tokens=dict(zip(modalities, tokens_BNTD.unbind(1), strict=True)),
             masks=dict(zip(modalities, mask_BNT.unbind(1), strict=True)),
         )
+        output["x_m"] = self.fuse(tokens_BNTD, mask_BNT)
+        if self.fusion.late:
+            shown_BNTD, shown_BNT = _taken(shuffle, tokens_BNTD, mask_BNT)
+            readings, sequence = self.alone(shown_BNTD, shown_BNT, *prompt)
+            said = self.output.logits(self, *sequence, None if labels is None else labels[readings.rows_R])
+            output["logits"] = readings.averaged(said)[readings.first_B]
+        else:
+            x_m, x_m_mask = _taken(shuffle, output.x_m, self.fusion.soft_mask(mask_BNT))
+            output["logits"] = self.output.logits(self, *self.context(x_m, *prompt, x_m_mask), labels)
         if labels is not None:
             batch = {"present": present, "labels": labels, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask}
             self._add_loss(output, {name: x for name, x in {**batch, **features}.items() if x is not None})
@@ -199,10 +226,19 @@ class FusionModel(PreTrainedModel):
     ) -> list[Any]:
         """One answer for each row of a `Collator`'s batch (its labels are not looked at)."""
         batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name != "labels"}
-        x_m = self.fuse(*self.encode(**batch))
+        tokens_BNTD, mask_BNT = _taken(shuffle, *self.encode(**batch))
         prompt = batch.get("prompt_ids"), batch.get("prompt_mask")
-        embeddings, mask = self.context(x_m if shuffle is None else x_m[shuffle], *prompt)
-        return self.output.answers(self, embeddings, mask, tokenizer)
+        if self.fusion.late:
+            readings, sequence = self.alone(tokens_BNTD, mask_BNT, *prompt)
+            answers = self.output.answers(AveragedModel(self, readings), *sequence, tokenizer)
+            return [answers[n] for n in readings.first_B.tolist()]
+        x_m = self.fuse(tokens_BNTD, mask_BNT)
+        return self.output.answers(self, *self.context(x_m, *prompt, self.fusion.soft_mask(mask_BNT)), tokenizer)
+
+
+def _taken(rows: Tensor | None, *tensors: Any) -> tuple[Any, ...]:
+    """The tensors, or None, with their rows in another order; None: as they are."""
+    return tensors if rows is None else tuple(None if tensor is None else tensor[rows] for tensor in tensors)
 
 
 def _make_encoder(config: FusionConfig, modality: str, shape: ModelShape) -> Encoder:

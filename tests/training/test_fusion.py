@@ -1,5 +1,6 @@
 """The formulas of x_m = f(e_t, e_v, e_s), against closed form and autograd; what is missing never counts."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_masked_garbage_never_changes_the_result(kind: str) -> None:
     for n in range(3):  # and the stand-in of what is missing does
         with torch.no_grad():
             fusion.stand_in_NTD.copy_(stand_in)
-            fusion.stand_in_NTD[n] += 1
+            fusion.stand_in_NTD[n] += torch.linspace(-1, 1, D)  # the same for all would be lost in a normalisation
         changed = (fusion(tokens, mask) - x_m).abs().flatten(1).amax(1) > 1e-6
         assert changed.tolist() == (~mask.any(2)[:, n]).tolist()
 
@@ -125,14 +126,18 @@ def test_stretches_share_every_position(length: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("modalities", [1, 2, 3])
+@pytest.mark.parametrize("modalities", [1, 2, 3, 4])
 def test_x_m_is_as_long_whatever_is_there_and_gradients_reach_every_parameter(kind: str, modalities: int) -> None:
-    fusion, (tokens, mask) = make(kind, modalities).train(), inputs(modalities)
-    whole = fusion(tokens, mask)
-    assert whole.ndim == 3 and whole.shape[0] == B and whole.shape[2] == D
-    mask[:modalities] &= ~torch.eye(modalities, dtype=torch.bool)[:, :, None]  # each is missing once
-    x_m = fusion(tokens, mask)
+    fusion, rows = make(kind, modalities).train(), 2**modalities
+    torch.manual_seed(1)
+    tokens = torch.randn(rows, modalities, T, D, requires_grad=True)
+    whole = fusion(tokens, torch.ones(rows, modalities, T, dtype=torch.bool))
+    assert whole.ndim == 3 and whole.shape[0] == rows and whole.shape[2] == D
+    present = torch.tensor(list(itertools.product([False, True], repeat=modalities)))  # every subset, none at all too
+    mask = present[..., None].repeat(1, 1, T)
+    x_m, read = fusion(tokens, mask), fusion.soft_mask(mask)
     assert x_m.shape == whole.shape and x_m.isfinite().all()
+    assert read is None or (read.shape == x_m.shape[:2] and read.dtype == torch.bool and read.any(1).all())
     (x_m * torch.randn_like(x_m)).sum().backward()
     without = {"raw_weight_N"} if modalities == 1 else set()  # the weight of the only modality is 1
     waiting = [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from training.building import build_model
+from training.catalog import FUSIONS
 from training.data import Collator, Row
 from training.features import FeatureSettings
 from training.model import FusionModel
@@ -63,7 +64,7 @@ def make_batch(model: FusionModel, rows: list[Row], **changes: Any) -> dict[str,
     return collator(rows)
 
 
-@pytest.mark.parametrize("fusion", ["weighted", "concat", "attention"])
+@pytest.mark.parametrize("fusion", FUSIONS.names())
 @pytest.mark.parametrize("encoders", [{}, SMALL_TRANSFORMERS], ids=["cnn", "transformer"])
 @pytest.mark.parametrize("output", ["text", "class"])
 def test_everything_learns(fusion: str, encoders: dict[str, str], output: str) -> None:
@@ -98,7 +99,7 @@ def test_count_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("encoders", [{}, SMALL_TRANSFORMERS], ids=["cnn", "transformer"])
-@pytest.mark.parametrize("fusion", ["weighted", "concat", "attention"])
+@pytest.mark.parametrize("fusion", FUSIONS.names())
 def test_what_a_row_lacks_is_never_read(fusion: str, encoders: dict[str, str]) -> None:
     model = make_model(fusion=fusion, encoders=encoders)
     batch = make_batch(model, make_rows())
@@ -117,9 +118,10 @@ def test_what_a_row_lacks_is_never_read(fusion: str, encoders: dict[str, str]) -
         torch.testing.assert_close(model(**(batch | {"text": garbage})).logits, logits, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("fusion", FUSIONS.names())
 @pytest.mark.parametrize("encoders", [{}, SMALL_TRANSFORMERS], ids=["cnn", "transformer"])
-def test_a_row_is_answered_alone_as_in_a_batch(encoders: dict[str, str]) -> None:
-    model = make_model(encoders=encoders)
+def test_a_row_is_answered_alone_as_in_a_batch(encoders: dict[str, str], fusion: str) -> None:
+    model = make_model(encoders=encoders, fusion=fusion)
     rows = make_rows()
     together = model(**make_batch(model, rows))
     collator = make_collator(model, TOKENIZER, FEATURES)
@@ -157,8 +159,9 @@ def test_context_is_soft_tokens_then_prompt_padded_on_the_left() -> None:
         assert mask[n].tolist() == sorted(mask[n].tolist())
 
 
-def test_shuffled_soft_tokens_are_another_rows() -> None:
-    model = make_model()
+@pytest.mark.parametrize("fusion", FUSIONS.names())
+def test_shuffled_soft_tokens_are_another_rows(fusion: str) -> None:
+    model = make_model(fusion=fusion)
     batch = make_batch(model, make_rows([("image",), ("image",), ("image", "speech")]))
     logits, order = model(**batch).logits, torch.tensor([1, 2, 0])
     shuffled = model(**batch, shuffle=order).logits

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization
 
-from training.fusions.base import Fusion
+from training.fusions.base import TokenFusion
 from training.layers import Block, ModelShape
 
 
-class AttentionFusion(Fusion):
+class AttentionFusion(TokenFusion):
     """The tokens of all modalities, each with an embedding of its place, read one another in a transformer layer
     (X = N T)."""
 
@@ -27,5 +27,4 @@ class AttentionFusion(Fusion):
 
     def forward(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:
         x_BXD = (self.filled(tokens_BNTD, mask_BNT) + self.place_NTD).flatten(1, 2)
-        # A stand-in is always read; of a modality that is there, its real tokens.
-        return self.block(x_BXD, (mask_BNT | ~mask_BNT.any(2, keepdim=True)).flatten(1))
+        return self.block(x_BXD, self.soft_mask(mask_BNT))

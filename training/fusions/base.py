@@ -3,6 +3,8 @@
 Shapes: B rows, N modalities, T tokens of each, X soft tokens, D width.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from transformers import initialization
@@ -16,6 +18,10 @@ class Fusion(nn.Module):
     A modality that a row lacks has no real token. A learned stand-in takes its place, and what its tokens hold never
     changes the result. A kind with options takes them as `options`.
     """
+
+    # true: the language model reads the modalities of a row one by one, each as if the row had no other, and what it
+    # says is averaged over them (`training.readings`)
+    late: ClassVar[bool] = False
 
     def __init__(self, modalities: int, shape: ModelShape) -> None:
         super().__init__()
@@ -31,5 +37,22 @@ class Fusion(nn.Module):
         present_BN = mask_BNT.any(2)
         return torch.where(present_BN[..., None, None], real_BNTD, self.stand_in_NTD.to(tokens_BNTD.dtype))
 
+    @staticmethod
+    def readable(mask_BNT: Tensor) -> Tensor:
+        """Which of the `filled` tokens say something (B, N, T): the real ones, and a stand-in's."""
+        return mask_BNT | ~mask_BNT.any(2, keepdim=True)
+
     def forward(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def soft_mask(self, mask_BNT: Tensor) -> Tensor | None:
+        """Which soft tokens the language model reads (B, X), at least one of each row; None: all."""
+        return None
+
+
+class TokenFusion(Fusion):
+    """A fusion that keeps the tokens of each modality, one modality after the other (X = N T); those that are not real
+    are not read."""
+
+    def soft_mask(self, mask_BNT: Tensor) -> Tensor:
+        return self.readable(mask_BNT).flatten(1)

@@ -1,0 +1,41 @@
+"""The options of fusions; here, where nothing is heavy, since project files are checked by them."""
+
+from dataclasses import dataclass
+
+from training.validation import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bottleneck:
+    tokens: int = 4  # of the bottleneck; as many soft tokens come out
+    layers: int = 2  # with fewer than two no modality reads what another one said
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "layers"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perceiver:
+    latents: int = 8  # queries; as many soft tokens come out
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("latents", "layers"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    width: int = 8  # of each modality before the product, which has (width + 1) ** modalities values
+
+    def __post_init__(self) -> None:
+        check(1 <= self.width <= 64, "width", self.width, "1 to 64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank:
+    rank: int = 4
+
+    def __post_init__(self) -> None:
+        check(self.rank >= 1, "rank", self.rank, "at least 1")

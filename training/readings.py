@@ -1,0 +1,86 @@
+"""A row read several times by the language model, each time as if it had one modality only.
+
+So late fusion answers, and so an objective hears what each modality says by itself.
+
+Shapes: B rows, R readings, N modalities, T tokens of each.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from training.outputs.base import AnsweringModel
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Which rows are read: those of one row follow one another, and each row has at least one."""
+
+    rows_R: Tensor  # the row that is read
+    modality_R: Tensor  # number of the modality that is read; N where the row has none
+
+    @classmethod
+    def of(cls, present_BN: Tensor) -> "Readings":
+        none_B1 = ~present_BN.any(1, keepdim=True)
+        return cls(*torch.cat([present_BN, none_B1], dim=1).nonzero(as_tuple=True))
+
+    def masked(self, mask_BNT: Tensor) -> Tensor:
+        """The mask of each reading (R, N, T): that of its row and modality."""
+        numbers_N = torch.arange(mask_BNT.shape[1], device=mask_BNT.device)
+        return mask_BNT[self.rows_R] & (numbers_N == self.modality_R[:, None])[..., None]
+
+    @property
+    def first_B(self) -> Tensor:
+        """The first reading of each row."""
+        starts_R = torch.ones_like(self.rows_R, dtype=torch.bool)
+        starts_R[1:] = self.rows_R[1:] != self.rows_R[:-1]
+        return starts_R.nonzero()[:, 0]
+
+    def averaged(self, said: Tensor) -> Tensor:
+        """What was said of each reading (R, ...), or of k beams of each (R * k, ...): the mean over its row's."""
+        beams = len(said) // len(self.rows_R)
+        rows = (self.rows_R[:, None] * beams + torch.arange(beams, device=said.device)).flatten()
+        sums = said.new_zeros(len(self.first_B) * beams, *said.shape[1:]).index_add(0, rows, said)
+        counts = rows.bincount().reshape(-1, *[1] * (said.ndim - 1))
+        return (sums / counts)[rows]
+
+
+class AveragedModel(AnsweringModel):
+    """A model as an output sees it to whom the readings of a row say the same: the mean of their logits.
+
+    The mean of logits is, but for a constant that softmax does not see, the mean of log-probabilities. Answers that are
+    generated greedily or by beams stay the same for all readings of a row; sampled ones would not.
+    """
+
+    def __init__(self, model: AnsweringModel, readings: Readings) -> None:
+        self.model, self.readings = model, readings
+        self.llm, self.config = self, model.config  # it generates, see below
+
+    @property
+    def head(self) -> Any:
+        return None if self.model.head is None else lambda hidden: self.readings.averaged(self.model.head(hidden))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def read(self, embeddings_BSD: Tensor, mask_BS: Tensor, **options: Any) -> Any:
+        said = self.model.read(embeddings_BSD, mask_BS, **options)
+        if "logits" in said:
+            said["logits"] = self.readings.averaged(said["logits"])
+        return said
+
+    def generate(self, **options: Any) -> Any:
+        """The language model's own, with each next token chosen by all readings of a row."""
+        processors = [*options.pop("logits_processor", ()), _Averaged(self.readings)]
+        return self.model.llm.generate(**options, logits_processor=LogitsProcessorList(processors))
+
+
+class _Averaged(LogitsProcessor):
+    def __init__(self, readings: Readings) -> None:
+        self.readings = readings
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self.readings.averaged(scores)
