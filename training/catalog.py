@@ -293,5 +293,6 @@ OBJECTIVES = Family(
     "objective",
     {
         "answer": ("training.objectives.answer:AnswerObjective", "training.objectives.options:Options"),
+        "unimodal": ("training.objectives.unimodal:UnimodalObjective", "training.objectives.options:Unimodal"),
     },
 )

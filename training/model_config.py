@@ -68,6 +68,9 @@ class ModelOutput(transformers_utils.ModelOutput):
     logits: Tensor | None = None  # of the output: (B, ...)
     x_m: Tensor | None = None  # what the fusion made of the inputs (B, X, D)
     tokens: dict[str, Tensor] | None = None  # e_m by modality, projected: what the fusion read (B, T, D)
+    # In training, where an objective reads it: by modality the numbers of the rows (R,) that have it, and the logits
+    # (R, ...) of these rows as if they had no other.
+    alone: dict[str, tuple[Tensor, Tensor]] | None = None
     masks: dict[str, Tensor] | None = None  # (B, T), true where a token is real; a row that lacks a modality has none
 
 

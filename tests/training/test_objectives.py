@@ -1,5 +1,6 @@
-"""The contract of objectives, over every kind of the catalogue and one of a user's own."""
+"""The contract of objectives, over every kind of the catalogue and one of a user's own; and what each minimises."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from training.catalog import OBJECTIVES
+from training.objectives.unimodal import shares
 from training.settings import TrainingSettings
 
 KINDS = [*OBJECTIVES.names(), "own_kinds:OwnObjective"]
@@ -75,7 +77,7 @@ def test_several_are_added_and_evaluation_knows_only_the_answers_loss(
     [
         ([], "objectives is .*, expected at least one, and none twice"),
         (["answer", {"kind": "answer", "weight": 2}], "none twice"),
-        (["anwser"], "objective is 'anwser', expected one of answer.*did you mean answer"),
+        (["anwser"], "objective is 'anwser', expected one of answer, unimodal.*did you mean answer"),
         ([{"kind": "answer", "weight": 0}], "weight is 0.0, expected a positive number"),
         ([{"kind": "answer", "wieght": 2}], "objective answer has no option 'wieght'; there are weight; did you mean"),
     ],
@@ -83,3 +85,51 @@ def test_several_are_added_and_evaluation_knows_only_the_answers_loss(
 def test_what_is_wrong_is_named(objectives: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TrainingSettings(objectives=tuple(objectives))
+
+
+ENCODERS = dict.fromkeys(("text", "image", "speech"), "small_transformer")  # without statistics of a batch
+
+
+def test_unimodal_losses_are_those_of_rows_that_have_one_modality(rows: Any, make_model: Callable[..., Any]) -> None:
+    for fusion in ("attention", "logit"):
+        model, batch = make_model(rows, encoders=ENCODERS, fusion=fusion)
+        losses = with_objectives(model, "unimodal")(**batch).losses
+        assert list(losses) == ["unimodal_text", "unimodal_image", "unimodal_speech"]
+        for name, loss in losses.items():
+            modality = name.removeprefix("unimodal_")
+            alone = [row | {m: None for m in ENCODERS if m != modality} for row in rows if row[modality] is not None]
+            _, single = make_model(alone, encoders=ENCODERS, fusion=fusion)
+            torch.testing.assert_close(loss, model.eval()(**single).loss)
+            model.train()
+
+
+def test_a_stronger_modality_is_damped_as_in_the_paper() -> None:
+    """OGM: rho_u = s_u / s_v; the stronger one keeps 1 - tanh(alpha * rho_u), the weaker one all."""
+    losses = {"image": -torch.tensor(0.6).log(), "speech": -torch.tensor(0.2).log()}
+    kept = shares(losses, 0.3)
+    torch.testing.assert_close(kept["image"], torch.tensor(1 - math.tanh(0.3 * 0.6 / 0.2)))
+    assert kept["speech"] == 1
+    three = shares(losses | {"text": -torch.tensor(0.4).log()}, 0.3)  # of more: against the mean of the others
+    torch.testing.assert_close(three["image"], torch.tensor(1 - math.tanh(0.3 * 0.6 / 0.3)))
+    assert three["speech"] == three["text"] == shares({"text": losses["image"]}, 0.3)["text"] == 1
+
+
+def test_balancing_multiplies_the_gradients_of_an_encoder(rows: Any, make_model: Callable[..., Any]) -> None:
+    found = []
+    for balance in (0.0, 0.5):
+        model, batch = make_model(rows, encoders=ENCODERS)
+        output = with_objectives(model, "answer", {"kind": "unimodal", "balance": balance})(**batch)
+        output.loss.backward()
+        found.append((output.losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (losses, free), (_, balanced) = found
+    kept = shares({name: losses[f"unimodal_{name}"] for name in ENCODERS}, 0.5)
+    assert any(share < 1 for share in kept.values()) and any(share == 1 for share in kept.values())
+    for name, gradient in free.items():
+        part, _, rest = name.partition(".")
+        share = kept[rest.split(".")[0]] if part in ("encoders", "projectors") else torch.tensor(1.0)
+        torch.testing.assert_close(balanced[name], gradient * share, rtol=1e-4, atol=1e-6)
+
+
+def test_a_wrong_balance_is_named() -> None:
+    with pytest.raises(ValueError, match=r"objective unimodal: balance is 2\.0, expected 0 to 1"):
+        TrainingSettings(objectives=("answer", {"kind": "unimodal", "balance": 2}))  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ class Objective(nn.Module):
     """
 
     Options: ClassVar = options_module.Options
+    reads_alone: ClassVar[bool] = False  # true: `output.alone` is worked out, which costs a reading for each modality
 
     def __init__(self, config: "FusionConfig", training: "TrainingSettings", options: options_module.Options) -> None:
         super().__init__()
@@ -29,7 +30,8 @@ class Objective(nn.Module):
         """Scalars by name, not weighted; no other objective uses the same name.
 
         Args:
-            output: logits, x_m, and the tokens of each modality with their masks; `loss` is not there yet.
+            output: logits, x_m, and the tokens of each modality with their masks, through which all gradients of an
+                encoder go; `loss` is not there yet.
             batch: what the model was given, labels included.
         """
         raise NotImplementedError

@@ -11,3 +11,12 @@ class Options:
 
     def __post_init__(self) -> None:
         check(self.weight > 0, "weight", self.weight, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unimodal(Options):
+    balance: float = 0.0  # how far the gradient of a modality that answers better than the others is damped; 0: not
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(0 <= self.balance <= 1, "balance", self.balance, "0 to 1")
