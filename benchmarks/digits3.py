@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from transformers.utils import logging
 
 from assets import pipeline
 from benchmarks import measure
@@ -45,8 +46,10 @@ BESIDE = ("concat", "logit")
 PROJECT = """
 name: digits3
 sources:
-  - {{name: image, modality: image, files: "{data}/image.tar", table: "{data}/samples.csv", key: sample_id, file: image}}
-  - {{name: speech, modality: speech, files: "{data}/speech.tar", table: "{data}/samples.csv", key: sample_id, file: speech}}
+  - {{name: image, modality: image, files: "{data}/image.tar", table: "{data}/samples.csv", key: sample_id,
+     file: image}}
+  - {{name: speech, modality: speech, files: "{data}/speech.tar", table: "{data}/samples.csv", key: sample_id,
+     file: speech}}
   - {{name: text, modality: text, table: "{data}/samples.csv", column: text, key: sample_id}}
 align: {{label: label, split: {{column: split}}}}
 features:
@@ -181,6 +184,8 @@ def main() -> None:
     data = (arguments.data / "digits3").resolve()
     with (data / "samples.csv").open(newline="") as table:  # fails here, where it says which file is missing
         assert {*MODALITIES, "label", "split"} <= {*next(csv.reader(table))}
+    torch.set_num_threads(measure.CORES)
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(*prepare(Path(folder), data, changes), arguments.seeds)
         singles = {(m,): runs.train("concat", (m,)) for m in MODALITIES}
@@ -196,5 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(measure.CORES)
     main()

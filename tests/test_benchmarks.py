@@ -78,6 +78,21 @@ def test_an_unheard_speaker_is_asked_both_models():
     assert all(0 <= share <= 1 for side in ("ours", "plain") for share in line[side].values())
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "digits3").is_dir(), reason="needs digits3")
+def test_fusions_and_single_modalities_are_asked_the_same_rows():
+    command = [sys.executable, "-m", "benchmarks.digits3", "--quick", "--data", str(DATA)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {line["what"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert list(found) == ["text", "image", "speech", "concat", "logit"]
+    assert all(line["test_rows"] == 500 and 0 <= line["ours"] <= 1 for line in found.values())
+    assert found["logit"]["shown"].keys() == {"text", "image", "speech"}
+    interval = found["logit"]["against_concat"]
+    assert interval["low"] <= interval["difference"] <= interval["high"]
+    assert interval["difference"] == pytest.approx(found["logit"]["ours"] - found["concat"]["ours"], abs=2e-4)
+
+
 def test_the_product_does_not_import_them():
     for package in ("training", "assets", "orchestration"):
         for path in (ROOT / package).rglob("*.py"):

@@ -1,7 +1,7 @@
 """Every fusion that `init` offers, from files to the gate; and a baseline that is what the model is.
 
-A run costs many times what such a small training does. So four kinds, of which each takes its own way through the model,
-are run as a person would; the others are trained by the trainer and judged by the gate on the same data, here.
+A run costs many times what such a small training does. So three kinds, of which each takes its own way through the
+model, are run as a person would; the others are trained by the trainer and judged by the gate on the same data, here.
 """
 
 import json
@@ -24,7 +24,7 @@ from training.mlflow_store import client
 
 pytestmark = pytest.mark.slow
 
-RUN = ["concat", "attention", "{kind: bottleneck, layers: 1}", "logit"]
+RUN = ["concat", "{kind: bottleneck, layers: 1}", "logit"]
 SETTINGS = ["promotion.must_beat=[]", "training.parallel=1"]
 CONTEXT: Any = SimpleNamespace(run=SimpleNamespace(run_id="of_test"), log=SimpleNamespace(info=print))
 

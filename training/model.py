@@ -186,14 +186,15 @@ class FusionModel(PreTrainedModel):
             masks=dict(zip(modalities, mask_BNT.unbind(1), strict=True)),
         )
         assert output.tokens is not None
-        tokens_BNTD = torch.stack(list(output.tokens.values()), dim=1)  # so all gradients go through what objectives see
+        # What objectives see is what the fusion reads, so that no gradient of an encoder goes past it.
+        tokens_BNTD = torch.stack(list(output.tokens.values()), dim=1)
         output["x_m"] = self.fuse(tokens_BNTD, mask_BNT)
         if self.fusion.late or (self.training and any(objective.reads_alone for objective in self.objectives)):
             shown_BNTD, shown_BNT = _taken(shuffle, tokens_BNTD, mask_BNT)
             readings, sequence = self.alone(shown_BNTD, shown_BNT, *prompt)
             said = self.output.logits(self, *sequence, None if labels is None else labels[readings.rows_R])
-            of_modality = [readings.modality_R == n for n in range(len(modalities))]
-            output["alone"] = {m: (readings.rows_R[at], said[at]) for m, at in zip(modalities, of_modality, strict=True)}
+            of_NR = [readings.modality_R == n for n in range(len(modalities))]
+            output["alone"] = {m: (readings.rows_R[r], said[r]) for m, r in zip(modalities, of_NR, strict=True)}
         if self.fusion.late:
             output["logits"] = readings.averaged(said)[readings.first_B]
         else:

@@ -81,6 +81,19 @@ def test_everything_learns(fusion: str, encoders: dict[str, str], output: str) -
     assert not waiting, f"never trained: {sorted(waiting)}"
 
 
+@pytest.mark.parametrize("fusion", FUSIONS.names())
+def test_bfloat16_is_near(fusion: str) -> None:
+    """As `training.precision: bfloat16` computes; gradients reach the same parameters."""
+    model = make_model(fusion=fusion, encoders=SMALL_TRANSFORMERS).train()
+    batch = make_batch(model, make_rows())
+    exact = model(**batch).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**batch).loss
+    assert loss.item() == pytest.approx(exact.item(), rel=0.05)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
 def test_count_of_parameters() -> None:
     width, inner, heads_of_fusion, layers, vocabulary = 16, 64, 1, 1, len(TOKENIZER)
     model = make_model()
