@@ -80,7 +80,10 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     query, parameters = _todo(step)
     todo = lake.sql(f"SELECT count(*) AS n FROM ({query})", parameters)["n"][0].as_py()
     kind = step.processor.modalities[modality]
-    engine = ENGINES.make(project.engine).suited(kind.in_python, todo)
+    if todo:
+        step.processor.prepare(modality)
+    in_python = kind.in_python and not step.processor.featurizers[modality].runs_model
+    engine = ENGINES.make(project.engine).suited(in_python, todo)
     rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
     streamed = lake.stream(query, parameters, rows)
     batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from assets import pipeline
 from assets.alignment import Alignment, align, validate_samples
+from assets.featurizing import make_processor
 from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
 from assets.leakage import leak_words, leakage
@@ -75,6 +76,9 @@ def check(project: Project, decoded: int = 50) -> Check:
             each suffix are among them.
     """
     check_schedule(project)
+    processor = make_processor(project)
+    for modality in project.modalities:
+        processor.prepare(modality)
     scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)

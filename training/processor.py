@@ -66,6 +66,13 @@ class Processor:
             for content, result in zip(contents, results, strict=True)
         ]
 
+    def prepare(self, modality: str) -> None:
+        """Loads what its features need, once, before any is made. Raises ValueError where it is not there."""
+        try:
+            self.featurizers[modality].prepare()
+        except ValueError as error:
+            raise ValueError(f"features.{modality}: {error}") from error
+
     def clean_fingerprint(self, modality: str) -> str:
         """Names the clean step: its version, its settings, and the packages that decide its rows. Limits are no part:
         what was within them stays as it is when they change."""

@@ -76,6 +76,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, around: bool = True) -
     return [*control.before, *ids, *control.after] if around else ids
 
 
+def windows(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> list[list[int]]:
+    """Token ids of a text in parts of at most `most` tokens, each with the special tokens that belong around a text."""
+    control, ids = _control(tokenizer), encode(tokenizer, text, around=False)
+    room = max(1, int(most) - len(control.before) - len(control.after))
+    parts = [ids[start : start + room] for start in range(0, max(1, len(ids)), room)]
+    return [[*control.before, *part, *control.after] for part in parts]
+
+
 class _Control(NamedTuple):
     ids: frozenset[int]
     before: tuple[int, ...]  # what the tokenizer puts before a text

@@ -57,6 +57,12 @@ class SmallTransformerFramesEncoder(_Sequence):
         return self.encode(self.embed(values), mask[:, :: self.stack])
 
 
+class SmallTransformerVectorsEncoder(SmallTransformerFramesEncoder):
+    """Each vector is a position."""
+
+    stack = 1
+
+
 class SmallTransformerIdsEncoder(_Sequence):
     """Token ids (B, S) of the features' tokenizer."""
 

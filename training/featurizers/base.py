@@ -24,6 +24,7 @@ class FeatureShape:
     form: grid    pictures (B, width, size, size)
           frames  sequences of vectors (B, F, width) with a mask (B, F)
           ids     token ids (B, S) below `width`, with a mask (B, S)
+          vectors what another model made of the content (B, S, width), with a mask (B, S)
     """
 
     form: str
@@ -49,6 +50,7 @@ class Featurizer(ABC):
     recipe: ClassVar[str | None] = None  # kinds of the same recipe store the same tensors; default: the class's own
     decoded_size: int | None = None  # the short side in pixels that is needed of a picture
     prompt_tokens = 512  # of a text, that a language model reads
+    runs_model: ClassVar[bool] = False  # it runs a network, which leaves Python while it works
     at_once: ClassVar[int] = 0  # bytes of contents that are decoded first and featurized together; 0: each alone
 
     def __init__(self, options: Any = None) -> None:
@@ -70,6 +72,9 @@ class Featurizer(ABC):
         says so by `at_once`.
         """
         return [_tensors_or_error(self, content) for content in contents]
+
+    def prepare(self) -> None:  # noqa: B027
+        """Loads what featurizing needs, before workers start. Raises ValueError where it is not there."""
 
     @abstractmethod
     def shape(self) -> FeatureShape:
