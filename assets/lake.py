@@ -4,6 +4,7 @@ Every read and write of a table goes through `Lake`. DuckDB runs in memory over 
 locked and nothing can be half written: a crash leaves whole commits only.
 """
 
+import atexit
 import functools
 import glob
 import os
@@ -48,6 +49,7 @@ def open_duckdb(memory_limit: str = _MEMORY_LIMIT, threads: int | None = None) -
 @functools.cache
 def _shared(process: int, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
     """One for all queries of a process (a forked one must not use its parent's): each start takes 25 ms."""
+    atexit.register(_shared.cache_clear)  # DuckDB's binding prints what is alive at the end
     return open_duckdb(memory_limit, threads)
 
 

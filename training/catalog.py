@@ -4,7 +4,7 @@ A kind is named in the project file by a word (`fusion: attention`), by a word w
 attention, layers: 2}`), or, where it is a user's own, by module and class (`fusion: my_package.fusions:MyFusion`).
 Importing this imports nothing heavy; a kind's module is imported when the kind is used, or when it is given options.
 
-A class says its options as `Options`, a frozen dataclass. Where the class's module
+A class says its options as `Options`, a frozen dataclass with a default for each field. Where the class's module
 imports torch, they lie in a light module, which the catalogue names beside the class: ``("module:Class",
 "module:Options")``; so a project file is checked without torch.
 """
@@ -168,13 +168,8 @@ class Family:
     def _changed(options: Any) -> dict[str, Any]:
         from training.validation import to_dict
 
-        values = to_dict(options)
-        changed = [f.name for f in dataclasses.fields(options) if getattr(options, f.name) != _default(f)]
-        return {name: values[name] for name in changed}
-
-
-def _default(of: dataclasses.Field[Any]) -> Any:
-    return of.default if of.default_factory is dataclasses.MISSING else of.default_factory()
+        values, defaults = to_dict(options), to_dict(type(options)())
+        return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 def is_own(kind: str) -> bool:
@@ -230,16 +225,16 @@ FEATURIZERS = Family(
     {
         "text": {
             "tokens": "training.featurizers.tokens:TokensFeaturizer",
-            "embedding": "training.featurizers.embedding:TextEmbeddingFeaturizer",
+            "embedding": "training.featurizers.embedding:EmbeddingTextFeaturizer",
         },
         "image": {
             "pixels": "training.featurizers.pixels:PixelsFeaturizer",
-            "embedding": "training.featurizers.embedding:ImageEmbeddingFeaturizer",
+            "embedding": "training.featurizers.embedding:EmbeddingImageFeaturizer",
         },
         "speech": {
             "log_mel": "training.featurizers.log_mel:LogMelFeaturizer",
             "mfcc": "training.featurizers.mfcc:MfccFeaturizer",
-            "embedding": "training.featurizers.embedding:SpeechEmbeddingFeaturizer",
+            "embedding": "training.featurizers.embedding:EmbeddingSpeechFeaturizer",
         },
     },
 )

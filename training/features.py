@@ -119,7 +119,6 @@ def _read(name: str, section: Any) -> _Section:
             meant = f"did you mean {close[0]}?" if close else f"known are {', '.join((*options, *cleaned))}"
             raise ValueError(f"{option} is not a key that is known here; {meant}")
     choice = FEATURIZERS.choose({"kind": kind} | {k: v for k, v in values.items() if k not in cleaned}, name)
-    FEATURIZERS.options(choice, name)  # one that has to be given may be missing
     plain = dict(choice.options) if kind == modality.default_featurizer else {"kind": kind, **choice.options}
     if cleaning_class is None:
         return _Section(None, choice, plain)

@@ -44,6 +44,8 @@ def model_folder(name: str) -> Path:
     Raises:
         ValueError: there is no such model, or it cannot be fetched.
     """
+    if not name:
+        raise ValueError("embedding needs a model: {kind: embedding, model: NAME_OR_FOLDER}")
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -264,7 +266,7 @@ class TextEncoder(PretrainedEncoder):
         told = getattr(self.model.config, "max_position_embeddings", None) or _LONGEST_TEXT + 2
         most = min(self.preprocess.model_max_length, told - 2)  # some count positions from 2
         for ids in windows(self.preprocess, content, most):
-            ids_BS = torch.tensor([ids])
+            ids_BS = torch.tensor([ids or [self.preprocess.pad_token_id or 0]])  # of a text that cleaning left empty
             yield _Input({"input_ids": ids_BS, "attention_mask": torch.ones_like(ids_BS)}, 1.0)
 
     def averaged(self, states_SD: "Tensor", tokens: int) -> "Tensor":
@@ -329,7 +331,8 @@ class SpeechEncoder(PretrainedEncoder):
             part = waveform[start : start + window]
             padded = min(window, math.ceil(len(part) / step) * step)
             made, real = self._made(part, rate, padded)
-            yield _Input({name: made[name] for name in (*self.takes, "attention_mask") if name in made}, real)
+            names = (*self.takes, "attention_mask", "is_longer")
+            yield _Input({name: made[name] for name in names if name in made}, real)
 
     def _made(self, waveform: np.ndarray, rate: int, padded: int) -> tuple[Any, float]:
         if self._fixed:

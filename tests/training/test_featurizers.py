@@ -8,11 +8,13 @@ import PIL.Image
 import pytest
 import soundfile
 
+from tests.training import tiny_encoders
 from training import catalog
 from training.catalog import FEATURIZERS, MODALITIES
 from training.features import FeatureSettings
 from training.processor import Processor
 from training.settings import MediaLimits
+from training.validation import to_dict
 
 OWN = '''
 from collections.abc import Mapping
@@ -64,7 +66,11 @@ def case(request, tmp_path, monkeypatch) -> tuple[str, str, Processor]:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "edges_of_test.py").write_text(OWN)
     modality, kind = request.param
-    return modality, kind, Processor(FeatureSettings(**{modality: kind}), MediaLimits())
+    section = {"kind": kind}
+    if kind == "embedding":
+        encoder = {"text": "bert", "image": "vit", "speech": "whisper"}[modality]
+        section["model"] = str(tiny_encoders.make(encoder, tmp_path / encoder))
+    return modality, kind, Processor(FeatureSettings(**{modality: section}), MediaLimits())
 
 
 def test_declared_tensors_come_and_make_a_batch(case):
@@ -106,7 +112,8 @@ def test_options_that_act_in_a_batch_are_no_part_of_the_fingerprint(case):
     featurizer = processor.featurizers[modality]
     for name in FEATURIZERS.option_names(kind, modality):
         if name in featurizer.at_batch:
-            changed = FeatureSettings(**{modality: {"kind": kind, name: getattr(featurizer.options, name) + 1}})
+            section = to_dict(featurizer.options) | {"kind": kind, name: getattr(featurizer.options, name) + 1}
+            changed = FeatureSettings(**{modality: section})
             assert Processor(changed, MediaLimits()).fingerprint(modality) == processor.fingerprint(modality)
             assert changed.at_batch(modality) != processor.features.at_batch(modality)
 

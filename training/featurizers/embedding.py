@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingOptions:
     __pydantic_config__ = FORBID_EXTRA
-    model: str  # a Hugging Face name, or a local folder of the same form
+    model: str = ""  # has to be given: a Hugging Face name, or a local folder of the same form
     tokens: int = 4  # of a content: means over as many stretches, or cells of a picture
     layer: int = -1  # of the encoder's hidden states; -1: its own end
     batch_size: int = 16  # inputs that go through the encoder at once
@@ -99,14 +99,14 @@ class EmbeddingFeaturizer(Featurizer):
         return pretrained.load_encoder(self.modality, self._folder)
 
 
-class TextEmbeddingFeaturizer(EmbeddingFeaturizer):
+class EmbeddingTextFeaturizer(EmbeddingFeaturizer):
     modality = "text"
 
     def raw(self, content: Any) -> str:
         return str(content.text)
 
 
-class ImageEmbeddingFeaturizer(EmbeddingFeaturizer):
+class EmbeddingImageFeaturizer(EmbeddingFeaturizer):
     modality = "image"
 
     def __init__(self, options: EmbeddingOptions) -> None:
@@ -121,8 +121,9 @@ class ImageEmbeddingFeaturizer(EmbeddingFeaturizer):
         return content.array
 
 
-class SpeechEmbeddingFeaturizer(EmbeddingFeaturizer):
+class EmbeddingSpeechFeaturizer(EmbeddingFeaturizer):
     modality = "speech"
+    packages = ("numpy", "soxr", *EmbeddingFeaturizer.packages)
 
     def raw(self, content: Speech) -> tuple[np.ndarray, int]:
         return content.waveform, content.sample_rate

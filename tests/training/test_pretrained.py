@@ -1,0 +1,142 @@
+"""Frozen pretrained encoders of many families, and what is no encoder."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training import tiny_encoders
+from training import pretrained
+from training.features import FeatureSettings
+from training.pretrained import averages, digest, load_encoder
+from training.processor import Processor
+from training.settings import MediaLimits
+
+CASES = [(family, modality) for family, (modalities, _) in tiny_encoders.FAMILIES.items() for modality in modalities]
+RANDOM = np.random.default_rng(0)
+
+
+def noise(seconds: float, rate: int = 16_000) -> tuple[np.ndarray, int]:
+    return RANDOM.standard_normal(round(seconds * rate)).astype(np.float32) / 10, rate
+
+
+CONTENTS: dict[str, list[Any]] = {
+    "text": ["a", "words, and more of them than it reads at once: " * 3, "two <|eos|> words", ""],
+    "image": [RANDOM.integers(0, 256, shape, dtype=np.uint8) for shape in ((40, 50, 3), (3, 7, 3), (64, 32, 3))],
+    "speech": [noise(0.06), noise(0.6), noise(3.2), noise(0.55, 8000)],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made: dict[str, Path] = {}
+
+    def of(family: str) -> Path:
+        if family not in made:
+            made[family] = tiny_encoders.make(family, tmp_path_factory.mktemp(family))
+        return made[family]
+
+    return of
+
+
+@pytest.mark.parametrize(("family", "modality"), CASES)
+def test_an_embedding_depends_on_its_content_alone(family: str, modality: str, folder: Any) -> None:
+    encoder, contents = load_encoder(modality, folder(family)), CONTENTS[modality]
+    together = encoder.embed(contents, 4, -1, 2)
+    width = encoder.width(-1)
+    for embedding_ND, content in zip(together, contents, strict=True):
+        assert embedding_ND.shape == (4, width) and embedding_ND.dtype == np.float16
+        np.testing.assert_allclose(embedding_ND, encoder.embed([content], 4, -1, 2)[0], atol=2e-3)
+    assert not any(np.allclose(together[0], other, atol=1e-3) for other in together[1:])
+    (alone,), (first,) = (encoder.embed(contents[:1], 1, layer, 2) for layer in (-1, 1))
+    assert alone.shape == (1, width) and len(first) == 1
+    with pytest.raises(ValueError, match="layer is 99"):
+        encoder.embed(contents[:1], 1, 99, 2)
+
+
+def test_what_a_recording_is_padded_with_does_not_count(folder: Any) -> None:
+    """Of 0.5 s and of 0.06 s within as much silence: the first has 25 positions, the second three."""
+    encoder = load_encoder("speech", folder("whisper"))
+    (part,) = encoder.inputs(noise(0.06))
+    assert part.tensors["input_features"].shape == (1, 80, 50)
+    assert len(next(encoder._real(torch.zeros(1, 25, 16), [part]))) == 3
+    long = [part.tensors["input_features"].shape[-1] for part in encoder.inputs(noise(31))]
+    assert long == [3000, 100], "nothing is cut off: what is too long is read in parts"
+
+
+def test_whisper_reads_short_recordings_as_long_ones_up_to_what_follows(folder: Any) -> None:
+    """The shortened encoder is the same network: on features of full length, cut after the convolutions, it agrees."""
+    encoder = load_encoder("speech", folder("whisper"))
+    features = torch.randn(1, 80, 3000)
+    with torch.inference_mode():
+        whole = encoder.states({"input_features": features}, 0)
+        short = encoder.states({"input_features": features[..., :100]}, 0)
+    torch.testing.assert_close(short[:, :49], whole[:, :49])
+
+
+def test_the_class_token_comes_first_and_alone_stands_for_all(folder: Any) -> None:
+    encoder = load_encoder("image", folder("vit"))
+    states_SD = torch.arange(17.0)[:, None]
+    assert encoder.averaged(states_SD, 1).tolist() == [[0.0]]
+    assert encoder.averaged(states_SD, 5).flatten().tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
+    assert encoder.averaged(states_SD[1:], 1).tolist() == [[8.5]]
+
+
+def test_stretches_of_a_sequence_share_what_lies_on_their_border() -> None:
+    assert averages(torch.tensor([[0.0], [3.0], [6.0]]), 2).flatten().tolist() == [1.0, 5.0]
+    assert averages(torch.tensor([[2.0]]), 3).flatten().tolist() == pytest.approx([2.0] * 3)
+
+
+@pytest.mark.parametrize(
+    ("family", "modality", "words"),
+    [
+        ("bert", "image", "cannot be loaded as an encoder of pictures"),
+        ("bert", "speech", "cannot be loaded as an encoder of speech"),
+        ("vit", "text", "cannot be loaded as an encoder of texts"),
+        ("vit", "speech", "knows no sampling rate|cannot be loaded as an encoder of speech"),
+    ],
+)
+def test_an_encoder_of_something_else_is_refused(family: str, modality: str, words: str, folder: Any) -> None:
+    with pytest.raises(ValueError, match=words):
+        load_encoder(modality, folder(family))
+
+
+def settings(model: Path | str, **options: Any) -> FeatureSettings:
+    return FeatureSettings(image={"kind": "embedding", "model": str(model), **options})
+
+
+def test_a_model_is_known_by_its_files_wherever_they_lie(folder: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder("vit"), copy)
+    marks = [Processor(settings(place), MediaLimits()).fingerprint("image") for place in (folder("vit"), copy)]
+    assert marks[0] == marks[1]
+    for changed in ({"tokens": 5}, {"layer": 1}):
+        assert Processor(settings(copy, **changed), MediaLimits()).fingerprint("image") != marks[0]
+    assert Processor(settings(copy, batch_size=3), MediaLimits()).fingerprint("image") == marks[0]
+    weights = copy / "model.safetensors"
+    assert load_file(weights)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    assert Processor(settings(copy), MediaLimits()).fingerprint("image") != marks[0]
+    weights.unlink()
+    with pytest.raises(ValueError, match="no weights as safetensors"):
+        digest(copy)
+    with pytest.raises(ValueError, match=r"features\.image: model .* no weights"):
+        Processor(settings(copy), MediaLimits()).prepare("image")
+
+
+def test_a_name_that_is_no_model_is_told_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("nobody/no-such-model", "a b/c d"):
+        with pytest.raises(ValueError, match="Is it spelled right"):
+            pretrained.model_folder(name)
+
+
+def test_the_model_must_be_named() -> None:
+    with pytest.raises(ValueError, match=r"features\.image: embedding needs a model"):
+        Processor(FeatureSettings(image="embedding"), MediaLimits()).prepare("image")
