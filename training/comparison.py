@@ -5,16 +5,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.bootstrap import p_words, paired_bootstrap
-from training.evaluate import scores
+from training.bootstrap import compare, p_words
+from training.evaluate import answers_by_sample
 from training.fusion_check import FusionCheck
 from training.metrics import Metric
 from training.outputs.base import Output
-from training.records import Comparison, Means, Standing
+from training.records import Answer, Comparison, Means, Standing
 from training.settings import PromotionSettings
 
 _SHOWN = 30  # characters of the majority answer
@@ -73,7 +72,7 @@ def decide(
         (standing,) = standings(challenger, {"champion": champion}, majority, settings, output)[1:]
         rivals.append(Rival("the champion", standing, settings))
     if "best_single_modality" in settings.must_beat:
-        reasons += [f"{s.name} alone was not compared: no test row has {s.name}" for s in beside[1:] if not s.answered]
+        reasons += [f"{s.name} alone was not compared: no test row has {s.name}" for s in beside[1:] if not s.own_rows]
         if (single := best(beside[1:])) is not None:
             rivals.append(Rival(f"the best single modality ({single.name})", single, strict))
     if "majority" in settings.must_beat:
@@ -102,46 +101,52 @@ def standings(
     """
     metric = output.metric(rule.metric)
     labels = dict(zip(_samples(model), model["label"].to_pylist(), strict=True))
-    ours = scores(model, metric)
+    ours = answers_by_sample(model)
     if not ours:
         raise ValueError("there are no test rows to judge on, expected at least one: look at align.split")
-    usual = {sample: metric.of(label, majority) for sample, label in labels.items()}
-    lines = [_standing("majority", ours, usual, usual, rule, metric)]
+    judged = _Judged(labels, ours, Answer(majority), rule, metric)
+    lines = [judged.beside("majority", dict.fromkeys(labels, Answer(majority)))]
     for name, table in rivals.items():
         if unknown := set(_samples(table)) - labels.keys():
             raise ValueError(
                 f"model and {name} were not scored on the same test rows ({len(unknown)} stand on one side only): "
                 "score both on the present snapshot"
             )
-        answered = scores(table.filter(pc.is_valid(table["prediction"])), metric, labels)
-        lines.append(_standing(name, ours, answered, usual, rule, metric))
+        lines.append(judged.beside(name, answers_by_sample(table.filter(pc.is_valid(table["prediction"])))))
     return lines
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The model on its rows."""
+
+    labels: Mapping[str, Any]  # by sample
+    answers: Mapping[str, Answer]
+    usual: Answer  # the majority's
+    rule: PromotionSettings
+    metric: Metric
+
+    def beside(self, name: str, theirs: Mapping[str, Answer]) -> Standing:
+        """Beside a rival, with its answers where it has some."""
+        labels, ours = list(self.labels.values()), [self.answers[sample] for sample in self.labels]
+        filled = [theirs.get(sample, self.usual) for sample in self.labels]
+        on_all = compare(self.metric, labels, ours, filled, self.rule.confidence, self.rule.margin)
+        if not theirs:
+            return Standing(name=name, all=on_all, answered=None)
+        own = [self.labels[sample] for sample in theirs]
+        a, b = (self.metric.value(own, [side[sample] for sample in theirs]) for side in (self.answers, theirs))
+        # What cannot be said of those rows alone (they have one label, say) is not said.
+        answered = None if a is None or b is None else Means(a=a, b=b, rows=len(own))
+        return Standing(name=name, all=on_all, answered=answered, own_rows=len(own))
 
 
 def best(beside: Iterable[Standing]) -> Standing | None:
     """The strongest rival on all rows, of those that answer any."""
-    return min((s for s in beside if s.answered), key=lambda standing: standing.all.difference, default=None)
+    return min((s for s in beside if s.own_rows), key=lambda standing: standing.all.difference, default=None)
 
 
 def _samples(table: pa.Table) -> list[str]:
     return table["sample_id"].to_pylist()
-
-
-def _standing(
-    name: str,
-    ours: Mapping[str, float],
-    answered: Mapping[str, float],
-    usual: Mapping[str, float],
-    rule: PromotionSettings,
-    metric: Metric,
-) -> Standing:
-    """Args: the scores of each row, by sample: the model's, the rival's where it has an answer, the majority's."""
-    theirs = [answered.get(sample, usual[sample]) for sample in ours]
-    on_all = paired_bootstrap(list(ours.values()), theirs, rule.confidence, rule.margin, metric.higher_is_better)
-    if not answered:
-        return Standing(name=name, all=on_all, answered=None)
-    a, b = (float(np.mean([side[sample] for sample in answered])) for side in (ours, answered))
-    return Standing(name=name, all=on_all, answered=Means(a=a, b=b, rows=len(answered)))
 
 
 def judgement(standing: Standing, rival: str, rule: PromotionSettings, metric: Metric) -> str:

@@ -49,9 +49,11 @@ def test_the_right_answer_is_the_best_and_none_the_worst(kind: str, tokenizer: A
     output = fitted(kind, tokenizer)
     right, wrong = output.read("7"), output.read("9")
     for metric in output.metrics:
-        sign = 1 if metric.higher_is_better else -1
-        best, other, nothing = (sign * float(metric.score(right, answer)) for answer in (right, wrong, None))
-        assert best > other >= nothing
+        sign, labels = 1 if metric.higher_is_better else -1, [right, wrong] * 4
+        said = ([right, wrong] * 4, [right, right] * 4, [wrong, right] * 4, [None] * 8)
+        best, half, wrongs, nothing = (sign * metric.value(labels, answers) for answers in said)
+        assert best > half >= wrongs
+        assert best > nothing <= wrongs or metric.of_probabilities, "who says nothing claims nothing"
     figures = output.figures([right, wrong] * 4, [right, right] * 4)
     assert list(figures)[: len(output.metrics)] == [metric.name for metric in output.metrics]
     for figure in figures.values():
@@ -90,8 +92,8 @@ def test_training_on_the_targets_brings_the_answers_nearer(
     answers = model.answer(batch, tokenizer)
     assert pa.array(answers, model.output.arrow_type).null_count == 0 and len(answers) == 2
     right = [model.output.read(row["label"]) for row in rows]
-    near = [model.output.metric().score(label, answer) for label, answer in zip(right, answers, strict=True)]
-    assert near == pytest.approx([float(model.output.metric().score(label, label)) for label in right], abs=0.5)
+    metric = model.output.metric()
+    assert metric.value(right, answers) == pytest.approx(metric.value(right, right), abs=0.5)
 
 
 def test_a_row_is_answered_alone_as_in_a_batch(

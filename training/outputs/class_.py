@@ -3,11 +3,15 @@
 Shapes: B rows, C classes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from training.label_metrics import AUROC, AVERAGE_PRECISION, BALANCED_ACCURACY, ECE, MACRO_F1
+from training.metrics import ACCURACY, CLASSES
 from training.outputs.base import AnsweringModel
-from training.outputs.string import StringOutput
+from training.outputs.string import StringOutput, finite
+from training.records import Answer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,6 +24,8 @@ _LONGEST = 100  # characters of a class's name; more is a text
 
 class ClassOutput(StringOutput):
     """A linear layer on what the language model makes of the last position. Targets are classes (B,), logits (B, C)."""
+
+    metrics = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUROC, AVERAGE_PRECISION, ECE)
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
         super().__init__(fitted)
@@ -64,12 +70,22 @@ class ClassOutput(StringOutput):
         assert model.head is not None
         return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state[:, -1])
 
-    def answers(
+    def scored_answers(
         self,
         model: AnsweringModel,
         embeddings_BSD: "Tensor",
         mask_BS: "Tensor",
         tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[str]:
-        chosen = self.logits(model, embeddings_BSD, mask_BS, None).argmax(-1)
-        return [self.classes[number] for number in chosen.tolist()]
+    ) -> list[Answer]:
+        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None)
+        probabilities_BC = (logits_BC.float() / self.temperature).softmax(-1)
+        chances, numbers = (x.tolist() for x in probabilities_BC.topk(min(CLASSES, len(self.classes))))
+        chosen = logits_BC.argmax(-1).tolist()  # of the network's own precision, as ties go
+        return [
+            Answer(
+                self.classes[number],
+                finite(probabilities[number]),
+                tuple((self.classes[n], chance) for n, chance in zip(of, best, strict=True) if math.isfinite(chance)),
+            )
+            for number, probabilities, of, best in zip(chosen, probabilities_BC.tolist(), numbers, chances, strict=True)
+        ]
