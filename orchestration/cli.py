@@ -125,7 +125,8 @@ def predict(
     else:
         for row in answers:
             # A row that failed has its line, too.
-            click.echo("" if row["prediction"] is None else row["prediction"])
+            said = "" if row["prediction"] is None else row["prediction"]
+            click.echo("; ".join(said) if isinstance(said, list) else said)
         for number, row in enumerate(answers, 1):
             if row["abstained"]:
                 below = f"is below {settings.model.abstain_below:g} (model.abstain_below)"

@@ -193,7 +193,8 @@ def _too_few(comparison: Comparison, rule: PromotionSettings) -> list[str]:
 
 
 def _shown(answer: Any) -> str:
-    """An answer that is a short text or a number, in brackets."""
+    """An answer that is a short text, a number or a list of names, in brackets."""
+    answer = ", ".join(map(str, answer)) or "none" if isinstance(answer, list) else answer
     if not isinstance(answer, str | int | float):
         return ""
     words = f"{answer:.4g}" if isinstance(answer, float) else " ".join(str(answer).split())

@@ -26,7 +26,9 @@ def balanced_accuracy(labels: Sequence[str], answers: Sequence[Answer]) -> Stati
     """Mean recall of the labels that occur."""
     if (columns := _columns(labels, answers)) is None:
         return undefined
-    labelled_Cn, hits_Cn, _ = columns
+    labelled_Cn, answered_Cn = columns
+    hits_Cn = (labelled_Cn & answered_Cn).astype(np.float32)
+    labelled_Cn = labelled_Cn.astype(np.float32)
 
     def of(counts: np.ndarray) -> np.ndarray:
         labelled_CR, hits_CR = labelled_Cn @ counts, hits_Cn @ counts
@@ -37,9 +39,13 @@ def balanced_accuracy(labels: Sequence[str], answers: Sequence[Answer]) -> Stati
 
 def macro_f1(labels: Sequence[str], answers: Sequence[Answer]) -> Statistic:
     """Mean over the labels that occur of F1, the harmonic mean of precision and recall."""
-    if (columns := _columns(labels, answers)) is None:
-        return undefined
-    labelled_Cn, hits_Cn, answered_Cn = columns
+    return undefined if (columns := _columns(labels, answers)) is None else f1_of(*columns)
+
+
+def f1_of(labelled_Cn: np.ndarray, answered_Cn: np.ndarray) -> Statistic:
+    """Mean F1 of the labels that rows have and are answered with."""
+    hits_Cn = (labelled_Cn & answered_Cn).astype(np.float32)
+    labelled_Cn, answered_Cn = labelled_Cn.astype(np.float32), answered_Cn.astype(np.float32)
 
     def of(counts: np.ndarray) -> np.ndarray:
         labelled_CR, hits_CR = labelled_Cn @ counts, hits_Cn @ counts
@@ -48,16 +54,15 @@ def macro_f1(labels: Sequence[str], answers: Sequence[Answer]) -> Statistic:
     return of
 
 
-def _columns(labels: Sequence[str], answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Per label and row (C, n): has it, has it and is answered so, is answered so. None where there is one label only,
-    or more than figures per label say something of."""
+def _columns(labels: Sequence[str], answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Per label and row (C, n) of bool: has it, is answered so. None where there is one label only, or more
+    than figures per label say something of."""
     names = sorted({label.strip() for label in labels})
     if len(names) < 2 or len(names) > (CLASSES if 2 * len(names) > len(labels) else _MOST_LABELS):
         return None
     given = np.array([label.strip() for label in labels])
     said = np.array([(answer.prediction or "").strip() for answer in answers])
-    labelled, answered = (np.array(names)[:, None] == column for column in (given, said))
-    return labelled.astype(np.float32), (labelled & answered).astype(np.float32), answered.astype(np.float32)
+    return np.array(names)[:, None] == given, np.array(names)[:, None] == said
 
 
 def _mean_of_seen(values_CR: np.ndarray, seen_CR: np.ndarray) -> np.ndarray:

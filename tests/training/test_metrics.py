@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from sklearn import metrics as sklearn
 
 from training.bootstrap import compare, paired_bootstrap
 from training.label_metrics import AUROC, AVERAGE_PRECISION, BALANCED_ACCURACY, ECE, MACRO_F1
 from training.metrics import ACCURACY, Metric, resampled_counts
+from training.multi_label_metrics import MACRO_F1 as MULTI_MACRO_F1
+from training.multi_label_metrics import MAP, SAMPLE_F1, SUBSET_ACCURACY
+from training.number_metrics import MAE, R2, RMSE, SPEARMAN
 from training.records import Answer
 from training.text_metrics import CER, ROUGE_L, TOKEN_F1, WER, common_length, edit_distance, words
 
@@ -182,3 +186,56 @@ def test_a_metric_is_of_rows_or_of_all() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert BALANCED_ACCURACY.value(list("aab"), list("xyz")) == 0
+
+
+def numbers(rows: int, noise: float, seed: int) -> tuple[list[float], list[float]]:
+    random = np.random.default_rng(seed)
+    labels = random.normal(50, 10, rows).round()  # with ties
+    return labels.tolist(), (labels + random.normal(0, noise, rows)).round().tolist()
+
+
+@pytest.mark.parametrize("noise", [1.0, 20.0])
+def test_figures_of_numbers_are_those_of_scikit_learn_and_scipy(noise: float) -> None:
+    labels, said = numbers(60, noise, 0)
+    assert MAE.value(labels, said) == pytest.approx(sklearn.mean_absolute_error(labels, said))
+    assert RMSE.value(labels, said) == pytest.approx(sklearn.root_mean_squared_error(labels, said))
+    assert R2.value(labels, said) == pytest.approx(sklearn.r2_score(labels, said))
+    assert SPEARMAN.value(labels, said) == pytest.approx(spearmanr(labels, said).statistic)
+    for metric in (MAE, RMSE, R2, SPEARMAN):
+        statistic = metric.statistic(labels, said)
+        for counts in resampled_counts(60, 3, seed=1):
+            for column, value in zip(counts.T, statistic(counts), strict=True):
+                rows = np.repeat(np.arange(60), column.astype(int))
+                drawn = metric.value([labels[n] for n in rows], [said[n] for n in rows])
+                assert drawn == pytest.approx(value, abs=1e-5)
+
+
+def test_no_number_is_as_far_off_as_can_be() -> None:
+    assert MAE.value([0.0, 10.0, 4.0], [0.0, None, float("nan")]) == pytest.approx((0 + 10 + 6) / 3)
+    assert MAE.value([5.0], [None]) == 5 and R2.value([5.0, 5.0], [5.0, 5.0]) is None
+    assert SPEARMAN.value([1.0, 2.0], [3.0, 3.0]) == 0
+
+
+def test_of_numbers_the_nearer_ones_are_better() -> None:
+    labels, near = numbers(200, 5.0, 0)
+    far = numbers(200, 20.0, 0)[1]
+    for metric in (MAE, RMSE, R2, SPEARMAN):
+        assert compare(metric, labels, near, far).better and not compare(metric, labels, far, near).better
+
+
+def test_figures_of_several_labels_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    truth = random.random((50, 4)) < 0.3
+    chances = (0.6 * truth + 0.7 * random.random((50, 4))) / 1.3
+    names = np.array(list("abcd"))
+    labels = [names[row].tolist() for row in truth]
+    answers = [
+        Answer(names[row > 0.5].tolist(), 0.5, tuple(zip(names.tolist(), row.tolist(), strict=True))) for row in chances
+    ]
+    said = chances > 0.5
+    assert MULTI_MACRO_F1.value(labels, answers) == pytest.approx(sklearn.f1_score(truth, said, average="macro"))
+    assert MAP.value(labels, answers) == pytest.approx(sklearn.average_precision_score(truth, chances))
+    assert SUBSET_ACCURACY.value(labels, answers) == pytest.approx(sklearn.accuracy_score(truth, said))
+    expected = sklearn.f1_score(truth, said, average="samples", zero_division=1.0)
+    assert SAMPLE_F1.value(labels, answers) == pytest.approx(expected)
+    assert compare(MAP, labels, answers, [[]] * 50).better

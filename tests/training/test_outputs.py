@@ -131,7 +131,18 @@ def test_all_can_be_sent_to_a_worker(own_kinds: Path, tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("txt", "output is 'txt', expected one of text, class, or your own as module:Class; did you mean text"),
+        (
+            "txt",
+            "expected one of text, class, multi_label, number, or your own as module:Class; did you mean text",
+        ),
+        (
+            {"kind": "class", "weights": "equal"},
+            "output class: weights is 'equal': input should be 'none' or 'balanced'",
+        ),
+        (
+            {"kind": "multi_label", "separator": " "},
+            "expected a sign between labels, such as ; or [|]",
+        ),
         ({"kind": "text", "beams": 3}, "output text has no option 'beams'; it has no options"),
     ],
 )
@@ -139,3 +150,58 @@ def test_what_is_wrong_is_named(value: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         OUTPUTS.choose(value)
     assert OUTPUTS.choose("class") == Choice("class")
+
+
+def settings_of(choice: Choice) -> Any:
+    from training.settings import ModelSettings
+
+    return ModelSettings(output=choice)
+
+
+def fitted_on(value: Any, labels: list[str]) -> Any:
+    choice = OUTPUTS.choose(value)
+    return OUTPUTS.make(choice, OUTPUTS.make(choice, {}).fit(labels, None, settings_of(choice)))
+
+
+def test_numbers_are_learned_in_deviations_and_answered_in_their_unit() -> None:
+    output = fitted_on("number", ["100", "200", "300"])
+    assert output.mean == 200 and output.deviation == pytest.approx(81.65, abs=0.01)
+    targets = output.targets(["200", "300"], None)
+    assert targets.tolist() == pytest.approx([0, 100 / output.deviation])
+    assert output.loss(targets, targets).item() == 0
+    assert fitted_on("number", ["5", "5"]).deviation == 1, "nothing is divided by nothing"
+    assert output.constant([1.0, 2.0, 90.0]) == 2.0
+    for label in ("seven", "nan", "1_0", "inf", "3,5"):
+        with pytest.raises(ValueError, match="it is no number, as 12"):
+            output.read(label)
+    assert "cannot be read: it is no number" in output.doubt("seven", settings_of(Choice("number")))
+
+
+def test_labels_are_parted_by_a_sign_or_are_a_list() -> None:
+    output = fitted_on({"kind": "multi_label", "separator": "|"}, ["red|big", "red", "|"])
+    assert output.labels == ["big", "red"]
+    assert output.read(" red | big|red") == ["big", "red"] == output.read('["red", "big"]')
+    assert output.read("|") == [] == output.read("[]")
+    assert output.targets(["red", "|", "big|unheard"], None).tolist() == [[0, 1], [0, 0], [1, 0]]
+    for label, words in (("[red]", "none that JSON knows"), ("[[1]]", "other things than names")):
+        with pytest.raises(ValueError, match=words):
+            output.read(label)
+    with pytest.raises(ValueError, match="no training row has any"):
+        fitted_on("multi_label", [";", "[]"])
+    assert output.constant([["red"], ["red", "big"], ["red"]]) == ["red"]
+    assert output.constant([[], [], ["red"]]) == [] and output.constant([]) is None
+
+
+def test_balanced_weights_make_a_rare_class_count_as_much() -> None:
+    plain, balanced = (fitted_on({"kind": "class", "weights": w}, ["a"] * 9 + ["b"]) for w in ("none", "balanced"))
+    assert plain.weights is None and balanced.weights == pytest.approx([10 / 18, 5])
+    targets = balanced.targets(["a"] * 9 + ["b"], None)
+    logits = torch.zeros(10, 2, requires_grad=True)
+    balanced.loss(logits, targets).backward()
+    assert logits.grad is not None
+    assert logits.grad[:9, 0].sum().item() == pytest.approx(logits.grad[9, 1].item())
+    some = fitted_on({"kind": "multi_label", "weights": "balanced"}, ["a;b", "a", "a", ";"])
+    assert some.weights == pytest.approx([1 / 3, 3])
+    logits = torch.zeros(4, 2, requires_grad=True)
+    some.loss(logits, some.targets(["a;b", "a", "a", ";"], None)).backward()
+    assert logits.grad is not None and logits.grad.sum(0).tolist() == pytest.approx([0, 0], abs=1e-6)

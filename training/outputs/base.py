@@ -39,7 +39,9 @@ class Output:
     Shapes: B rows, S positions of what the language model reads (soft tokens, then the prompt), D its width.
     """
 
-    metrics: ClassVar[tuple[Metric, ...]]  # the first one is what people are shown, and the gate's unless it is told
+    metrics: ClassVar[
+        tuple[Metric, ...]
+    ] = ()  # the first one is what people are shown, and the gate's unless it is told
     arrow_type: ClassVar[pa.DataType]  # of a label and a prediction in tables, answers and the served model's signature
     reads_answers: ClassVar[bool] = False  # true: the language model is given the answer's tokens, also in training
     has_probabilities: ClassVar[bool] = False  # true: `scored_answers` says how probable each answer is

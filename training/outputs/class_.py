@@ -4,8 +4,10 @@ Shapes: B rows, C classes.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from training.label_metrics import AUROC, AVERAGE_PRECISION, BALANCED_ACCURACY, ECE, MACRO_F1
 from training.metrics import ACCURACY, CLASSES
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from training.settings import ModelSettings
 
+ClassWeights = Literal["none", "balanced"]
 _LONGEST = 100  # characters of a class's name; more is a text
 
 
@@ -27,8 +30,15 @@ class ClassOutput(StringOutput):
 
     metrics = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUROC, AVERAGE_PRECISION, ECE)
 
-    def __init__(self, fitted: Mapping[str, Any]) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        # balanced: the loss counts each class as if all had as many rows, which its probabilities then assume, too
+        weights: ClassWeights = "none"
+
+    def __init__(self, fitted: Mapping[str, Any], options: Options | None = None) -> None:
         super().__init__(fitted)
+        self.options = options or self.Options()
+        self.weights: list[float] | None = fitted.get("weights")
         self.classes: list[str] = list(fitted.get("classes", ()))
         self._numbers = {label: number for number, label in enumerate(self.classes)}
 
@@ -43,10 +53,12 @@ class ClassOutput(StringOutput):
     def fit(
         self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
     ) -> dict[str, Any]:
-        """classes: the distinct labels, sorted."""
+        """classes: the distinct labels, sorted; weights of these, where asked for."""
         if not (classes := sorted(set(labels))):
             raise ValueError("output is 'class' and there are no classes: no training row has a label")
-        return {"classes": classes}
+        counts = Counter(labels)
+        balanced = {"weights": [len(labels) / len(classes) / counts[name] for name in classes]}
+        return {"classes": classes, **(balanced if self.options.weights == "balanced" else {})}
 
     def targets(self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
         import torch
@@ -69,6 +81,15 @@ class ClassOutput(StringOutput):
     ) -> "Tensor":
         assert model.head is not None
         return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state[:, -1])
+
+    def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
+        import torch
+        from torch.nn import functional
+
+        if self.weights is None:
+            return super().loss(logits, targets, smoothing)
+        weights = torch.tensor(self.weights, device=logits.device)
+        return functional.cross_entropy(logits.float(), targets, weights, label_smoothing=smoothing)
 
     def scored_answers(
         self,
