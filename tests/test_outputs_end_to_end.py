@@ -57,12 +57,15 @@ def test_labels_come_to_a_champion_and_an_answer(labelled: Path) -> None:
     settings = {
         "align.label": "tags",
         "model.output": "{kind: multi_label, separator: '|', weights: balanced}",
+        "model.abstain_below": "0.3",
         "promotion.metric": "mean_average_precision",
     }
     told = triptych("run", str(labelled), **settings)
     assert told["model"]["aliases"] == ["challenger", "champion"]
     for name in ("sample_f1", "subset_accuracy", "macro_f1", "mean_average_precision", "ece"):
         assert 0 <= told["metrics"][f"test/{name}"] <= 1
+    lines = {line["least"]: line for line in told["coverage"]}
+    assert lines[0.0]["share"] == 1 and lines[0.3]["rows"] <= lines[0.0]["rows"] == lines[0.3]["of"]
     (answer,) = triptych("predict", str(labelled), "--text", "Is it bright?")["predictions"]
     assert set(answer["prediction"]) <= {"bright", "high"} and 0 < answer["probability"] < 1
     assert [entry["answer"] for entry in answer["best"]] in (["bright", "high"], ["high", "bright"])

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from training.metrics import Metric, natural
 from training.outputs.base import Output
-from training.records import Answer, EvaluationRow, Figure
+from training.records import Answer, Coverage, EvaluationRow, Figure
 from training.schema import MODALITIES, predictions_schema, subset_name
 
 _SLICE_VALUES = 12  # a column with more values than that is no slice
@@ -139,6 +139,19 @@ def answers_by_sample(predictions: pa.Table) -> dict[str, Answer]:
 def mean_score(metric: Metric, labels: Sequence[Any], answers: Sequence[Any]) -> float:
     """The metric over all rows; 0 where there are none."""
     return metric.value(labels, answers) or 0.0
+
+
+def coverage(
+    metric: Metric, labels: Sequence[Any], answers: Sequence[Answer], thresholds: Sequence[float]
+) -> list[Coverage]:
+    """What is answered, and what that is worth, where answers below each of the probabilities are withheld."""
+    found = []
+    for least in thresholds:
+        # Without a probability nothing is withheld, as when answers are given (`Answer.to_json`).
+        kept = [n for n, a in enumerate(answers) if a.probability is None or a.probability >= least]
+        value = metric.value([labels[n] for n in kept], [answers[n] for n in kept])
+        found.append(Coverage(least=least, rows=len(kept), of=len(labels), value=value))
+    return found
 
 
 def as_answers(table: pa.Table, output: Output) -> pa.Table:

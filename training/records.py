@@ -107,6 +107,23 @@ class EvaluationRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What a model is worth where it only gives answers that are probable enough."""
+
+    least: float  # probability
+    rows: int  # that are answered then ...
+    of: int  # ... of so many
+    value: float | None  # the metric on those; None: there are none, or it cannot be said of them
+
+    @property
+    def share(self) -> float:
+        return self.rows / self.of if self.of else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "share": self.share}
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingReport:
     """What a training came to, once all of it is safe in MLflow (there as report.json)."""
 

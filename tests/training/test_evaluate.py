@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from training.evaluate import answers_by_sample, measure, slices, subsets, telling_columns
+from training.evaluate import answers_by_sample, coverage, measure, slices, subsets, telling_columns
 from training.metrics import ACCURACY, Metric, confusion
 from training.outputs.text import TextOutput
-from training.records import EvaluationRow, Figure
+from training.records import Answer, EvaluationRow, Figure
 from training.schema import DATASET, MODALITIES, predictions_schema, subset_name
 
 ANSWERS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([*"abcx", None])), min_size=1, max_size=60)
@@ -215,3 +215,12 @@ def test_wrong_predictions_are_named(change: dict[str, Any], words: str) -> None
     rows = rows_of([("a", "a"), ("b", "b")])
     with pytest.raises(ValueError, match=words):
         measure(table([rows[0], rows[1] | change]), ("text",), TextOutput({}))
+
+
+def test_the_surest_answers_are_counted_and_measured() -> None:
+    answers = [Answer("a", chance) for chance in (0.9, 0.8, 0.7, 0.4)] + [Answer("a")]
+    every, some, few, none = coverage(ACCURACY, ["a", "a", "b", "b", "a"], answers, [0.0, 0.7, 0.85, 0.95])
+    assert (every.rows, every.of, every.share, every.value) == (5, 5, 1.0, pytest.approx(3 / 5))
+    assert (some.rows, some.value) == (4, pytest.approx(3 / 4)), "one without a probability is given"
+    assert (few.rows, few.value, none.rows, none.value) == (2, 1.0, 1, 1.0)
+    assert coverage(ACCURACY, ["a"], [Answer("a", 0.5)], [0.6])[0].value is None
