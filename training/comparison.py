@@ -1,6 +1,7 @@
 """The gate's judgement: on the same rows, is the challenger better than the champion, than the best single modality and
 than the one answer that is best whatever the inputs?"""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,7 @@ from training.records import Answer, Comparison, Means, Standing
 from training.settings import PromotionSettings
 
 _SHOWN = 30  # characters of the majority answer
+_SLICE_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def decide(
     settings: PromotionSettings,
     output: Output,
     fusion: FusionCheck | None = None,
+    slices: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Decision:
     """Whether the challenger becomes champion.
 
@@ -55,6 +58,7 @@ def decide(
             has no answer. What the challenger does not answer counts as it is.
         output: what the models answer with; `settings.metric` is one of its metrics.
         fusion: of the challenger; None: not measured.
+        slices: of the test rows (`training.evaluate.slices`), for `settings.worst_slice`.
 
     Raises:
         ValueError: they are not on the same rows, a row stands twice, or there is none.
@@ -86,7 +90,38 @@ def decide(
     if fusion is not None and not fusion.passed and settings.unused_fusion == "block":
         promote = False
         reasons.append(f"{fusion.words} (promotion.unused_fusion is block)")
+    if settings.worst_slice is not None:
+        passed, reason = _worst_slice(challenger, slices or {}, settings.worst_slice, metric)
+        promote = promote and passed
+        reasons.append(reason)
     return Decision(promote, reasons, [r.standing for r in rivals])
+
+
+def _worst_slice(
+    challenger: pa.Table, slices: Mapping[str, Mapping[str, str]], asked: float, metric: Metric
+) -> tuple[bool, str]:
+    """Whether every slice reaches what is asked, and the worst one in words. A slice of few rows is chance, and out."""
+    labels = dict(zip(_samples(challenger), challenger["label"].to_pylist(), strict=True))
+    answers, parts = answers_by_sample(challenger), defaultdict(list)
+    for column, values in slices.items():
+        for sample in labels.keys() & values.keys():
+            parts[f"{column}={values[sample]}"].append(sample)
+    measured = {
+        name: (metric.value([labels[s] for s in samples], [answers[s] for s in samples]), len(samples))
+        for name, samples in sorted(parts.items())
+        if len(samples) >= _SLICE_ROWS
+    }
+    sign = 1 if metric.higher_is_better else -1
+    figures = {name: (value, rows) for name, (value, rows) in measured.items() if value is not None}
+    if not figures:
+        return True, f"promotion.worst_slice was not asked for: no slice of the test rows has {_SLICE_ROWS} rows"
+    name, (value, rows) = min(figures.items(), key=lambda part: sign * part[1][0])
+    passed = sign * value >= sign * asked
+    said, least = "is within" if passed else "is not within", "at least" if sign > 0 else "at most"
+    return passed, (
+        f"the worst slice {said} promotion.worst_slice ({least} {asked:g}): {name} has {metric.words} {value:.4f} "
+        f"(n = {rows:,}; {len(figures):,} slices)"
+    )
 
 
 def standings(

@@ -115,7 +115,7 @@ from training.score import Answerer
 
 answerer = Answerer(Path("FOLDER"))
 row = answerer.read({{{inputs}}})
-print(answerer([row]))
+print([answer.prediction for answer in answerer([row])])  # answer.probability says how sure it is
 ```
 
 The bare network, for `AutoModel` and `AutoConfig` of transformers:

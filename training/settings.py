@@ -226,6 +226,8 @@ class PromotionSettings:
     margin: float = 0.0  # 0: strictly better; above: may be worse than the champion by less than this
     # A model whose answers are no worse with the soft tokens of another row: `block` ends the run before the gate.
     unused_fusion: Literal["warn", "block"] = "warn"
+    # What the metric must be, at least (errors: at most), in every slice of 20 test rows or more; null: anything.
+    worst_slice: float | None = None
 
     def __post_init__(self) -> None:
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "0.5 up to (not including) 1")

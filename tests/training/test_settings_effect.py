@@ -267,6 +267,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "confidence": (0.6, lambda e, s: decision(s)),
         "margin": (0.2, lambda e, s: decision(s)[0]),
         "unused_fusion": ("block", lambda e, s: decision(s)),
+        "worst_slice": (0.9, lambda e, s: decision(s)),
     },
     SpeechAugmentation: {
         "speed": (0.3, lambda e, s: e.augmented(s)),
