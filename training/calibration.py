@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.model import FusionModel
 
-TEMPERATURES = np.geomspace(0.5, 10, 61)
+TEMPERATURES = np.geomspace(0.5, 10, 31)
 
 
 def calibrate(model: FusionModel, batches: Iterable[dict[str, Tensor]]) -> None:
@@ -29,7 +29,7 @@ def calibrate(model: FusionModel, batches: Iterable[dict[str, Tensor]]) -> None:
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         with torch.inference_mode():
             logits, labels = model(**batch).logits, batch["labels"]
-            surprises = torch.stack([output.surprise(logits / float(t), labels) for t in TEMPERATURES]).double().cpu()
+            surprises = torch.stack([output.surprise(logits, labels, float(t)) for t in TEMPERATURES]).double().cpu()
         sums += surprises.sum(1).numpy()
         rows += int((surprises[0] > 0).sum())
     if rows == 0 or not np.isfinite(sums).all():

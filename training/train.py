@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.building import build_model
@@ -29,7 +29,7 @@ from training.schema import fingerprint, subset_name
 from training.settings import ModelSettings, TrainingSettings
 from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer, load_tokenizer
-from training.trainer import Trainer, even_batches
+from training.trainer import EarlyStopping, Trainer, even_batches
 
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
 _CALIBRATION_BATCH = 64
@@ -219,7 +219,7 @@ def augmenters(
 
 
 def _stopping(training: TrainingSettings) -> list[TrainerCallback]:
-    return [] if training.early_stopping is None else [EarlyStoppingCallback(training.early_stopping)]
+    return [] if training.early_stopping is None else [EarlyStopping(training.early_stopping)]
 
 
 def _arguments(

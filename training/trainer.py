@@ -9,6 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.data import Collator, EpochSampler, SampleDataset
@@ -74,6 +75,14 @@ class Trainer(transformers.Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """As that of transformers; and a training that was killed after it had stopped does not go on from there."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop, control.should_evaluate, control.should_save = True, False, False
 
 
 def even_batches(rows: Any, collator: Collator, batch_size: int) -> DataLoader:

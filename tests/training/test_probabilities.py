@@ -79,7 +79,7 @@ def test_a_text_is_as_probable_as_its_tokens_together(
     ended = (ids == tokenizer.eos_token_id).cumsum(1) - (ids == tokenizer.eos_token_id).long() > 0
     targets = ids.masked_fill(ended, -100)
     logits = model(**{**batch, "labels": targets}).logits
-    expected = (-model.output.surprise(logits / temperature, targets)).exp()
+    expected = (-model.output.surprise(logits, targets, temperature)).exp()
     assert [answer.probability for answer in answers] == pytest.approx(expected.tolist(), rel=1e-4)
     assert len({round(answer.probability, 6) for answer in answers}) > 1
 

@@ -157,6 +157,25 @@ def test_early_stopping_is_the_same_after_a_resume(samples: SampleDataset, tmp_p
     assert whole.model.output.temperature == resumed.model.output.temperature != 1.0
 
 
+class StopWhenStopped(TrainerCallback):
+    """A kill after the last checkpoint, before the best weights are loaded."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_training_stop:
+            raise KeyboardInterrupt
+
+
+def test_a_training_that_had_stopped_goes_back_to_the_best_when_resumed(samples: SampleDataset, tmp_path: Path) -> None:
+    training = replace(TRAINING, epochs=12, evaluations=12, early_stopping=1, metric="loss", learning_rate=3e-2)
+    whole = train(samples, tmp_path / "whole", training=training)
+    assert whole.history[-1]["epoch"] < 12
+    with pytest.raises(KeyboardInterrupt):
+        train(samples, tmp_path / "cut", training=training, callbacks=[StopWhenStopped()])
+    resumed = train(samples, tmp_path / "cut", training=training)
+    weights, again = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
 def test_early_stopping_needs_validation_rows(samples: SampleDataset, tmp_path: Path) -> None:
     training = replace(TRAINING, early_stopping=1)
     tokenizer = make_tokenizer(samples, MODEL, training)

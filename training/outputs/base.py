@@ -106,7 +106,7 @@ class Output:
         """A scalar in nats or in a unit of its own. `smoothing` is `training.label_smoothing`, where it has a sense."""
         raise NotImplementedError
 
-    def surprise(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
+    def surprise(self, logits: "Tensor", targets: "Tensor", temperature: float) -> "Tensor":
         """The negative log-likelihood of each row's label in nats (B,), 0 where it has none that the model knows: what
         the temperature makes as small as can be. Only of outputs that have probabilities."""
         raise NotImplementedError

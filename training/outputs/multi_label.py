@@ -112,10 +112,11 @@ class MultiLabelOutput(Output):
         wanted = targets * (1 - smoothing) + smoothing / 2
         return functional.binary_cross_entropy_with_logits(logits.float(), wanted, pos_weight=weights)
 
-    def surprise(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
+    def surprise(self, logits: "Tensor", targets: "Tensor", temperature: float) -> "Tensor":
         from torch.nn import functional
 
-        return functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").sum(1)
+        logits = logits.float() / temperature
+        return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
 
     def scored_answers(
         self,
