@@ -131,10 +131,10 @@ def predict(
             if row["abstained"]:
                 below = f"is below {settings.model.abstain_below:g} (model.abstain_below)"
                 click.echo(f"row {number} is not answered: its probability, {row['probability']:g}, {below}", err=True)
-        click.echo(
-            f"({settings.name} version {answers[0]['model_version']}, dataset {answers[0]['dataset_fingerprint']})",
-            err=True,
-        )
+        first, only = answers[0], len(answers) == 1 and answers[0]["probability"] is not None
+        sure = f", probability {first['probability']:g}" if only else ""
+        origin = f"{settings.name} version {first['model_version']}, dataset {first['dataset_fingerprint']}"
+        click.echo(f"({origin}{sure})", err=True)
     if failed := [refusal(rows, n, row["error"]) for n, row in enumerate(answers, 1) if "error" in row]:
         raise click.ClickException("\n".join(failed))
 
