@@ -90,7 +90,11 @@ def evaluate(project: Project) -> dg.MaterializeResult:
     model, metric = reports["model"], project.make_output().metric(project.promotion.metric)
     beside, shorter = _standings(project, runs, reports), shorter_training(runs)
     answered, below = _coverage(project, model, metric), project.model.abstain_below
-    content = {"metric": metric.name, "standings": [standing.to_json() for standing in beside], "note": shorter}
+    content: dict[str, Any] = {
+        "metric": metric.name,
+        "standings": [standing.to_json() for standing in beside],
+        "note": shorter,
+    }
     content |= {"coverage": [line.to_json() for line in answered], "abstain_below": below}
     noted = [shorter] if shorter else []
     asked = next((line for line in answered if below and line.least == below), None)

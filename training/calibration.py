@@ -1,37 +1,39 @@
 """Temperature scaling: of the answers with a probability of 0.8 about four in five shall be right (Guo et al. 2017, "On
 Calibration of Modern Neural Networks")."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.model import FusionModel
 
 TEMPERATURES = np.geomspace(0.5, 10, 31)
 
 
-def calibrate(model: FusionModel, batches: Iterable[dict[str, Tensor]]) -> None:
+def calibrate(
+    model: FusionModel,
+    batches: Iterable[dict[str, Tensor]],
+    labels: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     """Sets the temperature that makes the labels of the rows most likely, and stores it with the model, in `fitted`.
 
     One pass, and nothing is kept of it but sums: a language model's logits would fill the memory. Which answer is given
     never changes. Nothing happens where the output has no probabilities, or no row has a label that the model knows.
 
     Args:
-        batches: of rows that trained nothing, with labels, as a `Collator` makes them.
+        batches, labels: of rows that trained nothing, in one order.
     """
-    output = model.output
-    if not output.has_probabilities:
+    if not model.output.has_probabilities:
         return
-    sums, rows = np.zeros(len(TEMPERATURES)), 0
+    sums, rows, begun = np.zeros(len(TEMPERATURES)), 0, 0
     for batch in batches:
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        with torch.inference_mode():
-            logits, labels = model(**batch).logits, batch["labels"]
-            surprises = torch.stack([output.surprise(logits, labels, float(t)) for t in TEMPERATURES]).double().cpu()
-        sums += surprises.sum(1).numpy()
-        rows += int((surprises[0] > 0).sum())
+        size = len(batch["present"])
+        told = model.surprises(batch, tokenizer, labels[begun : begun + size], TEMPERATURES.tolist()).double().cpu()
+        sums += told.sum(1).numpy()
+        rows, begun = rows + int((told != 0).any(0).sum()), begun + size
     if rows == 0 or not np.isfinite(sums).all():
         return
     fitted = {"temperature": _lowest(sums), "calibration_rows": rows}

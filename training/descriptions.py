@@ -135,6 +135,6 @@ import pandas as pd
 
 mlflow.set_tracking_uri("{uri}")
 model = mlflow.pyfunc.load_model("runs:/{run_id}/model")
-print(model.predict(pd.DataFrame([{{{inputs}}}])))
+print(model.predict(pd.DataFrame([{{{inputs}}}])).to_dict("records"))
 ```
 """

@@ -8,6 +8,7 @@ D width: of the encoders' tokens before the fusion, of the language model behind
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -242,6 +243,21 @@ class FusionModel(PreTrainedModel):
         model, sequence, readings = self._asked(batch, shuffle)
         answers = self.output.scored_answers(model, *sequence, tokenizer)
         return answers if readings is None else [answers[n] for n in readings.first_B.tolist()]
+
+    @torch.inference_mode()
+    def surprises(
+        self,
+        batch: dict[str, Tensor],
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Sequence[str],
+        temperatures: Sequence[float],
+    ) -> Tensor:
+        """How unlikely the labels of a batch are by each temperature (G, B): `Output.surprises`."""
+        model, sequence, readings = self._asked(batch)
+        if readings is None:
+            return self.output.surprises(model, *sequence, tokenizer, labels, temperatures)
+        read = [labels[n] for n in readings.rows_R.tolist()]
+        return self.output.surprises(model, *sequence, tokenizer, read, temperatures)[:, readings.first_B]
 
     def _asked(
         self, batch: dict[str, Tensor], shuffle: Tensor | None = None

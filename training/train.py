@@ -111,7 +111,8 @@ def fit(
         raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
     if len(task.validation):
-        calibrate(network.eval(), even_batches(trainer.eval_dataset, trainer.evaluation_collator, _CALIBRATION_BATCH))
+        rows = _sample(task.validation, task.training.seed)
+        calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), rows.labels, task.tokenizer)
     return Trained(network.eval(), history)
 
 

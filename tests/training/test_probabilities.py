@@ -15,6 +15,7 @@ import torch
 from training.calibration import TEMPERATURES, calibrate
 from training.catalog import OUTPUTS
 from training.features import FeatureSettings
+from training.label_metrics import ECE
 from training.model import FusionModel
 from training.records import Answer
 from training.score import bundle_of
@@ -78,18 +79,19 @@ def test_a_text_is_as_probable_as_its_tokens_together(
     )
     ended = (ids == tokenizer.eos_token_id).cumsum(1) - (ids == tokenizer.eos_token_id).long() > 0
     targets = ids.masked_fill(ended, -100)
-    logits = model(**{**batch, "labels": targets}).logits
-    expected = (-model.output.surprise(logits, targets, temperature)).exp()
+    logits = model(**{**batch, "labels": targets}).logits / temperature
+    lost = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    expected = (-lost.reshape(targets.shape).sum(1)).exp()
     assert [answer.probability for answer in answers] == pytest.approx(expected.tolist(), rel=1e-4)
     assert len({round(answer.probability, 6) for answer in answers}) > 1
 
 
-def sampled(model: FusionModel, batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """Batches of the same rows with labels drawn from what the model says: so it is calibrated as it is."""
+def sampled(model: FusionModel, batch: dict[str, Any], count: int) -> list[str]:
+    """Labels for so many batches of the same rows, drawn from what the model says: so it is calibrated as it is."""
     with torch.inference_mode():
         chances = model(**batch).logits.softmax(-1)
-    generator = torch.Generator().manual_seed(0)
-    return [{**batch, "labels": torch.multinomial(chances, 1, generator=generator)[:, 0]} for _ in range(count)]
+    drawn = torch.multinomial(chances, count, replacement=True, generator=torch.Generator().manual_seed(0))
+    return ["79"[number] for number in drawn.T.flatten().tolist()]
 
 
 def test_who_is_too_sure_by_a_factor_gets_it_as_temperature(
@@ -99,14 +101,14 @@ def test_who_is_too_sure_by_a_factor_gets_it_as_temperature(
     model.eval()
     with torch.no_grad():
         model.head.weight *= 10
-    batches = sampled(model, batch, 100)
-    calibrate(model, batches)
+    rows_100 = [batch] * 100, sampled(model, batch, 100), tokenizer
+    calibrate(model, *rows_100)
     honest = model.output.temperature
     assert honest == pytest.approx(1, abs=0.25) and model.config.fitted["calibration_rows"] == 700
     with torch.no_grad():
         model.head.weight *= 3
         model.head.bias *= 3
-    calibrate(model, batches)
+    calibrate(model, *rows_100)
     assert model.output.temperature == pytest.approx(3 * honest, rel=0.01)
     model.save_pretrained(tmp_path)
     loaded = FusionModel.from_pretrained(tmp_path).eval()
@@ -114,12 +116,29 @@ def test_who_is_too_sure_by_a_factor_gets_it_as_temperature(
     assert json.loads((tmp_path / "config.json").read_text())["fitted"]["classes"] == ["7", "9"]
 
 
-def test_without_a_label_that_it_knows_nothing_is_calibrated(rows: Any, make_model: Callable[..., Any]) -> None:
+def test_a_text_is_calibrated_by_how_often_the_whole_is_right(
+    rows: Any, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    model, batch = make_model(rows, output="text")
+    with torch.no_grad():  # sure of what it says, and right in two of three
+        model.get_output_embeddings().weight *= 20
+    said = model.eval().answer(batch, tokenizer)
+    labels = [label for n in range(30) for label in (said if n % 3 else ["never said"] * len(said))]
+    before = ECE.value(labels, model.scored_answers(batch, tokenizer) * 30)
+    calibrate(model, [batch] * 30, labels, tokenizer)
+    answers = model.scored_answers(batch, tokenizer)
+    after = ECE.value(labels, answers * 30)
+    assert [answer.prediction for answer in answers] == said and after < before
+    assert np.mean([answer.probability for answer in answers]) == pytest.approx(2 / 3, abs=0.12)
+
+
+def test_without_a_label_that_it_knows_nothing_is_calibrated(
+    rows: Any, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
     model, batch = make_model(rows, output="class")
-    unseen = {**batch, "labels": torch.full_like(batch["labels"], -100)}
-    calibrate(model.eval(), [unseen])
+    calibrate(model.eval(), [batch], ["never seen"] * len(rows), tokenizer)
     assert model.output.temperature == 1.0 and "temperature" not in model.config.fitted
-    calibrate(model, [{**batch, "labels": torch.zeros_like(batch["labels"])}])
+    calibrate(model, [batch], ["7"] * len(rows), tokenizer)
     assert TEMPERATURES[0] <= model.output.temperature <= TEMPERATURES[-1]
 
 
@@ -152,5 +171,5 @@ def test_a_model_that_diverged_has_no_probability(rows: Any, make_model: Callabl
     for answer in model.eval().scored_answers(batch, tokenizer):
         assert answer.probability is None and answer.best == ()
         json.dumps(answer.to_json(), allow_nan=False)
-    calibrate(model, [batch])
+    calibrate(model, [batch], ["7"] * len(rows), tokenizer)
     assert model.output.temperature == 1.0 and np.isfinite(TEMPERATURES).all()

@@ -106,9 +106,17 @@ class Output:
         """A scalar in nats or in a unit of its own. `smoothing` is `training.label_smoothing`, where it has a sense."""
         raise NotImplementedError
 
-    def surprise(self, logits: "Tensor", targets: "Tensor", temperature: float) -> "Tensor":
-        """The negative log-likelihood of each row's label in nats (B,), 0 where it has none that the model knows: what
-        the temperature makes as small as can be. Only of outputs that have probabilities."""
+    def surprises(
+        self,
+        model: AnsweringModel,
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+        labels: Sequence[str],
+        temperatures: Sequence[float],
+    ) -> "Tensor":
+        """How unlikely the labels are by each of G temperatures, in nats (G, B); 0 where a row has none that the model
+        knows. The best temperature makes the sum as small as can be. Only of outputs that have probabilities."""
         raise NotImplementedError
 
     def answers(

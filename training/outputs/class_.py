@@ -91,6 +91,23 @@ class ClassOutput(StringOutput):
         weights = torch.tensor(self.weights, device=logits.device)
         return functional.cross_entropy(logits.float(), targets, weights, label_smoothing=smoothing)
 
+    def surprises(
+        self,
+        model: AnsweringModel,
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+        labels: Sequence[str],
+        temperatures: Sequence[float],
+    ) -> "Tensor":
+        import torch
+        from torch.nn import functional
+
+        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None).float()
+        targets_B = self.targets(labels, tokenizer).to(logits_BC.device)
+        of = [functional.cross_entropy(logits_BC / t, targets_B, reduction="none") for t in temperatures]
+        return torch.stack(of)
+
     def scored_answers(
         self,
         model: AnsweringModel,

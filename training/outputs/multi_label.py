@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from training.metrics import CLASSES
@@ -112,11 +111,22 @@ class MultiLabelOutput(Output):
         wanted = targets * (1 - smoothing) + smoothing / 2
         return functional.binary_cross_entropy_with_logits(logits.float(), wanted, pos_weight=weights)
 
-    def surprise(self, logits: "Tensor", targets: "Tensor", temperature: float) -> "Tensor":
+    def surprises(
+        self,
+        model: AnsweringModel,
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+        labels: Sequence[str],
+        temperatures: Sequence[float],
+    ) -> "Tensor":
+        import torch
         from torch.nn import functional
 
-        logits = logits.float() / temperature
-        return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
+        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None).float()
+        targets_BC = self.targets(labels, tokenizer).to(logits_BC.device)
+        cross = functional.binary_cross_entropy_with_logits
+        return torch.stack([cross(logits_BC / t, targets_BC, reduction="none").sum(1) for t in temperatures])
 
     def scored_answers(
         self,
@@ -147,4 +157,4 @@ class MultiLabelOutput(Output):
             return None
         usual = [name for name, _ in Counter(name for label in labels for name in label).most_common(_MOST_TRIED)]
         tried = [sorted(usual[:most]) for most in range(len(usual) + 1)]
-        return tried[int(np.argmax([SAMPLE_F1.value(labels, [names] * len(labels)) for names in tried]))]
+        return max(tried, key=lambda names: SAMPLE_F1.value(labels, [names] * len(labels)) or 0.0)

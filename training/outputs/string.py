@@ -32,15 +32,6 @@ class StringOutput(Output):
 
         return functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), label_smoothing=smoothing)
 
-    def surprise(self, logits: "Tensor", targets: "Tensor", temperature: float) -> "Tensor":
-        import torch
-        from torch.nn import functional
-
-        real = targets != -100
-        surprise = logits.new_zeros(targets.shape, dtype=torch.float32)
-        surprise[real] = functional.cross_entropy(logits[real].float() / temperature, targets[real], reduction="none")
-        return surprise.flatten(1).sum(1) if surprise.ndim > 1 else surprise
-
     def constant(self, labels: Sequence[Any]) -> Any:
         return most_frequent(labels)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from training.label_metrics import BALANCED_ACCURACY, ECE, MACRO_F1
-from training.metrics import ACCURACY
+from training.metrics import ACCURACY, exact_match
 from training.outputs.base import AnsweringModel
 from training.outputs.string import StringOutput, finite
 from training.records import Answer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from training.settings import ModelSettings
 
+_LEAST_CHANCE = 1e-6  # one row shall not outweigh all others
 _BYTES = 4  # of a token, about
 _CACHED = 50_000  # labels whose tokens are kept: they recur over rows and epochs
 
@@ -84,6 +85,23 @@ class TextOutput(StringOutput):
         mask_BS = torch.cat([mask_BS, real[:, :-1]], dim=1)
         return model.read(embeddings_BSD, mask_BS, logits_to_keep=targets.shape[1]).logits
 
+    def surprises(
+        self,
+        model: AnsweringModel,
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+        labels: Sequence[str],
+        temperatures: Sequence[float],
+    ) -> "Tensor":
+        """Of what is generated being right, or not: single tokens of a text may be sure where the whole is not."""
+        import torch
+
+        texts, chances_GB = self._generated(model, embeddings_BSD, mask_BS, tokenizer, temperatures)
+        right = [exact_match(label, text) for label, text in zip(labels, texts, strict=True)]
+        right_B = torch.tensor(right, device=chances_GB.device)
+        return -torch.where(right_B, chances_GB, 1 - chances_GB).clamp(min=_LEAST_CHANCE).log()
+
     def scored_answers(
         self,
         model: AnsweringModel,
@@ -92,13 +110,29 @@ class TextOutput(StringOutput):
         tokenizer: "PreTrainedTokenizerBase",
     ) -> list[Answer]:
         """Probabilities are of the tokens that were generated, the end of sequence included."""
+        texts, chances_GB = self._generated(model, embeddings_BSD, mask_BS, tokenizer, [self.temperature])
+        return [
+            Answer(text, finite(chance), ((text, chance),) if math.isfinite(chance) else ())
+            for text, chance in zip(texts, chances_GB[0].tolist(), strict=True)
+        ]
+
+    def _generated(
+        self,
+        model: AnsweringModel,
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+        temperatures: Sequence[float],
+    ) -> tuple[list[str], "Tensor"]:
+        """Texts, and how probable their tokens are together by each temperature (G, B)."""
         import torch
         from transformers import LogitsProcessorList
 
-        steps: list[Tensor] = []  # (B,) log-probability of the token that each step takes: the greedy one is the best
+        steps: list[Tensor] = []  # (G, B) log-probability of the token that each step takes: the greedy one is the best
 
         def note(_ids: "Tensor", scores_BV: "Tensor") -> "Tensor":
-            steps.append((scores_BV.float() / self.temperature).log_softmax(-1).amax(-1))
+            scores = scores_BV.float()
+            steps.append(torch.stack([(scores / t).log_softmax(-1).amax(-1) for t in temperatures]))
             return scores_BV
 
         ids_BA = model.llm.generate(
@@ -113,12 +147,8 @@ class TextOutput(StringOutput):
         )
         ends_BA = ids_BA == tokenizer.eos_token_id
         before_the_end_BA = ends_BA.cumsum(1) - ends_BA.long() == 0
-        chances = (torch.stack(steps, 1) * before_the_end_BA).sum(1).exp().tolist()
-        texts = [text.strip() for text in tokenizer.batch_decode(ids_BA, skip_special_tokens=True)]
-        return [
-            Answer(text, finite(chance), ((text, chance),) if math.isfinite(chance) else ())
-            for text, chance in zip(texts, chances, strict=True)
-        ]
+        chances_GB = (torch.stack(steps, -1) * before_the_end_BA).sum(-1).exp()
+        return [text.strip() for text in tokenizer.batch_decode(ids_BA, skip_special_tokens=True)], chances_GB
 
     def _encoded(self, label: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         from training.tokenizer import encode
