@@ -112,7 +112,8 @@ def fit(
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
     if len(task.validation):
         rows = _sample(task.validation, task.training.seed)
-        calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), rows.labels, task.tokenizer)
+        labels = [label for label in rows.labels if label is not None]  # all have one
+        calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
     return Trained(network.eval(), history)
 
 

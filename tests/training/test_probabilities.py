@@ -46,9 +46,15 @@ def test_probabilities_are_ordered_and_a_temperature_moves_them_and_no_answer(
         assert chances == sorted(chances, reverse=True) and len(chances) >= 1
 
 
-def test_the_classes_share_a_probability_of_one(rows: Any, make_model: Callable[..., Any], tokenizer: Any) -> None:
-    model, batch = make_model(rows, output="class")
-    for answer in model.eval().scored_answers(batch, tokenizer):
+@pytest.mark.parametrize("fusion", ["attention", "logit"])
+def test_the_classes_share_a_probability_of_one(
+    rows: Any, make_model: Callable[..., Any], tokenizer: Any, fusion: Any
+) -> None:
+    model, batch = make_model(rows, output="class", fusion=fusion)
+    answers = model.eval().scored_answers(batch, tokenizer)
+    chances = model(**batch).logits.softmax(-1).amax(-1)
+    assert [answer.probability for answer in answers] == pytest.approx(chances.tolist(), abs=1e-5)
+    for answer in answers:
         assert {name for name, _ in answer.best} == {"7", "9"} and answer.best[0] == (
             answer.prediction,
             answer.probability,
@@ -56,20 +62,20 @@ def test_the_classes_share_a_probability_of_one(rows: Any, make_model: Callable[
         assert sum(chance for _, chance in answer.best) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("fusion", ["attention", "logit"])  # the second reads each modality by itself
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_a_text_is_as_probable_as_its_tokens_together(
-    rows: Any, make_model: Callable[..., Any], tokenizer: Any, temperature: float
+    rows: Any, make_model: Callable[..., Any], tokenizer: Any, temperature: float, fusion: Any
 ) -> None:
     """Of tokens that the same model is given as the label (teacher forcing), which is another way through the code."""
-    model, batch = make_model(rows, output="text")
+    model, batch = make_model(rows, output="text", fusion=fusion)
     with torch.no_grad():  # an end of sequence that comes sometimes, and texts of several tokens
         model.get_output_embeddings().weight[:40] *= 8
         model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 4
     model = with_temperature(model, temperature).eval()
     answers = model.scored_answers(batch, tokenizer)
-    x_m = model.fuse(*model.encode(**{name: x for name, x in batch.items() if name != "labels"}))
-    embeddings, mask = model.context(x_m, batch.get("prompt_ids"), batch.get("prompt_mask"))
-    ids = model.llm.generate(
+    who, (embeddings, mask), readings = model._asked(batch)
+    ids = who.llm.generate(
         inputs_embeds=embeddings,
         attention_mask=mask.long(),
         do_sample=False,
@@ -77,6 +83,7 @@ def test_a_text_is_as_probable_as_its_tokens_together(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    ids = ids if readings is None else ids[readings.first_B]
     ended = (ids == tokenizer.eos_token_id).cumsum(1) - (ids == tokenizer.eos_token_id).long() > 0
     targets = ids.masked_fill(ended, -100)
     logits = model(**{**batch, "labels": targets}).logits / temperature
@@ -116,12 +123,13 @@ def test_who_is_too_sure_by_a_factor_gets_it_as_temperature(
     assert json.loads((tmp_path / "config.json").read_text())["fitted"]["classes"] == ["7", "9"]
 
 
+@pytest.mark.parametrize(("fusion", "factor"), [("attention", 20), ("logit", 60)])
 def test_a_text_is_calibrated_by_how_often_the_whole_is_right(
-    rows: Any, make_model: Callable[..., Any], tokenizer: Any
+    rows: Any, make_model: Callable[..., Any], tokenizer: Any, fusion: Any, factor: float
 ) -> None:
-    model, batch = make_model(rows, output="text")
+    model, batch = make_model(rows, output="text", fusion=fusion)
     with torch.no_grad():  # sure of what it says, and right in two of three
-        model.get_output_embeddings().weight *= 20
+        model.get_output_embeddings().weight *= factor
     said = model.eval().answer(batch, tokenizer)
     labels = [label for n in range(30) for label in (said if n % 3 else ["never said"] * len(said))]
     before = ECE.value(labels, model.scored_answers(batch, tokenizer) * 30)
