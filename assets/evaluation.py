@@ -16,11 +16,12 @@ from assets.preview import evaluation_table, markdown_table, picture
 from assets.settings import Project
 from training.fusion_check import FusionCheck, fusion_check
 from training.metrics import Metric
-from training.records import EvaluationRow, Standing, TrainingReport
+from training.records import Answer, Coverage, EvaluationRow, Standing, TrainingReport
 from training.schema import MAJORITY, subset_name
 from training.spec import RunSpec, shorter_training
 
 STANDINGS = "standings.json"  # in the model's MLflow run
+_THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # of a probability
 _PICTURES = ("confusion", "learning", "subsets", "examples")
 
 
@@ -88,24 +89,68 @@ def evaluate(project: Project) -> dg.MaterializeResult:
         rows += [(run.name, EvaluationRow.from_json(entry)) for entry in entries]
     model, metric = reports["model"], project.make_output().metric(project.promotion.metric)
     beside, shorter = _standings(project, runs, reports), shorter_training(runs)
-    content = {"metric": metric.name, "standings": [standing.to_json() for standing in beside], "note": shorter}
+    answered, below = _coverage(project, model, metric), project.model.abstain_below
+    content: dict[str, Any] = {
+        "metric": metric.name,
+        "standings": [standing.to_json() for standing in beside],
+        "note": shorter,
+    }
+    content |= {"coverage": [line.to_json() for line in answered], "abstain_below": below}
+    noted = [shorter] if shorter else []
+    asked = next((line for line in answered if below and line.least == below), None)
     write_json(uri, model.mlflow_run_id, STANDINGS, content)
     whole = [({"model": name, "subset": row.subset}, row) for name, row in rows if row.slice is None]
     parts = [({"slice": row.slice}, row) for name, row in rows if name == "model" and row.slice is not None]
     return dg.MaterializeResult(
         metadata={
-            "summary": "; ".join([standings_words(beside, metric), *filter(None, [shorter])]),
+            "summary": "; ".join([standings_words(beside, metric), *coverage_words(asked, metric), *noted]),
             "mlflow": dg.MetadataValue.url(links.mlflow_run(project, model.mlflow_run_id)),
             "beside": standings_table(beside, metric),
             "inputs": evaluation_table(whole),
             "slices": evaluation_table(parts),
             "no_slices": _no_slices(project),
+            **({"answered": coverage_table(answered, metric), "coverage": content["coverage"]} if answered else {}),
             **{title: picture(read_artifact(uri, model.mlflow_run_id, f"{title}.png")) for title in _PICTURES},
             "standings": content["standings"],
             **numbers(model),
             **{f"{metric.name}/baseline/{standing.name}": round(standing.all.b, 4) for standing in beside},
         }
     )
+
+
+def _coverage(project: Project, model: TrainingReport, metric: Metric) -> list[Coverage]:
+    """Of the answers with all inputs given; none where the output has no probabilities, or a model of before."""
+    from training.evaluate import coverage
+
+    table = recorded_predictions(project, model.mlflow_run_id, subset_name(project.modalities))
+    if table["probability"].null_count == table.num_rows:
+        return []
+    answers = [Answer.from_row(row) for row in table.to_pylist()]
+    thresholds = sorted({*_THRESHOLDS, project.model.abstain_below})
+    return coverage(metric, table["label"].to_pylist(), answers, thresholds)
+
+
+def coverage_words(asked: Coverage | None, metric: Metric) -> list[str]:
+    """What `model.abstain_below` makes of the test rows; nothing where it is not set."""
+    if asked is None:
+        return []
+    worth = "" if asked.value is None else f", {metric.words} {asked.value:.3f} there"
+    least = f"with a probability of at least {asked.least:g} (model.abstain_below)"
+    return [f"it answers {asked.rows:,} of {asked.of:,} rows {least}{worth}"]
+
+
+def coverage_table(answered: Sequence[Coverage], metric: Metric) -> dg.MarkdownMetadataValue:
+    """What would be answered, and how well, if less probable answers were withheld."""
+    rows = [
+        {
+            "answers with a probability of at least": f"{line.least:g}",
+            "rows": line.rows,
+            "share": f"{line.share:.3f}",
+            metric.words: "" if line.value is None else f"{line.value:.3f}",
+        }
+        for line in answered
+    ]
+    return markdown_table(pa.Table.from_pylist(rows))
 
 
 def _no_slices(project: Project) -> str:

@@ -90,6 +90,7 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
     """Compares the version with what it must beat; returns the tags that say what came of it."""
     from training import model_registry
     from training.comparison import decide
+    from training.evaluate import slices
 
     uri, name, version = project.mlflow_uri, project.name, case.version
     singles = {single: recorded(project, training, single) for single, training in case.singles.items()}
@@ -102,7 +103,8 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
     model_registry.set_alias(uri, name, "challenger", version)
     training = case.run.fingerprint
     majority, fusion = majority_answer(project, training), fusion_of(project, training)
-    decision = decide(ours, theirs, singles, majority, project.promotion, project.make_output(), fusion)
+    parts = slices(pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'"))
+    decision = decide(ours, theirs, singles, majority, project.promotion, project.make_output(), fusion, parts)
     # All that was seen is written before the alias moves, and the question last: a process killed in between has
     # either not judged, or leaves a verdict that the next one carries out.
     compared = singles and "best_single_modality" in project.promotion.must_beat

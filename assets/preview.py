@@ -109,7 +109,7 @@ def contact_sheet(tiles: Sequence[np.ndarray], columns: int = 8, cell: int = 96)
 
 def evaluation_table(rows: Sequence[tuple[Mapping[str, Any], EvaluationRow]]) -> dg.MarkdownMetadataValue:
     """Markdown of what each row is of (column -> value), how many rows were asked, and the output's first metric with
-    its interval; f1, too, where there is one."""
+    its interval; macro F1, too, where there is one."""
     shown = []
     for which, row in rows:
         name, main = next(iter(row.metrics.items()))
@@ -117,7 +117,7 @@ def evaluation_table(rows: Sequence[tuple[Mapping[str, Any], EvaluationRow]]) ->
         columns = {"rows": row.n, name.replace("_", " "): _three(main.value), "95% interval": interval}
         if row.filled.value is not None:
             columns["on all rows"] = _three(row.filled.value)
-        f1 = {"f1": _three(row.metrics["f1"].value)} if "f1" in row.metrics else {}
+        f1 = {"macro F1": _three(row.metrics["macro_f1"].value)} if "macro_f1" in row.metrics else {}
         shown.append({**which, **columns, **f1})
     return markdown_table(pa.Table.from_pylist(shown))
 

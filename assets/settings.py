@@ -207,10 +207,14 @@ class Project:
         output = OUTPUTS.load(self.model.output.kind)
         is_output = isinstance(output, type) and issubclass(output, Output)
         check(is_output, "model.output", self.model.output.kind, "a subclass of training.outputs.base.Output")
-        if self.promotion.metric is not None:
-            names = [metric.name for metric in output.metrics]
-            expected = f"a metric of output {self.model.output.kind} ({', '.join(names)})"
-            check(self.promotion.metric in names, "promotion.metric", self.promotion.metric, expected)
+        unsure = self.model.abstain_below > 0 and not output.has_probabilities
+        expected = f"0: the answers of output {self.model.output.kind} have no probability"
+        check(not unsure, "model.abstain_below", self.model.abstain_below, expected)
+        names = [metric.name for metric in output.metrics]
+        asked = ("promotion", self.promotion.metric, names), ("training", self.training.metric, [*names, "loss"])
+        for key, metric, known in asked:
+            expected = f"a metric of output {self.model.output.kind} ({', '.join(known)})"
+            check(metric is None or metric in known, f"{key}.metric", metric, expected)
         for modality, settings in self.training.augmentation.items():
             try:
                 self.features.featurizer(modality).augmenter(settings, ())

@@ -99,11 +99,12 @@ def _plain(value: Any) -> Any:
     type=_FILE,
     help=f"A table with columns {', '.join(MODALITIES.names())} (file names); one answer a row.",
 )
+@click.option("--best", type=click.IntRange(0), default=5, show_default=True, help="How many of the best --json gives.")
 @version_option
 @json_option
 @click.pass_context
 def predict(
-    context: click.Context, project: str, table: Path | None, version: str, as_json: bool, **inputs: Any
+    context: click.Context, project: str, table: Path | None, best: int, version: str, as_json: bool, **inputs: Any
 ) -> None:
     """Answer with the project's champion, whichever inputs are given."""
     from orchestration.examples.layout import find_project
@@ -118,17 +119,22 @@ def predict(
             inputs[option.name] = _FILE.convert(name, option, context)
     settings = load(*find_project(project, ()))
     rows = rows_of_table(table) if table else [inputs]
-    answers = answer(settings, rows, version)
+    answers = answer(settings, rows, version, best)
     if as_json:
         click.echo(json.dumps({"predictions": answers}, default=_plain))
     else:
         for row in answers:
             # A row that failed has its line, too.
-            click.echo("" if row["prediction"] is None else row["prediction"])
-        click.echo(
-            f"({settings.name} version {answers[0]['model_version']}, dataset {answers[0]['dataset_fingerprint']})",
-            err=True,
-        )
+            said = "" if row["prediction"] is None else row["prediction"]
+            click.echo("; ".join(said) if isinstance(said, list) else said)
+        for number, row in enumerate(answers, 1):
+            if row["abstained"]:
+                below = f"is below {settings.model.abstain_below:g} (model.abstain_below)"
+                click.echo(f"row {number} is not answered: its probability, {row['probability']:g}, {below}", err=True)
+        first, only = answers[0], len(answers) == 1 and answers[0]["probability"] is not None
+        sure = f", probability {first['probability']:g}" if only else ""
+        origin = f"{settings.name} version {first['model_version']}, dataset {first['dataset_fingerprint']}"
+        click.echo(f"({origin}{sure})", err=True)
     if failed := [refusal(rows, n, row["error"]) for n, row in enumerate(answers, 1) if "error" in row]:
         raise click.ClickException("\n".join(failed))
 
@@ -251,6 +257,8 @@ def serve(project: str, host: str, port: int, workers: int, batch: int, version:
     click.echo(f"  curl {url} -H 'Content-Type: application/json' -d '{rows}'")
     model = fetch_model(settings.mlflow_uri, settings.name, version)
     command, env = serve_command(model, host, port, "--workers", str(workers), "--batch", str(batch))
+    given = json.loads(os.environ.get("SERVING_MODEL_CONFIG") or "{}")
+    env["SERVING_MODEL_CONFIG"] = json.dumps({"abstain_below": settings.model.abstain_below, **given})
     sys.exit(run_until_stopped([command], env, left=": the requests under way were answered."))
 
 

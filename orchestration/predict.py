@@ -42,8 +42,11 @@ def rows_of_table(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def answer(project: Project, rows: Sequence[Mapping[str, Any]], version: str = "champion") -> list[dict[str, Any]]:
-    """The answers of a version (number or alias), in the order of the rows, by the code that was logged with it.
+def answer(
+    project: Project, rows: Sequence[Mapping[str, Any]], version: str = "champion", best: int = 5
+) -> list[dict[str, Any]]:
+    """The answers (`training.records.Answer.to_json`) of a version (number or alias), in the order of the rows, by the
+    code that was logged with it.
 
     A row that cannot be answered has no prediction, and the reason in `error`.
 
@@ -53,6 +56,7 @@ def answer(project: Project, rows: Sequence[Mapping[str, Any]], version: str = "
     import pyarrow as pa
 
     from training import model_registry
+    from training.records import Answer
     from training.score import answer_rows
 
     version = model_registry.find_version(project.mlflow_uri, project.name, version)
@@ -76,8 +80,9 @@ def answer(project: Project, rows: Sequence[Mapping[str, Any]], version: str = "
         raise ValueError(refusal(rows, 1, answers[0]["error"]))
     dataset = model_registry.version_tags(project.mlflow_uri, project.name, version).get("dataset_fingerprint")
     origin = {"model_version": version, "dataset_fingerprint": dataset}
+    below = project.model.abstain_below
     return [
-        {"prediction": row["prediction"], **origin, **({"error": row["error"]} if row["error"] else {})}
+        {**Answer.from_row(row).to_json(below, best), **origin, **({"error": row["error"]} if row["error"] else {})}
         for row in answers
     ]
 

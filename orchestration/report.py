@@ -79,6 +79,7 @@ def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping
         "metric": evaluated["metric"].replace("_", " ").capitalize(),
         "direction": "more is better" if metric is None or metric.higher_is_better else "less is better",
         "note": evaluated["note"],
+        "coverage": evaluated.get("coverage", []),
         "pictures": [{"title": name, "caption": PICTURES[name], "png": data} for name, data in png.items()],
         "settings": _settings(project, facts.parameters),
     }
@@ -94,7 +95,7 @@ def verdict_sentence(model: Mapping[str, Any], standings: Sequence[Standing], me
     title = "is champion" if "champion" in model["aliases"] else "is not champion"
     if not standings:
         return f"Version {model['version']} {title}; it was not evaluated beside its baselines."
-    strongest = min((s for s in standings if s.answered), key=lambda standing: standing.all.difference)
+    strongest = min((s for s in standings if s.answered or s.own_rows), key=lambda standing: standing.all.difference)
     rival = "the majority answer" if strongest.name == "majority" else f"its own {strongest.name} baseline"
     figures, p = strongest.all, ""
     if figures.difference < 0:

@@ -200,7 +200,8 @@ def test_mlflow_shows_what_was_asked_and_answered(done):
     mlflow.set_experiment("tiny")
     told = done.runs[0].answer
     table = mlflow.load_table("evaluation_table.json", run_ids=[told["mlflow_run_id"]])
-    assert list(table) == ["sample_id", "text", "image", "speech", "label", "prediction", "accuracy"]
+    assert list(table) == ["sample_id", "text", "image", "speech", "label", "prediction", "accuracy", "probability"]
+    assert table["probability"].between(0, 1).all()
     table = table.astype(object).where(table.notna(), None)
     assert len(table) == told["dataset"]["rows"]["test"]
     assert table["accuracy"].mean() == pytest.approx(told["metrics"]["test/accuracy"])
@@ -290,7 +291,8 @@ def test_every_subset_of_the_inputs_is_answered(done, tmp_path):
     answers = done.ask("predict", "tiny", "--table", tmp_path / "rows.csv")["predictions"]
     assert len(answers) == len(SUBSETS)
     for answer in answers:
-        assert isinstance(answer.pop("prediction"), str)
+        assert isinstance(answer.pop("prediction"), str) and answer.pop("abstained") is False
+        assert 0 <= answer["probability"] <= 1 and answer.pop("best")[0]["probability"] == answer.pop("probability")
         assert answer == origin
     options = [part for m in MODALITIES for part in (f"--{m}", given[m])]
     (alone,) = done.ask("predict", "tiny", *options)["predictions"]

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from training.metrics import resampled_means
-from training.records import Comparison
+from training.metrics import Metric, resampled_counts, resampled_means
+from training.records import Answer, Comparison
 
 _RESAMPLES = 10_000
+_DRAWN = 2_000  # of figures that each resample is worked through for
 
 
 def paired_bootstrap(
@@ -52,6 +54,55 @@ def paired_bootstrap(
     )
 
 
+def compare(
+    metric: Metric,
+    labels: Sequence[Any],
+    a: Sequence[Any],
+    b: Sequence[Any],
+    confidence: float = 0.95,
+    margin: float = 0.0,
+) -> Comparison:
+    """Whether the answers `a` are better than `b` by any metric. For one of all rows together, rows are
+    resampled in pairs and the figure is computed anew each time.
+
+    Args:
+        labels, a, b: of the same rows; answers are predictions or `training.records.Answer`.
+
+    Raises:
+        ValueError: there are no rows, or the metric cannot be said of them.
+    """
+    if metric.over is None:
+        scores = metric.scores(labels, a), metric.scores(labels, b)
+        return paired_bootstrap(*scores, confidence, margin, metric.higher_is_better)
+    values = [metric.value(labels, side) for side in (a, b)]
+    if values[0] is None or values[1] is None:
+        different = len(set(map(repr, labels)))
+        raise ValueError(
+            f"{metric.words} cannot be said of these {len(labels):,} rows with {different:,} different labels: name "
+            "another promotion.metric"
+        )
+    sign = 1 if metric.higher_is_better else -1
+    ours, theirs = (metric.statistic(labels, side) for side in (a, b))
+    draws = resampled_counts(len(labels), _DRAWN, seed=0)
+    gains = sign * np.concatenate([ours(counts) - theirs(counts) for counts in draws])
+    gains = np.nan_to_num(gains)  # what cannot be said of a resample speaks for nobody
+    pairs = [(Answer.of(x), Answer.of(y)) for x, y in zip(a, b, strict=True)]
+    differ = sum(x != y if metric.of_probabilities else x.prediction != y.prediction for x, y in pairs)
+    p, low, high = _tail(gains, confidence, margin, differ, len(labels))
+    return Comparison(
+        a=values[0],
+        b=values[1],
+        rows=len(labels),
+        difference=sign * (values[0] - values[1]),
+        low=low,
+        high=high,
+        p=p,
+        better=p < 1 - confidence,
+        differ=differ,
+        needed=_needed(confidence, 0.5),
+    )
+
+
 def _needed(confidence: float, chance: float) -> int:
     """So many rows without any that went against a, where each would have done so with that chance, are proof."""
     return 1 if chance == 1 else math.floor(math.log(1 - confidence) / math.log1p(-chance)) + 1
@@ -86,11 +137,16 @@ def _exact(gain: np.ndarray, confidence: float, margin: float) -> tuple[float, f
 def _drawn(gain: np.ndarray, confidence: float, margin: float) -> tuple[float, float, float]:
     """p, low and high of any scores, from resamples drawn with a fixed seed."""
     means = resampled_means(gain, _RESAMPLES, seed=0)
+    return _tail(means, confidence, margin, int(np.count_nonzero(gain)), len(gain))
+
+
+def _tail(gains: np.ndarray, confidence: float, margin: float, differ: int, rows: int) -> tuple[float, float, float]:
+    """p, low and high of resampled differences, of rows of which so many differ."""
     # As above: so many rows that differ could by chance all differ the same way.
-    p = max(float(np.mean(means <= 1e-12)), 0.5 ** int(np.count_nonzero(gain)))
+    p = max(float(np.mean(gains <= 1e-12)), 0.5**differ)
     if margin:
-        p = min(p, max(float(np.mean(means <= 1e-12 - margin)), 0.5 ** len(gain)))
-    low, high = np.quantile(means, [1 - confidence, confidence])
+        p = min(p, max(float(np.mean(gains <= 1e-12 - margin)), 0.5**rows))
+    low, high = np.quantile(gains, [1 - confidence, confidence])
     return p, float(low), float(high)
 
 

@@ -298,6 +298,8 @@ OUTPUTS = Family(
     {
         "text": "training.outputs.text:TextOutput",
         "class": "training.outputs.class_:ClassOutput",
+        "multi_label": "training.outputs.multi_label:MultiLabelOutput",
+        "number": "training.outputs.number:NumberOutput",
     },
 )
 OBJECTIVES = Family(

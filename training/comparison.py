@@ -1,23 +1,24 @@
 """The gate's judgement: on the same rows, is the challenger better than the champion, than the best single modality and
 than the one answer that is best whatever the inputs?"""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.bootstrap import p_words, paired_bootstrap
-from training.evaluate import scores
+from training.bootstrap import compare, p_words
+from training.evaluate import answers_by_sample
 from training.fusion_check import FusionCheck
 from training.metrics import Metric
 from training.outputs.base import Output
-from training.records import Comparison, Means, Standing
+from training.records import Answer, Comparison, Means, Standing
 from training.settings import PromotionSettings
 
 _SHOWN = 30  # characters of the majority answer
+_SLICE_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def decide(
     settings: PromotionSettings,
     output: Output,
     fusion: FusionCheck | None = None,
+    slices: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Decision:
     """Whether the challenger becomes champion.
 
@@ -56,6 +58,7 @@ def decide(
             has no answer. What the challenger does not answer counts as it is.
         output: what the models answer with; `settings.metric` is one of its metrics.
         fusion: of the challenger; None: not measured.
+        slices: of the test rows (`training.evaluate.slices`), for `settings.worst_slice`.
 
     Raises:
         ValueError: they are not on the same rows, a row stands twice, or there is none.
@@ -73,7 +76,7 @@ def decide(
         (standing,) = standings(challenger, {"champion": champion}, majority, settings, output)[1:]
         rivals.append(Rival("the champion", standing, settings))
     if "best_single_modality" in settings.must_beat:
-        reasons += [f"{s.name} alone was not compared: no test row has {s.name}" for s in beside[1:] if not s.answered]
+        reasons += [f"{s.name} alone was not compared: no test row has {s.name}" for s in beside[1:] if not s.own_rows]
         if (single := best(beside[1:])) is not None:
             rivals.append(Rival(f"the best single modality ({single.name})", single, strict))
     if "majority" in settings.must_beat:
@@ -87,7 +90,38 @@ def decide(
     if fusion is not None and not fusion.passed and settings.unused_fusion == "block":
         promote = False
         reasons.append(f"{fusion.words} (promotion.unused_fusion is block)")
+    if settings.worst_slice is not None:
+        passed, reason = _worst_slice(challenger, slices or {}, settings.worst_slice, metric)
+        promote = promote and passed
+        reasons.append(reason)
     return Decision(promote, reasons, [r.standing for r in rivals])
+
+
+def _worst_slice(
+    challenger: pa.Table, slices: Mapping[str, Mapping[str, str]], asked: float, metric: Metric
+) -> tuple[bool, str]:
+    """Whether every slice reaches what is asked, and the worst one in words. A slice of few rows is chance, and out."""
+    labels = dict(zip(_samples(challenger), challenger["label"].to_pylist(), strict=True))
+    answers, parts = answers_by_sample(challenger), defaultdict(list)
+    for column, values in slices.items():
+        for sample in labels.keys() & values.keys():
+            parts[f"{column}={values[sample]}"].append(sample)
+    measured = {
+        name: (metric.value([labels[s] for s in samples], [answers[s] for s in samples]), len(samples))
+        for name, samples in sorted(parts.items())
+        if len(samples) >= _SLICE_ROWS
+    }
+    sign = 1 if metric.higher_is_better else -1
+    figures = {name: (value, rows) for name, (value, rows) in measured.items() if value is not None}
+    if not figures:
+        return True, f"promotion.worst_slice was not asked for: no slice of the test rows has {_SLICE_ROWS} rows"
+    name, (value, rows) = min(figures.items(), key=lambda part: sign * part[1][0])
+    passed = sign * value >= sign * asked
+    said, least = "is within" if passed else "is not within", "at least" if sign > 0 else "at most"
+    return passed, (
+        f"the worst slice {said} promotion.worst_slice ({least} {asked:g}): {name} has {metric.words} {value:.4f} "
+        f"(n = {rows:,}; {len(figures):,} slices)"
+    )
 
 
 def standings(
@@ -102,46 +136,52 @@ def standings(
     """
     metric = output.metric(rule.metric)
     labels = dict(zip(_samples(model), model["label"].to_pylist(), strict=True))
-    ours = scores(model, metric)
+    ours = answers_by_sample(model)
     if not ours:
         raise ValueError("there are no test rows to judge on, expected at least one: look at align.split")
-    usual = {sample: metric.of(label, majority) for sample, label in labels.items()}
-    lines = [_standing("majority", ours, usual, usual, rule, metric)]
+    judged = _Judged(labels, ours, Answer(majority), rule, metric)
+    lines = [judged.beside("majority", dict.fromkeys(labels, Answer(majority)))]
     for name, table in rivals.items():
         if unknown := set(_samples(table)) - labels.keys():
             raise ValueError(
                 f"model and {name} were not scored on the same test rows ({len(unknown)} stand on one side only): "
                 "score both on the present snapshot"
             )
-        answered = scores(table.filter(pc.is_valid(table["prediction"])), metric, labels)
-        lines.append(_standing(name, ours, answered, usual, rule, metric))
+        lines.append(judged.beside(name, answers_by_sample(table.filter(pc.is_valid(table["prediction"])))))
     return lines
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The model on its rows."""
+
+    labels: Mapping[str, Any]  # by sample
+    answers: Mapping[str, Answer]
+    usual: Answer  # the majority's
+    rule: PromotionSettings
+    metric: Metric
+
+    def beside(self, name: str, theirs: Mapping[str, Answer]) -> Standing:
+        """Beside a rival, with its answers where it has some."""
+        labels, ours = list(self.labels.values()), [self.answers[sample] for sample in self.labels]
+        filled = [theirs.get(sample, self.usual) for sample in self.labels]
+        on_all = compare(self.metric, labels, ours, filled, self.rule.confidence, self.rule.margin)
+        if not theirs:
+            return Standing(name=name, all=on_all, answered=None)
+        own = [self.labels[sample] for sample in theirs]
+        a, b = (self.metric.value(own, [side[sample] for sample in theirs]) for side in (self.answers, theirs))
+        # What cannot be said of those rows alone (they have one label, say) is not said.
+        answered = None if a is None or b is None else Means(a=a, b=b, rows=len(own))
+        return Standing(name=name, all=on_all, answered=answered, own_rows=len(own))
 
 
 def best(beside: Iterable[Standing]) -> Standing | None:
     """The strongest rival on all rows, of those that answer any."""
-    return min((s for s in beside if s.answered), key=lambda standing: standing.all.difference, default=None)
+    return min((s for s in beside if s.own_rows), key=lambda standing: standing.all.difference, default=None)
 
 
 def _samples(table: pa.Table) -> list[str]:
     return table["sample_id"].to_pylist()
-
-
-def _standing(
-    name: str,
-    ours: Mapping[str, float],
-    answered: Mapping[str, float],
-    usual: Mapping[str, float],
-    rule: PromotionSettings,
-    metric: Metric,
-) -> Standing:
-    """Args: the scores of each row, by sample: the model's, the rival's where it has an answer, the majority's."""
-    theirs = [answered.get(sample, usual[sample]) for sample in ours]
-    on_all = paired_bootstrap(list(ours.values()), theirs, rule.confidence, rule.margin, metric.higher_is_better)
-    if not answered:
-        return Standing(name=name, all=on_all, answered=None)
-    a, b = (float(np.mean([side[sample] for sample in answered])) for side in (ours, answered))
-    return Standing(name=name, all=on_all, answered=Means(a=a, b=b, rows=len(answered)))
 
 
 def judgement(standing: Standing, rival: str, rule: PromotionSettings, metric: Metric) -> str:
@@ -188,7 +228,8 @@ def _too_few(comparison: Comparison, rule: PromotionSettings) -> list[str]:
 
 
 def _shown(answer: Any) -> str:
-    """An answer that is a short text or a number, in brackets."""
+    """An answer that is a short text, a number or a list of names, in brackets."""
+    answer = ", ".join(map(str, answer)) or "none" if isinstance(answer, list) else answer
     if not isinstance(answer, str | int | float):
         return ""
     words = f"{answer:.4g}" if isinstance(answer, float) else " ".join(str(answer).split())

@@ -115,7 +115,7 @@ from training.score import Answerer
 
 answerer = Answerer(Path("FOLDER"))
 row = answerer.read({{{inputs}}})
-print(answerer([row]))
+print([answer.prediction for answer in answerer([row])])  # answer.probability says how sure it is
 ```
 
 The bare network, for `AutoModel` and `AutoConfig` of transformers:
@@ -135,6 +135,6 @@ import pandas as pd
 
 mlflow.set_tracking_uri("{uri}")
 model = mlflow.pyfunc.load_model("runs:/{run_id}/model")
-print(model.predict(pd.DataFrame([{{{inputs}}}])))
+print(model.predict(pd.DataFrame([{{{inputs}}}])).to_dict("records"))
 ```
 """

@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from training.metrics import Metric, mean_figure, natural
+from training.metrics import Metric, natural
 from training.outputs.base import Output
-from training.records import EvaluationRow, Figure
+from training.records import Answer, Coverage, EvaluationRow, Figure
 from training.schema import MODALITIES, predictions_schema, subset_name
 
 _SLICE_VALUES = 12  # a column with more values than that is no slice
@@ -96,14 +96,13 @@ def measure(
     parts = _by_subset(predictions, [subset_name(chosen) for chosen in subsets(inputs)])
 
     def row(subset: str, part: Sequence[Mapping[str, Any]], slice: str | None = None) -> EvaluationRow:
-        labels, answers = ([r[name] for r in part] for name in ("label", "prediction"))
-        figures = output.figures(labels, answers, seed)
+        figures = output.figures([r["label"] for r in part], list(map(Answer.from_row, part)), seed)
         return EvaluationRow(inputs=full, subset=subset, slice=slice, n=len(part), metrics=figures)
 
     def filled(part: Mapping[str, Mapping[str, Any]]) -> Figure:
         everyone = labels or {}
-        answers = [part[sample]["prediction"] if sample in part else majority for sample in everyone]
-        return mean_figure(output.metrics[0].scores(list(everyone.values()), answers), seed)
+        answers = [Answer.from_row(part[sample]) if sample in part else Answer(majority) for sample in everyone]
+        return output.metrics[0].figure(list(everyone.values()), answers, seed)
 
     rows = [replace(row(subset, list(part.values())), filled=filled(part)) for subset, part in parts.items()]
     for column, values in (columns or {}).items():
@@ -128,16 +127,10 @@ def _by_subset(predictions: pa.Table, names: Sequence[str]) -> dict[str, dict[st
     return parts
 
 
-def scores(predictions: pa.Table, metric: Metric, labels: Mapping[str, Any] | None = None) -> dict[str, float]:
-    """What each sample's answer is worth, by sample id. Raises ValueError: a sample twice.
-
-    Args:
-        labels: by sample id, in place of those that stand beside the predictions.
-    """
-    rows, known = predictions.to_pylist(), labels or {}
-    by_sample = {
-        row["sample_id"]: metric.of(known.get(row["sample_id"], row["label"]), row["prediction"]) for row in rows
-    }
+def answers_by_sample(predictions: pa.Table) -> dict[str, Answer]:
+    """The answers of predictions by sample id. Raises ValueError: a sample twice."""
+    rows = predictions.to_pylist()
+    by_sample = {row["sample_id"]: Answer.from_row(row) for row in rows}
     if len(by_sample) < len(rows):
         raise ValueError(f"{len(rows)} predictions of {len(by_sample)} samples: expected one for each")
     return by_sample
@@ -145,7 +138,20 @@ def scores(predictions: pa.Table, metric: Metric, labels: Mapping[str, Any] | No
 
 def mean_score(metric: Metric, labels: Sequence[Any], answers: Sequence[Any]) -> float:
     """The metric over all rows; 0 where there are none."""
-    return float(metric.scores(labels, answers).mean()) if len(labels) else 0.0
+    return metric.value(labels, answers) or 0.0
+
+
+def coverage(
+    metric: Metric, labels: Sequence[Any], answers: Sequence[Answer], thresholds: Sequence[float]
+) -> list[Coverage]:
+    """What is answered, and what that is worth, where answers below each of the probabilities are withheld."""
+    found = []
+    for least in thresholds:
+        # Without a probability nothing is withheld, as when answers are given (`Answer.to_json`).
+        kept = [n for n, a in enumerate(answers) if a.probability is None or a.probability >= least]
+        value = metric.value([labels[n] for n in kept], [answers[n] for n in kept])
+        found.append(Coverage(least=least, rows=len(kept), of=len(labels), value=value))
+    return found
 
 
 def as_answers(table: pa.Table, output: Output) -> pa.Table:
@@ -154,6 +160,8 @@ def as_answers(table: pa.Table, output: Output) -> pa.Table:
     Where another output answered, its answers are read as this one reads labels; what it cannot read is no answer.
     """
     schema = predictions_schema(output.arrow_type)
+    for name in {"probability", "best"} - set(table.column_names):  # an older model's
+        table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
     for name in ("label", "prediction"):
         if table.schema.field(name).type != output.arrow_type:
             values = pa.array([_read(value, output) for value in table[name].to_pylist()], output.arrow_type)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.bootstrap import p_words, paired_bootstrap
+from training.bootstrap import compare, p_words
 from training.metrics import Metric
 
 
@@ -23,8 +23,7 @@ def shuffled_figures(metric: Metric, labels: Sequence[Any], answers: Sequence[An
         shuffled_X, the metric X of `others`; shuffled_p, the chance that `answers` are not better; shuffled_same, how
         many did not change.
     """
-    ours, theirs = metric.scores(labels, answers), metric.scores(labels, others)
-    compared = paired_bootstrap(ours, theirs, higher_is_better=metric.higher_is_better)
+    compared = compare(metric, labels, answers, others)
     same = sum(answer == other for answer, other in zip(answers, others, strict=True))
     return {f"shuffled_{metric.name}": compared.b, "shuffled_p": compared.p, "shuffled_same": same}
 

@@ -2,32 +2,41 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from training.records import Figure
+from training.records import Answer, Figure
 
 _TAKEN = ("n", "inputs", "subset", "slice", "filled", "loss")  # mean something else beside figures
 CLASSES = 50  # with more labels than that, figures per class say little
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
 _DRAWS = 2**22  # rows that a bootstrap draws at once: some 64 MB
+_COUNTS = 2**17  # the same of counts
+
+
+# Of rows that count so often each (rows, R) to the figure of each such count (R,): what a bootstrap asks thousands of
+# times. nan: there is no such figure of these rows.
+Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure that is the mean of a score of each row.
+    """A figure of labels and answers: the mean of a `score` of each row, or what `over` makes of all rows together.
 
     `score` takes label and prediction, both in the output's type; a prediction of None is none at all, and what that
-    costs is the metric's to say. It returns a bool (right or wrong), or a finite number.
+    costs is the metric's to say. It returns a bool (right or wrong), or a finite number. `over` takes the labels and
+    `training.records.Answer` of all rows, with what is known of their probabilities.
     """
 
     name: str  # as results, MLflow and `promotion.metric` name it: letters, digits and _
-    score: Callable[[Any, Any], float]
+    score: Callable[[Any, Any], float] | None = None
     higher_is_better: bool = True
+    over: Callable[[Sequence[Any], Sequence[Answer]], Statistic] | None = None
+    of_probabilities: bool = False  # whether answers that say the same with another probability may count otherwise
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name.endswith(("_low", "_high")) or self.name in _TAKEN:
@@ -35,6 +44,8 @@ class Metric:
                 f"a metric is called {self.name!r}, expected letters, digits and _, without _low or _high at the end, "
                 f"and none of {', '.join(_TAKEN)}"
             )
+        if (self.score is None) == (self.over is None):
+            raise ValueError(f"the metric {self.name} has both score and over, or none: expected one of them")
 
     @property
     def words(self) -> str:
@@ -47,16 +58,45 @@ class Metric:
         Raises:
             ValueError: no answer has no finite score, either.
         """
+        assert self.score is not None
         for answer in (prediction, None):
             if math.isfinite(value := self.score(label, answer)):
                 return value
         raise ValueError(f"{self.name} of no answer to {label!r} is {value}, expected what it costs: a finite number")
 
-    def scores(self, labels: Sequence[Any], predictions: Sequence[Any]) -> np.ndarray:
-        """(rows,) of bool or float64."""
-        pairs = zip(labels, predictions, strict=True)
-        values = np.array([self.of(label, prediction) for label, prediction in pairs])
+    def scores(self, labels: Sequence[Any], answers: Sequence[Any]) -> np.ndarray:
+        """(rows,) of bool or float64, where rows have scores. Answers are predictions or `Answer`s, here and below."""
+        pairs = zip(labels, map(Answer.of, answers), strict=True)
+        values = np.array([self.of(label, answer.prediction) for label, answer in pairs])
         return values if values.dtype == bool else values.astype(float)
+
+    def statistic(self, labels: Sequence[Any], answers: Sequence[Any]) -> Statistic:
+        """The figure as a function of how often each row counts."""
+        if self.over is not None:
+            return self.over(labels, list(map(Answer.of, answers)))
+        scores = self.scores(labels, answers).astype(float)
+        return lambda counts: scores @ counts / counts.sum(0)
+
+    def value(self, labels: Sequence[Any], answers: Sequence[Any]) -> float | None:
+        """The figure; None where there are no rows, or it cannot be said of these."""
+        if len(labels) == 0:
+            return None
+        if self.over is None:
+            return float(self.scores(labels, answers).mean())
+        value = float(self.statistic(labels, answers)(np.ones((len(labels), 1), np.float32))[0])
+        return value if math.isfinite(value) else None
+
+    def figure(self, labels: Sequence[Any], answers: Sequence[Any], seed: int = 0) -> Figure:
+        """The figure with its 95 % interval; `seed` is the bootstrap's."""
+        if self.over is None:
+            return mean_figure(self.scores(labels, answers), seed)
+        if (value := self.value(labels, answers)) is None:
+            return Figure()
+        statistic = self.statistic(labels, answers)
+        drawn = np.concatenate([statistic(counts) for counts in resampled_counts(len(labels), _RESAMPLES, seed)])
+        low, high = np.nanquantile(drawn, _tails())
+        # Resampled rows repeat, so a figure that is not linear may lie beside all that is drawn.
+        return Figure(value, min(value, float(low)), max(value, float(high)))
 
 
 def exact_match(label: str, prediction: str | None) -> bool:
@@ -97,24 +137,14 @@ def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray
     return np.concatenate([values[random.integers(0, rows, (size, rows))].mean(axis=1) for size in sizes])
 
 
-def label_figures(labels: Sequence[str], predictions: Sequence[str | None], seed: int = 0) -> dict[str, Figure]:
-    """balanced_accuracy (mean recall of the labels) and f1 (mean over the labels) with bootstrap intervals.
-
-    Only where there are 2 to 50 labels; else what cannot be said is empty.
-    """
-    names = ("balanced_accuracy", "f1")
-    if not 2 <= len({label.strip() for label in labels}) <= CLASSES:
-        return dict.fromkeys(names, Figure())
-    _, matrix = confusion(labels, predictions, most=CLASSES)
-    # Rows drawn with replacement are cells of the confusion matrix drawn with replacement.
-    cells = matrix.ravel() / len(labels)
-    drawn = np.random.default_rng(seed).multinomial(len(labels), cells, size=_RESAMPLES)
-    resampled = _per_label(drawn.reshape(_RESAMPLES, *matrix.shape))
-    figures = {}
-    for name, value, draws in zip(names, _per_label(matrix), resampled, strict=True):
-        low, high = np.quantile(draws, _tails())
-        figures[name] = Figure(float(value), float(low), float(high))
-    return figures
+def resampled_counts(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each row is drawn when as many are drawn with replacement: (rows, some of the resamples), float32."""
+    random = np.random.default_rng(seed)
+    portion = max(1, _COUNTS // rows)
+    for start in range(0, resamples, portion):
+        size = min(portion, resamples - start)
+        cells = random.integers(0, rows, (rows, size)) * size + np.arange(size)
+        yield np.bincount(cells.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float32)
 
 
 def confusion(labels: Sequence[str], predictions: Sequence[str | None], most: int = 20) -> tuple[list[str], np.ndarray]:
@@ -129,20 +159,6 @@ def confusion(labels: Sequence[str], predictions: Sequence[str | None], most: in
     for label, prediction in zip(labels, predictions, strict=True):
         matrix[position.get(label.strip(), -1), position.get((prediction or "").strip(), -1)] += 1
     return [*names, "other"], matrix
-
-
-def _per_label(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Balanced accuracy and macro F1 of confusion matrices (..., labels + 1, labels + 1); labels without rows are out.
-
-    As scikit-learn has them for one matrix; these do thousands at once.
-    """
-    hits = np.diagonal(matrix, axis1=-2, axis2=-1)[..., :-1]
-    labelled, answered = matrix.sum(-1)[..., :-1], matrix.sum(-2)[..., :-1]
-    seen = labelled > 0
-    labels = np.maximum(1, seen.sum(-1))
-    recall = np.where(seen, hits / np.maximum(1, labelled), 0).sum(-1) / labels
-    f1 = np.where(seen, 2 * hits / np.maximum(1, labelled + answered), 0).sum(-1) / labels
-    return recall, f1
 
 
 def _tails() -> tuple[float, float]:

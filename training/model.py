@@ -8,6 +8,7 @@ D width: of the encoders' tokens before the fusion, of the language model behind
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,9 @@ from training.layers import AttentionPool, ModelShape
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
+from training.outputs.base import AnsweringModel
 from training.readings import AveragedModel, Readings
+from training.records import Answer
 
 
 class FusionModel(PreTrainedModel):
@@ -226,20 +229,48 @@ class FusionModel(PreTrainedModel):
             total = total + objective.weight * sum(losses.values())
         output["losses"], output["loss"] = named, total
 
-    @torch.inference_mode()
     def answer(
         self, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, shuffle: Tensor | None = None
     ) -> list[Any]:
         """One answer for each row of a `Collator`'s batch (its labels are not looked at)."""
+        return [answer.prediction for answer in self.scored_answers(batch, tokenizer, shuffle)]
+
+    @torch.inference_mode()
+    def scored_answers(
+        self, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, shuffle: Tensor | None = None
+    ) -> list[Answer]:
+        """The same, with their probabilities."""
+        model, sequence, readings = self._asked(batch, shuffle)
+        answers = self.output.scored_answers(model, *sequence, tokenizer)
+        return answers if readings is None else [answers[n] for n in readings.first_B.tolist()]
+
+    @torch.inference_mode()
+    def surprises(
+        self,
+        batch: dict[str, Tensor],
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Sequence[str],
+        temperatures: Sequence[float],
+    ) -> Tensor:
+        """How unlikely the labels of a batch are by each temperature (G, B): `Output.surprises`."""
+        model, sequence, readings = self._asked(batch)
+        if readings is None:
+            return self.output.surprises(model, *sequence, tokenizer, labels, temperatures)
+        read = [labels[n] for n in readings.rows_R.tolist()]
+        return self.output.surprises(model, *sequence, tokenizer, read, temperatures)[:, readings.first_B]
+
+    def _asked(
+        self, batch: dict[str, Tensor], shuffle: Tensor | None = None
+    ) -> tuple[AnsweringModel, tuple[Tensor, Tensor], Readings | None]:
+        """Who answers a batch, and the embeddings and mask of what it reads: of each row, or of each reading."""
         batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name != "labels"}
         tokens_BNTD, mask_BNT = _taken(shuffle, *self.encode(**batch))
         prompt = batch.get("prompt_ids"), batch.get("prompt_mask")
         if self.fusion.late:
             readings, sequence = self.alone(tokens_BNTD, mask_BNT, *prompt)
-            answers = self.output.answers(AveragedModel(self, readings), *sequence, tokenizer)
-            return [answers[n] for n in readings.first_B.tolist()]
+            return AveragedModel(self, readings), sequence, readings
         x_m = self.fuse(tokens_BNTD, mask_BNT)
-        return self.output.answers(self, *self.context(x_m, *prompt, self.fusion.soft_mask(mask_BNT)), tokenizer)
+        return self, self.context(x_m, *prompt, self.fusion.soft_mask(mask_BNT)), None
 
 
 def _taken(rows: Tensor | None, *tensors: Any) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from training import catalog, descriptions
 from training.catalog import OUTPUTS
 from training.mlflow_store import client
+from training.records import ANSWERS
 from training.runs import TAG
 from training.schema import MODALITIES
 from training.spec import JobSpec, RunSpec, own_code
@@ -74,7 +75,8 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
                 input_example=pd.DataFrame([{m: value for m, value in example_row().items() if m in run.keep}]),
                 # Given, since inferring them would load the model in another process for minutes.
                 pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _SERVING],
-                model_config={"dataset_fingerprint": spec.dataset},
+                # What is not named here cannot be said when the model is loaded, either.
+                model_config={"dataset_fingerprint": spec.dataset, **ANSWERS, "abstain_below": run.model.abstain_below},
                 metadata={"project": spec.project, "dataset_fingerprint": spec.dataset, "run_id": run_id},
             )
         finally:
@@ -96,10 +98,13 @@ def _signature(run: RunSpec) -> Any:
     """What the served model takes and gives."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array, Object, Property
 
-    answer = OUTPUTS.make(run.model.output, {}).arrow_type
-    columns = {"prediction": column_type(answer), "model_version": DataType.string}
-    columns["dataset_fingerprint"] = DataType.string
+    answer = column_type(OUTPUTS.make(run.model.output, {}).arrow_type)
+    columns: dict[str, Any] = {"prediction": answer, "model_version": DataType.string}
+    columns |= {"dataset_fingerprint": DataType.string, "probability": DataType.double, "abstained": DataType.boolean}
+    best = Property("answer", DataType.string), Property("probability", DataType.double)
+    columns["best"] = Array(Object(list(best)))
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, name, required=False) for name in MODALITIES]),
         outputs=Schema([ColSpec(kind, name) for name, kind in columns.items()]),

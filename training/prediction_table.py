@@ -18,7 +18,8 @@ _CHARACTERS = 500  # of a cell
 
 
 def prediction_table(spec: JobSpec, predictions: pa.Table, run: RunSpec) -> dict[str, list[Any]]:
-    """Columns: sample_id; each modality as its text or the name of its file; label, prediction, and the metric.
+    """Columns: sample_id; each modality as its text or the name of its file; label, prediction, the metric (if
+    it is of single rows) and the answer's probability.
 
     Args:
         predictions: `training.schema.predictions_schema`; of those with all inputs the first thousand are taken.
@@ -29,7 +30,9 @@ def prediction_table(spec: JobSpec, predictions: pa.Table, run: RunSpec) -> dict
     table: dict[str, list[Any]] = {"sample_id": [row["sample_id"] for row in rows]}
     table |= {m: [given[row["sample_id"]][m] for row in rows] for m in run.keep}
     table |= {name: [_cell(row[name]) for row in rows] for name in ("label", "prediction")}
-    return table | {metric.name: [metric.score(row["label"], row["prediction"]) for row in rows]}
+    if metric.score is not None:
+        table[metric.name] = [metric.score(row["label"], row["prediction"]) for row in rows]
+    return table | {"probability": [row["probability"] for row in rows]}
 
 
 def _inputs(spec: JobSpec, samples: Sequence[str]) -> Mapping[str, dict[str, Any]]:

@@ -74,7 +74,7 @@ class AveragedModel(AnsweringModel):
 
     def generate(self, **options: Any) -> Any:
         """The language model's own, with each next token chosen by all readings of a row."""
-        processors = [*options.pop("logits_processor", ()), _Averaged(self.readings)]
+        processors = [_Averaged(self.readings), *options.pop("logits_processor", ())]
         return self.model.llm.generate(**options, logits_processor=LogitsProcessorList(processors))
 
 

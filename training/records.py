@@ -7,6 +7,50 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+# How answers are given, unless one says otherwise: see `Answer.to_json`.
+ANSWERS = {"abstain_below": 0.0, "best": 5}
+_DIGITS = 4  # of a probability
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of a row."""
+
+    prediction: Any  # in the output's type; None: none
+    probability: float | None = None  # that it is right, calibrated on validation rows; None: not known
+    best: tuple[tuple[str, float], ...] = ()  # the most probable answers and their probabilities, the best first
+
+    def best_rows(self, most: int | None = None) -> list[dict[str, Any]]:
+        """`best` as tables and JSON hold it (`training.schema.BEST`)."""
+        return [{"answer": answer, "probability": chance} for answer, chance in self.best[:most]]
+
+    def to_json(self, abstain_below: float = 0.0, best: int = 5) -> dict[str, Any]:
+        """As users get it; as many digits as batches of other rows leave alone.
+
+        Args:
+            abstain_below: of a probability below it the prediction is null, and `abstained` true.
+            best: how many of these.
+        """
+        abstained = self.probability is not None and self.probability < abstain_below
+        shown = [{**row, "probability": round(row["probability"], _DIGITS)} for row in self.best_rows(best)]
+        return {
+            "prediction": None if abstained else self.prediction,
+            "probability": None if self.probability is None else round(self.probability, _DIGITS),
+            "abstained": abstained,
+            "best": shown,
+        }
+
+    @classmethod
+    def of(cls, answer: Any) -> "Answer":
+        """A prediction as an answer; an answer stays."""
+        return answer if isinstance(answer, Answer) else cls(answer)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Answer":
+        """Of a row of predictions; those of older models have no probabilities."""
+        best = tuple((entry["answer"], entry["probability"]) for entry in row.get("best") or ())
+        return cls(row["prediction"], row.get("probability"), best)
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -63,6 +107,23 @@ class EvaluationRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What a model is worth where it only gives answers that are probable enough."""
+
+    least: float  # probability
+    rows: int  # that are answered then ...
+    of: int  # ... of so many
+    value: float | None  # the metric on those; None: there are none, or it cannot be said of them
+
+    @property
+    def share(self) -> float:
+        return self.rows / self.of if self.of else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "share": self.share}
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingReport:
     """What a training came to, once all of it is safe in MLflow (there as report.json)."""
 
@@ -114,7 +175,8 @@ class Standing:
 
     name: str  # champion, majority, or a baseline's
     all: Comparison  # on all rows; where the rival has no answer, it gives the majority answer of training
-    answered: Means | None  # on the rows that it answers itself; None: there are none
+    answered: Means | None  # on the rows that it answers itself; None: there are none, or nothing can be said of them
+    own_rows: int = 0  # how many those are
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,7 +184,8 @@ class Standing:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Standing":
         answered = values["answered"] and Means(**values["answered"])
-        return cls(name=values["name"], all=Comparison(**values["all"]), answered=answered)
+        rows = values.get("own_rows", answered.rows if answered else 0)
+        return cls(name=values["name"], all=Comparison(**values["all"]), answered=answered, own_rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from training.metrics import Metric, confusion
 from training.records import EvaluationRow
 from training.schema import MAJORITY, MODALITIES, predictions_schema, subset_name
 from training.spec import RunSpec
-from training.train import Trained, TrainingTask, predict
+from training.train import Trained, TrainingTask, predict, scored_answers
 
 _EXAMPLES = 12  # test samples in the picture
 
@@ -44,8 +44,8 @@ def evaluate(
         metrics |= {f"majority_{metric.name}": majority} | _shuffled(task, trained, rows, answered)
     folder.mkdir()
     pq.write_table(predictions, folder / "predictions.parquet")
-    one = {"sample_id": [None], "subset": [MAJORITY], "label": [None], "prediction": [usual]}
-    pq.write_table(pa.table(one, predictions.schema), folder / f"{MAJORITY}.parquet")
+    one = pa.Table.from_pylist([{"subset": MAJORITY, "prediction": usual}], predictions.schema)
+    pq.write_table(one, folder / f"{MAJORITY}.parquet")
     evaluation = {"rows": [row.to_json() for row in measured], "history": trained.history}
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     _pictures(folder, trained.history, measured, predictions, rows, metric)
@@ -82,12 +82,15 @@ def predict_subsets(task: TrainingTask, trained: Trained, rows: SampleDataset, i
     for subset in subsets(inputs):
         any_of_them = functools.reduce(pc.or_, (present[modality] for modality in subset))
         chosen = rows.take(pc.indices_nonzero(any_of_them).to_pylist())
-        answers = predict(model, task.tokenizer, chosen, task.features, frozenset(subset)) if len(chosen) else []
+        asked = model, task.tokenizer, chosen, task.features, frozenset(subset)
+        answers = scored_answers(*asked) if len(chosen) else []
         columns = {
             "sample_id": chosen.index["sample_id"].to_pylist(),
             "subset": [subset_name(subset)] * len(chosen),
             "label": [None if label is None else output.read(label) for label in chosen.labels],
-            "prediction": answers,
+            "prediction": [answer.prediction for answer in answers],
+            "probability": [answer.probability for answer in answers],
+            "best": [answer.best_rows() for answer in answers],
         }
         tables.append(pa.table(columns, schema))
     return pa.concat_tables(tables)

@@ -76,7 +76,8 @@ def end_dead_runs(uri: str, project: str, checkpoints: Path) -> list[str]:
     dead = []
     for run in search(uri, project, status="RUNNING"):
         lock = checkpoints / f"{run.data.tags.get(f'{TAG}training_fingerprint')}.lock"
-        if lock.exists() and is_free(lock):
+        # Asked again, as one may have ended since it was listed: it says so before it gives its lock back.
+        if lock.exists() and is_free(lock) and client(uri).get_run(run.info.run_id).info.status == "RUNNING":
             client(uri).set_terminated(run.info.run_id, "KILLED")
             dead.append(run.info.run_id)
     return dead

@@ -107,13 +107,18 @@ DATASET = _schema(
 )
 
 
+# The most probable answers, the best first.
+BEST = pa.list_(pa.struct([("answer", _STRING), ("probability", pa.float64())]))
+
+
 def predictions_schema(answer: pa.DataType) -> pa.Schema:
     """What a model answered: one row per sample and subset of the inputs ("image+speech", "text", ...).
 
     Args:
         answer: type of label and prediction (`training.outputs.base.Output.arrow_type`).
     """
-    return _schema(sample_id=_STRING, subset=_STRING, label=answer, prediction=answer)
+    columns = {"sample_id": _STRING, "subset": _STRING, "label": answer, "prediction": answer}
+    return _schema(**columns, probability=pa.float64(), best=BEST)
 
 
 MAJORITY = "majority"  # in the place of a subset: the one answer that is best whatever the inputs

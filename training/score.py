@@ -4,8 +4,9 @@
 
 MODEL is a bundle (config.json, model.safetensors, processor.json, tokenizer) or the folder of a logged model that
 holds one. ROWS is Parquet with sample_id and label (may be null or absent), text (string), image and speech (binary,
-as files); ANSWERS becomes Parquet with sample_id, label, prediction, error. Two versions bring two packages called
-`training`, so they are never loaded in one process: `score_command` says how to start one.
+as files); ANSWERS becomes Parquet with sample_id, label, prediction, error, probability, best (`training.schema.BEST`).
+Two versions bring two packages called `training`, so they are never loaded in one process: `score_command` says how to
+start one.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from training import children
 from training.guard import guarded
 from training.media import MediaError
 from training.processor import Processor
+from training.records import Answer
+from training.schema import BEST
 
 _BATCH = 64  # rows that are decoded and answered together
 
@@ -32,7 +35,8 @@ _BATCH = 64  # rows that are decoded and answered together
 def answers_schema(answer: pa.DataType) -> pa.Schema:
     """Of ANSWERS; label and prediction have the output's type (`training.outputs.base.Output.arrow_type`)."""
     string = pa.string()
-    return pa.schema([("sample_id", string), ("label", answer), ("prediction", answer), ("error", string)])
+    columns = {"sample_id": string, "label": answer, "prediction": answer, "error": string}
+    return pa.schema({**columns, "probability": pa.float64(), "best": BEST})
 
 
 class Answerer:
@@ -73,9 +77,9 @@ class Answerer:
             raise ValueError(f"{self._collate.prompt}: {error}") from error
         return row
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Any]:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Answer]:
         parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-        return [a for part in parts for a in self._model.answer(self._collate(part), self._tokenizer)]
+        return [a for part in parts for a in self._model.scored_answers(self._collate(part), self._tokenizer)]
 
 
 def bundle_of(model: Path) -> Path:
@@ -120,7 +124,8 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[
         except ValueError as error:
             results[number]["error"] = str(error)
     for number, answer in zip(read, answerer(list(read.values())), strict=True):
-        results[number]["prediction"] = answer
+        results[number] |= {"prediction": answer.prediction, "probability": answer.probability}
+        results[number]["best"] = answer.best_rows()
     return results
 
 

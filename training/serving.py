@@ -5,10 +5,12 @@
 
 Input (`dataframe_records` or `dataframe_split`): optional string columns text, image, speech; media are files as base64
 (standard or URL-safe, or a data: URL). Null, NaN, "" and a missing column mean: not given. Output: prediction,
-model_version (null where the model was not fetched as a version), dataset_fingerprint. What cannot be understood is
+model_version (null where the model was not fetched as a version), dataset_fingerprint; probability (that the prediction
+is right; null where the output has none), abstained (true: the probability is below `abstain_below`, and the prediction
+null), best (the most probable answers, each with its probability). What cannot be understood is
 INVALID_PARAMETER_VALUE, HTTP status 400, and names row (from 0) and column. `model_config` (a server takes it from the
 environment's SERVING_MODEL_CONFIG, as JSON) bounds a request: max_rows, max_bytes, max_pixels, max_seconds,
-max_characters; the limits of the model's processor hold as well.
+max_characters; the limits of the model's processor hold as well. `abstain_below` and `best`, how many, are there, too.
 """
 
 import base64
@@ -27,6 +29,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
 from training import catalog
+from training.records import ANSWERS
 from training.schema import MODALITIES
 from training.score import Answerer
 from training.settings import MediaLimits
@@ -34,17 +37,18 @@ from training.settings import MediaLimits
 # What a request may ask for unless model_config says otherwise. A service answers strangers: less than a training set.
 REQUEST_LIMITS = {"max_rows": 256, "max_bytes": 16 * 2**20, "max_pixels": 25_000_000, "max_seconds": 120.0,
                   "max_characters": 20_000}  # fmt: skip
-OUTPUTS = ("prediction", "model_version", "dataset_fingerprint")
+OUTPUTS = ("prediction", "model_version", "dataset_fingerprint", "probability", "abstained", "best")
 
 
 class ServedModel(PythonModel):
     def load_context(self, context: Any) -> None:
         bundle = Path(context.artifacts["bundle"])
-        config = REQUEST_LIMITS | dict(context.model_config or {})
+        config = REQUEST_LIMITS | ANSWERS | dict(context.model_config or {})
         self.answerer = Answerer(bundle)
         processor = self.answerer.processor
         processor.limits = stricter(processor.limits, config)
         self.max_rows = int(config["max_rows"])
+        self.abstain_below, self.best = float(config["abstain_below"]), int(config["best"])
         self.dataset_fingerprint = config.get("dataset_fingerprint")
         self.version = registered_version(bundle)
 
@@ -74,7 +78,7 @@ class ServedModel(PythonModel):
     def answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """OUTPUTS of each row that `read` gave."""
         origin = {"model_version": self.version, "dataset_fingerprint": self.dataset_fingerprint}
-        return [{"prediction": answer, **origin} for answer in self.answerer(rows)]
+        return [{**answer.to_json(self.abstain_below, self.best), **origin} for answer in self.answerer(rows)]
 
 
 def stricter(limits: MediaLimits, config: Mapping[str, Any]) -> MediaLimits:

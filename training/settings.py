@@ -62,6 +62,8 @@ class ModelSettings:
     modality_dropout: float = 0.1  # chance that a present modality of a training row is hidden, per row and modality
     freeze_llm: bool = False
     max_new_tokens: int = 16
+    # An answer that is less probable than that is not given, and says so. Trains nothing anew.
+    abstain_below: float = 0.0
 
     def __post_init__(self) -> None:
         choose(self, "fusion", FUSIONS)
@@ -69,7 +71,7 @@ class ModelSettings:
         for name in ("width", "layers", "heads", "tokens", "max_new_tokens"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
-        for name in ("dropout", "modality_dropout"):
+        for name in ("dropout", "modality_dropout", "abstain_below"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
 
 
@@ -159,6 +161,9 @@ class TrainingSettings:
     parallel: int | None = None  # models trained at once, sharing the cores; null: two on a CPU, one on a GPU
     checkpoint_steps: int = 500
     evaluations: int = 5  # validations during training
+    # End after so many validations in a row without a better `metric`, with the weights of the best one; null: never.
+    early_stopping: int | None = None
+    metric: str | None = None  # of validation: one of the output's, or loss; null: the output's first
     vocabulary: int = 1024  # at most; of the tokenizer that `llm: tiny` fits on the training texts
     baseline_epochs: float | None = None  # of each baseline; null: as many as the model, which is fair to them
     report_to: Strings = ()  # passed on to the Trainer: tensorboard, wandb, ...
@@ -172,6 +177,10 @@ class TrainingSettings:
         kinds = [objective.kind for objective in objectives]
         check(0 < len(kinds) == len(set(kinds)), "objectives", kinds, "at least one, and none twice")
         check(self.parallel is None or self.parallel >= 1, "parallel", self.parallel, "null or at least 1")
+        patience = self.early_stopping
+        check(patience is None or patience >= 1, "early_stopping", patience, "null or at least 1")
+        enough = patience is None or self.evaluations > patience
+        check(enough, "evaluations", self.evaluations, f"more than early_stopping ({patience}): it would never stop")
         beside = self.baseline_epochs
         check(beside is None or beside > 0, "baseline_epochs", beside, "null or a positive number")
         for name in ("warmup", "label_smoothing"):
@@ -217,6 +226,8 @@ class PromotionSettings:
     margin: float = 0.0  # 0: strictly better; above: may be worse than the champion by less than this
     # A model whose answers are no worse with the soft tokens of another row: `block` ends the run before the gate.
     unused_fusion: Literal["warn", "block"] = "warn"
+    # What the metric must be, at least (errors: at most), in every slice of 20 test rows or more; null: anything.
+    worst_slice: float | None = None
 
     def __post_init__(self) -> None:
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "0.5 up to (not including) 1")

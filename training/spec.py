@@ -18,7 +18,8 @@ from training.schema import MODALITIES, fingerprint
 from training.settings import MediaLimits, ModelSettings, TrainingSettings, decisive
 from training.validation import from_dict, to_dict
 
-VERSION = 2  # count up when the same settings and data would train another model, or its run would hold other things
+VERSION = 3  # count up when the same settings and data would train another model, or its run would hold other things
+NEUTRAL = ("abstain_below",)  # settings of the model that decide no weight
 _PACKAGES = ("accelerate", "numpy", "scipy", "tokenizers", "torch", "transformers")
 # Of a local language model: what transformers reads of its folder.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
@@ -123,7 +124,7 @@ def shorter_training(runs: Sequence[RunSpec]) -> str | None:
 def identity(model: ModelSettings) -> dict[str, Any]:
     """The settings as plain values; a language model in a local folder is known by its files, wherever it lies, and a
     user's own kind by its code."""
-    values = to_dict(model) | {
+    values = {name: value for name, value in to_dict(model).items() if name not in NEUTRAL} | {
         "encoders": {modality: catalog.identity(choice) for modality, choice in model.encoders.items()},
         "fusion": catalog.identity(model.fusion),
         "output": catalog.identity(model.output),

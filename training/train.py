@@ -17,18 +17,22 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.building import build_model
+from training.calibration import calibrate
 from training.catalog import OBJECTIVES
 from training.checkpoints import claim, last_checkpoint
 from training.data import Collator, Row, SampleDataset
 from training.features import FeatureSettings
 from training.model import FusionModel
+from training.outputs.base import Output
+from training.records import Answer
 from training.schema import fingerprint, subset_name
 from training.settings import ModelSettings, TrainingSettings
 from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer, load_tokenizer
-from training.trainer import Trainer, even_batches
+from training.trainer import EarlyStopping, Trainer, even_batches
 
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
+_CALIBRATION_BATCH = 64
 _LOGS = 50  # points of the loss curve
 
 
@@ -81,12 +85,15 @@ def fit(
         folder: checkpoints lie here; the caller removes it when the model is stored.
 
     Raises:
-        ValueError: no row to train on, a label that no answer could be, a prompt that is too long for the language
-            model, the checkpoints are of another training, or the loss is no number.
+        ValueError: no row to train on, none to validate on where early stopping needs them, a label that no answer
+            could be, a prompt that is too long for the language model, the checkpoints are of another training, or the
+            loss is no number.
     """
     if len(task.train) == 0 or not task.modalities:
         wanted = "any modality" if task.keep is None else subset_name(task.keep)
         raise ValueError(f"no training row has {wanted} ({len(task.train)} rows): look at the splits and at keep")
+    if task.training.early_stopping is not None and len(task.validation) == 0:
+        raise ValueError("training.early_stopping is set, and there is no validation row: look at align.split")
     network = new_model(task)
     collator = make_collator(network, task.tokenizer, task.features)
     for rows in (task.train, task.validation, task.test):
@@ -103,6 +110,10 @@ def fit(
         rate = task.training.learning_rate
         raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
+    if len(task.validation):
+        rows = _sample(task.validation, task.training.seed)
+        labels = [label for label in rows.labels if label is not None]  # all have one
+        calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
     return Trained(network.eval(), history)
 
 
@@ -127,7 +138,7 @@ def make_trainer(
     collator = replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer))
     trainer = Trainer(
         model=network,
-        args=_arguments(training, steps, folder, run_name, len(task.validation) > 0),
+        args=_arguments(training, network.output, steps, folder, run_name, len(task.validation) > 0),
         train_dataset=task.train,
         eval_dataset=_sample(task.validation, training.seed),
         data_collator=replace(
@@ -136,11 +147,12 @@ def make_trainer(
             augment=augmenters(training.augmentation, task.features, task.noise),
             seed=training.seed,
         ),
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, *_stopping(training)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.tokenizer, trainer.evaluation_collator = task.tokenizer, collator
     trainer.named_losses, trainer.clipped = {}, []
+    trainer.watched = tuple(metric for metric in network.output.metrics if metric.name == training.metric)
     return trainer
 
 
@@ -153,6 +165,20 @@ def predict(
     batch_size: int = 256,
     shuffle_seed: int | None = None,
 ) -> list[Any]:
+    """The prediction of each row, in order; see `scored_answers`."""
+    answers = scored_answers(model, tokenizer, rows, features, keep, batch_size, shuffle_seed)
+    return [answer.prediction for answer in answers]
+
+
+def scored_answers(
+    model: FusionModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: SampleDataset | Sequence[Row],
+    features: FeatureSettings,
+    keep: frozenset[str] | None = None,
+    batch_size: int = 256,
+    shuffle_seed: int | None = None,
+) -> list[Answer]:
     """The model's answer to each row, in order.
 
     Args:
@@ -172,7 +198,7 @@ def predict(
         if random is not None and size == 1:
             raise ValueError(f"one of {len(rows)} rows is alone in its batch: no other has soft tokens for it")
         other = None if random is None else torch.arange(size).roll(int(random.integers(1, size)))
-        answers += model.answer(batch, tokenizer, other)
+        answers += model.scored_answers(batch, tokenizer, other)
     return answers
 
 
@@ -194,11 +220,26 @@ def augmenters(
     return {m: features.featurizer(m).augmenter(section, noise.get(m, ())) for m, section in settings.items()}
 
 
+def _stopping(training: TrainingSettings) -> list[TrainerCallback]:
+    return [] if training.early_stopping is None else [EarlyStopping(training.early_stopping)]
+
+
 def _arguments(
-    training: TrainingSettings, steps: int, folder: Path, run_name: str | None, validate: bool
+    training: TrainingSettings, output: Output, steps: int, folder: Path, run_name: str | None, validate: bool
 ) -> TrainingArguments:
     validate = validate and training.evaluations > 0
+    every = math.ceil(steps / training.evaluations) if validate else None
+    best: dict[str, Any] = {}
+    if training.early_stopping is not None:
+        metric = None if training.metric == "loss" else output.metric(training.metric)
+        best = {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "loss" if metric is None else metric.name,
+            "greater_is_better": metric is not None and metric.higher_is_better,
+            "restore_callback_states_from_checkpoint": True,  # how many validations were no better
+        }
     return TrainingArguments(
+        **best,
         output_dir=str(folder),
         run_name=run_name,
         num_train_epochs=training.epochs,
@@ -218,8 +259,8 @@ def _arguments(
         logging_steps=max(1, steps // _LOGS),
         logging_nan_inf_filter=False,
         eval_strategy="steps" if validate else "no",
-        eval_steps=math.ceil(steps / training.evaluations) if validate else None,
-        save_steps=training.checkpoint_steps,
+        eval_steps=every,
+        save_steps=every if best and every else training.checkpoint_steps,  # what is best must be there to go back to
         save_total_limit=2,
         dataloader_num_workers=training.workers,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -9,10 +9,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.data import Collator, EpochSampler, SampleDataset
 from training.evaluate import mean_score
+from training.metrics import Metric
 
 
 class Trainer(transformers.Trainer):
@@ -22,6 +24,7 @@ class Trainer(transformers.Trainer):
     evaluation_collator: Collator
     named_losses: dict[str, list[Tensor]]  # since the last log, where there is more than one objective
     clipped: list[nn.Parameter]
+    watched: tuple[Metric, ...] = ()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return EpochSampler(len(train_dataset), self.args.seed)
@@ -55,7 +58,7 @@ class Trainer(transformers.Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The output's own loss, and its first metric of the answers."""
+        """The output's own loss, and of the answers its first metric and those that are watched."""
         rows = self.eval_dataset
         assert isinstance(rows, SampleDataset)
         model = self.accelerator.unwrap_model(self.model)
@@ -64,12 +67,22 @@ class Trainer(transformers.Trainer):
         for batch in even_batches(rows, self.evaluation_collator, self.args.eval_batch_size):
             with torch.inference_mode():
                 losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
-            answers += model.answer(batch, self.tokenizer)
-        metric, labels = model.output.metrics[0], [model.output.read(label) for label in rows.labels]
-        metrics = {"eval_loss": float(np.mean(losses)), f"eval_{metric.name}": mean_score(metric, labels, answers)}
+            answers += model.scored_answers(batch, self.tokenizer)
+        labels = [model.output.read(label) for label in rows.labels]
+        metrics = {"eval_loss": float(np.mean(losses))}
+        for metric in dict.fromkeys([model.output.metrics[0], *self.watched]):
+            metrics[f"eval_{metric.name}"] = mean_score(metric, labels, answers)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """As that of transformers; and a training that was killed after it had stopped does not go on from there."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop, control.should_evaluate, control.should_save = True, False, False
 
 
 def even_batches(rows: Any, collator: Collator, batch_size: int) -> DataLoader:

@@ -4,12 +4,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from assets.evaluation import numbers, standings_table, standings_words
+from assets.evaluation import coverage_table, coverage_words, numbers, standings_table, standings_words
 from assets.model_assets import _baselines_words, _differences
 from training.comparison import standings
 from training.metrics import ACCURACY
 from training.outputs.text import TextOutput
-from training.records import TrainingReport, Verdict
+from training.records import Coverage, TrainingReport, Verdict
 from training.schema import predictions_schema
 from training.settings import PromotionSettings
 
@@ -89,3 +89,16 @@ def test_numbers_are_flat_and_without_what_was_not_measured() -> None:
     flat = _differences(verdict)
     assert flat["test_n"] == 94 and flat["difference/text"] == round(10 / 94, 4) and flat["p/majority"] < 0.001
     assert _differences(Verdict(version=1, champion_before="1", champion="1")) == {}
+
+
+def test_what_is_withheld_is_told_with_its_rows() -> None:
+    lines = [
+        Coverage(least=least, rows=rows, of=94, value=value) for least, rows, value in ((0.0, 94, 0.8), (0.9, 0, None))
+    ]
+    assert coverage_words(None, ACCURACY) == []
+    assert coverage_words(lines[0], ACCURACY) == [
+        "it answers 94 of 94 rows with a probability of at least 0 (model.abstain_below), accuracy 0.800 there"
+    ]
+    assert coverage_words(lines[1], ACCURACY)[0].endswith("a probability of at least 0.9 (model.abstain_below)")
+    table = str(coverage_table(lines, ACCURACY).value).splitlines()
+    assert table[2:] == ["| 0 | 94 | 1.000 | 0.800 |", "| 0.9 | 0 | 0.000 |  |"]

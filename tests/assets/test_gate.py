@@ -67,8 +67,8 @@ class Gate:
         made = self.store.create_run(self.experiment, tags={f"{TAG}training_fingerprint": fingerprint}).info.run_id
         pq.write_table(answered, self.folder / "predictions.parquet")
         self.store.log_artifact(made, str(self.folder / "predictions.parquet"))
-        usual = {"sample_id": [None], "subset": ["majority"], "label": [None], "prediction": [self.majority]}
-        pq.write_table(pa.table(usual, answered.schema), self.folder / "majority.parquet")
+        usual = [{"subset": "majority", "prediction": self.majority}]
+        pq.write_table(pa.Table.from_pylist(usual, answered.schema), self.folder / "majority.parquet")
         self.store.log_artifact(made, str(self.folder / "majority.parquet"))
         version = None
         if dataset is not None:

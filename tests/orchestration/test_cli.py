@@ -361,7 +361,8 @@ def champion(monkeypatch, tmp_path):
     def answer_rows(model: Path, rows: pa.RecordBatchReader) -> pa.Table:
         batches.extend(rows)
         images = [image for batch in batches for image in batch["image"].to_pylist()]
-        told = [{"error": "image: no picture"} if image[:1] == b"q" else {"prediction": "yes"} for image in images]
+        sure = {"prediction": "yes", "probability": 0.75, "best": [{"answer": "yes", "probability": 0.75}]}
+        told = [{"error": "image: no picture"} if image[:1] == b"q" else sure for image in images]
         return pa.Table.from_pylist(told, answers_schema(pa.string()))
 
     values = {"find_version": "1", "fetch_model": tmp_path, "version_tags": {"dataset_fingerprint": "d"}}
@@ -388,7 +389,10 @@ def test_predict_answers_what_it_can_and_names_the_rest(tiny, champion):
     as_json = triptych("predict", tiny, "--table", table, "--json")
     assert as_json.exit_code == 1
     origin = {"model_version": "1", "dataset_fingerprint": "d"}
-    yes, no = {"prediction": "yes", **origin}, {"prediction": None, **origin, "error": "image: no picture"}
+    sure = {"probability": 0.75, "abstained": False, "best": [{"answer": "yes", "probability": 0.75}]}
+    unsure = {"probability": None, "abstained": False, "best": []}
+    yes = {"prediction": "yes", **sure, **origin}
+    no = {"prediction": None, **unsure, **origin, "error": "image: no picture"}
     assert json.loads(as_json.stdout) == {"predictions": [yes, no, yes]}
     champion.clear()
     broken = photos / "broken.png"

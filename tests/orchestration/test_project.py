@@ -265,9 +265,22 @@ def test_the_gates_metric_is_one_of_the_outputs(tmp_path):
     path = write(tmp_path, GOOD)
     assert load(path).promotion.metric is None
     assert load(path, ["promotion.metric=accuracy", "model.output=class"]).promotion.metric == "accuracy"
-    words = r"promotion.metric is 'f1', expected a metric of output text \(accuracy\)"
+    assert load(path, ["promotion.metric=auroc", "model.output=class"]).promotion.metric == "auroc"
+    words = r"promotion.metric is 'auroc', expected a metric of output text \(accuracy, token_f1, rouge_l, cer, wer, "
     with pytest.raises(ProjectError, match=words):
-        load(path, ["promotion.metric=f1"])
+        load(path, ["promotion.metric=auroc"])
+
+
+def test_only_answers_with_a_probability_can_be_withheld(tmp_path, own_path):
+    path = write(tmp_path, GOOD)
+    assert load(path, ["model.abstain_below=0.6"]).model.abstain_below == 0.6
+    own = "from training.outputs.base import Output\n\n\nclass Own(Output):\n    metrics = ()\n"
+    (path.parent / "no_chances_of_test.py").write_text(own)
+    words = "model.abstain_below is 0.6, expected 0: the answers of output no_chances_of_test:Own have no probability"
+    with pytest.raises(ProjectError, match=words):
+        load(path, ["model.abstain_below=0.6", "model.output=no_chances_of_test:Own"])
+    with pytest.raises(ProjectError, match=r"abstain_below is 1.0, expected 0 up to"):
+        load(path, ["model.abstain_below=1"])
 
 
 def test_outputs_and_objectives_are_checked(tmp_path):

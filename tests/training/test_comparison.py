@@ -384,3 +384,24 @@ def test_a_metric_is_not_called_like_what_stands_beside_it(name: str) -> None:
 def test_a_few_rows_of_any_score_are_no_proof() -> None:
     assert not paired_bootstrap([1.0, 2.0, 1.5, 1.0], [0.0] * 4).better
     assert paired_bootstrap([1.0, 2.0, 1.5, 1.0, 1.0], [0.0] * 5).better
+
+
+def test_the_worst_slice_can_keep_a_model_back() -> None:
+    right = np.arange(100) >= 12  # s0 to s11 are wrong
+    columns = {"half": {f"s{n}": "first" if n < 40 else "rest" for n in range(100)}}
+    columns["few"] = {f"s{n}": "wrong" if n < 12 else "other" for n in range(100)}
+
+    def judged(asked: float | None, slices: Any = columns, rule: PromotionSettings = RULE) -> Decision:
+        rule = replace(rule, worst_slice=asked)
+        return comparison.decide(predictions(right), None, {}, "no", rule, TextOutput({}), None, slices)
+
+    kept, passed = judged(0.8), judged(0.7)
+    assert not kept.promote and kept.reasons[-1] == (
+        "the worst slice is not within promotion.worst_slice (at least 0.8): half=first has accuracy 0.7000 (n = 40; 3 "
+        "slices)"
+    )
+    assert passed.promote and passed.reasons[-1].startswith("the worst slice is within promotion.worst_slice (at least")
+    assert judged(None).promote and len(judged(None).reasons) == len(kept.reasons) - 1
+    assert "no slice of the test rows has 20 rows" in judged(0.8, {}).reasons[-1] and judged(0.8, {}).promote
+    errors_rate = replace(RULE, metric="cer")
+    assert judged(0.9, rule=errors_rate).promote and not judged(0.1, rule=errors_rate).promote, "of errors, at most"

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from training.evaluate import measure, scores, slices, subsets, telling_columns
+from training.evaluate import answers_by_sample, coverage, measure, slices, subsets, telling_columns
 from training.metrics import ACCURACY, Metric, confusion
 from training.outputs.text import TextOutput
-from training.records import EvaluationRow, Figure
+from training.records import Answer, EvaluationRow, Figure
 from training.schema import DATASET, MODALITIES, predictions_schema, subset_name
 
 ANSWERS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([*"abcx", None])), min_size=1, max_size=60)
@@ -61,9 +61,9 @@ def test_figures_are_those_of_scikit_learn(pairs: list[tuple[str, str | None]]) 
             expected = balanced_accuracy_score(labels, answers)
         assert result["balanced_accuracy"] == pytest.approx(expected)
         f1 = f1_score(labels, answers, labels=sorted(set(labels)), average="macro", zero_division=0)
-        assert result["f1"] == pytest.approx(f1)
+        assert result["macro_f1"] == pytest.approx(f1)
     else:
-        assert result["f1"] is None
+        assert result["macro_f1"] is None
 
 
 def test_wilson_interval_of_a_published_example() -> None:
@@ -90,7 +90,8 @@ def test_bootstrap_depends_on_the_seed_alone() -> None:
 
 def test_space_around_an_answer_is_nothing_and_no_answer_is_wrong() -> None:
     rows = rows_of([("seven", " seven\n"), (" nine", "nine"), ("a", None), ("a", ""), ("Two", "two")])
-    assert list(scores(table(rows), ACCURACY).values()) == [True, True, False, False, False]
+    answers = answers_by_sample(table(rows)).values()
+    assert ACCURACY.scores([row["label"] for row in rows], list(answers)).tolist() == [True, True, False, False, False]
 
 
 @given(ANSWERS, st.integers(1, 4))
@@ -214,3 +215,12 @@ def test_wrong_predictions_are_named(change: dict[str, Any], words: str) -> None
     rows = rows_of([("a", "a"), ("b", "b")])
     with pytest.raises(ValueError, match=words):
         measure(table([rows[0], rows[1] | change]), ("text",), TextOutput({}))
+
+
+def test_the_surest_answers_are_counted_and_measured() -> None:
+    answers = [Answer("a", chance) for chance in (0.9, 0.8, 0.7, 0.4)] + [Answer("a")]
+    every, some, few, none = coverage(ACCURACY, ["a", "a", "b", "b", "a"], answers, [0.0, 0.7, 0.85, 0.95])
+    assert (every.rows, every.of, every.share, every.value) == (5, 5, 1.0, pytest.approx(3 / 5))
+    assert (some.rows, some.value) == (4, pytest.approx(3 / 4)), "one without a probability is given"
+    assert (few.rows, few.value, none.rows, none.value) == (2, 1.0, 1, 1.0)
+    assert coverage(ACCURACY, ["a"], [Answer("a", 0.5)], [0.6])[0].value is None

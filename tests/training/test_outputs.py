@@ -49,9 +49,11 @@ def test_the_right_answer_is_the_best_and_none_the_worst(kind: str, tokenizer: A
     output = fitted(kind, tokenizer)
     right, wrong = output.read("7"), output.read("9")
     for metric in output.metrics:
-        sign = 1 if metric.higher_is_better else -1
-        best, other, nothing = (sign * float(metric.score(right, answer)) for answer in (right, wrong, None))
-        assert best > other >= nothing
+        sign, labels = 1 if metric.higher_is_better else -1, [right, wrong] * 4
+        said = ([right, wrong] * 4, [right, right] * 4, [wrong, right] * 4, [None] * 8)
+        best, half, wrongs, nothing = (sign * metric.value(labels, answers) for answers in said)
+        assert best > half >= wrongs
+        assert best > nothing <= wrongs or metric.of_probabilities, "who says nothing claims nothing"
     figures = output.figures([right, wrong] * 4, [right, right] * 4)
     assert list(figures)[: len(output.metrics)] == [metric.name for metric in output.metrics]
     for figure in figures.values():
@@ -90,8 +92,8 @@ def test_training_on_the_targets_brings_the_answers_nearer(
     answers = model.answer(batch, tokenizer)
     assert pa.array(answers, model.output.arrow_type).null_count == 0 and len(answers) == 2
     right = [model.output.read(row["label"]) for row in rows]
-    near = [model.output.metric().score(label, answer) for label, answer in zip(right, answers, strict=True)]
-    assert near == pytest.approx([float(model.output.metric().score(label, label)) for label in right], abs=0.5)
+    metric = model.output.metric()
+    assert metric.value(right, answers) == pytest.approx(metric.value(right, right), abs=0.5)
 
 
 def test_a_row_is_answered_alone_as_in_a_batch(
@@ -129,7 +131,18 @@ def test_all_can_be_sent_to_a_worker(own_kinds: Path, tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("txt", "output is 'txt', expected one of text, class, or your own as module:Class; did you mean text"),
+        (
+            "txt",
+            "expected one of text, class, multi_label, number, or your own as module:Class; did you mean text",
+        ),
+        (
+            {"kind": "class", "weights": "equal"},
+            "output class: weights is 'equal': input should be 'none' or 'balanced'",
+        ),
+        (
+            {"kind": "multi_label", "separator": " "},
+            "expected a sign between labels, such as ; or [|]",
+        ),
         ({"kind": "text", "beams": 3}, "output text has no option 'beams'; it has no options"),
     ],
 )
@@ -137,3 +150,58 @@ def test_what_is_wrong_is_named(value: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         OUTPUTS.choose(value)
     assert OUTPUTS.choose("class") == Choice("class")
+
+
+def settings_of(choice: Choice) -> Any:
+    from training.settings import ModelSettings
+
+    return ModelSettings(output=choice)
+
+
+def fitted_on(value: Any, labels: list[str]) -> Any:
+    choice = OUTPUTS.choose(value)
+    return OUTPUTS.make(choice, OUTPUTS.make(choice, {}).fit(labels, None, settings_of(choice)))
+
+
+def test_numbers_are_learned_in_deviations_and_answered_in_their_unit() -> None:
+    output = fitted_on("number", ["100", "200", "300"])
+    assert output.mean == 200 and output.deviation == pytest.approx(81.65, abs=0.01)
+    targets = output.targets(["200", "300"], None)
+    assert targets.tolist() == pytest.approx([0, 100 / output.deviation])
+    assert output.loss(targets, targets).item() == 0
+    assert fitted_on("number", ["5", "5"]).deviation == 1, "nothing is divided by nothing"
+    assert output.constant([1.0, 2.0, 90.0]) == 2.0
+    for label in ("seven", "nan", "1_0", "inf", "3,5"):
+        with pytest.raises(ValueError, match="it is no number, as 12"):
+            output.read(label)
+    assert "cannot be read: it is no number" in output.doubt("seven", settings_of(Choice("number")))
+
+
+def test_labels_are_parted_by_a_sign_or_are_a_list() -> None:
+    output = fitted_on({"kind": "multi_label", "separator": "|"}, ["red|big", "red", "|"])
+    assert output.labels == ["big", "red"]
+    assert output.read(" red | big|red") == ["big", "red"] == output.read('["red", "big"]')
+    assert output.read("|") == [] == output.read("[]")
+    assert output.targets(["red", "|", "big|unheard"], None).tolist() == [[0, 1], [0, 0], [1, 0]]
+    for label, words in (("[red]", "none that JSON knows"), ("[[1]]", "other things than names")):
+        with pytest.raises(ValueError, match=words):
+            output.read(label)
+    with pytest.raises(ValueError, match="no training row has any"):
+        fitted_on("multi_label", [";", "[]"])
+    assert output.constant([["red"], ["red", "big"], ["red"]]) == ["red"]
+    assert output.constant([[], [], ["red"]]) == [] and output.constant([]) is None
+
+
+def test_balanced_weights_make_a_rare_class_count_as_much() -> None:
+    plain, balanced = (fitted_on({"kind": "class", "weights": w}, ["a"] * 9 + ["b"]) for w in ("none", "balanced"))
+    assert plain.weights is None and balanced.weights == pytest.approx([10 / 18, 5])
+    targets = balanced.targets(["a"] * 9 + ["b"], None)
+    logits = torch.zeros(10, 2, requires_grad=True)
+    balanced.loss(logits, targets).backward()
+    assert logits.grad is not None
+    assert logits.grad[:9, 0].sum().item() == pytest.approx(logits.grad[9, 1].item())
+    some = fitted_on({"kind": "multi_label", "weights": "balanced"}, ["a;b", "a", "a", ";"])
+    assert some.weights == pytest.approx([1 / 3, 3])
+    logits = torch.zeros(4, 2, requires_grad=True)
+    some.loss(logits, some.targets(["a;b", "a", "a", ";"], None)).backward()
+    assert logits.grad is not None and logits.grad.sum(0).tolist() == pytest.approx([0, 0], abs=1e-6)

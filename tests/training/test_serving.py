@@ -30,7 +30,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestration.servers import serve_command
 from training.score import answer_rows, bundle_of, score
-from training.serving import REQUEST_LIMITS, ServedModel, media_bytes, read_inputs, stricter
+from training.serving import OUTPUTS, REQUEST_LIMITS, ServedModel, media_bytes, read_inputs, stricter
 from training.settings import MediaLimits
 
 MODALITIES = ("text", "image", "speech")
@@ -79,7 +79,7 @@ def test_any_subset_of_the_inputs_mixed_in_one_batch(served: ServedModel) -> Non
     full = {"text": QUESTION, "image": IMAGE, "speech": SPEECH}
     subsets = [{m: full[m] for n, m in enumerate(MODALITIES) if chosen >> n & 1} for chosen in range(1, 8)]
     answers = ask(served, *subsets)
-    assert list(answers.columns) == ["prediction", "model_version", "dataset_fingerprint"]
+    assert list(answers.columns) == list(OUTPUTS)
     assert len(answers) == 7 and all(isinstance(answer, str) for answer in answers["prediction"])
     assert set(answers["dataset_fingerprint"]) == {"f00d"} and set(answers["model_version"]) == {"1"}
     # What other rows hold does not change an answer.
@@ -203,7 +203,7 @@ def test_pyfunc_loads_without_pickle_and_imports_nothing_of_the_data_side(logged
     command = [sys.executable, "-P", "-B", "-c", script]
     done = subprocess.run(command, env=env, cwd=logged, capture_output=True, text=True, check=True)
     answers, code, modules = json.loads(done.stdout.splitlines()[-1])
-    assert [set(row) for row in answers] == [{"prediction", "model_version", "dataset_fingerprint"}] * 2
+    assert [set(row) for row in answers] == [set(OUTPUTS)] * 2
     assert answers[0]["model_version"] == "1" and answers[0]["dataset_fingerprint"] == "0123456789abcdef"
     assert Path(code).is_relative_to(logged)
     assert not {"dagster", "duckdb", "deltalake", "assets", "matplotlib"} & set(modules)

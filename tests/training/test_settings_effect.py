@@ -24,6 +24,7 @@ from training.layers import Block
 from training.metrics import Metric, exact_match
 from training.model import FusionModel
 from training.outputs.text import TextOutput
+from training.records import Answer
 from training.schema import DATASET, features_table, predictions_schema
 from training.settings import (
     ImageAugmentation,
@@ -208,6 +209,15 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "parallel": (7, lambda e, s: how_many_at_once(s)),
         "checkpoint_steps": (9, lambda e, s: e.arguments(s, "save_steps")),
         "evaluations": (2, lambda e, s: e.arguments(s, "eval_steps")),
+        "early_stopping": (2, lambda e, s: e.arguments(s, "load_best_model_at_end", "save_steps")),
+        "metric": (
+            "cer",
+            lambda e, s: [
+                *e.arguments(s, "metric_for_best_model", "greater_is_better"),
+                e.trainer(e.task(training=s)).evaluate().keys(),
+            ],
+            dataclasses.replace(TRAINING, early_stopping=2),
+        ),
         "vocabulary": (270, lambda e, s: len(make_tokenizer(e.rows, MODEL, s))),
         "baseline_epochs": (
             4,
@@ -249,6 +259,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "modality_dropout": (0.5, lambda e, s: e.batch(e.task(s), epochs=3)["present"].sum().item()),
         "freeze_llm": (True, lambda e, s: [p.requires_grad for p in e.model(s).llm.parameters()]),
         "max_new_tokens": (9, tokens_answered),
+        "abstain_below": (0.5, lambda e, s: Answer("yes", 0.4).to_json(s.abstain_below)),
     },
     PromotionSettings: {
         "metric": ("mistakes", lambda e, s: decision(s)),
@@ -256,6 +267,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "confidence": (0.6, lambda e, s: decision(s)),
         "margin": (0.2, lambda e, s: decision(s)[0]),
         "unused_fusion": ("block", lambda e, s: decision(s)),
+        "worst_slice": (0.9, lambda e, s: decision(s)),
     },
     SpeechAugmentation: {
         "speed": (0.3, lambda e, s: e.augmented(s)),

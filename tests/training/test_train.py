@@ -18,6 +18,7 @@ from training.checkpoints import last_checkpoint
 from training.data import SampleDataset
 from training.features import FeatureSettings
 from training.model import FusionModel
+from training.records import Answer
 from training.schema import DATASET, FEATURES, features_table
 from training.settings import ModelSettings, TrainingSettings
 from training.train import Trained, TrainingTask, fit, make_tokenizer, new_model, predict
@@ -113,6 +114,77 @@ def test_a_resumed_training_ends_with_the_same_weights(
     assert [entry.get("loss") for entry in resumed.history] == [entry.get("loss") for entry in whole.history]
 
 
+class Worse(TrainerCallback):
+    """Spoils the weights after a step, so that no later validation is better."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step > self.step:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter += 0.05 * torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize("metric", [None, "loss", "cer"])
+def test_training_ends_when_validation_gets_no_better_and_goes_back_to_the_best(
+    samples: SampleDataset, tmp_path: Path, metric: Any
+) -> None:
+    training = replace(TRAINING, epochs=12, evaluations=12, early_stopping=2, metric=metric, learning_rate=1e-2)
+    trained = train(samples, tmp_path, training=training, callbacks=[Worse(24)])
+    name = f"validation_{metric or 'accuracy'}"
+    values = [entry[name] for entry in trained.history if name in entry]
+    best = max(values) if metric is None else min(values)
+    reached = values.index(best)
+    assert len(values) == min(12, reached + 3) < 12, "two validations after the best one, and no more"
+    tokenizer = make_tokenizer(samples.take(range(48)), MODEL, replace(training, vocabulary=300))
+    if metric is None:
+        validation = samples.take(range(48, 64))
+        answers = predict(trained.model, tokenizer, validation, FEATURES_SETTINGS)
+        assert np.mean([a == label for a, label in zip(answers, validation.labels, strict=True)]) == best
+
+
+def test_early_stopping_is_the_same_after_a_resume(samples: SampleDataset, tmp_path: Path) -> None:
+    training = replace(TRAINING, epochs=6, evaluations=6, early_stopping=2, metric="loss")
+    whole = train(samples, tmp_path / "whole", training=training)
+    with pytest.raises(KeyboardInterrupt):
+        train(samples, tmp_path / "cut", training=training, callbacks=[Stop(20)])
+    resumed = train(samples, tmp_path / "cut", training=training)
+    weights, again = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert [entry["step"] for entry in resumed.history] == [entry["step"] for entry in whole.history]
+    assert whole.model.output.temperature == resumed.model.output.temperature != 1.0
+
+
+class StopWhenStopped(TrainerCallback):
+    """A kill after the last checkpoint, before the best weights are loaded."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_training_stop:
+            raise KeyboardInterrupt
+
+
+def test_a_training_that_had_stopped_goes_back_to_the_best_when_resumed(samples: SampleDataset, tmp_path: Path) -> None:
+    training = replace(TRAINING, epochs=12, evaluations=12, early_stopping=1, metric="loss", learning_rate=3e-2)
+    whole = train(samples, tmp_path / "whole", training=training)
+    assert whole.history[-1]["epoch"] < 12
+    with pytest.raises(KeyboardInterrupt):
+        train(samples, tmp_path / "cut", training=training, callbacks=[StopWhenStopped()])
+    resumed = train(samples, tmp_path / "cut", training=training)
+    weights, again = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_early_stopping_needs_validation_rows(samples: SampleDataset, tmp_path: Path) -> None:
+    training = replace(TRAINING, early_stopping=1)
+    tokenizer = make_tokenizer(samples, MODEL, training)
+    with pytest.raises(ValueError, match=r"training\.early_stopping is set, and there is no validation row"):
+        fit(make_task(samples, samples.take([]), tokenizer, training=training), tmp_path)
+    with pytest.raises(ValueError, match=r"evaluations is 2, expected more than early_stopping \(3\)"):
+        replace(TRAINING, early_stopping=3)
+
+
 def test_the_seed_decides(samples: SampleDataset, tmp_path: Path) -> None:
     weights = [
         train(samples, tmp_path / str(n), training=replace(TRAINING, seed=seed, epochs=1)).model.state_dict()
@@ -167,11 +239,11 @@ def test_shuffled_soft_tokens_are_always_those_of_another_row(samples: SampleDat
     )
     network, orders = new_model(task), []
 
-    def answer(batch: dict[str, torch.Tensor], _tokenizer: Any, shuffle: torch.Tensor | None = None) -> list[str]:
+    def answer(batch: dict[str, torch.Tensor], _tokenizer: Any, shuffle: torch.Tensor | None = None) -> list[Answer]:
         orders.append([] if shuffle is None else shuffle.tolist())
-        return ["yes"] * len(batch["present"])
+        return [Answer("yes")] * len(batch["present"])
 
-    network.answer = answer  # type: ignore[method-assign]
+    network.scored_answers = answer  # type: ignore[method-assign]
     for rows, batch_size in ((64, 63), (64, 3), (64, 256), (5, 4), (2, 256)):
         orders.clear()
         some = samples.take(range(rows))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 
-from training.metrics import Metric, mean_figure
-from training.records import Figure
+from training.metrics import Metric
+from training.records import Answer, Figure
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,9 +39,13 @@ class Output:
     Shapes: B rows, S positions of what the language model reads (soft tokens, then the prompt), D its width.
     """
 
-    metrics: ClassVar[tuple[Metric, ...]]  # the first one is what people are shown, and the gate's unless it is told
+    metrics: ClassVar[
+        tuple[Metric, ...]
+    ] = ()  # the first one is what people are shown, and the gate's unless it is told
     arrow_type: ClassVar[pa.DataType]  # of a label and a prediction in tables, answers and the served model's signature
     reads_answers: ClassVar[bool] = False  # true: the language model is given the answer's tokens, also in training
+    has_probabilities: ClassVar[bool] = False  # true: `scored_answers` says how probable each answer is
+    temperature: float = 1.0  # what logits are divided by (Guo et al. 2017), from `fitted`; see `training.calibration`
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
         """`fitted` is what `fit` returned for the model that this output is part of; empty where there is none yet."""
@@ -102,6 +106,19 @@ class Output:
         """A scalar in nats or in a unit of its own. `smoothing` is `training.label_smoothing`, where it has a sense."""
         raise NotImplementedError
 
+    def surprises(
+        self,
+        model: AnsweringModel,
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+        labels: Sequence[str],
+        temperatures: Sequence[float],
+    ) -> "Tensor":
+        """How unlikely the labels are by each of G temperatures, in nats (G, B); 0 where a row has none that the model
+        knows. The best temperature makes the sum as small as can be. Only of outputs that have probabilities."""
+        raise NotImplementedError
+
     def answers(
         self,
         model: AnsweringModel,
@@ -110,12 +127,24 @@ class Output:
         tokenizer: "PreTrainedTokenizerBase",
     ) -> list[Any]:
         """A prediction for each row, without looking at any label."""
-        raise NotImplementedError
+        scored = self.scored_answers(model, embeddings_BSD, mask_BS, tokenizer)
+        return [answer.prediction for answer in scored]
+
+    def scored_answers(
+        self,
+        model: AnsweringModel,
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> list[Answer]:
+        """The same with probabilities. A kind says one of the two: this one where it has probabilities."""
+        return [Answer(value) for value in self.answers(model, embeddings_BSD, mask_BS, tokenizer)]
 
     def constant(self, labels: Sequence[Any]) -> Any:
         """The one answer that is best whatever the inputs, from the training labels; None where there are none."""
         raise NotImplementedError
 
-    def figures(self, labels: Sequence[Any], predictions: Sequence[Any], seed: int = 0) -> dict[str, Figure]:
-        """Each of `metrics`, in that order, and what else can be said; `seed` is the bootstrap's."""
-        return {metric.name: mean_figure(metric.scores(labels, predictions), seed) for metric in self.metrics}
+    def figures(self, labels: Sequence[Any], answers: Sequence[Any], seed: int = 0) -> dict[str, Figure]:
+        """Each of `metrics`, in that order, and what else can be said, of answers (`Answer`, or predictions alone);
+        `seed` is the bootstrap's."""
+        return {metric.name: metric.figure(labels, answers, seed) for metric in self.metrics}

@@ -3,11 +3,17 @@
 Shapes: B rows, C classes.
 """
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
+from training.label_metrics import AUROC, AVERAGE_PRECISION, BALANCED_ACCURACY, ECE, MACRO_F1
+from training.metrics import ACCURACY, CLASSES
 from training.outputs.base import AnsweringModel
-from training.outputs.string import StringOutput
+from training.outputs.string import StringOutput, finite
+from training.records import Answer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -15,14 +21,24 @@ if TYPE_CHECKING:
 
     from training.settings import ModelSettings
 
+ClassWeights = Literal["none", "balanced"]
 _LONGEST = 100  # characters of a class's name; more is a text
 
 
 class ClassOutput(StringOutput):
     """A linear layer on what the language model makes of the last position. Targets are classes (B,), logits (B, C)."""
 
-    def __init__(self, fitted: Mapping[str, Any]) -> None:
+    metrics = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUROC, AVERAGE_PRECISION, ECE)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        # balanced: the loss counts each class as if all had as many rows, which its probabilities then assume, too
+        weights: ClassWeights = "none"
+
+    def __init__(self, fitted: Mapping[str, Any], options: Options | None = None) -> None:
         super().__init__(fitted)
+        self.options = options or self.Options()
+        self.weights: list[float] | None = fitted.get("weights")
         self.classes: list[str] = list(fitted.get("classes", ()))
         self._numbers = {label: number for number, label in enumerate(self.classes)}
 
@@ -37,10 +53,12 @@ class ClassOutput(StringOutput):
     def fit(
         self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
     ) -> dict[str, Any]:
-        """classes: the distinct labels, sorted."""
+        """classes: the distinct labels, sorted; weights of these, where asked for."""
         if not (classes := sorted(set(labels))):
             raise ValueError("output is 'class' and there are no classes: no training row has a label")
-        return {"classes": classes}
+        counts = Counter(labels)
+        balanced = {"weights": [len(labels) / len(classes) / counts[name] for name in classes]}
+        return {"classes": classes, **(balanced if self.options.weights == "balanced" else {})}
 
     def targets(self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
         import torch
@@ -64,12 +82,48 @@ class ClassOutput(StringOutput):
         assert model.head is not None
         return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state[:, -1])
 
-    def answers(
+    def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
+        import torch
+        from torch.nn import functional
+
+        if self.weights is None:
+            return super().loss(logits, targets, smoothing)
+        weights = torch.tensor(self.weights, device=logits.device)
+        return functional.cross_entropy(logits.float(), targets, weights, label_smoothing=smoothing)
+
+    def surprises(
         self,
         model: AnsweringModel,
         embeddings_BSD: "Tensor",
         mask_BS: "Tensor",
         tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[str]:
-        chosen = self.logits(model, embeddings_BSD, mask_BS, None).argmax(-1)
-        return [self.classes[number] for number in chosen.tolist()]
+        labels: Sequence[str],
+        temperatures: Sequence[float],
+    ) -> "Tensor":
+        import torch
+        from torch.nn import functional
+
+        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None).float()
+        targets_B = self.targets(labels, tokenizer).to(logits_BC.device)
+        of = [functional.cross_entropy(logits_BC / t, targets_B, reduction="none") for t in temperatures]
+        return torch.stack(of)
+
+    def scored_answers(
+        self,
+        model: AnsweringModel,
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> list[Answer]:
+        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None)
+        probabilities_BC = (logits_BC.float() / self.temperature).softmax(-1)
+        chances, numbers = (x.tolist() for x in probabilities_BC.topk(min(CLASSES, len(self.classes))))
+        chosen = logits_BC.argmax(-1).tolist()  # of the network's own precision, as ties go
+        return [
+            Answer(
+                self.classes[number],
+                finite(probabilities[number]),
+                tuple((self.classes[n], chance) for n, chance in zip(of, best, strict=True) if math.isfinite(chance)),
+            )
+            for number, probabilities, of, best in zip(chosen, probabilities_BC.tolist(), numbers, chances, strict=True)
+        ]

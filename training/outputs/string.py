@@ -1,13 +1,13 @@
 """What outputs have in common whose answer is a string that is right or wrong."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from training.metrics import ACCURACY, label_figures, most_frequent
+from training.metrics import most_frequent
 from training.outputs.base import Output
-from training.records import Figure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,8 +17,12 @@ class StringOutput(Output):
     """Right where it is the label but for space around it. The loss is the cross entropy of classes or tokens (B, ...),
     where -100 does not count."""
 
-    metrics = (ACCURACY,)
     arrow_type = pa.string()
+    has_probabilities = True
+
+    def __init__(self, fitted: Mapping[str, Any]) -> None:
+        super().__init__(fitted)
+        self.temperature = float(fitted.get("temperature", 1.0))
 
     def read(self, label: str) -> str:
         return label
@@ -31,6 +35,7 @@ class StringOutput(Output):
     def constant(self, labels: Sequence[Any]) -> Any:
         return most_frequent(labels)
 
-    def figures(self, labels: Sequence[Any], predictions: Sequence[Any], seed: int = 0) -> dict[str, Figure]:
-        """accuracy; and balanced_accuracy and f1 where there are 2 to 50 labels."""
-        return {**super().figures(labels, predictions, seed), **label_figures(labels, predictions, seed)}
+
+def finite(probability: float) -> float | None:
+    """None for nan, which a model that diverged gives, and JSON has no word for."""
+    return probability if math.isfinite(probability) else None

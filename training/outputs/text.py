@@ -3,11 +3,16 @@
 Shapes: B rows, S positions of the context, A answer tokens, D width of the language model, V vocabulary.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from training.label_metrics import BALANCED_ACCURACY, ECE, MACRO_F1
+from training.metrics import ACCURACY, exact_match
 from training.outputs.base import AnsweringModel
-from training.outputs.string import StringOutput
+from training.outputs.string import StringOutput, finite
+from training.records import Answer
+from training.text_metrics import CER, ROUGE_L, TOKEN_F1, WER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
 
     from training.settings import ModelSettings
 
+_LEAST_CHANCE = 1e-6  # one row shall not outweigh all others
 _BYTES = 4  # of a token, about
 _CACHED = 50_000  # labels whose tokens are kept: they recur over rows and epochs
 
@@ -23,6 +29,7 @@ class TextOutput(StringOutput):
     """Generated greedily, token by token, up to `model.max_new_tokens`. Targets are answer tokens and the end of
     sequence (B, A), padded by -100; logits (B, A, V) are those of teacher forcing, so they need targets."""
 
+    metrics = (ACCURACY, TOKEN_F1, ROUGE_L, CER, WER, BALANCED_ACCURACY, MACRO_F1, ECE)
     reads_answers = True
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
@@ -78,14 +85,57 @@ class TextOutput(StringOutput):
         mask_BS = torch.cat([mask_BS, real[:, :-1]], dim=1)
         return model.read(embeddings_BSD, mask_BS, logits_to_keep=targets.shape[1]).logits
 
-    def answers(
+    def surprises(
         self,
         model: AnsweringModel,
         embeddings_BSD: "Tensor",
         mask_BS: "Tensor",
         tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[str]:
-        ids = model.llm.generate(
+        labels: Sequence[str],
+        temperatures: Sequence[float],
+    ) -> "Tensor":
+        """Of what is generated being right, or not: single tokens of a text may be sure where the whole is not."""
+        import torch
+
+        texts, chances_GB = self._generated(model, embeddings_BSD, mask_BS, tokenizer, temperatures)
+        right = [exact_match(label, text) for label, text in zip(labels, texts, strict=True)]
+        right_B = torch.tensor(right, device=chances_GB.device)
+        return -torch.where(right_B, chances_GB, 1 - chances_GB).clamp(min=_LEAST_CHANCE).log()
+
+    def scored_answers(
+        self,
+        model: AnsweringModel,
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> list[Answer]:
+        """Probabilities are of the tokens that were generated, the end of sequence included."""
+        texts, chances_GB = self._generated(model, embeddings_BSD, mask_BS, tokenizer, [self.temperature])
+        return [
+            Answer(text, finite(chance), ((text, chance),) if math.isfinite(chance) else ())
+            for text, chance in zip(texts, chances_GB[0].tolist(), strict=True)
+        ]
+
+    def _generated(
+        self,
+        model: AnsweringModel,
+        embeddings_BSD: "Tensor",
+        mask_BS: "Tensor",
+        tokenizer: "PreTrainedTokenizerBase",
+        temperatures: Sequence[float],
+    ) -> tuple[list[str], "Tensor"]:
+        """Texts, and how probable their tokens are together by each temperature (G, B)."""
+        import torch
+        from transformers import LogitsProcessorList
+
+        steps: list[Tensor] = []  # (G, B) log-probability of the token that each step takes: the greedy one is the best
+
+        def note(_ids: "Tensor", scores_BV: "Tensor") -> "Tensor":
+            scores = scores_BV.float()
+            steps.append(torch.stack([(scores / t).log_softmax(-1).amax(-1) for t in temperatures]))
+            return scores_BV
+
+        ids_BA = model.llm.generate(
             inputs_embeds=embeddings_BSD,
             attention_mask=mask_BS.long(),
             do_sample=False,
@@ -93,8 +143,12 @@ class TextOutput(StringOutput):
             max_new_tokens=model.config.max_new_tokens,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            logits_processor=LogitsProcessorList([note]),
         )
-        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        ends_BA = ids_BA == tokenizer.eos_token_id
+        before_the_end_BA = ends_BA.cumsum(1) - ends_BA.long() == 0
+        chances_GB = (torch.stack(steps, -1) * before_the_end_BA).sum(-1).exp()
+        return [text.strip() for text in tokenizer.batch_decode(ids_BA, skip_special_tokens=True)], chances_GB
 
     def _encoded(self, label: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         from training.tokenizer import encode
