@@ -42,7 +42,7 @@ def test_encoders_are_run_once_for_each_content_and_go_with_the_model(tiny: Path
     first = triptych("run", str(tiny), *settings)
     assert first["model"]["aliases"] == ["challenger", "champion"]
     again = triptych("run", str(tiny), *settings)
-    assert again["items"]["processed"] == 0 and again["items"]["reused"] == first["items"]["seen"]
+    assert first["items"]["processed"] > 150 and again["items"]["processed"] == 0
 
     project = load(tiny)
     lake, processor = pipeline.open_lake(project), featurizing.make_processor(project)

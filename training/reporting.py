@@ -227,7 +227,7 @@ def _picture(axes: Axes, modality: str, kind: Any, columns: Mapping[str, Any] | 
     axes.spines[:].set_color("#cccccc")
     tensor = None if columns is None else columns.get(kind.picture)
     if tensor is None:
-        words = f"no {modality}" if columns is None else f"{modality} (no picture of these features)"
+        words = f"no {modality}" if columns is None else f"{modality}: no picture\nof these features"
         axes.text(0.5, 0.5, words, ha="center", va="center", color=GREY, transform=axes.transAxes)
         return
     pixels = kind.draw(np.asarray(tensor))

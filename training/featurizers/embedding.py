@@ -40,7 +40,7 @@ class EmbeddingFeaturizer(Featurizer):
     form = "vectors"
     described = "embeddings of a pretrained encoder"
     version = 1
-    packages = ("transformers", "torch")
+    packages: tuple[str, ...] = ("transformers", "torch")
     read = "embedding"
     located = ("model",)
     at_batch = ("batch_size",)
@@ -78,7 +78,8 @@ class EmbeddingFeaturizer(Featurizer):
         """float32 (B, N, D), zero where there is nothing, and a mask (B, N)."""
         from training.padding import padded_frames
 
-        return padded_frames(rows, self.shape().width)
+        # By the rows themselves: where batches are made, the encoder need not be.
+        return padded_frames(rows, next((row.shape[1] for row in rows if row is not None), 1))
 
     def identity(self) -> Any:
         """The content of the model's files. Raises ValueError: it is not there."""
