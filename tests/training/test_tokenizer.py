@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -90,10 +92,13 @@ def test_prompts_and_answers_that_spell_control_tokens_come_back(make: Callable[
     for label, ids in zip(labels, targets.tolist(), strict=True):
         *answer, end = (number for number in ids if number != -100)
         assert end == tokenizer.eos_token_id and end not in answer
-        network = SimpleNamespace(
-            llm=SimpleNamespace(generate=lambda ids=ids, **_: [[n for n in ids if n != -100]]),
-            config=SimpleNamespace(max_new_tokens=200),
-        )
+
+        def generate(logits_processor: Any, written: list[int] = [*answer, end], **_: Any) -> torch.Tensor:  # noqa: B006
+            for _step in written:
+                logits_processor(None, torch.zeros(1, 3))
+            return torch.tensor([written])
+
+        network = SimpleNamespace(llm=SimpleNamespace(generate=generate), config=SimpleNamespace(max_new_tokens=200))
         (answered,) = TextOutput({}).answers(network, targets, targets != -100, tokenizer)
         assert answered == label
 
