@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Tests spread over the cores; more threads than that only get in each other's way.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help install run ui test slow soak lint format system clean
+.PHONY: help install run ui test slow soak models lint format system clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 10
@@ -42,6 +42,9 @@ slow: install ## the tests that take minutes
 
 soak: install ## the tests that take hours
 	@$(BIN)/python -m pytest -m soak --timeout 0
+
+models: install ## real pretrained encoders for the tests that can use them, into models/ (1.1 GB)
+	@$(BIN)/python ../shared/models/prepare.py models
 
 lint: install ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

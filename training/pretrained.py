@@ -202,9 +202,9 @@ class PretrainedEncoder(ABC):
             whole: list[list[Tensor]] = [[] for _ in contents]
             for place, (number, _) in enumerate(inputs):
                 whole[number].append(states[place])
-            embedded = [self.averaged(torch.cat(parts), tokens) for parts in whole]
             most = torch.finfo(torch.float16).max
-            return [e.clamp(-most, most).to("cpu", torch.float16).numpy() for e in embedded]
+            embedded = [self.averaged(torch.cat(parts), tokens).clamp(-most, most) for parts in whole]
+            return list(torch.stack(embedded).to("cpu", torch.float16).numpy()) if embedded else []
 
     @staticmethod
     def _real(states: "Tensor", parts: list[_Input]) -> Iterator["Tensor"]:
@@ -307,6 +307,12 @@ class ImageEncoder(PretrainedEncoder):
         return torch.cat([first_KD[: tokens - cells], means_ND])
 
 
+class Recording(NamedTuple):
+    waveform: np.ndarray  # float32 (samples,)
+    rate: int  # Hz
+    pad: bool = False  # with silence, to what the encoder reads at once
+
+
 class SpeechEncoder(PretrainedEncoder):
     part, what, takes = "audio_model", "speech", ("input_features", "input_values")
 
@@ -319,14 +325,14 @@ class SpeechEncoder(PretrainedEncoder):
         return extractor
 
     @property
-    def example(self) -> tuple[np.ndarray, int]:
-        return np.zeros(8000, np.float32), 16000
+    def example(self) -> Recording:
+        return Recording(np.zeros(8000, np.float32), 16_000)
 
-    def inputs(self, content: tuple[np.ndarray, int]) -> Iterator[_Input]:
-        """Of a waveform float32 (samples,) and its rate in Hz."""
+    def inputs(self, content: Recording) -> Iterator[_Input]:
         rate = self.preprocess.sampling_rate
-        waveform = resample(*content, rate)
-        window, step = round(self._seconds * rate), round(_STEP_SECONDS * rate)
+        waveform = resample(content.waveform, content.rate, rate)
+        window = round(self._seconds * rate)
+        step = window if content.pad else round(_STEP_SECONDS * rate)
         for start in range(0, max(1, len(waveform)), window):
             part = waveform[start : start + window]
             padded = min(window, math.ceil(len(part) / step) * step)

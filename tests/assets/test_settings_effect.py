@@ -31,7 +31,7 @@ from orchestration.definitions import project_definitions
 from orchestration.project import ProjectError, load
 from training.catalog import FEATURIZERS, FILTERS, Choice
 from training.features import FeatureSettings
-from training.featurizers.embedding import EmbeddingOptions
+from training.featurizers.embedding import EmbeddingOptions, SpeechEmbeddingOptions
 from training.featurizers.pixels import PixelsOptions
 from training.featurizers.tokens import TokensOptions
 from training.filters.base import RangeOptions
@@ -449,7 +449,9 @@ def test_every_field_has_a_case():
         WorkerOptions: {"workers", "batch_size"},
         RangeOptions: {"least", "most"},
         LanguageOptions: {"any_of"},
-        EmbeddingOptions: {"model", "tokens", "layer", "batch_size"},  # in `tests/training/test_pretrained.py`
+        # In `tests/training/test_pretrained.py`:
+        EmbeddingOptions: {"model", "tokens", "layer", "batch_size"},
+        SpeechEmbeddingOptions: {"model", "tokens", "layer", "batch_size", "pad"},
         Project: set(PROJECT) | SET_WHEN_READ,
     }
     for cls, names in cases.items():

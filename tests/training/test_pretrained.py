@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.training import tiny_encoders
 from training import pretrained
 from training.features import FeatureSettings
-from training.pretrained import averages, digest, load_encoder
+from training.pretrained import Recording, averages, digest, load_encoder
 from training.processor import Processor
 from training.settings import MediaLimits
 
@@ -20,8 +20,8 @@ CASES = [(family, modality) for family, (modalities, _) in tiny_encoders.FAMILIE
 RANDOM = np.random.default_rng(0)
 
 
-def noise(seconds: float, rate: int = 16_000) -> tuple[np.ndarray, int]:
-    return RANDOM.standard_normal(round(seconds * rate)).astype(np.float32) / 10, rate
+def noise(seconds: float, rate: int = 16_000, pad: bool = False) -> Recording:
+    return Recording(RANDOM.standard_normal(round(seconds * rate)).astype(np.float32) / 10, rate, pad)
 
 
 CONTENTS: dict[str, list[Any]] = {
@@ -64,6 +64,8 @@ def test_what_a_recording_is_padded_with_does_not_count(folder: Any) -> None:
     (part,) = encoder.inputs(noise(0.06))
     assert part.tensors["input_features"].shape == (1, 80, 50)
     assert len(next(encoder._real(torch.zeros(1, 25, 16), [part]))) == 3
+    (whole,) = encoder.inputs(noise(0.6, pad=True))
+    assert whole.tensors["input_features"].shape == (1, 80, 3000) and whole.real == 0.6 / 30
     long = [part.tensors["input_features"].shape[-1] for part in encoder.inputs(noise(31))]
     assert long == [3000, 100], "nothing is cut off: what is too long is read in parts"
 
@@ -103,6 +105,24 @@ def test_stretches_of_a_sequence_share_what_lies_on_their_border() -> None:
 def test_an_encoder_of_something_else_is_refused(family: str, modality: str, words: str, folder: Any) -> None:
     with pytest.raises(ValueError, match=words):
         load_encoder(modality, folder(family))
+
+
+MODELS = Path(__file__).parents[2] / "models"  # `make models`
+
+
+@pytest.mark.skipif(not MODELS.is_dir(), reason="make models")
+def test_real_encoders_tell_what_is_alike() -> None:
+    text = load_encoder("text", MODELS / "minilm-l6")
+    cat, kitten, shares = (
+        e[0].astype(np.float32) for e in text.embed(["A cat sleeps.", "The kitten naps.", "Shares fell."], 1, -1, 8)
+    )
+    assert cat @ kitten / np.linalg.norm(kitten) > 2 * cat @ shares / np.linalg.norm(shares)
+    for name in ("whisper-tiny", "whisper-base"):
+        speech = load_encoder("speech", MODELS / name)
+        short, again = speech.embed([noise(1.0), noise(1.0)], 4, -1, 8)
+        assert short.shape == (4, speech.model.config.d_model) and not np.allclose(short, again)
+    image = load_encoder("image", MODELS / "efficientnet-lite0")
+    assert image.embed(CONTENTS["image"], 4, -1, 8)[0].shape == (4, 1280)
 
 
 def settings(model: Path | str, **options: Any) -> FeatureSettings:

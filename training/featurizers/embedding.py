@@ -122,12 +122,19 @@ class EmbeddingImageFeaturizer(EmbeddingFeaturizer):
         return content.array
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpeechEmbeddingOptions(EmbeddingOptions):
+    # With silence, to all that the encoder reads at once (30 s of Whisper), as it was trained: many times the cost.
+    pad: bool = False
+
+
 class EmbeddingSpeechFeaturizer(EmbeddingFeaturizer):
     modality = "speech"
+    Options = SpeechEmbeddingOptions
     packages = ("numpy", "soxr", *EmbeddingFeaturizer.packages)
 
-    def raw(self, content: Speech) -> tuple[np.ndarray, int]:
-        return content.waveform, content.sample_rate
+    def raw(self, content: Speech) -> pretrained.Recording:
+        return pretrained.Recording(content.waveform, content.sample_rate, self.options.pad)
 
 
 def _processed_size(folder: Path) -> int | None:
