@@ -140,8 +140,8 @@ def test_a_limit_refuses_before_decoding(name, value, modality):
 def test_every_package_that_decides_a_row_is_part_of_its_fingerprint(modality, kind, monkeypatch):
     from training import processor as module
 
-    monkeypatch.setattr("training.pretrained.model_folder", Path)
-    monkeypatch.setattr("training.pretrained.digest", str)
+    monkeypatch.setattr("training.model_files.model_folder", Path)
+    monkeypatch.setattr("training.model_files.digest", str)
     processor = Processor(FeatureSettings(**{modality: kind}), MediaLimits())
     version, before = module._version, processor.fingerprint(modality)
     packages = {*processor.modalities[modality].packages, *processor.featurizers[modality].packages}

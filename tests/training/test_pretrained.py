@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training import tiny_encoders
-from training import pretrained
 from training.features import FeatureSettings
-from training.pretrained import Recording, averages, digest, load_encoder
+from training.model_files import digest, model_folder
+from training.pretrained import Recording, averages, load_encoder
 from training.processor import Processor
 from training.settings import MediaLimits
 
@@ -154,7 +154,7 @@ def test_a_name_that_is_no_model_is_told_without_waiting(monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("nobody/no-such-model", "a b/c d"):
         with pytest.raises(ValueError, match="Is it spelled right"):
-            pretrained.model_folder(name)
+            model_folder(name)
 
 
 def test_the_model_must_be_named() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from training import pretrained
+from training import model_files, pretrained
 from training.featurizers.base import FeatureShape, Featurizer
 from training.images import Image
 from training.recordings import Speech
@@ -83,10 +83,10 @@ class EmbeddingFeaturizer(Featurizer):
 
     def identity(self) -> Any:
         """The content of the model's files. Raises ValueError: it is not there."""
-        return pretrained.digest(self._folder)
+        return model_files.digest(self._folder)
 
     def save(self, folder: Path) -> None:
-        for path in pretrained.model_files(self._folder):
+        for path in model_files.model_files(self._folder):
             shutil.copyfile(path, folder / path.name)
 
     def restore(self, folder: Path) -> None:
@@ -94,7 +94,7 @@ class EmbeddingFeaturizer(Featurizer):
 
     @property
     def _folder(self) -> Path:
-        return self._saved or pretrained.model_folder(self.options.model)
+        return self._saved or model_files.model_folder(self.options.model)
 
     def _encoder(self) -> pretrained.PretrainedEncoder:
         return pretrained.load_encoder(self.modality, self._folder)

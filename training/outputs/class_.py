@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from training.label_metrics import AUROC, AVERAGE_PRECISION, BALANCED_ACCURACY, ECE, MACRO_F1
 from training.metrics import ACCURACY, CLASSES
 from training.outputs.base import AnsweringModel
+from training.outputs.linear import LinearOutput
 from training.outputs.string import StringOutput, finite
 from training.records import Answer
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
     from training.settings import ModelSettings
@@ -25,7 +26,7 @@ ClassWeights = Literal["none", "balanced"]
 _LONGEST = 100  # characters of a class's name; more is a text
 
 
-class ClassOutput(StringOutput):
+class ClassOutput(LinearOutput, StringOutput):
     """A linear layer on what the language model makes of the last position. Targets are classes (B,), logits (B, C)."""
 
     metrics = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUROC, AVERAGE_PRECISION, ECE)
@@ -66,21 +67,9 @@ class ClassOutput(StringOutput):
         # A label that training never saw has no class: it is left out of the loss, and counts as wrong otherwise.
         return torch.tensor([self._numbers.get(label, -100) for label in labels])
 
-    def language_model(self) -> Any:
-        from transformers import AutoModel
-
-        return AutoModel
-
-    def head(self, width: int) -> "nn.Module":
-        from torch import nn
-
-        return nn.Linear(width, len(self.classes))
-
-    def logits(
-        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
-    ) -> "Tensor":
-        assert model.head is not None
-        return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state[:, -1])
+    @property
+    def width(self) -> int:
+        return len(self.classes)
 
     def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
         import torch

@@ -14,14 +14,15 @@ import pyarrow as pa
 
 from training.metrics import CLASSES
 from training.multi_label_metrics import ECE, MACRO_F1, MAP, SAMPLE_F1, SUBSET_ACCURACY
-from training.outputs.base import AnsweringModel, Output
+from training.outputs.base import AnsweringModel
 from training.outputs.class_ import ClassWeights
+from training.outputs.linear import LinearOutput
 from training.outputs.string import finite
 from training.records import Answer
 from training.validation import check
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
     from training.settings import ModelSettings
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _MOST_TRIED = 50  # names of a constant answer
 
 
-class MultiLabelOutput(Output):
+class MultiLabelOutput(LinearOutput):
     """A linear layer on what the language model makes of the last position, a yes or no of each label. Targets are 0 or
     1, and logits, (B, C); the loss is their binary cross entropy."""
 
@@ -87,21 +88,9 @@ class MultiLabelOutput(Output):
             targets_BC[row, [self._numbers[name] for name in self.read(label) if name in self._numbers]] = 1
         return targets_BC
 
-    def language_model(self) -> Any:
-        from transformers import AutoModel
-
-        return AutoModel
-
-    def head(self, width: int) -> "nn.Module":
-        from torch import nn
-
-        return nn.Linear(width, len(self.labels))
-
-    def logits(
-        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
-    ) -> "Tensor":
-        assert model.head is not None
-        return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state[:, -1])
+    @property
+    def width(self) -> int:
+        return len(self.labels)
 
     def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
         import torch

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from training.number_metrics import MAE, R2, RMSE, SPEARMAN
-from training.outputs.base import AnsweringModel, Output
+from training.outputs.base import AnsweringModel
+from training.outputs.linear import LinearOutput
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
     from training.settings import ModelSettings
 
 
-class NumberOutput(Output):
+class NumberOutput(LinearOutput):
     """A linear layer on what the language model makes of the last position. Targets and logits (B,) are in deviations
     from the mean of the training labels, so that their unit is nothing to the learning rate; the loss is their mean
     square error."""
@@ -53,21 +54,14 @@ class NumberOutput(Output):
 
         return torch.tensor([(self.read(label) - self.mean) / self.deviation for label in labels])
 
-    def language_model(self) -> Any:
-        from transformers import AutoModel
-
-        return AutoModel
-
-    def head(self, width: int) -> "nn.Module":
-        from torch import nn
-
-        return nn.Linear(width, 1)
+    @property
+    def width(self) -> int:
+        return 1
 
     def logits(
         self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
     ) -> "Tensor":
-        assert model.head is not None
-        return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state[:, -1])[:, 0]
+        return super().logits(model, embeddings_BSD, mask_BS, targets)[:, 0]
 
     def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
         from torch.nn import functional

@@ -1,0 +1,66 @@
+"""The files of a Hugging Face model: where they lie, and what names them."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+_CONFIG = "config.json"
+_WEIGHTS = "*.safetensors"
+_FILES = (_CONFIG, _WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")
+_NETWORK_SECONDS = 5
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model: a local one, or that of Hugging Face's cache, into which it is fetched at need.
+
+    Raises:
+        ValueError: there is no such model, or it cannot be fetched.
+    """
+    if not name:
+        raise ValueError("embedding needs a model: {kind: embedding, model: NAME_OR_FOLDER}")
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_FILES), etag_timeout=_NETWORK_SECONDS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"model is {name!r}: there is no such folder, and Hugging Face does not give it "
+            f"({type(error).__name__}). Is it spelled right? Without a network: download it elsewhere "
+            f"(`hf download {name} --local-dir FOLDER`), bring the folder, and set model to its path"
+        ) from error
+
+
+def model_files(folder: Path) -> list[Path]:
+    """What makes a model: configuration, weights (safetensors), tokenizer, preprocessing.
+
+    Raises:
+        ValueError: it has no configuration or no such weights.
+    """
+    for pattern, what in ((_CONFIG, "configuration"), (_WEIGHTS, "weights as safetensors")):
+        if not any(folder.glob(pattern)):
+            raise ValueError(f"model is the folder {str(folder)!r}, which has no {what} ({pattern})")
+    return sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()})
+
+
+def digest(folder: Path) -> str:
+    """Names a model by the content of its files, wherever they lie. Raises ValueError as `model_files`."""
+    stats = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in model_files(folder))
+    return _digest(stats)
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    whole = hashlib.sha256()
+    for path, size, _ in files:
+        whole.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                whole.update(block)
+    return whole.hexdigest()
