@@ -48,7 +48,8 @@ def answer(
     """The answers (`training.records.Answer.to_json`) of a version (number or alias), in the order of the rows, by the
     code that was logged with it.
 
-    A row that cannot be answered has no prediction, and the reason in `error`.
+    Media are given as names of files, or as their bytes. A row that cannot be answered has no prediction, and the
+    reason in `error`.
 
     Raises:
         ValueError: there is no such version, or not one of the rows can be answered.
@@ -69,10 +70,10 @@ def answer(
     def read(part: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
         columns: dict[str, list[Any]] = {m: [row.get(m) for row in part] for m in MODALITIES}
         for m in FILES:
-            columns[m] = [Path(name).read_bytes() if name else None for name in columns[m]]
+            columns[m] = [_content(file) for file in columns[m]]
         return pa.record_batch(columns, schema)
 
-    sizes = [sum(Path(row[m]).stat().st_size for m in FILES if row.get(m)) for row in rows]
+    sizes = [sum(_size(row[m]) for m in FILES if row.get(m)) for row in rows]
     batches = map(read, portions(list(rows), sizes, _ROWS))
     model = model_registry.fetch_model(project.mlflow_uri, project.name, version)
     answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, batches)).to_pylist()
@@ -87,6 +88,15 @@ def answer(
     ]
 
 
+def _content(file: Any) -> bytes | None:
+    """Of the name of a file, or its bytes."""
+    return file if isinstance(file, bytes) else Path(file).read_bytes() if file else None
+
+
+def _size(file: Any) -> int:
+    return len(file) if isinstance(file, bytes) else Path(file).stat().st_size
+
+
 def refusal(rows: Sequence[Mapping[str, Any]], number: int, error: str) -> str:
     """Why a row (from 1) has no answer, with the file at fault.
 
@@ -95,5 +105,5 @@ def refusal(rows: Sequence[Mapping[str, Any]], number: int, error: str) -> str:
     """
     modality, _, words = error.partition(": ")
     file = rows[number - 1].get(modality) if modality in FILES else None
-    said = error if file is None else f"{modality} {file}: {words}"
+    said = error if file is None or isinstance(file, bytes) else f"{modality} {file}: {words}"
     return said if len(rows) == 1 else f"row {number} cannot be answered: {said}"

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dagster as dg
+import numpy as np
+import pandas as pd
+import PIL.Image
 import pytest
+import soundfile
 from click.testing import CliRunner
 
+import triptych
 from orchestration.cli import main
 from orchestration.run import open_instance
 from training.runs import TRAINING_PAGES
@@ -113,6 +118,29 @@ def test_a_run_tells_what_it_made(done):
     assert done.mlflow.get_run(told["mlflow_run_id"]).info.status == "FINISHED"
     with open_instance(done.home) as instance:
         assert instance.get_run_by_id(told["dagster_run_id"]).is_success
+
+
+def test_python_says_what_the_command_line_says(done):
+    project = triptych.open(done.path)
+    assert project.sql("SELECT count(*) AS n FROM samples")["n"].to_pylist() == [project.table("samples").num_rows]
+    with pytest.raises(ValueError, match="there is no table 'sample'; there are manifest"):
+        project.table("sample")
+    assert project.check().sources["photos"].listed == 48 and project.status().models[0]["version"] == "1"
+    assert {key.path[0] for key in project.definitions.resolve_asset_graph().get_all_asset_keys()} == {"tiny"}
+    model, question = project.model(), "Is it bright? (1)"
+    photo, recording = done.path.parent / "photos" / "q01.png", done.path.parent / "recordings" / "q01.wav"
+    (told,) = done.ask("predict", done.path, "--text", question, "--image", photo, "--speech", recording)["predictions"]
+    picture, heard = PIL.Image.open(photo), soundfile.read(recording)
+    frame = pd.DataFrame(
+        {"text": [question] * 3, "image": [str(photo), picture, np.asarray(picture)]}
+        | {"speech": [recording.read_bytes(), recording, heard]}
+    )
+    assert model.predict(frame) == [told] * 3
+    assert "error" not in model.predict(text=question, image=None)
+    with pytest.raises(ValueError, match="sound: no input; there are text, image, speech"):
+        model.predict(sound="x")
+    with pytest.raises(ValueError, match="image is a int: expected a file's name"):
+        model.predict(image=1)
 
 
 def test_every_figure_has_its_rows_and_is_the_same_everywhere(done):

@@ -1,0 +1,160 @@
+"""Triptych in Python, for notebooks and scripts: the same as the command line, on the same state.
+
+    import triptych
+
+    shop = triptych.open("shop")              # a project file, its folder, or the name of a project that was run
+    shop.check()                              # what a run would find
+    shop.run()                                # from files to a judged model
+    shop.sql("SELECT * FROM quarantine")      # an Arrow table: .to_pandas(), or polars.from_arrow(...)
+    shop.model().predict(text="What is it?", image="photo.jpg")
+
+`shop.definitions` are Dagster's, for a code location of your own.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import dagster as dg
+    import pyarrow as pa
+
+    from assets.settings import Project as Settings
+    from orchestration.inspection import Check, Status
+    from orchestration.run import Summary
+
+__all__ = ["Model", "Project", "open"]
+
+
+def open(project: str | Path, overrides: Sequence[str] = ()) -> "Project":
+    """A project, by its file, its folder or the name under which it was run.
+
+    Args:
+        overrides: as `--set` takes them: ``["training.epochs=3"]``.
+
+    Raises:
+        ValueError: there is none, or its file has a mistake; the message names the key.
+    """
+    from orchestration.examples.layout import find_project
+    from orchestration.project import load
+
+    path, found = find_project(str(project), overrides)
+    return Project(load(path, found), tuple(found))
+
+
+@dataclass(frozen=True)
+class Project:
+    settings: "Settings"
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def definitions(self) -> "dg.Definitions":
+        """Its assets, checks, job and schedule, to be merged with others."""
+        from orchestration.definitions import project_definitions
+
+        return project_definitions(self.settings)
+
+    def check(self) -> "Check":
+        """What a run would find; nothing is written."""
+        from orchestration import inspection
+
+        return inspection.check(self.settings)
+
+    def status(self) -> "Status":
+        """Its tables, and the versions of its model."""
+        from orchestration import inspection
+
+        return inspection.status(self.settings)
+
+    def run(self, select: str | None = None) -> "Summary":
+        """Materializes its job, or the assets of it that are named (``"samples"``, ``"dataset+"``).
+
+        Raises:
+            RuntimeError: a step failed, or a blocking check did; the message says which and why.
+            ValueError: the selection names no asset.
+        """
+        from orchestration.run import open_instance, run_job, summary
+
+        with open_instance(self.settings.home) as instance:
+            return summary(self.settings, run_job(self.settings, instance, select, self.overrides))
+
+    def sql(self, query: str) -> "pa.Table":
+        """DuckDB over its tables: manifest, clean_*, quarantine, samples, *_features, dataset."""
+        from assets.pipeline import open_lake
+
+        return open_lake(self.settings).sql(query)
+
+    def table(self, name: str) -> "pa.Table":
+        """All rows of one table. Raises ValueError: there is none of that name."""
+        from assets.pipeline import open_lake
+        from training.schema import TABLES
+
+        if name not in TABLES:
+            raise ValueError(f"there is no table {name!r}; there are {', '.join(TABLES)}")
+        return open_lake(self.settings).read(name)
+
+    def model(self, version: str = "champion") -> "Model":
+        """A registered version of its model, by number or alias. Raises ValueError: there is none."""
+        from training.model_registry import find_version
+
+        return Model(self.settings, find_version(self.settings.mlflow_uri, self.settings.name, version))
+
+
+@dataclass(frozen=True)
+class Model:
+    settings: "Settings"
+    version: str
+
+    def predict(self, rows: Any = None, /, best: int = 5, **inputs: Any) -> Any:
+        """The answer to one row, or the answers to many, as dicts: prediction, probability, best, model_version, ...
+
+        Many rows are answered by one start of the model: ask them together.
+
+        Args:
+            rows: a data frame, or mappings, with columns text, image and speech; what is absent is None or NaN.
+            best: how many of the most probable answers come with each.
+            inputs: of one row: text="...", and image and speech as a file's name, its bytes, or: a picture as a PIL
+                image or an array (H, W, 3) of uint8; a recording as an array of samples and its rate in Hz.
+
+        Raises:
+            ValueError: not one of the rows can be answered; an input is nothing of these.
+        """
+        from orchestration.predict import answer
+
+        if (rows is None) == (not inputs):
+            raise ValueError("give rows, or the inputs of one: text=..., image=..., speech=...")
+        many = [inputs] if rows is None else rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
+        answers = answer(self.settings, [_files(row) for row in many], self.version, best)
+        return answers[0] if rows is None else answers
+
+
+def _files(row: Mapping[str, Any]) -> dict[str, Any]:
+    """With media as names or bytes of files."""
+    from training.catalog import MODALITIES
+
+    if unknown := row.keys() - set(MODALITIES.names()):
+        raise ValueError(f"{', '.join(sorted(unknown))}: no input; there are {', '.join(MODALITIES.names())}")
+    return {name: _file(name, value) for name, value in row.items()}
+
+
+def _file(name: str, value: Any) -> Any:
+    if value is None or (isinstance(value, float) and value != value):  # NaN of a data frame
+        return None
+    if isinstance(value, str | bytes | Path):
+        return value
+    buffer = io.BytesIO()
+    if hasattr(value, "save"):  # PIL
+        value.save(buffer, "PNG")
+    elif isinstance(value, tuple) and len(value) == 2:
+        import soundfile
+
+        soundfile.write(buffer, *value, format="WAV", subtype="FLOAT")
+    elif hasattr(value, "__array__"):
+        import PIL.Image
+
+        PIL.Image.fromarray(value).save(buffer, "PNG")
+    else:
+        raise ValueError(f"{name} is a {type(value).__name__}: expected a file's name, bytes, a picture or a recording")
+    return buffer.getvalue()
