@@ -44,7 +44,7 @@ def imported(*folders: str) -> dict[str, str]:
             else:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             files |= {name.partition(".")[0]: str(path.relative_to(ROOT)) for name in names}
-    ours = {*PACKAGES, "tests", "benchmarks", *sys.stdlib_module_names}
+    ours = {*PACKAGES, "triptych", "tests", "benchmarks", *sys.stdlib_module_names}
     return {name: file for name, file in files.items() if name not in ours}
 
 
