@@ -125,7 +125,7 @@ def test_python_says_what_the_command_line_says(done):
     assert project.sql("SELECT count(*) AS n FROM samples")["n"].to_pylist() == [project.table("samples").num_rows]
     with pytest.raises(ValueError, match="there is no table 'sample'; there are manifest"):
         project.table("sample")
-    assert project.check().sources["photos"].listed == 48 and project.status().models[0]["version"] == "1"
+    assert project.check().sources["photos"].listed == 48 and project.status().models[0]["version"] == 1
     assert {key.path[0] for key in project.definitions.resolve_asset_graph().get_all_asset_keys()} == {"tiny"}
     model, question = project.model(), "Is it bright? (1)"
     photo, recording = done.path.parent / "photos" / "q01.png", done.path.parent / "recordings" / "q01.wav"
