@@ -90,9 +90,9 @@ class PretrainedEncoder(ABC):
     def inputs(self, content: Any) -> Iterator[_Input]:
         """A content, in as many parts as the encoder needs to read it whole."""
 
-    @abstractmethod
     def averaged(self, states_SD: "Tensor", tokens: int) -> "Tensor":
         """States of a whole content to N tokens (N, D)."""
+        return averages(states_SD, tokens)
 
     def states(self, tensors: dict[str, "Tensor"], layer: int) -> "Tensor":
         """Hidden states (B, S, D), or (B, C, H, W) of a convolutional encoder."""
@@ -203,9 +203,6 @@ class TextEncoder(PretrainedEncoder):
             ids_BS = torch.tensor([ids or [self.preprocess.pad_token_id or 0]])  # of a text that cleaning left empty
             yield _Input({"input_ids": ids_BS, "attention_mask": torch.ones_like(ids_BS)}, 1.0)
 
-    def averaged(self, states_SD: "Tensor", tokens: int) -> "Tensor":
-        return averages(states_SD, tokens)
-
 
 class ImageEncoder(PretrainedEncoder):
     part, what, takes = "vision_model", "pictures", ("pixel_values",)
@@ -282,13 +279,13 @@ class SpeechEncoder(PretrainedEncoder):
         )
         return made, len(waveform) / padded
 
-    @property
+    @functools.cached_property
     def _fixed(self) -> bool:
         """Whether the preprocessing makes the same length of every recording, by repeating it or in its own way."""
         parameters = inspect.signature(self.preprocess.__call__).parameters
         return "padding" not in parameters or hasattr(self.preprocess, "nb_max_samples")
 
-    @property
+    @functools.cached_property
     def _seconds(self) -> float:
         """What it reads at once."""
         rate, extractor = self.preprocess.sampling_rate, self.preprocess
@@ -303,9 +300,6 @@ class SpeechEncoder(PretrainedEncoder):
         wanted = tensors["input_features"].shape[-1] // 2  # Whisper: its second convolution halves them
         model = self.model if wanted == positions else _shortened(self.model, wanted)
         return self._run(model, {"input_features": tensors["input_features"]}, layer)
-
-    def averaged(self, states_SD: "Tensor", tokens: int) -> "Tensor":
-        return averages(states_SD, tokens)
 
 
 _ENCODERS: dict[str, type[PretrainedEncoder]] = {"text": TextEncoder, "image": ImageEncoder, "speech": SpeechEncoder}

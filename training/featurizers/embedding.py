@@ -3,6 +3,7 @@
 Shapes: B rows, N tokens, D width of the encoder.
 """
 
+import functools
 import json
 import shutil
 from abc import abstractmethod
@@ -65,14 +66,14 @@ class EmbeddingFeaturizer(Featurizer):
     def featurize_all(self, contents: Sequence[Any]) -> list[dict[str, np.ndarray]]:
         options = self.options
         raw = [self.raw(content) for content in contents]
-        embedded = self._encoder().embed(raw, options.tokens, options.layer, options.batch_size)
+        embedded = self._encoder.embed(raw, options.tokens, options.layer, options.batch_size)
         return [{"embedding": embedding_ND} for embedding_ND in embedded]
 
     def prepare(self) -> None:
-        self._encoder()
+        self.shape()  # runs it once: the layer may not be there
 
     def shape(self) -> FeatureShape:
-        return FeatureShape(self.form, self._encoder().width(self.options.layer), self.options.tokens)
+        return FeatureShape(self.form, self._encoder.width(self.options.layer), self.options.tokens)
 
     def batch(self, rows: Sequence[np.ndarray | None]) -> "tuple[Tensor, Tensor]":
         """float32 (B, N, D), zero where there is nothing, and a mask (B, N)."""
@@ -91,12 +92,19 @@ class EmbeddingFeaturizer(Featurizer):
 
     def restore(self, folder: Path) -> None:
         self._saved = folder
+        self.__dict__.pop("_encoder", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the network, which another process loads itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_encoder"}
 
     @property
     def _folder(self) -> Path:
         return self._saved or model_files.model_folder(self.options.model)
 
+    @functools.cached_property
     def _encoder(self) -> pretrained.PretrainedEncoder:
+        """Looked for once: a served model reads row by row."""
         return pretrained.load_encoder(self.modality, self._folder)
 
 
