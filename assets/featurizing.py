@@ -96,7 +96,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     )
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
         _commit(lake, modality, engine.map(work, batches), progress.update)
-    refused = len(set(refusals(lake, project, modality)["sha256"].to_pylist()))
+    refused = len(set(_refusals(lake, step)["sha256"].to_pylist()))
     distinct = "SELECT count(DISTINCT sha256) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
     return {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
@@ -144,7 +144,11 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
 
 def refusals(lake: Lake, project: Project, modality: str) -> pa.Table:
     """What the present steps refuse of what the manifest lists of a modality, as rows of `quarantine`."""
-    return lake.sql(f"{_REFUSED} ORDER BY uri, member, stage", _refused_parameters(make_step(project, modality)))
+    return _refusals(lake, make_step(project, modality))
+
+
+def _refusals(lake: Lake, step: Step) -> pa.Table:
+    return lake.sql(f"{_REFUSED} ORDER BY uri, member, stage", _refused_parameters(step))
 
 
 def cut_rows(lake: Lake, project: Project, modality: str) -> str | None:

@@ -53,7 +53,7 @@ class Answerer:
         if not (bundle / "config.json").is_file():
             raise ValueError(f"{bundle} holds no model: expected a folder with config.json and model.safetensors")
         self.processor = Processor.from_pretrained(bundle)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         self._model = FusionModel.from_pretrained(bundle).eval().to(device)
         config = self._model.config
         # With its config: the tokenizer would look for one of its own, and warn that this one is not known to it.
