@@ -220,6 +220,7 @@ def main() -> None:
         print(made, max(measure.peak_mb(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
         return
     arguments = measure.parser(__doc__).parse_args()
+    times = measure.repetitions(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         data = arguments.data.resolve()
         if not all((data / name).is_file() for name in _SOURCES.values()):
@@ -229,7 +230,7 @@ def main() -> None:
                 folder = Path(temporary) / f"{modality}{items}"
                 prepare(modality, data, folder, items)
                 sides = ["ours", "DataLoader", "Hugging Face map", *(["bare"] if modality == "image" else [])]
-                turns = [{side: run(side, modality, folder, items) for side in sides} for _ in range(1 + 3)][1:]
+                turns = [{side: run(side, modality, folder, items) for side in sides} for _ in range(1 + times)][1:]
                 rates, memory = ({s: [turn[s][at] for turn in turns] for s in sides} for at in (0, 1))
                 for side in sides[1:]:
                     peaks = max(memory["ours"]), max(memory[side])

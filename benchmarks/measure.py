@@ -23,14 +23,18 @@ from training import children
 
 ROOT = Path(__file__).parents[1]
 CORES = cores()
-REPETITIONS = 3
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real media")
-    options.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
+    options.add_argument("--quick", action="store_true", help="small sizes and one turn, to see that it works")
     return options
+
+
+def repetitions(arguments: argparse.Namespace) -> int:
+    """How often a figure is measured."""
+    return 1 if arguments.quick else 3
 
 
 class Side:
@@ -61,6 +65,7 @@ def compare(
     ours: Callable[[], dict[str, Any]],
     beside: str,
     reference: Callable[[], dict[str, Any]],
+    times: int,
     server: int | None = None,
 ) -> None:
     """Runs both once to warm up, then in turns, and prints a line for each figure (unit -> value) that they return.
@@ -68,10 +73,11 @@ def compare(
     Args:
         name: of the benchmark, and of what is measured.
         ours, reference: return the same units, and under `check` what must be equal if both did the same.
+        times: how often each is measured.
         server: id of the process that does our work, where `ours` only asks it.
     """
     with Side() as left, Side() as right:
-        turns = [(left(ours), right(reference)) for _ in range(1 + REPETITIONS)][1:]
+        turns = [(left(ours), right(reference)) for _ in range(1 + times)][1:]
         memory = left(peak_mb, server), right(peak_mb)
     if len(checks := {str(figures.pop("check")) for turn in turns for figures in turn}) > 1:
         sys.exit(f"{name}: not the same work as {beside}: {' and '.join(sorted(checks))}")

@@ -117,7 +117,7 @@ def main() -> None:
             (folder / "project.yaml").write_text(_PROJECT.format(kind, *words))
             add(folder, 0, items)
             runs: dict[str, list[dict[str, float]]] = {}
-            for n in range(1 if items >= _MILLION else measure.REPETITIONS):
+            for n in range(1 if items >= _MILLION else measure.repetitions(arguments)):
                 lake = Path(temporary) / f"lake{n}"
                 for name, work in (("first run", run), ("nothing changed", run), ("bare look", look)):
                     runs.setdefault(name, []).append(apart(work, folder, lake))

@@ -153,6 +153,7 @@ def server(home: Path, *options: str) -> Iterator[tuple[int, int]]:
 
 def main() -> None:
     arguments = measure.parser(__doc__).parse_args()
+    times = measure.repetitions(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         model, rows = champion(home)
@@ -162,10 +163,10 @@ def main() -> None:
                 reference = partial(latency, bare, calls, model, rows, count)
                 for way, make, place, process in (("predict", in_process, model, None), ("HTTP", over_http, port, pid)):
                     name, ours = f"{way}, rows: {count}", partial(latency, make, calls, place, rows, count)
-                    measure.compare(("serving", name), ours, "decode + forward + generate", reference, process)
+                    measure.compare(("serving", name), ours, "decode + forward + generate", reference, times, process)
             ours, reference = (partial(throughput, p, rows, 1 if arguments.quick else 10) for p in (port, one_by_one))
             name = ("serving", f"HTTP, clients: {_CLIENTS}")
-            measure.compare(name, ours, "the same, one by one", reference, pid)
+            measure.compare(name, ours, "the same, one by one", reference, times, pid)
 
 
 if __name__ == "__main__":

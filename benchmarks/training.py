@@ -148,7 +148,8 @@ def main() -> None:
             name = "training", f"{count:,} samples, {size}, {arguments.device}"
             left = partial(ours, folder, count, size)
             for ready, beside in ((False, "bare loop"), (True, "bare loop, batches ready made")):
-                measure.compare(name, left, beside, partial(loop, folder, count, size, arguments.device, ready))
+                right = partial(loop, folder, count, size, arguments.device, ready)
+                measure.compare(name, left, beside, right, measure.repetitions(arguments))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def lines(name: str, *options: str) -> list[dict]:
     for line in found:
         assert line.keys() >= KEYS | {"reference_memory_mb"}
         assert line["benchmark"] == name
-        assert line["repetitions"] >= 3
+        assert line["repetitions"] == 1, "it is to be seen that it works"
         assert min(line["ours"], line["reference"], line["memory_mb"], line["reference_memory_mb"]) > 0
         assert line["ratio"] == pytest.approx(line["ours"] / line["reference"], rel=0.01, abs=0.001)
     return found
@@ -43,7 +43,7 @@ def test_featurize_on_media_of_its_own(tmp_path):
 def test_a_rerun_processes_nothing_and_ten_new_items_ten():
     processed = {line["what"]: line["processed"] for line in lines("rerun")}
     assert {what.rpartition(":")[0]: counts for what, counts in processed.items()} == {
-        f"1,000 {kind}, {what}": [count] * 3
+        f"1,000 {kind}, {what}": [count]
         for kind in ("rows", "files")
         for what, count in (("nothing changed", 0), ("10 new", 10))
     }

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from assets.launchers.base import Launcher, reports_of
+from assets.trainer_messages import WholeLineMessageReader
 from training import children
 
 _STOP_SECONDS = 20  # a trainer that was asked to stop has this long
@@ -21,7 +22,7 @@ class SubprocessLauncher(Launcher):
 
     def launch(self, context: dg.AssetExecutionContext, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
         # As PipesSubprocessClient does, which tells neither how the child ended nor what it said last.
-        injector, reader = dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
+        injector, reader = dg.PipesTempFileContextInjector(), WholeLineMessageReader()
         with dg.open_pipes_session(context, injector, reader, extras={"spec": dict(spec)}) as session:
             mine = {children.PARENT: str(os.getpid()), **session.get_bootstrap_env_vars()}
             process = subprocess.Popen([sys.executable, "-P", "-m", "training.job"], env=children.environment() | mine)
