@@ -1,6 +1,7 @@
 """The contract of an output: everything that depends on what a model's answer is."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
@@ -27,6 +28,16 @@ class AnsweringModel(Protocol):
 
     def read(self, embeddings_BSD: "Tensor", mask_BS: "Tensor", **options: Any) -> Any:
         """What the language model says of a padded sequence; `options` are its forward's."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an answer is made of: B rows as the language model reads them, padded on the left, and who reads them."""
+
+    model: AnsweringModel
+    embeddings_BSD: "Tensor"
+    mask_BS: "Tensor"
+    tokenizer: "PreTrainedTokenizerBase"
 
 
 class Output:
@@ -106,39 +117,18 @@ class Output:
         """A scalar in nats or in a unit of its own. `smoothing` is `training.label_smoothing`, where it has a sense."""
         raise NotImplementedError
 
-    def surprises(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-        labels: Sequence[str],
-        temperatures: Sequence[float],
-    ) -> "Tensor":
+    def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
         """How unlikely the labels are by each of G temperatures, in nats (G, B); 0 where a row has none that the model
         knows. The best temperature makes the sum as small as can be. Only of outputs that have probabilities."""
         raise NotImplementedError
 
-    def answers(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[Any]:
+    def answers(self, asked: Asked) -> list[Any]:
         """A prediction for each row, without looking at any label."""
-        scored = self.scored_answers(model, embeddings_BSD, mask_BS, tokenizer)
-        return [answer.prediction for answer in scored]
+        return [answer.prediction for answer in self.scored_answers(asked)]
 
-    def scored_answers(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[Answer]:
+    def scored_answers(self, asked: Asked) -> list[Answer]:
         """The same with probabilities. A kind says one of the two: this one where it has probabilities."""
-        return [Answer(value) for value in self.answers(model, embeddings_BSD, mask_BS, tokenizer)]
+        return [Answer(value) for value in self.answers(asked)]
 
     def constant(self, labels: Sequence[Any]) -> Any:
         """The one answer that is best whatever the inputs, from the training labels; None where there are none."""

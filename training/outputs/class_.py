@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from training.label_metrics import AUROC, AVERAGE_PRECISION, BALANCED_ACCURACY, ECE, MACRO_F1
 from training.metrics import ACCURACY, CLASSES
-from training.outputs.base import AnsweringModel
 from training.outputs.linear import LinearOutput
 from training.outputs.string import StringOutput, finite
 from training.records import Answer
@@ -80,34 +79,16 @@ class ClassOutput(LinearOutput, StringOutput):
         weights = torch.tensor(self.weights, device=logits.device)
         return functional.cross_entropy(logits.float(), targets, weights, label_smoothing=smoothing)
 
-    def surprises(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-        labels: Sequence[str],
-        temperatures: Sequence[float],
-    ) -> "Tensor":
+    def surprises_of(self, logits: "Tensor", targets: "Tensor", temperatures: Sequence[float]) -> "Tensor":
         import torch
         from torch.nn import functional
 
-        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None).float()
-        targets_B = self.targets(labels, tokenizer).to(logits_BC.device)
-        of = [functional.cross_entropy(logits_BC / t, targets_B, reduction="none") for t in temperatures]
-        return torch.stack(of)
+        return torch.stack([functional.cross_entropy(logits / t, targets, reduction="none") for t in temperatures])
 
-    def scored_answers(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[Answer]:
-        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None)
-        probabilities_BC = (logits_BC.float() / self.temperature).softmax(-1)
+    def answers_of(self, logits: "Tensor") -> list[Answer]:
+        probabilities_BC = (logits / self.temperature).softmax(-1)
         chances, numbers = (x.tolist() for x in probabilities_BC.topk(min(CLASSES, len(self.classes))))
-        chosen = logits_BC.argmax(-1).tolist()  # of the network's own precision, as ties go
+        chosen = logits.argmax(-1).tolist()  # not of the probabilities, which may make ties
         return [
             Answer(
                 self.classes[number],

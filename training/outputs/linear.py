@@ -3,9 +3,11 @@
 Shapes: B rows, S positions, D width of the language model, C logits of a row.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from training.outputs.base import AnsweringModel, Output
+from training.outputs.base import AnsweringModel, Asked, Output
+from training.records import Answer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,3 +36,21 @@ class LinearOutput(Output):
     ) -> "Tensor":
         assert model.head is not None
         return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state[:, -1])
+
+    def answers_of(self, logits: "Tensor") -> list[Answer]:
+        """What each row's logits (B, C) say."""
+        raise NotImplementedError
+
+    def surprises_of(self, logits: "Tensor", targets: "Tensor", temperatures: Sequence[float]) -> "Tensor":
+        """As `surprises` (G, B), of the targets by the logits (B, C)."""
+        raise NotImplementedError
+
+    def scored_answers(self, asked: Asked) -> list[Answer]:
+        return self.answers_of(self._said(asked))
+
+    def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
+        logits = self._said(asked)
+        return self.surprises_of(logits, self.targets(labels, asked.tokenizer).to(logits.device), temperatures)
+
+    def _said(self, asked: Asked) -> "Tensor":
+        return self.logits(asked.model, asked.embeddings_BSD, asked.mask_BS, None).float()
