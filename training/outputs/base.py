@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
@@ -50,12 +51,11 @@ class Output:
     Shapes: B rows, S positions of what the language model reads (soft tokens, then the prompt), D its width.
     """
 
-    metrics: ClassVar[
-        tuple[Metric, ...]
-    ] = ()  # the first one is what people are shown, and the gate's unless it is told
-    arrow_type: ClassVar[pa.DataType]  # of a label and a prediction in tables, answers and the served model's signature
+    metrics: tuple[Metric, ...] = ()  # the first one is what people are shown, and the gate's unless it is told
+    arrow_type: pa.DataType  # of a label and a prediction in tables, answers and the served model's signature
     reads_answers: ClassVar[bool] = False  # true: the language model is given the answer's tokens, also in training
-    has_probabilities: ClassVar[bool] = False  # true: `scored_answers` says how probable each answer is
+    has_probabilities: bool = False  # true: `scored_answers` says how probable each answer is
+    members: Mapping[str, "Output"] = MappingProxyType({})  # column -> output, where several answer at once
     temperature: float = 1.0  # what logits are divided by (Guo et al. 2017), from `fitted`; see `training.calibration`
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
@@ -64,6 +64,15 @@ class Output:
     def metric(self, name: str | None = None) -> Metric:
         """The metric of that name (it must be there); without a name, the first."""
         return next(metric for metric in self.metrics if name in (None, metric.name))
+
+    @property
+    def headlines(self) -> tuple[Metric, ...]:
+        """The first of the metrics, and the first of each member's: shown beside the majority answer's."""
+        return self.metrics[:1]
+
+    def columns(self, labels: Sequence[str | None]) -> "dict[str, tuple[Output, list[str | None]]]":
+        """The labels by the column that they are from, each with the output that reads it; "": all are of one."""
+        return {"": (self, list(labels))}
 
     def read(self, label: str) -> Any:
         """The value that a label means. Raises ValueError: it means none."""
@@ -118,9 +127,16 @@ class Output:
         raise NotImplementedError
 
     def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
-        """How unlikely the labels are by each of G temperatures, in nats (G, B); 0 where a row has none that the model
-        knows. The best temperature makes the sum as small as can be. Only of outputs that have probabilities."""
+        """How unlikely the labels are by each of G temperatures, in nats (G, B), or (M, G, B) of M members that have
+        temperatures of their own; 0 where a row has none that the model knows. The best temperature makes the sum as
+        small as can be. Only of outputs that have probabilities."""
         raise NotImplementedError
+
+    def calibrated(self, fitted: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """`fitted` with what calibration found: `temperature` and `calibration_rows`, of each whose `surprises` were
+        told; empty where it found nothing."""
+        (one,) = found
+        return {**fitted, **one}
 
     def answers(self, asked: Asked) -> list[Any]:
         """A prediction for each row, without looking at any label."""

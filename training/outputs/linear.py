@@ -4,8 +4,9 @@ Shapes: B rows, S positions, D width of the language model, C logits of a row.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from training.metrics import Metric
 from training.outputs.base import AnsweringModel, Asked, Output
 from training.records import Answer
 
@@ -13,13 +14,32 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+IGNORED = -100  # a target that does not count
+
+
 class LinearOutput(Output):
-    """A linear layer on what the language model makes of the last position; logits are (B, C)."""
+    """A linear layer on what the language model makes of the last position; logits are (B, C).
+
+    What it answers can be one of several (`training.outputs.several`).
+    """
+
+    share: ClassVar[Metric]  # what it adds to the mean score of several: 1 is perfect, and more is better
+    right: ClassVar[Metric | None] = None  # whether a single answer is right, where that can be said
 
     @property
     def width(self) -> int:
         """C."""
         raise NotImplementedError
+
+    @property
+    def target_width(self) -> int | None:
+        """T where targets are (B, T); None: they are (B,)."""
+        return None
+
+    @property
+    def loss_of_nothing(self) -> float:
+        """What the loss is, about, where a model knows nothing of its rows."""
+        return 1.0
 
     def language_model(self) -> Any:
         from transformers import AutoModel

@@ -34,6 +34,7 @@ class MultiLabelOutput(LinearOutput):
     1, and logits, (B, C); the loss is their binary cross entropy."""
 
     metrics = (SAMPLE_F1, SUBSET_ACCURACY, MACRO_F1, MAP, ECE)
+    share, right = SAMPLE_F1, SUBSET_ACCURACY
     arrow_type = pa.list_(pa.string())
     has_probabilities = True
 
@@ -90,6 +91,14 @@ class MultiLabelOutput(LinearOutput):
     @property
     def width(self) -> int:
         return len(self.labels)
+
+    @property
+    def target_width(self) -> int:
+        return len(self.labels)
+
+    @property
+    def loss_of_nothing(self) -> float:
+        return math.log(2)
 
     def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
         import torch

@@ -27,6 +27,7 @@ class NumberOutput(LinearOutput):
     their mean square error."""
 
     metrics = (MAE, RMSE, R2, SPEARMAN)
+    share = R2
     arrow_type = pa.float64()
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
