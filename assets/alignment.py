@@ -167,8 +167,8 @@ _KEPT = f"judged {_ROWS} WHERE dropped IS NULL"  # what becomes a sample, with i
 
 def _note_rivals(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns) -> None:
     """Notes the samples to which another table gives another label under the same name."""
-    for rival in columns.beside(settings.label) if settings.label is not None else ():
-        label, other = columns.sql(settings.label or ""), columns.sql(rival)
+    for name, rival in ((own, other) for own in settings.labels for other in columns.beside(own)):
+        label, other = columns.sql(name), columns.sql(rival)
         rows = connection.sql(
             f"SELECT sample_id, {label}, {other} FROM {_KEPT} AND {label} <> {other} ORDER BY 1"
         ).fetchall()
@@ -182,26 +182,30 @@ def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, col
     wanted = dict.fromkeys((*settings.group, *settings.held_out))
     named = [*wanted, *(c for c in (settings.split.column,) if c is not None and c not in wanted)]
     values = "".join(f", {columns.sql(name)} AS c{n}" for n, name in enumerate(named))
-    label = "NULL::VARCHAR" if settings.label is None else columns.sql(settings.label)
+    labels = {name: f"l{n}" for n, name in enumerate(settings.labels)}
     # Where several have a name, the value of the first modality wins.
     attributes = ["values"] if columns.link else [f"{m}.attributes" for m in reversed(MODALITIES)]
     parts = {f"a{n}": attribute for n, attribute in enumerate(attributes)}
+    answers = "".join(f", {columns.sql(name)} AS {cell}" for name, cell in labels.items())
     slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "status") for m in MODALITIES)
     times = ", ".join(f"{m}.time" for m in MODALITIES)
     rows = connection.sql(
         f"""
-        SELECT sample_id, split_key, {label} AS label, least({times}) AS time{values}, {slots},
+        SELECT sample_id, split_key, least({times}) AS time{answers}{values}, {slots},
           {", ".join(f"{part} AS {name}" for name, part in parts.items())}
         FROM {_KEPT} ORDER BY sample_id
         """
     ).to_arrow_reader(BATCH_ROWS)
-    cells = {name: f"c{n}" for n, name in enumerate(named)} | {"sample_id": "split_key", "label": "label"}
-    hidden = columns.hidden | ({columns.bare(settings.label)} if settings.label else set())
+    cells = {name: f"c{n}" for n, name in enumerate(named)} | {"sample_id": "split_key"}
+    hidden = columns.hidden | {columns.bare(name) for name in labels}
     merged = lru_cache(BATCH_ROWS)(partial(_merged, hidden))
     tables = [SAMPLES.empty_table()]
     for batch in rows:
         each = [dict(zip(cells, row, strict=True)) for row in _rows(batch, cells.values())]
+        for n, row in enumerate(each):
+            row["label"] = _label({name: batch[cell][n].as_py() for name, cell in labels.items()}, settings)
         derived = {
+            "label": [row["label"] for row in each],
             "split": assign_splits(each, settings),
             "groups": [as_object({c: row[c] for c in wanted if row[c]}) for row in each],
             "attributes": [merged(*row) for row in _rows(batch, parts)],
@@ -214,6 +218,14 @@ def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, col
 
 def _rows(batch: pa.RecordBatch, columns: Iterable[str]) -> Iterable[tuple[Any, ...]]:
     return zip(*(batch[column].to_pylist() for column in columns), strict=True)
+
+
+def _label(given: Mapping[str, str | None], settings: AlignSettings) -> str | None:
+    """The cell of the one column; of several, those that are not empty, as a JSON object."""
+    if isinstance(settings.label, str):
+        return given[settings.label]
+    said = {name: value for name, value in given.items() if value is not None}
+    return as_object(said) if said else None
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
@@ -292,7 +304,8 @@ def _problem(samples: pa.Table, settings: AlignSettings) -> str | None:
     if samples.num_rows == 0:
         return "no samples: nothing could be joined; `triptych sql` on quarantine (stage align) says why"
     if counts.get("unlabelled", 0) == samples.num_rows:
-        where = f"column {settings.label!r} is empty in every row" if settings.label else "align.label is not set"
+        named = ", ".join(map(repr, settings.labels))
+        where = f"column {named} is empty in every row" if named else "align.label is not set"
         return f"no sample has a label: {where}; name the column that holds the answers under align.label"
     if missing := [split for split in ("train", "test") if not counts.get(split)]:
         if settings.split.column is not None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from assets import featurizing, pipeline
 from assets.dataset import split_counts
 from assets.item_warnings import item_warnings
-from assets.labels import label_table
+from assets.labels import label_rows, label_table
 from assets.lake import Lake
 from assets.preview import contact_sheet, counts_table, markdown_table, picture, table_metadata
 from assets.resource import load_settings, resource_key
@@ -181,7 +181,7 @@ def _dataset(project: Project) -> dg.AssetsDefinition:
                 "fingerprint": snapshot.fingerprint,
                 "rows": counts,
                 "splits": counts_table(counts, ("split", "samples")),
-                "labels": markdown_table(label_table(rows)),
+                "labels": markdown_table(label_table(label_rows(rows, settings.make_output()))),
                 "preview": markdown_table(lake.sql("SELECT * FROM dataset ORDER BY sample_id LIMIT 5")),
             },
             data_version=dg.DataVersion(snapshot.fingerprint),

@@ -16,6 +16,7 @@ from assets.preview import evaluation_table, markdown_table, picture
 from assets.settings import Project
 from training.fusion_check import FusionCheck, fusion_check
 from training.metrics import Metric
+from training.outputs.base import Output
 from training.records import Answer, Coverage, EvaluationRow, Standing, TrainingReport
 from training.schema import MAJORITY, subset_name
 from training.spec import RunSpec, shorter_training
@@ -96,20 +97,24 @@ def evaluate(project: Project) -> dg.MaterializeResult:
         "note": shorter,
     }
     content |= {"coverage": [line.to_json() for line in answered], "abstain_below": below}
+    content["outputs"] = outputs_beside(model, project.make_output())
     noted = [shorter] if shorter else []
-    asked = next((line for line in answered if below and line.least == below), None)
+    asked = [line for line in answered if below and line.least == below]
     write_json(uri, model.mlflow_run_id, STANDINGS, content)
     whole = [({"model": name, "subset": row.subset}, row) for name, row in rows if row.slice is None]
     parts = [({"slice": row.slice}, row) for name, row in rows if name == "model" and row.slice is not None]
     return dg.MaterializeResult(
         metadata={
-            "summary": "; ".join([standings_words(beside, metric), *coverage_words(asked, metric), *noted]),
+            "summary": "; ".join([standings_words(beside, metric), *coverage_words(asked), *noted]),
             "mlflow": dg.MetadataValue.url(links.mlflow_run(project, model.mlflow_run_id)),
             "beside": standings_table(beside, metric),
+            **(
+                {"each": outputs_table(content["outputs"]), "outputs": content["outputs"]} if content["outputs"] else {}
+            ),
             "inputs": evaluation_table(whole),
             "slices": evaluation_table(parts),
             "no_slices": _no_slices(project),
-            **({"answered": coverage_table(answered, metric), "coverage": content["coverage"]} if answered else {}),
+            **({"answered": coverage_table(answered), "coverage": content["coverage"]} if answered else {}),
             **{title: picture(read_artifact(uri, model.mlflow_run_id, f"{title}.png")) for title in _PICTURES},
             "standings": content["standings"],
             **numbers(model),
@@ -119,34 +124,63 @@ def evaluate(project: Project) -> dg.MaterializeResult:
 
 
 def _coverage(project: Project, model: TrainingReport, metric: Metric) -> list[Coverage]:
-    """Of the answers with all inputs given; none where the output has no probabilities, or a model of before."""
+    """Of the answers with all inputs given, where they have probabilities, which a model of before has not; where
+    several answer, of each by the first of its metrics."""
     from training.evaluate import coverage
 
     table = recorded_predictions(project, model.mlflow_run_id, subset_name(project.modalities))
+    output = project.make_output()
     if table["probability"].null_count == table.num_rows:
         return []
-    answers = [Answer.from_row(row) for row in table.to_pylist()]
+    labels, answers = table["label"].to_pylist(), [Answer.from_row(row) for row in table.to_pylist()]
+    sure = {name for name, member in output.members.items() if member.has_probabilities}
+    metrics = [headline for headline in output.headlines if headline.part in sure] or [metric]
     thresholds = sorted({*_THRESHOLDS, project.model.abstain_below})
-    return coverage(metric, table["label"].to_pylist(), answers, thresholds)
+    return [line for metric in metrics for line in coverage(metric, labels, answers, thresholds)]
 
 
-def coverage_words(asked: Coverage | None, metric: Metric) -> list[str]:
-    """What `model.abstain_below` makes of the test rows; nothing where it is not set."""
-    if asked is None:
-        return []
-    worth = "" if asked.value is None else f", {metric.words} {asked.value:.3f} there"
-    least = f"with a probability of at least {asked.least:g} (model.abstain_below)"
-    return [f"it answers {asked.rows:,} of {asked.of:,} rows {least}{worth}"]
+def outputs_beside(report: TrainingReport, output: Output) -> list[dict[str, Any]]:
+    """Where several answer at once: each one's first metric, its interval and rows, and what the majority answer has
+    there."""
+    figures, found = report.metrics, []
+    for metric in output.headlines:
+        if metric.part is not None:
+            row = {"output": metric.part, "metric": metric.name, "n": int(figures[f"{metric.part}.n"] or 0)}
+            row |= {"value": figures[metric.name], "majority": figures.get(f"majority_{metric.name}")}
+            found.append(row | {end: figures[f"{metric.name}_{end}"] for end in ("low", "high")})
+    return found
 
 
-def coverage_table(answered: Sequence[Coverage], metric: Metric) -> dg.MarkdownMetadataValue:
+def outputs_table(beside: Sequence[dict[str, Any]]) -> dg.MarkdownMetadataValue:
+    rows = []
+    for row in beside:
+        told = {name: "" if row[name] is None else f"{row[name]:.3f}" for name in ("value", "majority", "low", "high")}
+        named = {"output": row["output"], "by": row["metric"].removeprefix(f"{row['output']}.").replace("_", " ")}
+        interval = f"{told['low']}–{told['high']}" if told["low"] else ""
+        rows.append({**named, "rows": row["n"], "model": told["value"], "95% interval": interval,
+                     "majority answer": told["majority"]})  # fmt: skip
+    return markdown_table(pa.Table.from_pylist(rows))
+
+
+def coverage_words(asked: Sequence[Coverage]) -> list[str]:
+    """What `model.abstain_below` makes of the test rows."""
+    said = []
+    for line in asked:
+        worth = "" if line.value is None else f", {line.metric.replace('_', ' ')} {line.value:.3f} there"
+        least = f"with a probability of at least {line.least:g} (model.abstain_below)"
+        said.append(f"it answers {line.rows:,} of {line.of:,} rows {least}{worth}")
+    return said
+
+
+def coverage_table(answered: Sequence[Coverage]) -> dg.MarkdownMetadataValue:
     """What would be answered, and how well, if less probable answers were withheld."""
     rows = [
         {
             "answers with a probability of at least": f"{line.least:g}",
             "rows": line.rows,
             "share": f"{line.share:.3f}",
-            metric.words: "" if line.value is None else f"{line.value:.3f}",
+            "by": line.metric.replace("_", " "),
+            "figure": "" if line.value is None else f"{line.value:.3f}",
         }
         for line in answered
     ]
@@ -158,7 +192,7 @@ def _no_slices(project: Project) -> str:
     from training.evaluate import telling_columns
 
     test = pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'")
-    told = ", ".join(telling_columns(test))
+    told = ", ".join(telling_columns(test, project.make_output()))
     return f"{told} (who knows these knows the label, or nearly)" if told else "none"
 
 

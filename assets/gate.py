@@ -103,8 +103,9 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
     model_registry.set_alias(uri, name, "challenger", version)
     training = case.run.fingerprint
     majority, fusion = majority_answer(project, training), fusion_of(project, training)
-    parts = slices(pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'"))
-    decision = decide(ours, theirs, singles, majority, project.promotion, project.make_output(), fusion, parts)
+    output = project.make_output()
+    parts = slices(pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'"), output)
+    decision = decide(ours, theirs, singles, majority, project.promotion, output, fusion, parts)
     # All that was seen is written before the alias moves, and the question last: a process killed in between has
     # either not judged, or leaves a verdict that the next one carries out.
     compared = singles and "best_single_modality" in project.promotion.must_beat

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 
 import pyarrow as pa
@@ -13,7 +14,9 @@ from assets.findings import SHOWN, Finding, counted, listed, quoted
 from assets.lake import open_duckdb
 from assets.leakage import INPUTS
 from assets.settings import Project
+from training.outputs.base import Output
 from training.schema import SPLITS
+from training.settings import ModelSettings
 
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 _JOINT = re.compile(r"(?<=[^\W\d])[\s_-]+(?=\w)|(?<=\w)[\s_-]+(?=[^\W\d])")  # not between digits: 1-2 is not 12
@@ -22,21 +25,42 @@ _JOINT = re.compile(r"(?<=[^\W\d])[\s_-]+(?=\w)|(?<=\w)[\s_-]+(?=[^\W\d])")  # n
 def label_findings(samples: pa.Table, project: Project) -> list[Finding]:
     """Of samples (training.schema.SAMPLES): missing, doubtful, contradicting, rare and unseen labels. What only makes
     sense of classes is told of classes only (`Output.is_class`)."""
-    if project.align.label is None:
+    if not project.align.labels:
         return []
-    output = project.make_output()
-    labels = samples["label"].drop_null().to_pylist()
-    counts = Counter(labels)
-    found = [_unlabelled(samples, project.align.label)]
-    doubts = {label: doubt for label in counts if (doubt := output.doubt(label, project.model)) is not None}
+    found: list[Finding] = []
+    for column, output, part in by_column(samples, project.make_output()):
+        told = _findings(part, output, project.model, column or project.align.labels[0])
+        found += _named(told, column)
+    return found
+
+
+def by_column(samples: pa.Table, output: Output) -> list[tuple[str, Output, pa.Table]]:
+    """The samples with the labels of each column that is answered, and the output that reads them; the name is empty
+    where there is but one."""
+    at = samples.column_names.index("label")
+    return [
+        (column, member, samples.set_column(at, "label", pa.array(labels, pa.string())))
+        for column, (member, labels) in output.columns(samples["label"].to_pylist()).items()
+    ]
+
+
+def _named(findings: list[Finding], column: str) -> list[Finding]:
+    return [replace(f, message=f"{column}: {f.message}") for f in findings] if column else findings
+
+
+def _findings(samples: pa.Table, output: Output, settings: ModelSettings, column: str) -> list[Finding]:
+    counts = Counter(samples["label"].drop_null().to_pylist())
+    found = [_unlabelled(samples, column)]
+    doubts = {label: doubt for label in counts if (doubt := output.doubt(label, settings)) is not None}
     if doubts:
         rows = sum(counts[label] for label in doubts)
         said = f"{counted(len(doubts), 'label')} of {counted(rows, 'row')} can hardly be an answer"
         shown = "; ".join(f"{quoted(label)} {doubt}" for label, doubt in list(doubts.items())[:SHOWN])
         found.append(Finding("doubtful_label", f"{said}: {shown}"))
     if output.is_class(counts):
-        found += [_alike(counts), _rare(counts), _unseen(samples), _uneven(counts)]
-        found.append(_conflicting(samples))
+        labelled = samples.filter(pc.is_valid(samples["label"]))
+        found += [_alike(counts), _rare(counts), _unseen(labelled), _uneven(counts)]
+        found.append(_conflicting(labelled))
     return [finding for finding in found if finding is not None]
 
 
@@ -119,7 +143,11 @@ def _conflicting(samples: pa.Table) -> Finding | None:
 
 def disputed_inputs(samples: pa.Table, project: Project) -> list[Finding]:
     """Samples whose inputs are all the same and whose labels are not: no model can be right about all of them."""
-    output = project.make_output()
+    parts = by_column(samples, project.make_output())
+    return [f for column, output, part in parts for f in _named(_disputed(part, output), column)]
+
+
+def _disputed(samples: pa.Table, output: Output) -> list[Finding]:
     if not output.is_class(Counter(samples["label"].drop_null().to_pylist())):
         return []
     with open_duckdb() as connection:
@@ -138,8 +166,19 @@ def disputed_inputs(samples: pa.Table, project: Project) -> list[Finding]:
     return [Finding("disputed_inputs", f"{said} ({counted(len(rows), 'input')}): {shown}")]
 
 
+def label_rows(samples: pa.Table, output: Output) -> pa.Table:
+    """Label and split of each sample; where several columns are answered, of each label, with its column before it."""
+    parts = []
+    for column, _, part in by_column(samples.select(["label", "split"]), output):
+        labels = part["label"]
+        named = pc.binary_join_element_wise(column, labels, ": ") if column else labels
+        part = part.set_column(0, "label", named)
+        parts.append(part.filter(pc.is_valid(named)) if column else part)
+    return pa.concat_tables(parts)
+
+
 def label_table(samples: pa.Table, most: int = 20) -> pa.Table:
-    """The most frequent labels, with their rows in each split."""
+    """The most frequent labels (of `label_rows`), with their rows in each split."""
     splits = ", ".join(f"count_if(split = '{split}') AS {split}" for split in SPLITS)
     with open_duckdb() as connection:
         connection.register("samples", samples)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ class AlignSettings(TableSettings):  # of `table`
     # without header
     columns: dict[str, Names] | tuple[str, ...] = field(default_factory=dict)
     id: str | None = None  # column of `table` that names the sample; default: made from the keys
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None  # several: those that model.outputs names
     group: Strings = ()
     held_out: Strings = ()
     test_values: dict[str, Strings] = field(default_factory=dict)
@@ -92,6 +92,11 @@ class AlignSettings(TableSettings):  # of `table`
         if self.table is None:
             for name in ("columns", "id", "delimiter", "quote", "rows", "missing"):
                 check(not getattr(self, name), name, getattr(self, name), "nothing unless there is a link `table`")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns with what shall be answered."""
+        return (self.label,) if isinstance(self.label, str) else self.label or ()
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -204,9 +209,16 @@ class Project:
         object.__setattr__(self, "model", complete(self.model, {m: self.features.forms[m] for m in self.modalities}))
         for choice in (*self.model.encoders.values(), self.model.fusion, *self.training.objectives):
             own_module(choice.kind)  # an own one has to lie somewhere; its import, which may need torch, can wait
-        output = OUTPUTS.load(self.model.output.kind)
-        is_output = isinstance(output, type) and issubclass(output, Output)
+        kind = OUTPUTS.load(self.model.output.kind)
+        is_output = isinstance(kind, type) and issubclass(kind, Output)
         check(is_output, "model.output", self.model.output.kind, "a subclass of training.outputs.base.Output")
+        output = self.make_output()
+        if columns := tuple(output.members):
+            named = f"nothing beside model.outputs, which names the columns ({', '.join(columns)})"
+            check(self.align.label in (None, columns), "align.label", self.align.label, named)
+            object.__setattr__(self, "align", replace(self.align, label=columns))
+        several = "one column; name an output for each of several under model.outputs"
+        check(columns or len(self.align.labels) < 2, "align.label", self.align.label, several)
         unsure = self.model.abstain_below > 0 and not output.has_probabilities
         expected = f"0: the answers of output {self.model.output.kind} have no probability"
         check(not unsure, "model.abstain_below", self.model.abstain_below, expected)

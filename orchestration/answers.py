@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +25,8 @@ def say_summary(summary: Summary) -> None:
     """The end of a run: what was made and what to do with it."""
     if summary.subsets:
         _say_subsets(summary)
+    if summary.outputs:
+        _say_outputs(summary.outputs)
     model = summary.model
     if model.version is None:
         if summary.dataset.fingerprint is not None:
@@ -68,6 +70,17 @@ def _say_subsets(summary: Summary) -> None:
         click.echo(f"  {name:<{width}}  {value:6.3f}  " + (f"{bar:<{_BAR}}  {on_own}" if on_own else bar).rstrip())
 
 
+def _say_outputs(outputs: Sequence[Mapping[str, Any]]) -> None:
+    """Each of several answers, beside the majority's."""
+    click.echo("\nEach output, on the test rows that have a label of it")
+    width = max(len(output["metric"]) for output in outputs)
+    for output in outputs:
+        value, usual = ("  none" if output[x] is None else f"{output[x]:6.3f}" for x in ("value", "majority"))
+        click.echo(
+            f"  {output['metric'].replace('_', ' '):<{width}}  {value}  majority answer {usual}  n = {output['n']:,}"
+        )
+
+
 def say_check(check: Check) -> None:
     for name, source in check.sources.items():
         click.echo(f"{name:<{_WIDTH}} {source.listed:>9,} items, {source.refused:,} refused; {_decoded(source)}")
@@ -91,6 +104,20 @@ def _decoded(source: SourceCounts) -> str:
     more = f", {len(kinds) - _KINDS:,} other suffixes" if len(kinds) > _KINDS else ""
     decoded = f"decoded {sum(tried.decoded for _, tried in kinds):,} of {source.listed:,}"
     return f"{names}{more}; {decoded}" if len(kinds) > 1 else decoded
+
+
+def said(row: Mapping[str, Any]) -> str:
+    """An answer on one line; several as NAME: ANSWER each. Nothing where there is none, or it was withheld."""
+    prediction = row["prediction"]
+    if isinstance(prediction, Mapping):
+        return ", ".join(f"{name}: {_words(value)}" for name, value in prediction.items())
+    return _words(prediction)
+
+
+def _words(prediction: Any) -> str:
+    if isinstance(prediction, list):
+        return "; ".join(map(str, prediction))
+    return "" if prediction is None else str(prediction)
 
 
 def _say_reasons(title: str, reasons: Mapping[str, int], examples: list[str]) -> None:

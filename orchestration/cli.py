@@ -107,6 +107,7 @@ def predict(
     context: click.Context, project: str, table: Path | None, best: int, version: str, as_json: bool, **inputs: Any
 ) -> None:
     """Answer with the project's champion, whichever inputs are given."""
+    from orchestration.answers import said
     from orchestration.examples.layout import find_project
     from orchestration.predict import FILES, answer, refusal, rows_of_table
     from orchestration.project import load
@@ -124,13 +125,14 @@ def predict(
         click.echo(json.dumps({"predictions": answers}, default=_plain))
     else:
         for row in answers:
-            # A row that failed has its line, too.
-            said = "" if row["prediction"] is None else row["prediction"]
-            click.echo("; ".join(said) if isinstance(said, list) else said)
+            click.echo(said(row))  # a row that failed has its line, too
         for number, row in enumerate(answers, 1):
-            if row["abstained"]:
-                below = f"is below {settings.model.abstain_below:g} (model.abstain_below)"
-                click.echo(f"row {number} is not answered: its probability, {row['probability']:g}, {below}", err=True)
+            for name, part in row.get("outputs", {"": row}).items():
+                if part["abstained"]:
+                    below = f"is below {settings.model.abstain_below:g} (model.abstain_below)"
+                    which = f"{number}, {name}," if name else str(number)
+                    chance = f"its probability, {part['probability']:g}, {below}"
+                    click.echo(f"row {which} is not answered: {chance}", err=True)
         first, only = answers[0], len(answers) == 1 and answers[0]["probability"] is not None
         sure = f", probability {first['probability']:g}" if only else ""
         origin = f"{settings.name} version {first['model_version']}, dataset {first['dataset_fingerprint']}"

@@ -13,6 +13,7 @@ import pyarrow as pa
 from jinja2 import Environment, select_autoescape
 
 from assets.evaluation import STANDINGS
+from assets.labels import label_rows
 from assets.lake import Lake
 from assets.settings import AlignSettings, Project
 from orchestration.inspection import status
@@ -50,7 +51,7 @@ def write_report(project: Project, path: Path) -> Path:
         state=state,
         chosen=chosen,
         **told,
-        **_labels(lake),
+        **_labels(lake, project),
         **_refused(lake, project),
     )
     write_text(path, words)
@@ -80,6 +81,7 @@ def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping
         "direction": "more is better" if metric is None or metric.higher_is_better else "less is better",
         "note": evaluated["note"],
         "coverage": evaluated.get("coverage", []),
+        "outputs": evaluated.get("outputs", []),
         "pictures": [{"title": name, "caption": PICTURES[name], "png": data} for name, data in png.items()],
         "settings": _settings(project, facts.parameters),
     }
@@ -136,11 +138,12 @@ def _settings(project: Project, parameters: Mapping[str, str] | None) -> dict[st
     return {**sources, **words, **dict(flat({"features": project.features.plain()})), **filters, **changed}
 
 
-def _labels(lake: Lake) -> dict[str, Any]:
+def _labels(lake: Lake, project: Project) -> dict[str, Any]:
     """How often each label stands in each split, the most frequent first."""
     if lake.version("dataset") is None:
         return {"labels": []}
-    rows = lake.read("dataset").select(["label", "split"]).to_pylist()
+    dataset = lake.read("dataset")
+    rows = label_rows(dataset, project.make_output()).to_pylist()
     splits = [split for split in (*SPLITS, "unlabelled") if any(row["split"] == split for row in rows)]
     counts: dict[str, Counter[str]] = {}
     for row in rows:
@@ -149,7 +152,7 @@ def _labels(lake: Lake) -> dict[str, Any]:
     return {
         "labels": labels,
         "splits": splits,
-        "totals": Counter(row["split"] for row in rows),
+        "totals": Counter(dataset["split"].to_pylist()),
         "unseen": sum(count["test"] for _, count in labels if not count["train"]),
         "dataset": lake.note("dataset").get("fingerprint"),
     }

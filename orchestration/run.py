@@ -219,6 +219,7 @@ class Summary:
     warnings: list[str]  # what checks say that did not end the run
     seconds: Mapping[str, float]  # asset -> duration
     findings: list[str]  # what a person should know of items, keys and labels; of the samples that this run made
+    outputs: Sequence[Mapping[str, Any]] = ()  # where several answer at once: each beside the majority answer
     coverage: Sequence[Mapping[str, Any]] = ()  # what is answered from which probability on (training.records.Coverage)
 
 
@@ -270,5 +271,6 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
         # The trainer says itself how long each part took; what else a step makes shares its time.
         seconds={asset: metadata[asset].get("seconds", durations[steps[asset]]) for asset in steps},
         findings=metadata.get("samples", {}).get("findings", []),
+        outputs=metadata.get("evaluation", {}).get("outputs", []),
         coverage=metadata.get("evaluation", {}).get("coverage", []),
     )

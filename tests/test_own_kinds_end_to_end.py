@@ -200,8 +200,8 @@ class ShareOutput(Output):
         from torch.nn import functional
         return functional.mse_loss(logits.float(), targets)
 
-    def answers(self, model, embeddings, mask, tokenizer):
-        return self.logits(model, embeddings, mask, None).tolist()
+    def answers(self, asked):
+        return self.logits(asked.model, asked.embeddings_BSD, asked.mask_BS, None).tolist()
 
     def constant(self, labels):
         return sum(labels) / len(labels)

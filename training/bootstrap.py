@@ -71,10 +71,14 @@ def compare(
     Raises:
         ValueError: there are no rows, or the metric cannot be said of them.
     """
+    whole, sides = labels, (a, b)
+    (labels, a), (_, b) = (metric.mine(labels, side) for side in sides)
+    if not labels and whole:
+        raise ValueError(f"no row has a label of {metric.part}, so {metric.words} cannot be compared")
     if metric.over is None:
         scores = metric.scores(labels, a), metric.scores(labels, b)
         return paired_bootstrap(*scores, confidence, margin, metric.higher_is_better)
-    values = [metric.value(labels, side) for side in (a, b)]
+    values = [metric.value(whole, side) for side in sides]
     if values[0] is None or values[1] is None:
         different = len(set(map(repr, labels)))
         raise ValueError(

@@ -18,7 +18,8 @@ def calibrate(
     labels: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Sets the temperature that makes the labels of the rows most likely, and stores it with the model, in `fitted`.
+    """Sets the temperature that makes the labels of the rows most likely, and stores it with the model, in `fitted`;
+    where several answer, of each one.
 
     One pass, and nothing is kept of it but sums: a language model's logits would fill the memory. Which answer is given
     never changes. Nothing happens where the output has no probabilities, or no row has a label that the model knows.
@@ -28,17 +29,20 @@ def calibrate(
     """
     if not model.output.has_probabilities:
         return
-    sums, rows, begun = np.zeros(len(TEMPERATURES)), 0, 0
+    sums, rows, begun = np.zeros((1, len(TEMPERATURES))), np.zeros(1, int), 0
     for batch in batches:
         size = len(batch["present"])
         told = model.surprises(batch, tokenizer, labels[begun : begun + size], TEMPERATURES.tolist()).double().cpu()
-        sums += told.sum(1).numpy()
-        rows, begun = rows + int((told != 0).any(0).sum()), begun + size
-    if rows == 0 or not np.isfinite(sums).all():
-        return
-    fitted = {"temperature": _lowest(sums), "calibration_rows": rows}
-    model.config.fitted = {**model.config.fitted, **fitted}
-    model.output = model.config.make_output()
+        told_PGB = told.reshape(-1, *told.shape[-2:]).numpy()  # P: those that have a temperature of their own
+        sums, rows = sums + told_PGB.sum(2), rows + (told_PGB != 0).any(1).sum(1)
+        begun += size
+    found = [
+        {"temperature": _lowest(sum_G), "calibration_rows": int(n)} if n and np.isfinite(sum_G).all() else {}
+        for sum_G, n in zip(sums, rows, strict=True)
+    ]
+    if begun and any(found):
+        model.config.fitted = model.output.calibrated(model.config.fitted, found)
+        model.output = model.config.make_output()
 
 
 def _lowest(sums: np.ndarray) -> float:

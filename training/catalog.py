@@ -300,6 +300,7 @@ OUTPUTS = Family(
         "class": "training.outputs.class_:ClassOutput",
         "multi_label": "training.outputs.multi_label:MultiLabelOutput",
         "number": "training.outputs.number:NumberOutput",
+        "several": "training.outputs.several:SeveralOutput",
     },
 )
 OBJECTIVES = Family(

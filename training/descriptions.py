@@ -69,6 +69,9 @@ def _figures(metrics: Mapping[str, float | None]) -> str:
     beside = ("majority_", "shuffled_")
     names = [n for n in metrics if n not in ("n", "low", "high") and not n.startswith(beside)]
     names = [name for name in names if not name.endswith(("_low", "_high"))]
+    # Of several answers, the first metric of each (NAME.METRIC), or there would be dozens.
+    first = {name.rpartition(".")[0]: name for name in reversed(names)}
+    names = [name for name in names if "." not in name or first[name.rpartition(".")[0]] == name]
     listed = []
     for name in names:
         low, high = (metrics.get(end if name == names[0] else f"{name}_{end}") for end in ("low", "high"))

@@ -29,22 +29,26 @@ def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
     return [chosen for size in range(1, len(ordered) + 1) for chosen in combinations(ordered, size)]
 
 
-def slices(dataset: pa.Table) -> dict[str, dict[str, str]]:
+def slices(dataset: pa.Table, output: Output) -> dict[str, dict[str, str]]:
     """Columns that part the rows (training.schema.DATASET) into few kinds: column -> sample id -> value.
 
     Every attribute with 2 to 12 values, and `given`: the modalities that a sample has. Not the `telling_columns`: where
     a column says the label, each of its slices is a label.
     """
-    columns, telling = _columns(dataset), telling_columns(dataset)
+    columns, telling = _columns(dataset), telling_columns(dataset, output)
     return {name: values for name, values in columns.items() if name not in telling}
 
 
-def telling_columns(dataset: pa.Table) -> list[str]:
-    """Columns that would be slices and give the label away, or nearly: who knows them guesses the label with at most a
+def telling_columns(dataset: pa.Table, output: Output) -> list[str]:
+    """Columns that would be slices and give a label away, or nearly: who knows them guesses the label with at most a
     twentieth of the errors that the most frequent label makes."""
-    rows = zip(dataset["sample_id"].to_pylist(), dataset["label"].to_pylist(), strict=True)
-    labels = {sample: label for sample, label in rows if label is not None}
-    return sorted(name for name, values in _columns(dataset).items() if _tells(values, labels))
+    samples = dataset["sample_id"].to_pylist()
+    answered = [
+        {sample: label for sample, label in zip(samples, labels, strict=True) if label is not None}
+        for _, labels in output.columns(dataset["label"].to_pylist()).values()
+    ]
+    columns = _columns(dataset).items()
+    return sorted(name for name, values in columns if any(_tells(values, labels) for labels in answered))
 
 
 def _tells(values: Mapping[str, str], labels: Mapping[str, str]) -> bool:
@@ -144,13 +148,15 @@ def mean_score(metric: Metric, labels: Sequence[Any], answers: Sequence[Any]) ->
 def coverage(
     metric: Metric, labels: Sequence[Any], answers: Sequence[Answer], thresholds: Sequence[float]
 ) -> list[Coverage]:
-    """What is answered, and what that is worth, where answers below each of the probabilities are withheld."""
-    found = []
+    """What is answered, and what that is worth, where answers below each of the probabilities are withheld; of several
+    answers, those that the metric is of."""
+    found, rows = [], metric.rows(labels)
+    chances = [answer.probability for answer in metric.mine(labels, answers)[1]]
     for least in thresholds:
         # Without a probability nothing is withheld, as when answers are given (`Answer.to_json`).
-        kept = [n for n, a in enumerate(answers) if a.probability is None or a.probability >= least]
+        kept = [n for n, chance in zip(rows, chances, strict=True) if chance is None or chance >= least]
         value = metric.value([labels[n] for n in kept], [answers[n] for n in kept])
-        found.append(Coverage(least=least, rows=len(kept), of=len(labels), value=value))
+        found.append(Coverage(metric=metric.name, least=least, rows=len(kept), of=len(rows), value=value))
     return found
 
 
@@ -160,7 +166,7 @@ def as_answers(table: pa.Table, output: Output) -> pa.Table:
     Where another output answered, its answers are read as this one reads labels; what it cannot read is no answer.
     """
     schema = predictions_schema(output.arrow_type)
-    for name in {"probability", "best"} - set(table.column_names):  # an older model's
+    for name in {"probability", "best", "parts"} - set(table.column_names):  # an older model's
         table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
     for name in ("label", "prediction"):
         if table.schema.field(name).type != output.arrow_type:
@@ -171,6 +177,6 @@ def as_answers(table: pa.Table, output: Output) -> pa.Table:
 
 def _read(value: Any, output: Output) -> Any:
     try:
-        return None if value is None else output.read(str(value))
+        return None if value is None else output.read(value if isinstance(value, str) else json.dumps(value))
     except ValueError:
         return None

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,11 @@ class Metric:
     higher_is_better: bool = True
     over: Callable[[Sequence[Any], Sequence[Answer]], Statistic] | None = None
     of_probabilities: bool = False  # whether answers that say the same with another probability may count otherwise
+    part: str | None = None  # where labels and predictions hold several by name: the one that this is of
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name.endswith(("_low", "_high")) or self.name in _TAKEN:
+        name = self.name.removeprefix(f"{self.part}.")
+        if not name.isidentifier() or name.endswith(("_low", "_high")) or self.name in _TAKEN:
             raise ValueError(
                 f"a metric is called {self.name!r}, expected letters, digits and _, without _low or _high at the end, "
                 f"and none of {', '.join(_TAKEN)}"
@@ -51,6 +53,21 @@ class Metric:
     def words(self) -> str:
         """The name, as sentences have it."""
         return self.name.replace("_", " ")
+
+    def of_part(self, part: str) -> "Metric":
+        """This one, of one of several answers: over the rows that have a label of it."""
+        return replace(self, name=f"{part}.{self.name}", part=part)
+
+    def rows(self, labels: Sequence[Any]) -> list[int]:
+        """The numbers of the rows that it is of."""
+        return [n for n, label in enumerate(labels) if self.part is None or label[self.part] is not None]
+
+    def mine(self, labels: Sequence[Any], answers: Sequence[Any]) -> tuple[list[Any], list[Answer]]:
+        """Labels and answers of those rows, and of its part."""
+        rows, given = self.rows(labels), list(map(Answer.of, answers))
+        if self.part is None:
+            return list(labels), given
+        return [labels[n][self.part] for n in rows], [given[n].part(self.part) for n in rows]
 
     def of(self, label: Any, prediction: Any) -> float:
         """The score of one answer. One that has no finite score (nan, of a model that diverged) is no answer.
@@ -65,7 +82,8 @@ class Metric:
         raise ValueError(f"{self.name} of no answer to {label!r} is {value}, expected what it costs: a finite number")
 
     def scores(self, labels: Sequence[Any], answers: Sequence[Any]) -> np.ndarray:
-        """(rows,) of bool or float64, where rows have scores. Answers are predictions or `Answer`s, here and below."""
+        """(rows,) of bool or float64, where rows have scores. Answers are predictions or `Answer`s, here and below;
+        here and in `statistic` they and the labels are the metric's own (`mine`)."""
         pairs = zip(labels, map(Answer.of, answers), strict=True)
         values = np.array([self.of(label, answer.prediction) for label, answer in pairs])
         return values if values.dtype == bool else values.astype(float)
@@ -79,6 +97,9 @@ class Metric:
 
     def value(self, labels: Sequence[Any], answers: Sequence[Any]) -> float | None:
         """The figure; None where there are no rows, or it cannot be said of these."""
+        return self._value(*self.mine(labels, answers))
+
+    def _value(self, labels: Sequence[Any], answers: Sequence[Any]) -> float | None:
         if len(labels) == 0:
             return None
         if self.over is None:
@@ -88,9 +109,10 @@ class Metric:
 
     def figure(self, labels: Sequence[Any], answers: Sequence[Any], seed: int = 0) -> Figure:
         """The figure with its 95 % interval; `seed` is the bootstrap's."""
+        labels, answers = self.mine(labels, answers)
         if self.over is None:
             return mean_figure(self.scores(labels, answers), seed)
-        if (value := self.value(labels, answers)) is None:
+        if (value := self._value(labels, answers)) is None:
             return Figure()
         statistic = self.statistic(labels, answers)
         drawn = np.concatenate([statistic(counts) for counts in resampled_counts(len(labels), _RESAMPLES, seed)])

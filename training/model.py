@@ -26,7 +26,7 @@ from training.layers import AttentionPool, ModelShape
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
-from training.outputs.base import AnsweringModel
+from training.outputs.base import Asked
 from training.readings import AveragedModel, Readings
 from training.records import Answer
 
@@ -240,8 +240,8 @@ class FusionModel(PreTrainedModel):
         self, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, shuffle: Tensor | None = None
     ) -> list[Answer]:
         """The same, with their probabilities."""
-        model, sequence, readings = self._asked(batch, shuffle)
-        answers = self.output.scored_answers(model, *sequence, tokenizer)
+        asked, readings = self._asked(batch, tokenizer, shuffle)
+        answers = self.output.scored_answers(asked)
         return answers if readings is None else [answers[n] for n in readings.first_B.tolist()]
 
     @torch.inference_mode()
@@ -253,24 +253,24 @@ class FusionModel(PreTrainedModel):
         temperatures: Sequence[float],
     ) -> Tensor:
         """How unlikely the labels of a batch are by each temperature (G, B): `Output.surprises`."""
-        model, sequence, readings = self._asked(batch)
+        asked, readings = self._asked(batch, tokenizer)
         if readings is None:
-            return self.output.surprises(model, *sequence, tokenizer, labels, temperatures)
+            return self.output.surprises(asked, labels, temperatures)
         read = [labels[n] for n in readings.rows_R.tolist()]
-        return self.output.surprises(model, *sequence, tokenizer, read, temperatures)[:, readings.first_B]
+        return self.output.surprises(asked, read, temperatures)[..., readings.first_B]
 
     def _asked(
-        self, batch: dict[str, Tensor], shuffle: Tensor | None = None
-    ) -> tuple[AnsweringModel, tuple[Tensor, Tensor], Readings | None]:
-        """Who answers a batch, and the embeddings and mask of what it reads: of each row, or of each reading."""
+        self, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, shuffle: Tensor | None = None
+    ) -> tuple[Asked, Readings | None]:
+        """What answers a batch: of each row, or of each reading."""
         batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name != "labels"}
         tokens_BNTD, mask_BNT = _taken(shuffle, *self.encode(**batch))
         prompt = batch.get("prompt_ids"), batch.get("prompt_mask")
         if self.fusion.late:
             readings, sequence = self.alone(tokens_BNTD, mask_BNT, *prompt)
-            return AveragedModel(self, readings), sequence, readings
+            return Asked(AveragedModel(self, readings), *sequence, tokenizer), readings
         x_m = self.fuse(tokens_BNTD, mask_BNT)
-        return self, self.context(x_m, *prompt, self.fusion.soft_mask(mask_BNT)), None
+        return Asked(self, *self.context(x_m, *prompt, self.fusion.soft_mask(mask_BNT)), tokenizer), None
 
 
 def _taken(rows: Tensor | None, *tensors: Any) -> tuple[Any, ...]:

@@ -100,11 +100,15 @@ def _signature(run: RunSpec) -> Any:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array, Object, Property
 
-    answer = column_type(OUTPUTS.make(run.model.output, {}).arrow_type)
-    columns: dict[str, Any] = {"prediction": answer, "model_version": DataType.string}
-    columns |= {"dataset_fingerprint": DataType.string, "probability": DataType.double, "abstained": DataType.boolean}
+    output = OUTPUTS.make(run.model.output, {})
+    columns: dict[str, Any] = {"model_version": DataType.string, "dataset_fingerprint": DataType.string}
     best = Property("answer", DataType.string), Property("probability", DataType.double)
-    columns["best"] = Array(Object(list(best)))
+    said = {"probability": DataType.double, "abstained": DataType.boolean, "best": Array(Object(list(best)))}
+    columns = {"prediction": column_type(output.arrow_type), **columns, **said}
+    if output.members:
+        parts = {name: {"prediction": column_type(part.arrow_type), **said} for name, part in output.members.items()}
+        each = {name: [Property(n, kind, required=False) for n, kind in of.items()] for name, of in parts.items()}
+        columns["outputs"] = Object([Property(name, Object(properties)) for name, properties in each.items()])
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, name, required=False) for name in MODALITIES]),
         outputs=Schema([ColSpec(kind, name) for name, kind in columns.items()]),
@@ -118,8 +122,10 @@ def column_type(answer: pa.DataType) -> Any:
         ValueError: it has none.
     """
     from mlflow.types import DataType
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import Array, Object, Property
 
+    if pa.types.is_struct(answer):
+        return Object([Property(part.name, column_type(part.type), required=False) for part in answer])
     if pa.types.is_list(answer):
         return Array(column_type(answer.value_type))
     names = {
@@ -131,7 +137,8 @@ def column_type(answer: pa.DataType) -> Any:
     }
     if answer not in names:
         raise ValueError(
-            f"the output's arrow_type is {answer}, expected {', '.join(map(str, names))}, or a list of one"
+            f"the output's arrow_type is {answer}, expected {', '.join(map(str, names))}, a list of "
+            "one, or a struct of them"
         )
     return names[answer]
 

@@ -24,7 +24,7 @@ def prediction_table(spec: JobSpec, predictions: pa.Table, run: RunSpec) -> dict
     Args:
         predictions: `training.schema.predictions_schema`; of those with all inputs the first thousand are taken.
     """
-    metric = OUTPUTS.load(run.model.output.kind).metrics[0]
+    metric = OUTPUTS.make(run.model.output, {}).metric()
     rows = predictions.filter(pc.equal(predictions["subset"], subset_name(run.keep))).slice(0, _ROWS).to_pylist()
     given = _inputs(spec, [row["sample_id"] for row in rows])
     table: dict[str, list[Any]] = {"sample_id": [row["sample_id"] for row in rows]}

@@ -19,18 +19,31 @@ class Answer:
     prediction: Any  # in the output's type; None: none
     probability: float | None = None  # that it is right, calibrated on validation rows; None: not known
     best: tuple[tuple[str, float], ...] = ()  # the most probable answers and their probabilities, the best first
+    parts: Mapping[str, "Answer"] = field(default_factory=dict)  # of an output of several: each one's, by name
+
+    def part(self, name: str) -> "Answer":
+        """Of several answers, the one of that name, though its probability be not known."""
+        return self.parts.get(name) or Answer((self.prediction or {}).get(name))
 
     def best_rows(self, most: int | None = None) -> list[dict[str, Any]]:
         """`best` as tables and JSON hold it (`training.schema.BEST`)."""
         return [{"answer": answer, "probability": chance} for answer, chance in self.best[:most]]
 
+    def part_rows(self) -> list[dict[str, Any]]:
+        """`parts` as tables hold them (`training.schema.PARTS`): what each prediction is stands in the whole."""
+        named = self.parts.items()
+        return [{"output": n, "probability": part.probability, "best": part.best_rows()} for n, part in named]
+
     def to_json(self, abstain_below: float = 0.0, best: int = 5) -> dict[str, Any]:
         """As users get it; as many digits as batches of other rows leave alone.
 
         Args:
-            abstain_below: of a probability below it the prediction is null, and `abstained` true.
+            abstain_below: of a probability below it the prediction is null, and `abstained` true. Of several answers
+                each has its own, in `outputs`, and is withheld by itself; the whole has abstained where one has.
             best: how many of these.
         """
+        if self.parts:
+            return self._several(abstain_below, best)
         abstained = self.probability is not None and self.probability < abstain_below
         shown = [{**row, "probability": round(row["probability"], _DIGITS)} for row in self.best_rows(best)]
         return {
@@ -39,6 +52,13 @@ class Answer:
             "abstained": abstained,
             "best": shown,
         }
+
+    def _several(self, abstain_below: float, best: int) -> dict[str, Any]:
+        whole = Answer(None, self.probability).to_json()
+        outputs = {name: part.to_json(abstain_below, best) for name, part in self.parts.items()}
+        whole["prediction"] = {name: part["prediction"] for name, part in outputs.items()}
+        whole["abstained"] = any(part["abstained"] for part in outputs.values())
+        return {**whole, "outputs": outputs}
 
     @classmethod
     def of(cls, answer: Any) -> "Answer":
@@ -49,7 +69,9 @@ class Answer:
     def from_row(cls, row: Mapping[str, Any]) -> "Answer":
         """Of a row of predictions; those of older models have no probabilities."""
         best = tuple((entry["answer"], entry["probability"]) for entry in row.get("best") or ())
-        return cls(row["prediction"], row.get("probability"), best)
+        told, said = row.get("parts") or (), row["prediction"] or {}
+        parts = {part["output"]: cls.from_row({**part, "prediction": said.get(part["output"])}) for part in told}
+        return cls(row["prediction"], row.get("probability"), best, parts)
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,7 @@ class EvaluationRow:
 class Coverage:
     """What a model is worth where it only gives answers that are probable enough."""
 
+    metric: str  # its name
     least: float  # probability
     rows: int  # that are answered then ...
     of: int  # ... of so many

@@ -35,12 +35,14 @@ def evaluate(
     labels = {row["sample_id"]: output.read(row["label"]) for row in test.to_pylist() if row["label"] is not None}
     usual = output.constant([output.read(label) for label in task.train.labels if label is not None])
     predictions = predict_subsets(task, trained, rows, run.keep)
-    measured = measure(predictions, run.keep, output, slices(test), labels, usual)
+    measured = measure(predictions, run.keep, output, slices(test, output), labels, usual)
     subsets = [row for row in measured if row.slice is None]
     metrics = headline(measured)
     majority = mean_score(metric, list(labels.values()), [usual] * len(labels))
     if not run.is_baseline:
         answered = predictions.filter(pc.equal(predictions["subset"], subset_name(run.keep)))
+        whole = list(labels.values())
+        metrics |= {f"majority_{m.name}": m.value(whole, [usual] * len(whole)) for m in output.headlines}
         metrics |= {f"majority_{metric.name}": majority} | _shuffled(task, trained, rows, answered)
     folder.mkdir()
     pq.write_table(predictions, folder / "predictions.parquet")
@@ -91,6 +93,7 @@ def predict_subsets(task: TrainingTask, trained: Trained, rows: SampleDataset, i
             "prediction": [answer.prediction for answer in answers],
             "probability": [answer.probability for answer in answers],
             "best": [answer.best_rows() for answer in answers],
+            "parts": [answer.part_rows() for answer in answers],
         }
         tables.append(pa.table(columns, schema))
     return pa.concat_tables(tables)

@@ -109,6 +109,8 @@ DATASET = _schema(
 
 # The most probable answers, the best first.
 BEST = pa.list_(pa.struct([("answer", _STRING), ("probability", pa.float64())]))
+# Where several answer at once: what is known of each one's answer.
+PARTS = pa.list_(pa.struct([("output", _STRING), ("probability", pa.float64()), ("best", BEST)]))
 
 
 def predictions_schema(answer: pa.DataType) -> pa.Schema:
@@ -118,7 +120,7 @@ def predictions_schema(answer: pa.DataType) -> pa.Schema:
         answer: type of label and prediction (`training.outputs.base.Output.arrow_type`).
     """
     columns = {"sample_id": _STRING, "subset": _STRING, "label": answer, "prediction": answer}
-    return _schema(**columns, probability=pa.float64(), best=BEST)
+    return _schema(**columns, probability=pa.float64(), best=BEST, parts=PARTS)
 
 
 MAJORITY = "majority"  # in the place of a subset: the one answer that is best whatever the inputs

@@ -4,7 +4,8 @@
 
 MODEL is a bundle (config.json, model.safetensors, processor.json, tokenizer) or the folder of a logged model that
 holds one. ROWS is Parquet with sample_id and label (may be null or absent), text (string), image and speech (binary,
-as files); ANSWERS becomes Parquet with sample_id, label, prediction, error, probability, best (`training.schema.BEST`).
+as files); ANSWERS becomes Parquet with sample_id, label, prediction, error, probability, best (`training.schema.BEST`),
+parts (`training.schema.PARTS`).
 Two versions bring two packages called `training`, so they are never loaded in one process: `score_command` says how to
 start one.
 """
@@ -27,7 +28,7 @@ from training.guard import guarded
 from training.media import MediaError
 from training.processor import Processor
 from training.records import Answer
-from training.schema import BEST
+from training.schema import BEST, PARTS
 
 _BATCH = 64  # rows that are decoded and answered together
 
@@ -36,7 +37,7 @@ def answers_schema(answer: pa.DataType) -> pa.Schema:
     """Of ANSWERS; label and prediction have the output's type (`training.outputs.base.Output.arrow_type`)."""
     string = pa.string()
     columns = {"sample_id": string, "label": answer, "prediction": answer, "error": string}
-    return pa.schema({**columns, "probability": pa.float64(), "best": BEST})
+    return pa.schema({**columns, "probability": pa.float64(), "best": BEST, "parts": PARTS})
 
 
 class Answerer:
@@ -125,7 +126,7 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[
             results[number]["error"] = str(error)
     for number, answer in zip(read, answerer(list(read.values())), strict=True):
         results[number] |= {"prediction": answer.prediction, "probability": answer.probability}
-        results[number]["best"] = answer.best_rows()
+        results[number] |= {"best": answer.best_rows(), "parts": answer.part_rows()}
     return results
 
 

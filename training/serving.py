@@ -7,7 +7,8 @@ Input (`dataframe_records` or `dataframe_split`): optional string columns text, 
 (standard or URL-safe, or a data: URL). Null, NaN, "" and a missing column mean: not given. Output: prediction,
 model_version (null where the model was not fetched as a version), dataset_fingerprint; probability (that the prediction
 is right; null where the output has none), abstained (true: the probability is below `abstain_below`, and the prediction
-null), best (the most probable answers, each with its probability). What cannot be understood is
+null), best (the most probable answers, each with its probability); of a model that gives several answers at once also
+outputs, where each has these four of its own. What cannot be understood is
 INVALID_PARAMETER_VALUE, HTTP status 400, and names row (from 0) and column. `model_config` (a server takes it from the
 environment's SERVING_MODEL_CONFIG, as JSON) bounds a request: max_rows, max_bytes, max_pixels, max_seconds,
 max_characters; the limits of the model's processor hold as well. `abstain_below` and `best`, how many, are there, too.
@@ -61,7 +62,8 @@ class ServedModel(PythonModel):
             raise _invalid(f"no column is one of {', '.join(MODALITIES)}: give at least one")
         records = zip(*(model_input[m].tolist() for m in given), strict=True)
         rows = [self.read(dict(zip(given, record, strict=True)), number) for number, record in enumerate(records)]
-        return pd.DataFrame(self.answer(rows), columns=list(OUTPUTS))
+        several = ["outputs"] if self.answerer.output.members else []
+        return pd.DataFrame(self.answer(rows), columns=[*OUTPUTS, *several])
 
     # The two steps of `predict`, by which a server answers many requests together (`orchestration.serving`, which is
     # another version's: what it uses stays).
@@ -76,7 +78,7 @@ class ServedModel(PythonModel):
             raise _invalid(f"row {number}, column {error}") from error
 
     def answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """OUTPUTS of each row that `read` gave."""
+        """OUTPUTS of each row that `read` gave, and `outputs` where several answer."""
         origin = {"model_version": self.version, "dataset_fingerprint": self.dataset_fingerprint}
         return [{**answer.to_json(self.abstain_below, self.best), **origin} for answer in self.answerer(rows)]
 

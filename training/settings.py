@@ -6,7 +6,7 @@ pydantic, which runs the same checks and names the key path.
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Literal
 
 from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, Choice, Family
@@ -54,6 +54,8 @@ class ModelSettings:
     fusion: Choice = field(default_factory=lambda: Choice("attention"))
     llm: str = "tiny"  # "tiny" (trained from scratch), or a Hugging Face name or local folder of a causal LM
     output: Choice = field(default_factory=lambda: Choice("text"))
+    # Column -> kind, in the place of `output`: several answers at once (`training.outputs.several`).
+    outputs: InitVar[dict[str, Any] | None] = None
     width: int = 96  # of encoders, fusion and the tiny language model
     layers: int = 3  # of the tiny language model
     heads: int = 4
@@ -65,8 +67,11 @@ class ModelSettings:
     # An answer that is less probable than that is not given, and says so. Trains nothing anew.
     abstain_below: float = 0.0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, outputs: dict[str, Any] | None) -> None:
         choose(self, "fusion", FUSIONS)
+        if outputs is not None:
+            check(self.output == Choice("text"), "output", str(self.output), "nothing beside outputs")
+            object.__setattr__(self, "output", {"kind": "several", "outputs": outputs})
         choose(self, "output", OUTPUTS)
         for name in ("width", "layers", "heads", "tokens", "max_new_tokens"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")

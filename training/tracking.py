@@ -116,7 +116,7 @@ def _snapshot(spec: JobSpec) -> Any:
 def provenance(spec: JobSpec, run: RunSpec) -> dict[str, str]:
     """What run and registered version say about where they come from."""
     fingerprints = {"training_fingerprint": run.fingerprint, "dataset_fingerprint": spec.dataset}
-    metric = OUTPUTS.load(run.model.output.kind).metrics[0].name
+    metric = OUTPUTS.make(run.model.output, {}).metric().name
     return {**spec.tags, **fingerprints, "role": run.name, "metric": metric, "dataset_version": str(spec.version)}
 
 

@@ -58,7 +58,7 @@ class Trainer(transformers.Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The output's own loss, and of the answers its first metric and those that are watched."""
+        """The output's own loss, and of the answers its headlines and the metrics that are watched."""
         rows = self.eval_dataset
         assert isinstance(rows, SampleDataset)
         model = self.accelerator.unwrap_model(self.model)
@@ -70,7 +70,7 @@ class Trainer(transformers.Trainer):
             answers += model.scored_answers(batch, self.tokenizer)
         labels = [model.output.read(label) for label in rows.labels]
         metrics = {"eval_loss": float(np.mean(losses))}
-        for metric in dict.fromkeys([model.output.metrics[0], *self.watched]):
+        for metric in dict.fromkeys([*model.output.headlines, *self.watched]):
             metrics[f"eval_{metric.name}"] = mean_score(metric, labels, answers)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

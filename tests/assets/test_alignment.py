@@ -199,6 +199,14 @@ def test_source_without_a_column_of_links_is_an_error(tmp_path: Path) -> None:
 # Keys
 
 
+def test_several_labels_are_one_object_without_those_that_a_row_lacks() -> None:
+    cells = {"1": {"drink": "tea", "price": "3", "more": "x"}, "2": {"drink": "", "price": "4.50"}, "3": {"drink": ""}}
+    rows = aligned(manifest_of(items(IMAGES, cells)), AlignSettings(label=("drink", "price"))).samples.to_pylist()
+    assert [row["label"] for row in rows] == ['{"drink": "tea", "price": "3"}', '{"price": "4.50"}', None]
+    assert [row["split"] == "unlabelled" for row in rows] == [False, False, True]
+    assert [row["attributes"] for row in rows] == ['{"more": "x"}', "{}", "{}"], "what is answered is no attribute"
+
+
 def test_keys() -> None:
     manifest = manifest_of(
         items(IMAGES, {"1": {"label": "one"}, "2": {"label": ""}, "bad": {}, "4": {}}),

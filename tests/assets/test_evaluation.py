@@ -93,12 +93,14 @@ def test_numbers_are_flat_and_without_what_was_not_measured() -> None:
 
 def test_what_is_withheld_is_told_with_its_rows() -> None:
     lines = [
-        Coverage(least=least, rows=rows, of=94, value=value) for least, rows, value in ((0.0, 94, 0.8), (0.9, 0, None))
+        Coverage(metric="accuracy", least=least, rows=rows, of=94, value=value)
+        for least, rows, value in ((0.0, 94, 0.8), (0.9, 0, None))
     ]
-    assert coverage_words(None, ACCURACY) == []
-    assert coverage_words(lines[0], ACCURACY) == [
+    assert coverage_words([]) == []
+    first, second = coverage_words(lines)
+    assert first == (
         "it answers 94 of 94 rows with a probability of at least 0 (model.abstain_below), accuracy 0.800 there"
-    ]
-    assert coverage_words(lines[1], ACCURACY)[0].endswith("a probability of at least 0.9 (model.abstain_below)")
-    table = str(coverage_table(lines, ACCURACY).value).splitlines()
-    assert table[2:] == ["| 0 | 94 | 1.000 | 0.800 |", "| 0.9 | 0 | 0.000 |  |"]
+    )
+    assert second.endswith("a probability of at least 0.9 (model.abstain_below)")
+    table = str(coverage_table(lines).value).splitlines()
+    assert table[2:] == ["| 0 | 94 | 1.000 | accuracy | 0.800 |", "| 0.9 | 0 | 0.000 | accuracy |  |"]

@@ -1,6 +1,7 @@
 """What is told of items, keys and labels: the right counts, examples and advice, and nothing where all is well."""
 
 import csv
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from assets.alignment import Alignment, align
 from assets.findings import Finding
 from assets.joins.matching import unmatched
-from assets.labels import disputed_inputs, label_findings, label_table
+from assets.labels import disputed_inputs, label_findings, label_rows, label_table
 from assets.scan import scan
 from assets.settings import AlignSettings, Project
 from assets.source_settings import SourceSettings
@@ -244,6 +245,22 @@ def test_a_key_of_several_items_with_several_labels_is_told(tmp_path):
     rows = [{"sample_id": f"k#0000000{n}", "label": "xy"[n % 2], "split": "train"} for n in range(4)]
     found = {f.code: f.message for f in label_findings(pa.Table.from_pylist(rows, SAMPLES), made("class"))}
     assert found["conflicting_labels"] == "1 key of several items with several labels: 'k': 'x', 'y'"
+
+
+def test_of_several_labels_each_is_told_by_its_column():
+    model = ModelSettings(outputs={"kind": "class", "price": "number"})
+    project = Project(name="x", sources=(NOTES,), align=AlignSettings(), model=model)
+    labels = [{"kind": "cat", "price": "3"}, {"kind": "Cat", "price": "much"}, {"price": "4"}, {"kind": "dog"}] * 2
+    rows = [{"sample_id": str(n), "label": json.dumps(x), "split": "train"} for n, x in enumerate(labels)]
+    samples = pa.Table.from_pylist(rows, SAMPLES)
+    found = [(f.code, f.message) for f in label_findings(samples, project)]
+    assert [code for code, _ in found] == ["unlabelled", "labels_alike", "unlabelled", "doubtful_label"]
+    assert found[0][1].startswith("kind: 2 of 8 samples have no label (column 'kind')")
+    assert found[3][1].startswith(
+        "price: 1 label of 2 rows can hardly be an answer: 'much' cannot be read: it is no number"
+    )
+    table = label_table(label_rows(samples, project.make_output())).to_pylist()
+    assert {row["label"]: row["train"] for row in table}["kind: cat"] == 2 and len(table) == 6
 
 
 def test_labels_are_counted_by_split():

@@ -271,6 +271,27 @@ def test_the_gates_metric_is_one_of_the_outputs(tmp_path):
         load(path, ["promotion.metric=auroc"])
 
 
+def test_several_outputs_name_the_columns_that_are_answered(tmp_path):
+    path = write(tmp_path, GOOD)
+    outputs = "model.outputs={drink: class, price: number}"
+    project = load(path, [outputs, "align.label=null", "promotion.metric=price.mae"])
+    assert project.align.labels == ("drink", "price") and list(project.make_output().members) == ["drink", "price"]
+    with pytest.raises(
+        ProjectError, match=r"align.label is 'answer', expected nothing beside model.outputs, which names"
+    ):
+        load(path, [outputs, "align.label=answer"])
+    with pytest.raises(ProjectError, match=r"outputs.note is 'text', expected one of class, multi_label, number"):
+        load(path, ["model.outputs={note: text}", "align.label=null"])
+    with pytest.raises(ProjectError, match=r"output is 'class', expected nothing beside outputs"):
+        load(path, [outputs, "model.output=class"])
+    with pytest.raises(ProjectError, match=r"outputs is {}, expected column: kind, at least one"):
+        load(path, ["model.output=several"])
+    with pytest.raises(
+        ProjectError, match=r"align.label is \('a', 'b'\), expected one column; name an output for each"
+    ):
+        load(path, ["align.label=[a, b]"])
+
+
 def test_only_answers_with_a_probability_can_be_withheld(tmp_path, own_path):
     path = write(tmp_path, GOOD)
     assert load(path, ["model.abstain_below=0.6"]).model.abstain_below == 0.6

@@ -3,6 +3,7 @@ one throw-away kind of each family, in a module of a user's own."""
 
 import base64
 import itertools
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from training.catalog import OUTPUTS, Choice
 from training.features import FeatureSettings
 from training.settings import MediaLimits, ModelSettings, TrainingSettings
 from training.spec import JobSpec, RunSpec, plan_runs
@@ -106,8 +108,8 @@ class OwnOutput(Output):
     def loss(self, logits, targets, smoothing=0.0):
         return nn.functional.mse_loss(logits.float(), targets)
 
-    def answers(self, model, embeddings, mask, tokenizer):
-        return self.logits(model, embeddings, mask, None).tolist()
+    def answers(self, asked):
+        return self.logits(asked.model, asked.embeddings_BSD, asked.mask_BS, None).tolist()
 
     def constant(self, labels):
         return sum(labels) / len(labels)
@@ -170,11 +172,25 @@ def make_model(tokenizer: Any) -> Callable[..., Any]:
 
     def make(rows: list[dict[str, Any]], **settings: Any) -> tuple[Any, dict[str, Any]]:
         torch.manual_seed(0)
-        model = build_model(replace(MODEL, **settings), FEATURES, tokenizer, MODALITIES, ["7", "9"])
+        chosen = replace(MODEL, **settings)
+        labels = [label_of(chosen.output, label) for label in ("7", "9")]
+        model = build_model(chosen, FEATURES, tokenizer, MODALITIES, labels)
         collator = make_collator(model, tokenizer, FEATURES)
+        rows = [row | {"label": label_of(chosen.output, row["label"])} for row in rows]
         return model, replace(collator, targets=partial(model.output.targets, tokenizer=tokenizer))(rows)
 
     return make
+
+
+def label_of(output: Choice, label: str) -> str:
+    """The label as the output reads it: where it is several, of each of them; what is an object already stays."""
+    members = OUTPUTS.make(output, {}).members
+    return json.dumps(dict.fromkeys(members, label)) if members and not label.startswith("{") else label
+
+
+@pytest.fixture(name="label_of", scope="session")
+def label_of_fixture() -> Callable[[Choice, str], str]:
+    return label_of
 
 
 def save_bundle(folder: Path, modalities: tuple[str, ...] = MODALITIES, **settings: Any) -> Path:

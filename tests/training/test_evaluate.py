@@ -179,7 +179,10 @@ def test_columns_with_few_values_become_slices() -> None:
         }
         for n in range(30)
     ]
-    result = slices(pa.Table.from_pylist([*rows, {"sample_id": "bare", "attributes": None, "text_id": "t"}], DATASET))
+    result = slices(
+        pa.Table.from_pylist([*rows, {"sample_id": "bare", "attributes": None, "text_id": "t"}], DATASET),
+        TextOutput({}),
+    )
     assert set(result) == {"kind", "given"}
     assert result["given"]["s0"] == "text" and result["given"]["s1"] == "text+image" and "bare" not in result["kind"]
 
@@ -197,10 +200,10 @@ def test_columns_that_give_the_label_away_are_no_slices() -> None:
     ]
     unlabelled = {"sample_id": "bare", "text_id": "t", "attributes": json.dumps({"code": "c0"})}
     dataset = pa.Table.from_pylist([*rows, unlabelled], DATASET)
-    assert telling_columns(dataset) == ["code", "finding"]
-    assert set(slices(dataset)) == {"half", "kind", "same_twice"}
+    assert telling_columns(dataset, TextOutput({})) == ["code", "finding"]
+    assert set(slices(dataset, TextOutput({}))) == {"half", "kind", "same_twice"}
     alike = pa.Table.from_pylist([row | {"label": "a"} for row in rows], DATASET)
-    assert telling_columns(alike) == [], "of one label nothing can be given away"
+    assert telling_columns(alike, TextOutput({})) == [], "of one label nothing can be given away"
 
 
 @pytest.mark.parametrize(

@@ -15,20 +15,28 @@ import torch
 from training.catalog import OUTPUTS, Choice
 from training.model import FusionModel
 
-KINDS = [*OUTPUTS.names(), "own_kinds:OwnOutput"]
+SEVERAL = {"kind": "several", "outputs": {"sign": "class", "size": "number", "all tags": "multi_label"}}
+KINDS = [*(SEVERAL if kind == "several" else kind for kind in OUTPUTS.names()), "own_kinds:OwnOutput"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest, own_kinds: Path) -> str:
+@pytest.fixture(params=KINDS, ids=str)
+def kind(request: pytest.FixtureRequest, own_kinds: Path) -> Any:
     return request.param
 
 
-def fitted(kind: str, tokenizer: Any) -> Any:
+@pytest.fixture
+def labels(kind: Any, label_of: Callable[..., str]) -> tuple[str, str]:
+    """7 and 9 as the kind reads them."""
+    return label_of(OUTPUTS.choose(kind), "7"), label_of(OUTPUTS.choose(kind), "9")
+
+
+def fitted(kind: Any, tokenizer: Any, seven: str, nine: str) -> Any:
     from training.settings import ModelSettings
 
     choice = OUTPUTS.choose(kind)
-    return OUTPUTS.make(choice, OUTPUTS.make(choice, {}).fit(["7", "9", "7"], tokenizer, ModelSettings(output=choice)))
+    learned = OUTPUTS.make(choice, {}).fit([seven, nine, seven], tokenizer, ModelSettings(output=choice))
+    return OUTPUTS.make(choice, learned)
 
 
 def test_ours_are_checked_without_torch() -> None:
@@ -38,30 +46,31 @@ def test_ours_are_checked_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_labels_are_read_as_the_type_that_tables_hold(kind: str, tokenizer: Any) -> None:
-    output = fitted(kind, tokenizer)
-    values = [output.read(label) for label in ("7", "9")]
+def test_labels_are_read_as_the_type_that_tables_hold(kind: Any, labels: Any, tokenizer: Any) -> None:
+    output = fitted(kind, tokenizer, *labels)
+    values = [output.read(label) for label in labels]
     assert pa.array(values, output.arrow_type).to_pylist() == values
     assert pa.array([output.constant([*values, values[0]])], output.arrow_type).null_count == 0
 
 
-def test_the_right_answer_is_the_best_and_none_the_worst(kind: str, tokenizer: Any) -> None:
-    output = fitted(kind, tokenizer)
-    right, wrong = output.read("7"), output.read("9")
+def test_the_right_answer_is_the_best_and_none_the_worst(kind: Any, labels: Any, tokenizer: Any) -> None:
+    output = fitted(kind, tokenizer, *labels)
+    right, wrong = map(output.read, labels)
     for metric in output.metrics:
-        sign, labels = 1 if metric.higher_is_better else -1, [right, wrong] * 4
+        sign, given = 1 if metric.higher_is_better else -1, [right, wrong] * 4
         said = ([right, wrong] * 4, [right, right] * 4, [wrong, right] * 4, [None] * 8)
-        best, half, wrongs, nothing = (sign * metric.value(labels, answers) for answers in said)
+        best, half, wrongs, nothing = (sign * metric.value(given, answers) for answers in said)
         assert best > half >= wrongs
         assert best > nothing <= wrongs or metric.of_probabilities, "who says nothing claims nothing"
     figures = output.figures([right, wrong] * 4, [right, right] * 4)
     assert list(figures)[: len(output.metrics)] == [metric.name for metric in output.metrics]
-    for figure in figures.values():
+    for metric in output.metrics:
+        figure = figures[metric.name]
         assert figure.low <= figure.value <= figure.high
     assert output.metric() is output.metrics[0] is output.metric(output.metrics[0].name)
 
 
-def test_gradients_reach_every_parameter(kind: str, rows: Any, make_model: Callable[..., Any]) -> None:
+def test_gradients_reach_every_parameter(kind: Any, rows: Any, make_model: Callable[..., Any]) -> None:
     model, _ = make_model(rows, output=kind)
     model.train()
     waiting = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -79,9 +88,9 @@ def test_gradients_reach_every_parameter(kind: str, rows: Any, make_model: Calla
 
 
 def test_training_on_the_targets_brings_the_answers_nearer(
-    kind: str, rows: Any, make_model: Callable[..., Any], tokenizer: Any
+    kind: Any, labels: Any, rows: Any, make_model: Callable[..., Any], tokenizer: Any
 ) -> None:
-    rows = [rows[0] | {"label": "9"}, rows[1] | {"label": "7"}]
+    rows = [rows[0] | {"label": labels[1]}, rows[1] | {"label": labels[0]}]
     model, batch = make_model(rows, output=kind)
     model.eval()
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
@@ -97,17 +106,18 @@ def test_training_on_the_targets_brings_the_answers_nearer(
 
 
 def test_a_row_is_answered_alone_as_in_a_batch(
-    kind: str, rows: Any, make_model: Callable[..., Any], tokenizer: Any
+    kind: Any, rows: Any, make_model: Callable[..., Any], tokenizer: Any
 ) -> None:
     model, batch = make_model(rows, output=kind)
     together = model.eval().answer(batch, tokenizer)
     for row, answer in zip(rows, together, strict=True):
         alone = model.answer(make_model([row], output=kind)[1], tokenizer)
-        assert alone == [answer] or alone == pytest.approx([answer], abs=1e-4)
+        for a, b in zip(*map(by_name, (alone[0], answer)), strict=True):
+            assert a == b or a == pytest.approx(b, abs=1e-4)
 
 
 def test_a_saved_model_answers_the_same(
-    kind: str, rows: Any, make_model: Callable[..., Any], tokenizer: Any, tmp_path: Path
+    kind: Any, rows: Any, make_model: Callable[..., Any], tokenizer: Any, tmp_path: Path
 ) -> None:
     model, batch = make_model(rows, output=kind)
     model.eval().save_pretrained(tmp_path)
@@ -116,16 +126,22 @@ def test_a_saved_model_answers_the_same(
     torch.testing.assert_close(loaded(**batch).loss, model(**batch).loss)
 
 
+def by_name(answer: Any) -> list[Any]:
+    return list(answer.values()) if isinstance(answer, dict) else [answer]
+
+
 def begin(paths: list[str]) -> None:
     sys.path[:] = paths
 
 
-def test_all_can_be_sent_to_a_worker(own_kinds: Path, tokenizer: Any) -> None:
-    outputs = [fitted(kind, tokenizer) for kind in KINDS]
+def test_all_can_be_sent_to_a_worker(own_kinds: Path, tokenizer: Any, label_of: Callable[..., str]) -> None:
+    labels = [[label_of(OUTPUTS.choose(kind), label) for label in "79"] for kind in KINDS]
+    outputs = [fitted(kind, tokenizer, *of) for kind, of in zip(KINDS, labels, strict=True)]
+    asked = list(zip(outputs, labels, strict=True))
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin, (sys.path,)) as pool:
-        there = [pool.submit(type(output).targets, output, ["9", "7"], tokenizer).result() for output in outputs]
-    for output, targets in zip(outputs, there, strict=True):
-        assert torch.equal(targets, output.targets(["9", "7"], tokenizer))
+        there = [pool.submit(type(output).targets, output, of, tokenizer).result() for output, of in asked]
+    for (output, of), targets in zip(asked, there, strict=True):
+        assert torch.equal(targets, output.targets(of, tokenizer))
 
 
 @pytest.mark.parametrize(
@@ -133,8 +149,13 @@ def test_all_can_be_sent_to_a_worker(own_kinds: Path, tokenizer: Any) -> None:
     [
         (
             "txt",
-            "expected one of text, class, multi_label, number, or your own as module:Class; did you mean text",
+            "expected one of text, class, multi_label, number, several, or your own as module:Class; did you mean text",
         ),
+        (
+            {"kind": "several", "outputs": {"note": "text"}},
+            "outputs.note is 'text', expected one of class, multi_label, number: others stand alone",
+        ),
+        ({"kind": "several", "outputs": {"a/b": "class"}}, "outputs is 'a/b', expected the name of a column"),
         (
             {"kind": "class", "weights": "equal"},
             "output class: weights is 'equal': input should be 'none' or 'balanced'",

@@ -74,10 +74,10 @@ def test_a_text_is_as_probable_as_its_tokens_together(
         model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 4
     model = with_temperature(model, temperature).eval()
     answers = model.scored_answers(batch, tokenizer)
-    who, (embeddings, mask), readings = model._asked(batch)
-    ids = who.llm.generate(
-        inputs_embeds=embeddings,
-        attention_mask=mask.long(),
+    asked, readings = model._asked(batch, tokenizer)
+    ids = asked.model.llm.generate(
+        inputs_embeds=asked.embeddings_BSD,
+        attention_mask=asked.mask_BS.long(),
         do_sample=False,
         max_new_tokens=model.config.max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,

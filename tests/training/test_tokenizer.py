@@ -14,6 +14,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from training.data import Collator
 from training.features import FeatureSettings
 from training.featurizers.tokens import TokensFeaturizer, TokensOptions
+from training.outputs.base import Asked
 from training.outputs.text import TextOutput
 from training.tokenizer import encode, fit_tokenizer
 
@@ -99,7 +100,7 @@ def test_prompts_and_answers_that_spell_control_tokens_come_back(make: Callable[
             return torch.tensor([written])
 
         network = SimpleNamespace(llm=SimpleNamespace(generate=generate), config=SimpleNamespace(max_new_tokens=200))
-        (answered,) = TextOutput({}).answers(network, targets, targets != -100, tokenizer)
+        (answered,) = TextOutput({}).answers(Asked(network, targets, targets != -100, tokenizer))
         assert answered == label
 
 

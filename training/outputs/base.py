@@ -1,6 +1,8 @@
 """The contract of an output: everything that depends on what a model's answer is."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
@@ -29,6 +31,16 @@ class AnsweringModel(Protocol):
         """What the language model says of a padded sequence; `options` are its forward's."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What an answer is made of: B rows as the language model reads them, padded on the left, and who reads them."""
+
+    model: AnsweringModel
+    embeddings_BSD: "Tensor"
+    mask_BS: "Tensor"
+    tokenizer: "PreTrainedTokenizerBase"
+
+
 class Output:
     """What a model answers with: its labels, its part of the model, its loss, and how answers are measured.
 
@@ -39,12 +51,11 @@ class Output:
     Shapes: B rows, S positions of what the language model reads (soft tokens, then the prompt), D its width.
     """
 
-    metrics: ClassVar[
-        tuple[Metric, ...]
-    ] = ()  # the first one is what people are shown, and the gate's unless it is told
-    arrow_type: ClassVar[pa.DataType]  # of a label and a prediction in tables, answers and the served model's signature
+    metrics: tuple[Metric, ...] = ()  # the first one is what people are shown, and the gate's unless it is told
+    arrow_type: pa.DataType  # of a label and a prediction in tables, answers and the served model's signature
     reads_answers: ClassVar[bool] = False  # true: the language model is given the answer's tokens, also in training
-    has_probabilities: ClassVar[bool] = False  # true: `scored_answers` says how probable each answer is
+    has_probabilities: bool = False  # true: `scored_answers` says how probable each answer is
+    members: Mapping[str, "Output"] = MappingProxyType({})  # column -> output, where several answer at once
     temperature: float = 1.0  # what logits are divided by (Guo et al. 2017), from `fitted`; see `training.calibration`
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
@@ -53,6 +64,15 @@ class Output:
     def metric(self, name: str | None = None) -> Metric:
         """The metric of that name (it must be there); without a name, the first."""
         return next(metric for metric in self.metrics if name in (None, metric.name))
+
+    @property
+    def headlines(self) -> tuple[Metric, ...]:
+        """The first of the metrics, and the first of each member's: shown beside the majority answer's."""
+        return self.metrics[:1]
+
+    def columns(self, labels: Sequence[str | None]) -> "dict[str, tuple[Output, list[str | None]]]":
+        """The labels by the column that they are from, each with the output that reads it; "": all are of one."""
+        return {"": (self, list(labels))}
 
     def read(self, label: str) -> Any:
         """The value that a label means. Raises ValueError: it means none."""
@@ -106,39 +126,25 @@ class Output:
         """A scalar in nats or in a unit of its own. `smoothing` is `training.label_smoothing`, where it has a sense."""
         raise NotImplementedError
 
-    def surprises(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-        labels: Sequence[str],
-        temperatures: Sequence[float],
-    ) -> "Tensor":
-        """How unlikely the labels are by each of G temperatures, in nats (G, B); 0 where a row has none that the model
-        knows. The best temperature makes the sum as small as can be. Only of outputs that have probabilities."""
+    def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
+        """How unlikely the labels are by each of G temperatures, in nats (G, B), or (M, G, B) of M members that have
+        temperatures of their own; 0 where a row has none that the model knows. The best temperature makes the sum as
+        small as can be. Only of outputs that have probabilities."""
         raise NotImplementedError
 
-    def answers(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[Any]:
-        """A prediction for each row, without looking at any label."""
-        scored = self.scored_answers(model, embeddings_BSD, mask_BS, tokenizer)
-        return [answer.prediction for answer in scored]
+    def calibrated(self, fitted: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """`fitted` with what calibration found: `temperature` and `calibration_rows`, of each whose `surprises` were
+        told; empty where it found nothing."""
+        (one,) = found
+        return {**fitted, **one}
 
-    def scored_answers(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[Answer]:
+    def answers(self, asked: Asked) -> list[Any]:
+        """A prediction for each row, without looking at any label."""
+        return [answer.prediction for answer in self.scored_answers(asked)]
+
+    def scored_answers(self, asked: Asked) -> list[Answer]:
         """The same with probabilities. A kind says one of the two: this one where it has probabilities."""
-        return [Answer(value) for value in self.answers(model, embeddings_BSD, mask_BS, tokenizer)]
+        return [Answer(value) for value in self.answers(asked)]
 
     def constant(self, labels: Sequence[Any]) -> Any:
         """The one answer that is best whatever the inputs, from the training labels; None where there are none."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from training.label_metrics import AUROC, AVERAGE_PRECISION, BALANCED_ACCURACY, ECE, MACRO_F1
 from training.metrics import ACCURACY, CLASSES
-from training.outputs.base import AnsweringModel
-from training.outputs.linear import LinearOutput
+from training.outputs.linear import IGNORED, LinearOutput
 from training.outputs.string import StringOutput, finite
 from training.records import Answer
 
@@ -30,6 +29,7 @@ class ClassOutput(LinearOutput, StringOutput):
     """A linear layer on what the language model makes of the last position. Targets are classes (B,), logits (B, C)."""
 
     metrics = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUROC, AVERAGE_PRECISION, ECE)
+    share = right = ACCURACY
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
@@ -65,49 +65,36 @@ class ClassOutput(LinearOutput, StringOutput):
         import torch
 
         # A label that training never saw has no class: it is left out of the loss, and counts as wrong otherwise.
-        return torch.tensor([self._numbers.get(label, -100) for label in labels])
+        return torch.tensor([self._numbers.get(label, IGNORED) for label in labels])
 
     @property
     def width(self) -> int:
         return len(self.classes)
+
+    @property
+    def loss_of_nothing(self) -> float:
+        return math.log(max(2, len(self.classes)))
 
     def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
         import torch
         from torch.nn import functional
 
         if self.weights is None:
-            return super().loss(logits, targets, smoothing)
+            return super().loss(logits, targets.long(), smoothing)
         weights = torch.tensor(self.weights, device=logits.device)
-        return functional.cross_entropy(logits.float(), targets, weights, label_smoothing=smoothing)
+        return functional.cross_entropy(logits.float(), targets.long(), weights, label_smoothing=smoothing)
 
-    def surprises(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-        labels: Sequence[str],
-        temperatures: Sequence[float],
-    ) -> "Tensor":
+    def surprises_of(self, logits: "Tensor", targets: "Tensor", temperatures: Sequence[float]) -> "Tensor":
         import torch
         from torch.nn import functional
 
-        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None).float()
-        targets_B = self.targets(labels, tokenizer).to(logits_BC.device)
-        of = [functional.cross_entropy(logits_BC / t, targets_B, reduction="none") for t in temperatures]
+        of = [functional.cross_entropy(logits / t, targets.long(), reduction="none") for t in temperatures]
         return torch.stack(of)
 
-    def scored_answers(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[Answer]:
-        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None)
-        probabilities_BC = (logits_BC.float() / self.temperature).softmax(-1)
+    def answers_of(self, logits: "Tensor") -> list[Answer]:
+        probabilities_BC = (logits / self.temperature).softmax(-1)
         chances, numbers = (x.tolist() for x in probabilities_BC.topk(min(CLASSES, len(self.classes))))
-        chosen = logits_BC.argmax(-1).tolist()  # of the network's own precision, as ties go
+        chosen = logits.argmax(-1).tolist()  # not of the probabilities, which may make ties
         return [
             Answer(
                 self.classes[number],

@@ -3,21 +3,43 @@
 Shapes: B rows, S positions, D width of the language model, C logits of a row.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.outputs.base import AnsweringModel, Output
+from training.metrics import Metric
+from training.outputs.base import AnsweringModel, Asked, Output
+from training.records import Answer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+IGNORED = -100  # a target that does not count
+
+
 class LinearOutput(Output):
-    """A linear layer on what the language model makes of the last position; logits are (B, C)."""
+    """A linear layer on what the language model makes of the last position; logits are (B, C).
+
+    What it answers can be one of several (`training.outputs.several`).
+    """
+
+    share: ClassVar[Metric]  # what it adds to the mean score of several: 1 is perfect, and more is better
+    right: ClassVar[Metric | None] = None  # whether a single answer is right, where that can be said
 
     @property
     def width(self) -> int:
         """C."""
         raise NotImplementedError
+
+    @property
+    def target_width(self) -> int | None:
+        """T where targets are (B, T); None: they are (B,)."""
+        return None
+
+    @property
+    def loss_of_nothing(self) -> float:
+        """What the loss is, about, where a model knows nothing of its rows."""
+        return 1.0
 
     def language_model(self) -> Any:
         from transformers import AutoModel
@@ -34,3 +56,21 @@ class LinearOutput(Output):
     ) -> "Tensor":
         assert model.head is not None
         return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state[:, -1])
+
+    def answers_of(self, logits: "Tensor") -> list[Answer]:
+        """What each row's logits (B, C) say."""
+        raise NotImplementedError
+
+    def surprises_of(self, logits: "Tensor", targets: "Tensor", temperatures: Sequence[float]) -> "Tensor":
+        """As `surprises` (G, B), of the targets by the logits (B, C)."""
+        raise NotImplementedError
+
+    def scored_answers(self, asked: Asked) -> list[Answer]:
+        return self.answers_of(self._said(asked))
+
+    def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
+        logits = self._said(asked)
+        return self.surprises_of(logits, self.targets(labels, asked.tokenizer).to(logits.device), temperatures)
+
+    def _said(self, asked: Asked) -> "Tensor":
+        return self.logits(asked.model, asked.embeddings_BSD, asked.mask_BS, None).float()

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from training.metrics import CLASSES
 from training.multi_label_metrics import ECE, MACRO_F1, MAP, SAMPLE_F1, SUBSET_ACCURACY
-from training.outputs.base import AnsweringModel
 from training.outputs.class_ import ClassWeights
 from training.outputs.linear import LinearOutput
 from training.outputs.string import finite
@@ -35,6 +34,7 @@ class MultiLabelOutput(LinearOutput):
     1, and logits, (B, C); the loss is their binary cross entropy."""
 
     metrics = (SAMPLE_F1, SUBSET_ACCURACY, MACRO_F1, MAP, ECE)
+    share, right = SAMPLE_F1, SUBSET_ACCURACY
     arrow_type = pa.list_(pa.string())
     has_probabilities = True
 
@@ -92,6 +92,14 @@ class MultiLabelOutput(LinearOutput):
     def width(self) -> int:
         return len(self.labels)
 
+    @property
+    def target_width(self) -> int:
+        return len(self.labels)
+
+    @property
+    def loss_of_nothing(self) -> float:
+        return math.log(2)
+
     def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
         import torch
         from torch.nn import functional
@@ -100,37 +108,20 @@ class MultiLabelOutput(LinearOutput):
         wanted = targets * (1 - smoothing) + smoothing / 2
         return functional.binary_cross_entropy_with_logits(logits.float(), wanted, pos_weight=weights)
 
-    def surprises(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-        labels: Sequence[str],
-        temperatures: Sequence[float],
-    ) -> "Tensor":
+    def surprises_of(self, logits: "Tensor", targets: "Tensor", temperatures: Sequence[float]) -> "Tensor":
         import torch
         from torch.nn import functional
 
-        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None).float()
-        targets_BC = self.targets(labels, tokenizer).to(logits_BC.device)
         cross = functional.binary_cross_entropy_with_logits
-        return torch.stack([cross(logits_BC / t, targets_BC, reduction="none").sum(1) for t in temperatures])
+        return torch.stack([cross(logits / t, targets, reduction="none").sum(1) for t in temperatures])
 
-    def scored_answers(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[Answer]:
+    def answers_of(self, logits: "Tensor") -> list[Answer]:
         """A label is answered where yes is likelier than no; the probability is that all of these are right, each taken
         by itself, and the best are labels with their own."""
-        logits_BC = self.logits(model, embeddings_BSD, mask_BS, None).float()
-        chances_BC = (logits_BC / self.temperature).sigmoid()
+        chances_BC = (logits / self.temperature).sigmoid()
         together_B = chances_BC.maximum(1 - chances_BC).double().prod(1)
         top, numbers = chances_BC.topk(min(CLASSES, len(self.labels)))
-        rows = zip((logits_BC > 0).tolist(), together_B.tolist(), top.tolist(), numbers.tolist(), strict=True)
+        rows = zip((logits > 0).tolist(), together_B.tolist(), top.tolist(), numbers.tolist(), strict=True)
         return [
             Answer(
                 [name for name, yes in zip(self.labels, chosen, strict=True) if yes],

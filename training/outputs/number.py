@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from training.number_metrics import MAE, R2, RMSE, SPEARMAN
-from training.outputs.base import AnsweringModel
 from training.outputs.linear import LinearOutput
+from training.records import Answer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 
 class NumberOutput(LinearOutput):
-    """A linear layer on what the language model makes of the last position. Targets and logits (B,) are in deviations
-    from the mean of the training labels, so that their unit is nothing to the learning rate; the loss is their mean
-    square error."""
+    """A linear layer on what the language model makes of the last position. Targets (B,) and logits (B, 1) are in
+    deviations from the mean of the training labels, so that their unit is nothing to the learning rate; the loss is
+    their mean square error."""
 
     metrics = (MAE, RMSE, R2, SPEARMAN)
+    share = R2
     arrow_type = pa.float64()
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
@@ -58,25 +59,14 @@ class NumberOutput(LinearOutput):
     def width(self) -> int:
         return 1
 
-    def logits(
-        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
-    ) -> "Tensor":
-        return super().logits(model, embeddings_BSD, mask_BS, targets)[:, 0]
-
     def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
         from torch.nn import functional
 
-        return functional.mse_loss(logits.float(), targets.float())
+        return functional.mse_loss(logits.float().reshape(targets.shape), targets.float())
 
-    def answers(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[float | None]:
-        logits_B = self.logits(model, embeddings_BSD, mask_BS, None).double() * self.deviation + self.mean
-        return [value if math.isfinite(value) else None for value in logits_B.tolist()]
+    def answers_of(self, logits: "Tensor") -> list[Answer]:
+        values = (logits[:, 0].double() * self.deviation + self.mean).tolist()
+        return [Answer(value if math.isfinite(value) else None) for value in values]
 
     def constant(self, labels: Sequence[Any]) -> Any:
         """The median, which has the least absolute error."""

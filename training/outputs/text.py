@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.label_metrics import BALANCED_ACCURACY, ECE, MACRO_F1
 from training.metrics import ACCURACY, exact_match
-from training.outputs.base import AnsweringModel
+from training.outputs.base import AnsweringModel, Asked
 from training.outputs.string import StringOutput, finite
 from training.records import Answer
 from training.text_metrics import CER, ROUGE_L, TOKEN_F1, WER
@@ -85,49 +85,29 @@ class TextOutput(StringOutput):
         mask_BS = torch.cat([mask_BS, real[:, :-1]], dim=1)
         return model.read(embeddings_BSD, mask_BS, logits_to_keep=targets.shape[1]).logits
 
-    def surprises(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-        labels: Sequence[str],
-        temperatures: Sequence[float],
-    ) -> "Tensor":
+    def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
         """Of what is generated being right, or not: single tokens of a text may be sure where the whole is not."""
         import torch
 
-        texts, chances_GB = self._generated(model, embeddings_BSD, mask_BS, tokenizer, temperatures)
+        texts, chances_GB = self._generated(asked, temperatures)
         right = [exact_match(label, text) for label, text in zip(labels, texts, strict=True)]
         right_B = torch.tensor(right, device=chances_GB.device)
         return -torch.where(right_B, chances_GB, 1 - chances_GB).clamp(min=_LEAST_CHANCE).log()
 
-    def scored_answers(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-    ) -> list[Answer]:
+    def scored_answers(self, asked: Asked) -> list[Answer]:
         """Probabilities are of the tokens that were generated, the end of sequence included."""
-        texts, chances_GB = self._generated(model, embeddings_BSD, mask_BS, tokenizer, [self.temperature])
+        texts, chances_GB = self._generated(asked, [self.temperature])
         return [
             Answer(text, finite(chance), ((text, chance),) if math.isfinite(chance) else ())
             for text, chance in zip(texts, chances_GB[0].tolist(), strict=True)
         ]
 
-    def _generated(
-        self,
-        model: AnsweringModel,
-        embeddings_BSD: "Tensor",
-        mask_BS: "Tensor",
-        tokenizer: "PreTrainedTokenizerBase",
-        temperatures: Sequence[float],
-    ) -> tuple[list[str], "Tensor"]:
+    def _generated(self, asked: Asked, temperatures: Sequence[float]) -> tuple[list[str], "Tensor"]:
         """Texts, and how probable their tokens are together by each temperature (G, B)."""
         import torch
         from transformers import LogitsProcessorList
 
+        model, tokenizer = asked.model, asked.tokenizer
         steps: list[Tensor] = []  # (G, B) log-probability of the token that each step takes: the greedy one is the best
 
         def note(_ids: "Tensor", scores_BV: "Tensor") -> "Tensor":
@@ -136,8 +116,8 @@ class TextOutput(StringOutput):
             return scores_BV
 
         ids_BA = model.llm.generate(
-            inputs_embeds=embeddings_BSD,
-            attention_mask=mask_BS.long(),
+            inputs_embeds=asked.embeddings_BSD,
+            attention_mask=asked.mask_BS.long(),
             do_sample=False,
             num_beams=1,
             max_new_tokens=model.config.max_new_tokens,

@@ -1,0 +1,175 @@
+"""Several answers at once: what a row lacks counts for nothing, and each answer is measured and sure by itself."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from training.bootstrap import compare
+from training.calibration import calibrate
+from training.catalog import OUTPUTS
+from training.evaluate import as_answers, coverage, measure, telling_columns
+from training.records import Answer
+from training.schema import DATASET, predictions_schema
+from training.settings import ModelSettings
+
+LABELS = [
+    {"drink": "tea", "price": "1"},
+    {"drink": "cola", "price": "3"},
+    {"drink": "tea"},
+    {"price": "5"},
+]
+
+
+def several(**outputs: Any) -> Any:
+    settings = ModelSettings(outputs=outputs or {"drink": "class", "price": "number"})
+    output = OUTPUTS.make(settings.output, {})
+    labels = [json.dumps({n: v for n, v in label.items() if n in output.members}) for label in LABELS]
+    return OUTPUTS.make(settings.output, output.fit(labels, None, settings))
+
+
+def test_what_a_row_lacks_moves_nothing() -> None:
+    output = several()
+    targets = output.targets([json.dumps(label) for label in [*LABELS, {"drink": "unheard"}]], None)
+    assert targets.isnan().tolist() == [[False, False]] * 2 + [[False, True], [True, False], [True, True]]
+    logits = torch.zeros(5, 3, requires_grad=True)
+    loss = output.loss(logits, targets)
+    # A class that is guessed evenly costs log 2 nats, prices that are all answered by their mean their variance.
+    assert loss.item() == pytest.approx((math.log(2) / math.log(2) + 1) / 2)
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).tolist() == [[True] * 3, [True, True, False], [True, True, False],
+                                           [False, False, True], [False] * 3]  # fmt: skip
+    nothing = output.loss(logits, targets[4:].expand(5, -1))
+    assert nothing.item() == 0 and nothing.requires_grad
+
+
+def test_figures_are_over_the_rows_that_have_a_label() -> None:
+    output = several()
+    labels = [output.read(json.dumps(label)) for label in LABELS]
+    said = [{"drink": "tea", "price": 1.0}, {"drink": "tea", "price": 2.0}, {"drink": "tea", "price": 9.0}, None]
+    figures = output.figures(labels, said)
+    assert figures["drink.accuracy"].value == pytest.approx(2 / 3) and figures["drink.n"].value == 3
+    assert figures["price.n"].value == 3
+    # No answer is as far off as can be: 4 from the price of 5.
+    assert figures["price.mae"].value == pytest.approx((0 + 1 + 4) / 3)
+    r2 = 1 - (0 + 1 + 16) / 8
+    assert figures["mean_score"].value == pytest.approx((2 / 3 + r2) / 2)
+    assert next(iter(figures)) == "mean_score" and "exact_match" not in figures, "no number is right or wrong"
+    both = several(drink="class", price="class")
+    said_both = [{"drink": "tea", "price": "1"}, {"drink": "cola", "price": "1"}, {"drink": "tea", "price": "1"}, None]
+    found = both.figures([both.read(json.dumps(label)) for label in LABELS], said_both)
+    assert found["exact_match"].value == 0.5 and found["mean_score"].value == pytest.approx((1 + 1 / 3) / 2)
+    compared = compare(output.metric("drink.accuracy"), labels, said, [None] * 4)
+    assert (compared.rows, compared.a, compared.b, compared.differ) == (3, pytest.approx(2 / 3), 0, 2)
+    compared = compare(output.metric("price.mae"), labels, said, [None] * 4)
+    assert compared.rows == 3 and compared.difference == pytest.approx(compared.b - compared.a) and compared.b > 2
+    with pytest.raises(ValueError, match=r"no row has a label of drink, so drink\.accuracy cannot be compared"):
+        compare(output.metric("drink.accuracy"), labels[3:], said[3:], said[3:])
+
+
+def test_the_mean_is_of_what_can_be_said_of_a_resample() -> None:
+    output = several()
+    metric, labels = output.metric(), [output.read(json.dumps(label)) for label in LABELS]
+    said = [{"drink": "tea", "price": float(n)} for n in range(4)]
+    of = metric.statistic(*metric.mine(labels, said))
+    counts = np.array([[1, 1, 1, 1], [0, 0, 1, 0], [2, 1, 0, 1]], np.float32).T
+    whole, one, drawn = of(counts)
+    assert whole == metric.value(labels, said) and one == 1, "of the third row nothing but the drink is known"
+    rows = [0, 0, 1, 3]
+    assert drawn == pytest.approx(metric.value([labels[n] for n in rows], [said[n] for n in rows]))
+
+
+def answers() -> list[Answer]:
+    def one(drink: str, chance: float, price: float) -> Answer:
+        parts = {"drink": Answer(drink, chance, ((drink, chance), ("water", 1 - chance))), "price": Answer(price)}
+        return Answer({name: part.prediction for name, part in parts.items()}, chance, parts=parts)
+
+    return [one("tea", 0.9, 1.0), one("tea", 0.6, 2.0), one("cola", 0.5, 3.0), one("tea", 0.8, 4.0)]
+
+
+def test_tables_hold_several_answers_and_what_is_known_of_each() -> None:
+    output, said = several(), answers()
+    rows = [
+        {"sample_id": str(n), "subset": "text", "label": output.read(json.dumps(label)), "prediction": a.prediction}
+        | {"probability": a.probability, "best": a.best_rows(), "parts": a.part_rows()}
+        for n, (label, a) in enumerate(zip(LABELS, said, strict=True))
+    ]
+    table = pa.Table.from_pylist(rows, predictions_schema(output.arrow_type))
+    assert [Answer.from_row(row) for row in as_answers(table, output).to_pylist()] == said
+    (row,) = measure(table, ["text"], output)
+    assert row.metrics["drink.accuracy"].value == pytest.approx(1 / 3) and row.n == 4
+    # A champion of before that answered one of the two, and something else.
+    other = several(drink="class", price="class")
+    seen = as_answers(table, other)["prediction"].to_pylist()
+    assert seen[0] == {"drink": "tea", "price": "1.0"}
+
+
+def test_each_answer_is_withheld_by_itself() -> None:
+    told = [answer.to_json(abstain_below=0.7, best=1) for answer in answers()]
+    assert [row["prediction"]["drink"] for row in told] == ["tea", None, None, "tea"]
+    assert told[1]["prediction"]["price"] == 2.0 and [row["abstained"] for row in told] == [False, True, True, False]
+    assert told[1]["outputs"]["drink"] == {"prediction": None, "probability": 0.6, "abstained": True,
+                                           "best": [{"answer": "tea", "probability": 0.6}]}  # fmt: skip
+    output = several()
+    labels = [output.read(json.dumps(label)) for label in LABELS]
+    every, some = coverage(output.metric("drink.accuracy"), labels, answers(), [0.0, 0.7])
+    assert (every.rows, every.of, every.value) == (3, 3, pytest.approx(1 / 3)), "of the fourth no drink is known"
+    assert (some.rows, some.value, some.metric) == (1, 1.0, "drink.accuracy")
+
+
+def test_each_has_a_temperature_of_its_own(rows: Any, make_model: Callable[..., Any], tokenizer: Any) -> None:
+    outputs = {"a": "class", "b": "class", "n": "number"}
+    model, batch = make_model(rows, output=ModelSettings(outputs=outputs).output)
+    model.eval()
+    with torch.no_grad():
+        model.head.weight[:2] *= 30  # of a: it is far too sure
+        chances = model(**batch).logits.split([2, 2, 1], 1)[1].softmax(-1)
+    drawn = torch.multinomial(chances, 40, replacement=True, generator=torch.Generator().manual_seed(0)).T.flatten()
+    labels = [json.dumps({"a": "79"[n % 2], "b": "79"[b], "n": n}) for n, b in enumerate(drawn.tolist())]
+    labels[0] = json.dumps({"n": 1})
+    before = model.scored_answers(batch, tokenizer)
+    calibrate(model, [batch] * 40, labels, tokenizer)
+    a, b, n = model.output.members.values()
+    assert a.temperature > 5 and b.temperature < 3 and n.temperature == 1
+    assert model.config.fitted["members"]["b"]["calibration_rows"] == 40 * len(rows) - 1
+    after = model.scored_answers(batch, tokenizer)
+    assert [x.prediction for x in before] == [x.prediction for x in after]
+    for x, y in zip(before, after, strict=True):
+        assert x.part("a").probability > y.part("a").probability
+        assert y.probability == pytest.approx(y.part("a").probability * y.part("b").probability)
+
+
+def test_a_column_that_gives_one_of_several_labels_away_is_no_slice() -> None:
+    settings = ModelSettings(outputs={"drink": "class", "size": "class"})
+    output = OUTPUTS.make(settings.output, {})
+    rows = [
+        {"sample_id": str(n), "label": json.dumps({"drink": "ab"[n % 2], "size": str(n % 5)}), "text_id": "t"}
+        | {"attributes": json.dumps({"code": n % 2, "kind": n % 3})}
+        for n in range(60)
+    ]
+    assert telling_columns(pa.Table.from_pylist(rows, DATASET), output) == ["code"]
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("tea", "it is no JSON object"),
+        ('["tea"]', "it is JSON, and no object"),
+        ('{"price": "much"}', "price: it is no number"),
+    ],
+)
+def test_a_label_that_cannot_be_read_is_named(label: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        several().read(label)
+
+
+def test_an_output_without_labels_is_named() -> None:
+    settings = ModelSettings(outputs={"drink": "class", "size": "class"})
+    with pytest.raises(ValueError, match=r"outputs\.size: output is 'class' and there are no classes"):
+        OUTPUTS.make(settings.output, {}).fit(['{"drink": "tea"}'], None, settings)
