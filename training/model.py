@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from training.adaptation import hold_still
 from training.catalog import ENCODERS, FUSIONS
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
@@ -69,6 +70,11 @@ class FusionModel(PreTrainedModel):
             module.reset_parameters()
         else:
             super()._init_weights(module)
+
+    def train(self, mode: bool = True) -> "FusionModel":
+        super().train(mode)
+        hold_still(self)
+        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
