@@ -288,7 +288,8 @@ def _make_encoder(config: FusionConfig, modality: str, shape: ModelShape) -> Enc
     source = FeatureShape(**config.inputs[modality])
     if config.encoder_class(modality).reads_prompt:
         source = replace(source, width=config.llm_width)
-    return ENCODERS.make(ENCODERS.choose(config.encoders[modality], source.form), source, shape, scope=source.form)
+    choice, facts = ENCODERS.choose(config.encoders[modality], source.form), config.pretrained.get(modality)
+    return ENCODERS.make(choice, source, shape, scope=source.form, **({} if facts is None else {"facts": facts}))
 
 
 AutoModel.register(FusionConfig, FusionModel, exist_ok=True)
