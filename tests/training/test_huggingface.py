@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.training.tiny_encoders import CASES, CONTENTS
+from training.adaptation import merge
 from training.building import build_model, check_encoders
 from training.catalog import ENCODERS
 from training.features import FeatureSettings
@@ -82,6 +83,7 @@ def test_what_is_trained_gets_a_gradient(
     family: str,
     modality: str,
     train: str,
+    tmp_path: Path,
     tiny_encoder: Callable[[str], Path],
     tokenizer: Any,
 ) -> None:
@@ -93,6 +95,17 @@ def test_what_is_trained_gets_a_gradient(
     model(**batch).loss.backward()
     without = [name for name, p in trained.items() if p.grad is None or not p.grad.abs().sum() > 0]
     assert all("lora_A" in name for name in without), "B starts at zero, so that nothing reaches A in the first step"
+
+    def vectors(model: FusionModel) -> torch.Tensor:
+        return model.eval().encoders[modality].vectors(batch[modality], batch.get(f"{modality}_mask"))
+
+    before = vectors(model)
+    torch.nn.utils.vector_to_parameters(torch.randn(sum(p.numel() for p in trained.values())), trained.values())
+    after = vectors(model)
+    assert not torch.equal(before, after)
+    merge(model.encoders)  # as the training ends
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(vectors(FusionModel.from_pretrained(tmp_path)), after, rtol=1e-3, atol=1e-3)
 
 
 def changed(model: Path, folder: Path, **values: Any) -> Path:
