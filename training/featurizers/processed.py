@@ -80,6 +80,7 @@ class OfText(ModelFeaturizer):
 
 class OfImage(ModelFeaturizer):
     modality = "image"
+    packages = (*ModelFeaturizer.packages, "timm", "torchvision")
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
@@ -95,7 +96,7 @@ class OfImage(ModelFeaturizer):
 
 class OfSpeech(ModelFeaturizer):
     modality = "speech"
-    packages = ("numpy", "soxr", *ModelFeaturizer.packages)
+    packages = ("numpy", "soxr", *ModelFeaturizer.packages, "torchaudio")
 
     def raw(self, content: Speech) -> Recording:
         return Recording(content.waveform, content.sample_rate, self.options.pad)
