@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 from transformers import LlamaConfig
@@ -60,7 +61,8 @@ def build_model(
     )
     model = FusionModel(config)
     for m, start in starts.items():
-        model.encoders[m].take(start, f"model.encoders.{m}", *_example(features, m))
+        encoder: Any = model.encoders[m]
+        encoder.take(start, f"model.encoders.{m}", *_example(features, m))
     if pretrained is not None:
         model.llm.load_state_dict(pretrained.state_dict())
     if settings.freeze_llm:

@@ -26,6 +26,7 @@ from training.pretrained import TOWERS, PretrainedEncoder, new_network, real_sta
 # Of a configuration, in training: a layer that is left out at random would have no gradient, and what is hidden of an
 # input is said by `training.augmentation`.
 _STEADY = {"layerdrop": 0.0, "encoder_layerdrop": 0.0, "apply_spec_augment": False}
+_AT_ONCE = 32  # inputs
 
 
 class HuggingfaceEncoder(Encoder):
@@ -53,7 +54,11 @@ class HuggingfaceEncoder(Encoder):
 
     def run(self, tensors: Mapping[str, Tensor], real: list[float]) -> Iterator[Tensor]:
         """States (S, D) of each input of a batch, of which the share `real` is no padding."""
-        return real_states(TOWERS[self.modality].states(self.network, tensors), real)
+        # A network in training may look at its whole batch (batch norm); else memory bounds how many go through.
+        size = len(real) if self.network.training else _AT_ONCE
+        for start in range(0, len(real), size):
+            part = {name: tensor[start : start + size] for name, tensor in tensors.items()}
+            yield from real_states(TOWERS[self.modality].states(self.network, part), real[start : start + size])
 
     @classmethod
     def start(cls, options: Huggingface) -> Start:
