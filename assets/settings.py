@@ -206,6 +206,7 @@ class Project:
                     f"sources has noise ({source.name}) and no {source.modality} that it could be added to"
                 )
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
+        object.__setattr__(self, "features", self.features.with_encoders(self.model.encoders))
         object.__setattr__(self, "model", complete(self.model, {m: self.features.forms[m] for m in self.modalities}))
         for choice in (*self.model.encoders.values(), self.model.fusion, *self.training.objectives):
             own_module(choice.kind)  # an own one has to lie somewhere; its import, which may need torch, can wait

@@ -18,6 +18,7 @@ from assets.scan import scan
 from assets.settings import Project
 from orchestration.automation import check_schedule
 from orchestration.probe import Decoded, decode_some
+from training.catalog import PRETRAINED_ENCODERS
 from training.fusion_check import fusion_check
 from training.schema import QUARANTINE, SAMPLES, TABLES
 
@@ -79,6 +80,7 @@ def check(project: Project, decoded: int = 50) -> Check:
     processor = make_processor(project)
     for modality in project.modalities:
         processor.prepare(modality)
+    _check_pretrained(project)
     scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)
@@ -103,6 +105,15 @@ def check(project: Project, decoded: int = 50) -> Check:
             *disputed_inputs(aligned.samples, project),
         ],
     )
+
+
+def _check_pretrained(project: Project) -> None:
+    """Raises ValueError where a pretrained encoder in the model cannot do what is asked of it."""
+    encoders = {m: encoder for m, encoder in project.model.encoders.items() if encoder.kind in PRETRAINED_ENCODERS}
+    if encoders:
+        from training.building import check_encoders
+
+        check_encoders(encoders, project.features)
 
 
 def _align(

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from assets.settings import Project
-from training.catalog import is_own
+from training.catalog import PRETRAINED_ENCODERS, Choice, is_own
 from training.credentials import has_password, mask, to_environment
 
 _MOST_VALUES = 100_000  # of one project file, each alias (*name) counted as all that it stands for
@@ -89,7 +89,11 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
         raise ProjectError(_explain(path, error)) from None
     return dataclasses.replace(
         project,
-        model=dataclasses.replace(project.model, llm=_beside(path, project.model.llm, "tiny")),
+        model=dataclasses.replace(
+            project.model,
+            llm=_beside(path, project.model.llm, "tiny"),
+            encoders={m: _encoder_beside(path, encoder) for m, encoder in project.model.encoders.items()},
+        ),
         features=project.features.located(lambda name: _beside(path, name, "bytes")),
     )
 
@@ -183,6 +187,13 @@ def _beside(path: Path, name: str, ours: str) -> str:
     """
     folder = path.parent / name
     return str(folder.resolve()) if name != ours and folder.is_dir() else name
+
+
+def _encoder_beside(path: Path, encoder: Choice) -> Choice:
+    """A pretrained encoder with its model's folder, as `_beside`."""
+    if encoder.kind not in PRETRAINED_ENCODERS:
+        return encoder
+    return Choice(encoder.kind, {**encoder.options, "model": _beside(path, encoder.options["model"], "")})
 
 
 @cache

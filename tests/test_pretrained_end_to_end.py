@@ -1,4 +1,4 @@
-"""Features of frozen pretrained encoders, from files to a champion that carries its encoders and answers anywhere."""
+"""Pretrained encoders, as features and in the model, from files to a champion that answers anywhere."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from assets import featurizing, pipeline
@@ -28,15 +29,21 @@ def triptych(*arguments: str) -> Any:
 
 def test_encoders_are_run_once_for_each_content_and_go_with_the_model(tiny: Path, home: Path, tmp_path: Path) -> None:
     folders = {m: tiny_encoders.make(family, tiny.parent / family) for m, family in ENCODERS.items()}
-    lines = [f"  {m}: {{kind: embedding, model: {folders[m].name}, tokens: 2}}" for m in MODALITIES]
-    section = "\n".join(["features:", *lines, ""])
-    text = tiny.read_text()
-    start = text.index("features:\n")
-    end = next(n for n in range(start + 10, len(text)) if text[n - 1] == "\n" and not text[n].isspace())
-    tiny.write_text(text[:start] + section + text[end:])
+    project_file: Any = yaml.safe_load(tiny.read_text())
+    project_file["features"] = {
+        m: {"kind": "embedding", "model": folders[m].name, "tokens": 2} for m in MODALITIES if m != "speech"
+    }
+    inside = {"kind": "huggingface", "model": folders["speech"].name, "train": "lora", "learning_rate": 1e-3}
+    project_file.setdefault("model", {})["encoders"] = {"speech": inside}
+    tiny.write_text(yaml.safe_dump(project_file))
 
-    refused = CliRunner().invoke(main, ["check", str(tiny), "--set", "features.image.model=nowhere"])
-    assert refused.exit_code == 1 and "features.image: model is 'nowhere'" in refused.output
+    for setting, words in (
+        ("features.image.model=nowhere", "features.image: model is 'nowhere'"),
+        ("model.encoders.speech.model=nowhere", "features.speech: model is 'nowhere'"),
+        ("model.encoders.speech.targets=nothing", "model.encoders.speech: targets nothing: no layer is called so"),
+    ):
+        refused = CliRunner().invoke(main, ["check", str(tiny), "--set", setting])
+        assert refused.exit_code == 1 and words in refused.output
     triptych("check", str(tiny))
     settings = ("--set", "training.epochs=2", "--set", "training.baseline_epochs=1")
     first = triptych("run", str(tiny), *settings)
@@ -48,8 +55,9 @@ def test_encoders_are_run_once_for_each_content_and_go_with_the_model(tiny: Path
     lake, processor = pipeline.open_lake(project), featurizing.make_processor(project)
     for modality in MODALITIES:
         rows = lake.sql(f"SELECT * FROM {modality}_features WHERE fingerprint = '{processor.fingerprint(modality)}'")
-        stored = {row["id"]: tensor(row, "embedding", "float16") for row in rows.to_pylist()}
-        assert len(stored) > 40 and {embedding.shape for embedding in stored.values()} == {(2, 16)}
+        name, shape = ("processed", (50, 81)) if modality == "speech" else ("embedding", (2, 16))
+        stored = {row["id"]: tensor(row, name, "float16") for row in rows.to_pylist()}
+        assert len(stored) > 40 and {features.shape for features in stored.values()} == {shape}
         if modality == "image":
             from hashlib import sha256
 

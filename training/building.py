@@ -1,17 +1,21 @@
 """A new model as the settings say it, before its training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from torch import Tensor
 from transformers import LlamaConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.catalog import OUTPUTS
+from training.catalog import ENCODERS, OUTPUTS, Choice
+from training.encoders.base import Start
 from training.features import FeatureSettings
+from training.layers import ModelShape
 from training.llm import embedding_width, load_llm
 from training.model import FusionModel
 from training.model_config import FusionConfig
-from training.settings import ModelSettings, complete
+from training.settings import MediaLimits, ModelSettings, complete
 from training.validation import to_dict
 
 
@@ -22,23 +26,28 @@ def build_model(
     modalities: tuple[str, ...],
     labels: Sequence[str] = (),
 ) -> FusionModel:
-    """A new model; the language model's weights are loaded unless it is `tiny`. Draws from torch's global generator.
+    """A new model; the weights of pretrained parts are loaded: encoders of Hugging Face, and the language model unless
+    it is `tiny`. Draws from torch's global generator.
 
     Args:
         modalities: those it can read.
         labels: of the training rows; the output may need them (`Output.fit`).
 
     Raises:
-        ValueError: the language model is not there or is none (`load_llm`), or the output cannot have such labels.
+        ValueError: the language model is not there or is none (`load_llm`), the same of an encoder, or the output
+            cannot have such labels.
     """
     output = OUTPUTS.make(settings.output, {})
     read = {m: encoder for m, encoder in settings.encoders.items() if m in modalities}  # a baseline reads fewer
     settings = complete(replace(settings, encoders=read), {m: features.forms[m] for m in modalities})
+    assert features == features.with_encoders(settings.encoders)
+    starts = _starts(settings.encoders, features)
     pretrained = None if settings.llm == "tiny" else load_llm(settings.llm, output, tokenizer)
     config = FusionConfig(
         modalities=list(modalities),
         encoders={m: encoder.plain() for m, encoder in settings.encoders.items()},
         inputs={m: to_dict(features.featurizer(m).shape()) for m in modalities},
+        pretrained={m: start.facts for m, start in starts.items()},
         fusion=settings.fusion.plain(),
         output=settings.output.plain(),
         fitted=output.fit(labels, tokenizer, settings),
@@ -51,11 +60,45 @@ def build_model(
         embedding_width=settings.width if pretrained is None else embedding_width(pretrained),
     )
     model = FusionModel(config)
+    for m, start in starts.items():
+        encoder: Any = model.encoders[m]
+        encoder.take(start, f"model.encoders.{m}", *_example(features, m))
     if pretrained is not None:
         model.llm.load_state_dict(pretrained.state_dict())
     if settings.freeze_llm:
         model.llm.requires_grad_(False)
     return model
+
+
+def check_encoders(encoders: Mapping[str, Choice], features: FeatureSettings) -> None:
+    """Raises ValueError where a pretrained encoder is not there, is one of something else, does not read what its own
+    preprocessing makes, or cannot be trained as it is said."""
+    for modality, start in _starts(encoders, features).items():
+        form, shape = features.forms[modality], ModelShape(width=8, tokens=1, heads=1)
+        source = features.featurizer(modality).shape()
+        encoder = ENCODERS.make(encoders[modality], source, shape, scope=form, facts=start.facts)
+        encoder.take(start, f"model.encoders.{modality}", *_example(features, modality))
+
+
+def _starts(encoders: Mapping[str, Choice], features: FeatureSettings) -> dict[str, Start]:
+    """What those that are pretrained start from."""
+    starts = {}
+    for modality, choice in encoders.items():
+        form = features.forms[modality]
+        try:
+            start = ENCODERS.load(choice.kind, form).start(ENCODERS.options(choice, form))
+        except ValueError as error:
+            raise ValueError(f"model.encoders.{modality}: {error}") from error
+        if start is not None:
+            starts[modality] = start
+    return starts
+
+
+def _example(features: FeatureSettings, modality: str) -> tuple[Tensor, Tensor | None]:
+    """A batch of one small content."""
+    kind, featurizer = features.modality(modality), features.featurizer(modality)
+    content = kind.decode(kind.example(), MediaLimits(), featurizer.decoded_size)
+    return featurizer.batch([featurizer.featurize(content)[featurizer.read]])
 
 
 def tiny_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:

@@ -226,15 +226,18 @@ FEATURIZERS = Family(
         "text": {
             "tokens": "training.featurizers.tokens:TokensFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingTextFeaturizer",
+            "processed": "training.featurizers.processed:ProcessedTextFeaturizer",
         },
         "image": {
             "pixels": "training.featurizers.pixels:PixelsFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingImageFeaturizer",
+            "processed": "training.featurizers.processed:ProcessedImageFeaturizer",
         },
         "speech": {
             "log_mel": "training.featurizers.log_mel:LogMelFeaturizer",
             "mfcc": "training.featurizers.mfcc:MfccFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingSpeechFeaturizer",
+            "processed": "training.featurizers.processed:ProcessedSpeechFeaturizer",
         },
     },
 )
@@ -278,14 +281,26 @@ ENCODERS = Family(
         "grid": {
             "small_cnn": "training.encoders.small_cnn:SmallCnnGridEncoder",
             "small_transformer": "training.encoders.small_transformer:SmallTransformerGridEncoder",
+            "huggingface": (
+                "training.encoders.huggingface:HuggingfaceGridEncoder",
+                "training.encoders.options:Huggingface",
+            ),
         },
         "frames": {
             "small_cnn": "training.encoders.small_cnn:SmallCnnFramesEncoder",
             "small_transformer": "training.encoders.small_transformer:SmallTransformerFramesEncoder",
+            "huggingface": (
+                "training.encoders.huggingface:HuggingfaceFramesEncoder",
+                "training.encoders.options:Huggingface",
+            ),
         },
         "ids": {
             "llm": "training.encoders.llm:LlmEncoder",
             "small_transformer": "training.encoders.small_transformer:SmallTransformerIdsEncoder",
+            "huggingface": (
+                "training.encoders.huggingface:HuggingfaceIdsEncoder",
+                "training.encoders.options:Huggingface",
+            ),
         },
         "vectors": {
             "linear": "training.encoders.linear:LinearEncoder",
@@ -293,6 +308,8 @@ ENCODERS = Family(
         },
     },
 )
+# Encoders that read one kind of features alone, which the same `model` decides (`training.features.with_encoders`).
+PRETRAINED_ENCODERS = {"huggingface": "processed"}
 OUTPUTS = Family(
     "output",
     {

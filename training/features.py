@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from training.catalog import FEATURIZERS, MODALITIES, Choice, identity
+from training.catalog import FEATURIZERS, MODALITIES, PRETRAINED_ENCODERS, Choice, identity
 from training.featurizers.base import Featurizer
 from training.modalities.base import Modality
 from training.validation import to_dict, validated
@@ -19,6 +19,7 @@ class _Section:
 
     cleaning: Any  # options of the modality; None where it has none
     choice: Choice  # of the featurizer
+    is_said: bool  # whether its kind was, or is the default
     plain: dict[str, Any]  # both as the project file says them, without what is default
 
 
@@ -97,6 +98,35 @@ class FeatureSettings:
                     sections[name] = sections.get(name, {}) | {option: locate(value)}
         return FeatureSettings(**sections)
 
+    def with_encoders(self, encoders: Mapping[str, Any]) -> "FeatureSettings":
+        """With the kind and model that a pretrained encoder in the model reads, where they were not said.
+
+        Args:
+            encoders: modality -> encoder, as the project file says it.
+
+        Raises:
+            ValueError: a pretrained encoder has no model, or its features are of another kind or model.
+        """
+        sections = self.plain()
+        for name, encoder in encoders.items():
+            said: Any = encoder.plain() if isinstance(encoder, Choice) else encoder
+            said = {"kind": said} if isinstance(said, str) else said
+            kind = PRETRAINED_ENCODERS.get(said.get("kind", "")) if isinstance(said, Mapping) else None
+            if kind is None or name not in self._sections:
+                continue
+            encoder_words, section = f"model.encoders.{name} ({said['kind']})", self._sections[name]
+            if not (model := said.get("model")):
+                raise ValueError(f"{encoder_words} has no model: {{kind: {said['kind']}, model: NAME_OR_FOLDER}}")
+            if section.is_said and section.choice.kind != kind:
+                raise ValueError(
+                    f"features.{name} is {section.choice.kind}, which {encoder_words} does not read: leave the kind of "
+                    f"the features out, or say {kind}"
+                )
+            if (other := section.plain.get("model", model)) != model:
+                raise ValueError(f"features.{name}.model is {other!r}, and that of {encoder_words} is {model!r}")
+            sections[name] = section.plain | {"kind": kind, "model": model}
+        return FeatureSettings(**sections)
+
     def identity(self, name: str) -> Any:
         """What a fingerprint knows of the kind: of a user's own, its code."""
         return identity(Choice(self.choice(name).kind))
@@ -109,7 +139,7 @@ def _read(name: str, section: Any) -> _Section:
     if not isinstance(section, str | Mapping):
         raise ValueError(f"is {section!r}, expected a kind of features, or a mapping of options")
     values = {"kind": section} if isinstance(section, str) else dict(section)
-    kind = values.pop("kind", modality.default_featurizer)
+    is_said, kind = "kind" in values, values.pop("kind", modality.default_featurizer)
     cleaning_class = getattr(modality, "Options", None)
     cleaned = [field.name for field in dataclasses.fields(cleaning_class)] if cleaning_class else []
     options = FEATURIZERS.option_names(kind, name)
@@ -121,10 +151,10 @@ def _read(name: str, section: Any) -> _Section:
     choice = FEATURIZERS.choose({"kind": kind} | {k: v for k, v in values.items() if k not in cleaned}, name)
     plain = dict(choice.options) if kind == modality.default_featurizer else {"kind": kind, **choice.options}
     if cleaning_class is None:
-        return _Section(None, choice, plain)
+        return _Section(None, choice, is_said, plain)
     cleaning = validated(cleaning_class, {k: v for k, v in values.items() if k in cleaned})
     defaults = to_dict(cleaning_class())
-    return _Section(cleaning, choice, plain | {k: v for k, v in to_dict(cleaning).items() if v != defaults[k]})
+    return _Section(cleaning, choice, is_said, plain | {k: v for k, v in to_dict(cleaning).items() if v != defaults[k]})
 
 
 def _validate(value: Any) -> FeatureSettings:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from training.adaptation import hold_still
 from training.catalog import ENCODERS, FUSIONS
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
@@ -69,6 +70,11 @@ class FusionModel(PreTrainedModel):
             module.reset_parameters()
         else:
             super()._init_weights(module)
+
+    def train(self, mode: bool = True) -> "FusionModel":
+        super().train(mode)
+        hold_still(self)
+        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
@@ -282,7 +288,8 @@ def _make_encoder(config: FusionConfig, modality: str, shape: ModelShape) -> Enc
     source = FeatureShape(**config.inputs[modality])
     if config.encoder_class(modality).reads_prompt:
         source = replace(source, width=config.llm_width)
-    return ENCODERS.make(ENCODERS.choose(config.encoders[modality], source.form), source, shape, scope=source.form)
+    choice, facts = ENCODERS.choose(config.encoders[modality], source.form), config.pretrained.get(modality)
+    return ENCODERS.make(choice, source, shape, scope=source.form, **({} if facts is None else {"facts": facts}))
 
 
 AutoModel.register(FusionConfig, FusionModel, exist_ok=True)

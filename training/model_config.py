@@ -23,6 +23,7 @@ class FusionConfig(PreTrainedConfig):
     modalities: list[str] = field(default_factory=lambda: list(MODALITIES.names()))
     encoders: dict[str, Any] = field(default_factory=dict)  # modality -> kind, or mapping of kind and options
     inputs: dict[str, Any] = field(default_factory=dict)  # modality -> fields of FeatureShape
+    pretrained: dict[str, Any] = field(default_factory=dict)  # modality -> facts of an encoder that is: Encoder.start
     fusion: Any = "attention"  # as an encoder
     output: Any = "text"  # as an encoder
     fitted: dict[str, Any] = field(default_factory=dict)  # what the output learned of the training labels: Output.fit

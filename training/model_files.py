@@ -17,7 +17,7 @@ def model_folder(name: str) -> Path:
         ValueError: there is no such model, or it cannot be fetched.
     """
     if not name:
-        raise ValueError("embedding needs a model: {kind: embedding, model: NAME_OR_FOLDER}")
+        raise ValueError("a pretrained encoder needs a model: {kind: ..., model: NAME_OR_FOLDER}")
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -37,22 +37,25 @@ def model_folder(name: str) -> Path:
         ) from error
 
 
-def model_files(folder: Path) -> list[Path]:
+def model_files(folder: Path, weights: bool = True) -> list[Path]:
     """What makes a model: configuration, weights (safetensors), tokenizer, preprocessing.
+
+    Args:
+        weights: false: all but them.
 
     Raises:
         ValueError: it has no configuration or no such weights.
     """
-    for pattern, what in ((_CONFIG, "configuration"), (_WEIGHTS, "weights as safetensors")):
+    for pattern, what in ((_CONFIG, "configuration"), (_WEIGHTS, "weights as safetensors"))[: 1 + weights]:
         if not any(folder.glob(pattern)):
             raise ValueError(f"model is the folder {str(folder)!r}, which has no {what} ({pattern})")
-    return sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()})
+    patterns = [pattern for pattern in _FILES if weights or pattern != _WEIGHTS]
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 
-def digest(folder: Path) -> str:
-    """Names a model by the content of its files, wherever they lie. Raises ValueError as `model_files`."""
-    stats = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in model_files(folder))
-    return _digest(stats)
+def digest(folder: Path, weights: bool = True) -> str:
+    """Names a model by the content of its files, wherever they lie; the arguments and ValueError of `model_files`."""
+    return _digest(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in model_files(folder, weights)))
 
 
 @functools.lru_cache(maxsize=16)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from training import catalog
-from training.catalog import Choice
+from training.catalog import PRETRAINED_ENCODERS, Choice
 from training.features import FeatureSettings
+from training.model_files import digest, model_folder
 from training.schema import MODALITIES, fingerprint
 from training.settings import MediaLimits, ModelSettings, TrainingSettings, decisive
 from training.validation import from_dict, to_dict
@@ -125,7 +126,7 @@ def identity(model: ModelSettings) -> dict[str, Any]:
     """The settings as plain values; a language model in a local folder is known by its files, wherever it lies, and a
     user's own kind by its code."""
     values = {name: value for name, value in to_dict(model).items() if name not in NEUTRAL} | {
-        "encoders": {modality: catalog.identity(choice) for modality, choice in model.encoders.items()},
+        "encoders": {modality: _encoder_identity(choice) for modality, choice in model.encoders.items()},
         "fusion": catalog.identity(model.fusion),
         "output": catalog.identity(model.output),
     }
@@ -135,6 +136,13 @@ def identity(model: ModelSettings) -> dict[str, Any]:
     files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     facts = [(path, path.stat()) for path in files]
     return values | {"llm": [[p.name, _sha256(p, stat.st_size, stat.st_mtime_ns)] for p, stat in facts]}
+
+
+def _encoder_identity(choice: Choice) -> Any:
+    """A pretrained one is known by the files of its model."""
+    if choice.kind not in PRETRAINED_ENCODERS:
+        return catalog.identity(choice)
+    return Choice(choice.kind, {**choice.options, "model": digest(model_folder(choice.options["model"]))}).plain()
 
 
 def training_identity(training: TrainingSettings) -> dict[str, Any]:

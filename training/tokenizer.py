@@ -77,11 +77,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, around: bool = True) -
 
 
 def windows(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> list[list[int]]:
-    """Token ids of a text in parts of at most `most` tokens, each with the special tokens that belong around a text."""
+    """Token ids of a text in parts of at most `most` tokens, each with the special tokens that belong around a text;
+    all but the last are of `window_length`."""
     control, ids = _control(tokenizer), encode(tokenizer, text, around=False)
-    room = max(1, int(most) - len(control.before) - len(control.after))
+    room = window_length(tokenizer, most) - len(control.before) - len(control.after)
     parts = [ids[start : start + room] for start in range(0, max(1, len(ids)), room)]
     return [[*control.before, *part, *control.after] for part in parts]
+
+
+def window_length(tokenizer: PreTrainedTokenizerBase, most: int) -> int:
+    """Tokens of a whole part of `windows`: `most`, or what a single token takes with those around it."""
+    control = _control(tokenizer)
+    return max(int(most), 1 + len(control.before) + len(control.after))
 
 
 class _Control(NamedTuple):

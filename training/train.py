@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from training.adaptation import merge
 from training.building import build_model
 from training.calibration import calibrate
 from training.catalog import OBJECTIVES
@@ -109,6 +110,7 @@ def fit(
     if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
         rate = task.training.learning_rate
         raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
+    merge(network.encoders)  # what LoRA learned becomes part of the weights, so that a saved encoder is a plain one
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
     if len(task.validation):
         rows = _sample(task.validation, task.training.seed)

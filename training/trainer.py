@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from training.adaptation import parameter_groups
 from training.data import Collator, EpochSampler, SampleDataset
 from training.evaluate import mean_score
 from training.metrics import Metric
@@ -28,6 +29,14 @@ class Trainer(transformers.Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return EpochSampler(len(train_dataset), self.args.seed)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            trained: Any = self.model if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
+            groups = parameter_groups(trained, set(self.get_decay_parameter_names(trained)), self.args.weight_decay)
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         # What it does on one device or with DistributedDataParallel, without looking for the parameters at each step.

@@ -33,6 +33,7 @@ from training.catalog import FEATURIZERS, FILTERS, Choice
 from training.features import FeatureSettings
 from training.featurizers.embedding import EmbeddingOptions, SpeechEmbeddingOptions
 from training.featurizers.pixels import PixelsOptions
+from training.featurizers.processed import ProcessedOptions, ProcessedSpeechOptions
 from training.featurizers.tokens import TokensOptions
 from training.filters.base import RangeOptions
 from training.filters.language import LanguageOptions
@@ -141,7 +142,7 @@ def test_every_package_that_decides_a_row_is_part_of_its_fingerprint(modality, k
     from training import processor as module
 
     monkeypatch.setattr("training.model_files.model_folder", Path)
-    monkeypatch.setattr("training.model_files.digest", str)
+    monkeypatch.setattr("training.model_files.digest", lambda folder, weights: str(folder))
     processor = Processor(FeatureSettings(**{modality: kind}), MediaLimits())
     version, before = module._version, processor.fingerprint(modality)
     packages = {*processor.modalities[modality].packages, *processor.featurizers[modality].packages}
@@ -151,8 +152,9 @@ def test_every_package_that_decides_a_row_is_part_of_its_fingerprint(modality, k
         "speech": {"numpy", "scipy", "soundfile", "soxr"},
     }
     expected_here = expected[modality]
-    if kind == "embedding":  # by pictures as the model's own preprocessing resizes them
-        expected_here = expected_here - {"opencv-python-headless", "scipy"} | {"torch", "transformers"}
+    if kind in ("embedding", "processed"):  # by pictures as the model's own preprocessing resizes them
+        theirs = {"text": set(), "image": {"timm", "torchvision"}, "speech": {"torchaudio"}}[modality]
+        expected_here = expected_here - {"opencv-python-headless", "scipy"} | {"torch", "transformers"} | theirs
     assert packages == expected_here
     for package in packages:
         monkeypatch.setattr(module, "_version", lambda name, one=package: "0" if name == one else version(name))
@@ -449,9 +451,11 @@ def test_every_field_has_a_case():
         WorkerOptions: {"workers", "batch_size"},
         RangeOptions: {"least", "most"},
         LanguageOptions: {"any_of"},
-        # In `tests/training/test_pretrained.py`:
+        # In `tests/training/test_pretrained.py` and `test_huggingface.py`:
         EmbeddingOptions: {"model", "tokens", "layer", "batch_size"},
         SpeechEmbeddingOptions: {"model", "tokens", "layer", "batch_size", "pad"},
+        ProcessedOptions: {"model"},
+        ProcessedSpeechOptions: {"model", "pad"},
         Project: set(PROJECT) | SET_WHEN_READ,
     }
     for cls, names in cases.items():

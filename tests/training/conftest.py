@@ -142,17 +142,36 @@ def own_kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def rows() -> list[dict[str, Any]]:
+    return featurized(FEATURES)
+
+
+def featurized(features: FeatureSettings) -> list[dict[str, Any]]:
     """A row for every non-empty subset of the modalities, featurized from real media; labels 7 and 9."""
     from training.model_registry import example_row
     from training.processor import Processor
 
-    processor, media = Processor(FEATURES, MediaLimits()), example_row()
+    processor, media = Processor(features, MediaLimits()), example_row()
     full = {m: value if m == "text" else base64.b64decode(value) for m, value in media.items()}
     subsets = [s for size in (1, 2, 3) for s in itertools.combinations(MODALITIES, size)]
     return [
         processor.row(**{m: full[m] for m in subset}) | {"sample_id": str(n), "label": "79"[n % 2], "epoch": 0}
         for n, subset in enumerate(subsets)
     ]
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of the encoder of a family of `tiny_encoders`, made once."""
+    from tests.training import tiny_encoders
+
+    made: dict[str, Path] = {}
+
+    def of(family: str) -> Path:
+        if family not in made:
+            made[family] = tiny_encoders.make(family, tmp_path_factory.mktemp(family))
+        return made[family]
+
+    return of
 
 
 @pytest.fixture(scope="session")
@@ -170,12 +189,14 @@ def make_model(tokenizer: Any) -> Callable[..., Any]:
     from training.building import build_model
     from training.train import make_collator
 
-    def make(rows: list[dict[str, Any]], **settings: Any) -> tuple[Any, dict[str, Any]]:
+    def make(
+        rows: list[dict[str, Any]], features: FeatureSettings = FEATURES, **settings: Any
+    ) -> tuple[Any, dict[str, Any]]:
         torch.manual_seed(0)
         chosen = replace(MODEL, **settings)
         labels = [label_of(chosen.output, label) for label in ("7", "9")]
-        model = build_model(chosen, FEATURES, tokenizer, MODALITIES, labels)
-        collator = make_collator(model, tokenizer, FEATURES)
+        model = build_model(chosen, features, tokenizer, MODALITIES, labels)
+        collator = make_collator(model, tokenizer, features)
         rows = [row | {"label": label_of(chosen.output, row["label"])} for row in rows]
         return model, replace(collator, targets=partial(model.output.targets, tokenizer=tokenizer))(rows)
 

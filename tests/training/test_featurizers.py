@@ -67,7 +67,7 @@ def case(request, tmp_path, monkeypatch) -> tuple[str, str, Processor]:
     (tmp_path / "edges_of_test.py").write_text(OWN)
     modality, kind = request.param
     section = {"kind": kind}
-    if kind == "embedding":
+    if kind in ("embedding", "processed"):
         encoder = {"text": "bert", "image": "vit", "speech": "whisper"}[modality]
         section["model"] = str(tiny_encoders.make(encoder, tmp_path / encoder))
     return modality, kind, Processor(FeatureSettings(**{modality: section}), MediaLimits())

@@ -9,43 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training import tiny_encoders
+from tests.training.tiny_encoders import CASES, CONTENTS, noise
 from training.features import FeatureSettings
 from training.model_files import digest, model_folder
-from training.pretrained import Recording, averages, load_encoder
+from training.pretrained import averages, load_encoder, real_states
 from training.processor import Processor
 from training.settings import MediaLimits
 
-CASES = [(family, modality) for family, (modalities, _) in tiny_encoders.FAMILIES.items() for modality in modalities]
-RANDOM = np.random.default_rng(0)
-
-
-def noise(seconds: float, rate: int = 16_000, pad: bool = False) -> Recording:
-    return Recording(RANDOM.standard_normal(round(seconds * rate)).astype(np.float32) / 10, rate, pad)
-
-
-CONTENTS: dict[str, list[Any]] = {
-    "text": ["a", "words, and more of them than it reads at once: " * 3, "two <|eos|> words", ""],
-    "image": [RANDOM.integers(0, 256, shape, dtype=np.uint8) for shape in ((40, 50, 3), (3, 7, 3), (64, 32, 3))],
-    "speech": [noise(0.06), noise(0.6), noise(3.2), noise(0.55, 8000)],
-}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made: dict[str, Path] = {}
-
-    def of(family: str) -> Path:
-        if family not in made:
-            made[family] = tiny_encoders.make(family, tmp_path_factory.mktemp(family))
-        return made[family]
-
-    return of
-
 
 @pytest.mark.parametrize(("family", "modality"), CASES)
-def test_an_embedding_depends_on_its_content_alone(family: str, modality: str, folder: Any) -> None:
-    encoder, contents = load_encoder(modality, folder(family)), CONTENTS[modality]
+def test_an_embedding_depends_on_its_content_alone(family: str, modality: str, tiny_encoder: Any) -> None:
+    encoder, contents = load_encoder(modality, tiny_encoder(family)), CONTENTS[modality]
     together = encoder.embed(contents, 4, -1, 2)
     width = encoder.width(-1)
     for embedding_ND, content in zip(together, contents, strict=True):
@@ -58,34 +32,34 @@ def test_an_embedding_depends_on_its_content_alone(family: str, modality: str, f
         encoder.embed(contents[:1], 1, 99, 2)
 
 
-def test_what_a_recording_is_padded_with_does_not_count(folder: Any) -> None:
+def test_what_a_recording_is_padded_with_does_not_count(tiny_encoder: Any) -> None:
     """Of 0.5 s and of 0.06 s within as much silence: the first has 25 positions, the second three."""
-    encoder = load_encoder("speech", folder("whisper"))
-    (part,) = encoder.inputs(noise(0.06))
+    encoder = load_encoder("speech", tiny_encoder("whisper"))
+    (part,) = encoder.preprocessing.inputs(noise(0.06))
     assert part.tensors["input_features"].shape == (1, 80, 50)
-    assert len(next(encoder._real(torch.zeros(1, 25, 16), [part]))) == 3
-    (whole,) = encoder.inputs(noise(0.6, pad=True))
+    assert len(next(real_states(torch.zeros(1, 25, 16), [part.real]))) == 3
+    (whole,) = encoder.preprocessing.inputs(noise(0.6, pad=True))
     assert whole.tensors["input_features"].shape == (1, 80, 3000) and whole.real == 0.6 / 30
-    long = [part.tensors["input_features"].shape[-1] for part in encoder.inputs(noise(31))]
+    long = [part.tensors["input_features"].shape[-1] for part in encoder.preprocessing.inputs(noise(31))]
     assert long == [3000, 100], "nothing is cut off: what is too long is read in parts"
 
 
-def test_whisper_reads_short_recordings_as_long_ones_up_to_what_follows(folder: Any) -> None:
+def test_whisper_reads_short_recordings_as_long_ones_up_to_what_follows(tiny_encoder: Any) -> None:
     """The shortened encoder is the same network: on features of full length, cut after the convolutions, it agrees."""
-    encoder = load_encoder("speech", folder("whisper"))
+    encoder = load_encoder("speech", tiny_encoder("whisper"))
     features = torch.randn(1, 80, 3000)
     with torch.inference_mode():
-        whole = encoder.states({"input_features": features}, 0)
-        short = encoder.states({"input_features": features[..., :100]}, 0)
+        whole = encoder.tower.states(encoder.network, {"input_features": features}, 0)
+        short = encoder.tower.states(encoder.network, {"input_features": features[..., :100]}, 0)
     torch.testing.assert_close(short[:, :49], whole[:, :49])
 
 
-def test_the_class_token_comes_first_and_alone_stands_for_all(folder: Any) -> None:
-    encoder = load_encoder("image", folder("vit"))
+def test_the_class_token_comes_first_and_alone_stands_for_all(tiny_encoder: Any) -> None:
+    encoder = load_encoder("image", tiny_encoder("vit"))
     states_SD = torch.arange(17.0)[:, None]
-    assert encoder.averaged(states_SD, 1).tolist() == [[0.0]]
-    assert encoder.averaged(states_SD, 5).flatten().tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
-    assert encoder.averaged(states_SD[1:], 1).tolist() == [[8.5]]
+    assert encoder.tower.averaged(states_SD, 1).tolist() == [[0.0]]
+    assert encoder.tower.averaged(states_SD, 5).flatten().tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
+    assert encoder.tower.averaged(states_SD[1:], 1).tolist() == [[8.5]]
 
 
 def test_stretches_of_a_sequence_share_what_lies_on_their_border() -> None:
@@ -102,9 +76,9 @@ def test_stretches_of_a_sequence_share_what_lies_on_their_border() -> None:
         ("vit", "speech", "knows no sampling rate|cannot be loaded as an encoder of speech"),
     ],
 )
-def test_an_encoder_of_something_else_is_refused(family: str, modality: str, words: str, folder: Any) -> None:
+def test_an_encoder_of_something_else_is_refused(family: str, modality: str, words: str, tiny_encoder: Any) -> None:
     with pytest.raises(ValueError, match=words):
-        load_encoder(modality, folder(family))
+        load_encoder(modality, tiny_encoder(family))
 
 
 MODELS = Path(__file__).parents[2] / "models"  # `make models`
@@ -120,7 +94,7 @@ def test_real_encoders_tell_what_is_alike() -> None:
     for name in ("whisper-tiny", "whisper-base"):
         speech = load_encoder("speech", MODELS / name)
         short, again = speech.embed([noise(1.0), noise(1.0)], 4, -1, 8)
-        assert short.shape == (4, speech.model.config.d_model) and not np.allclose(short, again)
+        assert short.shape == (4, speech.width()) and not np.allclose(short, again)
     image = load_encoder("image", MODELS / "efficientnet-lite0")
     assert image.embed(CONTENTS["image"], 4, -1, 8)[0].shape == (4, 1280)
 
@@ -129,10 +103,10 @@ def settings(model: Path | str, **options: Any) -> FeatureSettings:
     return FeatureSettings(image={"kind": "embedding", "model": str(model), **options})
 
 
-def test_a_model_is_known_by_its_files_wherever_they_lie(folder: Any, tmp_path: Path) -> None:
+def test_a_model_is_known_by_its_files_wherever_they_lie(tiny_encoder: Any, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(folder("vit"), copy)
-    marks = [Processor(settings(place), MediaLimits()).fingerprint("image") for place in (folder("vit"), copy)]
+    shutil.copytree(tiny_encoder("vit"), copy)
+    marks = [Processor(settings(place), MediaLimits()).fingerprint("image") for place in (tiny_encoder("vit"), copy)]
     assert marks[0] == marks[1]
     for changed in ({"tokens": 5}, {"layer": 1}):
         assert Processor(settings(copy, **changed), MediaLimits()).fingerprint("image") != marks[0]
@@ -158,5 +132,5 @@ def test_a_name_that_is_no_model_is_told_without_waiting(monkeypatch: pytest.Mon
 
 
 def test_the_model_must_be_named() -> None:
-    with pytest.raises(ValueError, match=r"features\.image: embedding needs a model"):
+    with pytest.raises(ValueError, match=r"features\.image: a pretrained encoder needs a model"):
         Processor(FeatureSettings(image="embedding"), MediaLimits()).prepare("image")

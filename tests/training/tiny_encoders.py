@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import transformers as hf
 
+from training.preprocessing import Recording
 from training.tokenizer import fit_tokenizer
 
 _LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
@@ -132,4 +135,18 @@ FAMILIES: dict[str, tuple[tuple[str, ...], Callable[[], tuple]]] = {
     "whisper": (("speech",), _whisper),
     "ast": (("speech",), _ast),
     "clap": (("speech",), _clap),
+}
+CASES = [(family, modality) for family, (modalities, _) in FAMILIES.items() for modality in modalities]
+
+_RANDOM = np.random.default_rng(0)
+
+
+def noise(seconds: float, rate: int = 16_000, pad: bool = False) -> Recording:
+    return Recording(_RANDOM.standard_normal(round(seconds * rate)).astype(np.float32) / 10, rate, pad)
+
+
+CONTENTS: dict[str, list[Any]] = {
+    "text": ["a", "words, and more of them than it reads at once: " * 3, "two <|eos|> words", ""],
+    "image": [_RANDOM.integers(0, 256, shape, dtype=np.uint8) for shape in ((40, 50, 3), (3, 7, 3), (64, 32, 3))],
+    "speech": [noise(0.06), noise(0.6), noise(3.2), noise(0.55, 8000)],
 }

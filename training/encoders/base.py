@@ -1,5 +1,7 @@
 """The contract of an encoder: one modality's features to tokens that the fusion reads."""
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -7,11 +9,19 @@ from training.featurizers.base import FeatureShape
 from training.layers import ModelShape
 
 
+class Start(NamedTuple):
+    """What a pretrained encoder starts from."""
+
+    facts: dict[str, Any]  # plain JSON-able values from which its modules are made: a saved model has them
+    weights: dict[str, Tensor]
+
+
 class Encoder(nn.Module):
     """Values and mask (B, S) of one modality to tokens (B, T, width) and their mask (B, T); a mask is true where real.
 
     The values have the form that `source` says. Every row has at least one real position; what the mask hides never
-    changes the result, and every parameter gets a gradient. A kind with options takes them as `options`.
+    changes the result, and every parameter gets a gradient. A kind with options takes them as `options`; one that is
+    pretrained takes the facts of its `start` as `facts`.
     """
 
     reads_prompt = False  # true: the values are the language model's embeddings of the text, which it reads as prompt
@@ -22,6 +32,19 @@ class Encoder(nn.Module):
 
     def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
+
+    @classmethod
+    def start(cls, options: Any) -> Start | None:
+        """What an encoder of these options starts from; None where it is new. Raises ValueError: it is not there."""
+        return None
+
+    def take(self, start: Start, name: str, values: Tensor, mask: Tensor | None) -> None:
+        """Takes the weights, and makes of them what is to be trained.
+
+        Args:
+            name: of the encoder, as the project file says it, for errors.
+            values: of an example, with its mask.
+        """
 
 
 def all_real(tokens_BTD: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,189 @@
+"""What the preprocessing of a pretrained encoder makes of a content (`training.preprocessing`), for that encoder in the
+model, which runs on it in each step (`training.encoders.huggingface`).
+
+Shapes: B rows, C channels, H and W pixels, S tokens, F rows over time, M numbers of a row.
+"""
+
+import functools
+import json
+import shutil
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from training import model_files
+from training.featurizers.base import FeatureShape, Featurizer
+from training.images import Image
+from training.preprocessing import PREPROCESSING, Preprocessing, Recording
+from training.recordings import Speech
+from training.validation import FORBID_EXTRA
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessedOptions:
+    __pydantic_config__ = FORBID_EXTRA
+    model: str = ""  # has to be given: a Hugging Face name, or a local folder of the same form
+
+
+class ModelFeaturizer(Featurizer):
+    """What features need of a Hugging Face model, named by the option `model`; and of the modality, which is said by
+    one of `OfText`, `OfImage`, `OfSpeech`."""
+
+    packages: tuple[str, ...] = ("transformers", "torch")
+    located = ("model",)
+    carries_weights: ClassVar[bool]  # they are needed to featurize
+    modality: ClassVar[str]
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self._saved: Path | None = None
+
+    @abstractmethod
+    def raw(self, content: Any) -> Any:
+        """What the model's preprocessing takes."""
+
+    def identity(self) -> Any:
+        """The content of the model's files. Raises ValueError: it is not there."""
+        return model_files.digest(self._folder, self.carries_weights)
+
+    def save(self, folder: Path) -> None:
+        for path in model_files.model_files(self._folder, self.carries_weights):
+            shutil.copyfile(path, folder / path.name)
+
+    def restore(self, folder: Path) -> None:
+        self._saved = folder
+        self.__dict__.pop("_loaded", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was loaded, which another process loads itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_loaded"}
+
+    @property
+    def _folder(self) -> Path:
+        return self._saved or model_files.model_folder(self.options.model)
+
+
+class OfText(ModelFeaturizer):
+    modality = "text"
+
+    def raw(self, content: Any) -> str:
+        return str(content.text)
+
+
+class OfImage(ModelFeaturizer):
+    modality = "image"
+    packages = (*ModelFeaturizer.packages, "timm", "torchvision")
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.decoded_size = _processed_size(Path(options.model))
+
+    def restore(self, folder: Path) -> None:
+        super().restore(folder)
+        self.decoded_size = _processed_size(folder)
+
+    def raw(self, content: Image) -> np.ndarray:
+        return content.array
+
+
+class OfSpeech(ModelFeaturizer):
+    modality = "speech"
+    packages = ("numpy", "soxr", *ModelFeaturizer.packages, "torchaudio")
+
+    def raw(self, content: Speech) -> Recording:
+        return Recording(content.waveform, content.sample_rate, self.options.pad)
+
+
+class ProcessedFeaturizer(ModelFeaturizer):
+    described = "what the preprocessing of a pretrained encoder makes"
+    version = 1
+    carries_weights = False
+    dtype: ClassVar[str]
+    Options = ProcessedOptions
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return {self.read: self.dtype}
+
+    def featurize(self, content: Any) -> dict[str, np.ndarray]:
+        return {self.read: self._loaded.stored(self.raw(content))}
+
+    def prepare(self) -> None:
+        model_files.model_files(self._folder)  # the model will need the weights, too
+        self.shape()
+
+    def shape(self) -> FeatureShape:
+        return self._loaded.shape()
+
+    @functools.cached_property
+    def _loaded(self) -> Preprocessing:
+        """Once: a served model reads row by row."""
+        return PREPROCESSING[self.modality](self._folder)
+
+
+class ProcessedTextFeaturizer(OfText, ProcessedFeaturizer):
+    form, read, dtype = "ids", "input_ids", "int32"
+
+    def batch(self, rows: Sequence[np.ndarray | None]) -> "tuple[Tensor, Tensor]":
+        """int64 (B, S), padded on the right, and a mask (B, S); S is at least 1."""
+        from training.padding import padded
+
+        return padded([() if row is None else row for row in rows], 0)
+
+
+class ProcessedImageFeaturizer(OfImage, ProcessedFeaturizer):
+    form, dtype = "grid", "uint8"
+    read = augmented = "pixels"
+
+    def batch(self, rows: Sequence[np.ndarray | None]) -> "tuple[Tensor, None]":
+        """float32 (B, C, H, W), from 0 (black) to 1 (white)."""
+        import torch
+
+        shape = next((row.shape for row in rows if row is not None), (3, 1, 1))
+        pixels_BCHW = np.zeros((len(rows), *shape), dtype=np.float32)
+        for n, pixels_CHW in enumerate(rows):
+            if pixels_CHW is not None:
+                pixels_BCHW[n] = pixels_CHW
+        return torch.from_numpy(pixels_BCHW).div_(255), None
+
+    def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
+        from training.augmentation import augment_image
+
+        return partial(augment_image, settings=settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessedSpeechOptions(ProcessedOptions):
+    # With silence, to all that the encoder reads at once (30 s of Whisper), as it was trained: many times the cost.
+    pad: bool = False
+
+
+class ProcessedSpeechFeaturizer(OfSpeech, ProcessedFeaturizer):
+    form, read, dtype = "frames", "processed", "float16"
+    Options = ProcessedSpeechOptions
+
+    def batch(self, rows: Sequence[np.ndarray | None]) -> "tuple[Tensor, Tensor]":
+        """float32 (B, F, M), zero where there is nothing, and a mask (B, F)."""
+        from training.padding import padded_frames
+
+        return padded_frames(rows, next((row.shape[1] for row in rows if row is not None), 1))
+
+
+def _processed_size(folder: Path) -> int | None:
+    """The short side in pixels to which the preprocessing shrinks a picture; None where it does not say."""
+    try:
+        said = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    sizes = [said.get(name) for name in ("size", "crop_size")]
+    lengths = [list(size.values()) if isinstance(size, dict) else [size] for size in sizes if size]
+    numbers = [length for values in lengths for length in values if isinstance(length, int)]
+    return max(numbers, default=None)

@@ -1,0 +1,303 @@
+"""What the preprocessing of a Hugging Face encoder makes of a content: the model's own, from its folder, on the CPU.
+
+It is read in two forms: as the tensors of each part that goes through the encoder at once (`inputs`), and as the one
+tensor that a feature table keeps of all parts (`stored`), from which an encoder in the model makes the same tensors
+(`training.encoders.huggingface`) with the `facts`.
+
+Shapes: C channels, H and W pixels, S tokens or samples, F rows over time, M numbers of a row.
+"""
+
+import contextlib
+import functools
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from training.featurizers.base import FeatureShape
+from training.spectra import resample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPEECH_INPUTS = ("input_features", "input_values")  # names of the tensor that an encoder of speech reads
+_SECONDS = 30.0  # of speech that go through an encoder at once, if it does not say
+_STEP_SECONDS = 0.5  # lengths of speech are rounded up to a multiple: few lengths make large batches
+_LONGEST_TEXT = 512  # tokens that go through an encoder at once, if it does not say
+
+
+class Input(NamedTuple):
+    """A part of a content that goes through the encoder at once."""
+
+    tensors: dict[str, "Tensor"]  # what the model takes, a batch of one
+    real: float  # share of the positions that are not padding, from the start
+
+
+class Preprocessing(ABC):
+    what: ClassVar[str]  # that it reads, for a person
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ValueError where the folder has no preprocessing of such contents."""
+        self.folder = folder
+        with loading(folder, self.what):
+            self.own = self.load()
+
+    @abstractmethod
+    def load(self) -> Any:
+        """The model's own, as transformers reads it."""
+
+    @property
+    @abstractmethod
+    def example(self) -> Any:
+        """A small content."""
+
+    @abstractmethod
+    def inputs(self, content: Any) -> Iterator[Input]:
+        """A content, in as many parts as the encoder needs to read it whole."""
+
+    @abstractmethod
+    def stored(self, content: Any) -> np.ndarray:
+        """All parts as one tensor of the form that `shape` says."""
+
+    @abstractmethod
+    def shape(self) -> FeatureShape:
+        """Of `stored`. Raises ValueError where the encoder cannot stand in the model."""
+
+    def facts(self) -> dict[str, Any]:
+        """What must be known to read `stored`, as plain JSON-able values."""
+        return {}
+
+
+class TextPreprocessing(Preprocessing):
+    """`stored` are token ids int32 (S,), window behind window; of `size` tokens each but the last."""
+
+    what = "texts"
+
+    def load(self) -> Any:
+        from transformers import AutoConfig, AutoTokenizer
+
+        config: Any = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        told = getattr(config.get_text_config(), "max_position_embeddings", None) or _LONGEST_TEXT + 2
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        self._most = int(min(tokenizer.model_max_length, told - 2))  # some count positions from 2
+        return tokenizer
+
+    @property
+    def example(self) -> str:
+        return "a"
+
+    def inputs(self, content: str) -> Iterator[Input]:
+        import torch
+
+        from training.tokenizer import windows
+
+        for ids in windows(self.own, content, self._most):
+            ids_BS = torch.tensor([ids or [self._pad]])  # of a text that cleaning left empty
+            yield Input({"input_ids": ids_BS, "attention_mask": torch.ones_like(ids_BS)}, 1.0)
+
+    def stored(self, content: str) -> np.ndarray:
+        return np.concatenate([part.tensors["input_ids"][0].numpy() for part in self.inputs(content)]).astype(np.int32)
+
+    def shape(self) -> FeatureShape:
+        from training.tokenizer import window_length
+
+        return FeatureShape("ids", len(self.own), window_length(self.own, self._most))
+
+    def facts(self) -> dict[str, Any]:
+        return {"pad": self._pad}
+
+    @property
+    def _pad(self) -> int:
+        return int(self.own.pad_token_id or 0)
+
+
+class ImagePreprocessing(Preprocessing):
+    """`stored` is uint8 (C, H, W), from the value of black to that of white: what stands between resize and
+    normalisation, in a quarter of the bytes."""
+
+    what = "pictures"
+
+    def load(self) -> Any:
+        from transformers import AutoImageProcessor
+
+        return AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
+
+    @property
+    def example(self) -> np.ndarray:
+        return np.zeros((32, 32, 3), np.uint8)
+
+    def inputs(self, content: np.ndarray) -> Iterator[Input]:
+        import PIL.Image
+
+        made = self.own(images=[PIL.Image.fromarray(content)], return_tensors="pt")
+        yield Input({"pixel_values": made["pixel_values"]}, 1.0)
+
+    def stored(self, content: np.ndarray) -> np.ndarray:
+        low_C, high_C = self._range
+        scaled_CHW = (self._pixels(content) - low_C[:, None, None]) / (high_C - low_C)[:, None, None]
+        return np.round(scaled_CHW * 255).clip(0, 255).astype(np.uint8)
+
+    def shape(self) -> FeatureShape:
+        shapes = {self._pixels(np.zeros((*size, 3), np.uint8)).shape for size in ((40, 40), (40, 90), (90, 40))}
+        if len(shapes) > 1 or len(shape := shapes.pop()) != 3 or shape[1] != shape[2]:
+            raise ValueError(
+                f"model {str(self.folder)!r} makes squares of one size of no picture: it cannot stand in the model; "
+                "take features of the kind `embedding`"
+            )
+        self._check_range()
+        return FeatureShape("grid", *shape[:2])
+
+    def facts(self) -> dict[str, Any]:
+        low_C, high_C = self._range
+        return {"low": low_C.tolist(), "high": high_C.tolist()}
+
+    def _pixels(self, content: np.ndarray) -> np.ndarray:
+        (part,) = self.inputs(content)
+        return part.tensors["pixel_values"][0].numpy()
+
+    @functools.cached_property
+    def _range(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values of black and of white, by channel."""
+        black_CHW, white_CHW = (self._pixels(np.full((32, 32, 3), value, np.uint8)) for value in (0, 255))
+        return black_CHW.min((1, 2)), white_CHW.max((1, 2))
+
+    def _check_range(self) -> None:
+        """Raises ValueError where a picture becomes something else than resized and normalised pixels."""
+        (low_C, high_C), random = self._range, np.random.default_rng(0)
+        pixels_CHW = self._pixels(random.integers(0, 256, (64, 64, 3), np.uint8))
+        slack_C = 0.01 * (high_C - low_C)
+        within = (pixels_CHW.min((1, 2)) >= low_C - slack_C) & (pixels_CHW.max((1, 2)) <= high_C + slack_C)
+        if not (within & (high_C > low_C)).all():
+            raise ValueError(
+                f"model {str(self.folder)!r} does more to a picture than to resize and normalise it: it cannot stand "
+                "in the model; take features of the kind `embedding`"
+            )
+
+
+class Recording(NamedTuple):
+    waveform: np.ndarray  # float32 (samples,)
+    rate: int  # Hz
+    pad: bool = False  # with silence, to what the encoder reads at once
+
+
+class SpeechPreprocessing(Preprocessing):
+    """`stored` is float16 (F, M + 1): what the encoder reads over time (frames of a spectrum; samples, some in a row),
+    part behind part, `size` rows each but the last; the last number of a row counts what of it is no padding."""
+
+    what = "speech"
+
+    def load(self) -> Any:
+        from transformers import AutoFeatureExtractor
+
+        extractor = AutoFeatureExtractor.from_pretrained(self.folder, trust_remote_code=False)
+        if not getattr(extractor, "sampling_rate", None):
+            raise ValueError(f"its preprocessing ({type(extractor).__name__}) knows no sampling rate")
+        return extractor
+
+    @property
+    def example(self) -> Recording:
+        return Recording(np.zeros(8000, np.float32), 16_000)
+
+    def inputs(self, content: Recording) -> Iterator[Input]:
+        rate = self.own.sampling_rate
+        waveform = resample(content.waveform, content.rate, rate)
+        window = round(self._seconds * rate)
+        step = window if content.pad else self._step
+        for start in range(0, max(1, len(waveform)), window):
+            part = waveform[start : start + window]
+            padded = min(window, math.ceil(len(part) / step) * step)
+            made, real = self._made(part, rate, padded)
+            names = (*SPEECH_INPUTS, "attention_mask", "is_longer")
+            yield Input({name: made[name] for name in names if name in made}, real)
+
+    def stored(self, content: Recording) -> np.ndarray:
+        return np.concatenate([self._rows(part) for part in self.inputs(content)])
+
+    def shape(self) -> FeatureShape:
+        whole = self._rows(next(self.inputs(self.example._replace(pad=True))))
+        return FeatureShape("frames", whole.shape[1], len(whole))
+
+    def facts(self) -> dict[str, Any]:
+        name, axis = self._read
+        tensors = next(self.inputs(self.example)).tensors
+        shape = list(tensors[name].shape[1:])
+        shape[axis - 1] = -1
+        longer = bool(tensors["is_longer"].any()) if "is_longer" in tensors else None
+        return {"input": name, "shape": shape, "masked": "attention_mask" in tensors, "is_longer": longer}
+
+    def _rows(self, part: Input) -> np.ndarray:
+        name, axis = self._read
+        read = part.tensors[name][0].movedim(axis - 1, 0).numpy()
+        grouped = math.gcd(self._step, 100) if read.ndim == 1 else 1  # samples of a waveform
+        rows_FM = read.reshape(len(read) // grouped, -1)
+        real = math.ceil(len(read) * part.real - 1e-6)
+        counts_F = (real - np.arange(len(rows_FM)) * grouped).clip(0, grouped)
+        return np.column_stack([rows_FM, counts_F]).astype(np.float16)
+
+    @functools.cached_property
+    def _read(self) -> tuple[str, int]:
+        """The name of the tensor that the encoder reads, and which of its axes is time: the one that gets longer."""
+        rate = self.own.sampling_rate
+        shapes = []
+        for steps in (1, 2):
+            tensors = next(self.inputs(Recording(np.zeros(steps * self._step, np.float32), rate))).tensors
+            name = next(name for name in SPEECH_INPUTS if name in tensors)
+            shapes.append(tensors[name].shape)
+        longer = [axis for axis, (one, two) in enumerate(zip(*shapes, strict=True)) if two > one]
+        return name, longer[0] if longer else max(1, len(shapes[0]) - 2)
+
+    @property
+    def _step(self) -> int:
+        """Samples."""
+        return round(_STEP_SECONDS * self.own.sampling_rate)
+
+    def _made(self, waveform: np.ndarray, rate: int, padded: int) -> tuple[Any, float]:
+        if self._fixed:
+            return self.own(waveform, sampling_rate=rate, return_tensors="pt"), 1.0
+        made = self.own(waveform, sampling_rate=rate, padding="max_length", max_length=padded, return_tensors="pt")
+        return made, len(waveform) / padded
+
+    @functools.cached_property
+    def _fixed(self) -> bool:
+        """Whether the preprocessing makes the same length of every recording, by repeating it or in its own way."""
+        parameters = inspect.signature(self.own.__call__).parameters
+        return "padding" not in parameters or hasattr(self.own, "nb_max_samples")
+
+    @functools.cached_property
+    def _seconds(self) -> float:
+        """What it reads at once."""
+        rate, extractor = self.own.sampling_rate, self.own
+        if samples := getattr(extractor, "nb_max_samples", None) or getattr(extractor, "n_samples", None):
+            return samples / rate
+        return extractor.max_length / 100 if self._fixed and hasattr(extractor, "max_length") else _SECONDS
+
+
+PREPROCESSING: dict[str, type[Preprocessing]] = {
+    "text": TextPreprocessing,
+    "image": ImagePreprocessing,
+    "speech": SpeechPreprocessing,
+}
+
+
+@contextlib.contextmanager
+def loading(folder: Path, what: str) -> Iterator[None]:
+    """What transformers raises while it reads a folder as one ValueError in plain words; without bars, and without a
+    list of the weights that an encoder does not need."""
+    from transformers.utils import logging
+
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"model {str(folder)!r} cannot be loaded as an encoder of {what}: {why}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
