@@ -244,7 +244,7 @@ def ui(host: str, port: int, mlflow_port: int) -> None:
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Rows that are answered together.")
 @version_option
 def serve(project: str, host: str, port: int, workers: int, batch: int, version: str) -> None:
-    """Serve the champion over HTTP (MLflow's scoring protocol): POST /invocations."""
+    """Serve the champion over HTTP: a page at /, MLflow's scoring protocol at POST /invocations."""
     from orchestration.examples.layout import find_project
     from orchestration.project import load
     from orchestration.servers import check_free, run_until_stopped, serve_command
@@ -253,8 +253,9 @@ def serve(project: str, host: str, port: int, workers: int, batch: int, version:
     settings = load(*find_project(project, ()))
     version = find_version(settings.mlflow_uri, settings.name, version)
     check_free(host, port)
-    url = f"http://{host}:{port}/invocations"
-    click.echo(f"{settings.name} version {version} at {url}\nAsk it, with media as base64 and what is not there null:")
+    page, url = f"http://{host}:{port}/", f"http://{host}:{port}/invocations"
+    click.echo(f"{settings.name} version {version}\nTry it in a browser:  {page}")
+    click.echo("Ask it, with media as base64 and what is not there null:")
     rows = json.dumps({"dataframe_records": [dict.fromkeys(settings.modalities, "...")]})
     click.echo(f"  curl {url} -H 'Content-Type: application/json' -d '{rows}'")
     model = fetch_model(settings.mlflow_uri, settings.name, version)

@@ -6,8 +6,9 @@ import shutil
 import socket
 import time
 import wave
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -170,3 +171,33 @@ def make_png() -> Callable[[Path, int], None]:
 @pytest.fixture(scope="session")
 def make_wav() -> Callable[[Path, int], None]:
     return write_wav
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Opens a page in a new window of Chromium, whose microphone hears 440 Hz and whose camera sees a green picture.
+    `open_page.errors` are what the pages complained of, `open_page.asked` the URLs they asked for."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium (make system)")
+    tone, rate = tmp_path / "tone.wav", 48000
+    with wave.open(str(tone), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes((12000 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate)).astype("<i2").tobytes())
+    devices = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    options = [*devices, f"--use-file-for-fake-audio-capture={tone}", "--host-resolver-rules=MAP shop.test 127.0.0.1"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=options)
+
+        def open_page(url: str, **window: Any) -> Any:
+            page = browser.new_context(**window).new_page()
+            page.on("pageerror", lambda error: open_page.errors.append(str(error)))
+            page.on("request", lambda request: open_page.asked.append(request.url))
+            page.goto(url)
+            return page
+
+        open_page.errors, open_page.asked = [], []
+        yield open_page
+        browser.close()

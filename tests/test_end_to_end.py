@@ -1,11 +1,15 @@
 """The whole job as a person starts it: from files to a registered, judged and answering model, and again for free."""
 
+import contextlib
 import csv
 import itertools
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +19,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+import requests
 import soundfile
 from click.testing import CliRunner
 
@@ -325,6 +330,71 @@ def test_every_subset_of_the_inputs_is_answered(done, tmp_path):
     options = [part for m in MODALITIES for part in (f"--{m}", given[m])]
     (alone,) = done.ask("predict", "tiny", *options)["predictions"]
     assert origin.items() <= alone.items()
+
+
+@pytest.fixture
+def served(done: Home, free_ports: Callable[[int], list[int]]) -> Iterator[str]:
+    """The page of a running `triptych serve`."""
+    command = [sys.executable, "-P", "-m", "orchestration.cli", "serve", "tiny", "--port", str(free_ports(1)[0])]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=env, cwd=done.home.parent, text=True, stdout=subprocess.PIPE)
+    try:
+        url = re.search("Try it in a browser: +(.+)", process.stdout.readline() + process.stdout.readline())[1]
+        for _ in range(600):
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{url}ping", timeout=60).ok:
+                    break
+            assert process.poll() is None
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+
+
+def test_a_person_asks_by_the_page(done, served, browse):
+    """It says what `predict` says; what microphone and camera give can be read; what cannot be is said."""
+    files = done.path.parent / "photos" / "q00.png", done.path.parent / "recordings" / "q00.wav"
+    given = dict(zip(MODALITIES, ("Is it bright? (0)", *map(str, files)), strict=True))
+    rows = [{m: given[m] for m in subset.split("+")} for subset in SUBSETS]
+    expected = dict(zip(SUBSETS, triptych.open(done.path).model().predict(rows), strict=True))
+    page = browse(served)
+    page.wait_for_selector(".card")
+    assert page.inner_text("h1") == "tiny"
+
+    def ask() -> list[str]:
+        page.click("#ask")
+        page.wait_for_selector("#ask:enabled")
+        return [line.inner_text() for line in page.locator("tr").filter(has=page.locator(".given")).all()]
+
+    page.fill("textarea", given["text"])
+    page.set_input_files("#input-image", files[0])
+    page.set_input_files("#input-speech", files[1])
+    names = {"Text": "text", "Picture": "image", "Recording": "speech"}
+    found = {}
+    for line in ask():
+        subset, answer, chance = re.split(r"\s*\t\s*", line)
+        found["+".join(names[name] for name in subset.split(" + "))] = answer, float(chance.rstrip("%"))
+    assert found == {
+        subset: (answer["prediction"], pytest.approx(100 * answer["probability"], abs=0.06))
+        for subset, answer in expected.items()
+    }
+    assert page.inner_text(".said") == expected[SUBSETS[-1]]["prediction"]
+    dataset = done.runs[0].answer["dataset"]["fingerprint"]
+    assert page.inner_text("#answer .origin") == f"Version 1, trained on dataset {dataset}"
+    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("button", name="Take the picture").click()
+    page.get_by_text("taken just now").wait_for()
+    page.get_by_role("button", name="Record").click()
+    page.locator("[data-input=speech] .preview", has_text=re.compile(r"[1-9]\.\d s")).wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("recorded just now").wait_for()
+    assert len(ask()) == len(SUBSETS)
+    page.set_input_files("#input-image", {"name": "cut.png", "mimeType": "image/png", "buffer": b"\x89PNG"})
+    assert not ask() and "The model cannot read this.\nimage: " in page.inner_text("#problem")
+    assert not browse.errors and {url.split("/")[2] for url in browse.asked if url.startswith("http")} == {
+        served.split("/")[2]
+    }
 
 
 def test_a_second_run_makes_nothing(done):

@@ -65,8 +65,18 @@ class ServedModel(PythonModel):
         several = ["outputs"] if self.answerer.output.members else []
         return pd.DataFrame(self.answer(rows), columns=[*OUTPUTS, *several])
 
-    # The two steps of `predict`, by which a server answers many requests together (`orchestration.serving`, which is
-    # another version's: what it uses stays).
+    # What a server uses (`orchestration.serving`, which is another version's: it stays): what it tells people, and the
+    # two steps of `predict`, by which it answers many requests together.
+
+    def about(self) -> dict[str, Any]:
+        """Version, dataset, inputs (how their files are chosen; of a text: its type) and the limits of one row."""
+        kinds = {name: catalog.MODALITIES.load(name) for name in self.answerer.modalities}
+        return {
+            "version": self.version,
+            "dataset_fingerprint": self.dataset_fingerprint,
+            "inputs": {name: {"type": kind.media_type, "suffixes": kind.file_suffixes} for name, kind in kinds.items()},
+            "limits": dataclasses.asdict(self.answerer.processor.limits),
+        }
 
     def read(self, record: Mapping[str, Any], number: int) -> dict[str, Any]:
         """The tensors of one row; `number` is its own within the request. Threads may share it. Raises

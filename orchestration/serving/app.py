@@ -3,10 +3,11 @@
     python -P -m orchestration.serving MODEL [--host H] [--port P] [--workers N] [--batch ROWS]
 
 MODEL is the folder of a logged model. `POST /invocations` speaks MLflow's scoring protocol; `/ping`, `/health` and
-`/version` are MLflow's, too. The model runs with the code that was logged with it, this server with today's: what faces
-strangers (limits, timeouts, mended faults) holds for every version, those logged before it as well. So nothing here
-imports `training` or anything else of ours; of the version it uses MLflow's pyfunc (`predict`), and where its model has
-them `read` (a record to a row) and `answer` (rows to answers), by which requests are answered in batches.
+`/version` are MLflow's, too; `/` is a page for people (`orchestration.serving.page`). The model runs with the code that
+was logged with it, this server with today's: what faces strangers (limits, timeouts, mended faults) holds for every
+version, those logged before it as well. So nothing here imports `training` or anything else of ours; of the version it
+uses MLflow's pyfunc (`predict`), and where its model has them `read` (a record to a row) and `answer` (rows to
+answers), by which requests are answered in batches, and `about` (what the page must know).
 """
 
 import asyncio
@@ -39,6 +40,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from orchestration.serving.batching import Batcher
 from orchestration.serving.media import check_media
+from orchestration.serving.page import about_model, page_routes
 from orchestration.serving.rows import Record, Refused, read_rows
 
 ARGUMENTS = "TRIPTYCH_SERVING"  # the environment's variable that carries the command's arguments to its workers
@@ -227,13 +229,14 @@ async def _leave(_: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-def make_app(model: Any, columns: Sequence[str], limits: Limits, host: str) -> Starlette:
+def make_app(model: Any, columns: Sequence[str], limits: Limits, host: str, project: str | None = None) -> Starlette:
     """The ASGI application; on loopback it answers to the names of loopback only.
 
     Args:
         model: loaded, with `max_rows`, and `read` and `answer`, or `predict` alone.
         columns: that it takes.
         host: at which the server listens.
+        project: whose model it is, for the page.
     """
     service = Service(model, columns, limits)
 
@@ -257,6 +260,7 @@ def make_app(model: Any, columns: Sequence[str], limits: Limits, host: str) -> S
             Route("/invocations", service.invocations, methods=["POST"]),
             *(Route(path, ping) for path in ("/ping", "/health")),
             Route("/version", version),
+            *page_routes(about_model(model, list(columns), project, limits.body_bytes)),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
         exception_handlers={
@@ -286,7 +290,8 @@ def from_environment() -> Starlette:
         print(f"{arguments['model']} cannot be served: {type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(STARTUP_FAILURE)  # a worker that ends otherwise is started again
     print(f"Ready (process {os.getpid()})", file=sys.stderr, flush=True)
-    return make_app(model, columns, Limits(batch=arguments["batch"]), arguments["host"])
+    project = (pyfunc.metadata.metadata or {}).get("project")
+    return make_app(model, columns, Limits(batch=arguments["batch"]), arguments["host"], project)
 
 
 def _end_with_parent() -> None:

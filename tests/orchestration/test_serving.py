@@ -180,7 +180,7 @@ def test_what_cannot_be_understood_is_refused_in_words(serve: Callable[..., Serv
         assert server.post(b"{}", content_type).status_code == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     assert server.post(b"{}", **{"Content-Encoding": "gzip"}).status_code == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     url = f"http://127.0.0.1:{server.port}"
-    assert [requests.get(url + path, timeout=9).status_code for path in ("/", "/invocations")] == [404, 405]
+    assert [requests.get(url + path, timeout=9).status_code for path in ("/x", "/invocations")] == [404, 405]
     assert [requests.get(url + path, timeout=9).status_code for path in ("/ping", "/health", "/version")] == [200] * 3
     assert answers(server.ask("a")) == ["a"]
 

@@ -35,6 +35,7 @@ class Modality(ABC):
     picture: ClassVar[str | None] = None  # the tensor that a picture of a sample shows, if there is one
     picture_title: ClassVar[str] = ""
     column_words: ClassVar[Mapping[str, str]] = {}  # what `columns` and `extra` mean, where a name does not say it
+    media_type: ClassVar[str] = "*/*"  # of its files, as a browser chooses them: image/*
     file_suffixes: ClassVar[tuple[str, ...]] = ()  # of files that are most likely its items, for a first proposal
 
     # A class whose rows can be augmented says how far as `Augmentation`, a frozen dataclass (`Featurizer.augmenter`).

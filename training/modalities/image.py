@@ -36,6 +36,7 @@ class ImageModality(Modality):
         "width": "pixels of the upright picture, after EXIF orientation",
         "height": "pixels of the upright picture, after EXIF orientation",
     }
+    media_type = "image/*"
     file_suffixes = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2")
 
     def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Image:

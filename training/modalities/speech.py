@@ -40,6 +40,7 @@ class SpeechModality(Modality):
         "seconds": "how long it is",
         "rms": "root mean square of the samples, which lie within [-1, 1]",
     }
+    media_type = "audio/*"
     file_suffixes = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 
     def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Speech:

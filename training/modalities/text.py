@@ -34,6 +34,7 @@ class TextModality(Modality):
         "words": "the text segmented",
         "content_words": "lower case, without stop words",
     }
+    media_type = "text/plain"
     file_suffixes = (".txt",)
     Options = TextCleaning
 

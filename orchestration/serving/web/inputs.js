@@ -1,0 +1,189 @@
+// The inputs of a model: a card each, by the type of its files. What is given is a text or a file (`value`).
+import { hasDevices, photograph, record } from "./devices.js";
+import { bytes, make, number, say } from "./words.js";
+
+const NO_ACCESS = { NotAllowedError: "denied", SecurityError: "denied", NotFoundError: "missing", OverconstrainedError: "missing" };
+
+class Input {
+  constructor(name, limits) {
+    this.name = name;
+    this.limits = limits;
+    this.problem = make("p", "problem");
+    this.problem.setAttribute("role", "alert");
+    this.problem.hidden = true;
+    this.card = make("div", "card");
+    this.card.dataset.input = name;
+  }
+
+  complain(key, values) {
+    this.problem.hidden = !key;
+    if (key) say(this.problem, key, values);
+  }
+}
+
+class TextInput extends Input {
+  constructor(name, _, limits) {
+    super(name, limits);
+    this.area = say(make("textarea"), "writing", {}, "placeholder");
+    this.area.id = `input-${name}`;
+    this.area.oninput = () => this.complain();
+    const label = say(make("label"), name);
+    label.htmlFor = this.area.id;
+    this.card.append(label, this.area, this.problem);
+  }
+
+  get value() {
+    return this.area.value.trim() ? this.area.value : null;
+  }
+
+  async take(file) {
+    this.area.value = await file.text();
+    this.complain();
+  }
+
+  check() {
+    const length = [...this.area.value].length;
+    const most = this.limits.max_characters ?? Infinity;
+    if (length > most) this.complain("long", { size: number(length), most: number(most) });
+    return length <= most;
+  }
+}
+
+class FileInput extends Input {
+  constructor(name, { type, suffixes }, limits) {
+    super(name, limits);
+    this.value = null;
+    const chooser = Object.assign(make("input"), { type: "file", id: `input-${name}`, accept: [type, ...suffixes].join(",") });
+    chooser.onchange = () => {
+      if (chooser.files[0]) this.take(chooser.files[0]);
+      chooser.value = ""; // the same file may be chosen again
+    };
+    const button = say(make("label", "button"), "file");
+    button.htmlFor = chooser.id;
+    const title = say(make("h2"), name);
+    title.id = `title-${name}`;
+    this.card.setAttribute("role", "group");
+    this.card.setAttribute("aria-labelledby", title.id);
+    this.buttons = make("div", "row", chooser, button);
+    this.preview = make("div", "preview");
+    this.card.append(title, this.buttons, this.preview, this.problem);
+  }
+
+  // A button for a device. `use` shows in the button how it goes, and gives a file, or null.
+  addDevice(key, use) {
+    const button = say(make("button"), key);
+    button.type = "button";
+    button.disabled = !hasDevices;
+    button.onclick = async () => {
+      this.complain();
+      try {
+        await use(button);
+      } catch (error) {
+        this.complain(NO_ACCESS[error.name] ?? "device", { why: error.message });
+      }
+    };
+    this.buttons.append(button);
+    if (!hasDevices) this.card.append(say(make("p", "muted"), "insecure"));
+  }
+
+  take(file, words) {
+    const most = this.limits.max_bytes ?? Infinity;
+    const name = file.name ?? "";
+    if (!file.size) return this.complain("empty", { name });
+    if (file.size > most) return this.complain("large", { name, size: bytes(file.size), most: bytes(most) });
+    this.complain();
+    this.forget();
+    this.value = file;
+    this.url = URL.createObjectURL(file);
+    const label = make("span", "name", name);
+    if (words) say(label, words);
+    const remove = say(make("button"), "remove");
+    remove.type = "button";
+    remove.onclick = () => this.forget();
+    const shown = this.show(this.url);
+    if (shown) say(shown, "preview", {}, shown.tagName === "IMG" ? "alt" : "aria-label");
+    this.preview.append(...(shown ? [shown] : []), make("div", "row", label, remove));
+  }
+
+  forget() {
+    if (this.url) URL.revokeObjectURL(this.url);
+    this.value = this.url = null;
+    this.preview.replaceChildren();
+  }
+
+  check() {
+    return true;
+  }
+
+  show() {
+    return null;
+  }
+}
+
+class PictureInput extends FileInput {
+  constructor(...about) {
+    super(...about);
+    this.addDevice("camera", async () => {
+      const picture = await photograph();
+      if (picture) this.take(picture, "taken");
+    });
+  }
+
+  show(url) {
+    const picture = Object.assign(make("img"), { src: url });
+    picture.onerror = () => picture.remove(); // a format that browsers do not show
+    return picture;
+  }
+}
+
+class RecordingInput extends FileInput {
+  constructor(...about) {
+    super(...about);
+    this.addDevice("record", async (button) => {
+      if (this.stop) return this.end(button);
+      button.disabled = true;
+      try {
+        const most = this.limits.max_seconds ?? Infinity;
+        const time = make("span");
+        this.stop = await record((seconds) => {
+          time.textContent = `${seconds.toFixed(1)} s`;
+          if (seconds >= most - 0.5) this.end(button);
+        });
+        this.forget();
+        button.setAttribute("aria-pressed", "true");
+        say(button, "stop");
+        this.preview.append(time);
+      } finally {
+        button.disabled = false;
+      }
+    });
+  }
+
+  async end(button) {
+    const stop = this.stop;
+    if (!stop) return;
+    this.stop = null;
+    button.removeAttribute("aria-pressed");
+    say(button, "record");
+    this.preview.replaceChildren();
+    this.take(await stop(), "recorded");
+  }
+
+  show(url) {
+    return Object.assign(make("audio"), { src: url, controls: true });
+  }
+}
+
+const KINDS = { text: TextInput, image: PictureInput, audio: RecordingInput };
+
+export function makeInput(name, about, limits) {
+  const { type = "text/plain", suffixes = [] } = about;
+  const kind = KINDS[type.split("/")[0]] ?? FileInput;
+  const input = new kind(name, { type, suffixes }, limits);
+  input.fits = (file) => {
+    const [main, sub] = type.split("/");
+    const typed = sub === "*" ? main !== "*" && file.type.startsWith(`${main}/`) : file.type === type;
+    return typed || suffixes.some((suffix) => file.name.toLowerCase().endsWith(suffix));
+  };
+  return input;
+}
