@@ -38,6 +38,11 @@ def table_entries(name: Path | str, root: Path | None = None) -> list[Entry]:
         raise _no_such(locate(name, root)) from None
 
 
+def is_parquet(name: Path | str) -> bool:
+    """Whether a table is Parquet, by its suffix."""
+    return _FORMATS.get(TableFile(locate(name)).suffix) == "parquet"
+
+
 def holds_media(name: Path | str, root: Path, column: str) -> bool:
     """Whether a column of a Parquet table holds the bytes of media, one a row; false where it cannot be read."""
     import pyarrow.parquet as pq
@@ -60,6 +65,7 @@ def read_table(
     columns: tuple[str, ...] = (),
     text: str | None = None,
     media: str | None = None,
+    vectors: bool = False,
 ) -> Iterator[Record]:
     """The rows of a CSV, TSV, JSON Lines, JSON, Parquet or Excel file, by its suffix; or of all files of a glob.
 
@@ -73,6 +79,7 @@ def read_table(
         columns: names of a table without header.
         text: a column whose cells have to be text, not lists or numbers.
         media: a Parquet column that holds media. Its cells become what they are called: "" where nothing says.
+        vectors: these are lists of numbers.
 
     Raises:
         SourceError: a file is missing, damaged, in another encoding, or lacks one of the `required` columns.
@@ -80,7 +87,7 @@ def read_table(
     known: list[str] = []
     for location in _existing(name, root):
         wanted = tuple(dict.fromkeys([*required, *([text] if text else []), *([media] if media else [])]))
-        table = TableFile(location, settings or TableSettings(), columns, wanted, text, media, known)
+        table = TableFile(location, settings or TableSettings(), columns, wanted, text, media, vectors, known)
         yield from _read(table)
 
 

@@ -226,15 +226,18 @@ FEATURIZERS = Family(
         "text": {
             "tokens": "training.featurizers.tokens:TokensFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingTextFeaturizer",
+            "vector": "training.featurizers.vector:VectorFeaturizer",
         },
         "image": {
             "pixels": "training.featurizers.pixels:PixelsFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingImageFeaturizer",
+            "vector": "training.featurizers.vector:VectorFeaturizer",
         },
         "speech": {
             "log_mel": "training.featurizers.log_mel:LogMelFeaturizer",
             "mfcc": "training.featurizers.mfcc:MfccFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingSpeechFeaturizer",
+            "vector": "training.featurizers.vector:VectorFeaturizer",
         },
     },
 )

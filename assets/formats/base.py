@@ -59,6 +59,7 @@ class TableFile:
     required: tuple[str, ...] = ()
     text: str | None = None  # the column whose cells have to be text
     media: str | None = None  # the column that holds media: its cells become their names
+    vectors: bool = False  # what `media` holds is lists of numbers
     known: list[str] = field(default_factory=list)  # columns of the first file of the table; filled by `check`
 
     def __str__(self) -> str:

@@ -49,11 +49,18 @@ def _is_media(field: pa.Field) -> bool:
 
 def _media(table: TableFile, file: pq.ParquetFile, field: pa.Field) -> MediaField:
     """Where the column's media lie; as its name, what has to be read to tell the rows that have some."""
-    media = MediaField.of(file.schema_arrow, field.name)
+    vectors = table.vectors and field.name == table.media
+    media = MediaField.of(file.schema_arrow, field.name, vectors)
+    if media is None and vectors:
+        raise SourceError(
+            f"{table}: column {field.name!r} is {field.type} and holds no vectors: expected a list of numbers a row, "
+            "or a list of such lists"
+        )
     if media is None:
         raise SourceError(
             f"{table}: column {field.name!r} is {field.type} and holds no media: expected bytes, one medium a row; "
-            "where it names files, say under `files` where they lie"
+            "where it names files, say under `files` where they lie; lists of numbers are read with features of kind "
+            "vector"
         )
     return media._replace(name=media.content) if not media.name and media.has_nulls(file.metadata) else media
 

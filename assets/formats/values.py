@@ -46,4 +46,6 @@ def no_text(value: Any) -> str | None:
 
 def refused(line: str, column: str, found: str) -> str:
     """Why a row is no item of text."""
-    return f"{line}: column {column!r} holds {found}, which is no text: name a column of text, or write them as text"
+    vectors = "; lists of numbers are read with features of kind vector" if found.startswith("a list") else ""
+    advice = f"name a column of text, or write them as text{vectors}"
+    return f"{line}: column {column!r} holds {found}, which is no text: {advice}"

@@ -57,6 +57,7 @@ def wav(seconds: float) -> bytes:
     return buffer.getvalue()
 
 
+VECTORS = [b"[1, 2, 3]", b"[[1, 2, 3], [4, 5, 6]]"]
 CONTENTS = {"text": [b"one", b"twenty two"], "image": [png(1), png(2)], "speech": [wav(0.1), wav(0.4)]}
 KINDS = [(m, kind) for m in MODALITIES.names() for kind in FEATURIZERS.names(m)]
 
@@ -70,13 +71,19 @@ def case(request, tmp_path, monkeypatch) -> tuple[str, str, Processor]:
     if kind == "embedding":
         encoder = {"text": "bert", "image": "vit", "speech": "whisper"}[modality]
         section["model"] = str(tiny_encoders.make(encoder, tmp_path / encoder))
+    if kind == "vector":
+        section["width"] = 3
     return modality, kind, Processor(FeatureSettings(**{modality: section}), MediaLimits())
 
 
+def contents(modality: str, kind: str) -> list[bytes]:
+    return VECTORS if kind == "vector" else CONTENTS[modality]
+
+
 def test_declared_tensors_come_and_make_a_batch(case):
-    modality, _, processor = case
+    modality, kind, processor = case
     featurizer = processor.featurizers[modality]
-    rows = [processor.row(**{modality: data})[modality] for data in CONTENTS[modality]]
+    rows = [processor.row(**{modality: data})[modality] for data in contents(modality, kind)]
     for row in rows:
         assert {name: str(row[name].dtype) for name in featurizer.tensors} == dict(featurizer.tensors)
     assert featurizer.read in featurizer.tensors
@@ -96,14 +103,14 @@ def test_declared_tensors_come_and_make_a_batch(case):
 
 
 def test_it_can_be_sent_to_a_worker_and_saved(case, tmp_path):
-    modality, _, processor = case
+    modality, kind, processor = case
     sent = pickle.loads(pickle.dumps(processor))
     processor.save_pretrained(tmp_path / "saved")
     loaded = Processor.from_pretrained(tmp_path / "saved")
-    expected = processor.row(**{modality: CONTENTS[modality][0]})[modality]
+    expected = processor.row(**{modality: contents(modality, kind)[0]})[modality]
     for other in (sent, loaded):
         assert other.fingerprint(modality) == processor.fingerprint(modality)
-        row = other.row(**{modality: CONTENTS[modality][0]})[modality]
+        row = other.row(**{modality: contents(modality, kind)[0]})[modality]
         assert all(np.array_equal(row[name], expected[name]) for name in expected)
 
 

@@ -16,6 +16,8 @@ from training.media import MediaError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from training.modalities.base import Modality
+
 
 @dataclass(frozen=True)
 class FeatureShape:
@@ -55,6 +57,12 @@ class Featurizer(ABC):
 
     def __init__(self, options: Any = None) -> None:
         self.options = options
+
+    @classmethod
+    def stand_in(cls, modality: str, options: Any) -> "Modality | None":
+        """What decodes and cleans the items of the modality of that name in its place, where these features are not
+        made of its own media; None: the modality itself does."""
+        return None
 
     @property
     @abstractmethod
