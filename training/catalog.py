@@ -227,6 +227,7 @@ FEATURIZERS = Family(
             "tokens": "training.featurizers.tokens:TokensFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingTextFeaturizer",
             "vector": "training.featurizers.vector:VectorFeaturizer",
+            "word_vectors": "training.featurizers.word_vectors:WordVectorsFeaturizer",
         },
         "image": {
             "pixels": "training.featurizers.pixels:PixelsFeaturizer",

@@ -73,6 +73,9 @@ def case(request, tmp_path, monkeypatch) -> tuple[str, str, Processor]:
         section["model"] = str(tiny_encoders.make(encoder, tmp_path / encoder))
     if kind == "vector":
         section["width"] = 3
+    if kind == "word_vectors":
+        section["file"] = str(tmp_path / "glove.txt")
+        (tmp_path / "glove.txt").write_text("one 1 2 3\ntwenty 4 5 6\ntwo 7 8 9\n")
     return modality, kind, Processor(FeatureSettings(**{modality: section}), MediaLimits())
 
 
