@@ -227,6 +227,8 @@ FEATURIZERS = Family(
             "tokens": "training.featurizers.tokens:TokensFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingTextFeaturizer",
             "vector": "training.featurizers.vector:VectorFeaturizer",
+            "phonemes": "training.featurizers.phonemes:PhonemesFeaturizer",
+            "tfidf": "training.featurizers.tfidf:TfidfFeaturizer",
             "word_vectors": "training.featurizers.word_vectors:WordVectorsFeaturizer",
         },
         "image": {
@@ -275,6 +277,7 @@ FUSIONS = Family(
     },
 )
 DEFAULT_ENCODERS = {"grid": "small_cnn", "frames": "small_cnn", "ids": "llm", "vectors": "linear"}
+DEFAULT_ENCODERS |= {"symbols": "small_transformer", "counts": "tfidf"}
 # By the form of the features that they read: see `training.featurizers.base`.
 ENCODERS = Family(
     "encoder",
@@ -295,6 +298,8 @@ ENCODERS = Family(
             "linear": "training.encoders.linear:LinearEncoder",
             "small_transformer": "training.encoders.small_transformer:SmallTransformerVectorsEncoder",
         },
+        "symbols": {"small_transformer": "training.encoders.small_transformer:SmallTransformerIdsEncoder"},
+        "counts": {"tfidf": "training.encoders.tfidf:TfidfEncoder"},
     },
 )
 OUTPUTS = Family(

@@ -82,7 +82,9 @@ def _state(path: str) -> tuple[str, int, int]:
     try:
         stat = Path(path).stat()
     except OSError as error:
-        raise ValueError(f"file is {path!r}, which cannot be read ({error.strerror}): name one of word vectors") from None
+        raise ValueError(
+            f"file is {path!r}, which cannot be read ({error.strerror}): name one of word vectors"
+        ) from None
     return path, stat.st_size, stat.st_mtime_ns
 
 
@@ -137,7 +139,7 @@ def _parsed(entry: bytes, width: int) -> tuple[bytes, np.ndarray]:
         return word, np.frombuffer(rest, "<f4")
     if entry.count(b" ") <= width:  # as most are, and these take a tenth of the time
         try:
-            return word, np.fromstring(rest, np.float32, sep=" ") 
+            return word, np.fromstring(rest, np.float32, sep=" ")
         except ValueError:
             return word, np.empty(0, np.float32)
     word, *numbers = entry.rsplit(None, width)  # a word may hold blanks

@@ -10,7 +10,7 @@ import soundfile
 
 from tests.training import tiny_encoders
 from training import catalog
-from training.catalog import FEATURIZERS, MODALITIES
+from training.catalog import ENCODERS, FEATURIZERS, MODALITIES
 from training.features import FeatureSettings
 from training.processor import Processor
 from training.settings import MediaLimits
@@ -57,6 +57,7 @@ def wav(seconds: float) -> bytes:
     return buffer.getvalue()
 
 
+IDS = ("ids", "symbols", "counts")  # forms whose width is that of a vocabulary
 VECTORS = [b"[1, 2, 3]", b"[[1, 2, 3], [4, 5, 6]]"]
 CONTENTS = {"text": [b"one", b"twenty two"], "image": [png(1), png(2)], "speech": [wav(0.1), wav(0.4)]}
 KINDS = [(m, kind) for m in MODALITIES.names() for kind in FEATURIZERS.names(m)]
@@ -89,7 +90,7 @@ def test_declared_tensors_come_and_make_a_batch(case):
     rows = [processor.row(**{modality: data})[modality] for data in contents(modality, kind)]
     for row in rows:
         assert {name: str(row[name].dtype) for name in featurizer.tensors} == dict(featurizer.tensors)
-    assert featurizer.read in featurizer.tensors
+    assert featurizer.read in featurizer.tensors and featurizer.form in ENCODERS.kinds
     shape = featurizer.shape()
     tensors = [row[featurizer.read] for row in rows]
     values, mask = featurizer.batch([tensors[0], None, tensors[1]])
@@ -98,7 +99,7 @@ def test_declared_tensors_come_and_make_a_batch(case):
         assert tuple(values.shape[1:]) == (shape.width, shape.size, shape.size) and mask is None
     else:
         assert mask.sum(1).tolist() == [len(tensors[0]), 0, len(tensors[1])]
-        assert values.shape[1] == mask.shape[1] and (shape.form == "ids" or values.shape[2] == shape.width)
+        assert values.shape[1] == mask.shape[1] and (shape.form in IDS or values.shape[2] == shape.width)
     alone, alone_mask = featurizer.batch([tensors[0]])
     if alone_mask is not None:
         values, alone = values[:, : alone.shape[1]], alone[:, : alone_mask.sum()]

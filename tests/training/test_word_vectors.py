@@ -89,7 +89,7 @@ def test_a_file_that_is_none_is_refused(content: bytes, words: str, tmp_path: Pa
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="features.text: file is '', expected a file of GloVe"):
+    with pytest.raises(ValueError, match="file is '', expected a file of GloVe"):
         FeatureSettings(text="word_vectors")
     made = processor(tmp_path / "file", b"")
     (tmp_path / "file").unlink()

@@ -26,7 +26,9 @@ class FeatureShape:
     form: grid    pictures (B, width, size, size)
           frames  sequences of vectors (B, F, width) with a mask (B, F)
           ids     token ids (B, S) below `width`, with a mask (B, S)
+          symbols ids of another alphabet, which no language model knows, likewise
           vectors what another model made of the content (B, S, width), with a mask (B, S)
+          counts  column below `width` and count of the K terms of a row (B, K, 2), with a mask (B, K)
     """
 
     form: str

@@ -75,7 +75,10 @@ class WordVectorsFeaturizer(Featurizer):
         return word_vectors.digest(self.options.file, self.options.words)
 
     def cut(self) -> tuple[str, str]:
-        return "unknown_shape[1] = len(content_words)", "without a word that the file knows, read as one vector of zeros"
+        return (
+            "unknown_shape[1] = len(content_words)",
+            "without a word that the file knows, read as one vector of zeros",
+        )
 
     def save(self, folder: Path) -> None:
         self._vectors().save(folder)
