@@ -63,6 +63,7 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
     import pandas as pd
 
     search_path, examples = list(sys.path), example_row(spec.features)
+    needed = sorted({*_SERVING, *(name for m in run.keep for name in spec.features.featurizer(m).packages)})
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(__file__).parent, *own_code(run.model, spec.features)]
         code = [_copied(path, Path(folder)) for path in paths]
@@ -75,7 +76,7 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
                 signature=_signature(run),
                 input_example=pd.DataFrame([{m: example for m, example in examples.items() if m in run.keep}]),
                 # Given, since inferring them would load the model in another process for minutes.
-                pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _SERVING],
+                pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in needed],
                 # What is not named here cannot be said when the model is loaded, either.
                 model_config={"dataset_fingerprint": spec.dataset, **ANSWERS, "abstain_below": run.model.abstain_below},
                 metadata={"project": spec.project, "dataset_fingerprint": spec.dataset, "run_id": run_id},
