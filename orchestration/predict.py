@@ -29,7 +29,7 @@ def rows_of_table(project: Project, path: Path) -> list[dict[str, Any]]:
         ValueError: it cannot be read, none of the three columns is there, one is misspelt, or a file is not there.
     """
     rows: list[dict[str, Any]] = []
-    for record in read_table(path):
+    for record in read_table(path, optional=MODALITIES):
         if record.problem:
             raise ValueError(f"{path}: {record.problem}")
         if not rows and (slip := near_miss(record.values, MODALITIES)):

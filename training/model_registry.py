@@ -63,7 +63,6 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
     import pandas as pd
 
     search_path, examples = list(sys.path), example_row(spec.features)
-    needed = sorted({*_SERVING, *(name for m in run.keep for name in spec.features.featurizer(m).packages)})
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(__file__).parent, *own_code(run.model, spec.features)]
         code = [_copied(path, Path(folder)) for path in paths]
@@ -76,7 +75,7 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
                 signature=_signature(run),
                 input_example=pd.DataFrame([{m: example for m, example in examples.items() if m in run.keep}]),
                 # Given, since inferring them would load the model in another process for minutes.
-                pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in needed],
+                pip_requirements=_requirements(spec, run),
                 # What is not named here cannot be said when the model is loaded, either.
                 model_config={"dataset_fingerprint": spec.dataset, **ANSWERS, "abstain_below": run.model.abstain_below},
                 metadata={"project": spec.project, "dataset_fingerprint": spec.dataset, "run_id": run_id},
@@ -84,6 +83,12 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
         finally:
             sys.path[:] = search_path  # MLflow served the example once, and left its copy of the code on the path
     return str(logged.model_uri)
+
+
+def _requirements(spec: JobSpec, run: RunSpec) -> list[str]:
+    """With the packages of its features, such as those that pretrained encoders need."""
+    names = {*_SERVING, *(name for m in run.keep for name in spec.features.featurizer(m).packages)}
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in sorted(names)]
 
 
 def _copied(code: Path, folder: Path) -> Path:

@@ -45,7 +45,7 @@ class MediaField(NamedTuple):
         row."""
         kind = schema.field(column).type if column in schema.names else pa.null()
         if vectors:
-            return cls(column, column, None) if _holds_vectors(kind) else None
+            return cls(column, column, None) if holds_vectors(kind) else None
         if not pa.types.is_struct(kind):
             return cls(column, column, None) if holds_binary(kind) and not pa.types.is_nested(kind) else None
         fields = [kind.field(n) for n in range(kind.num_fields)]
@@ -74,12 +74,14 @@ def _leaf(metadata: pq.FileMetaData, path: str) -> int:
     return next(n for n, leaf in enumerate(paths) if leaf == path or leaf.startswith(f"{path}."))  # of a list: x.list.y
 
 
-def _holds_vectors(kind: pa.DataType) -> bool:
-    """Lists of numbers, or lists of these."""
+def holds_vectors(kind: pa.DataType, decimals: bool = False) -> bool:
+    """Lists of numbers, or lists of these; with `decimals`, lists of whole numbers, which may be labels, are none."""
     depth = 0
     while isinstance(kind, pa.BaseExtensionType) or any(test(kind) for test in _LISTS):
         is_list = not isinstance(kind, pa.BaseExtensionType)
         kind, depth = (kind.value_type if is_list else kind.storage_type), depth + is_list
+    if decimals and depth == 1 and not pa.types.is_floating(kind):
+        return False
     return depth in (1, 2) and any(test(kind) for test in _NUMBERS)
 
 

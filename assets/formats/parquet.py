@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets.formats.base import Record, TableFile, unstorable
-from assets.formats.media_column import MediaField, holds_binary
+from assets.formats.media_column import MediaField, holds_binary, holds_vectors
 from assets.formats.values import EXACT, as_text, no_text, refused
 from assets.names import normalize
 from assets.sources.base import SourceError
@@ -20,7 +20,7 @@ def read(table: TableFile) -> Iterator[Record]:
     if table.columns:
         raise SourceError(f"{table}: `columns` name those of a table without header, and Parquet has its own names")
     with table.open() as raw, pq.ParquetFile(raw) as file:
-        fields = [f for f in file.schema_arrow if normalize(f.name) in table.required or not holds_binary(f.type)]
+        fields = [f for f in file.schema_arrow if table.reads(normalize(f.name)) or not _is_no_word(f.type)]
         names = table.check([f.name for f in fields])
         media = {f.name: _media(table, file, f) for f in fields if f.name == table.media or _is_media(f)}
         size = min((m.batch_rows(file.metadata, _ROWS) for m in media.values() if m.name == m.content), default=_ROWS)
@@ -41,6 +41,11 @@ def read(table: TableFile) -> Iterator[Record]:
                     yield table.broken(row, f"row {row} holds {found}")
                 else:
                     yield table.record(row, dict(zip(names, cells, strict=True)))
+
+
+def _is_no_word(kind: pa.DataType) -> bool:
+    """Bytes and vectors."""
+    return holds_binary(kind) or holds_vectors(kind, decimals=True)
 
 
 def _is_media(field: pa.Field) -> bool:

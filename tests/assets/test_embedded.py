@@ -201,7 +201,8 @@ def test_every_way_to_write_vectors_in_parquet_is_read(name: str, tmp_path: Path
     cells = values if kind in (HALF, TENSOR) else [*values, None]
     storage = pa.array(cells, kind.storage_type if kind is TENSOR else kind)
     column = pa.ExtensionArray.from_storage(kind, storage) if kind is TENSOR else storage
-    pq.write_table(pa.table({"id": ["a", "b", "c"][: len(cells)], "v": column}), tmp_path / "v.parquet", row_group_size=2)
+    table = pa.table({"id": ["a", "b", "c"][: len(cells)], "v": column})
+    pq.write_table(table, tmp_path / "v.parquet", row_group_size=2)
     settings = SourceSettings.of(name="s", modality="speech", kind="vectors", table="v.parquet", key="id", column="v")
     found = scan(settings, tmp_path)
     assert found.rows["key"].to_pylist() == ["a", "b"]
