@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from assets import featurizing, pipeline
+from assets.gate import write_raw
 from orchestration.cli import main
 from orchestration.inspection import check
 from orchestration.project import load
@@ -18,8 +19,8 @@ from orchestration.project import load
 PROJECT = """
 name: clips
 sources:
-  - {name: words, modality: text, table: words.jsonl, column: words, key: id}
-  - {name: faces, modality: image, table: faces.parquet, column: face, key: id}
+  - {name: words, modality: text, table: words.parquet, column: words, key: id}
+  - {name: faces, modality: image, table: faces.jsonl, column: face, key: id}
   - {name: voices, modality: speech, table: voices.csv, column: voice, key: id}
 align: {label: mood}
 features:
@@ -42,14 +43,14 @@ def write_clips(folder: Path) -> Path:
     faces = [(random.normal(size=(random.integers(1, 9), 5)) + sign).tolist() for sign in signs]
     voices = [(random.normal(size=7) + sign).tolist() for sign in signs]
     words[3], faces[4], voices[5] = None, None, None
-    words[6], faces[7], voices[8], voices[9] = [[1, 2]], [[0.0] * 5, [0.0] * 4], [float("nan")] * 7, "far away"
-    faces[10] = [[0, 0, float("inf"), 0, 0]]
+    words[6], words[7], words[8] = [[1, 2]], [[0.0] * 6, [0.0] * 5], [[0, 0, float("inf"), 0, 0, 0]]
+    faces[9], voices[9], voices[10] = [[0, None, 0, 0, 0]], [float("nan")] * 7, "far away"
     folder.mkdir()
     keys = [f"clip{n}" for n in range(ROWS)]
     moods = ["glad" if sign > 0 else "sad" for sign in signs]
-    rows = [{"id": k, "words": w, "mood": m} for k, w, m in zip(keys, words, moods, strict=True)]
-    (folder / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pq.write_table(pa.table({"id": keys, "face": faces}), folder / "faces.parquet", row_group_size=64)
+    pq.write_table(pa.table({"id": keys, "words": words}), folder / "words.parquet", row_group_size=64)
+    rows = [{"id": k, "face": f, "mood": m} for k, f, m in zip(keys, faces, moods, strict=True)]
+    (folder / "faces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with (folder / "voices.csv").open("w", newline="") as file:
         cells = ["" if v is None else v if isinstance(v, str) else json.dumps(v) for v in voices]
         csv.writer(file).writerows([("id", "voice"), *zip(keys, cells, strict=True)])
@@ -63,14 +64,15 @@ def clips(tmp_path: Path, home: Path) -> Path:
 
 
 REFUSED = {
-    "words.jsonl line 4": "column 'words' holds no vector",
-    "faces.parquet line 5": "column 'face' holds nothing",
+    "words.parquet line 4": "column 'words' holds nothing",
+    "faces.jsonl line 5": "column 'face' holds no vector",
     "voices.csv line 7": "column 'voice' holds no vector",
-    "words.jsonl, row 7": "vectors of 2 numbers, expected 6 (features.text.width)",
-    "faces.parquet/face, row 8": "vector 2 has 4 numbers, vector 1 has 5",
-    "voices.csv, row 10": "number 1 of vector 1 is nan",
-    "voices.csv, row 11": "starts with b'far away', which is neither",
-    "faces.parquet/face, row 11": "number 3 of vector 1 is inf",
+    "words.parquet/words, row 7": "vectors of 2 numbers, expected 6 (features.text.width)",
+    "words.parquet/words, row 8": "vector 2 has 5 numbers, vector 1 has 6",
+    "words.parquet/words, row 9": "number 3 of vector 1 is inf",
+    "faces.jsonl, row 10": "number 2 of vector 1 is null",
+    "voices.csv, row 11": "number 1 of vector 1 is nan",
+    "voices.csv, row 12": "starts with b'far away', which is neither",
 }
 
 
@@ -91,19 +93,24 @@ def test_a_row_that_is_no_vector_is_named_and_nothing_is_computed_twice(clips: P
     assert counts == [159, 159, 159] and len(messages) == len(REFUSED)
     for where, why in REFUSED.items():
         assert [m for m in messages if f"{where}: " in m and why in m], (where, messages)
-    lake = pipeline.open_lake(load(clips))
+    project = load(clips)
+    lake = pipeline.open_lake(project)
     present = "SELECT count(text_id) AS t, count(image_id) AS i, count(speech_id) AS s, count(*) AS n FROM samples"
-    assert lake.sql(present).to_pylist() == [{"t": 158, "i": 157, "s": 157, "n": ROWS}]
-    assert lake.sql("SELECT max(length(text)) AS n FROM manifest WHERE modality = 'image'")["n"].to_pylist() == [None]
+    assert lake.sql(present).to_pylist() == [{"t": 156, "i": 158, "s": 157, "n": ROWS}]
+    texts = lake.sql("SELECT count(text) AS n FROM manifest WHERE modality = 'text'")
+    assert texts["n"].to_pylist() == [0], "of Parquet the numbers stay where they lie"
+    write_raw(lake, clips.parent / "raw.parquet", "test", project.make_sources())
+    raw, processor = pq.read_table(clips.parent / "raw.parquet").to_pylist(), featurizing.make_processor(project)
+    rows = [processor.row(**{m: row[m] for m in project.modalities}) for row in raw]
+    assert len(rows) > 5 and {row["text"]["vector"].shape[1] for row in rows if row["text"]} == {6}
     assert process(clips)[0] == [0, 0, 0]
-    table = pq.read_table(clips.parent / "faces.parquet").to_pylist()
-    table[20]["face"][0][0] += 1
     # Another form of the same numbers is the same content.
-    rows = [{"id": row["id"], "face": row["face"]} for row in table]
-    (clips.parent / "faces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    clips.write_text(clips.read_text().replace("faces.parquet", "faces.jsonl"))
+    table = pq.read_table(clips.parent / "words.parquet").to_pylist()
+    table[20]["words"][0][0] += 1
+    (clips.parent / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    clips.write_text(clips.read_text().replace("words.parquet", "words.jsonl"))
     counts, messages = process(clips)
-    assert counts[1] == 2 and len(messages) == len(REFUSED), "the row that changed; JSON has no word for infinity"
+    assert counts[0] == 2 and len(messages) == len(REFUSED), "the row that changed; JSON has no word for infinity"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +119,6 @@ def test_a_row_that_is_no_vector_is_named_and_nothing_is_computed_twice(clips: P
         ("text: {kind: vector, width: 6}", "text: vector", "width is 0, expected how many numbers"),
         ("align:", "filters: {image: {kind: size, least: 3}}\nalign:", "filters judge media"),
         ("align:", "  - {name: hum, modality: speech, files: hum, use: noise}\nalign:", "no recordings"),
-        ("image: {kind: vector, width: 5}", "image: {}", "lists of numbers are read with features of kind vector"),
         ("speech: {kind: vector, width: 7}", "speech: {}", "column 'voice' is to hold media"),
     ],
 )
@@ -121,6 +127,12 @@ def test_what_does_not_fit_vectors_is_refused_by_check(clips: Path, before: str,
     clips.write_text(clips.read_text().replace(before, after))
     with pytest.raises(ValueError, match=words):
         check(load(clips))
+
+
+def test_lists_are_no_texts_where_the_features_do_not_read_vectors(clips: Path) -> None:
+    clips.write_text(clips.read_text().replace("text: {kind: vector, width: 6}", "text: {}").replace(", encoders: {text: small_transformer}", ""))
+    (example, *_) = [m for m in check(load(clips)).refused_examples if "words.parquet" in m]
+    assert "which is no text" in example and "lists of numbers are read with features of kind vector" in example
 
 
 @pytest.mark.slow
