@@ -68,7 +68,9 @@ class VectorModality(Modality):
 def encode_vectors(vectors: np.ndarray) -> str:
     """An array of numbers as the text that tables keep: its .npy (float32) in base64."""
     file = io.BytesIO()
-    np.lib.format.write_array(file, np.ascontiguousarray(vectors, "<f4"), (1, 0), allow_pickle=False)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which decoding refuses
+        values = np.ascontiguousarray(vectors, "<f4")
+    np.lib.format.write_array(file, values, (1, 0), allow_pickle=False)
     return base64.b64encode(file.getvalue()).decode()
 
 
