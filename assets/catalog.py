@@ -8,6 +8,7 @@ SOURCES = Family(
         "files": "assets.sources.files:FilesSource",
         "table": "assets.sources.table:TableSource",
         "embedded": "assets.sources.embedded:EmbeddedSource",
+        "vectors": "assets.sources.vectors:VectorsSource",
     },
 )
 JOINS = Family("join", {"key": "assets.joins.key:KeyJoin"})

@@ -30,7 +30,8 @@ class Contents:
     def __init__(self, source: Source, modality: str, limits: MediaLimits, previous: pa.Table | None = None) -> None:
         self.reused = 0  # places whose hash was taken over
         self._source, self._limits = source, limits
-        self._is_text = MODALITIES.load(modality).is_text
+        # Vectors are no texts: the manifest need not hold those that are read where they lie.
+        self._is_text = MODALITIES.load(modality).is_text and not source.vectors
         self._previous = previous
         self._first: dict[tuple[str, str | None, int | None], Entry] = {}  # by place: several entries may share one
         self._pool = ThreadPoolExecutor(min(8, cores() + 2))

@@ -44,8 +44,8 @@ def apply_filters(lake: Lake, step: Step, sources: Collection[str]) -> tuple[pa.
     decided = rules(step)
     judged, parameters = _judged(step, decided)
     reasons, expected, names = (
-        ", ".join(map(sql_string, words))
-        for words in zip(*((r.reason, r.expected, r.name) for r in decided), strict=True)
+        f"[{', '.join(sql_string(getattr(rule, part)) for rule in decided)}]::VARCHAR[]"
+        for part in ("reason", "expected", "name")
     )
     of_them = {"modality": step.modality, "sources": list(sources)}
     with lake.connect(f"{judged} manifest") as connection:
@@ -57,9 +57,9 @@ def apply_filters(lake: Lake, step: Step, sources: Collection[str]) -> tuple[pa.
         ).to_arrow_table()
         refused = connection.sql(
             f"""
-            SELECT 'filter' AS stage, 'quarantined' AS outcome, [{reasons}][broken] AS reason,
-              concat(uri, '/' || member, ', row ' || "row", ': ', [{names}][broken], ' is ',
-                coalesce("values"[broken], 'unknown'), ', expected ', [{expected}][broken]) AS message,
+            SELECT 'filter' AS stage, 'quarantined' AS outcome, ({reasons})[broken] AS reason,
+              concat(uri, '/' || member, ', row ' || "row", ': ', ({names})[broken], ' is ',
+                coalesce("values"[broken], 'unknown'), ', expected ', ({expected})[broken]) AS message,
               item_id, source, modality, key, uri, member, "row", sha256, $key AS fingerprint
             FROM judged JOIN {_LISTED} ON sha256 = parent_id
             WHERE broken IS NOT NULL ORDER BY item_id, id
@@ -84,16 +84,19 @@ def _judged(step: Step, decided: Sequence[Rule]) -> tuple[str, dict[str, str]]:
                 f"WHERE filter = {sql_string(rule.reason)} AND fingerprint = $measure{n} GROUP BY id) m{n} "
                 f"ON m{n}.id = c.id"
             )
-        values.append(f"{rule.value or f'm{n}.measured'} AS v{n}")
-    cases = " ".join(f"WHEN NOT coalesce({rule.keeps}, false) THEN {n + 1}" for n, rule in enumerate(decided))
+        values.append(f", {rule.value or f'm{n}.measured'} AS v{n}")
+    cases = " ".join(
+        ["WHEN false THEN 0"]
+        + [f"WHEN NOT coalesce({rule.keeps}, false) THEN {n + 1}" for n, rule in enumerate(decided)]
+    )
     texts = ", ".join(f"v{n}::VARCHAR" for n in range(len(decided)))
     return (
         f"""
         WITH clean AS (
           SELECT * FROM clean_{step.modality} WHERE fingerprint = $clean
           QUALIFY row_number() OVER (PARTITION BY id) = 1
-        ), measured AS (SELECT c.id, c.parent_id, {", ".join(values)} FROM clean c {" ".join(joins)})
-        SELECT id, parent_id, CASE {cases} END AS broken, [{texts}] AS "values" FROM measured
+        ), measured AS (SELECT c.id, c.parent_id {"".join(values)} FROM clean c {" ".join(joins)})
+        SELECT id, parent_id, CASE {cases} END AS broken, [{texts}]::VARCHAR[] AS "values" FROM measured
         """,
         parameters,
     )

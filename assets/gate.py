@@ -213,6 +213,7 @@ def write_raw(lake: Lake, path: Path, split: str, sources: dict[str, Source]) ->
             columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in ("sample_id", "label")}
             for m in MODALITIES:
                 entries = [data.get(row[f"{m}_item"]) or {} for row in part]
-                content = "text" if catalog.MODALITIES.load(m).is_text else "data"
-                columns[m] = [item.get(content) for item in entries]
+                data_of = [item.get("data") for item in entries]
+                is_text = catalog.MODALITIES.load(m).is_text
+                columns[m] = [content.decode() if is_text and content else content for content in data_of]
             writer.write_table(pa.table(columns, schema=RAW))

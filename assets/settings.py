@@ -17,6 +17,7 @@ from training.outputs.base import Output
 from training.schema import MODALITIES, SPLITS
 from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings, choose, complete
 from training.validation import FORBID_EXTRA, Names, Strings, check
+from training.vectors import VectorModality
 
 if TYPE_CHECKING:  # a source's module needs these settings
     from assets.sources.base import Source
@@ -207,6 +208,7 @@ class Project:
                 )
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
         object.__setattr__(self, "features", self.features.with_encoders(self.model.encoders))
+        object.__setattr__(self, "sources", tuple(self._fitting(source) for source in self.sources))
         object.__setattr__(self, "model", complete(self.model, {m: self.features.forms[m] for m in self.modalities}))
         for choice in (*self.model.encoders.values(), self.model.fusion, *self.training.objectives):
             own_module(choice.kind)  # an own one has to lie somewhere; its import, which may need torch, can wait
@@ -233,6 +235,19 @@ class Project:
                 self.features.featurizer(modality).augmenter(settings, ())
             except ValueError as error:
                 raise ValueError(f"training.augmentation.{modality}: {error}") from None
+
+    def _fitting(self, source: SourceSettings) -> SourceSettings:
+        """A source as its modality's features need it: they decide whether a column of a table holds vectors."""
+        modality = source.modality
+        if not isinstance(self.features.modality(modality), VectorModality):
+            expected = f"another kind, or features.{modality}: {{kind: vector, width: ...}}, which reads vectors"
+            check(source.kind != "vectors", f"source {source.name!r}: kind", source.kind, expected)
+            return source
+        because = f"features.{modality} reads vectors"
+        check(source.use == "samples", f"source {source.name!r}: use", source.use, f"samples: {because}, no recordings")
+        kinds = [choice.kind for choice in self.filters.get(modality, ())]
+        check(not kinds, f"filters.{modality}", kinds, f"none: {because}, and filters judge media and texts")
+        return source.of_vectors()
 
     @property
     def root(self) -> Path:

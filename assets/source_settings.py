@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,6 +54,13 @@ class SourceSettings:
     def make(self, root: Path) -> "Source":
         """The source itself; `root` is the folder that relative paths start from."""
         return SOURCES.load(self.kind).make(root, self.options)
+
+    def of_vectors(self) -> "SourceSettings":
+        """As what reads vectors, where it reads a column of a table."""
+        if self.kind not in ("table", "embedded"):
+            return self
+        options = SOURCES.load("vectors").Options(**vars(self.options))
+        return replace(self, kind="vectors", options=options)
 
     @property
     def files(self) -> tuple[str, ...] | None:

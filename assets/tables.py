@@ -38,6 +38,11 @@ def table_entries(name: Path | str, root: Path | None = None) -> list[Entry]:
         raise _no_such(locate(name, root)) from None
 
 
+def is_parquet(name: Path | str) -> bool:
+    """Whether a table is Parquet, by its suffix."""
+    return _FORMATS.get(TableFile(locate(name)).suffix) == "parquet"
+
+
 def holds_media(name: Path | str, root: Path, column: str) -> bool:
     """Whether a column of a Parquet table holds the bytes of media, one a row; false where it cannot be read."""
     import pyarrow.parquet as pq
@@ -60,19 +65,24 @@ def read_table(
     columns: tuple[str, ...] = (),
     text: str | None = None,
     media: str | None = None,
+    vectors: bool = False,
+    optional: Collection[str] = (),
 ) -> Iterator[Record]:
     """The rows of a CSV, TSV, JSON Lines, JSON, Parquet or Excel file, by its suffix; or of all files of a glob.
 
     The rows of a JSON file may lie within an object, as the only list of objects in it or as `settings.rows`.
 
-    Numbers and times become text, lists and structs JSON, NaN null; binary columns of Parquet files are left out. A
-    row that cannot be used (cells too many, broken JSON, NUL byte) is given with its `problem`.
+    Numbers and times become text, lists and structs JSON, NaN null. Columns that are not asked for are left out where
+    they hold what nobody reads as a word: bytes (of Parquet), and vectors (lists that start with a decimal or a list).
+    A row that cannot be used (cells too many, broken JSON, NUL byte) is given with its `problem`.
 
     Args:
         name: path (relative to `root`), or URL that fsspec knows, or a glob of them.
         columns: names of a table without header.
         text: a column whose cells have to be text, not lists or numbers.
         media: a Parquet column that holds media. Its cells become what they are called: "" where nothing says.
+        vectors: these are lists of numbers.
+        optional: columns that are read whatever they hold, where they are there.
 
     Raises:
         SourceError: a file is missing, damaged, in another encoding, or lacks one of the `required` columns.
@@ -80,8 +90,8 @@ def read_table(
     known: list[str] = []
     for location in _existing(name, root):
         wanted = tuple(dict.fromkeys([*required, *([text] if text else []), *([media] if media else [])]))
-        table = TableFile(location, settings or TableSettings(), columns, wanted, text, media, known)
-        yield from _read(table)
+        asked = wanted, text, media, vectors, frozenset(optional)
+        yield from _read(TableFile(location, settings or TableSettings(), columns, *asked, known))
 
 
 def _read(table: TableFile) -> Iterator[Record]:

@@ -109,17 +109,19 @@ def predict(
     """Answer with the project's champion, whichever inputs are given."""
     from orchestration.answers import said
     from orchestration.examples.layout import find_project
-    from orchestration.predict import FILES, answer, refusal, rows_of_table
+    from orchestration.predict import answer, file_of, refusal, rows_of_table
     from orchestration.project import load
 
     if (table is None) == all(value is None for value in inputs.values()):
         options = ", ".join(f"--{name}" for name in inputs)
         raise click.UsageError(f"give one or more of {options}, or --table")
-    for option in context.command.params:
-        if option.name in FILES and (name := inputs[option.name]) is not None:
-            inputs[option.name] = _FILE.convert(name, option, context)
     settings = load(*find_project(project, ()))
-    rows = rows_of_table(table) if table else [inputs]
+    for option in context.command.params:
+        if (name := option.name) in inputs and inputs[name] is not None:
+            inputs[name] = file_of(settings, name, inputs[name])
+            if isinstance(inputs[name], Path):
+                inputs[name] = _FILE.convert(str(inputs[name]), option, context)
+    rows = rows_of_table(settings, table) if table else [inputs]
     answers = answer(settings, rows, version, best)
     if as_json:
         click.echo(json.dumps({"predictions": answers}, default=_plain))

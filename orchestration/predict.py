@@ -8,34 +8,39 @@ from assets.contents import portions
 from assets.settings import Project
 from assets.tables import read_table
 from orchestration.serving.rows import near_miss
-from training import catalog
 from training.schema import MODALITIES, RAW
 
-FILES = tuple(m for m in MODALITIES if not catalog.MODALITIES.load(m).is_text)  # given as files
 _ROWS = 256  # rows that are read at once, if their media are small
 
 
-def rows_of_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table (`assets.tables`) with columns text, image and speech: file names relative to it; empty is
-    absent.
+def file_of(project: Project, modality: str, value: str, root: Path = Path()) -> Any:
+    """What is given of a modality: the file that `value` names, relative to `root`; the value itself of a text, and of
+    a list of numbers where the project's features read vectors."""
+    kind = project.features.modality(modality)
+    if kind.is_text or (kind.as_string and value.lstrip().startswith("[")):
+        return value
+    return root / value
+
+
+def rows_of_table(project: Project, path: Path) -> list[dict[str, Any]]:
+    """The rows of a table (`assets.tables`) with columns text, image and speech (`file_of`); empty is absent.
 
     Raises:
         ValueError: it cannot be read, none of the three columns is there, one is misspelt, or a file is not there.
     """
     rows: list[dict[str, Any]] = []
-    for record in read_table(path):
+    for record in read_table(path, optional=MODALITIES):
         if record.problem:
             raise ValueError(f"{path}: {record.problem}")
         if not rows and (slip := near_miss(record.values, MODALITIES)):
             raise ValueError(f"{path}: {slip}")
         if not record.values.keys() & set(MODALITIES):
             raise ValueError(f"{path}: has columns {', '.join(record.values)}, expected one of {', '.join(MODALITIES)}")
-        inputs: dict[str, Any] = {m: record.values.get(m) or None for m in MODALITIES}
-        for m in FILES:
-            if inputs[m]:
-                inputs[m] = path.parent / inputs[m]
-                if not inputs[m].is_file():
-                    raise ValueError(f"{path} line {record.line}: {m} {inputs[m]} does not exist")
+        given = {m: record.values.get(m) or None for m in MODALITIES}
+        inputs = {m: value and file_of(project, m, value, path.parent) for m, value in given.items()}
+        for m, file in inputs.items():
+            if isinstance(file, Path) and not file.is_file():
+                raise ValueError(f"{path} line {record.line}: {m} {file} does not exist")
         rows.append(inputs)
     if not rows:
         raise ValueError(f"{path}: has no rows")
@@ -48,7 +53,7 @@ def answer(
     """The answers (`training.records.Answer.to_json`) of a version (number or alias), in the order of the rows, by the
     code that was logged with it.
 
-    Media are given as names of files, or as their bytes. A row that cannot be answered has no prediction, and the
+    Media are given as files, or as their bytes. A row that cannot be answered has no prediction, and the
     reason in `error`.
 
     Raises:
@@ -68,12 +73,10 @@ def answer(
     schema = pa.schema([RAW.field(m) for m in MODALITIES])
 
     def read(part: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-        columns: dict[str, list[Any]] = {m: [row.get(m) for row in part] for m in MODALITIES}
-        for m in FILES:
-            columns[m] = [_content(file) for file in columns[m]]
+        columns = {m: [_content(row.get(m), schema.field(m).type) for row in part] for m in MODALITIES}
         return pa.record_batch(columns, schema)
 
-    sizes = [sum(_size(row[m]) for m in FILES if row.get(m)) for row in rows]
+    sizes = [sum(_size(row[m]) for m in MODALITIES if row.get(m)) for row in rows]
     batches = map(read, portions(list(rows), sizes, _ROWS))
     model = model_registry.fetch_model(project.mlflow_uri, project.name, version)
     answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, batches)).to_pylist()
@@ -88,13 +91,17 @@ def answer(
     ]
 
 
-def _content(file: Any) -> bytes | None:
-    """Of the name of a file, or its bytes."""
-    return file if isinstance(file, bytes) else Path(file).read_bytes() if file else None
+def _content(value: Any, kind: Any) -> Any:
+    """Of a file, a string or bytes, as the column of raw rows has it."""
+    import pyarrow as pa
+
+    content = value.read_bytes() if isinstance(value, Path) else value
+    is_text = pa.types.is_large_string(kind)
+    return content.encode() if isinstance(content, str) and not is_text else content
 
 
-def _size(file: Any) -> int:
-    return len(file) if isinstance(file, bytes) else Path(file).stat().st_size
+def _size(value: Any) -> int:
+    return value.stat().st_size if isinstance(value, Path) else len(value)
 
 
 def refusal(rows: Sequence[Mapping[str, Any]], number: int, error: str) -> str:
@@ -104,6 +111,6 @@ def refusal(rows: Sequence[Mapping[str, Any]], number: int, error: str) -> str:
         error: as the model says it, with the modality first where it is about one.
     """
     modality, _, words = error.partition(": ")
-    file = rows[number - 1].get(modality) if modality in FILES else None
-    said = error if file is None or isinstance(file, bytes) else f"{modality} {file}: {words}"
+    file = rows[number - 1].get(modality)
+    said = f"{modality} {file}: {words}" if isinstance(file, Path) else error
     return said if len(rows) == 1 else f"row {number} cannot be answered: {said}"

@@ -180,13 +180,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _beside(path: Path, name: str, ours: str) -> str:
-    """A language model's folder, where it lies relative to the project file; else the name as it is.
+    """A model's folder, or a file, where it lies relative to the project file; else the name as it is.
 
     Args:
         ours: the name that means a part of this project, whatever folders there are.
     """
-    folder = path.parent / name
-    return str(folder.resolve()) if name != ours and folder.is_dir() else name
+    place = path.parent / name
+    return str(place.resolve()) if name != ours and place.exists() else name
 
 
 def _encoder_beside(path: Path, encoder: Choice) -> Choice:

@@ -161,6 +161,20 @@ def windows_zip(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {name.replace("\\", "/").removesuffix(".png"): name[0] for name in names}
 
 
+def vectors(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    random = np.random.default_rng(0)
+    widths = {"words": 6, "faces": 3, "voices": 4}
+    clips = {f"c{n}": "glad" if n % 2 else "sad" for n in range(24)}
+    rows = [
+        {"clip": clip, "mood": mood, "split": ("train", "valid", "test")[n % 3]}
+        | {name: random.normal(size=(n % 5 + 1, width)).tolist() for name, width in widths.items()}
+        for n, (clip, mood) in enumerate(clips.items())
+    ]
+    root.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), root / "clips.parquet")
+    return clips
+
+
 LAYOUTS = {
     make.__name__: make
     for make in (
@@ -175,6 +189,7 @@ LAYOUTS = {
         shards,
         visits,
         links,
+        vectors,
         windows_zip,
     )
 }
@@ -188,7 +203,8 @@ def test_every_project_of_the_document_is_tried():
 def test_a_layout_is_read_as_the_document_says(name, tmp_path, home, png):
     root = tmp_path / "project"
     expected = LAYOUTS[name](root, png)
-    (root / "project.yaml").write_text(PROJECTS[name] + SMALL, "utf-8")
+    own = PROJECTS[name]
+    (root / "project.yaml").write_text(own if "features:" in own else own + SMALL, "utf-8")
     project = load(root / "project.yaml")
     report = check(project)
     assert report.problem is None and not report.refused and not report.unreadable and not report.unmatched

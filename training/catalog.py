@@ -227,17 +227,23 @@ FEATURIZERS = Family(
             "tokens": "training.featurizers.tokens:TokensFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingTextFeaturizer",
             "processed": "training.featurizers.processed:ProcessedTextFeaturizer",
+            "vector": "training.featurizers.vector:VectorFeaturizer",
+            "phonemes": "training.featurizers.phonemes:PhonemesFeaturizer",
+            "tfidf": "training.featurizers.tfidf:TfidfFeaturizer",
+            "word_vectors": "training.featurizers.word_vectors:WordVectorsFeaturizer",
         },
         "image": {
             "pixels": "training.featurizers.pixels:PixelsFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingImageFeaturizer",
             "processed": "training.featurizers.processed:ProcessedImageFeaturizer",
+            "vector": "training.featurizers.vector:VectorFeaturizer",
         },
         "speech": {
             "log_mel": "training.featurizers.log_mel:LogMelFeaturizer",
             "mfcc": "training.featurizers.mfcc:MfccFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingSpeechFeaturizer",
             "processed": "training.featurizers.processed:ProcessedSpeechFeaturizer",
+            "vector": "training.featurizers.vector:VectorFeaturizer",
         },
     },
 )
@@ -274,6 +280,7 @@ FUSIONS = Family(
     },
 )
 DEFAULT_ENCODERS = {"grid": "small_cnn", "frames": "small_cnn", "ids": "llm", "vectors": "linear"}
+DEFAULT_ENCODERS |= {"symbols": "small_transformer", "counts": "tfidf"}
 # By the form of the features that they read: see `training.featurizers.base`.
 ENCODERS = Family(
     "encoder",
@@ -306,6 +313,8 @@ ENCODERS = Family(
             "linear": "training.encoders.linear:LinearEncoder",
             "small_transformer": "training.encoders.small_transformer:SmallTransformerVectorsEncoder",
         },
+        "symbols": {"small_transformer": "training.encoders.small_transformer:SmallTransformerIdsEncoder"},
+        "counts": {"tfidf": "training.encoders.tfidf:TfidfEncoder"},
     },
 )
 # Encoders that read one kind of features alone, which the same `model` decides (`training.features.with_encoders`).

@@ -64,7 +64,10 @@ class FeatureSettings:
         return core_schema.no_info_plain_validator_function(_validate)
 
     def modality(self, name: str) -> Modality:
+        """What decodes and cleans its items."""
         section = self._sections[name]
+        if (stand_in := _stand_in(name, section.choice)) is not None:
+            return stand_in
         return MODALITIES.load(name)() if section.cleaning is None else MODALITIES.load(name)(section.cleaning)
 
     def choice(self, name: str) -> Choice:
@@ -140,7 +143,8 @@ def _read(name: str, section: Any) -> _Section:
         raise ValueError(f"is {section!r}, expected a kind of features, or a mapping of options")
     values = {"kind": section} if isinstance(section, str) else dict(section)
     is_said, kind = "kind" in values, values.pop("kind", modality.default_featurizer)
-    cleaning_class = getattr(modality, "Options", None)
+    takes_own = _stand_in(name, Choice(kind)) is None
+    cleaning_class = getattr(modality, "Options", None) if takes_own else None
     cleaned = [field.name for field in dataclasses.fields(cleaning_class)] if cleaning_class else []
     options = FEATURIZERS.option_names(kind, name)
     for option in values:
@@ -149,12 +153,18 @@ def _read(name: str, section: Any) -> _Section:
             meant = f"did you mean {close[0]}?" if close else f"known are {', '.join((*options, *cleaned))}"
             raise ValueError(f"{option} is not a key that is known here; {meant}")
     choice = FEATURIZERS.choose({"kind": kind} | {k: v for k, v in values.items() if k not in cleaned}, name)
+    FEATURIZERS.make(choice, scope=name)  # so that an option that has to be given is missed now
     plain = dict(choice.options) if kind == modality.default_featurizer else {"kind": kind, **choice.options}
     if cleaning_class is None:
         return _Section(None, choice, is_said, plain)
     cleaning = validated(cleaning_class, {k: v for k, v in values.items() if k in cleaned})
     defaults = to_dict(cleaning_class())
     return _Section(cleaning, choice, is_said, plain | {k: v for k, v in to_dict(cleaning).items() if v != defaults[k]})
+
+
+def _stand_in(name: str, choice: Choice) -> Modality | None:
+    stand_in: Modality | None = FEATURIZERS.load(choice.kind, name).stand_in(name, FEATURIZERS.options(choice, name))
+    return stand_in
 
 
 def _validate(value: Any) -> FeatureSettings:

@@ -17,8 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from training import catalog, descriptions
+from training import descriptions
 from training.catalog import OUTPUTS
+from training.features import FeatureSettings
 from training.mlflow_store import client
 from training.records import ANSWERS
 from training.runs import TAG
@@ -61,7 +62,7 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
     import mlflow
     import pandas as pd
 
-    search_path = list(sys.path)
+    search_path, examples = list(sys.path), example_row(spec.features)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(__file__).parent, *own_code(run.model, spec.features)]
         code = [_copied(path, Path(folder)) for path in paths]
@@ -72,7 +73,7 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
                 code_paths=[str(path) for path in code],
                 artifacts={"bundle": str(bundle)},
                 signature=_signature(run),
-                input_example=pd.DataFrame([{m: value for m, value in example_row().items() if m in run.keep}]),
+                input_example=pd.DataFrame([{m: example for m, example in examples.items() if m in run.keep}]),
                 # Given, since inferring them would load the model in another process for minutes.
                 pip_requirements=_requirements(spec, run),
                 # What is not named here cannot be said when the model is loaded, either.
@@ -149,11 +150,11 @@ def column_type(answer: pa.DataType) -> Any:
     return names[answer]
 
 
-def example_row() -> dict[str, str]:
-    """What a request may hold: a text as it is, a small file of each other modality as base64."""
-    kinds = {name: catalog.MODALITIES.load(name)() for name in MODALITIES}
+def example_row(features: FeatureSettings) -> dict[str, str]:
+    """What a request may hold: a text or vector as it is, a small file of each other modality as base64."""
+    kinds = {name: features.modality(name) for name in MODALITIES}
     return {
-        name: kind.example().decode() if kind.is_text else base64.b64encode(kind.example()).decode()
+        name: kind.example().decode() if kind.as_string else base64.b64encode(kind.example()).decode()
         for name, kind in kinds.items()
     }
 

@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training import catalog
 from training.cache import open_table
 from training.catalog import OUTPUTS
 from training.schema import MODALITIES, subset_name
@@ -42,9 +41,9 @@ def _inputs(spec: JobSpec, samples: Sequence[str]) -> Mapping[str, dict[str, Any
     joined = _open(spec, "samples").to_table(["sample_id", *columns], filter=wanted).to_pylist()
     items = {row[column] for row in joined for column in columns} - {None}
     named = _open(spec, "manifest").to_table(
-        ["item_id", "modality", "uri", "member", "text"], filter=pc.field("item_id").isin(sorted(items))
+        ["item_id", "modality", "uri", "member", "row", "text"], filter=pc.field("item_id").isin(sorted(items))
     )
-    names = {row["item_id"]: _name(row) for row in named.to_pylist()}
+    names = {row["item_id"]: _name(row, spec) for row in named.to_pylist()}
     return {row["sample_id"]: {m: names.get(row[f"{m}_item"]) for m in MODALITIES} for row in joined}
 
 
@@ -52,10 +51,13 @@ def _open(spec: JobSpec, table: str) -> Any:
     return open_table(spec.lake, table, storage_options=spec.storage_options)
 
 
-def _name(item: Mapping[str, Any]) -> str:
-    if catalog.MODALITIES.load(item["modality"]).is_text:
+def _name(item: Mapping[str, Any], spec: JobSpec) -> str:
+    modality, file = spec.features.modality(item["modality"]), PurePosixPath(item["uri"]).name
+    if modality.is_text:
         return str(_cell(item["text"]))
-    return item["member"] or PurePosixPath(item["uri"]).name
+    if modality.as_string and item["row"] is not None:  # vectors, which nobody reads
+        return f"{file}, row {item['row']}"
+    return item["member"] or file
 
 
 def _cell(value: Any) -> Any:

@@ -207,7 +207,7 @@ def _kinds(modalities: Sequence[str]) -> dict[str, Any]:
 
 def _example(cell: SubFigure, row: Mapping[str, Any], answer: str | None, modalities: Sequence[str]) -> None:
     kinds = _kinds(modalities)
-    texts = [(row[m] or {}).get("text") or f"(no {m})" for m, kind in kinds.items() if kind.is_text]
+    texts = [(row[m] or {"text": f"(no {m})"}).get("text", "") for m, kind in kinds.items() if kind.is_text]
     if texts:
         lines = textwrap.wrap(" · ".join(texts), 66, max_lines=2, placeholder=" …")
         cell.suptitle("\n".join(lines), fontsize=8, x=0.02, ha="left")

@@ -4,7 +4,8 @@
       -d '{"dataframe_records": [{"text": "what do you see?", "image": "<base64>"}, {"speech": "<base64>"}]}'
 
 Input (`dataframe_records` or `dataframe_split`): optional string columns text, image, speech; media are files as base64
-(standard or URL-safe, or a data: URL). Null, NaN, "" and a missing column mean: not given. Output: prediction,
+(standard or URL-safe, or a data: URL); of a modality that the model reads as vectors, a JSON list of numbers or of such
+lists. Null, NaN, "" and a missing column mean: not given. Output: prediction,
 model_version (null where the model was not fetched as a version), dataset_fingerprint; probability (that the prediction
 is right; null where the output has none), abstained (true: the probability is below `abstain_below`, and the prediction
 null), best (the most probable answers, each with its probability); of a model that gives several answers at once also
@@ -29,7 +30,7 @@ import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
-from training import catalog
+from training.processor import Processor
 from training.records import ANSWERS
 from training.schema import MODALITIES
 from training.score import Answerer
@@ -70,7 +71,7 @@ class ServedModel(PythonModel):
 
     def about(self) -> dict[str, Any]:
         """Version, dataset, inputs (how their files are chosen; of a text: its type) and the limits of one row."""
-        kinds = {name: catalog.MODALITIES.load(name) for name in self.answerer.modalities}
+        kinds = {name: self.answerer.processor.modalities[name] for name in self.answerer.modalities}
         return {
             "version": self.version,
             "dataset_fingerprint": self.dataset_fingerprint,
@@ -81,7 +82,7 @@ class ServedModel(PythonModel):
     def read(self, record: Mapping[str, Any], number: int) -> dict[str, Any]:
         """The tensors of one row; `number` is its own within the request. Threads may share it. Raises
         MlflowException."""
-        inputs = read_inputs(record, number, self.answerer.modalities, self.answerer.processor.limits)
+        inputs = read_inputs(record, number, self.answerer.modalities, self.answerer.processor)
         try:
             return self.answerer.read(inputs)
         except ValueError as error:
@@ -109,9 +110,9 @@ def registered_version(bundle: Path) -> str | None:
 
 
 def read_inputs(
-    record: Mapping[str, Any], number: int, modalities: tuple[str, ...], limits: MediaLimits
+    record: Mapping[str, Any], number: int, modalities: tuple[str, ...], processor: Processor
 ) -> dict[str, Any]:
-    """What a row gives: text as it is, media as the bytes of the file. Raises MlflowException."""
+    """What a row gives: texts and vectors as they are, media as the bytes of the file. Raises MlflowException."""
     inputs: dict[str, Any] = {}
     for modality in MODALITIES:
         value = record.get(modality)
@@ -122,9 +123,8 @@ def read_inputs(
         if modality not in modalities:
             raise _invalid(f"row {number}, column {modality}: this model takes {', '.join(modalities)} only")
         try:
-            inputs[modality] = (
-                value if catalog.MODALITIES.load(modality).is_text else media_bytes(value, limits.max_bytes)
-            )
+            as_string = processor.modalities[modality].as_string
+            inputs[modality] = value if as_string else media_bytes(value, processor.limits.max_bytes)
         except ValueError as error:
             raise _invalid(f"row {number}, column {modality}: {error}") from error
     if not inputs:

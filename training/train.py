@@ -4,7 +4,7 @@ ends with the same weights, bit for bit, on the same machine."""
 import gc
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -124,10 +124,20 @@ def new_model(task: TrainingTask) -> FusionModel:
     torch.manual_seed(task.training.seed)  # the weights' start; everything random in the data has keys of its own
     labels = [label for label in task.train.labels if label is not None]
     network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels)
+    for modality, encoder in network.encoders.items():
+        encoder.fit(_read_tensors(task, modality))
     network.objectives = nn.ModuleList(
         OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives
     )
     return network
+
+
+def _read_tensors(task: TrainingTask, modality: str) -> Iterator[np.ndarray]:
+    """What the encoder of a modality reads of each training row that has it."""
+    name = task.features.featurizer(modality).read
+    for n in range(len(task.train)):
+        if (columns := task.train[n][modality]) is not None:
+            yield columns[name]
 
 
 def make_trainer(

@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from assets.table_settings import TableSettings
 from assets.times import parse_time
 
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # first, since one begins like UTF-16's
+_VECTOR = re.compile(r"\[\s*(\[|null|-?\d+[.eE])")  # how the JSON of one starts
 _MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -59,6 +61,8 @@ class TableFile:
     required: tuple[str, ...] = ()
     text: str | None = None  # the column whose cells have to be text
     media: str | None = None  # the column that holds media: its cells become their names
+    vectors: bool = False  # what `media` holds is lists of numbers
+    optional: frozenset[str] = frozenset()  # columns that are read whatever they hold, beside those required
     known: list[str] = field(default_factory=list)  # columns of the first file of the table; filled by `check`
 
     def __str__(self) -> str:
@@ -91,6 +95,10 @@ class TableFile:
             start = file.read(4)
         return next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8-sig")  # Excel writes one
 
+    def reads(self, column: str) -> bool:
+        """Whether a column is asked for, so that it is read whatever it holds."""
+        return column in self.required or column in self.optional
+
     def check(self, columns: Sequence[str]) -> list[str]:
         """The names of the columns, cleaned.
 
@@ -114,6 +122,7 @@ class TableFile:
         return names
 
     def record(self, line: int, values: dict[str, str | None]) -> Record:
+        values = {n: v for n, v in values.items() if not v or v[0] != "[" or self.reads(n) or not _VECTOR.match(v)}
         missing = self.settings.missing
         if missing:
             values = {n: None if v is not None and v.strip() in missing else v for n, v in values.items()}

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, TextIO
 
 from assets.formats.base import Record, TableFile, unstorable
-from assets.formats.values import as_text, no_text, refused
+from assets.formats.values import as_text, is_vector, no_text, refused
 from assets.names import normalize
 from assets.sources.base import SourceError
 
@@ -31,6 +31,7 @@ def read(table: TableFile) -> Iterator[Record]:
             if name not in columns:
                 columns[name] = normalize(name)
         cells = {columns[name]: cell for name, cell in value.items()}
+        cells = {name: cell for name, cell in cells.items() if table.reads(name) or not is_vector(cell)}
         if table.text is not None and (found := no_text(cells.get(table.text))):
             yield table.broken(line, refused(f"line {line}", table.text, found))
             continue

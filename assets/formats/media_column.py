@@ -1,16 +1,22 @@
-"""Media that lie in a Parquet column, as Hugging Face writes them: bytes, or structs of bytes and a name."""
+"""Media that lie in a Parquet column, as Hugging Face writes them: bytes, or structs of bytes and a name; and lists of
+numbers, which are media where they are asked for."""
 
 import bisect
 import itertools
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets.storage import PIECE, locate
+from training.vectors import encode_vectors, text_of_cell
 
+_LISTS = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+_NUMBERS = pa.types.is_floating, pa.types.is_integer
 _DECODED_BYTES = 4 * 2**20  # of media decoded at once, in each thread
 
 
@@ -34,9 +40,12 @@ class MediaField(NamedTuple):
     name: str | None  # of what they are called; null: nothing says
 
     @classmethod
-    def of(cls, schema: pa.Schema, column: str) -> "MediaField | None":
-        """None where the column is not there or does not hold the bytes of one medium a row."""
+    def of(cls, schema: pa.Schema, column: str, vectors: bool = False) -> "MediaField | None":
+        """None where the column is not there or does not hold the bytes of one medium (`vectors`: lists of numbers) a
+        row."""
         kind = schema.field(column).type if column in schema.names else pa.null()
+        if vectors:
+            return cls(column, column, None) if holds_vectors(kind) else None
         if not pa.types.is_struct(kind):
             return cls(column, column, None) if holds_binary(kind) and not pa.types.is_nested(kind) else None
         fields = [kind.field(n) for n in range(kind.num_fields)]
@@ -61,18 +70,49 @@ class MediaField(NamedTuple):
 
 
 def _leaf(metadata: pq.FileMetaData, path: str) -> int:
-    return next(n for n in range(metadata.num_columns) if metadata.schema.column(n).path == path)
+    paths = (metadata.schema.column(n).path for n in range(metadata.num_columns))
+    return next(n for n, leaf in enumerate(paths) if leaf == path or leaf.startswith(f"{path}."))  # of a list: x.list.y
+
+
+def holds_vectors(kind: pa.DataType, decimals: bool = False) -> bool:
+    """Lists of numbers, or lists of these; with `decimals`, lists of whole numbers, which may be labels, are none."""
+    depth = 0
+    while isinstance(kind, pa.BaseExtensionType) or any(test(kind) for test in _LISTS):
+        is_list = not isinstance(kind, pa.BaseExtensionType)
+        kind, depth = (kind.value_type if is_list else kind.storage_type), depth + is_list
+    if decimals and depth == 1 and not pa.types.is_floating(kind):
+        return False
+    return depth in (1, 2) and any(test(kind) for test in _NUMBERS)
+
+
+def _numbers(cell: pa.Scalar) -> bytes | None:
+    """What stands for a cell of a column of vectors (`training.vectors`); None where there is none."""
+    if not cell.is_valid:
+        return None
+    if isinstance(cell, pa.ExtensionScalar):
+        if hasattr(cell, "to_numpy"):  # a tensor, which knows its shape
+            return encode_vectors(cell.to_numpy()).encode()
+        cell = cell.value
+    values, shape = cell.values, [len(cell)]
+    if any(test(values.type) for test in _LISTS):
+        lengths = pc.unique(pc.list_value_length(values))
+        shape.append(lengths[0].as_py() if len(lengths) == 1 else None)
+        values = values.flatten()
+    if None in shape or values.null_count or any(test(values.type) for test in _LISTS):  # decoding says what is wrong
+        return text_of_cell(json.dumps(cell.as_py(), default=str)).encode()
+    return encode_vectors(values.to_numpy(zero_copy_only=False).reshape(shape)).encode()
 
 
 class MediaColumn:
-    """The media of one column of Parquet files, read by row. Several threads may share it; it pickles as closed."""
+    """The media (or vectors) of one column of Parquet files, read by row. Several threads may share it; it pickles as
+    closed."""
 
-    def __init__(self, column: str) -> None:
-        self._column = column
+    def __init__(self, column: str, vectors: bool = False) -> None:
+        self._column, self._vectors = column, vectors
         self._own = threading.local()  # each thread goes through the rows by itself
 
     def __reduce__(self) -> Any:
-        return MediaColumn, (self._column,)
+        return MediaColumn, (self._column, self._vectors)
 
     def read(self, uri: str, row: int) -> bytes:
         """The bytes in a row (from 1) of a file.
@@ -84,7 +124,7 @@ class MediaColumn:
         rows: _Rows | None = getattr(self._own, "rows", None)
         try:
             if rows is None or rows.uri != uri:
-                rows = self._own.rows = _Rows(uri, self._column)
+                rows = self._own.rows = _Rows(uri, self._column, self._vectors)
             content = rows.content(row - 1)
         except pa.ArrowException as error:
             raise ValueError(f"cannot be read: {error}") from None
@@ -96,10 +136,10 @@ class MediaColumn:
 class _Rows:
     """A file whose rows are read in batches, forwards as far as they are near; memory holds one batch."""
 
-    def __init__(self, uri: str, column: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, column: str, vectors: bool) -> None:
+        self.uri, self._vectors = uri, vectors
         self._file = pq.ParquetFile(locate(uri).open(), buffer_size=PIECE)
-        if (field := MediaField.of(self._file.schema_arrow, column)) is None:
+        if (field := MediaField.of(self._file.schema_arrow, column, vectors)) is None:
             raise ValueError(f"column {column!r} holds no media any more; run again")
         metadata = self._file.metadata
         self._field, self._size = field, field.batch_rows(metadata, 256)
@@ -117,6 +157,8 @@ class _Rows:
             if batch is None:
                 raise ValueError("the table has become shorter; run again")
             self._batch = batch.column(0)
+        if self._vectors:
+            return _numbers(self._batch[row - self._first])
         value = self._batch[row - self._first].as_py()
         return next(iter(value.values())) if isinstance(value, dict) else value
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets.formats.base import Record, TableFile, unstorable
-from assets.formats.media_column import MediaField, holds_binary
+from assets.formats.media_column import MediaField, holds_binary, holds_vectors
 from assets.formats.values import EXACT, as_text, no_text, refused
 from assets.names import normalize
 from assets.sources.base import SourceError
@@ -20,7 +20,7 @@ def read(table: TableFile) -> Iterator[Record]:
     if table.columns:
         raise SourceError(f"{table}: `columns` name those of a table without header, and Parquet has its own names")
     with table.open() as raw, pq.ParquetFile(raw) as file:
-        fields = [f for f in file.schema_arrow if normalize(f.name) in table.required or not holds_binary(f.type)]
+        fields = [f for f in file.schema_arrow if table.reads(normalize(f.name)) or not _is_no_word(f.type)]
         names = table.check([f.name for f in fields])
         media = {f.name: _media(table, file, f) for f in fields if f.name == table.media or _is_media(f)}
         size = min((m.batch_rows(file.metadata, _ROWS) for m in media.values() if m.name == m.content), default=_ROWS)
@@ -43,17 +43,29 @@ def read(table: TableFile) -> Iterator[Record]:
                     yield table.record(row, dict(zip(names, cells, strict=True)))
 
 
+def _is_no_word(kind: pa.DataType) -> bool:
+    """Bytes and vectors."""
+    return holds_binary(kind) or holds_vectors(kind, decimals=True)
+
+
 def _is_media(field: pa.Field) -> bool:
     return pa.types.is_struct(field.type) and holds_binary(field.type)
 
 
 def _media(table: TableFile, file: pq.ParquetFile, field: pa.Field) -> MediaField:
     """Where the column's media lie; as its name, what has to be read to tell the rows that have some."""
-    media = MediaField.of(file.schema_arrow, field.name)
+    vectors = table.vectors and field.name == table.media
+    media = MediaField.of(file.schema_arrow, field.name, vectors)
+    if media is None and vectors:
+        raise SourceError(
+            f"{table}: column {field.name!r} is {field.type} and holds no vectors: expected a list of numbers a row, "
+            "or a list of such lists"
+        )
     if media is None:
         raise SourceError(
             f"{table}: column {field.name!r} is {field.type} and holds no media: expected bytes, one medium a row; "
-            "where it names files, say under `files` where they lie"
+            "where it names files, say under `files` where they lie; lists of numbers are read with features of kind "
+            "vector"
         )
     return media._replace(name=media.content) if not media.name and media.has_nulls(file.metadata) else media
 

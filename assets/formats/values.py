@@ -31,6 +31,11 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def is_vector(value: Any) -> bool:
+    """Whether a list is numbers that nobody reads as words: it starts with a decimal or a list."""
+    return isinstance(value, list) and bool(value) and (value[0] is None or isinstance(value[0], float | list))
+
+
 def no_text(value: Any) -> str | None:
     """What a cell of a column of text holds in its place, in words; None where it is text or empty."""
     if value is None or isinstance(value, str):
@@ -46,4 +51,6 @@ def no_text(value: Any) -> str | None:
 
 def refused(line: str, column: str, found: str) -> str:
     """Why a row is no item of text."""
-    return f"{line}: column {column!r} holds {found}, which is no text: name a column of text, or write them as text"
+    vectors = "; lists of numbers are read with features of kind vector" if found.startswith("a list") else ""
+    advice = f"name a column of text, or write them as text{vectors}"
+    return f"{line}: column {column!r} holds {found}, which is no text: {advice}"

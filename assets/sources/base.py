@@ -70,6 +70,7 @@ class Source(ABC):
         """This kind has none."""
 
     encoding = "utf-8"  # of text items that are opened
+    vectors = False  # items that are opened are vectors, whatever the modality
 
     def __init__(self, root: Path, options: Any) -> None:
         """

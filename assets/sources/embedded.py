@@ -18,6 +18,8 @@ from training.validation import Names, Strings
 class EmbeddedSource(Source):
     """Every row is an item; the other columns are its attributes.
 
+    Media are bytes, or (`vectors`) lists of numbers, whose bytes are what `training.vectors` makes of them.
+
     The bytes are read where they lie, a batch of rows at a time. Where the column is the key too, this is the name that
     the media have in it, without suffix.
     """
@@ -33,7 +35,7 @@ class EmbeddedSource(Source):
     def __init__(self, root: Path, options: Options) -> None:
         super().__init__(root, options)
         assert options.column is not None
-        self._media = MediaColumn(options.column)
+        self._media = MediaColumn(options.column, self.vectors)
 
     def __str__(self) -> str:
         return self.options.table
@@ -58,7 +60,8 @@ class EmbeddedSource(Source):
         required = [*options.key, *([options.time] if options.time else [])]
         settings = TableSettings(missing=options.missing)
         files = {file.uri: file for file in table_entries(options.table, self.root)}
-        for record in read_table(options.table, settings, required, root=self.root, media=options.column):
+        column = {"media": options.column, "vectors": self.vectors}
+        for record in read_table(options.table, settings, required, root=self.root, **column):
             yield self._item(record, files[record.table].mtime)
 
     def _item(self, record: Record, mtime: int | None) -> Entry:

@@ -15,6 +15,8 @@ from training.validation import Names
 class TableSource(Source):
     """Every row is an item of text; the other columns are its attributes."""
 
+    holds = "text"  # what cells of the column hold
+
     @dataclass(frozen=True, kw_only=True)
     class Options(TableSettings):
         table: str | None = None  # `assets.tables.read_table`: a path, a URL that fsspec knows, or a glob of them
@@ -43,9 +45,8 @@ class TableSource(Source):
         required = [*options.key, options.column, *([options.time] if options.time else [])]
         left_out = (options.column, *(options.key if len(options.key) == 1 else ()))
         times = {file.uri: file.mtime for file in table_entries(options.table, self.root)}
-        for record in read_table(
-            options.table, options, required, root=self.root, columns=options.columns, text=options.column
-        ):
+        text = options.column if self.holds == "text" else None  # of vectors any cell will do
+        for record in read_table(options.table, options, required, root=self.root, columns=options.columns, text=text):
             yield self._item(record, times[record.table], left_out)
 
     def _item(self, record: Record, mtime: int | None, left_out: tuple[str, ...]) -> Entry:
@@ -56,7 +57,7 @@ class TableSource(Source):
         if problem is not None:
             entry.reason, entry.message = "malformed", f"{record.table}: {problem}"
         elif not text:
-            entry.reason, entry.message = "absent", f"{line}: column {options.column!r} holds no text"
+            entry.reason, entry.message = "absent", f"{line}: column {options.column!r} holds no {self.holds}"
         elif text.isspace():
             entry.reason, entry.message = "empty", f"{line}: column {options.column!r} holds white space only"
         else:

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import json
 import os
 import shutil
 import sqlite3
@@ -132,6 +133,26 @@ def embedded(root: Path) -> Silo:
     return Silo(settings, lambda: write({**CONTENTS, "2.bin": b"other"}))
 
 
+def vectors(root: Path, suffix: str = "parquet") -> Silo:
+    """As many, in two files, with a row that holds nothing and one with nothing in it."""
+
+    def write(first: float) -> None:
+        cells = [[[first + n, 1.5]] * (n + 1) for n in range(6)]
+        rows = pa.table({"key": [*CONTENTS, "no", "void"], "list": [*cells, None, []]})
+        for number, part in enumerate((rows[:3], rows[3:])):
+            path = root / f"vectors-{number}.{suffix}"
+            if suffix == "parquet":
+                pq.write_table(part, path, row_group_size=2)
+            else:
+                path.write_text("".join(json.dumps(row) + "\n" for row in part.to_pylist()))
+
+    write(0)
+    settings = SourceSettings.of(
+        name="s", modality="text", kind="vectors", table=f"vectors-*.{suffix}", key="key", column="list"
+    )
+    return Silo(settings, lambda: write(1))
+
+
 def database(root: Path) -> Silo:
     with sqlite3.connect(root / "media.db") as connection:
         connection.execute("CREATE TABLE media (name, content)")
@@ -146,6 +167,7 @@ def database(root: Path) -> Silo:
 
 
 SILOS = {"files": [folder, tar, packed, remote], "table": [table], "embedded": [embedded]}
+SILOS |= {"vectors": [vectors, partial(vectors, suffix="jsonl")]}
 SILOS |= {"family_test_source:SqliteSource": [database]}
 
 

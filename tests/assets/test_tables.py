@@ -3,10 +3,13 @@
 import csv
 import gzip
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -329,3 +332,20 @@ def test_escapes_that_are_not_ours_refuse_their_row_alone(tmp_path: Path) -> Non
     assert {line - 2 for line in problems(records)} <= {2, 5, 10}
     expected = {key: (changes.get(n, text).strip('"'), label) for n, (key, text, label) in enumerate(REVIEWS)}
     assert all(expected[key or ""] == (text, label) for key, text, label in rows(records))
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.jsonl", "t.csv"])
+def test_vectors_are_read_where_they_are_asked_for_only(name: str, tmp_path: Path):
+    rows = [{"id": n, "face": [[0.5, n], [1.5, n]], "voice": [-2.5e-7, 1.0], "tags": [1, n]} for n in range(2)]
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    elif name.endswith("jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with (tmp_path / name).open("w", newline="") as file:
+            cells = [[json.dumps(value) for value in row.values()] for row in rows]
+            csv.writer(file).writerows([rows[0].keys(), *cells])
+    assert [set(record.values) for record in read_table(tmp_path / name)] == [{"id", "tags"}] * 2
+    asked = [record.values for record in read_table(tmp_path / name, required=["face"], optional=["voice", "gone"])]
+    assert [json.loads(values["face"]) for values in asked] == [row["face"] for row in rows]
+    assert all(json.loads(values["voice"]) == rows[0]["voice"] for values in asked)

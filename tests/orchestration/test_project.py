@@ -60,6 +60,9 @@ def test_local_models_lie_relative_to_the_project_file(tmp_path, monkeypatch):
     assert project.model.llm == project.features.options("text").tokenizer == str(tmp_path / "models" / "gpt")
     hub = load(path, ["model.llm=org/name", "features.text.tokenizer=org/name"])
     assert hub.model.llm == hub.features.options("text").tokenizer == "org/name"
+    (tmp_path / "glove.txt").touch()
+    words = load(path, ["features.text={kind: word_vectors, file: ../glove.txt}"])
+    assert words.features.options("text").file == str(tmp_path / "glove.txt")
     ours = load(write(tmp_path, GOOD))
     assert (ours.model.llm, ours.features.options("text").tokenizer) == ("tiny", "bytes")
 

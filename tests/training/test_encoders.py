@@ -28,7 +28,7 @@ OWN = {
     "ids": "own_kinds:OwnIdsEncoder",
     "vectors": "own_kinds:OwnFramesEncoder",
 }
-KINDS = [(form, kind) for form, own in OWN.items() for kind in (*ENCODERS.names(form), own)]
+KINDS = [(form, kind) for form in ENCODERS.kinds for kind in ENCODERS.names(form)] + list(OWN.items())
 SEQUENCES = [(form, kind) for form, kind in KINDS if form != "grid"]
 MODALITIES = {"grid": "image", "frames": "speech", "ids": "text"}
 PRETRAINED = {"grid": "vit", "frames": "whisper", "ids": "bert"}
@@ -55,6 +55,7 @@ def make(form: str, kind: str, seed: int = 0) -> Encoder:
     if kind == "huggingface":
         return make_pretrained(form)
     source = {"grid": FeatureShape("grid", 3, 20), "frames": FeatureShape("frames", 12), "ids": FeatureShape("ids", 50)}
+    source |= {form: FeatureShape(form, 50) for form in ("symbols", "counts")}
     source["vectors"] = FeatureShape("vectors", 12)
     shape = ModelShape(WIDTH, TOKENS, heads=4)
     encoder = ENCODERS.make(ENCODERS.choose(kind, form), source[form], shape, scope=form)
@@ -86,6 +87,8 @@ def inputs(form: str, encoder: Encoder) -> tuple[Tensor, Tensor | None]:
     mask = torch.arange(S) < torch.tensor([40, 39, 25, 7, 1, 40, 2, 11])[:, None]
     if form in ("frames", "vectors"):
         return torch.randn(B, S, 12), mask
+    if form == "counts":
+        return torch.stack([torch.randint(0, 50, (B, S)), torch.randint(1, 9, (B, S))], 2), mask
     # A kind that reads the prompt is given embeddings: as wide as the vocabulary here, which says nothing.
     return (torch.randn(B, S, 50) if encoder.reads_prompt else torch.randint(0, 50, (B, S))), mask
 

@@ -10,7 +10,7 @@ import soundfile
 
 from tests.training import tiny_encoders
 from training import catalog
-from training.catalog import FEATURIZERS, MODALITIES
+from training.catalog import ENCODERS, FEATURIZERS, MODALITIES
 from training.features import FeatureSettings
 from training.processor import Processor
 from training.settings import MediaLimits
@@ -57,6 +57,8 @@ def wav(seconds: float) -> bytes:
     return buffer.getvalue()
 
 
+IDS = ("ids", "symbols", "counts")  # forms whose width is that of a vocabulary
+VECTORS = [b"[1, 2, 3]", b"[[1, 2, 3], [4, 5, 6]]"]
 CONTENTS = {"text": [b"one", b"twenty two"], "image": [png(1), png(2)], "speech": [wav(0.1), wav(0.4)]}
 KINDS = [(m, kind) for m in MODALITIES.names() for kind in FEATURIZERS.names(m)]
 
@@ -70,16 +72,25 @@ def case(request, tmp_path, monkeypatch) -> tuple[str, str, Processor]:
     if kind in ("embedding", "processed"):
         encoder = {"text": "bert", "image": "vit", "speech": "whisper"}[modality]
         section["model"] = str(tiny_encoders.make(encoder, tmp_path / encoder))
+    if kind == "vector":
+        section["width"] = 3
+    if kind == "word_vectors":
+        section["file"] = str(tmp_path / "glove.txt")
+        (tmp_path / "glove.txt").write_text("one 1 2 3\ntwenty 4 5 6\ntwo 7 8 9\n")
     return modality, kind, Processor(FeatureSettings(**{modality: section}), MediaLimits())
 
 
+def contents(modality: str, kind: str) -> list[bytes]:
+    return VECTORS if kind == "vector" else CONTENTS[modality]
+
+
 def test_declared_tensors_come_and_make_a_batch(case):
-    modality, _, processor = case
+    modality, kind, processor = case
     featurizer = processor.featurizers[modality]
-    rows = [processor.row(**{modality: data})[modality] for data in CONTENTS[modality]]
+    rows = [processor.row(**{modality: data})[modality] for data in contents(modality, kind)]
     for row in rows:
         assert {name: str(row[name].dtype) for name in featurizer.tensors} == dict(featurizer.tensors)
-    assert featurizer.read in featurizer.tensors
+    assert featurizer.read in featurizer.tensors and featurizer.form in ENCODERS.kinds
     shape = featurizer.shape()
     tensors = [row[featurizer.read] for row in rows]
     values, mask = featurizer.batch([tensors[0], None, tensors[1]])
@@ -88,7 +99,7 @@ def test_declared_tensors_come_and_make_a_batch(case):
         assert tuple(values.shape[1:]) == (shape.width, shape.size, shape.size) and mask is None
     else:
         assert mask.sum(1).tolist() == [len(tensors[0]), 0, len(tensors[1])]
-        assert values.shape[1] == mask.shape[1] and (shape.form == "ids" or values.shape[2] == shape.width)
+        assert values.shape[1] == mask.shape[1] and (shape.form in IDS or values.shape[2] == shape.width)
     alone, alone_mask = featurizer.batch([tensors[0]])
     if alone_mask is not None:
         values, alone = values[:, : alone.shape[1]], alone[:, : alone_mask.sum()]
@@ -96,14 +107,14 @@ def test_declared_tensors_come_and_make_a_batch(case):
 
 
 def test_it_can_be_sent_to_a_worker_and_saved(case, tmp_path):
-    modality, _, processor = case
+    modality, kind, processor = case
     sent = pickle.loads(pickle.dumps(processor))
     processor.save_pretrained(tmp_path / "saved")
     loaded = Processor.from_pretrained(tmp_path / "saved")
-    expected = processor.row(**{modality: CONTENTS[modality][0]})[modality]
+    expected = processor.row(**{modality: contents(modality, kind)[0]})[modality]
     for other in (sent, loaded):
         assert other.fingerprint(modality) == processor.fingerprint(modality)
-        row = other.row(**{modality: CONTENTS[modality][0]})[modality]
+        row = other.row(**{modality: contents(modality, kind)[0]})[modality]
         assert all(np.array_equal(row[name], expected[name]) for name in expected)
 
 

@@ -121,7 +121,7 @@ def test_the_model_answers_without_the_users_folder(
     sys.path.remove(str(travelling))
     shutil.rmtree(travelling)
 
-    example = model_registry.example_row()
+    example = model_registry.example_row(FeatureSettings())
     table = pa.table({"sample_id": ["a", "b"], "label": ["7", None], "text": [example["text"]] * 2})
     answers = answer_rows(logged, table.to_reader())
     assert answers.schema.field("prediction").type == answers.schema.field("label").type == pa.float64()

@@ -29,6 +29,8 @@ from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
 from orchestration.servers import serve_command
+from training.features import FeatureSettings
+from training.processor import Processor
 from training.score import answer_rows, bundle_of, score
 from training.serving import OUTPUTS, REQUEST_LIMITS, ServedModel, media_bytes, read_inputs, stricter
 from training.settings import MediaLimits
@@ -124,7 +126,7 @@ def test_too_many_rows_are_refused(served: ServedModel) -> None:
 
 def test_a_modality_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(MlflowException, match="row 3, column speech: this model takes text, image only"):
-        read_inputs({"speech": SPEECH}, 3, ("text", "image"), MediaLimits())
+        read_inputs({"speech": SPEECH}, 3, ("text", "image"), Processor(FeatureSettings(), MediaLimits()))
 
 
 def test_request_limits_never_loosen_those_of_the_processor() -> None:

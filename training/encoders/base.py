@@ -1,7 +1,9 @@
 """The contract of an encoder: one modality's features to tokens that the fusion reads."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,13 @@ class Encoder(nn.Module):
     def __init__(self, source: FeatureShape, shape: ModelShape) -> None:
         super().__init__()
         self.width = shape.width  # of the tokens that it gives
+
+    def fit(self, rows: Iterable[np.ndarray]) -> None:
+        """Before the first step, once: what it takes over from the training rows into buffers, which are saved.
+
+        Args:
+            rows: tensor `Featurizer.read` of each that has the modality. It takes long to go through them.
+        """
 
     def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

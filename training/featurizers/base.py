@@ -16,6 +16,8 @@ from training.media import MediaError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from training.modalities.base import Modality
+
 
 @dataclass(frozen=True)
 class FeatureShape:
@@ -24,7 +26,9 @@ class FeatureShape:
     form: grid    pictures (B, width, size, size)
           frames  sequences of vectors (B, F, width) with a mask (B, F)
           ids     token ids (B, S) below `width`, with a mask (B, S)
+          symbols ids of another alphabet, which no language model knows, likewise
           vectors what another model made of the content (B, S, width), with a mask (B, S)
+          counts  column below `width` and count of the K terms of a row (B, K, 2), with a mask (B, K)
     """
 
     form: str
@@ -55,6 +59,12 @@ class Featurizer(ABC):
 
     def __init__(self, options: Any = None) -> None:
         self.options = options
+
+    @classmethod
+    def stand_in(cls, modality: str, options: Any) -> "Modality | None":
+        """What decodes and cleans the items of the modality of that name in its place, where these features are not
+        made of its own media; None: the modality itself does."""
+        return None
 
     @property
     @abstractmethod

@@ -30,6 +30,7 @@ class Modality(ABC):
     limits: ClassVar[Mapping[str, str]]  # field of MediaLimits -> SQL over the clean table for what it limits
     default_featurizer: ClassVar[str]
     is_text: ClassVar[bool] = False  # items are texts, which tables hold and language models read
+    as_string: ClassVar[bool] = False  # tables and requests hold its items themselves: no file names, no base64
     in_python: ClassVar[bool] = False  # its steps work in Python itself most of the time: threads would wait
     takes_noise: ClassVar[bool] = False  # a source may bring clips that augmentation adds
     picture: ClassVar[str | None] = None  # the tensor that a picture of a sample shows, if there is one

@@ -26,7 +26,7 @@ class TextModality(Modality):
     limits: ClassVar = {"max_characters": "characters"}
     in_python = True
     default_featurizer = "tokens"
-    is_text = True
+    is_text = as_string = True
     column_words: ClassVar = {
         "text": "the text, normalised",
         "characters": "before it was normalised",
