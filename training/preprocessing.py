@@ -115,6 +115,11 @@ class TextPreprocessing(Preprocessing):
         return int(self.own.pad_token_id or 0)
 
 
+class Picture(NamedTuple):
+    pixels: np.ndarray  # uint8 (H, W, 3)
+    crop: bool = False  # where the model's preprocessing takes the middle of a picture, that is all that is read
+
+
 class ImagePreprocessing(Preprocessing):
     """`stored` is uint8 (C, H, W), from the value of black to that of white: what stands between resize and
     normalisation, in a quarter of the bytes."""
@@ -127,22 +132,22 @@ class ImagePreprocessing(Preprocessing):
         return AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
 
     @property
-    def example(self) -> np.ndarray:
-        return np.zeros((32, 32, 3), np.uint8)
+    def example(self) -> Picture:
+        return Picture(np.zeros((32, 32, 3), np.uint8))
 
-    def inputs(self, content: np.ndarray) -> Iterator[Input]:
-        import PIL.Image
+    def inputs(self, content: Picture) -> Iterator[Input]:
+        pixels = content.pixels if content.crop or not self._crops else self._squared(content.pixels)
+        yield Input({"pixel_values": self._processed(pixels)}, 1.0)
 
-        made = self.own(images=[PIL.Image.fromarray(content)], return_tensors="pt")
-        yield Input({"pixel_values": made["pixel_values"]}, 1.0)
-
-    def stored(self, content: np.ndarray) -> np.ndarray:
+    def stored(self, content: Picture) -> np.ndarray:
         low_C, high_C = self._range
-        scaled_CHW = (self._pixels(content) - low_C[:, None, None]) / (high_C - low_C)[:, None, None]
+        (part,) = self.inputs(content)
+        pixels_CHW = part.tensors["pixel_values"][0].numpy()
+        scaled_CHW = (pixels_CHW - low_C[:, None, None]) / (high_C - low_C)[:, None, None]
         return np.round(scaled_CHW * 255).clip(0, 255).astype(np.uint8)
 
     def shape(self) -> FeatureShape:
-        shapes = {self._pixels(np.zeros((*size, 3), np.uint8)).shape for size in ((40, 40), (40, 90), (90, 40))}
+        shapes = {self._processed(np.zeros((*size, 3), np.uint8))[0].shape for size in ((40, 40), (40, 90), (90, 40))}
         if len(shapes) > 1 or len(shape := shapes.pop()) != 3 or shape[1] != shape[2]:
             raise ValueError(
                 f"model {str(self.folder)!r} makes squares of one size of no picture: it cannot stand in the model; "
@@ -155,20 +160,42 @@ class ImagePreprocessing(Preprocessing):
         low_C, high_C = self._range
         return {"low": low_C.tolist(), "high": high_C.tolist()}
 
-    def _pixels(self, content: np.ndarray) -> np.ndarray:
-        (part,) = self.inputs(content)
-        return part.tensors["pixel_values"][0].numpy()
+    def _processed(self, pixels_HWC: np.ndarray) -> "Tensor":
+        import PIL.Image
+
+        return self.own(images=[PIL.Image.fromarray(pixels_HWC)], return_tensors="pt")["pixel_values"]
+
+    def _squared(self, pixels_HWC: np.ndarray) -> np.ndarray:
+        """In the middle of a square of the colour that becomes zero: what a model was normalised by, most often."""
+        height, width, _ = pixels_HWC.shape
+        if height == width:
+            return pixels_HWC
+        low_C, high_C = self._range
+        side = max(height, width)
+        square_HWC = np.empty((side, side, 3), np.uint8)
+        square_HWC[:] = np.round(-low_C / np.maximum(high_C - low_C, 1e-6) * 255).clip(0, 255)
+        top, left = (side - height) // 2, (side - width) // 2
+        square_HWC[top : top + height, left : left + width] = pixels_HWC
+        return square_HWC
+
+    @functools.cached_property
+    def _crops(self) -> bool:
+        """Whether the ends of a long picture are lost; tried out, as each preprocessing says it in its own words."""
+        black_HWC = np.zeros((32, 128, 3), np.uint8)
+        ends_HWC = black_HWC.copy()
+        ends_HWC[:, :16] = ends_HWC[:, -16:] = 255
+        return bool((self._processed(black_HWC) == self._processed(ends_HWC)).all())
 
     @functools.cached_property
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         """The values of black and of white, by channel."""
-        black_CHW, white_CHW = (self._pixels(np.full((32, 32, 3), value, np.uint8)) for value in (0, 255))
+        black_CHW, white_CHW = (self._processed(np.full((32, 32, 3), value, np.uint8))[0].numpy() for value in (0, 255))
         return black_CHW.min((1, 2)), white_CHW.max((1, 2))
 
     def _check_range(self) -> None:
         """Raises ValueError where a picture becomes something else than resized and normalised pixels."""
         (low_C, high_C), random = self._range, np.random.default_rng(0)
-        pixels_CHW = self._pixels(random.integers(0, 256, (64, 64, 3), np.uint8))
+        pixels_CHW = self._processed(random.integers(0, 256, (64, 64, 3), np.uint8))[0].numpy()
         slack_C = 0.01 * (high_C - low_C)
         within = (pixels_CHW.min((1, 2)) >= low_C - slack_C) & (pixels_CHW.max((1, 2)) <= high_C + slack_C)
         if not (within & (high_C > low_C)).all():

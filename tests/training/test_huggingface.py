@@ -33,7 +33,7 @@ def clean(content: Any) -> Any:
     """What a modality's `decode` would give."""
     if isinstance(content, Recording):
         return SimpleNamespace(waveform=content.waveform, sample_rate=content.rate)
-    return SimpleNamespace(text=content, array=content)
+    return SimpleNamespace(text=content, array=getattr(content, "pixels", None))
 
 
 def make(modality: str, model: Path, tokenizer: Any, **options: Any) -> tuple[FusionModel, dict[str, Any], Processor]:

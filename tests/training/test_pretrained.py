@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tests.training.tiny_encoders import CASES, CONTENTS, noise
 from training.features import FeatureSettings
 from training.model_files import digest, model_folder
+from training.preprocessing import Picture
 from training.pretrained import averages, load_encoder, real_states
 from training.processor import Processor
 from training.settings import MediaLimits
@@ -52,6 +53,21 @@ def test_whisper_reads_short_recordings_as_long_ones_up_to_what_follows(tiny_enc
         whole = encoder.tower.states(encoder.network, {"input_features": features}, 0)
         short = encoder.tower.states(encoder.network, {"input_features": features[..., :100]}, 0)
     torch.testing.assert_close(short[:, :49], whole[:, :49])
+
+
+@pytest.mark.parametrize(("family", "is_cropped"), [("clip", True), ("vit", False)])
+def test_the_ends_of_a_long_picture_are_seen(family: str, is_cropped: bool, tiny_encoder: Any) -> None:
+    """CLIP's preprocessing takes the middle of a picture, ViT's all of it."""
+    encoder = load_encoder("image", tiny_encoder(family))
+    pixels = np.full((20, 90, 3), 100, np.uint8)
+    ends = pixels.copy()
+    ends[:, 15:25] = 255  # left of the middle, right of what a crop of the square would still take off
+    (whole, other), (middle, same) = (
+        encoder.embed([Picture(pixels, crop), Picture(ends, crop)], 4, -1, 2) for crop in (False, True)
+    )
+    assert not np.allclose(whole, other, atol=1e-2)
+    assert np.array_equal(middle, same) == is_cropped
+    assert np.array_equal(*encoder.embed([Picture(pixels[:, :20], crop) for crop in (False, True)], 4, -1, 1))
 
 
 def test_the_class_token_comes_first_and_alone_stands_for_all(tiny_encoder: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import transformers as hf
 
-from training.preprocessing import Recording
+from training.preprocessing import Picture, Recording
 from training.tokenizer import fit_tokenizer
 
 _LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
@@ -147,6 +147,8 @@ def noise(seconds: float, rate: int = 16_000, pad: bool = False) -> Recording:
 
 CONTENTS: dict[str, list[Any]] = {
     "text": ["a", "words, and more of them than it reads at once: " * 3, "two <|eos|> words", ""],
-    "image": [_RANDOM.integers(0, 256, shape, dtype=np.uint8) for shape in ((40, 50, 3), (3, 7, 3), (64, 32, 3))],
+    "image": [
+        Picture(_RANDOM.integers(0, 256, shape, dtype=np.uint8)) for shape in ((40, 50, 3), (3, 7, 3), (64, 32, 3))
+    ],
     "speech": [noise(0.06), noise(0.6), noise(3.2), noise(0.55, 8000)],
 }

@@ -77,8 +77,15 @@ class EmbeddingTextFeaturizer(OfText, EmbeddingFeaturizer):
     pass
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageEmbeddingOptions(EmbeddingOptions):
+    # Where the model's preprocessing takes the middle of a picture only: true reads that, false all, within a square.
+    crop: bool = False
+
+
 class EmbeddingImageFeaturizer(OfImage, EmbeddingFeaturizer):
-    pass
+    version = 2
+    Options = ImageEmbeddingOptions
 
 
 @dataclass(frozen=True, kw_only=True)

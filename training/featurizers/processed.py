@@ -19,7 +19,7 @@ import numpy as np
 from training import model_files
 from training.featurizers.base import FeatureShape, Featurizer
 from training.images import Image
-from training.preprocessing import PREPROCESSING, Preprocessing, Recording
+from training.preprocessing import PREPROCESSING, Picture, Preprocessing, Recording
 from training.recordings import Speech
 from training.validation import FORBID_EXTRA
 
@@ -90,8 +90,8 @@ class OfImage(ModelFeaturizer):
         super().restore(folder)
         self.decoded_size = _processed_size(folder)
 
-    def raw(self, content: Image) -> np.ndarray:
-        return content.array
+    def raw(self, content: Image) -> Picture:
+        return Picture(content.array, self.options.crop)
 
 
 class OfSpeech(ModelFeaturizer):
@@ -139,7 +139,14 @@ class ProcessedTextFeaturizer(OfText, ProcessedFeaturizer):
         return padded([() if row is None else row for row in rows], 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProcessedImageOptions(ProcessedOptions):
+    # Where the model's preprocessing takes the middle of a picture only: true reads that, false all, within a square.
+    crop: bool = False
+
+
 class ProcessedImageFeaturizer(OfImage, ProcessedFeaturizer):
+    Options = ProcessedImageOptions
     form, dtype = "grid", "uint8"
     read = augmented = "pixels"
 
