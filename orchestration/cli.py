@@ -115,13 +115,12 @@ def predict(
     if (table is None) == all(value is None for value in inputs.values()):
         options = ", ".join(f"--{name}" for name in inputs)
         raise click.UsageError(f"give one or more of {options}, or --table")
-    settings = load(*find_project(project, ()))
     for option in context.command.params:
-        if (name := option.name) in inputs and inputs[name] is not None:
-            inputs[name] = file_of(settings, name, inputs[name])
-            if isinstance(inputs[name], Path):
-                inputs[name] = _FILE.convert(str(inputs[name]), option, context)
-    rows = rows_of_table(settings, table) if table else [inputs]
+        if option.name in inputs and (value := inputs[option.name]) is not None:
+            given = file_of(option.name, value)
+            inputs[option.name] = _FILE.convert(value, option, context) if isinstance(given, Path) else given
+    settings = load(*find_project(project, ()))
+    rows = rows_of_table(table) if table else [inputs]
     answers = answer(settings, rows, version, best)
     if as_json:
         click.echo(json.dumps({"predictions": answers}, default=_plain))

@@ -8,21 +8,20 @@ from assets.contents import portions
 from assets.settings import Project
 from assets.tables import read_table
 from orchestration.serving.rows import near_miss
+from training import catalog
 from training.schema import MODALITIES, RAW
 
 _ROWS = 256  # rows that are read at once, if their media are small
 
 
-def file_of(project: Project, modality: str, value: str, root: Path = Path()) -> Any:
+def file_of(modality: str, value: str, root: Path = Path()) -> Path | str:
     """What is given of a modality: the file that `value` names, relative to `root`; the value itself of a text, and of
-    a list of numbers where the project's features read vectors."""
-    kind = project.features.modality(modality)
-    if kind.is_text or (kind.as_string and value.lstrip().startswith("[")):
-        return value
-    return root / value
+    a list, for features that read vectors."""
+    is_list = value.strip().startswith("[") and value.strip().endswith("]")
+    return value if is_list or catalog.MODALITIES.load(modality).is_text else root / value
 
 
-def rows_of_table(project: Project, path: Path) -> list[dict[str, Any]]:
+def rows_of_table(path: Path) -> list[dict[str, Any]]:
     """The rows of a table (`assets.tables`) with columns text, image and speech (`file_of`); empty is absent.
 
     Raises:
@@ -37,7 +36,7 @@ def rows_of_table(project: Project, path: Path) -> list[dict[str, Any]]:
         if not record.values.keys() & set(MODALITIES):
             raise ValueError(f"{path}: has columns {', '.join(record.values)}, expected one of {', '.join(MODALITIES)}")
         given = {m: record.values.get(m) or None for m in MODALITIES}
-        inputs = {m: value and file_of(project, m, value, path.parent) for m, value in given.items()}
+        inputs = {m: value and file_of(m, value, path.parent) for m, value in given.items()}
         for m, file in inputs.items():
             if isinstance(file, Path) and not file.is_file():
                 raise ValueError(f"{path} line {record.line}: {m} {file} does not exist")

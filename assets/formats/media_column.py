@@ -93,7 +93,8 @@ def _numbers(cell: pa.Scalar) -> bytes | None:
         if hasattr(cell, "to_numpy"):  # a tensor, which knows its shape
             return encode_vectors(cell.to_numpy()).encode()
         cell = cell.value
-    values, shape = cell.values, [len(cell)]
+    values: Any = cell.values
+    shape: list[int | None] = [len(cell)]
     if any(test(values.type) for test in _LISTS):
         lengths = pc.unique(pc.list_value_length(values))
         shape.append(lengths[0].as_py() if len(lengths) == 1 else None)

@@ -32,9 +32,13 @@ from orchestration.project import ProjectError, load
 from training.catalog import FEATURIZERS, FILTERS, Choice
 from training.features import FeatureSettings
 from training.featurizers.embedding import EmbeddingOptions, SpeechEmbeddingOptions
+from training.featurizers.phonemes import PhonemesOptions
 from training.featurizers.pixels import PixelsOptions
 from training.featurizers.processed import ProcessedOptions, ProcessedSpeechOptions
+from training.featurizers.tfidf import TfidfOptions
 from training.featurizers.tokens import TokensOptions
+from training.featurizers.vector import VectorOptions
+from training.featurizers.word_vectors import WordVectorsOptions
 from training.filters.base import RangeOptions
 from training.filters.language import LanguageOptions
 from training.media import MediaError
@@ -89,7 +93,10 @@ OPTIONS: dict[type, tuple[str, dict[str, Any]]] = {
     ),
     TextCleaning: ("text", {"form": "NFKC", "language": "de", "lowercase": True}),
     TokensOptions: ("text", {"max_tokens": 3, "tokenizer": "a local folder"}),
+    PhonemesOptions: ("text", {"max_tokens": 3}),
+    TfidfOptions: ("text", {"columns": 99, "ngrams": 2}),
 }
+KINDS = {PhonemesOptions: "phonemes", TfidfOptions: "tfidf"}  # of those that are not the default
 FIELDS = [(cls, name, value) for cls, (_, values) in OPTIONS.items() for name, value in values.items()]
 
 
@@ -107,16 +114,18 @@ def word_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize(("cls", "name", "value"), FIELDS, ids=[f"{cls.__name__}.{name}" for cls, name, _ in FIELDS])
 def test_an_option_of_features_changes_rows_or_batch(cls, name, value, word_tokenizer):
-    modality, _ = OPTIONS[cls]
+    modality, kind = OPTIONS[cls][0], {"kind": KINDS[cls]} if cls in KINDS else {}
     value = word_tokenizer if name == "tokenizer" else value
     wide = {"fit": "squash"} if name == "fit" else {}
-    before, after = features(modality, **wide), features(modality, **{name: value})
+    before, after = features(modality, **kind, **wide), features(modality, **kind, **{name: value})
     if name == "fit":  # the example picture is a square, which fits in every way
         assert stored(modality, **wide) != stored(modality, **{name: value})
         return
     assert before != after
     changed = before[0] != after[0] or before[1] != after[1]
-    assert (stored(modality) != stored(modality, **{name: value})) == changed, "stored rows are named by what made them"
+    assert (stored(modality, **kind) != stored(modality, **kind, **{name: value})) == changed, (
+        "stored rows are named by what made them"
+    )
 
 
 def test_the_kind_of_features_changes_what_is_read():
@@ -138,12 +147,14 @@ def test_a_limit_refuses_before_decoding(name, value, modality):
 @pytest.mark.parametrize(
     ("modality", "kind"), [(m, kind) for m in ("text", "image", "speech") for kind in FEATURIZERS.names(m)]
 )
-def test_every_package_that_decides_a_row_is_part_of_its_fingerprint(modality, kind, monkeypatch):
+def test_every_package_that_decides_a_row_is_part_of_its_fingerprint(modality, kind, monkeypatch, tmp_path):
     from training import processor as module
 
     monkeypatch.setattr("training.model_files.model_folder", Path)
     monkeypatch.setattr("training.model_files.digest", lambda folder, weights: str(folder))
-    processor = Processor(FeatureSettings(**{modality: kind}), MediaLimits())
+    (tmp_path / "glove.txt").write_text("word 1 2 3")
+    needed = {"vector": {"width": 3}, "word_vectors": {"file": str(tmp_path / "glove.txt")}}.get(kind, {})
+    processor = Processor(FeatureSettings(**{modality: {"kind": kind, **needed}}), MediaLimits())
     version, before = module._version, processor.fingerprint(modality)
     packages = {*processor.modalities[modality].packages, *processor.featurizers[modality].packages}
     expected = {
@@ -155,6 +166,10 @@ def test_every_package_that_decides_a_row_is_part_of_its_fingerprint(modality, k
     if kind in ("embedding", "processed"):  # by pictures as the model's own preprocessing resizes them
         theirs = {"text": set(), "image": {"timm", "torchvision"}, "speech": {"torchaudio"}}[modality]
         expected_here = expected_here - {"opencv-python-headless", "scipy"} | {"torch", "transformers"} | theirs
+    if kind == "vector":
+        expected_here = {"numpy"}
+    if kind == "phonemes":
+        expected_here = expected_here | {"espeakng-loader"}
     assert packages == expected_here
     for package in packages:
         monkeypatch.setattr(module, "_version", lambda name, one=package: "0" if name == one else version(name))
@@ -456,6 +471,9 @@ def test_every_field_has_a_case():
         SpeechEmbeddingOptions: {"model", "tokens", "layer", "batch_size", "pad"},
         ProcessedOptions: {"model"},
         ProcessedSpeechOptions: {"model", "pad"},
+        # In `tests/training/test_vectors.py` and `test_word_vectors.py`:
+        VectorOptions: {"width"},
+        WordVectorsOptions: {"file", "words"},
         Project: set(PROJECT) | SET_WHEN_READ,
     }
     for cls, names in cases.items():
