@@ -22,6 +22,7 @@ from training.calibration import calibrate
 from training.catalog import OBJECTIVES
 from training.checkpoints import claim, last_checkpoint
 from training.data import Collator, Row, SampleDataset
+from training.encoders.base import Encoder
 from training.features import FeatureSettings
 from training.model import FusionModel
 from training.outputs.base import Output
@@ -124,7 +125,8 @@ def new_model(task: TrainingTask) -> FusionModel:
     torch.manual_seed(task.training.seed)  # the weights' start; everything random in the data has keys of its own
     labels = [label for label in task.train.labels if label is not None]
     network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels)
-    for modality, encoder in network.encoders.items():
+    for modality in network.config.modalities:
+        encoder: Encoder = network.encoders[modality]  # type: ignore[assignment] - a ModuleDict tells no more
         encoder.fit(_read_tensors(task, modality))
     network.objectives = nn.ModuleList(
         OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives
