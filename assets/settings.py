@@ -221,7 +221,7 @@ class Project:
             check(self.align.label in (None, columns), "align.label", self.align.label, named)
             object.__setattr__(self, "align", replace(self.align, label=columns))
         several = "one column; name an output for each of several under model.outputs"
-        check(columns or len(self.align.labels) < 2, "align.label", self.align.label, several)
+        check(len(columns) > 0 or len(self.align.labels) < 2, "align.label", self.align.label, several)
         unsure = self.model.abstain_below > 0 and not output.has_probabilities
         expected = f"0: the answers of output {self.model.output.kind} have no probability"
         check(not unsure, "model.abstain_below", self.model.abstain_below, expected)

@@ -101,7 +101,8 @@ def _worst_slice(
     challenger: pa.Table, slices: Mapping[str, Mapping[str, str]], asked: float, metric: Metric
 ) -> tuple[bool, str]:
     """Whether every slice reaches what is asked, and the worst one in words. A slice of few rows is chance, and out."""
-    labels = dict(zip(_samples(challenger), challenger["label"].to_pylist(), strict=True))
+    told = zip(_samples(challenger), challenger["label"].to_pylist(), strict=True)
+    labels = {sample: label for sample, label in told if metric.rows([label])}
     answers, parts = answers_by_sample(challenger), defaultdict(list)
     for column, values in slices.items():
         for sample in labels.keys() & values.keys():
@@ -171,8 +172,9 @@ class _Judged:
         own = [self.labels[sample] for sample in theirs]
         a, b = (self.metric.value(own, [side[sample] for sample in theirs]) for side in (self.answers, theirs))
         # What cannot be said of those rows alone (they have one label, say) is not said.
-        answered = None if a is None or b is None else Means(a=a, b=b, rows=len(own))
-        return Standing(name=name, all=on_all, answered=answered, own_rows=len(own))
+        rows = len(self.metric.rows(own))
+        answered = None if a is None or b is None else Means(a=a, b=b, rows=rows)
+        return Standing(name=name, all=on_all, answered=answered, own_rows=rows)
 
 
 def best(beside: Iterable[Standing]) -> Standing | None:

@@ -45,6 +45,12 @@ def determination(labels: Sequence[float], answers: Sequence[Answer]) -> Statist
     return of
 
 
+def explained(labels: Sequence[float], answers: Sequence[Answer]) -> Statistic:
+    """R2, or 0 where it is below, which has no end: so it can stand beside shares of right answers."""
+    statistic = determination(labels, answers)
+    return lambda counts: np.maximum(0, statistic(counts))
+
+
 def spearman(labels: Sequence[float], answers: Sequence[Answer]) -> Statistic:
     """Correlation of the ranks, ties sharing theirs; 0 where all labels or all answers are the same."""
     given, said = _numbers(labels, answers)
@@ -75,4 +81,5 @@ def _ranks(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 MAE = Metric("mae", over=mean_absolute_error, higher_is_better=False)
 RMSE = Metric("rmse", over=root_mean_square_error, higher_is_better=False)
 R2 = Metric("r2", over=determination)
+EXPLAINED = Metric("explained", over=explained)
 SPEARMAN = Metric("spearman", over=spearman)

@@ -1,5 +1,6 @@
 """Test predictions as a person reads them: what was asked, what the label says, what the model answered."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -66,5 +67,5 @@ def _cell(value: Any) -> Any:
         return f"<{len(value)} bytes>"
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = str(value)
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
     return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"

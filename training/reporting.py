@@ -89,7 +89,7 @@ def confusion_picture(names: Sequence[str], matrix: np.ndarray) -> bytes:
     axes.tick_params(which="both", length=0)
     axes.set_xlabel("answer (number of rows)")
     axes.set_ylabel("label")
-    axes.set_title(f"Answers to {matrix.sum():,} test rows, all inputs given", fontsize=10)
+    axes.set_title(f"{matrix.sum():,} answers to test rows, all inputs given", fontsize=10)
     return _png(figure)
 
 

@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -108,12 +109,21 @@ def _pictures(
     metric: Metric,
 ) -> None:
     answered = predictions.filter(pc.equal(predictions["subset"], rows[0].inputs)).to_pylist()
-    labels = [str(row["label"]) for row in answered]
-    answers = [None if row["prediction"] is None else str(row["prediction"]) for row in answered]
+    told = [_in_words(row["label"], row["prediction"]) for row in answered]
+    labels, answers = ([words for row in told for words in row[side]] for side in (0, 1))
     (folder / "confusion.png").write_bytes(reporting.confusion_picture(*confusion(labels, answers)))
     (folder / "learning.png").write_bytes(reporting.learning_picture(history, metric.name))
-    words = {row["sample_id"]: pair for row, *pair in zip(answered, labels, answers, strict=True)}
+    lines = [(", ".join(label), None if None in answer else ", ".join(answer)) for label, answer in told]
+    words = {row["sample_id"]: line for row, line in zip(answered, lines, strict=True)}
     chosen = [test[number] for number in range(0, len(test), max(1, len(test) // _EXAMPLES))][:_EXAMPLES]
     shown = [row | {"label": words[row["sample_id"]][0]} for row in chosen if row["sample_id"] in words]
     picture = reporting.examples_picture(shown, [words[row["sample_id"]][1] for row in shown], test.modalities)
     (folder / "examples.png").write_bytes(picture)
+
+
+def _in_words(label: Any, prediction: Any) -> tuple[list[str], list[Any]]:
+    """Label and answer, None where there is none; of several, each that has a label, with its name."""
+    if not isinstance(label, dict):
+        return [str(label)], [None if prediction is None else str(prediction)]
+    named, said = {name: value for name, value in label.items() if value is not None}, prediction or {}
+    return [f"{name}: {value}" for name, value in named.items()], [f"{name}: {said.get(name)}" for name in named]

@@ -58,8 +58,8 @@ def test_figures_are_over_the_rows_that_have_a_label() -> None:
     assert figures["price.n"].value == 3
     # No answer is as far off as can be: 4 from the price of 5.
     assert figures["price.mae"].value == pytest.approx((0 + 1 + 4) / 3)
-    r2 = 1 - (0 + 1 + 16) / 8
-    assert figures["mean_score"].value == pytest.approx((2 / 3 + r2) / 2)
+    assert figures["price.r2"].value == pytest.approx(1 - (0 + 1 + 16) / 8)
+    assert figures["mean_score"].value == pytest.approx((2 / 3 + 0) / 2), "worse than the mean is nothing"
     assert next(iter(figures)) == "mean_score" and "exact_match" not in figures, "no number is right or wrong"
     both = several(drink="class", price="class")
     said_both = [{"drink": "tea", "price": "1"}, {"drink": "cola", "price": "1"}, {"drink": "tea", "price": "1"}, None]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from training.number_metrics import MAE, R2, RMSE, SPEARMAN
+from training.number_metrics import EXPLAINED, MAE, R2, RMSE, SPEARMAN
 from training.outputs.linear import LinearOutput
 from training.records import Answer
 
@@ -27,7 +27,7 @@ class NumberOutput(LinearOutput):
     their mean square error."""
 
     metrics = (MAE, RMSE, R2, SPEARMAN)
-    share = R2
+    share = EXPLAINED
     arrow_type = pa.float64()
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
