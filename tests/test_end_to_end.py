@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dagster as dg
+import nbclient
+import nbformat
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -330,6 +332,23 @@ def test_every_subset_of_the_inputs_is_answered(done, tmp_path):
     options = [part for m in MODALITIES for part in (f"--{m}", given[m])]
     (alone,) = done.ask("predict", "tiny", *options)["predictions"]
     assert origin.items() <= alone.items()
+
+
+def test_the_notebook_runs(done, tmp_path, monkeypatch):
+    """On this project, which is trained already."""
+    notebook = nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code), "it is kept without what it printed"
+    environment = {"PROJECT": str(done.path), "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path)}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = [out.get("data", {}).get("text/plain", "") for cell in code for out in cell.outputs]
+    assert any("version=1, aliases=['challenger', 'champion']" in text for text in said)
+    (table,) = (text for text in said if "model_version" in text and "dataset_fingerprint" not in text)
+    assert len({line.split(maxsplit=1)[1] for line in table.splitlines()[1:]}) == 1, "files, pictures and arrays"
+    (table,) = (text for text in said if "text+image+speech" in text and "prediction" in text)
+    assert [line.split()[0] for line in table.splitlines()[1:]] == SUBSETS
 
 
 @pytest.fixture
