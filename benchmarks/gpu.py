@@ -36,6 +36,7 @@ from benchmarks.training import opened
 from training.building import build_model
 from training.data import EpochSampler
 from training.pretrained import Recording, load_encoder
+from training.settings import LlmSettings
 from training.tokenizer import fit_tokenizer
 from training.train import TrainingTask, fit, make_collator, make_tokenizer
 
@@ -64,7 +65,7 @@ def language_model(folder: Path, quick: bool) -> int:
 
 def task_of(folder: Path, llm: Path, rows: int) -> TrainingTask:
     model, training, features, samples, _ = opened(folder, rows, "the example's model")
-    model = replace(model, llm=str(llm))
+    model = replace(model, llm=LlmSettings(model=str(llm)))
     training = replace(training, batch_size=min(_BATCH, rows // 8), precision="bfloat16")
     tokenizer = make_tokenizer(samples, model, training)
     nothing = samples.take([])

@@ -18,9 +18,10 @@ from assets.scan import scan
 from assets.settings import Project
 from orchestration.automation import check_schedule
 from orchestration.probe import Decoded, decode_some
-from training.catalog import PRETRAINED_ENCODERS
+from training.catalog import OUTPUTS, PRETRAINED_ENCODERS
 from training.fusion_check import fusion_check
 from training.schema import QUARANTINE, SAMPLES, TABLES
+from training.settings import TINY
 
 _EXAMPLES = 5  # messages shown of many
 
@@ -77,6 +78,10 @@ def check(project: Project, decoded: int = 50) -> Check:
             each suffix are among them.
     """
     check_schedule(project)
+    if project.model.llm.model != TINY:
+        from training.llm import check_llm
+
+        check_llm(project.model.llm, OUTPUTS.make(project.model.output, {}))
     processor = make_processor(project)
     for modality in project.modalities:
         processor.prepare(modality)

@@ -21,12 +21,14 @@ from pydantic import TypeAdapter, ValidationError
 from assets.settings import Project
 from training.catalog import PRETRAINED_ENCODERS, Choice, is_own
 from training.credentials import has_password, mask, to_environment
+from training.settings import TINY
 
 _MOST_VALUES = 100_000  # of one project file, each alias (*name) counted as all that it stands for
 _MOST_CHARACTERS = 1_000_000  # that the references of one project file may bring in
 _MOST_LEVELS = 100  # of sections in sections; the YAML parser, written in C, ends the process where there are too many
 # yes, no, on and off are truth values there, 010 is eight, and 12:30 is 750.
 _WORDS = re.compile(r"yes|no|on|off|[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?", re.IGNORECASE)
+_REPLACED = {"model.freeze_llm": "`llm: {model: NAME_OR_FOLDER, train: frozen}`"}  # keys of older files
 _REFERENCE = re.compile(r"\$\{([\w.-]+)\}")
 
 
@@ -87,11 +89,12 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
         project = _adapter().validate_python(document | origin | {"tracking_uri": tracking})
     except ValidationError as error:
         raise ProjectError(_explain(path, error)) from None
+    llm = project.model.llm
     return dataclasses.replace(
         project,
         model=dataclasses.replace(
             project.model,
-            llm=_beside(path, project.model.llm, "tiny"),
+            llm=dataclasses.replace(llm, model=_beside(path, llm.model, TINY)),
             encoders={m: _encoder_beside(path, encoder) for m, encoder in project.model.encoders.items()},
         ),
         features=project.features.located(lambda name: _beside(path, name, "bytes")),
@@ -295,7 +298,10 @@ def _explain(path: Path, error: ValidationError) -> str:
         if problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
             message = "is missing"
         elif problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            message = "is not a key that is known here" + _suggestion(problem["loc"])
+            now = _REPLACED.get(location)
+            message = (
+                f"is gone: write {now}" if now else "is not a key that is known here" + _suggestion(problem["loc"])
+            )
         elif problem["type"] == "value_error":
             message = str(problem["ctx"]["error"])
         else:

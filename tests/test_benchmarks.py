@@ -57,6 +57,20 @@ def test_training_ends_with_the_weights_of_the_bare_loop():
 
 
 @pytest.mark.slow
+def test_each_way_to_train_a_language_model_has_its_time_and_memory():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.finetune", "--quick"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    frozen, lora, full, twice, half = map(json.loads, done.stdout.splitlines())
+    assert [line["train"] for line in (frozen, lora, full, twice, half)] == ["frozen", "lora", "full", "full", "lora"]
+    assert frozen["trained"] < lora["trained"] < full["trained"] == full["parameters"]
+    assert frozen["checkpoint_mb"] < lora["checkpoint_mb"] < full["checkpoint_mb"]
+    assert twice["gradient_checkpointing"] and half["precision"] == "bfloat16"
+    assert all(min(line["ms/step"], line["memory_mb"]) > 0 for line in (frozen, lora, full, twice, half))
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # the whole example
 def test_serving_answers_as_the_bare_model_does():
     # It ends with an error where the answers differ.

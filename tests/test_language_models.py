@@ -1,6 +1,7 @@
 """Language models of Hugging Face through the whole job, as a person starts it: from their folder to the gate."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def _bert(size: dict[str, int]) -> Any:
 def run(tiny: Path, tmp_path: Path) -> Callable[..., Result]:
     """`triptych run` with a new language model of a make, stored in a dtype, and its own fast tokenizer."""
 
-    def run(make: Callable[[dict[str, int]], Any], dtype: torch.dtype, *settings: str) -> Result:
+    def run(make: Callable[[dict[str, int]], Any], dtype: torch.dtype, *settings: str, train: str = "full") -> Result:
         from transformers import PreTrainedTokenizerFast
 
         fitted = fit_tokenizer(["Is it bright?", "Is it high?", "yes", "no"] * 5, 300)
@@ -58,27 +59,29 @@ def run(tiny: Path, tmp_path: Path) -> Callable[..., Result]:
         torch.manual_seed(0)
         special = {"vocab_size": len(fitted), "bos_token_id": fitted.bos_token_id, "eos_token_id": fitted.eos_token_id}
         make(special).to(dtype).save_pretrained(folder)
-        options = [part for value in (f"model.llm={folder}", *settings) for part in ("--set", value)]
+        llm = f"model.llm={{model: {folder}, train: {train}}}"
+        options = [part for value in (llm, *settings) for part in ("--set", value)]
         return CliRunner().invoke(main, ["run", str(tiny), "--json", *options])
 
     return run
 
 
 @pytest.mark.parametrize(
-    ("make", "dtype", "precision", "output"),
+    ("make", "dtype", "precision", "output", "train"),
     [
-        (_llama, torch.bfloat16, "float32", "text"),
-        (_gpt2, torch.float16, "bfloat16", "text"),
-        (_gpt_neox, torch.float32, "bfloat16", "class"),
+        (_llama, torch.bfloat16, "float32", "text", "lora"),
+        (_gpt2, torch.float16, "bfloat16", "text", "full"),
+        (_gpt_neox, torch.float32, "bfloat16", "class", "frozen"),
     ],
 )
 def test_a_stored_language_model_comes_to_the_gate_and_answers_as_it_was_measured(
-    run: Callable[..., Result], tiny: Path, make: Any, dtype: torch.dtype, precision: str, output: str
+    run: Callable[..., Result], tiny: Path, make: Any, dtype: torch.dtype, precision: str, output: str, train: str
 ) -> None:
     from training import runs
 
-    result = run(make, dtype, f"training.precision={precision}", f"model.output={output}")
+    result = run(make, dtype, f"training.precision={precision}", f"model.output={output}", train=train)
     assert result.exit_code == 0, result.output
+    shutil.rmtree(tiny.parents[1] / "llm")  # the model needs it no more
     told = json.loads(result.stdout.splitlines()[-1])
     assert told["model"]["aliases"] == ["challenger", "champion"]
     uri = f"sqlite:///{tiny.parents[1] / 'home' / 'mlflow.db'}"

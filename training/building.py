@@ -1,5 +1,6 @@
 """A new model as the settings say it, before its training."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from training.layers import ModelShape
 from training.llm import embedding_width, load_llm
 from training.model import FusionModel
 from training.model_config import FusionConfig
-from training.settings import MediaLimits, ModelSettings, complete
+from training.settings import TINY, MediaLimits, ModelSettings, complete
 from training.validation import to_dict
 
 
@@ -34,15 +35,16 @@ def build_model(
         labels: of the training rows; the output may need them (`Output.fit`).
 
     Raises:
-        ValueError: the language model is not there or is none (`load_llm`), the same of an encoder, or the output
-            cannot have such labels.
+        ValueError: the language model is not there or is none (`load_llm`), a target of LoRA is not there (`adapt`), the
+            same of an encoder, or the output cannot have such labels.
     """
     output = OUTPUTS.make(settings.output, {})
     read = {m: encoder for m, encoder in settings.encoders.items() if m in modalities}  # a baseline reads fewer
     settings = complete(replace(settings, encoders=read), {m: features.forms[m] for m in modalities})
     assert features == features.with_encoders(settings.encoders)
     starts = _starts(settings.encoders, features)
-    pretrained = None if settings.llm == "tiny" else load_llm(settings.llm, output, tokenizer)
+    name = settings.llm.model
+    pretrained, digest = (None, None) if name == TINY else load_llm(name, output, tokenizer)
     config = FusionConfig(
         modalities=list(modalities),
         encoders={m: encoder.plain() for m, encoder in settings.encoders.items()},
@@ -56,17 +58,16 @@ def build_model(
         tokens=settings.tokens,
         dropout=settings.dropout,
         max_new_tokens=settings.max_new_tokens,
-        llm_config=tiny_config(settings, tokenizer) if pretrained is None else pretrained.config,
+        llm_training=settings.llm.adaptation(),
+        llm_base={} if pretrained is None else {"model": name, "sha256": digest},
+        # A copy: the fused model says in its own how attention is computed, and must not in the language model's.
+        llm_config=tiny_config(settings, tokenizer) if pretrained is None else copy.deepcopy(pretrained.config),
         embedding_width=settings.width if pretrained is None else embedding_width(pretrained),
     )
-    model = FusionModel(config)
+    model = FusionModel(config, pretrained)
     for m, start in starts.items():
         encoder: Any = model.encoders[m]
         encoder.take(start, f"model.encoders.{m}", *_example(features, m))
-    if pretrained is not None:
-        model.llm.load_state_dict(pretrained.state_dict())
-    if settings.freeze_llm:
-        model.llm.requires_grad_(False)
     return model
 
 

@@ -105,8 +105,9 @@ tags: [triptych, multimodal]
 
 {task} {training} {figures}
 
-The folder holds the model (`config.json`, `model.safetensors`), its tokenizer, and the processor that makes tensors of
-raw inputs (`processor.json`). Inputs are {listed}: a text as it is, media as the bytes of a file.
+The folder holds the model (`config.json`, `model.safetensors`; in `base`, where there is one, the language model that
+was not trained whole), its tokenizer, and the processor that makes tensors of raw inputs (`processor.json`). Inputs
+are {listed}: a text as it is, media as the bytes of a file.
 
 With the code that trained it (a checkout of Triptych, or `code/` of the logged model, on PYTHONPATH), where FOLDER is
 this folder:

@@ -5,13 +5,17 @@ and a model answers the same wherever it is loaded. `training.precision: bfloat1
 (autocast); a trained model answers in float32.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from training.adaptation import lora_layers
+from training.model_files import digest, llm_folder
 from training.outputs.base import Output
+from training.settings import TINY, LlmSettings
 from training.tokenizer import missing_model
 
 _INSTEAD = "set model.llm to a causal (decoder-only) language model such as a Llama, Qwen or GPT-2, or to `tiny`"
@@ -19,18 +23,17 @@ _HALF = 8  # tokens of the sequence that tells whether a model is causal: so man
 _NOISE = 1e-5  # of float32, as a share of what a change moves where it may
 
 
-def load_llm(name: str, output: Output, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The language model of a Hugging Face name or local folder, in eval mode and float32.
+def load_llm(name: str, output: Output, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, str]:
+    """The language model of a Hugging Face name or local folder, in eval mode and float32; and what names its files.
 
     Raises:
         ValueError: it is not there, it is no causal language model, or the tokenizer is another model's.
     """
+    folder = llm_folder(name)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         _check_kind(name, config)
-        llm = output.language_model().from_pretrained(
-            name, config=config, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
+        llm = read_llm(folder, output)
     except OSError as error:
         raise ValueError(missing_model(name, error)) from error
     if not is_causal(llm):
@@ -40,7 +43,28 @@ def load_llm(name: str, output: Output, tokenizer: PreTrainedTokenizerBase) -> P
         )
     embed: Any = llm.get_input_embeddings()
     _check_tokenizer(name, tokenizer, embed.weight.shape[0])
-    return llm
+    return llm, digest(folder)
+
+
+def read_llm(folder: Path, output: Output) -> PreTrainedModel:
+    """The language model in a folder, as the output wants it, in eval mode and float32."""
+    return output.language_model().from_pretrained(
+        folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    )
+
+
+def check_llm(settings: LlmSettings, output: Output) -> None:
+    """Raises ValueError, without looking at any weight, where the language model cannot be trained as it is set."""
+    if settings.model == TINY:
+        return
+    try:
+        config = AutoConfig.from_pretrained(settings.model, trust_remote_code=False)
+    except OSError as error:
+        raise ValueError(missing_model(settings.model, error)) from error
+    _check_kind(settings.model, config)
+    if settings.train == "lora":
+        with torch.device("meta"):
+            lora_layers(output.language_model().from_config(config), settings.targets, "model.llm")
 
 
 def _check_kind(name: str, config: PreTrainedConfig) -> None:

@@ -8,7 +8,7 @@ D width: of the encoders' tokens before the fusion, of the language model behind
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.adaptation import hold_still
+from training.adaptation import adapt
+from training.adapted_model import AdaptedModel
 from training.catalog import ENCODERS, FUSIONS
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
@@ -32,15 +33,16 @@ from training.readings import AveragedModel, Readings
 from training.records import Answer
 
 
-class FusionModel(PreTrainedModel):
+class FusionModel(AdaptedModel):
     """See the module. `config.modalities` are those the model can read; a row may lack any of them."""
 
     config_class = FusionConfig
     accepts_loss_kwargs = False
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = True
 
-    def __init__(self, config: FusionConfig) -> None:
+    def __init__(self, config: FusionConfig, llm: PreTrainedModel | None = None) -> None:
+        """New weights, but for those of `llm`, the language model, where there is one."""
         super().__init__(config)
         shape = ModelShape(config.width, config.tokens, config.heads, config.dropout)
         encoders = {m: _make_encoder(config, m, shape) for m in config.modalities}
@@ -52,13 +54,16 @@ class FusionModel(PreTrainedModel):
         self.to_llm = nn.Identity() if config.width == config.llm_width else nn.Linear(config.width, config.llm_width)
         self.output = config.make_output()
         self.prompt = config.prompt  # a modality; the config makes featurizers to tell
-        self.llm = self.output.language_model().from_config(config.llm_config)
+        self.llm = self.output.language_model().from_config(config.llm_config) if llm is None else llm
         self.head = self.output.head(config.llm_width)
         if self.prompt is None and not self.output.reads_answers:
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
         # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
         self.objectives = nn.ModuleList()
+        self.compiled: Callable[..., Any] | None = None  # reads in place of the language model, while training lasts
         self.post_init()
+        adapt(self.llm, config.adaptation, "model.llm")
+        self.leave_out_base()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):  # PyTorch's own; 0.02 would be far too small for convolutions
@@ -70,11 +75,6 @@ class FusionModel(PreTrainedModel):
             module.reset_parameters()
         else:
             super()._init_weights(module)
-
-    def train(self, mode: bool = True) -> "FusionModel":
-        super().train(mode)
-        hold_still(self)
-        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
@@ -170,7 +170,7 @@ class FusionModel(PreTrainedModel):
         """
         positions_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)
         padded = {"inputs_embeds": embeddings_BSD, "attention_mask": mask_BS, "position_ids": positions_BS}
-        return self.llm(**padded, use_cache=False, **options)
+        return (self.compiled or self.llm)(**padded, use_cache=False, **options)
 
     def forward(
         self,

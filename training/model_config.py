@@ -8,9 +8,11 @@ from torch import Tensor
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 from transformers import utils as transformers_utils
 
+from training.adaptation import Adaptation
 from training.catalog import ENCODERS, MODALITIES, OUTPUTS
 from training.encoders.base import Encoder
 from training.outputs.base import Output
+from training.validation import from_dict
 
 
 @strict
@@ -33,6 +35,10 @@ class FusionConfig(PreTrainedConfig):
     dropout: float = 0.0
     max_new_tokens: int = 16
     embedding_width: int | None = None  # of the language model's tokens, if not its hidden size
+    # How the language model is trained (fields of `training.adaptation.Adaptation`, but for defaults), and which one it
+    # was before: model and sha256 (`training.model_files.digest`); empty where it is made here.
+    llm_training: dict[str, Any] = field(default_factory=dict)
+    llm_base: dict[str, Any] = field(default_factory=dict)
     llm_config: Any = None  # a dict (as read from config.json) becomes the configuration it describes
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -46,6 +52,11 @@ class FusionConfig(PreTrainedConfig):
     def llm_width(self) -> int:
         """Of a token that the language model reads, and of what it makes of one."""
         return int(self.embedding_width or self.llm_config.get_text_config().hidden_size)
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """Of the language model."""
+        return from_dict(Adaptation, self.llm_training)
 
     @property
     def prompt(self) -> str | None:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import shutil
 from pathlib import Path
 
 _CONFIG = "config.json"
@@ -37,6 +38,14 @@ def model_folder(name: str) -> Path:
         ) from error
 
 
+def llm_folder(name: str) -> Path:
+    """`model_folder` of the language model."""
+    try:
+        return model_folder(name)
+    except ValueError as error:
+        raise ValueError(f"model.llm: {error}; or use `llm: tiny`, which needs no download") from error
+
+
 def model_files(folder: Path, weights: bool = True) -> list[Path]:
     """What makes a model: configuration, weights (safetensors), tokenizer, preprocessing.
 
@@ -56,6 +65,26 @@ def model_files(folder: Path, weights: bool = True) -> list[Path]:
 def digest(folder: Path, weights: bool = True) -> str:
     """Names a model by the content of its files, wherever they lie; the arguments and ValueError of `model_files`."""
     return _digest(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in model_files(folder, weights)))
+
+
+def check_digest(folder: Path, expected: str, what: str) -> None:
+    """Raises ValueError where the files are not those that `digest` has named; `what` says whose they are."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not there, and it held {what}: bring it back")
+    if (found := digest(folder)) != expected:
+        raise ValueError(
+            f"{folder} holds other files than those of {what} (sha256 {found[:12]}, expected {expected[:12]}): bring "
+            "them back; with other weights below, what was trained would be worth nothing"
+        )
+
+
+def copy_model(folder: Path, target: Path, expected: str, what: str) -> None:
+    """Copies the files of a model. Raises ValueError as `check_digest`."""
+    check_digest(folder, expected, what)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in model_files(folder):
+        if target.resolve() != folder.resolve():
+            shutil.copyfile(path, target / path.name)
 
 
 @functools.lru_cache(maxsize=16)

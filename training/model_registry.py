@@ -29,7 +29,7 @@ from training.tracking import provenance
 
 # What the served model needs beside its own code; versions are those that trained it.
 _SERVING = (
-    *("filelock", "ftfy", "jieba", "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow"),
+    *("filelock", "ftfy", "jieba", "mlflow", "numpy", "opencv-python-headless", "pandas", "peft", "pillow"),
     *("py3langid", "pyarrow", "pyyaml", "regex", "safetensors", "scipy", "simplejpeg", "soundfile"),
     *("soxr", "tokenizers", "torch", "transformers"),
 )

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Literal
 
+from training.adaptation import Adaptation
 from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, Choice, Family
-from training.validation import FORBID_EXTRA, OneOrMore, Strings, check, to_dict, validated
+from training.validation import FORBID_EXTRA, OneOrMore, Strings, Word, check, to_dict, validated
+
+TINY = "tiny"  # the language model that is made here
 
 
 def choose(settings: Any, name: str, family: Family, scope: str | None = None) -> None:
@@ -47,12 +50,44 @@ class TextCleaning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LlmSettings(Adaptation):
+    """The language model, and how it is trained; a project file may say the model alone, as a word."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    model: str = TINY  # trained from scratch; or a Hugging Face name or local folder of a causal LM
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.model != "", "model", self.model, f"{TINY}, or a Hugging Face name or local folder")
+        trained = self.train == "full" or self.model != TINY
+        check(trained, "train", self.train, f"full where model is {TINY}: nobody has trained that before")
+
+    def __str__(self) -> str:
+        return self.model + "".join(f" {name}={value}" for name, value in self.adaptation().items())
+
+    def adaptation(self) -> dict[str, Any]:
+        """How it is trained: those settings that are not the defaults, as plain values."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(Adaptation)}
+        return to_dict({name: value for name, (value, default) in values.items() if value != default})
+
+    def plain(self) -> Any:
+        """As the project file says it: a word, or a mapping."""
+        return {"model": self.model, **changed} if (changed := self.adaptation()) else self.model
+
+    @classmethod
+    def from_plain(cls, value: Any) -> "LlmSettings":
+        if isinstance(value, str):
+            return cls(model=value)
+        return cls(**value | {"targets": tuple(value.get("targets", ()))})
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     __pydantic_config__ = FORBID_EXTRA
     # Modality -> encoder (`training.catalog.ENCODERS`); which there are depends on its features, see `complete`.
     encoders: dict[str, Choice] = field(default_factory=dict)
     fusion: Choice = field(default_factory=lambda: Choice("attention"))
-    llm: str = "tiny"  # "tiny" (trained from scratch), or a Hugging Face name or local folder of a causal LM
+    llm: Annotated[LlmSettings, Word("model")] = field(default_factory=LlmSettings)
     output: Choice = field(default_factory=lambda: Choice("text"))
     # Column -> kind, in the place of `output`: several answers at once (`training.outputs.several`).
     outputs: InitVar[dict[str, Any] | None] = None
@@ -62,7 +97,6 @@ class ModelSettings:
     tokens: int = 4  # soft tokens per modality that go into the fusion
     dropout: float = 0.0
     modality_dropout: float = 0.1  # chance that a present modality of a training row is hidden, per row and modality
-    freeze_llm: bool = False
     max_new_tokens: int = 16
     # An answer that is less probable than that is not given, and says so. Trains nothing anew.
     abstain_below: float = 0.0
@@ -73,6 +107,8 @@ class ModelSettings:
             check(self.output == Choice("text"), "output", str(self.output), "nothing beside outputs")
             object.__setattr__(self, "output", {"kind": "several", "outputs": outputs})
         choose(self, "output", OUTPUTS)
+        if not isinstance(self.llm, LlmSettings):
+            object.__setattr__(self, "llm", LlmSettings.from_plain(self.llm))
         for name in ("width", "layers", "heads", "tokens", "max_new_tokens"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
@@ -161,11 +197,13 @@ class TrainingSettings:
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False  # layers are computed twice, so that less has to be remembered
+    compile: bool = False  # the language model, by torch.compile: needs a C++ compiler, and minutes at first
     seed: int = 0
     workers: int = 0  # processes that make batches
     parallel: int | None = None  # models trained at once, sharing the cores; null: two on a CPU, one on a GPU
     checkpoint_steps: int = 500
-    evaluations: int = 5  # validations during training
+    evaluations: int = 5  # validations during training; of a baseline that cannot stop early one
     # End after so many validations in a row without a better `metric`, with the weights of the best one; null: never.
     early_stopping: int | None = None
     metric: str | None = None  # of validation: one of the output's, or loss; null: the output's first

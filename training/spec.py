@@ -3,8 +3,6 @@
 Needs neither torch nor MLflow, so that the orchestrator can tell whether a training has been done already.
 """
 
-import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -14,16 +12,14 @@ from typing import Any
 from training import catalog
 from training.catalog import PRETRAINED_ENCODERS, Choice
 from training.features import FeatureSettings
-from training.model_files import digest, model_folder
+from training.model_files import digest, llm_folder, model_folder
 from training.schema import MODALITIES, fingerprint
-from training.settings import MediaLimits, ModelSettings, TrainingSettings, decisive
+from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, decisive
 from training.validation import from_dict, to_dict
 
 VERSION = 4  # count up when the same settings and data would train another model, or its run would hold other things
 NEUTRAL = ("abstain_below",)  # settings of the model that decide no weight
-_PACKAGES = ("accelerate", "numpy", "scipy", "tokenizers", "torch", "transformers")
-# Of a local language model: what transformers reads of its folder.
-_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_PACKAGES = ("accelerate", "numpy", "peft", "scipy", "tokenizers", "torch", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +102,9 @@ def plan_runs(
             name=name, model=model, training=training, keep=tuple(keep), noise=clips, fingerprint=name_of_all
         )
 
-    beside = replace(training, epochs=training.baseline_epochs or training.epochs)
+    # A baseline that cannot stop early is validated once, at its end: generating answers takes as long as training.
+    often = training.evaluations if training.early_stopping is not None else min(1, training.evaluations)
+    beside = replace(training, epochs=training.baseline_epochs or training.epochs, evaluations=often)
     baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1]
     if (concat := replace(model, fusion=Choice("concat"))) != model:
         baselines.append(run("concat", concat, beside, modalities))
@@ -123,19 +121,20 @@ def shorter_training(runs: Sequence[RunSpec]) -> str | None:
 
 
 def identity(model: ModelSettings) -> dict[str, Any]:
-    """The settings as plain values; a language model in a local folder is known by its files, wherever it lies, and a
-    user's own kind by its code."""
+    """The settings as plain values; a language model is known by its files, wherever they lie, and a user's own kind by
+    its code.
+
+    Raises:
+        ValueError: the language model is not there.
+    """
     values = {name: value for name, value in to_dict(model).items() if name not in NEUTRAL} | {
         "encoders": {modality: _encoder_identity(choice) for modality, choice in model.encoders.items()},
         "fusion": catalog.identity(model.fusion),
         "output": catalog.identity(model.output),
     }
-    folder = Path(model.llm)
-    if model.llm == "tiny" or not folder.is_dir():
+    if model.llm.model == TINY:
         return values
-    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
-    facts = [(path, path.stat()) for path in files]
-    return values | {"llm": [[p.name, _sha256(p, stat.st_size, stat.st_mtime_ns)] for p, stat in facts]}
+    return values | {"llm": {**model.llm.adaptation(), "model": digest(llm_folder(model.llm.model))}}
 
 
 def _encoder_identity(choice: Choice) -> Any:
@@ -156,10 +155,3 @@ def own_code(model: ModelSettings, features: FeatureSettings) -> list[Path]:
     choices = [*model.encoders.values(), model.fusion, model.output, *featurizers]
     paths = [catalog.own_module(choice.kind) for choice in choices]
     return sorted({path for path in paths if path is not None})
-
-
-@functools.cache
-def _sha256(path: Path, _size: int, _changed_ns: int) -> str:
-    """Of a file; read once for each size and time, since weights are gigabytes and a run plans several times."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

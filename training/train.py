@@ -28,7 +28,7 @@ from training.model import FusionModel
 from training.outputs.base import Output
 from training.records import Answer
 from training.schema import fingerprint, subset_name
-from training.settings import ModelSettings, TrainingSettings
+from training.settings import TINY, ModelSettings, TrainingSettings
 from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer, load_tokenizer
 from training.trainer import EarlyStopping, Trainer, even_batches
@@ -47,8 +47,8 @@ class Trained:
 
 def make_tokenizer(train: SampleDataset, model: ModelSettings, training: TrainingSettings) -> PreTrainedTokenizerBase:
     """The language model's tokenizer; for `tiny` fitted on the training rows' texts and labels."""
-    if model.llm != "tiny":
-        return load_tokenizer(model.llm)
+    if model.llm.model != TINY:
+        return load_tokenizer(model.llm.model)
     labels = (label for label in train.labels if label is not None)
     return fit_tokenizer(itertools.chain(train.texts(), labels), training.vocabulary)
 
@@ -111,6 +111,7 @@ def fit(
     if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
         rate = task.training.learning_rate
         raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
+    network.compiled = None  # it answers in many more shapes
     merge(network.encoders)  # what LoRA learned becomes part of the weights, so that a saved encoder is a plain one
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
     if len(task.validation):
@@ -147,6 +148,8 @@ def make_trainer(
 ) -> Trainer:
     """What trains `network` as the task says; its checkpoints go to `folder`."""
     training, rows = task.training, len(task.train)
+    if training.compile:
+        network.compiled = torch.compile(network.llm.forward, dynamic=True)
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
     collator = make_collator(network, task.tokenizer, task.features)
     collator = replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer))
@@ -243,17 +246,17 @@ def _arguments(
 ) -> TrainingArguments:
     validate = validate and training.evaluations > 0
     every = math.ceil(steps / training.evaluations) if validate else None
-    best: dict[str, Any] = {}
+    more: dict[str, Any] = {"activation_checkpointing": True} if training.gradient_checkpointing else {}
     if training.early_stopping is not None:
         metric = None if training.metric == "loss" else output.metric(training.metric)
-        best = {
+        more |= {
             "load_best_model_at_end": True,
             "metric_for_best_model": "loss" if metric is None else metric.name,
             "greater_is_better": metric is not None and metric.higher_is_better,
             "restore_callback_states_from_checkpoint": True,  # how many validations were no better
         }
     return TrainingArguments(
-        **best,
+        **more,
         output_dir=str(folder),
         run_name=run_name,
         num_train_epochs=training.epochs,
@@ -274,7 +277,8 @@ def _arguments(
         logging_nan_inf_filter=False,
         eval_strategy="steps" if validate else "no",
         eval_steps=every,
-        save_steps=every if best and every else training.checkpoint_steps,  # what is best must be there to go back to
+        # What is best must be there to go back to.
+        save_steps=every if training.early_stopping is not None and every else training.checkpoint_steps,
         save_total_limit=2,
         dataloader_num_workers=training.workers,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -1,7 +1,6 @@
 """transformers.Trainer with order, losses and evaluation of our own."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.adaptation import parameter_groups
@@ -44,10 +43,11 @@ class Trainer(transformers.Trainer):
         return nn.utils.clip_grad_norm_(self.clipped, self.args.max_grad_norm)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        folder = output_dir or self.args.output_dir
-        assert folder is not None
-        (Path(folder) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
+        """Without a pickle of the arguments, which nobody reads, and without files of what is not trained."""
+        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        folder: Any = output_dir or self.args.output_dir
+        if self.args.should_save:
+            PreTrainedModel.save_pretrained(model, folder, state_dict=state_dict)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

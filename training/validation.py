@@ -31,6 +31,21 @@ class OneOrMore:
         return core_schema.no_info_before_validator_function(listed, handler(source))
 
 
+class Word:
+    """Marks the type of settings that a project file may also say by one of their values alone, where that is a word:
+    `llm: tiny` for `{model: tiny}`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(
+            lambda value: {self._name: value} if isinstance(value, str) else value, handler(source)
+        )
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

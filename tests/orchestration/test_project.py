@@ -17,6 +17,7 @@ from assets.settings import Project
 from orchestration.project import ProjectError, load
 from training.catalog import FEATURIZERS, FILTERS, Choice
 from training.schema import MODALITIES
+from training.settings import LlmSettings
 
 GOOD = """
 name: shop
@@ -57,14 +58,16 @@ def test_local_models_lie_relative_to_the_project_file(tmp_path, monkeypatch):
     path = write(tmp_path / "project", GOOD)
     monkeypatch.chdir("/")
     project = load(path, ["model.llm=../models/gpt", "features.text.tokenizer=../models/gpt"])
-    assert project.model.llm == project.features.options("text").tokenizer == str(tmp_path / "models" / "gpt")
+    assert project.model.llm.model == project.features.options("text").tokenizer == str(tmp_path / "models" / "gpt")
+    tuned = load(path, ["model.llm.model=../models/gpt", "model.llm.train=lora", "model.llm.targets=q_proj"])
+    assert tuned.model.llm == LlmSettings(model=project.model.llm.model, train="lora", targets=("q_proj",))
     hub = load(path, ["model.llm=org/name", "features.text.tokenizer=org/name"])
-    assert hub.model.llm == hub.features.options("text").tokenizer == "org/name"
+    assert hub.model.llm.model == hub.features.options("text").tokenizer == "org/name"
     (tmp_path / "glove.txt").touch()
     words = load(path, ["features.text={kind: word_vectors, file: ../glove.txt}"])
     assert words.features.options("text").file == str(tmp_path / "glove.txt")
     ours = load(write(tmp_path, GOOD))
-    assert (ours.model.llm, ours.features.options("text").tokenizer) == ("tiny", "bytes")
+    assert (ours.model.llm.model, ours.features.options("text").tokenizer) == ("tiny", "bytes")
 
 
 def test_mlflow_moves_out_by_one_setting(tmp_path, monkeypatch):
@@ -85,6 +88,12 @@ def test_mlflow_moves_out_by_one_setting(tmp_path, monkeypatch):
         (("train: 0.7", "train: 1.7"), ["align.split", "1.8", "at most 1"]),
         (("${data}", "${folder}"), ["${folder}", "only ${data}"]),
         (("align:", "home: x\nalign:"), ["home is not a key"]),
+        (("align:", "model: {freeze_llm: true}\nalign:"), ["model.freeze_llm", "write `llm: {model: NAME_OR_FOLDER"]),
+        (("align:", "model: {llm: {model: a/b, train: lora, rang: 4}}\nalign:"), ["model.llm.rang", "mean rank?"]),
+        (
+            ("align:", "model: {llm: {model: a/b, train: frozen, rank: 4}}\nalign:"),
+            ["model.llm: rank is 4", "of train"],
+        ),
         (("sources:", "sources: ["), ["not valid YAML", "line"]),
     ],
 )

@@ -1,5 +1,6 @@
 """Language models of other makes than `tiny`: in which dtype they train, and which are refused, and in what words."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,20 +10,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoModel,
     BertConfig,
     BertForMaskedLM,
     BertLMHeadModel,
     BloomConfig,
     BloomForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -30,12 +38,13 @@ from transformers import (
 )
 
 from training.building import build_model
+from training.catalog import OUTPUTS
 from training.features import FeatureSettings
-from training.llm import is_causal
+from training.llm import check_llm, is_causal
 from training.model import FusionModel
 from training.processor import Processor
 from training.score import Answerer
-from training.settings import MediaLimits, ModelSettings
+from training.settings import LlmSettings, MediaLimits, ModelSettings
 from training.tokenizer import fit_tokenizer, load_tokenizer
 from training.train import make_collator
 
@@ -49,6 +58,14 @@ TOKENIZER = fit_tokenizer(["What do you see?", "Is it bright?", "yes", "no"] * 5
 LLAMA = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 MODELS: dict[str, Callable[[dict[str, int]], Any]] = {
     "llama": lambda size: LlamaForCausalLM(LlamaConfig(**size, **LLAMA, hidden_size=32, tie_word_embeddings=True)),
+    # Its tokenizer has a token for padding of its own.
+    "qwen2": lambda size: Qwen2ForCausalLM(
+        Qwen2Config(**size | {"vocab_size": size["vocab_size"] + 1}, **LLAMA, hidden_size=32, num_key_value_heads=2)
+    ),
+    "gemma": lambda size: GemmaForCausalLM(
+        GemmaConfig(**size, **LLAMA, hidden_size=32, head_dim=8, num_key_value_heads=2)
+    ),
+    "mistral": lambda size: MistralForCausalLM(MistralConfig(**size, **LLAMA, hidden_size=32, num_key_value_heads=2)),
     "gpt2": lambda size: GPT2LMHeadModel(GPT2Config(**size, n_embd=32, n_layer=2, n_head=4)),  # learned positions
     "gpt_neox": lambda size: GPTNeoXForCausalLM(GPTNeoXConfig(**size, **LLAMA, hidden_size=32)),
     # Embeddings of another width than what lies behind them; positions by distance, so any number of them.
@@ -77,10 +94,11 @@ def save_llm(folder: Path, kind: str, dtype: torch.dtype = torch.float32, **conf
     return str(folder)
 
 
-def build(llm: str, **settings: Any) -> tuple[FusionModel, Any]:
-    tokenizer = load_tokenizer(llm)
+def build(llm: Any, **settings: Any) -> tuple[FusionModel, Any]:
+    model = replace(MODEL, llm=llm, **settings)
+    tokenizer = load_tokenizer(model.llm.model)
     torch.manual_seed(0)
-    return build_model(replace(MODEL, llm=llm, **settings), FEATURES, tokenizer, MODALITIES, ["7", "9"]), tokenizer
+    return build_model(model, FEATURES, tokenizer, MODALITIES, ["7", "9"]), tokenizer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -112,6 +130,63 @@ def test_a_stored_model_trains_and_answers_in_float32(
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
     torch.testing.assert_close(again(**batch).logits, model(**batch).logits, rtol=0, atol=0)
     assert again.answer(batch, tokenizer) == answers
+
+
+@pytest.mark.parametrize("train", ["frozen", "lora", "full"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "gemma", "mistral"])
+def test_what_is_trained_is_stored_and_answers_elsewhere(
+    kind: str, train: str, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = save_llm(tmp_path / "llm", kind, torch.bfloat16)
+    output = "text" if kind in ("llama", "gemma") else "class"
+    model, tokenizer = build({"model": folder, "train": train}, output=output)
+    collate = make_collator(model, tokenizer, FEATURES)
+    batch = collate(rows) | {"labels": model.output.targets([row["label"] for row in rows], tokenizer)}
+    optimizer, of_llm = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2), set[str]()
+    for _ in range(2):
+        model.train()(**batch).loss.backward()
+        of_llm |= {name for name, p in model.llm.named_parameters() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+        optimizer.zero_grad()
+    whole = {name for name, p in model.llm.named_parameters() if p.requires_grad}
+    assert of_llm == whole and {".lora_" in name for name in whole} == {
+        "frozen": set(), "lora": {True}, "full": {False}
+    }[train]  # fmt: skip
+    bundle, logits = tmp_path / "bundle", model.eval()(**batch).logits
+    model.save_pretrained(bundle)
+    stored = load_file(bundle / "model.safetensors")
+    assert {name for name in stored if name.startswith("llm.")} == {f"llm.{name}" for name in whole}
+    shutil.rmtree(folder)  # the folder answers by itself
+    for loaded in (FusionModel.from_pretrained(bundle), AutoModel.from_pretrained(bundle)):
+        assert not loaded.training
+        torch.testing.assert_close(loaded(**batch).logits, logits, rtol=0, atol=0)
+    assert loaded.answer(batch, tokenizer) == model.answer(batch, tokenizer)
+    loaded.merged().save_pretrained(tmp_path / "merged")
+    assert not (tmp_path / "merged" / "base").exists()
+    again = FusionModel.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(again(**batch).logits, logits, rtol=1e-4, atol=1e-4)
+    assert again.config.llm_base == model.config.llm_base and again.config.llm_base["model"] == folder
+    if train == "lora":
+        with pytest.raises(ValueError, match=r"llm is not there, and it held the language model .*llm: bring it back"):
+            model.save_pretrained(tmp_path / "later")
+        with (bundle / "base" / "model.safetensors").open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"x")
+        with pytest.raises(ValueError, match=r"base holds other files than those of the language model .*llm \(sha256"):
+            FusionModel.from_pretrained(bundle)
+
+
+def test_how_a_language_model_cannot_be_trained_is_told_without_its_weights(tmp_path: Path) -> None:
+    folder = save_llm(tmp_path / "llm", "gpt2")
+    (tmp_path / "llm" / "model.safetensors").unlink()
+    output = OUTPUTS.make(MODEL.output, {})
+    check_llm(LlmSettings(model=folder, train="lora", targets=("c_attn",)), output)
+    with pytest.raises(ValueError, match=r"model.llm: targets q_proj: no layer .* added to c_attn, c_proj, c_fc$"):
+        check_llm(LlmSettings(model=folder, train="lora", targets=("q_proj",)), output)
+    with pytest.raises(ValueError, match=r"model.llm is .*nowhere.* cannot be loaded"):
+        check_llm(LlmSettings(model=str(tmp_path / "nowhere")), output)
+    with pytest.raises(ValueError, match="train is 'lora', expected full where model is tiny"):
+        LlmSettings(train="lora")
 
 
 @pytest.mark.parametrize("output", ["text", "class"])

@@ -197,6 +197,8 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "gradient_accumulation": (2, lambda e, s: e.arguments(s, "gradient_accumulation_steps")),
         "max_grad_norm": (0.5, lambda e, s: e.arguments(s, "max_grad_norm")),
         "precision": ("bfloat16", lambda e, s: e.arguments(s, "bf16")),
+        "gradient_checkpointing": (True, lambda e, s: e.arguments(s, "activation_checkpointing")),
+        "compile": (True, lambda e, s: e.trainer(e.task(training=s)).model.compiled is None),
         "seed": (
             1,
             lambda e, s: [
@@ -257,7 +259,6 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         ),
         "dropout": (0.5, lambda e, s: dropout_rates(e.model(s))),
         "modality_dropout": (0.5, lambda e, s: e.batch(e.task(s), epochs=3)["present"].sum().item()),
-        "freeze_llm": (True, lambda e, s: [p.requires_grad for p in e.model(s).llm.parameters()]),
         "max_new_tokens": (9, tokens_answered),
         "abstain_below": (0.5, lambda e, s: Answer("yes", 0.4).to_json(s.abstain_below)),
     },

@@ -17,6 +17,11 @@ from training.settings import MediaLimits, ModelSettings, SpeechAugmentation, Tr
 from training.spec import JobSpec, RunSpec, plan_runs, shorter_training
 
 MODEL = ModelSettings(width=16, heads=2)
+LORA = {"train": "lora"}
+ADAPTATIONS: list[dict[str, Any]] = [
+    *({}, {"learning_rate": 1e-5}, {"train": "frozen"}, LORA, LORA | {"learning_rate": 1e-3}, LORA | {"rank": 4}),
+    *(LORA | {"alpha": 4.0}, LORA | {"dropout": 0.1}, LORA | {"targets": ["q_proj"]}),
+]
 
 
 def named(model: ModelSettings = MODEL, features: Any = None, training: Any = None) -> str:
@@ -73,19 +78,22 @@ def test_a_local_language_model_is_known_by_its_files(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "model.safetensors").write_bytes(b"weights")
-    first = named(replace(MODEL, llm=str(folder)))
+    first = named(replace(MODEL, llm=str(folder)))  # type: ignore[arg-type]
     shutil.copytree(folder, moved)
     (moved / "README.md").write_text("not read in training")
-    assert named(replace(MODEL, llm=str(moved))) == first
+    assert named(replace(MODEL, llm=str(moved))) == first  # type: ignore[arg-type]
     (moved / "model.safetensors").write_bytes(b"Weights")  # as long as before
-    second = named(replace(MODEL, llm=str(moved)))
+    second = named(replace(MODEL, llm=str(moved)))  # type: ignore[arg-type]
     (moved / "config.json").write_text('{"model_type": "gpt2"}')
-    third = named(replace(MODEL, llm=str(moved)))
+    third = named(replace(MODEL, llm=str(moved)))  # type: ignore[arg-type]
     (moved / "tokenizer.json").write_text("{}")
-    assert len({first, second, third, named(replace(MODEL, llm=str(moved)))}) == 4
+    names = [first, second, third, *(named(replace(MODEL, llm={"model": str(moved), **how})) for how in ADAPTATIONS)]  # type: ignore[arg-type]
+    assert len(set(names)) == len(names)
+    with pytest.raises(ValueError, match=r"model.llm: model is 'no/where': there is no such folder"):
+        named(replace(MODEL, llm="no/where"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("package", ["accelerate", "numpy", "scipy", "tokenizers", "torch", "transformers"])
+@pytest.mark.parametrize("package", ["accelerate", "numpy", "peft", "scipy", "tokenizers", "torch", "transformers"])
 def test_another_version_of_a_package_counts(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before, version = named(), metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == package else version(name))
@@ -105,7 +113,8 @@ def test_numpy_decides_the_spectra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_specification_comes_back_from_json(make_spec: Callable[..., tuple[JobSpec, RunSpec]]) -> None:
     spec, run = make_spec("there_and_back")
     encoders = {"image": Choice("small_transformer"), "text": Choice("my.module:Encoder", {"layers": 2})}
-    model = replace(MODEL, encoders=encoders, fusion={"kind": "my.module:Fusion"}, output="class")  # type: ignore[arg-type]
+    llm = {"model": "some/model", "train": "lora", "targets": ["q_proj"], "learning_rate": 1e-3}
+    model = replace(MODEL, encoders=encoders, fusion={"kind": "my.module:Fusion"}, output="class", llm=llm)  # type: ignore[arg-type]
     training = TrainingSettings(
         augmentation={"speech": SpeechAugmentation(noise_snr_db=(0, 10))},
         objectives=({"kind": "answer", "weight": 2},),  # type: ignore[arg-type]

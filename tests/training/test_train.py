@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from training.building import build_model
 from training.cache import FeatureCache
 from training.checkpoints import last_checkpoint
 from training.data import SampleDataset
@@ -112,6 +113,71 @@ def test_a_resumed_training_ends_with_the_same_weights(
     assert not different
     assert [entry["step"] for entry in resumed.history] == [entry["step"] for entry in whole.history]
     assert [entry.get("loss") for entry in resumed.history] == [entry.get("loss") for entry in whole.history]
+
+
+@pytest.mark.parametrize("train_", ["frozen", "lora"])
+def test_a_checkpoint_is_without_what_is_not_trained_and_goes_on_all_the_same(
+    samples: SampleDataset, tmp_path: Path, train_: str
+) -> None:
+    tokenizer = make_tokenizer(samples, MODEL, replace(TRAINING, vocabulary=300))
+    tokenizer.save_pretrained(tmp_path / "llm")
+    torch.manual_seed(1)
+    tiny = replace(MODEL, llm="tiny")  # type: ignore[arg-type]
+    build_model(tiny, FEATURES_SETTINGS, tokenizer, ("text",), ["yes"]).llm.save_pretrained(tmp_path / "llm")
+    llm = {"model": str(tmp_path / "llm"), "train": train_} | ({"dropout": 0.1} if train_ == "lora" else {})
+    model = replace(MODEL, llm=llm)  # type: ignore[arg-type]
+    whole = train(samples, tmp_path / "whole", model=model)
+    with pytest.raises(KeyboardInterrupt):
+        train(samples, tmp_path / "cut", model=model, callbacks=[Stop(8)])
+    checkpoint = last_checkpoint(tmp_path / "cut")
+    assert checkpoint is not None
+    stored = {name for name in load_file(Path(checkpoint) / "model.safetensors") if name.startswith("llm.")}
+    assert stored == {f"llm.{name}" for name, p in whole.model.llm.named_parameters() if p.requires_grad}
+    assert not (Path(checkpoint) / "base").exists()
+    resumed = train(samples, tmp_path / "cut", model=model)
+    weights, again = whole.model.state_dict(), resumed.model.state_dict()
+    assert weights.keys() == again.keys()
+    assert not [name for name in weights if not torch.equal(weights[name], again[name])]
+    with (tmp_path / "llm" / "config.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(ValueError, match="holds checkpoints of another training"):
+        train(samples, tmp_path / "cut", model=model)
+
+
+class CountCalls(TrainerCallback):
+    """How often the language model's first layer is computed in training."""
+
+    calls = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        model.llm.model.layers[0].mlp.register_forward_pre_hook(self._count)
+
+    def _count(self, module: Any, _: Any) -> None:
+        self.calls += module.training
+
+
+def test_layers_that_are_computed_twice_learn_the_same(samples: SampleDataset, tmp_path: Path) -> None:
+    weights, counts = [], []
+    for twice in (False, True):
+        training, counter = replace(TRAINING, epochs=1, evaluations=0, gradient_checkpointing=twice), CountCalls()
+        trained = train(samples, tmp_path / str(twice), training=training, callbacks=[counter])
+        weights.append(trained.model.state_dict())
+        counts.append(counter.calls)
+    assert counts[1] == 2 * counts[0] > 0
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.slow
+def test_a_compiled_language_model_learns_the_same(samples: SampleDataset, tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    model = replace(MODEL, dropout=0.0)
+    losses = []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        training = replace(TRAINING, epochs=1, evaluations=1, compile=compiled)
+        history = train(samples, tmp_path / name, model=model, training=training).history
+        losses.append([entry["loss"] for entry in history if "loss" in entry])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[0] != losses[1]
 
 
 class Worse(TrainerCallback):
