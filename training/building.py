@@ -12,7 +12,7 @@ from training.catalog import ENCODERS, OUTPUTS, Choice
 from training.encoders.base import Start
 from training.features import FeatureSettings
 from training.layers import ModelShape
-from training.llm import embedding_width, load_llm
+from training.llm import embedding_size, embedding_width, load_llm
 from training.model import FusionModel
 from training.model_config import FusionConfig
 from training.settings import MediaLimits, ModelSettings, complete
@@ -58,6 +58,7 @@ def build_model(
         max_new_tokens=settings.max_new_tokens,
         llm_config=tiny_config(settings, tokenizer) if pretrained is None else pretrained.config,
         embedding_width=settings.width if pretrained is None else embedding_width(pretrained),
+        embedding_size=None if pretrained is None else embedding_size(pretrained),
     )
     model = FusionModel(config)
     for m, start in starts.items():

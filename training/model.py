@@ -23,7 +23,7 @@ from training.catalog import ENCODERS, FUSIONS
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
-from training.layers import AttentionPool, ModelShape
+from training.layers import AttentionPool, ModelShape, SizedNorm
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
@@ -50,6 +50,8 @@ class FusionModel(PreTrainedModel):
         )
         self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), shape)
         self.to_llm = nn.Identity() if config.width == config.llm_width else nn.Linear(config.width, config.llm_width)
+        size = config.embedding_size
+        self.soft_norm = nn.Identity() if size is None else SizedNorm(config.llm_width, size)
         self.output = config.make_output()
         self.prompt = config.prompt  # a modality; the config makes featurizers to tell
         self.llm = self.output.language_model().from_config(config.llm_config)
@@ -66,7 +68,7 @@ class FusionModel(PreTrainedModel):
             initialization.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 initialization.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        elif isinstance(module, Fusion | AttentionPool):
+        elif isinstance(module, Fusion | AttentionPool | SizedNorm):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -112,8 +114,8 @@ class FusionModel(PreTrainedModel):
         return tokens_BNTD, mask_BNT
 
     def fuse(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:
-        """x_m (B, X, D) of what `encode` gives."""
-        return self.to_llm(self.fusion(tokens_BNTD, mask_BNT))
+        """x_m (B, X, D) of what `encode` gives; at first of the size of the tokens that a pretrained model knows."""
+        return self.soft_norm(self.to_llm(self.fusion(tokens_BNTD, mask_BNT)))
 
     @cached_property
     @torch.no_grad()

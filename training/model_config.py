@@ -33,6 +33,7 @@ class FusionConfig(PreTrainedConfig):
     dropout: float = 0.0
     max_new_tokens: int = 16
     embedding_width: int | None = None  # of the language model's tokens, if not its hidden size
+    embedding_size: float | None = None  # of a pretrained one's tokens (root mean square): that of soft tokens at first
     llm_config: Any = None  # a dict (as read from config.json) becomes the configuration it describes
 
     def __post_init__(self, **kwargs: Any) -> None:
