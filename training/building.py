@@ -15,6 +15,7 @@ from training.layers import ModelShape
 from training.llm import embedding_size, embedding_width, load_llm
 from training.model import FusionModel
 from training.model_config import FusionConfig
+from training.prompt import prompt_tokens
 from training.settings import MediaLimits, ModelSettings, complete
 from training.validation import to_dict
 
@@ -56,10 +57,13 @@ def build_model(
         tokens=settings.tokens,
         dropout=settings.dropout,
         max_new_tokens=settings.max_new_tokens,
+        generation=to_dict(settings.generation),
         llm_config=tiny_config(settings, tokenizer) if pretrained is None else pretrained.config,
         embedding_width=settings.width if pretrained is None else embedding_width(pretrained),
         embedding_size=None if pretrained is None else embedding_size(pretrained),
     )
+    if settings.prompt is not None:
+        config.template, config.lead = prompt_tokens(settings.prompt, tokenizer, config)
     model = FusionModel(config)
     for m, start in starts.items():
         encoder: Any = model.encoders[m]

@@ -28,8 +28,10 @@ from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
 from training.outputs.base import Asked
+from training.prompt import SOFT
 from training.readings import AveragedModel, Readings
 from training.records import Answer
+from training.sampling import sampled
 
 
 class FusionModel(PreTrainedModel):
@@ -56,7 +58,7 @@ class FusionModel(PreTrainedModel):
         self.prompt = config.prompt  # a modality; the config makes featurizers to tell
         self.llm = self.output.language_model().from_config(config.llm_config)
         self.head = self.output.head(config.llm_width)
-        if self.prompt is None and not self.output.reads_answers:
+        if self.prompt is None and not self.output.reads_answers and not config.template:
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
         # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
         self.objectives = nn.ModuleList()
@@ -126,7 +128,8 @@ class FusionModel(PreTrainedModel):
         tokens_BNTD = torch.zeros_like(self.fusion.stand_in_NTD)[None]
         with torch.random.fork_rng(devices=[]):  # dropout would move the state that training goes on from
             x_m = self.fuse(tokens_BNTD, torch.ones_like(tokens_BNTD[..., 0], dtype=torch.bool))
-        return most - x_m.shape[1] - (self.config.max_new_tokens if self.output.reads_answers else 0)
+        literal = sum(len(part) for part in self.config.template if isinstance(part, list))
+        return most - x_m.shape[1] - literal - (self.config.max_new_tokens if self.output.reads_answers else 0)
 
     def context(
         self,
@@ -135,18 +138,28 @@ class FusionModel(PreTrainedModel):
         prompt_mask: Tensor | None = None,
         x_m_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Soft tokens, then the prompt: embeddings (B, S, D) and mask (B, S), padded on the left.
+        """Soft tokens, then the prompt, or as the template says: embeddings (B, S, D) and mask (B, S), padded on the
+        left.
 
         Args:
             x_m_mask: bool (B, X), which soft tokens are read; None: all.
         """
-        embeddings, mask = x_m, torch.ones_like(x_m[..., 0], dtype=torch.bool) if x_m_mask is None else x_m_mask
-        if prompt_ids is not None and self.prompt is not None:
-            assert prompt_mask is not None
-            prompt = self.get_input_embeddings()(prompt_ids)
-            embeddings, mask = torch.cat([x_m.to(prompt.dtype), prompt], dim=1), torch.cat([mask, prompt_mask], dim=1)
-        elif x_m_mask is None:
-            return embeddings, mask
+        embed: Any = self.get_input_embeddings()
+        all_real = x_m.new_ones(len(x_m), 1, dtype=torch.bool)
+        sequence: list[tuple[Tensor, Tensor]] = []
+        for part in self.config.template or (SOFT, self.prompt):
+            if part == SOFT:
+                sequence.append((x_m, all_real.expand(-1, x_m.shape[1]) if x_m_mask is None else x_m_mask))
+            elif isinstance(part, list):
+                ids_BP = torch.tensor(part, device=x_m.device).expand(len(x_m), -1)
+                sequence.append((embed(ids_BP), all_real.expand_as(ids_BP)))
+            elif self.prompt is not None and prompt_ids is not None:
+                assert prompt_mask is not None and part == self.prompt
+                sequence.append((embed(prompt_ids), prompt_mask))
+        if len(sequence) == 1 and x_m_mask is None:
+            return sequence[0]
+        embeddings = torch.cat([tokens.to(embed.weight.dtype) for tokens, _ in sequence], dim=1)
+        mask = torch.cat([real for _, real in sequence], dim=1)
         # Padding may lie anywhere; a stable sort moves it to the front and keeps the order of the rest.
         order = mask.to(torch.uint8).argsort(dim=1, stable=True)
         embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
@@ -271,14 +284,16 @@ class FusionModel(PreTrainedModel):
         self, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, shuffle: Tensor | None = None
     ) -> tuple[Asked, Readings | None]:
         """What answers a batch: of each row, or of each reading."""
-        batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name != "labels"}
+        seeds = batch.get("seeds")
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name not in ("labels", "seeds")}
         tokens_BNTD, mask_BNT = _taken(shuffle, *self.encode(**batch))
         prompt = batch.get("prompt_ids"), batch.get("prompt_mask")
         if self.fusion.late:
             readings, sequence = self.alone(tokens_BNTD, mask_BNT, *prompt)
-            return Asked(AveragedModel(self, readings), *sequence, tokenizer), readings
-        x_m = self.fuse(tokens_BNTD, mask_BNT)
-        return Asked(self, *self.context(x_m, *prompt, self.fusion.soft_mask(mask_BNT)), tokenizer), None
+            model = sampled(AveragedModel(self, readings), None if seeds is None else seeds[readings.rows_R.cpu()])
+            return Asked(model, *sequence, tokenizer), readings
+        sequence = self.context(self.fuse(tokens_BNTD, mask_BNT), *prompt, self.fusion.soft_mask(mask_BNT))
+        return Asked(sampled(self, seeds), *sequence, tokenizer), None
 
 
 def _taken(rows: Tensor | None, *tensors: Any) -> tuple[Any, ...]:

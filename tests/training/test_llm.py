@@ -33,6 +33,7 @@ from transformers import (
 
 from training.building import build_model
 from training.catalog import FUSIONS
+from training.data import make_collator
 from training.features import FeatureSettings
 from training.llm import is_causal
 from training.model import FusionModel
@@ -40,7 +41,6 @@ from training.processor import Processor
 from training.score import Answerer
 from training.settings import MediaLimits, ModelSettings
 from training.tokenizer import fit_tokenizer, load_tokenizer
-from training.train import make_collator
 
 MODALITIES = ("text", "image", "speech")
 FEATURES = FeatureSettings(  # of the fixture `rows`
