@@ -14,9 +14,18 @@ from training.catalog import FILTERS, OUTPUTS, Choice, Family, own_module
 from training.features import FeatureSettings
 from training.filters.base import Filter
 from training.outputs.base import Output
+from training.prompt import read_prompt
 from training.schema import MODALITIES, SPLITS
-from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings, choose, complete
-from training.validation import FORBID_EXTRA, Names, Strings, check
+from training.settings import (
+    GenerationSettings,
+    MediaLimits,
+    ModelSettings,
+    PromotionSettings,
+    TrainingSettings,
+    choose,
+    complete,
+)
+from training.validation import FORBID_EXTRA, Names, Strings, check, to_dict
 from training.vectors import VectorModality
 
 if TYPE_CHECKING:  # a source's module needs these settings
@@ -225,6 +234,11 @@ class Project:
         unsure = self.model.abstain_below > 0 and not output.has_probabilities
         expected = f"0: the answers of output {self.model.output.kind} have no probability"
         check(not unsure, "model.abstain_below", self.model.abstain_below, expected)
+        writes = output.reads_answers or self.model.generation == GenerationSettings()
+        expected = f"nothing: output {self.model.output.kind} generates no text"
+        check(writes, "model.generation", to_dict(self.model.generation), expected)
+        if self.model.prompt is not None:  # of the texts that there are here
+            read_prompt(self.model.prompt, [m for m in self.modalities if self.features.modality(m).is_text])
         names = [metric.name for metric in output.metrics]
         asked = ("promotion", self.promotion.metric, names), ("training", self.training.metric, [*names, "loss"])
         for key, metric, known in asked:

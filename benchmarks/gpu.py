@@ -34,11 +34,11 @@ from assets.engines.threads import ThreadsEngine
 from benchmarks import measure
 from benchmarks.training import opened
 from training.building import build_model
-from training.data import EpochSampler
+from training.data import EpochSampler, make_collator
 from training.pretrained import Recording, load_encoder
 from training.settings import LlmSettings
 from training.tokenizer import fit_tokenizer
-from training.train import TrainingTask, fit, make_collator, make_tokenizer
+from training.train import TrainingTask, fit, make_tokenizer
 
 _PEAK = 989e12  # FLOP a second
 _WARM = 3  # steps

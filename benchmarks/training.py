@@ -31,11 +31,11 @@ from transformers.utils import logging
 from benchmarks import measure
 from training.building import build_model
 from training.cache import FeatureCache, needed_columns, open_table
-from training.data import EpochSampler, SampleDataset, open_samples
+from training.data import EpochSampler, SampleDataset, make_collator, open_samples
 from training.features import FeatureSettings
 from training.model import FusionModel
 from training.settings import ModelSettings, TrainingSettings
-from training.train import TrainingTask, fit, make_collator, make_tokenizer
+from training.train import TrainingTask, fit, make_tokenizer
 from training.validation import from_dict, to_dict
 
 _ROWS, _QUICK = 4096, 256  # of the example; a larger model is trained on a part of them

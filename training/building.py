@@ -13,9 +13,10 @@ from training.catalog import ENCODERS, OUTPUTS, Choice
 from training.encoders.base import Start
 from training.features import FeatureSettings
 from training.layers import ModelShape
-from training.llm import embedding_width, load_llm
+from training.llm import embedding_size, embedding_width, load_llm
 from training.model import FusionModel
 from training.model_config import FusionConfig
+from training.prompt import prompt_tokens
 from training.settings import TINY, MediaLimits, ModelSettings, complete
 from training.validation import to_dict
 
@@ -35,8 +36,8 @@ def build_model(
         labels: of the training rows; the output may need them (`Output.fit`).
 
     Raises:
-        ValueError: the language model is not there or is none (`load_llm`), a target of LoRA is not there (`adapt`), the
-            same of an encoder, or the output cannot have such labels.
+        ValueError: the language model is not there or is none (`load_llm`), a target of LoRA is not there (`adapt`),
+            the same of an encoder, or the output cannot have such labels.
     """
     output = OUTPUTS.make(settings.output, {})
     read = {m: encoder for m, encoder in settings.encoders.items() if m in modalities}  # a baseline reads fewer
@@ -58,12 +59,16 @@ def build_model(
         tokens=settings.tokens,
         dropout=settings.dropout,
         max_new_tokens=settings.max_new_tokens,
+        generation=to_dict(settings.generation),
         llm_training=settings.llm.adaptation(),
         llm_base={} if pretrained is None else {"model": name, "sha256": digest},
         # A copy: the fused model says in its own how attention is computed, and must not in the language model's.
         llm_config=tiny_config(settings, tokenizer) if pretrained is None else copy.deepcopy(pretrained.config),
         embedding_width=settings.width if pretrained is None else embedding_width(pretrained),
+        embedding_size=None if pretrained is None else embedding_size(pretrained),
     )
+    if settings.prompt is not None:
+        config.template, config.lead = prompt_tokens(settings.prompt, tokenizer, config)
     model = FusionModel(config, pretrained)
     for m, start in starts.items():
         encoder: Any = model.encoders[m]

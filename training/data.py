@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,9 @@ from training.padding import padded
 from training.processor import Row
 from training.schema import MODALITIES
 from training.tokenizer import encode
+
+if TYPE_CHECKING:
+    from training.model import FusionModel
 
 _NOTHING = dict.fromkeys(MODALITIES)
 
@@ -170,6 +173,8 @@ class Collator:
         keep: only these are shown to the model, the others are hidden.
         targets: `Output.targets` of the model; None: no labels are made. Rows without a label are an error with it.
         modality_dropout: chance that a present modality is hidden; the last one of a row never is.
+        lead: a prompt stands within a template (`training.prompt`), after this; None: by itself.
+        seeds: the batch has `seeds` (B,), of each row by what is shown of it, for texts that are drawn.
         augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
     """
 
@@ -183,6 +188,8 @@ class Collator:
     augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
     seed: int = 0
     prompt_room: int | None = None
+    lead: str | None = None
+    seeds: bool = False
     _encoded: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -199,6 +206,8 @@ class Collator:
             else:
                 values, mask = self._featurizers[modality].batch(self._values(modality, rows, columns))
                 batch |= {modality: values} | ({} if mask is None else {f"{modality}_mask": mask})
+        if self.seeds:
+            batch["seeds"] = torch.tensor([self._seed(row, s) for row, s in zip(rows, shown, strict=True)])
         if self.targets is not None:
             batch["labels"] = self.targets(_labels(rows))
         return batch
@@ -218,6 +227,15 @@ class Collator:
         if (columns := row[modality]) is None:
             return False
         return len(columns["text" if modality == self.prompt else self._featurizers[modality].read]) > 0
+
+    def _seed(self, row: Row, shown: Sequence[str]) -> int:
+        """Of what the model reads, not of its name: who asks the same twice gets the same answer."""
+        digest = hashlib.blake2b(digest_size=7)
+        for m in shown:
+            read = row[m]["text" if m == self.prompt else self._featurizers[m].read]
+            content = read.encode() if isinstance(read, str) else np.ascontiguousarray(read).tobytes()
+            digest.update(f"{m} {len(content)} ".encode() + content)
+        return int.from_bytes(digest.digest(), "big")
 
     def _values(
         self, modality: str, rows: Sequence[Row], columns: Sequence[dict[str, Any] | None]
@@ -255,13 +273,33 @@ class Collator:
         return ids
 
     def _encode(self, text: str) -> list[int]:
-        """Token ids, with the special tokens that the tokenizer puts around a text by itself."""
+        """Token ids; of a text by itself with the special tokens that the tokenizer puts around it."""
         # Texts recur over rows and epochs. Long ones seldom do, and would fill the memory.
         if (ids := self._encoded.get(text)) is None:
-            ids = encode(self.tokenizer, text) if text else []
+            ids = encode(self.tokenizer, (self.lead or "") + text, around=self.lead is None) if text else []
             if len(text) < 1000 and len(self._encoded) < 50_000:
                 self._encoded[text] = ids
         return ids
+
+
+def make_collator(
+    model: "FusionModel",
+    tokenizer: PreTrainedTokenizerBase,
+    features: FeatureSettings,
+    keep: frozenset[str] | None = None,
+) -> Collator:
+    """The collator that makes batches for `model`, without labels and dropout."""
+    config = model.config
+    return Collator(
+        tokenizer,
+        features,
+        tuple(config.modalities),
+        config.prompt,
+        keep,
+        prompt_room=model.prompt_room,
+        lead=config.lead,
+        seeds=bool(config.generation.get("do_sample")),
+    )
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:

@@ -92,6 +92,17 @@ class CrossAttention(nn.Module):
         return self.dropout(self.out(read.transpose(1, 2).flatten(2)))
 
 
+class SizedNorm(nn.RMSNorm):
+    """Root mean square norm (Zhang and Sennrich 2019) whose results start at the size `size`, and learn another."""
+
+    def __init__(self, width: int, size: float) -> None:
+        self.size = size
+        super().__init__(width, eps=1e-6)
+
+    def reset_parameters(self) -> None:
+        initialization.constant_(self.weight, self.size)
+
+
 class AttentionPool(nn.Module):
     """T learned queries that read a sequence of any length (Set Transformer's PMA, Lee et al. 2019)."""
 

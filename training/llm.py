@@ -19,6 +19,7 @@ from training.settings import TINY, LlmSettings
 from training.tokenizer import missing_model
 
 _INSTEAD = "set model.llm to a causal (decoder-only) language model such as a Llama, Qwen or GPT-2, or to `tiny`"
+_TOKENS_AT_ONCE = 16_384
 _HALF = 8  # tokens of the sequence that tells whether a model is causal: so many stay, so many change
 _NOISE = 1e-5  # of float32, as a share of what a change moves where it may
 
@@ -111,6 +112,14 @@ def embedding_width(llm: PreTrainedModel) -> int:
     """Of a token as it is read; what lies behind may be wider."""
     embed: Any = llm.get_input_embeddings()
     return int(embed.weight.shape[1])
+
+
+@torch.no_grad()
+def embedding_size(llm: PreTrainedModel) -> float:
+    """The root mean square of a token as it is read, of the median token: some are never trained, and stay small."""
+    embed: Any = llm.get_input_embeddings()  # asked, since some models scale what their table holds
+    chunks = torch.arange(embed.weight.shape[0]).split(_TOKENS_AT_ONCE)
+    return float(torch.cat([embed(ids).square().mean(-1).sqrt() for ids in chunks]).median())
 
 
 def positions(config: PreTrainedConfig) -> int | None:

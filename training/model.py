@@ -24,13 +24,15 @@ from training.catalog import ENCODERS, FUSIONS
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
-from training.layers import AttentionPool, ModelShape
+from training.layers import AttentionPool, ModelShape, SizedNorm
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
 from training.outputs.base import Asked
+from training.prompt import SOFT
 from training.readings import AveragedModel, Readings
 from training.records import Answer
+from training.sampling import sampled
 
 
 class FusionModel(AdaptedModel):
@@ -52,11 +54,13 @@ class FusionModel(AdaptedModel):
         )
         self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), shape)
         self.to_llm = nn.Identity() if config.width == config.llm_width else nn.Linear(config.width, config.llm_width)
+        size = config.embedding_size
+        self.soft_norm = nn.Identity() if size is None else SizedNorm(config.llm_width, size)
         self.output = config.make_output()
         self.prompt = config.prompt  # a modality; the config makes featurizers to tell
         self.llm = self.output.language_model().from_config(config.llm_config) if llm is None else llm
         self.head = self.output.head(config.llm_width)
-        if self.prompt is None and not self.output.reads_answers:
+        if self.prompt is None and not self.output.reads_answers and not config.template:
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
         # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
         self.objectives = nn.ModuleList()
@@ -71,7 +75,7 @@ class FusionModel(AdaptedModel):
             initialization.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 initialization.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        elif isinstance(module, Fusion | AttentionPool):
+        elif isinstance(module, Fusion | AttentionPool | SizedNorm):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -112,8 +116,8 @@ class FusionModel(AdaptedModel):
         return tokens_BNTD, mask_BNT
 
     def fuse(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:
-        """x_m (B, X, D) of what `encode` gives."""
-        return self.to_llm(self.fusion(tokens_BNTD, mask_BNT))
+        """x_m (B, X, D) of what `encode` gives; at first of the size of the tokens that a pretrained model knows."""
+        return self.soft_norm(self.to_llm(self.fusion(tokens_BNTD, mask_BNT)))
 
     @cached_property
     @torch.no_grad()
@@ -124,7 +128,8 @@ class FusionModel(AdaptedModel):
         tokens_BNTD = torch.zeros_like(self.fusion.stand_in_NTD)[None]
         with torch.random.fork_rng(devices=[]):  # dropout would move the state that training goes on from
             x_m = self.fuse(tokens_BNTD, torch.ones_like(tokens_BNTD[..., 0], dtype=torch.bool))
-        return most - x_m.shape[1] - (self.config.max_new_tokens if self.output.reads_answers else 0)
+        literal = sum(len(part) for part in self.config.template if isinstance(part, list))
+        return most - x_m.shape[1] - literal - (self.config.max_new_tokens if self.output.reads_answers else 0)
 
     def context(
         self,
@@ -133,18 +138,28 @@ class FusionModel(AdaptedModel):
         prompt_mask: Tensor | None = None,
         x_m_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Soft tokens, then the prompt: embeddings (B, S, D) and mask (B, S), padded on the left.
+        """Soft tokens, then the prompt, or as the template says: embeddings (B, S, D) and mask (B, S), padded on the
+        left.
 
         Args:
             x_m_mask: bool (B, X), which soft tokens are read; None: all.
         """
-        embeddings, mask = x_m, torch.ones_like(x_m[..., 0], dtype=torch.bool) if x_m_mask is None else x_m_mask
-        if prompt_ids is not None and self.prompt is not None:
-            assert prompt_mask is not None
-            prompt = self.get_input_embeddings()(prompt_ids)
-            embeddings, mask = torch.cat([x_m.to(prompt.dtype), prompt], dim=1), torch.cat([mask, prompt_mask], dim=1)
-        elif x_m_mask is None:
-            return embeddings, mask
+        embed: Any = self.get_input_embeddings()
+        all_real = x_m.new_ones(len(x_m), 1, dtype=torch.bool)
+        sequence: list[tuple[Tensor, Tensor]] = []
+        for part in self.config.template or (SOFT, self.prompt):
+            if part == SOFT:
+                sequence.append((x_m, all_real.expand(-1, x_m.shape[1]) if x_m_mask is None else x_m_mask))
+            elif isinstance(part, list):
+                ids_BP = torch.tensor(part, device=x_m.device).expand(len(x_m), -1)
+                sequence.append((embed(ids_BP), all_real.expand_as(ids_BP)))
+            elif self.prompt is not None and prompt_ids is not None:
+                assert prompt_mask is not None and part == self.prompt
+                sequence.append((embed(prompt_ids), prompt_mask))
+        if len(sequence) == 1 and x_m_mask is None:
+            return sequence[0]
+        embeddings = torch.cat([tokens.to(embed.weight.dtype) for tokens, _ in sequence], dim=1)
+        mask = torch.cat([real for _, real in sequence], dim=1)
         # Padding may lie anywhere; a stable sort moves it to the front and keeps the order of the rest.
         order = mask.to(torch.uint8).argsort(dim=1, stable=True)
         embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
@@ -269,14 +284,16 @@ class FusionModel(AdaptedModel):
         self, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, shuffle: Tensor | None = None
     ) -> tuple[Asked, Readings | None]:
         """What answers a batch: of each row, or of each reading."""
-        batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name != "labels"}
+        seeds = batch.get("seeds")
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name not in ("labels", "seeds")}
         tokens_BNTD, mask_BNT = _taken(shuffle, *self.encode(**batch))
         prompt = batch.get("prompt_ids"), batch.get("prompt_mask")
         if self.fusion.late:
             readings, sequence = self.alone(tokens_BNTD, mask_BNT, *prompt)
-            return Asked(AveragedModel(self, readings), *sequence, tokenizer), readings
-        x_m = self.fuse(tokens_BNTD, mask_BNT)
-        return Asked(self, *self.context(x_m, *prompt, self.fusion.soft_mask(mask_BNT)), tokenizer), None
+            model = sampled(AveragedModel(self, readings), None if seeds is None else seeds[readings.rows_R.cpu()])
+            return Asked(model, *sequence, tokenizer), readings
+        sequence = self.context(self.fuse(tokens_BNTD, mask_BNT), *prompt, self.fusion.soft_mask(mask_BNT))
+        return Asked(sampled(self, seeds), *sequence, tokenizer), None
 
 
 def _taken(rows: Tensor | None, *tensors: Any) -> tuple[Any, ...]:

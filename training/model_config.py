@@ -34,11 +34,16 @@ class FusionConfig(PreTrainedConfig):
     tokens: int = 4
     dropout: float = 0.0
     max_new_tokens: int = 16
+    # `model.prompt`: lists of token ids, and between them names of what rows fill in (SOFT, a modality); none: these
+    template: list[Any] = field(default_factory=list)
+    lead: str | None = None  # what stands before the text within it, and is read as part of it; None: there is none
+    generation: dict[str, Any] = field(default_factory=dict)  # training.settings.GenerationSettings
     embedding_width: int | None = None  # of the language model's tokens, if not its hidden size
     # How the language model is trained (fields of `training.adaptation.Adaptation`, but for defaults), and which one it
     # was before: model and sha256 (`training.model_files.digest`); empty where it is made here.
     llm_training: dict[str, Any] = field(default_factory=dict)
     llm_base: dict[str, Any] = field(default_factory=dict)
+    embedding_size: float | None = None  # of a pretrained one's tokens (root mean square): that of soft tokens at first
     llm_config: Any = None  # a dict (as read from config.json) becomes the configuration it describes
 
     def __post_init__(self, **kwargs: Any) -> None:

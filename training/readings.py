@@ -52,7 +52,7 @@ class AveragedModel(AnsweringModel):
     """A model as an output sees it to whom the readings of a row say the same: the mean of their logits.
 
     The mean of logits is, but for a constant that softmax does not see, the mean of log-probabilities. Answers that are
-    generated greedily or by beams stay the same for all readings of a row; sampled ones would not.
+    generated greedily or by beams stay the same for all readings of a row, and so do drawn ones, by their one seed.
     """
 
     def __init__(self, model: AnsweringModel, readings: Readings) -> None:

@@ -48,7 +48,7 @@ class Answerer:
         import torch
         from transformers import AutoTokenizer
 
-        from training.data import Collator
+        from training.data import make_collator
         from training.model import FusionModel
 
         if not (bundle / "config.json").is_file():
@@ -61,8 +61,7 @@ class Answerer:
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
         self.modalities = tuple(config.modalities)  # those that the model reads
         self.output = self._model.output
-        features, room = self.processor.features, self._model.prompt_room
-        self._collate = Collator(self._tokenizer, features, self.modalities, config.prompt, prompt_room=room)
+        self._collate = make_collator(self._model, self._tokenizer, self.processor.features)
 
     def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The row of `Processor.row` for text, image and speech as given. Raises ValueError that names the modality."""

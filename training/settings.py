@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from training.adaptation import Adaptation
 from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, Choice, Family
+from training.prompt import Chat, read_prompt
 from training.validation import FORBID_EXTRA, OneOrMore, Strings, Word, check, to_dict, validated
 
 TINY = "tiny"  # the language model that is made here
@@ -82,6 +83,34 @@ class LlmSettings(Adaptation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How a text is written: names and meanings are those of Hugging Face's `GenerationConfig`."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    num_beams: int = 1  # texts that are followed at once; the answer is the best of them, and `best` are all
+    length_penalty: float = 0.0  # of beams: 0 finds the most probable text, more prefers longer ones
+    repetition_penalty: float = 1.0
+    do_sample: bool = False  # draws each token: the same text for the same row
+    temperature: float = 1.0  # of the draw, as the next two
+    top_k: int = 0  # only so many of the likeliest tokens; 0: all
+    top_p: float = 1.0  # only the likeliest tokens that have so much probability together
+
+    def __post_init__(self) -> None:
+        check(self.num_beams >= 1, "num_beams", self.num_beams, "at least 1")
+        check(self.top_k >= 0, "top_k", self.top_k, "0 (all tokens) or more")
+        check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0, up to 1")
+        for name in ("temperature", "repetition_penalty"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        both = self.do_sample and self.num_beams > 1
+        check(not both, "num_beams", self.num_beams, "1 where do_sample draws the text")
+        beams = self.num_beams > 1 or self.length_penalty == 0
+        check(beams, "length_penalty", self.length_penalty, "0 without beams (num_beams)")
+        for name, all_of in (("temperature", 1), ("top_k", 0), ("top_p", 1)):
+            value = getattr(self, name)
+            check(self.do_sample or value == all_of, name, value, f"{all_of} where nothing is drawn (do_sample: true)")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     __pydantic_config__ = FORBID_EXTRA
     # Modality -> encoder (`training.catalog.ENCODERS`); which there are depends on its features, see `complete`.
@@ -97,7 +126,10 @@ class ModelSettings:
     tokens: int = 4  # soft tokens per modality that go into the fusion
     dropout: float = 0.0
     modality_dropout: float = 0.1  # chance that a present modality of a training row is hidden, per row and modality
+    # What the language model reads (`training.prompt`); null: the soft tokens, then the text if it reads one.
+    prompt: Any = None
     max_new_tokens: int = 16
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
     # An answer that is less probable than that is not given, and says so. Trains nothing anew.
     abstain_below: float = 0.0
 
@@ -111,6 +143,11 @@ class ModelSettings:
             object.__setattr__(self, "llm", LlmSettings.from_plain(self.llm))
         for name in ("width", "layers", "heads", "tokens", "max_new_tokens"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        if self.prompt is not None:
+            texts = [m for m in MODALITIES.names() if MODALITIES.load(m).is_text]
+            object.__setattr__(self, "prompt", read_prompt(self.prompt, texts))
+            turns = isinstance(self.prompt, Chat) and self.llm.model == TINY
+            check(not turns, "prompt", self.prompt, "one string: `llm: tiny` has no chat template")
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
         for name in ("dropout", "modality_dropout", "abstain_below"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")

@@ -66,39 +66,41 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, around: bool = True) -
     Args:
         around: with the special tokens that the tokenizer puts around a text by itself.
     """
-    control = _control(tokenizer)
+    marks = control(tokenizer)
     ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    if read := control.ids.intersection(ids):  # they are words of the vocabulary, too: then spelled with a space
+    if read := marks.ids.intersection(ids):  # they are words of the vocabulary, too: then spelled with a space
         spelled = "|".join(re.escape(str(token)) for token in tokenizer.convert_ids_to_tokens(sorted(read)))
         apart = re.sub(spelled, lambda match: f"{match[0][0]} {match[0][1:]}", text)
         again = tokenizer(apart, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        ids = [number for number in again if number not in control.ids]
-    return [*control.before, *ids, *control.after] if around else ids
+        ids = [number for number in again if number not in marks.ids]
+    return [*marks.before, *ids, *marks.after] if around else ids
 
 
 def windows(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> list[list[int]]:
     """Token ids of a text in parts of at most `most` tokens, each with the special tokens that belong around a text;
     all but the last are of `window_length`."""
-    control, ids = _control(tokenizer), encode(tokenizer, text, around=False)
-    room = window_length(tokenizer, most) - len(control.before) - len(control.after)
+    marks, ids = control(tokenizer), encode(tokenizer, text, around=False)
+    room = window_length(tokenizer, most) - len(marks.before) - len(marks.after)
     parts = [ids[start : start + room] for start in range(0, max(1, len(ids)), room)]
-    return [[*control.before, *part, *control.after] for part in parts]
+    return [[*marks.before, *part, *marks.after] for part in parts]
 
 
 def window_length(tokenizer: PreTrainedTokenizerBase, most: int) -> int:
     """Tokens of a whole part of `windows`: `most`, or what a single token takes with those around it."""
-    control = _control(tokenizer)
-    return max(int(most), 1 + len(control.before) + len(control.after))
+    marks = control(tokenizer)
+    return max(int(most), 1 + len(marks.before) + len(marks.after))
 
 
-class _Control(NamedTuple):
+class Control(NamedTuple):
+    """What a tokenizer means by more than text."""
+
     ids: frozenset[int]
     before: tuple[int, ...]  # what the tokenizer puts before a text
     after: tuple[int, ...]
 
 
 @functools.lru_cache(maxsize=8)
-def _control(tokenizer: PreTrainedTokenizerBase) -> _Control:
+def control(tokenizer: PreTrainedTokenizerBase) -> Control:
     """The tokens that mean more than their text: special ones, and those that the chat template is made of."""
     template = str(tokenizer.chat_template or "")
     ids = set(tokenizer.all_special_ids)
@@ -111,7 +113,7 @@ def _control(tokenizer: PreTrainedTokenizerBase) -> _Control:
     word = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     start = next((n for n in range(len(whole)) if whole[n : n + len(word)] == word), 0)
-    return _Control(frozenset(ids), tuple(whole[:start]), tuple(whole[start + len(word) :]))
+    return Control(frozenset(ids), tuple(whole[:start]), tuple(whole[start + len(word) :]))
 
 
 def missing_model(name: str, error: Exception) -> str:

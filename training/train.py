@@ -21,11 +21,12 @@ from training.building import build_model
 from training.calibration import calibrate
 from training.catalog import OBJECTIVES
 from training.checkpoints import claim, last_checkpoint
-from training.data import Collator, Row, SampleDataset
+from training.data import Row, SampleDataset, make_collator
 from training.encoders.base import Encoder
 from training.features import FeatureSettings
 from training.model import FusionModel
 from training.outputs.base import Output
+from training.prompt import turn_end
 from training.records import Answer
 from training.schema import fingerprint, subset_name
 from training.settings import TINY, ModelSettings, TrainingSettings
@@ -48,7 +49,10 @@ class Trained:
 def make_tokenizer(train: SampleDataset, model: ModelSettings, training: TrainingSettings) -> PreTrainedTokenizerBase:
     """The language model's tokenizer; for `tiny` fitted on the training rows' texts and labels."""
     if model.llm.model != TINY:
-        return load_tokenizer(model.llm.model)
+        tokenizer = load_tokenizer(model.llm.model)
+        if (end := turn_end(model.prompt, tokenizer)) is not None:
+            tokenizer.eos_token = end  # an answer is one turn
+        return tokenizer
     labels = (label for label in train.labels if label is not None)
     return fit_tokenizer(itertools.chain(train.texts(), labels), training.vocabulary)
 
@@ -160,6 +164,7 @@ def make_trainer(
         eval_dataset=_sample(task.validation, training.seed),
         data_collator=replace(
             collator,
+            seeds=False,
             modality_dropout=task.model.modality_dropout,
             augment=augmenters(training.augmentation, task.features, task.noise),
             seed=training.seed,
@@ -217,17 +222,6 @@ def scored_answers(
         other = None if random is None else torch.arange(size).roll(int(random.integers(1, size)))
         answers += model.scored_answers(batch, tokenizer, other)
     return answers
-
-
-def make_collator(
-    model: FusionModel,
-    tokenizer: PreTrainedTokenizerBase,
-    features: FeatureSettings,
-    keep: frozenset[str] | None = None,
-) -> Collator:
-    """The collator that makes batches for `model`, without labels and dropout."""
-    modalities, prompt = tuple(model.config.modalities), model.config.prompt
-    return Collator(tokenizer, features, modalities, prompt, keep, prompt_room=model.prompt_room)
 
 
 def augmenters(

@@ -316,6 +316,18 @@ def test_only_answers_with_a_probability_can_be_withheld(tmp_path, own_path):
         load(path, ["model.abstain_below=1"])
 
 
+def test_how_a_model_reads_and_writes_is_checked(tmp_path):
+    path = write(tmp_path, GOOD)
+    assert load(path, ["model.generation={num_beams: 4}"]).model.generation.num_beams == 4
+    with pytest.raises(ProjectError, match=r"model.generation.beams: is not a key .*num_beams"):
+        load(path, ["model.generation={beams: 4}"])
+    with pytest.raises(ProjectError, match=r"model.generation is \{'num_beams': 4.*expected nothing: output class g"):
+        load(path, ["model.generation={num_beams: 4}", "model.output=class"])
+    assert load(path, ["model.llm=some-llm", "model.prompt={user: 'Look: {soft}'}"]).model.prompt.user == "Look: {soft}"
+    with pytest.raises(ProjectError, match=r"model: prompt is 'It: \{txt\}', expected \{soft\} and \{text\} as"):
+        load(path, ["model.prompt='It: {txt}'"])
+
+
 def test_outputs_and_objectives_are_checked(tmp_path):
     path = write(tmp_path, GOOD)
     weighted = load(path, ["training.objectives=[{kind: answer, weight: 2}]"]).training.objectives

@@ -187,7 +187,7 @@ def make_model(tokenizer: Any) -> Callable[..., Any]:
     import torch
 
     from training.building import build_model
-    from training.train import make_collator
+    from training.data import make_collator
 
     def make(
         rows: list[dict[str, Any]], features: FeatureSettings = FEATURES, **settings: Any

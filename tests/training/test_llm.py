@@ -38,7 +38,8 @@ from transformers import (
 )
 
 from training.building import build_model
-from training.catalog import OUTPUTS
+from training.catalog import FUSIONS, OUTPUTS
+from training.data import make_collator
 from training.features import FeatureSettings
 from training.llm import check_llm, is_causal
 from training.model import FusionModel
@@ -46,7 +47,6 @@ from training.processor import Processor
 from training.score import Answerer
 from training.settings import LlmSettings, MediaLimits, ModelSettings
 from training.tokenizer import fit_tokenizer, load_tokenizer
-from training.train import make_collator
 
 MODALITIES = ("text", "image", "speech")
 FEATURES = FeatureSettings(  # of the fixture `rows`
@@ -75,13 +75,17 @@ MODELS: dict[str, Callable[[dict[str, int]], Any]] = {
         )
     ),
     "bloom": lambda size: BloomForCausalLM(BloomConfig(**size, hidden_size=32, n_layer=2, n_head=4)),
+    # Embeddings that are scaled as they are read.
+    "gemma": lambda size: GemmaForCausalLM(
+        GemmaConfig(**size, **LLAMA, hidden_size=32, head_dim=8, num_key_value_heads=4)
+    ),
     "bert": lambda size: BertForMaskedLM(BertConfig(**size, **LLAMA, hidden_size=32)),
     "t5": lambda size: T5ForConditionalGeneration(
         T5Config(**size, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
     ),
     "vit": lambda size: ViTModel(ViTConfig(**LLAMA, hidden_size=32)),
 }
-CAUSAL = ("llama", "gpt2", "gpt_neox", "opt", "bloom")
+CAUSAL = ("llama", "gpt2", "gpt_neox", "opt", "bloom", "gemma")
 
 
 def save_llm(folder: Path, kind: str, dtype: torch.dtype = torch.float32, **config: Any) -> str:
@@ -187,6 +191,24 @@ def test_how_a_language_model_cannot_be_trained_is_told_without_its_weights(tmp_
         check_llm(LlmSettings(model=str(tmp_path / "nowhere")), output)
     with pytest.raises(ValueError, match="train is 'lora', expected full where model is tiny"):
         LlmSettings(train="lora")
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt", "gemma"])
+def test_soft_tokens_start_at_the_size_of_the_models_own_tokens(
+    kind: str, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    llm = save_llm(tmp_path / "llm", kind)
+    for fusion in FUSIONS.names():
+        model, tokenizer = build(llm, fusion=fusion)
+        own = model.get_input_embeddings()(torch.arange(len(TOKENIZER))).square().mean().sqrt().item()
+        batch = make_collator(model.eval(), tokenizer, FEATURES)(rows)
+        x_m = model.fuse(*model.encode(**batch))
+        assert x_m.square().mean(-1).sqrt().flatten().tolist() == pytest.approx([own] * x_m[..., 0].numel(), rel=0.1)
+    with torch.no_grad():
+        model.soft_norm.weight.mul_(2)  # it is learned ...
+    model.save_pretrained(tmp_path / "saved")
+    again = FusionModel.from_pretrained(tmp_path / "saved").eval()  # ... and stored
+    torch.testing.assert_close(again.fuse(*again.encode(**batch)), 2 * x_m, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("output", ["text", "class"])

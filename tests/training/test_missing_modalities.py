@@ -11,11 +11,11 @@ import torch
 
 from training.building import build_model
 from training.catalog import FUSIONS
+from training.data import make_collator
 from training.features import FeatureSettings
 from training.model import FusionModel
 from training.settings import ModelSettings
 from training.tokenizer import fit_tokenizer
-from training.train import make_collator
 
 MODALITIES = ("text", "image", "speech")
 FEATURES = FeatureSettings(

@@ -13,12 +13,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from training.building import build_model
 from training.catalog import FUSIONS
-from training.data import Collator, Row
+from training.data import Collator, Row, make_collator
 from training.features import FeatureSettings
 from training.model import FusionModel
 from training.settings import ModelSettings
 from training.tokenizer import fit_tokenizer
-from training.train import make_collator
 
 MODALITIES = ("text", "image", "speech")
 FEATURES = FeatureSettings(

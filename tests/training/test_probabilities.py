@@ -12,15 +12,17 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.training.conftest import FEATURES
 from training.calibration import TEMPERATURES, calibrate
 from training.catalog import OUTPUTS
+from training.data import make_collator
 from training.features import FeatureSettings
 from training.label_metrics import ECE
 from training.model import FusionModel
 from training.records import Answer
 from training.score import bundle_of
 from training.serving import ServedModel
-from training.settings import ModelSettings, TrainingSettings
+from training.settings import GenerationSettings, ModelSettings, TrainingSettings
 from training.spec import plan_runs
 
 KINDS = [kind for kind in OUTPUTS.names() if OUTPUTS.load(kind).has_probabilities]
@@ -64,11 +66,13 @@ def test_the_classes_share_a_probability_of_one(
 
 @pytest.mark.parametrize("fusion", ["attention", "logit"])  # the second reads each modality by itself
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"do_sample": True}, {"repetition_penalty": 2.0}], ids=str)
 def test_a_text_is_as_probable_as_its_tokens_together(
-    rows: Any, make_model: Callable[..., Any], tokenizer: Any, temperature: float, fusion: Any
+    rows: Any, make_model: Callable[..., Any], tokenizer: Any, temperature: float, fusion: Any, how: Any
 ) -> None:
     """Of tokens that the same model is given as the label (teacher forcing), which is another way through the code."""
-    model, batch = make_model(rows, output="text", fusion=fusion)
+    model, batch = make_model(rows, output="text", fusion=fusion, generation=GenerationSettings(**how))
+    batch = make_collator(model, tokenizer, FEATURES)(rows)  # with seeds, where texts are drawn
     with torch.no_grad():  # an end of sequence that comes sometimes, and texts of several tokens
         model.get_output_embeddings().weight[:40] *= 8
         model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 4
@@ -79,6 +83,9 @@ def test_a_text_is_as_probable_as_its_tokens_together(
         inputs_embeds=asked.embeddings_BSD,
         attention_mask=asked.mask_BS.long(),
         do_sample=False,
+        num_beams=how.get("num_beams", 1),
+        length_penalty=0.0,
+        repetition_penalty=how.get("repetition_penalty", 1.0),
         max_new_tokens=model.config.max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -27,6 +27,7 @@ from training.outputs.text import TextOutput
 from training.records import Answer
 from training.schema import DATASET, features_table, predictions_schema
 from training.settings import (
+    GenerationSettings,
     ImageAugmentation,
     ModelSettings,
     PromotionSettings,
@@ -260,6 +261,8 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "dropout": (0.5, lambda e, s: dropout_rates(e.model(s))),
         "modality_dropout": (0.5, lambda e, s: e.batch(e.task(s), epochs=3)["present"].sum().item()),
         "max_new_tokens": (9, tokens_answered),
+        "prompt": ("See: {text}", lambda e, s: e.model(s).config.template),
+        "generation": (GenerationSettings(num_beams=2), lambda e, s: e.model(s).config.generation),
         "abstain_below": (0.5, lambda e, s: Answer("yes", 0.4).to_json(s.abstain_below)),
     },
     PromotionSettings: {

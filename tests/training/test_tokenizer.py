@@ -99,7 +99,8 @@ def test_prompts_and_answers_that_spell_control_tokens_come_back(make: Callable[
                 logits_processor(None, torch.zeros(1, 3))
             return torch.tensor([written])
 
-        network = SimpleNamespace(llm=SimpleNamespace(generate=generate), config=SimpleNamespace(max_new_tokens=200))
+        config = SimpleNamespace(max_new_tokens=200, generation={})
+        network = SimpleNamespace(llm=SimpleNamespace(generate=generate), config=config)
         (answered,) = TextOutput({}).answers(Asked(network, targets, targets != -100, tokenizer))
         assert answered == label
 

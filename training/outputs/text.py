@@ -11,7 +11,9 @@ from training.label_metrics import BALANCED_ACCURACY, ECE, MACRO_F1
 from training.metrics import ACCURACY, exact_match
 from training.outputs.base import AnsweringModel, Asked
 from training.outputs.string import StringOutput, finite
+from training.prompt import answer_lead
 from training.records import Answer
+from training.settings import GenerationSettings
 from training.text_metrics import CER, ROUGE_L, TOKEN_F1, WER
 
 if TYPE_CHECKING:
@@ -26,14 +28,16 @@ _CACHED = 50_000  # labels whose tokens are kept: they recur over rows and epoch
 
 
 class TextOutput(StringOutput):
-    """Generated greedily, token by token, up to `model.max_new_tokens`. Targets are answer tokens and the end of
-    sequence (B, A), padded by -100; logits (B, A, V) are those of teacher forcing, so they need targets."""
+    """Generated token by token, up to `model.max_new_tokens`; greedily unless `model.generation` says otherwise.
+    Targets are answer tokens and the end of sequence (B, A), padded by -100; logits (B, A, V) are those of teacher
+    forcing, so they need targets."""
 
     metrics = (ACCURACY, TOKEN_F1, ROUGE_L, CER, WER, BALANCED_ACCURACY, MACRO_F1, ECE)
     reads_answers = True
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
         super().__init__(fitted)
+        self.lead = str(fitted.get("lead", ""))  # what answers begin with, before the label
         self._tokens: dict[str, list[int]] = {}
 
     def is_class(self, labels: Mapping[str, int]) -> bool:
@@ -49,7 +53,9 @@ class TextOutput(StringOutput):
     def fit(
         self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
     ) -> dict[str, Any]:
-        """Nothing; refuses a label that would be cut off before it is whole (the end of sequence needs no room)."""
+        """lead, where the prompt says one; refuses a label that would be cut off before it is whole (the end of
+        sequence needs no room)."""
+        self.lead = answer_lead(settings.prompt)
         distinct = sorted({label for label in labels if label})
         longest = max(distinct, key=lambda label: len(self._encoded(label, tokenizer)), default="")
         needed, most = len(self._encoded(longest, tokenizer)), settings.max_new_tokens
@@ -58,7 +64,7 @@ class TextOutput(StringOutput):
                 f"the training label {longest[:80]!r} has {needed} tokens, and answers end after "
                 f"model.max_new_tokens ({most}): set it to at least {needed}"
             )
-        return {}
+        return {"lead": self.lead} if self.lead else {}
 
     def targets(self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
         from training.padding import padded
@@ -89,25 +95,24 @@ class TextOutput(StringOutput):
         """Of what is generated being right, or not: single tokens of a text may be sure where the whole is not."""
         import torch
 
-        texts, chances_GB = self._generated(asked, temperatures)
-        right = [exact_match(label, text) for label, text in zip(labels, texts, strict=True)]
-        right_B = torch.tensor(right, device=chances_GB.device)
+        texts_BK, chances_GBK = self._generated(asked, temperatures)
+        right = [exact_match(label, texts[0]) for label, texts in zip(labels, texts_BK, strict=True)]
+        right_B, chances_GB = torch.tensor(right, device=chances_GBK.device), chances_GBK[..., 0]
         return -torch.where(right_B, chances_GB, 1 - chances_GB).clamp(min=_LEAST_CHANCE).log()
 
     def scored_answers(self, asked: Asked) -> list[Answer]:
         """Probabilities are of the tokens that were generated, the end of sequence included."""
-        texts, chances_GB = self._generated(asked, [self.temperature])
-        return [
-            Answer(text, finite(chance), ((text, chance),) if math.isfinite(chance) else ())
-            for text, chance in zip(texts, chances_GB[0].tolist(), strict=True)
-        ]
+        texts_BK, chances_GBK = self._generated(asked, [self.temperature])
+        return [_answer(texts, chances) for texts, chances in zip(texts_BK, chances_GBK[0].tolist(), strict=True)]
 
-    def _generated(self, asked: Asked, temperatures: Sequence[float]) -> tuple[list[str], "Tensor"]:
-        """Texts, and how probable their tokens are together by each temperature (G, B)."""
+    def _generated(self, asked: Asked, temperatures: Sequence[float]) -> tuple[list[list[str]], "Tensor"]:
+        """The texts of each row, the best first, K of them with K beams; and how probable the tokens of each are
+        together by each temperature (G, B, K)."""
         import torch
         from transformers import LogitsProcessorList
 
-        model, tokenizer = asked.model, asked.tokenizer
+        model, tokenizer, end = asked.model, asked.tokenizer, asked.tokenizer.eos_token_id
+        how = GenerationSettings(**model.config.generation)
         steps: list[Tensor] = []  # (G, B) log-probability of the token that each step takes: the greedy one is the best
 
         def note(_ids: "Tensor", scores_BV: "Tensor") -> "Tensor":
@@ -115,26 +120,55 @@ class TextOutput(StringOutput):
             steps.append(torch.stack([(scores / t).log_softmax(-1).amax(-1) for t in temperatures]))
             return scores_BV
 
-        ids_BA = model.llm.generate(
+        greedy, beams = how == GenerationSettings(), how.num_beams
+        more = {"num_return_sequences": beams, "length_penalty": how.length_penalty} if beams > 1 else {}
+        ids_BKA = model.llm.generate(
             inputs_embeds=asked.embeddings_BSD,
             attention_mask=asked.mask_BS.long(),
             do_sample=False,
-            num_beams=1,
+            num_beams=beams,
+            repetition_penalty=how.repetition_penalty,
             max_new_tokens=model.config.max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=end,
             pad_token_id=tokenizer.pad_token_id,
-            logits_processor=LogitsProcessorList([note]),
-        )
-        ends_BA = ids_BA == tokenizer.eos_token_id
-        before_the_end_BA = ends_BA.cumsum(1) - ends_BA.long() == 0
-        chances_GB = (torch.stack(steps, -1) * before_the_end_BA).sum(-1).exp()
-        return [text.strip() for text in tokenizer.batch_decode(ids_BA, skip_special_tokens=True)], chances_GB
+            logits_processor=LogitsProcessorList([note] if greedy else []),
+            **more,
+        ).unflatten(0, (-1, beams))
+        ends_BKA = ids_BKA == end
+        said_BKA = ends_BKA.cumsum(2) - ends_BKA.long() == 0  # the end included
+        if greedy:
+            logs_GBK = (torch.stack(steps, -1)[:, :, None] * said_BKA).sum(-1)
+        else:
+            written = ids_BKA.masked_fill(~said_BKA, -100)
+            of_K = [self._logs(asked, ids_BA, temperatures) for ids_BA in written.unbind(1)]
+            logs_GBK = torch.stack(of_K, -1)
+        texts = tokenizer.batch_decode(ids_BKA.flatten(0, 1), skip_special_tokens=True)
+        rows = range(0, len(texts), beams)
+        return [[text.strip() for text in texts[row : row + beams]] for row in rows], logs_GBK.exp()
+
+    def _logs(self, asked: Asked, targets_BA: "Tensor", temperatures: Sequence[float]) -> "Tensor":
+        """Log-probability of texts by each temperature (G, B), whatever chose their tokens."""
+        import torch
+        from torch.nn import functional
+
+        logits_BVA = self.logits(asked.model, asked.embeddings_BSD, asked.mask_BS, targets_BA).float().transpose(1, 2)
+        cross = functional.cross_entropy
+        return torch.stack([-cross(logits_BVA / t, targets_BA, reduction="none").sum(1) for t in temperatures])
 
     def _encoded(self, label: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         from training.tokenizer import encode
 
         if (ids := self._tokens.get(label)) is None:
-            ids = encode(tokenizer, label, around=False) if label else []
+            ids = encode(tokenizer, self.lead + label, around=False) if label else []
             if len(self._tokens) < _CACHED:
                 self._tokens[label] = ids
         return ids
+
+
+def _answer(texts: Sequence[str], chances: Sequence[float]) -> Answer:
+    """The first text; tokens may spell one text in several ways, whose probabilities add up."""
+    best: dict[str, float] = {}
+    for text, chance in zip(texts, chances, strict=True):
+        best[text] = best.get(text, 0.0) + chance
+    finite_ones = tuple((text, chance) for text, chance in best.items() if math.isfinite(chance))
+    return Answer(texts[0], finite(best[texts[0]]), finite_ones)
