@@ -49,7 +49,6 @@ def page_routes(about: Mapping[str, Any]) -> list[Route]:
 
 def about_model(model: Any, columns: list[str], project: str | None, body_bytes: int) -> dict[str, Any]:
     """What the page must know. A model that does not tell (`about`) takes texts, as far as anybody knows."""
-    told = model.about() if hasattr(model, "about") else {}
-    unknown = {"version": None, "dataset_fingerprint": None, "inputs": {name: {} for name in columns}, "limits": {}}
-    known = {**unknown, **told}
+    known: dict[str, Any] = {"version": None, "dataset_fingerprint": None, "limits": {}}
+    known |= model.about() if hasattr(model, "about") else {"inputs": {name: {} for name in columns}}
     return {"project": project, **known, "limits": {**known["limits"], "max_body_bytes": body_bytes}}

@@ -22,6 +22,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from orchestration.serving.app import Limits, make_app
+from training.records import Answer
 
 INPUTS = {
     "text": {"type": "text/plain", "suffixes": [".txt"]},
@@ -29,6 +30,13 @@ INPUTS = {
     "speech": {"type": "audio/*", "suffixes": [".wav", ".opus"]},
 }
 LIMITS = {"max_bytes": 400_000, "max_seconds": 120.0, "max_characters": 500}
+PARTS = {
+    "drink": Answer("tea", 0.875, (("tea", 0.875), ("mate", 0.1))),
+    "price": Answer(2.5),
+    "tags": Answer(["hot", "green"], 0.5),
+    "size": Answer("large", 0.1),
+}
+SEVERAL = Answer({name: part.prediction for name, part in PARTS.items()}, 0.4, (), PARTS)
 
 
 def png(size: int = 64) -> bytes:
@@ -71,11 +79,7 @@ class Model:
             "markup": {"prediction": "<img src=x onerror=alert(1)>"},
             "unsure": {"prediction": None, "abstained": True},
             "number": {"prediction": 3.25, "probability": None, "best": []},
-            "several": {
-                "prediction": {"drink": "tea", "price": 2.5, "tags": ["hot", "green"]},
-                "probability": {"drink": 0.875, "price": None, "tags": 0.5},
-                "best": {"drink": [{"answer": "tea", "probability": 0.875}, {"answer": "mate", "probability": 0.1}]},
-            },
+            "several": SEVERAL.to_json(abstain_below=0.2),
             "picture": {"prediction": base64.b64encode(png()).decode()},
             "sound": {"prediction": data_url(b"RIFF", "audio/wav")},
         }
@@ -192,7 +196,8 @@ def test_files_are_dropped_and_refused_in_words(served: tuple[str, Model], brows
     large.write_bytes(b"x" * 400_001)
     page.set_input_files("#input-image", large)
     assert "large.png has 390.6 kB; the model takes 390.6 kB at most." in page.inner_text("main")
-    assert "501 characters; the model takes 500 at most." in ask(page, "x" * 501)
+    drop(page, "body", ("empty.wav", "audio/wav", b""))
+    assert "empty.wav is empty." in page.inner_text("main")
     assert len(model.requests) == asked, "told before anything is sent"
     assert "The model cannot read this.\ntext: is not to my liking" in ask(page, "refuse")
     # What is too much for one request goes in several.
@@ -219,7 +224,9 @@ def test_answers_of_every_kind_fit(served: tuple[str, Model], browse: Any, width
     assert "<img src=x onerror=alert(1)>" in shown("markup")
     assert "没有答案" in shown("unsure") and page.locator("tr.same").count() == 0
     assert "3.25" in shown("number") and "概率" not in shown("number").partition("各项输入")[0]
-    assert "drink\ttea\t\n87.5%" in shown("several") and "drink：最可能的答案" in page.inner_text("main")
+    said = shown("several")
+    assert "drink\ttea\t\n87.5%" in said and "drink：最可能的答案" in said
+    assert "price\t2.5" in said and "tags\thot, green" in said and "size\t未作答" in said and "large" not in said
     shown("picture")
     assert page.eval_on_selector(".said img", "(node) => node.naturalWidth") == 64
     shown("sound")

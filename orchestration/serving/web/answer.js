@@ -8,8 +8,6 @@ const FILES = {
 };
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
-// What belongs to one of several answers: of an object its part, else the same for all.
-const partOf = (value, name) => (isObject(value) ? value[name] : undefined);
 const words = (children) => (children.length ? children : [say(make("span", "muted"), "none")]);
 
 function media(value) {
@@ -42,6 +40,11 @@ function shown(value) {
     }
   }
   return make("span", "", String(value));
+}
+
+// What was answered, or that it was not probable enough.
+function answered({ prediction, abstained }) {
+  return abstained === true && prediction === null ? say(make("span", "muted"), "withheld") : shown(prediction);
 }
 
 function figure(probability) {
@@ -80,23 +83,18 @@ function rowHead(...children) {
 const names = (subset) => subset.flatMap((name, n) => [n ? " + " : "", say(make("span"), name)]);
 
 function bestTable(best, title, values) {
+  if (!best || best.length < 2) return [];
   const rows = best.map((one) => make("tr", "", rowHead(shown(one.answer)), figure(one.probability)));
   return [say(make("h3"), title, values), table(["answer", "probability"], rows)];
 }
 
-function bestTables(best) {
-  if (Array.isArray(best)) return best.length > 1 ? bestTable(best, "best") : [];
-  if (!isObject(best)) return [];
-  return Object.entries(best).flatMap(([name, some]) =>
-    Array.isArray(some) && some.length > 1 ? bestTable(some, "of", { name }) : []);
-}
-
-// The answer to all inputs.
-function whole({ prediction, probability, abstained, best }) {
+// The answer to all inputs; of several answers at once (`outputs`) each with what is known of it.
+function whole({ prediction, probability, abstained, best, outputs }) {
   const nodes = [];
+  const parts = Object.entries(outputs ?? {});
   if (isObject(prediction)) {
-    const rows = Object.entries(prediction).map(([name, part]) =>
-      make("tr", "", rowHead(name), make("td", "", shown(part)), figure(partOf(probability, name))));
+    const all = parts.length ? parts : Object.entries(prediction).map(([name, value]) => [name, { prediction: value }]);
+    const rows = all.map(([name, part]) => make("tr", "", rowHead(name), make("td", "", answered(part)), figure(part.probability)));
     nodes.push(table(["part", "answer", "probability"], rows));
   } else if (abstained === true) {
     nodes.push(say(make("p", "said"), "abstained"));
@@ -106,7 +104,7 @@ function whole({ prediction, probability, abstained, best }) {
     nodes.push(node);
   }
   if (typeof probability === "number") nodes.push(say(make("p"), "right", { share: share(probability) }));
-  return [...nodes, ...bestTables(best)];
+  return [...nodes, ...bestTable(best, "best"), ...parts.flatMap(([name, part]) => bestTable(part.best, "of", { name }))];
 }
 
 // `answers` are those to `subsets` (lists of inputs), the first one to all inputs.
@@ -118,7 +116,8 @@ export function showAnswer(section, subsets, answers) {
     const rows = subsets.map((subset, n) => {
       const { prediction, probability } = answers[n];
       const same = prediction !== null && JSON.stringify(prediction) === full ? "same" : "";
-      return make("tr", same, rowHead(make("span", "given", ...names(subset))), make("td", "", shown(prediction)), figure(probability));
+      const given = make("span", "given", ...names(subset));
+      return make("tr", same, rowHead(given), make("td", "", answered(answers[n])), figure(probability));
     });
     nodes.push(say(make("h3"), "subsets"), table(["inputs", "answer", "probability"], rows, "subsetsNote"));
   }

@@ -1,6 +1,6 @@
 // The inputs of a model: a card each, by the type of its files. What is given is a text or a file (`value`).
 import { hasDevices, photograph, record } from "./devices.js";
-import { bytes, make, number, say } from "./words.js";
+import { bytes, make, say } from "./words.js";
 
 const NO_ACCESS = { NotAllowedError: "denied", SecurityError: "denied", NotFoundError: "missing", OverconstrainedError: "missing" };
 
@@ -39,13 +39,6 @@ class TextInput extends Input {
   async take(file) {
     this.area.value = await file.text();
     this.complain();
-  }
-
-  check() {
-    const length = [...this.area.value].length;
-    const most = this.limits.max_characters ?? Infinity;
-    if (length > most) this.complain("long", { size: number(length), most: number(most) });
-    return length <= most;
   }
 }
 
@@ -111,10 +104,6 @@ class FileInput extends Input {
     this.preview.replaceChildren();
   }
 
-  check() {
-    return true;
-  }
-
   show() {
     return null;
   }
@@ -174,11 +163,11 @@ class RecordingInput extends FileInput {
   }
 }
 
-const KINDS = { text: TextInput, image: PictureInput, audio: RecordingInput };
+const KINDS = { "text/plain": TextInput, "image/*": PictureInput, "audio/*": RecordingInput };
 
 export function makeInput(name, about, limits) {
   const { type = "text/plain", suffixes = [] } = about;
-  const kind = KINDS[type.split("/")[0]] ?? FileInput;
+  const kind = KINDS[type] ?? FileInput;
   const input = new kind(name, { type, suffixes }, limits);
   input.fits = (file) => {
     const [main, sub] = type.split("/");

@@ -92,7 +92,6 @@ async function ask() {
   const given = inputs.filter((input) => input.value !== null);
   complain();
   if (!given.length) return complain("nothing");
-  if (!given.map((input) => input.check()).every(Boolean)) return;
   button.disabled = true;
   say(button, "asking");
   answer.setAttribute("aria-busy", "true");

@@ -11,12 +11,12 @@ const WORDS = {
     taken: "taken just now",
     version: "Version {version}, trained on dataset {dataset}", noVersion: "Trained on dataset {dataset}",
     answer: "Answer", part: "Part", probability: "Probability", right: "Probability that it is right: {share}",
-    none: "none", abstained: "No answer: the best one is not probable enough.",
+    none: "none", withheld: "withheld", abstained: "No answer: the best one is not probable enough.",
     best: "The most probable answers", of: "{name}: the most probable answers",
     subsets: "What each input contributed", inputs: "Given",
     subsetsNote: "The answers to each part of what was given. Bold: the same answer as to all of it.",
     nothing: "Give at least one input first.", empty: "{name} is empty.", type: "{name} fits none of the inputs.",
-    large: "{name} has {size}; the model takes {most} at most.", long: "{size} characters; the model takes {most} at most.",
+    large: "{name} has {size}; the model takes {most} at most.",
     together: "All inputs together are too large: a request takes {most} at most.",
     insecure: "Microphone and camera work on localhost and over https only. Files can be given all the same.",
     denied: "The browser was not allowed to use it: allow it in the browser's settings of this page.",
@@ -35,12 +35,12 @@ const WORDS = {
     cancel: "取消", writing: "在此输入", preview: "已给内容的预览", recorded: "刚刚录制", taken: "刚刚拍摄",
     version: "版本 {version}，训练数据集 {dataset}", noVersion: "训练数据集 {dataset}",
     answer: "答案", part: "部分", probability: "概率", right: "答案正确的概率：{share}",
-    none: "无", abstained: "没有答案：最可能的答案概率不够高。",
+    none: "无", withheld: "未作答", abstained: "没有答案：最可能的答案概率不够高。",
     best: "最可能的答案", of: "{name}：最可能的答案",
     subsets: "各项输入的贡献", inputs: "输入",
     subsetsNote: "只给出部分输入时的答案。粗体：与全部输入的答案相同。",
     nothing: "请先给出至少一项输入。", empty: "{name} 是空的。", type: "{name} 不适合任何一项输入。",
-    large: "{name} 大小为 {size}，模型最多接受 {most}。", long: "共 {size} 个字符，模型最多接受 {most} 个。",
+    large: "{name} 大小为 {size}，模型最多接受 {most}。",
     together: "所有输入加起来太大：一次请求最多 {most}。",
     insecure: "麦克风和相机只能在 localhost 或 https 下使用；仍然可以选择文件。",
     denied: "浏览器未获准使用该设备：请在浏览器的本页设置中允许。",
@@ -88,7 +88,6 @@ export const languageName = (code) => WORDS[code].language;
 export const spoken = () => language;
 export const word = (key) => () => words(key, {});
 export const share = (value) => () => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 }).format(value);
-export const number = (value) => () => new Intl.NumberFormat(language).format(value);
 export const bytes = (value) => () => {
   const [unit, size] = value < 2 ** 20 ? ["kilobyte", 2 ** 10] : ["megabyte", 2 ** 20];
   return new Intl.NumberFormat(language, { style: "unit", unit, maximumFractionDigits: 1 }).format(value / size);
