@@ -131,7 +131,7 @@ def new_model(task: TrainingTask) -> FusionModel:
     labels = [label for label in task.train.labels if label is not None]
     network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels)
     for modality in network.config.modalities:
-        encoder: Encoder = network.encoders[modality]  # type: ignore[assignment] - a ModuleDict tells no more
+        encoder: Encoder = network.encoders[modality]  # type: ignore[assignment]  # of a ModuleDict
         encoder.fit(_read_tensors(task, modality))
     network.objectives = nn.ModuleList(
         OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives
