@@ -73,8 +73,16 @@ class Model:
             "number": {"prediction": 3.25, "probability": None, "best": []},
             "several": {
                 "prediction": {"drink": "tea", "price": 2.5, "tags": ["hot", "green"]},
-                "probability": {"drink": 0.875, "price": None, "tags": 0.5},
-                "best": {"drink": [{"answer": "tea", "probability": 0.875}, {"answer": "mate", "probability": 0.1}]},
+                "probability": 0.4375,
+                "best": [],
+                "outputs": {
+                    "drink": {
+                        "probability": 0.875,
+                        "best": [{"answer": "tea", "probability": 0.875}, {"answer": "mate", "probability": 0.1}],
+                    },
+                    "price": {"probability": None, "best": []},
+                    "tags": {"probability": 0.5, "best": [{"answer": "hot", "probability": 0.9}]},
+                },
             },
             "picture": {"prediction": base64.b64encode(png()).decode()},
             "sound": {"prediction": data_url(b"RIFF", "audio/wav")},

@@ -8,8 +8,6 @@ const FILES = {
 };
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
-// What belongs to one of several answers: of an object its part, else the same for all.
-const partOf = (value, name) => (isObject(value) ? value[name] : undefined);
 const words = (children) => (children.length ? children : [say(make("span", "muted"), "none")]);
 
 function media(value) {
@@ -84,19 +82,19 @@ function bestTable(best, title, values) {
   return [say(make("h3"), title, values), table(["answer", "probability"], rows)];
 }
 
-function bestTables(best) {
-  if (Array.isArray(best)) return best.length > 1 ? bestTable(best, "best") : [];
-  if (!isObject(best)) return [];
-  return Object.entries(best).flatMap(([name, some]) =>
-    Array.isArray(some) && some.length > 1 ? bestTable(some, "of", { name }) : []);
+const some = (best) => Array.isArray(best) && best.length > 1;
+
+function bestTables(best, outputs) {
+  if (some(best)) return bestTable(best, "best");
+  return Object.entries(outputs).flatMap(([name, part]) => (some(part.best) ? bestTable(part.best, "of", { name }) : []));
 }
 
-// The answer to all inputs.
-function whole({ prediction, probability, abstained, best }) {
+// The answer to all inputs; `outputs` says of each of several what the others say of the whole.
+function whole({ prediction, probability, abstained, best, outputs = {} }) {
   const nodes = [];
   if (isObject(prediction)) {
     const rows = Object.entries(prediction).map(([name, part]) =>
-      make("tr", "", rowHead(name), make("td", "", shown(part)), figure(partOf(probability, name))));
+      make("tr", "", rowHead(name), make("td", "", shown(part)), figure(outputs[name]?.probability)));
     nodes.push(table(["part", "answer", "probability"], rows));
   } else if (abstained === true) {
     nodes.push(say(make("p", "said"), "abstained"));
@@ -106,7 +104,7 @@ function whole({ prediction, probability, abstained, best }) {
     nodes.push(node);
   }
   if (typeof probability === "number") nodes.push(say(make("p"), "right", { share: share(probability) }));
-  return [...nodes, ...bestTables(best)];
+  return [...nodes, ...bestTables(best, outputs)];
 }
 
 // `answers` are those to `subsets` (lists of inputs), the first one to all inputs.
