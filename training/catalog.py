@@ -326,6 +326,7 @@ OUTPUTS = Family(
         "class": "training.outputs.class_:ClassOutput",
         "multi_label": "training.outputs.multi_label:MultiLabelOutput",
         "number": "training.outputs.number:NumberOutput",
+        "ranking": "training.outputs.ranking:RankingOutput",
         "several": "training.outputs.several:SeveralOutput",
     },
 )

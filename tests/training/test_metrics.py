@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import kendalltau, spearmanr
 from sklearn import metrics as sklearn
 
 from training.bootstrap import compare, paired_bootstrap
@@ -17,6 +17,7 @@ from training.metrics import ACCURACY, Metric, resampled_counts
 from training.multi_label_metrics import MACRO_F1 as MULTI_MACRO_F1
 from training.multi_label_metrics import MAP, SAMPLE_F1, SUBSET_ACCURACY
 from training.number_metrics import MAE, R2, RMSE, SPEARMAN
+from training.ranking_metrics import KENDALL_TAU, NDCG, TOP_1
 from training.records import Answer
 from training.text_metrics import CER, ROUGE_L, TOKEN_F1, WER, common_length, edit_distance, words
 
@@ -51,6 +52,20 @@ def test_figures_by_rank_are_those_of_scikit_learn(seed: int, names: str) -> Non
         whole = sklearn.roc_auc_score(given, scores, multi_class="ovr", labels=list(names))
         assert AUROC.value(labels, answers) == pytest.approx(whole)
     assert AVERAGE_PRECISION.value(labels, answers) == pytest.approx(np.mean(expected[1]))
+
+
+def test_orders_are_measured_as_scipy_and_scikit_learn_do() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        label, said = (["abcdef"[n] for n in random.permutation(6)] for _ in range(2))
+        places = [[order.index(item) for item in "abcdef"] for order in (label, said)]
+        assert KENDALL_TAU.of(label, said) == pytest.approx(kendalltau(*places).statistic)
+        gains = [[6 - place for place in places[0]]]
+        assert NDCG.of(label, said) == pytest.approx(sklearn.ndcg_score(gains, [[-place for place in places[1]]]))
+        assert TOP_1.of(label, said) == (label[0] == said[0])
+    assert KENDALL_TAU.of(["a", "b"], ["b", "a", "c"]) == pytest.approx(1 / 3), "c comes after both, in any order"
+    assert KENDALL_TAU.of(["a", "b"], ["a"]) == 1 and KENDALL_TAU.of(["a"], ["c"]) == -1
+    assert [metric.of(["a"], None) for metric in (KENDALL_TAU, NDCG, TOP_1)] == [-1, 0, 0]
 
 
 @pytest.mark.parametrize("metric", [AUROC, AVERAGE_PRECISION, BALANCED_ACCURACY, MACRO_F1, ECE, CER, WER])

@@ -1,5 +1,6 @@
 """The contract of outputs, over every kind of the catalogue and one of a user's own."""
 
+import math
 import multiprocessing
 import subprocess
 import sys
@@ -149,11 +150,11 @@ def test_all_can_be_sent_to_a_worker(own_kinds: Path, tokenizer: Any, label_of: 
     [
         (
             "txt",
-            "expected one of text, class, multi_label, number, several, or your own as module:Class; did you mean text",
+            "expected one of text, class, multi_label, number, ranking, several, or your own as module:Class; did",
         ),
         (
             {"kind": "several", "outputs": {"note": "text"}},
-            "outputs.note is 'text', expected one of class, multi_label, number: others stand alone",
+            "outputs.note is 'text', expected one of class, multi_label, number, ranking: others stand alone",
         ),
         ({"kind": "several", "outputs": {"a/b": "class"}}, "outputs is 'a/b', expected the name of a column"),
         (
@@ -211,6 +212,26 @@ def test_labels_are_parted_by_a_sign_or_are_a_list() -> None:
         fitted_on("multi_label", [";", "[]"])
     assert output.constant([["red"], ["red", "big"], ["red"]]) == ["red"]
     assert output.constant([[], [], ["red"]]) == [] and output.constant([]) is None
+
+
+def test_an_order_is_as_likely_as_its_items_one_after_the_other() -> None:
+    output = fitted_on("ranking", ["b > a > c", "c"])
+    assert output.items == ["a", "b", "c"] and output.read('["c", "a"]') == ["c", "a"]
+    targets = output.targets(["b > a > c", "c", "unheard > c"], None)
+    assert targets.tolist() == [[1, 0, 2], [3, 3, 0], [3, 3, 0]]
+    logits = torch.tensor([[0.0, 1.0, 2.0]] * 3)
+    e = [math.exp(score) for score in (0, 1, 2)]
+    whole = -math.log(e[1] / sum(e)) - math.log(e[0] / (e[0] + e[2]))
+    assert output.loss(logits[:1], targets[:1]).item() == pytest.approx(whole / 3)
+    assert output.loss(logits, targets).item() == pytest.approx((whole / 3 - 2 * math.log(e[2] / sum(e))) / 3)
+    (answer, *_) = output.answers_of(logits)
+    assert answer.prediction == ["c", "b", "a"] and answer.probability == pytest.approx(e[2] / sum(e))
+    assert output.constant([["b", "a", "c"], ["c"], ["b", "c"]]) == ["b", "c", "a"]
+    for label, words in ((">", "it names no item"), ("a > b > a", "it names 'a' twice")):
+        with pytest.raises(ValueError, match=words):
+            output.read(label)
+    with pytest.raises(ValueError, match="training rows name 1 items, expected two"):
+        fitted_on("ranking", ["a", "a"])
 
 
 def test_balanced_weights_make_a_rare_class_count_as_much() -> None:

@@ -3,7 +3,6 @@
 Shapes: B rows, C labels.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from training.metrics import CLASSES
 from training.multi_label_metrics import ECE, MACRO_F1, MAP, SAMPLE_F1, SUBSET_ACCURACY
 from training.outputs.class_ import ClassWeights
 from training.outputs.linear import LinearOutput
-from training.outputs.string import finite
+from training.outputs.string import finite, names_of
 from training.records import Answer
 from training.validation import check
 
@@ -56,17 +55,7 @@ class MultiLabelOutput(LinearOutput):
 
     def read(self, label: str) -> list[str]:
         """The names, each once, in their order; `[]`, or a separator alone, is none."""
-        text = label.strip()
-        if not (text.startswith("[") and text.endswith("]")):
-            names = text.split(self.options.separator)
-        else:
-            try:
-                names = json.loads(text)
-            except ValueError as error:
-                raise ValueError(f"it looks like a list and is none that JSON knows: {error}") from None
-            if not all(isinstance(name, str | int | float) for name in names):
-                raise ValueError("it is a list with other things than names of labels")
-        return sorted({str(name).strip() for name in names} - {""})
+        return sorted(set(names_of(label, self.options.separator)))
 
     def fit(
         self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"

@@ -1,5 +1,6 @@
 """What outputs have in common whose answer is a string that is right or wrong."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,3 +40,18 @@ class StringOutput(Output):
 def finite(probability: float) -> float | None:
     """None for nan, which a model that diverged gives, and JSON has no word for."""
     return probability if math.isfinite(probability) else None
+
+
+def names_of(label: str, separator: str) -> list[str]:
+    """The names that a cell holds: between separators, or as a JSON list. Raises ValueError: it is neither."""
+    text = label.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        names = text.split(separator)
+    else:
+        try:
+            names = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"it looks like a list and is none that JSON knows: {error}") from None
+        if not all(isinstance(name, str | int | float) for name in names):
+            raise ValueError("it is a list with other things than names of labels")
+    return [name for name in (str(name).strip() for name in names) if name]
