@@ -35,7 +35,8 @@ from benchmarks import measure
 from benchmarks.training import opened
 from training.building import build_model
 from training.data import EpochSampler, make_collator
-from training.pretrained import Recording, load_encoder
+from training.preprocessing import Picture, Recording
+from training.pretrained import load_encoder
 from training.settings import LlmSettings
 from training.tokenizer import fit_tokenizer
 from training.train import TrainingTask, fit, make_tokenizer
@@ -165,7 +166,7 @@ def tell_embedding(quick: bool) -> None:
     layers |= {"encoder_attention_heads": 12, "decoder_attention_heads": 12, "encoder_ffn_dim": 3072}
     whisper = hf.WhisperModel(hf.WhisperConfig(**layers)), hf.WhisperFeatureExtractor()
     count = 64 if quick else 2048
-    pictures: list[Any] = list(random.integers(0, 256, (count, 224, 224, 3), dtype=np.uint8))
+    pictures = [Picture(pixels) for pixels in random.integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)]
     lengths = random.uniform(0.5, 6, count)
     waves: list[Any] = [
         Recording(random.standard_normal(round(16_000 * s)).astype(np.float32) / 10, 16_000) for s in lengths
@@ -206,7 +207,7 @@ def threads(encoder: Any, contents: list[Any]) -> None:
 
 def bare(encoder: Any, contents: list[Any], batch_size: int) -> None:
     """Preprocessing, encoder and a mean, in batches of one length, and nothing else."""
-    inputs = [part.tensors for content in contents for part in encoder.inputs(content)]
+    inputs = [part.tensors for content in contents for part in encoder.preprocessing.inputs(content)]
     inputs.sort(key=lambda tensors: [tuple(tensor.shape) for tensor in tensors.values()])
     with torch.inference_mode():
         start = 0
@@ -215,7 +216,7 @@ def bare(encoder: Any, contents: list[Any], batch_size: int) -> None:
             batch = [t for t in inputs[start : start + batch_size] if [x.shape for x in t.values()] == shapes]
             start += len(batch)
             tensors = {name: torch.cat([t[name] for t in batch]).to(encoder.device) for name in batch[0]}
-            encoder.states(tensors, -1).mean(1).half().cpu().numpy()
+            encoder.tower.states(encoder.network, tensors, -1).mean(1).half().cpu().numpy()
 
 
 def main() -> None:

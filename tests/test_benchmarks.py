@@ -51,9 +51,15 @@ def test_a_rerun_processes_nothing_and_ten_new_items_ten():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # the example's lake
-def test_training_ends_with_the_weights_of_the_bare_loop():
+def test_training_ends_with_the_weights_of_the_bare_loop(tmp_path):
     # It ends with an error where the weights differ.
-    assert {line["beside"] for line in lines("training")} == {"bare loop", "bare loop, batches ready made"}
+    peers = {line["beside"] for line in lines("training", "--folder", str(tmp_path))}
+    assert peers == {"bare loop", "bare loop, batches ready made"}
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--folder", str(tmp_path)]  # on the same rows
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    device, *found = map(json.loads, done.stdout.splitlines())
+    assert device["device"] and [line["what"].split(",")[0] for line in found] == ["embedding", "embedding", "training"]
 
 
 @pytest.mark.slow
