@@ -62,6 +62,7 @@ MODELS: dict[str, Callable[[dict[str, int]], Any]] = {
     "qwen2": lambda size: Qwen2ForCausalLM(
         Qwen2Config(**size | {"vocab_size": size["vocab_size"] + 1}, **LLAMA, hidden_size=32, num_key_value_heads=2)
     ),
+    # Embeddings that are scaled as they are read.
     "gemma": lambda size: GemmaForCausalLM(
         GemmaConfig(**size, **LLAMA, hidden_size=32, head_dim=8, num_key_value_heads=2)
     ),
@@ -75,10 +76,6 @@ MODELS: dict[str, Callable[[dict[str, int]], Any]] = {
         )
     ),
     "bloom": lambda size: BloomForCausalLM(BloomConfig(**size, hidden_size=32, n_layer=2, n_head=4)),
-    # Embeddings that are scaled as they are read.
-    "gemma": lambda size: GemmaForCausalLM(
-        GemmaConfig(**size, **LLAMA, hidden_size=32, head_dim=8, num_key_value_heads=4)
-    ),
     "bert": lambda size: BertForMaskedLM(BertConfig(**size, **LLAMA, hidden_size=32)),
     "t5": lambda size: T5ForConditionalGeneration(
         T5Config(**size, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
