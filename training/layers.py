@@ -102,6 +102,9 @@ class SizedNorm(nn.RMSNorm):
     def reset_parameters(self) -> None:
         initialization.constant_(self.weight, self.size)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())  # as other norms are computed, also where the rest is bfloat16 (autocast)
+
 
 class AttentionPool(nn.Module):
     """T learned queries that read a sequence of any length (Set Transformer's PMA, Lee et al. 2019)."""

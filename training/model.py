@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel, initialization
+from transformers import AutoModel, GenerationConfig, PreTrainedModel, initialization
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.adaptation import adapt
@@ -59,6 +59,8 @@ class FusionModel(AdaptedModel):
         self.output = config.make_output()
         self.prompt = config.prompt  # a modality; the config makes featurizers to tell
         self.llm = self.output.language_model().from_config(config.llm_config) if llm is None else llm
+        if self.output.reads_answers:  # how it writes says `config.generation`, and no file of a pretrained model
+            self.llm.generation_config = GenerationConfig.from_model_config(self.llm.config)
         self.head = self.output.head(config.llm_width)
         if self.prompt is None and not self.output.reads_answers and not config.template:
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded

@@ -62,6 +62,10 @@ MODELS: dict[str, Callable[[dict[str, int]], Any]] = {
     "qwen2": lambda size: Qwen2ForCausalLM(
         Qwen2Config(**size | {"vocab_size": size["vocab_size"] + 1}, **LLAMA, hidden_size=32, num_key_value_heads=2)
     ),
+    # Embeddings that are scaled as they are read.
+    "gemma": lambda size: GemmaForCausalLM(
+        GemmaConfig(**size, **LLAMA, hidden_size=32, head_dim=8, num_key_value_heads=2)
+    ),
     "mistral": lambda size: MistralForCausalLM(MistralConfig(**size, **LLAMA, hidden_size=32, num_key_value_heads=2)),
     "gpt2": lambda size: GPT2LMHeadModel(GPT2Config(**size, n_embd=32, n_layer=2, n_head=4)),  # learned positions
     "gpt_neox": lambda size: GPTNeoXForCausalLM(GPTNeoXConfig(**size, **LLAMA, hidden_size=32)),

@@ -39,9 +39,9 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
     tokenizer.save_pretrained(folder)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=200, **size)).save_pretrained(
-        folder
-    )
+    network = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=200, **size))
+    network.generation_config.no_repeat_ngram_size = 1  # its own way to write, which ours takes the place of
+    network.save_pretrained(folder)
     return str(folder)
 
 
