@@ -31,10 +31,10 @@ from orchestration.definitions import project_definitions
 from orchestration.project import ProjectError, load
 from training.catalog import FEATURIZERS, FILTERS, Choice
 from training.features import FeatureSettings
-from training.featurizers.embedding import EmbeddingOptions, SpeechEmbeddingOptions
+from training.featurizers.embedding import EmbeddingOptions, ImageEmbeddingOptions, SpeechEmbeddingOptions
 from training.featurizers.phonemes import PhonemesOptions
 from training.featurizers.pixels import PixelsOptions
-from training.featurizers.processed import ProcessedOptions, ProcessedSpeechOptions
+from training.featurizers.processed import ProcessedImageOptions, ProcessedOptions, ProcessedSpeechOptions
 from training.featurizers.tfidf import TfidfOptions
 from training.featurizers.tokens import TokensOptions
 from training.featurizers.vector import VectorOptions
@@ -468,8 +468,10 @@ def test_every_field_has_a_case():
         LanguageOptions: {"any_of"},
         # In `tests/training/test_pretrained.py` and `test_huggingface.py`:
         EmbeddingOptions: {"model", "tokens", "layer", "batch_size"},
+        ImageEmbeddingOptions: {"model", "tokens", "layer", "batch_size", "crop"},
         SpeechEmbeddingOptions: {"model", "tokens", "layer", "batch_size", "pad"},
         ProcessedOptions: {"model"},
+        ProcessedImageOptions: {"model", "crop"},
         ProcessedSpeechOptions: {"model", "pad"},
         # In `tests/training/test_vectors.py` and `test_word_vectors.py`:
         VectorOptions: {"width"},
