@@ -17,7 +17,6 @@ PACKAGES = ("orchestration", "assets", "training")
 USED_BY = {
     "accelerate": "transformers' Trainer",
     "nvidia-ml-py": "MLflow's system metrics of a GPU",
-    "safetensors": "transformers' save_pretrained",
     "timm": "transformers, for encoders that timm made",
     "torchaudio": "features of a user's own; the benchmarks' peers; its release decides which torch fits",
     "torchvision": "transformers' image processors",

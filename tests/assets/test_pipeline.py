@@ -321,6 +321,7 @@ def test_where_no_text_can_be_used_nothing_is_cut(tiny):
     assert featurizing.cut_rows(lake, project, "text") is None
 
 
+@pytest.mark.slow
 def test_noise_is_prepared_with_the_speech_and_makes_no_sample(tiny, make_wav):
     before = run(tiny).samples
     (tiny.parent / "noise").mkdir()
