@@ -82,8 +82,9 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     kind = step.processor.modalities[modality]
     if todo:
         step.processor.prepare(modality)
-    in_python = kind.in_python and not step.processor.featurizers[modality].runs_model
-    engine = ENGINES.make(project.engine).suited(in_python, todo)
+    featurizer = step.processor.featurizers[modality]
+    in_python = kind.in_python and not featurizer.runs_model
+    engine = ENGINES.make(project.engine).suited(in_python, todo, featurizer.most_workers() if todo else None)
     rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
     streamed = lake.stream(query, parameters, rows)
     batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))

@@ -1,6 +1,7 @@
 """Threads or processes, whichever suits the step: what a project that names no engine gets."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from assets.engines.base import Batch, Engine, Result, WorkerOptions, cores
 from assets.engines.processes import ProcessesEngine
@@ -15,9 +16,12 @@ class AutoEngine(Engine):
 
     Options = WorkerOptions
 
-    def suited(self, in_python: bool, items: int) -> Engine:
-        is_worth = in_python and items >= _WORTH_PROCESSES and (self.options.workers or cores()) > 1
-        return (ProcessesEngine if is_worth else ThreadsEngine)(self.options)
+    def suited(self, in_python: bool, items: int, most: int | None = None) -> Engine:
+        options = self.options
+        if most is not None and options.workers is None:
+            options = replace(options, workers=min(cores(), most))
+        is_worth = in_python and items >= _WORTH_PROCESSES and (options.workers or cores()) > 1
+        return (ProcessesEngine if is_worth else ThreadsEngine)(options)
 
     def map(self, fn: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
         return ThreadsEngine(self.options).map(fn, batches)

@@ -43,12 +43,13 @@ class Engine(ABC):
         """
         self.options = options
 
-    def suited(self, in_python: bool, items: int) -> "Engine":
+    def suited(self, in_python: bool, items: int, most: int | None = None) -> "Engine":
         """The engine that runs a step; a kind that is one for all is so itself.
 
         Args:
             in_python: the step works in Python itself most of the time (`Modality.in_python`).
             items: how many it is for.
+            most: so many workers are of use, if that is known.
         """
         return self
 

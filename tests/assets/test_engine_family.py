@@ -150,8 +150,11 @@ def test_what_nobody_names_is_chosen_for_the_step(options, in_python, items, kin
     suited = ENGINES.make(ENGINES.choose({"kind": "auto", **options})).suited(in_python, items)
     assert type(suited) is ENGINES.load(kind)
     assert suited.options.workers == options["workers"]
+    assert suited.suited(in_python, items, 1).options.workers == options["workers"], "what is said is used"
+    unsaid = ENGINES.make(ENGINES.choose("auto"))
+    assert [unsaid.suited(in_python, items, most).options.workers for most in (None, 1)] == [None, 1]
     named = threads(2)
-    assert named.suited(in_python, items) is named, "what is named is used"
+    assert named.suited(in_python, items, 1) is named, "what is named is used"
 
 
 def test_threads_share_the_cores_with_no_threads_of_blas():

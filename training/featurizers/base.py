@@ -83,6 +83,10 @@ class Featurizer(ABC):
         """
         return [_tensors_or_error(self, content) for content in contents]
 
+    def most_workers(self) -> int | None:
+        """So many threads at most are of use; None: as many as there are cores."""
+        return None
+
     def prepare(self) -> None:  # noqa: B027
         """Loads what featurizing needs, before workers start. Raises ValueError where it is not there."""
 

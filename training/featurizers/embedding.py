@@ -18,6 +18,8 @@ from training.validation import FORBID_EXTRA, check
 if TYPE_CHECKING:
     from torch import Tensor
 
+_FEEDING = 4  # threads; on an H200 beside 16 cores ViT-base gets 651 pictures a second of 4, 464 of 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingOptions:
@@ -53,6 +55,12 @@ class EmbeddingFeaturizer(ModelFeaturizer):
         raw = [self.raw(content) for content in contents]
         embedded = self._loaded.embed(raw, options.tokens, options.layer, options.batch_size)
         return [{"embedding": embedding_ND} for embedding_ND in embedded]
+
+    def most_workers(self) -> int | None:
+        """Few threads feed an accelerator: more wait for the interpreter, and it for them."""
+        import torch
+
+        return _FEEDING if torch.accelerator.is_available() else None
 
     def prepare(self) -> None:
         self.shape()  # runs it once: the layer may not be there
