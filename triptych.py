@@ -12,6 +12,7 @@
 """
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,8 @@ class Model:
             rows: a data frame, or mappings, with columns text, image and speech; what is absent is None or NaN.
             best: how many of the most probable answers come with each.
             inputs: of one row: text="...", and image and speech as a file's name, its bytes, or: a picture as a PIL
-                image or an array (H, W, 3) of uint8; a recording as an array of samples and its rate in Hz.
+                image or an array (H, W, 3) of uint8; a recording as an array of samples and its rate in Hz; vectors
+                as a list or an array of floats.
 
         Raises:
             ValueError: not one of the rows can be answered; an input is nothing of these.
@@ -142,8 +144,16 @@ def _files(row: Mapping[str, Any]) -> dict[str, Any]:
 def _file(name: str, value: Any) -> Any:
     if value is None or (isinstance(value, float) and value != value):  # NaN of a data frame
         return None
-    if isinstance(value, str | bytes | Path):
+    if isinstance(value, bytes | Path):
         return value
+    if isinstance(value, str):
+        from orchestration.predict import file_of
+
+        return file_of(name, value)
+    if isinstance(value, list) or getattr(value, "dtype", None) in ("float16", "float32", "float64"):
+        import numpy as np
+
+        return json.dumps(np.asarray(value).tolist())
     buffer = io.BytesIO()
     if hasattr(value, "save"):  # PIL
         value.save(buffer, "PNG")

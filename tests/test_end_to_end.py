@@ -426,7 +426,8 @@ def test_a_second_run_makes_nothing(done):
     assert "already trained" in done.runs[1].stderr
     with open_instance(done.home) as instance:
         runs = instance.get_runs(dg.RunsFilter(job_name="tiny"))
-    assert [run.run_id for run in runs] == [second["dagster_run_id"], first["dagster_run_id"]]
+    # Others (the notebook's) may have made nothing in between.
+    assert (runs[0].run_id, runs[-1].run_id) == (second["dagster_run_id"], first["dagster_run_id"])
     assert all(run.is_success for run in runs)
 
 

@@ -102,9 +102,12 @@ def build(llm: Any, **settings: Any) -> tuple[FusionModel, Any]:
     return build_model(model, FEATURES, tokenizer, MODALITIES, ["7", "9"]), tokenizer
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*((kind, torch.float32) for kind in CAUSAL), ("llama", torch.bfloat16), ("gpt2", torch.float16)],
+    ids=str,
+)
 @pytest.mark.parametrize("output", ["text", "class"])
-@pytest.mark.parametrize("kind", CAUSAL)
 def test_a_stored_model_trains_and_answers_in_float32(
     kind: str, output: str, dtype: torch.dtype, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
