@@ -19,8 +19,14 @@ def padded(sequences: Sequence[Any], fill: int, left: bool = False) -> tuple[Ten
     return torch.from_numpy(ids_BS), torch.from_numpy(mask_BS)
 
 
-def padded_frames(rows: Sequence[np.ndarray | None], width: int) -> tuple[Tensor, Tensor]:
-    """Frames float32 (B, F, width) of rows (F, width) or None, and a mask bool (B, F); F is at least 1."""
+def padded_frames(rows: Sequence[np.ndarray | None], width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Frames float32 (B, F, M) of rows (F, M) or None, and a mask bool (B, F); F is at least 1.
+
+    Args:
+        width: M; default: the rows', so that what made them need not be there (an encoder, a file of vectors).
+    """
+    if width is None:
+        width = next((row.shape[1] for row in rows if row is not None), 1)
     lengths = [0 if frames is None else len(frames) for frames in rows]
     padded_BFM = np.zeros((len(rows), max(1, *lengths), width), dtype=np.float32)
     for n, frames in enumerate(rows):

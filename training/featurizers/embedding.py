@@ -12,8 +12,16 @@ import numpy as np
 
 from training import pretrained
 from training.featurizers.base import FeatureShape
-from training.featurizers.processed import ModelFeaturizer, OfImage, OfSpeech, OfText
-from training.validation import FORBID_EXTRA, check
+from training.featurizers.processed import (
+    ModelFeaturizer,
+    OfImage,
+    OfSpeech,
+    OfText,
+    ProcessedImageOptions,
+    ProcessedOptions,
+    ProcessedSpeechOptions,
+)
+from training.validation import check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +30,7 @@ _FEEDING = 4  # threads; on an H200 beside 16 cores ViT-base gets 651 pictures a
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingOptions:
-    __pydantic_config__ = FORBID_EXTRA
-    model: str = ""  # has to be given: a Hugging Face name, or a local folder of the same form
+class EmbeddingOptions(ProcessedOptions):
     tokens: int = 4  # of a content: means over as many stretches, or cells of a picture
     layer: int = -1  # of the encoder's hidden states; -1: its own end
     batch_size: int = 16  # inputs that go through the encoder at once
@@ -72,8 +78,7 @@ class EmbeddingFeaturizer(ModelFeaturizer):
         """float32 (B, N, D), zero where there is nothing, and a mask (B, N)."""
         from training.padding import padded_frames
 
-        # By the rows themselves: where batches are made, the encoder need not be.
-        return padded_frames(rows, next((row.shape[1] for row in rows if row is not None), 1))
+        return padded_frames(rows)
 
     @functools.cached_property
     def _loaded(self) -> pretrained.PretrainedEncoder:
@@ -86,9 +91,8 @@ class EmbeddingTextFeaturizer(OfText, EmbeddingFeaturizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageEmbeddingOptions(EmbeddingOptions):
-    # Where the model's preprocessing takes the middle of a picture only: true reads that, false all, within a square.
-    crop: bool = False
+class ImageEmbeddingOptions(EmbeddingOptions, ProcessedImageOptions):
+    pass
 
 
 class EmbeddingImageFeaturizer(OfImage, EmbeddingFeaturizer):
@@ -97,9 +101,8 @@ class EmbeddingImageFeaturizer(OfImage, EmbeddingFeaturizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechEmbeddingOptions(EmbeddingOptions):
-    # With silence, to all that the encoder reads at once (30 s of Whisper), as it was trained: many times the cost.
-    pad: bool = False
+class SpeechEmbeddingOptions(EmbeddingOptions, ProcessedSpeechOptions):
+    pass
 
 
 class EmbeddingSpeechFeaturizer(OfSpeech, EmbeddingFeaturizer):

@@ -181,7 +181,7 @@ class ProcessedSpeechFeaturizer(OfSpeech, ProcessedFeaturizer):
         """float32 (B, F, M), zero where there is nothing, and a mask (B, F)."""
         from training.padding import padded_frames
 
-        return padded_frames(rows, next((row.shape[1] for row in rows if row is not None), 1))
+        return padded_frames(rows)
 
 
 def _processed_size(folder: Path) -> int | None:

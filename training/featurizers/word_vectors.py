@@ -65,8 +65,7 @@ class WordVectorsFeaturizer(Featurizer):
         """float32 (B, K, D), zero where there is nothing, and a mask (B, K)."""
         from training.padding import padded_frames
 
-        # By the rows themselves: where batches are made, the file need not be.
-        return padded_frames(rows, next((row.shape[1] for row in rows if row is not None), 1))
+        return padded_frames(rows)
 
     def identity(self) -> Any:
         """The content of the part of the file that is read. Raises ValueError: it is not there."""
