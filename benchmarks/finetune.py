@@ -12,7 +12,6 @@ FOLDER, or a Llama with random weights of the size of SmolLM2-135M. --data is no
 import json
 import statistics
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
-import torch
-import transformers as hf
 
 from benchmarks import measure
+from benchmarks.llm import StepClock, write_llama
 from training.cache import FeatureCache, needed_columns
 from training.checkpoints import last_checkpoint
 from training.data import SampleDataset
 from training.features import FeatureSettings
 from training.schema import DATASET, features_table
 from training.settings import LlmSettings, ModelSettings, TrainingSettings
-from training.tokenizer import fit_tokenizer
 from training.train import TrainingTask, make_tokenizer, make_trainer, new_model
 
 _BATCH, _STEPS, _WARM = 8, 12, 2
@@ -46,19 +43,14 @@ _WAYS: tuple[dict[str, Any], ...] = (
 
 
 def language_model(folder: Path, quick: bool) -> None:
-    """Writes one with random weights, in bfloat16, as language models are stored."""
-    tokenizer = fit_tokenizer([_QUESTION] * 2, 1000)
+    """Writes one with random weights."""
     size = (
         {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 1000}
         if quick
         else {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49_152}
     )
     heads = {"num_attention_heads": 4} if quick else {"num_attention_heads": 9, "num_key_value_heads": 3}
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    torch.manual_seed(0)
-    config = hf.LlamaConfig(**size, **heads, **ends, tie_word_embeddings=True)  # type: ignore[arg-type]
-    hf.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
-    tokenizer.save_pretrained(folder)
+    write_llama(folder, _QUESTION, **size, **heads, tie_word_embeddings=True)
 
 
 def samples(folder: Path, features: FeatureSettings) -> SampleDataset:
@@ -77,14 +69,6 @@ def samples(folder: Path, features: FeatureSettings) -> SampleDataset:
     return SampleDataset(pa.Table.from_pylist(index, DATASET), caches)
 
 
-class Clock(hf.TrainerCallback):
-    def __init__(self) -> None:
-        self.begins: list[float] = []
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.begins.append(time.perf_counter())
-
-
 def trained(llm: Path, way: dict[str, Any]) -> dict[str, Any]:
     """Trains in this process; what a line says of it."""
     way = dict(way)
@@ -97,7 +81,7 @@ def trained(llm: Path, way: dict[str, Any]) -> dict[str, Any]:
         gradient_checkpointing=way.pop("gradient_checkpointing", False),
     )
     model = ModelSettings(llm=LlmSettings(model=str(llm), **way), tokens=2)
-    features, clock = FeatureSettings(image={"size": 14, "color": "grey"}, speech={"mels": 40}), Clock()
+    features, clock = FeatureSettings(image={"size": 14, "color": "grey"}, speech={"mels": 40}), StepClock()
     with tempfile.TemporaryDirectory() as temporary:
         rows = samples(Path(temporary) / "cache", features)
         task = TrainingTask(

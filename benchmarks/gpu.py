@@ -32,13 +32,13 @@ from torch.utils.data import DataLoader
 from assets.engines.base import WorkerOptions, cores
 from assets.engines.threads import ThreadsEngine
 from benchmarks import measure
+from benchmarks.llm import StepClock, synchronize, write_llama
 from benchmarks.training import opened
 from training.building import build_model
 from training.data import EpochSampler, make_collator
 from training.preprocessing import Picture, Recording
 from training.pretrained import load_encoder
 from training.settings import LlmSettings
-from training.tokenizer import fit_tokenizer
 from training.train import TrainingTask, fit, make_tokenizer
 
 _PEAK = 989e12  # FLOP a second
@@ -48,20 +48,13 @@ _BATCH = 256
 
 def language_model(folder: Path, quick: bool) -> int:
     """Writes a language model with random weights; returns its parameters."""
-    tokenizer = fit_tokenizer(["What do you see and hear?"] * 2, 1000)
     shape = (
         {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
         if quick
         else {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32}
         | {"num_key_value_heads": 4}
     )
-    torch.manual_seed(0)
-    config = hf.LlamaConfig(**shape, vocab_size=32_000, bos_token_id=tokenizer.bos_token_id,
-                            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
-    model = hf.LlamaForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return sum(p.numel() for p in model.parameters())
+    return write_llama(folder, "What do you see and hear?", **shape, vocab_size=32_000)
 
 
 def task_of(folder: Path, llm: Path, rows: int) -> TrainingTask:
@@ -75,23 +68,9 @@ def task_of(folder: Path, llm: Path, rows: int) -> TrainingTask:
     )
 
 
-class _Clock(hf.TrainerCallback):
-    def __init__(self) -> None:
-        self.begins: list[float] = []
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        synchronize()
-        self.begins.append(time.perf_counter())
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def ours(task: TrainingTask) -> list[float]:
     """Seconds of each step."""
-    clock = _Clock()
+    clock = StepClock()
     with tempfile.TemporaryDirectory() as checkpoints:
         # What is saved at the end is no part of a step: 13 GB would be written.
         hf.Trainer._save_checkpoint = lambda *_, **__: None  # type: ignore[method-assign,assignment]
