@@ -1,6 +1,6 @@
 """The families of the data side, as `training.catalog` has those of the model side. The only list of names."""
 
-from training.catalog import Family
+from training.family import Family
 
 SOURCES = Family(
     "source",

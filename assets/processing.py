@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from training import catalog
-from training.catalog import Choice
+from training import family
+from training.family import Choice
 from training.filters.base import Filter
 from training.media import MediaError
 from training.messages import one_line
@@ -72,7 +72,7 @@ class Step:
         size = self.processor.featurizers[self.modality].decoded_size  # a picture is measured as it was decoded
         measured = {
             kind: fingerprint(
-                "measure", catalog.identity(Choice(kind)), clean, size, f.version, package_versions(f.packages)
+                "measure", family.identity(Choice(kind)), clean, size, f.version, package_versions(f.packages)
             )
             for kind, f in self.filters.items()
             if f.version

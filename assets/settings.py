@@ -10,7 +10,8 @@ from assets.catalog import ENGINES, JOINS, LAUNCHERS
 from assets.names import normalize
 from assets.source_settings import SourceSettings
 from assets.table_settings import TableSettings
-from training.catalog import FILTERS, OUTPUTS, Choice, Family, own_module
+from training.catalog import FILTERS, OUTPUTS
+from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
 from training.filters.base import Filter
 from training.outputs.base import Output

@@ -19,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from assets.settings import Project
-from training.catalog import PRETRAINED_ENCODERS, Choice, is_own
+from training.catalog import PRETRAINED_ENCODERS
 from training.credentials import has_password, mask, to_environment
+from training.family import Choice, is_own
 from training.settings import TINY
 
 _MOST_VALUES = 100_000  # of one project file, each alias (*name) counted as all that it stands for

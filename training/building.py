@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.catalog import ENCODERS, OUTPUTS, Choice
+from training.catalog import ENCODERS, OUTPUTS
 from training.encoders.base import Start
+from training.family import Choice
 from training.features import FeatureSettings
 from training.layers import ModelShape
 from training.llm import embedding_size, embedding_width, load_llm

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from training.catalog import FEATURIZERS, MODALITIES, PRETRAINED_ENCODERS, Choice, identity
+from training.catalog import FEATURIZERS, MODALITIES, PRETRAINED_ENCODERS
+from training.family import Choice, identity
 from training.featurizers.base import Featurizer
 from training.modalities.base import Modality
 from training.validation import to_dict, validated

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from training.catalog import is_own
+from training.family import is_own
 from training.features import FeatureSettings
 from training.media import MediaError
 from training.schema import MODALITIES, fingerprint

@@ -10,7 +10,8 @@ from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Literal
 
 from training.adaptation import Adaptation
-from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, Choice, Family
+from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS
+from training.family import Choice, Family
 from training.prompt import Chat, read_prompt
 from training.validation import FORBID_EXTRA, OneOrMore, Strings, Word, check, to_dict, validated
 

@@ -9,8 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from training import catalog
-from training.catalog import PRETRAINED_ENCODERS, Choice
+from training import family
+from training.catalog import PRETRAINED_ENCODERS
+from training.family import Choice
 from training.features import FeatureSettings
 from training.model_files import digest, llm_folder, model_folder
 from training.schema import MODALITIES, fingerprint
@@ -129,8 +130,8 @@ def identity(model: ModelSettings) -> dict[str, Any]:
     """
     values = {name: value for name, value in to_dict(model).items() if name not in NEUTRAL} | {
         "encoders": {modality: _encoder_identity(choice) for modality, choice in model.encoders.items()},
-        "fusion": catalog.identity(model.fusion),
-        "output": catalog.identity(model.output),
+        "fusion": family.identity(model.fusion),
+        "output": family.identity(model.output),
     }
     if model.llm.model == TINY:
         return values
@@ -140,18 +141,18 @@ def identity(model: ModelSettings) -> dict[str, Any]:
 def _encoder_identity(choice: Choice) -> Any:
     """A pretrained one is known by the files of its model."""
     if choice.kind not in PRETRAINED_ENCODERS:
-        return catalog.identity(choice)
+        return family.identity(choice)
     return Choice(choice.kind, {**choice.options, "model": digest(model_folder(choice.options["model"]))}).plain()
 
 
 def training_identity(training: TrainingSettings) -> dict[str, Any]:
     """What of the training's settings decides the weights, as plain values; own objectives are known by their code."""
-    return decisive(training) | {"objectives": [catalog.identity(choice) for choice in training.objectives]}
+    return decisive(training) | {"objectives": [family.identity(choice) for choice in training.objectives]}
 
 
 def own_code(model: ModelSettings, features: FeatureSettings) -> list[Path]:
     """The files and folders of users' own kinds that a model needs to answer; each once."""
     featurizers = map(features.choice, MODALITIES)  # a processor makes all, whatever the model reads
     choices = [*model.encoders.values(), model.fusion, model.output, *featurizers]
-    paths = [catalog.own_module(choice.kind) for choice in choices]
+    paths = [family.own_module(choice.kind) for choice in choices]
     return sorted({path for path in paths if path is not None})

@@ -8,7 +8,7 @@ import pytest
 from assets import featurizing, pipeline
 from assets.asset_checks import check_balance
 from orchestration.project import ProjectError, load
-from training import catalog
+from training import family
 from training.catalog import FILTERS, MODALITIES
 
 OWN = """
@@ -112,7 +112,7 @@ def odd_filters(tmp_path, monkeypatch):
     (tmp_path / "odd_filters_of_test.py").write_text(ODD)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "odd_filters_of_test", raising=False)
-    catalog._code_digest.cache_clear()
+    family._code_digest.cache_clear()
     return tmp_path / "odd_filters_of_test.py"
 
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_measured_is_refused_by_that_filter_only(tiny, odd_filter
 
 def test_a_users_filter_is_known_by_its_code(tiny, odd_filters):
     def key():
-        catalog._code_digest.cache_clear()  # as in a new process
+        family._code_digest.cache_clear()  # as in a new process
         kind = "odd_filters_of_test:Choosy"
         return featurizing.make_step(load(tiny, [f"filters={{image: '{kind}'}}"]), "image").fingerprints[kind]
 
@@ -148,7 +148,7 @@ def test_what_a_step_is_called_does_not_change_while_it_is_at_work(tiny, odd_fil
     step = featurizing.make_step(load(tiny, ["filters={image: 'odd_filters_of_test:Choosy'}"]), "image")
     before = dict(step.fingerprints)
     odd_filters.write_text(ODD + "# changed\n")
-    catalog._code_digest.cache_clear()
+    family._code_digest.cache_clear()
     assert pickle.loads(pickle.dumps(step)).fingerprints == before
 
 

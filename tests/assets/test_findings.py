@@ -17,7 +17,7 @@ from assets.labels import disputed_inputs, label_findings, label_rows, label_tab
 from assets.scan import scan
 from assets.settings import AlignSettings, Project
 from assets.source_settings import SourceSettings
-from training.catalog import Choice
+from training.family import Choice
 from training.schema import SAMPLES
 from training.settings import ModelSettings
 

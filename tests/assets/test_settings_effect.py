@@ -29,7 +29,8 @@ from assets.sources.files import FilesSource
 from assets.sources.table import TableSource
 from orchestration.definitions import project_definitions
 from orchestration.project import ProjectError, load
-from training.catalog import FEATURIZERS, FILTERS, Choice
+from training.catalog import FEATURIZERS, FILTERS
+from training.family import Choice
 from training.features import FeatureSettings
 from training.featurizers.embedding import EmbeddingOptions, ImageEmbeddingOptions, SpeechEmbeddingOptions
 from training.featurizers.phonemes import PhonemesOptions

@@ -15,7 +15,8 @@ from assets.catalog import SOURCES
 from assets.pipeline import open_lake
 from assets.settings import Project
 from orchestration.project import ProjectError, load
-from training.catalog import FEATURIZERS, FILTERS, Choice
+from training.catalog import FEATURIZERS, FILTERS
+from training.family import Choice
 from training.schema import MODALITIES
 from training.settings import LlmSettings
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from training.catalog import OUTPUTS, Choice
+from training.catalog import OUTPUTS
+from training.family import Choice
 from training.features import FeatureSettings
 from training.settings import MediaLimits, ModelSettings, TrainingSettings
 from training.spec import JobSpec, RunSpec, plan_runs

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from training import catalog
-from training.catalog import FILTERS, FUSIONS, Choice, Family, identity, own_module
+from training import catalog, family
+from training.catalog import FILTERS, FUSIONS
+from training.family import Choice, Family, identity, own_module
 from training.settings import ModelSettings
 from training.validation import from_dict, to_dict
 
@@ -88,7 +89,7 @@ def test_a_users_own_kind_is_known_by_its_code(tmp_path, monkeypatch):
     before = identity(Choice(kind))
     (tmp_path / "mine_of_test.py").write_text("class Mine:\n    changed = True\n")
     assert identity(Choice(kind)) == before  # a process imports it once
-    catalog._code_digest.cache_clear()  # as in a new process
+    family._code_digest.cache_clear()  # as in a new process
     assert identity(Choice(kind)) != before
     assert FUSIONS.load(kind).__name__ == "Mine"
 

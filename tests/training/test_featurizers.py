@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from tests.training import tiny_encoders
-from training import catalog
+from training import family
 from training.catalog import ENCODERS, FEATURIZERS, MODALITIES
 from training.features import FeatureSettings
 from training.processor import Processor
@@ -135,7 +135,7 @@ def test_the_code_of_a_users_own_kind_is_part_of_the_fingerprint(tmp_path, monke
     marks = []
     for text in (OWN, OWN.replace("axis=2", "axis=-1")):
         module.write_text(text)
-        catalog._code_digest.cache_clear()  # as in a new process
+        family._code_digest.cache_clear()  # as in a new process
         features = FeatureSettings(image="edges_again_of_test:EdgesFeaturizer")
         marks.append(Processor(features, MediaLimits()).fingerprint("image"))
     assert marks[0] != marks[1]

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from training.catalog import OUTPUTS, Choice
+from training.catalog import OUTPUTS
+from training.family import Choice
 from training.model import FusionModel
 
 SEVERAL = {"kind": "several", "outputs": {"sign": "class", "size": "number", "all tags": "multi_label"}}

@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from training import catalog, model_registry, tracking
-from training.catalog import ENCODERS, Choice
+from training import family, model_registry, tracking
+from training.catalog import ENCODERS
+from training.family import Choice
 from training.features import FeatureSettings
 from training.job import _check_labels
 from training.settings import MediaLimits, ModelSettings, TrainingSettings, complete
@@ -82,7 +83,7 @@ def encoder(kind: Any) -> Choice:
 @pytest.mark.parametrize("name", ["fusion", "output", "encoder", "objective"])
 def test_changed_code_trains_anew(travelling: Path, name: str) -> None:
     def fingerprint() -> str:
-        catalog._code_digest.cache_clear()  # as in a new process, which imports anew
+        family._code_digest.cache_clear()  # as in a new process, which imports anew
         own: Any = {name: KINDS[name]} if name in KINDS else {}
         if name == "encoder":
             own = {"encoders": {"image": encoder("travelling:OwnGridEncoder")}}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from training.catalog import Choice
+from training.family import Choice
 from training.features import FeatureSettings
 from training.processor import Processor
 from training.settings import MediaLimits, ModelSettings, SpeechAugmentation, TrainingSettings
