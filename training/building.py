@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -71,10 +71,20 @@ def build_model(
     if settings.prompt is not None:
         config.template, config.lead = prompt_tokens(settings.prompt, tokenizer, config)
     model = FusionModel(config, pretrained)
+    if pretrained is None:
+        _silence(model.llm.base_model)
     for m, start in starts.items():
         encoder: Any = model.encoders[m]
         encoder.take(start, f"model.encoders.{m}", *_example(features, m))
     return model
+
+
+def _silence(llm: Any) -> None:
+    """The layers of a new decoder add nothing at first (Bachlechner et al. 2021): so it starts as a linear model, which
+    a few hundred rows are enough for, and becomes as deep as its data asks for."""
+    for layer in llm.layers:
+        for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            nn.init.zeros_(last.weight)
 
 
 def check_encoders(encoders: Mapping[str, Choice], features: FeatureSettings) -> None:

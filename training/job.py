@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,9 +118,10 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
     logs = Path(spec.checkpoints).parent / "tensorboard" / f"{run.name}-{run.fingerprint}"
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
     with tracking.open_run(spec, run) as active, tempfile.TemporaryDirectory() as temporary:
+        task = _task(spec, run, splits)
+        run = replace(run, training=task.training)
         tracking.log_parameters(run, {"model": to_dict(run.model), "training": to_dict(run.training)})
         tracking.describe_run(descriptions.trained_run(spec, run, len(splits["train"])))
-        task = _task(spec, run, splits)
         trained = fit(task, folder, [tracking.progress_callback(run, log)], f"{spec.project} {run.name}")
         clock.stop("train")
         log(f"{run.name}: trained in {clock.seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")

@@ -106,6 +106,23 @@ class SizedNorm(nn.RMSNorm):
         return super().forward(x.float())  # as other norms are computed, also where the rest is bfloat16 (autocast)
 
 
+class Readout(nn.Module):
+    """A linear layer on what a sequence (B, S, D) says as a whole: the mean of its positions, each weighted by how much
+    it is like a learned direction (Lin et al. 2017); at first, all the same."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(torch.empty(width))
+        self.linear = nn.Linear(width, outputs)
+
+    def reset_parameters(self) -> None:
+        initialization.zeros_(self.direction)
+
+    def forward(self, x_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        weights_BS = (x_BSD @ self.direction).masked_fill(~mask_BS, -torch.inf).softmax(1)
+        return self.linear((weights_BS[:, None] @ x_BSD)[:, 0])
+
+
 class AttentionPool(nn.Module):
     """T learned queries that read a sequence of any length (Set Transformer's PMA, Lee et al. 2019)."""
 

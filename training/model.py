@@ -24,7 +24,7 @@ from training.catalog import ENCODERS, FUSIONS
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
-from training.layers import AttentionPool, ModelShape, SizedNorm
+from training.layers import AttentionPool, ModelShape, Readout, SizedNorm
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
@@ -77,7 +77,7 @@ class FusionModel(AdaptedModel):
             initialization.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 initialization.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        elif isinstance(module, Fusion | AttentionPool | SizedNorm):
+        elif isinstance(module, Fusion | AttentionPool | Readout | SizedNorm):
             module.reset_parameters()
         else:
             super()._init_weights(module)

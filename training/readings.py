@@ -61,7 +61,7 @@ class AveragedModel(AnsweringModel):
 
     @property
     def head(self) -> Any:
-        return None if self.model.head is None else lambda hidden: self.readings.averaged(self.model.head(hidden))
+        return None if self.model.head is None else lambda *read: self.readings.averaged(self.model.head(*read))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()

@@ -5,17 +5,20 @@ pydantic, which runs the same checks and names the key path.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Literal
 
 from training.adaptation import Adaptation
-from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS
+from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, PRETRAINED_ENCODERS
 from training.family import Choice, Family
 from training.prompt import Chat, read_prompt
 from training.validation import FORBID_EXTRA, OneOrMore, Strings, Word, check, to_dict, validated
 
 TINY = "tiny"  # the language model that is made here
+# Of a training that is not told its epochs: few hundred rows are few steps, after which nothing is learned yet.
+_EPOCHS, _MOST_EPOCHS, _ENOUGH_STEPS = 10, 100, 600
 
 
 def choose(settings: Any, name: str, family: Family, scope: str | None = None) -> None:
@@ -223,7 +226,8 @@ class ImageAugmentation:
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     __pydantic_config__ = FORBID_EXTRA
-    epochs: float = 10
+    # null: 10, or more where a model without pretrained networks would see a small data set too seldom (`for_rows`)
+    epochs: float | None = None
     batch_size: int = 64
     learning_rate: float = 3e-4
     weight_decay: float = 0.01
@@ -250,7 +254,7 @@ class TrainingSettings:
     report_to: Strings = ()  # passed on to the Trainer: tensorboard, wandb, ...
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "gradient_accumulation", "checkpoint_steps"):
+        for name in ("batch_size", "learning_rate", "gradient_accumulation", "checkpoint_steps"):
             check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
         object.__setattr__(self, "augmentation", _augmentation(self.augmentation))
         objectives = tuple(OBJECTIVES.choose(objective) for objective in self.objectives)
@@ -262,10 +266,23 @@ class TrainingSettings:
         check(patience is None or patience >= 1, "early_stopping", patience, "null or at least 1")
         enough = patience is None or self.evaluations > patience
         check(enough, "evaluations", self.evaluations, f"more than early_stopping ({patience}): it would never stop")
-        beside = self.baseline_epochs
-        check(beside is None or beside > 0, "baseline_epochs", beside, "null or a positive number")
+        for name in ("epochs", "baseline_epochs"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "null or a positive number")
         for name in ("warmup", "label_smoothing"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
+
+
+def for_rows(training: TrainingSettings, model: ModelSettings, rows: int) -> TrainingSettings:
+    """The settings with a number of epochs, for a training on that many rows."""
+    if training.epochs is not None:
+        return training
+    encoders = [e for e in model.encoders.values() if isinstance(e, Choice) and e.kind in PRETRAINED_ENCODERS]
+    if encoders or model.llm.model != TINY:  # a step takes long, and starts from what is known already
+        return dataclasses.replace(training, epochs=_EPOCHS)
+    steps = math.ceil(rows / training.batch_size / training.gradient_accumulation)  # of an epoch
+    enough = math.ceil(_ENOUGH_STEPS / max(1, steps))
+    return dataclasses.replace(training, epochs=max(_EPOCHS, min(_MOST_EPOCHS, enough)))
 
 
 def _augmentation(sections: Mapping[str, Any]) -> dict[str, Any]:

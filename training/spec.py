@@ -118,7 +118,8 @@ def shorter_training(runs: Sequence[RunSpec]) -> str | None:
     epochs = {run.is_baseline: run.training.epochs for run in runs}
     if epochs.get(True) in (None, epochs[False]):
         return None
-    return f"the baselines were trained for {epochs[True]:g} epochs, the model for {epochs[False]:g}"
+    model = "as many as its rows ask for (`training.epochs`)" if epochs[False] is None else f"{epochs[False]:g}"
+    return f"the baselines were trained for {epochs[True]:g} epochs, the model for {model}"
 
 
 def identity(model: ModelSettings) -> dict[str, Any]:

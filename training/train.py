@@ -29,7 +29,7 @@ from training.outputs.base import Output
 from training.prompt import turn_end
 from training.records import Answer
 from training.schema import fingerprint, subset_name
-from training.settings import TINY, ModelSettings, TrainingSettings
+from training.settings import TINY, ModelSettings, TrainingSettings, for_rows
 from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer, load_tokenizer
 from training.trainer import EarlyStopping, Trainer, even_batches
@@ -70,6 +70,9 @@ class TrainingTask:
     test: Sequence[Row] | SampleDataset = ()  # answered afterwards; decides no weight
     keep: frozenset[str] | None = None  # modalities the model may read (for baselines); None: all of the training rows
     noise: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)  # modality -> clips for augmentation
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "training", for_rows(self.training, self.model, len(self.train)))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -152,6 +155,7 @@ def make_trainer(
 ) -> Trainer:
     """What trains `network` as the task says; its checkpoints go to `folder`."""
     training, rows = task.training, len(task.train)
+    assert training.epochs is not None
     if training.compile:
         network.compiled = torch.compile(network.llm.forward, dynamic=True)
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
@@ -238,6 +242,7 @@ def _stopping(training: TrainingSettings) -> list[TrainerCallback]:
 def _arguments(
     training: TrainingSettings, output: Output, steps: int, folder: Path, run_name: str | None, validate: bool
 ) -> TrainingArguments:
+    assert training.epochs is not None
     validate = validate and training.evaluations > 0
     every = math.ceil(steps / training.evaluations) if validate else None
     more: dict[str, Any] = {"activation_checkpointing": True} if training.gradient_checkpointing else {}

@@ -15,6 +15,7 @@ from training.building import build_model
 from training.catalog import FUSIONS
 from training.data import Collator, Row, make_collator
 from training.features import FeatureSettings
+from training.layers import Readout
 from training.model import FusionModel
 from training.settings import ModelSettings
 from training.tokenizer import fit_tokenizer
@@ -239,3 +240,31 @@ def test_speech_of_any_length(frames: int) -> None:
     model = make_model(("speech",)).train()
     row = make_rows([("speech",)])[0] | {"speech": {"log_mel": np.ones((frames, 10), np.float32)}}
     assert model(**make_batch(model, [row])).loss.isfinite()
+
+
+def test_a_new_model_is_a_linear_one_of_the_mean_of_what_it_reads() -> None:
+    """Before its first step: the new decoder passes on what it reads, and all positions count the same."""
+    model = make_model(output="class", layers=2, fusion="interleaved")
+    assert model.head is not None
+    x_BSD, mask_BS = torch.randn(3, 5, 16), torch.arange(5) >= torch.tensor([[0], [2], [4]])
+    read = model.read(x_BSD, mask_BS).last_hidden_state
+    normalised = x_BSD / (x_BSD.square().mean(2, keepdim=True) + model.config.llm_config.rms_norm_eps).sqrt()
+    torch.testing.assert_close(read[mask_BS], normalised[mask_BS])
+    means = torch.stack([row[real].mean(0) for row, real in zip(read, mask_BS, strict=True)])
+    torch.testing.assert_close(model.head(read, mask_BS), model.head.linear(means))
+
+
+def test_a_readout_learns_where_to_look() -> None:
+    """One position of five says the class, by a mark that the others do not bear."""
+    torch.manual_seed(0)
+    head = Readout(8, 2)
+    head.reset_parameters()
+    optimizer = torch.optim.Adam(head.parameters(), 0.1)
+    for _ in range(100):
+        x_BSD, classes_B, where_B = torch.randn(64, 5, 8), torch.randint(2, (64,)), torch.randint(5, (64,))
+        x_BSD[range(64), where_B, 0], x_BSD[range(64), where_B, 1] = classes_B * 2.0 - 1, 5.0
+        loss = torch.nn.functional.cross_entropy(head(x_BSD, torch.ones(64, 5, dtype=torch.bool)), classes_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.2 and head.direction[1] > 1

@@ -114,14 +114,14 @@ def test_who_is_too_sure_by_a_factor_gets_it_as_temperature(
     model, batch = make_model(rows, output="class")
     model.eval()
     with torch.no_grad():
-        model.head.weight *= 10
+        model.head.linear.weight *= 10
     rows_100 = [batch] * 100, sampled(model, batch, 100), tokenizer
     calibrate(model, *rows_100)
     honest = model.output.temperature
     assert honest == pytest.approx(1, abs=0.25) and model.config.fitted["calibration_rows"] == 700
     with torch.no_grad():
-        model.head.weight *= 3
-        model.head.bias *= 3
+        model.head.linear.weight *= 3
+        model.head.linear.bias *= 3
     calibrate(model, *rows_100)
     assert model.output.temperature == pytest.approx(3 * honest, rel=0.01)
     model.save_pretrained(tmp_path)
@@ -182,7 +182,7 @@ def test_a_threshold_trains_nothing_anew() -> None:
 def test_a_model_that_diverged_has_no_probability(rows: Any, make_model: Callable[..., Any], tokenizer: Any) -> None:
     model, batch = make_model(rows, output="class")
     with torch.no_grad():
-        model.head.bias.fill_(float("nan"))
+        model.head.linear.bias.fill_(float("nan"))
     for answer in model.eval().scored_answers(batch, tokenizer):
         assert answer.probability is None and answer.best == ()
         json.dumps(answer.to_json(), allow_nan=False)

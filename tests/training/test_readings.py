@@ -96,6 +96,6 @@ def test_an_outputs_head_is_averaged_too(rows: Any, make_model: Callable[..., An
     """The class with the largest mean, whatever the readings say by themselves."""
     model, batch = make_model(rows, fusion="logit", output="class")
     model.eval()
-    assert isinstance(model.head, nn.Linear)
+    assert isinstance(model.head, nn.Module)
     chosen = model(**batch).logits.argmax(1)
     assert model.answer(batch, tokenizer) == [model.output.classes[n] for n in chosen.tolist()]

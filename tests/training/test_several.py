@@ -128,7 +128,7 @@ def test_each_has_a_temperature_of_its_own(rows: Any, make_model: Callable[..., 
     model, batch = make_model(rows, output=ModelSettings(outputs=outputs).output)
     model.eval()
     with torch.no_grad():
-        model.head.weight[:2] *= 30  # of a: it is far too sure
+        model.head.linear.weight[:2] *= 30  # of a: it is far too sure
         chances = model(**batch).logits.split([2, 2, 1], 1)[1].softmax(-1)
     drawn = torch.multinomial(chances, 40, replacement=True, generator=torch.Generator().manual_seed(0)).T.flatten()
     labels = [json.dumps({"a": "79"[n % 2], "b": "79"[b], "n": n}) for n, b in enumerate(drawn.tolist())]

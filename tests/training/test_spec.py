@@ -13,7 +13,7 @@ import pytest
 from training.family import Choice
 from training.features import FeatureSettings
 from training.processor import Processor
-from training.settings import MediaLimits, ModelSettings, SpeechAugmentation, TrainingSettings
+from training.settings import MediaLimits, ModelSettings, SpeechAugmentation, TrainingSettings, for_rows
 from training.spec import JobSpec, RunSpec, plan_runs, shorter_training
 
 MODEL = ModelSettings(width=16, heads=2)
@@ -57,9 +57,28 @@ def test_how_much_less_baselines_are_trained() -> None:
         return shorter_training(plan_runs(MODEL, TrainingSettings(**training), FeatureSettings(), ["image"], "d"))
 
     assert said(epochs=5, baseline_epochs=0.6) == "the baselines were trained for 0.6 epochs, the model for 5"
-    assert said(epochs=5, baseline_epochs=5) is None and said(epochs=5) is None
+    assert said(epochs=5, baseline_epochs=5) is None and said(epochs=5) is None and said() is None
+    assert said(baseline_epochs=1) == (
+        "the baselines were trained for 1 epochs, the model for as many as its rows ask for (`training.epochs`)"
+    )
     with pytest.raises(ValueError, match="baseline_epochs is 0, expected null or a positive number"):
         TrainingSettings(baseline_epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "model", "epochs"),
+    [
+        (341, {}, {}, 100),  # 6 steps an epoch: no more epochs than that
+        (2_000, {}, {}, 19),  # 32 steps, so that there are 600 of them
+        (2_000, {"batch_size": 32, "gradient_accumulation": 2}, {}, 19),
+        (100_000, {}, {}, 10),
+        (341, {"epochs": 0.5}, {}, 0.5),
+        (341, {}, {"llm": "some/model"}, 10),
+        (341, {}, {"encoders": {"image": Choice("huggingface", {"model": "some/model"})}}, 10),
+    ],
+)
+def test_few_rows_are_seen_more_often(rows: int, settings: Any, model: Any, epochs: float) -> None:
+    assert for_rows(TrainingSettings(**settings), ModelSettings(**model), rows).epochs == epochs
 
 
 @pytest.mark.parametrize("image", [{"mean": 0.4}, {"std": 0.25}], ids=["mean", "std"])

@@ -26,7 +26,7 @@ _LONGEST = 100  # characters of a class's name; more is a text
 
 
 class ClassOutput(LinearOutput, StringOutput):
-    """A linear layer on what the language model makes of the last position. Targets are classes (B,), logits (B, C)."""
+    """A linear layer on what the language model makes of all positions. Targets are classes (B,), logits (B, C)."""
 
     metrics = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUROC, AVERAGE_PRECISION, ECE)
     share = right = ACCURACY

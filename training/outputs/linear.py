@@ -18,7 +18,7 @@ IGNORED = -100  # a target that does not count
 
 
 class LinearOutput(Output):
-    """A linear layer on what the language model makes of the last position; logits are (B, C).
+    """A linear layer on what the language model makes of all positions (`training.layers.Readout`); logits are (B, C).
 
     What it answers can be one of several (`training.outputs.several`).
     """
@@ -47,15 +47,15 @@ class LinearOutput(Output):
         return AutoModel
 
     def head(self, width: int) -> "nn.Module":
-        from torch import nn
+        from training.layers import Readout
 
-        return nn.Linear(width, self.width)
+        return Readout(width, self.width)
 
     def logits(
         self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
     ) -> "Tensor":
         assert model.head is not None
-        return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state[:, -1])
+        return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state, mask_BS)
 
     def answers_of(self, logits: "Tensor") -> list[Answer]:
         """What each row's logits (B, C) say."""

@@ -29,7 +29,7 @@ _MOST_TRIED = 50  # names of a constant answer
 
 
 class MultiLabelOutput(LinearOutput):
-    """A linear layer on what the language model makes of the last position, a yes or no of each label. Targets are 0 or
+    """A linear layer on what the language model makes of all positions, a yes or no of each label. Targets are 0 or
     1, and logits, (B, C); the loss is their binary cross entropy."""
 
     metrics = (SAMPLE_F1, SUBSET_ACCURACY, MACRO_F1, MAP, ECE)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class NumberOutput(LinearOutput):
-    """A linear layer on what the language model makes of the last position. Targets (B,) and logits (B, 1) are in
+    """A linear layer on what the language model makes of all positions. Targets (B,) and logits (B, 1) are in
     deviations from the mean of the training labels, so that their unit is nothing to the learning rate; the loss is
     their mean square error."""
 

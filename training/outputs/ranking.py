@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RankingOutput(LinearOutput):
-    """A linear layer on what the language model makes of the last position, a score of each item (B, C). Targets (B, C)
+    """A linear layer on what the language model makes of all positions, a score of each item (B, C). Targets (B, C)
     are places from 0, and C where the label does not name the item: that comes after all it names, in no order.
 
     The loss is the mean surprise at each named item as the next one, by the scores of those that are left: the model of
