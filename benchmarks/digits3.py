@@ -1,7 +1,7 @@
 """Every fusion on digits3: three degraded modalities of which none suffices, a speaker and noises that are never heard.
 
     python -m benchmarks.digits3 [--data FOLDER] [--folder FOLDER] [--models attention,concat,...] [--seeds N]
-                                 [--epochs N] [--subsets] [--missing PATTERN] [--set KEY=VALUE ...]
+                                 [--epochs N] [--no-singles] [--subsets] [--missing PATTERN] [--set KEY=VALUE ...]
                                  [--jobs N] [--results FILE] [--device cpu|cuda]
 
 FOLDER of --data holds `digits3` (image.tar, speech.tar, samples.csv). Each fusion and each single modality is trained N
@@ -13,9 +13,9 @@ models, with the 95 % interval of a paired bootstrap over rows (means over seeds
 
 --subsets trains a model of the same fusion for each pair of modalities, too: what a fusion answers to a subset
 (`shown`) stands beside what a model answers that never knew more (`trained_without`; of one modality alone there is one
-model for all fusions). --missing hides modalities from training rows: `two` leaves each row two of them, `one` only
-one, `any` one to three. --set changes settings of `model` and `training`. --jobs trains so many models at once, on one
-core each, and with --device cuda all on one GPU.
+model for all fusions). --no-singles trains no single modality. --missing hides modalities from training rows: `two`
+leaves each row two of them, `one` only one, `any` one to three. --set changes settings of `model` and `training`.
+--jobs trains so many models at once, on one core each, and with --device cuda all on one GPU.
 
 What is prepared stays in the folder of --folder and is taken from there the next time, also on a machine that has only
 what `training` needs. Trainings that the file of --results has are not repeated, and others are added to it. --quick
@@ -278,9 +278,9 @@ class Results:
         if keep == MODALITIES:
             told["shown"] = {subset_name(s): accuracy(self.right(fusion, keep, s)) for s in SUBSETS}
             if pairs:
-                told["trained_without"] = {
-                    subset_name(s): accuracy(self.right("concat" if len(s) == 1 else fusion, s)) for s in SUBSETS
-                }
+                rivals = {s: ("concat" if len(s) == 1 else fusion, s) for s in SUBSETS}
+                known = {subset_name(s): rival for s, rival in rivals.items() if Training(*rival, 0) in self.lines}
+                told["trained_without"] = {name: accuracy(self.right(*rival)) for name, rival in known.items()}
         return told
 
 
@@ -290,6 +290,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(FUSIONS.names()), help="fusions, by comma")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--no-singles", action="store_true")
     parser.add_argument("--subsets", action="store_true")
     parser.add_argument("--missing", choices=MISSING)
     parser.add_argument("--set", action="append", default=[])
@@ -313,12 +314,13 @@ def main() -> None:
         setup = Setup(folder, tuple(changes), arguments.missing)
         seeds = range(arguments.seeds)
         # By seed, so that what is cut off has some of everything.
-        models = [("concat", (m,)) for m in MODALITIES] + [(fusion, MODALITIES) for fusion in fusions]
+        singles = [] if arguments.no_singles else [("concat", (m,)) for m in MODALITIES]
+        models = singles + [(fusion, MODALITIES) for fusion in fusions]
         pairs = [(fusion, s) for fusion in fusions for s in SUBSETS if arguments.subsets and len(s) == 2]
         trainings = [Training(*model, seed) for part in (models, pairs) for seed in seeds for model in part]
         results = Results(trained(setup, trainings, arguments.jobs, arguments.results), arguments.seeds)
-    best = max(MODALITIES, key=lambda m: results.right("concat", (m,)).mean())
-    beside = {"best_single": results.right("concat", (best,))}
+    rights = [results.right(*single) for single in singles]
+    beside = {"best_single": max(rights, key=lambda right: float(right.mean()))} if rights else {}
     beside |= {fusion: results.right(fusion, MODALITIES) for fusion in BESIDE if fusion in fusions}
     for fusion, keep in models:
         told = results.line(fusion, keep, beside if keep == MODALITIES else {}, arguments.subsets)

@@ -232,6 +232,8 @@ class TrainingSettings:
     # What is minimised: the weighted sum of the losses of these (`training.catalog.OBJECTIVES`), each at most once.
     objectives: Annotated[tuple[Choice, ...], OneOrMore()] = (Choice("answer"),)
     augmentation: dict[str, Any] = field(default_factory=dict)  # modality -> how far its rows may be changed
+    # FuseMix: rows of vectors are mixed with one another, by Beta(mixing, mixing); 0: they are not (`training.mixing`).
+    mixing: float = 0.0
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -262,6 +264,7 @@ class TrainingSettings:
         check(patience is None or patience >= 1, "early_stopping", patience, "null or at least 1")
         enough = patience is None or self.evaluations > patience
         check(enough, "evaluations", self.evaluations, f"more than early_stopping ({patience}): it would never stop")
+        check(0 <= self.mixing <= 10, "mixing", self.mixing, "0 (none) to 10")
         beside = self.baseline_epochs
         check(beside is None or beside > 0, "baseline_epochs", beside, "null or a positive number")
         for name in ("warmup", "label_smoothing"):
