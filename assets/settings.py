@@ -14,6 +14,7 @@ from training.catalog import FILTERS, OUTPUTS
 from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
 from training.filters.base import Filter
+from training.mixing import check_mixing
 from training.outputs.base import Output
 from training.prompt import read_prompt
 from training.schema import MODALITIES, SPLITS
@@ -245,6 +246,7 @@ class Project:
         for key, metric, known in asked:
             expected = f"a metric of output {self.model.output.kind} ({', '.join(known)})"
             check(metric is None or metric in known, f"{key}.metric", metric, expected)
+        check_mixing(self.training.mixing, self.modalities, self.features, output)
         for modality, settings in self.training.augmentation.items():
             try:
                 self.features.featurizer(modality).augmenter(settings, ())

@@ -1,19 +1,27 @@
 """Every fusion on digits3: three degraded modalities of which none suffices, a speaker and noises that are never heard.
 
-    python -m benchmarks.digits3 [--data FOLDER] [--models attention,concat,...] [--seeds N] [--epochs N] [--subsets]
-                                 [--set KEY=VALUE ...]
+    python -m benchmarks.digits3 [--data FOLDER] [--folder FOLDER] [--models attention,concat,...] [--seeds N]
+                                 [--epochs N] [--no-singles] [--subsets] [--missing PATTERN] [--set KEY=VALUE ...]
+                                 [--jobs N] [--results FILE] [--device cpu|cuda]
 
-FOLDER holds `digits3` (image.tar, speech.tar, samples.csv). Each fusion and each single modality is trained N times on
-the same features by `training.train.fit`, small encoders from scratch and the tiny language model, and answers the test
-rows; models are built one after the other with all cores. A JSON line a model: accuracy on the test rows (mean and each
-seed), what it is when the model is shown one modality only, seconds of a training (median), and the difference from
-concat, from the best single modality and from late fusion (`logit`), where these are among the models, with the 95 %
-interval of a paired bootstrap over rows (means over seeds). --subsets trains each pair of modalities, too, and beside a
-fusion's answers to a subset stands what a model of the same fusion gives that never knew more. --quick trains two
-models, one seed each, for a fraction of an epoch.
+FOLDER of --data holds `digits3` (image.tar, speech.tar, samples.csv). Each fusion and each single modality is trained N
+times on the same features by `training.train.fit`, small encoders from scratch and the tiny language model, and answers
+the test rows. A JSON line a training, as soon as it has ended: accuracy on the test rows, and where the model is shown
+a part of its modalities only. Then a JSON line a model: accuracy (mean and each seed), seconds of a training (median),
+and the difference from concat, from the best single modality and from late fusion (`logit`), where these are among the
+models, with the 95 % interval of a paired bootstrap over rows (means over seeds).
+
+--subsets trains a model of the same fusion for each pair of modalities, too: what a fusion answers to a subset
+(`shown`) stands beside what a model answers that never knew more (`trained_without`; of one modality alone there is one
+model for all fusions). --no-singles trains no single modality. --missing hides modalities from training rows: `two`
+leaves each row two of them, `one` only one, `any` one to three. --set changes settings of `model` and `training`.
+--jobs trains so many models at once, on one core each, and with --device cuda all on one GPU.
+
+What is prepared stays in the folder of --folder and is taken from there the next time, also on a machine that has only
+what `training` needs. Trainings that the file of --results has are not repeated, and others are added to it. --quick
+trains two models, one seed each, for a fraction of an epoch.
 """
 
-import csv
 import itertools
 import json
 import os
@@ -22,27 +30,37 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
+import yaml
 from transformers.utils import logging
 
-from assets import pipeline
 from benchmarks import measure
-from orchestration.project import load
 from training.bootstrap import paired_bootstrap
-from training.cache import open_table
+from training.cache import FeatureCache, needed_columns, open_table
 from training.catalog import FUSIONS
 from training.data import SampleDataset, open_samples
+from training.features import FeatureSettings
 from training.schema import SPLITS, subset_name
+from training.settings import ModelSettings, TrainingSettings
 from training.train import TrainingTask, fit, make_tokenizer, predict
+from training.validation import from_dict, to_dict
 
 MODALITIES = ("text", "image", "speech")
+SUBSETS = [subset for size in (1, 2) for subset in itertools.combinations(MODALITIES, size)]
 BESIDE = ("concat", "logit")
+MISSING = {"two": (2,), "one": (1,), "any": (1, 2, 3)}  # how many modalities a training row keeps
 PROJECT = """
 name: digits3
 sources:
@@ -64,140 +82,249 @@ training: {{epochs: 40, batch_size: 32, learning_rate: 1.0e-3, evaluations: 0}}
 """
 
 
-def prepare(folder: Path, data: Path, changes: list[str]) -> tuple[Any, dict[str, SampleDataset]]:
-    """The project and the rows of its splits, made in `folder`."""
-    (folder / "project.yaml").write_text(PROJECT.format(data=data))
-    settings = [part for change in changes for part in ("--set", change)]
-    argv, env = measure.command(folder / "home", "run", str(folder / "project.yaml"), "--select", "+dataset", *settings)
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"the data side failed:\n{done.stderr}")
-    os.environ["TRIPTYCH_HOME"] = str(folder / "home")
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    project = load(folder / "project.yaml", changes)
-    lake = pipeline.open_lake(project)
-    snapshot = pipeline.present_snapshot(lake)
-    index = open_table(lake.uri, "dataset", snapshot.version).to_table().sort_by("sample_id")
-    splits = {}
-    for split in SPLITS:
-        part = index.filter(pc.equal(index["split"], split))
-        splits[split] = open_samples(part, lake.uri, snapshot.features, project.features, folder / "cache")
-    return project, splits
+def prepare(folder: Path, data: Path) -> None:
+    """Index, features and settings in files that need neither the lake nor the project to be read."""
+    from assets import pipeline
+    from orchestration.project import load
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as work:
+        (file := Path(work, "project.yaml")).write_text(PROJECT.format(data=data))
+        argv, env = measure.command(Path(work, "home"), "run", str(file), "--select", "+dataset")
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"the data side failed:\n{done.stderr}")
+        os.environ["TRIPTYCH_HOME"] = str(Path(work, "home"))
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        project = load(file)
+        lake = pipeline.open_lake(project)
+        snapshot = pipeline.present_snapshot(lake)
+        index = open_table(lake.uri, "dataset", snapshot.version).to_table().sort_by("sample_id")
+        open_samples(index, lake.uri, snapshot.features, project.features, folder)  # fills the cache
+        pq.write_table(index, folder / "index.parquet")
+        parts = {name: to_dict(getattr(project, name)) for name in ("model", "features", "training")}
+        (folder / "settings.json").write_text(json.dumps(parts | {"fingerprints": snapshot.features}))
 
 
-class Runs:
-    """Trainings of one project, each with the right and wrong answers of its test rows; the same is trained once."""
+@dataclass(frozen=True)
+class Training:
+    """One model: its fusion, the modalities that it knows, and its seed."""
 
-    def __init__(self, project: Any, splits: dict[str, SampleDataset], seeds: int) -> None:
-        self.project, self.splits, self.seeds = project, splits, seeds
-        self.labels = np.array(splits["test"].labels)
-        self.tokenizer = make_tokenizer(splits["train"], project.model, project.training)
-        self.right: dict[tuple[str, str], np.ndarray] = {}  # fusion and subset -> (seeds, rows)
-        self.shown: dict[tuple[str, str], np.ndarray] = {}  # of all modalities' models: fusion and subset shown
-        self.seconds: dict[tuple[str, str], float] = {}
-
-    def train(self, fusion: str, keep: tuple[str, ...] = MODALITIES) -> np.ndarray:
-        """Right or wrong (seeds, rows) of the fusion's models that read only `keep`."""
-        key = fusion, subset_name(keep)
-        if key in self.right:
-            return self.right[key]
-        right, seconds, shown = [], [], {subset: [] for subset in subsets() if len(keep) == len(MODALITIES)}
-        for seed in range(self.seeds):
-            task = TrainingTask(
-                model=replace(self.project.model, fusion=FUSIONS.choose(fusion)),
-                training=replace(self.project.training, seed=seed),
-                features=self.project.features,
-                train=self.splits["train"],
-                validation=self.splits["validation"].take([]),
-                tokenizer=self.tokenizer,
-                keep=frozenset(keep),
-            )
-            with tempfile.TemporaryDirectory() as checkpoints:
-                started = time.perf_counter()
-                model = fit(task, Path(checkpoints)).model
-                seconds.append(time.perf_counter() - started)
-            right.append(self._right(model, None))
-            for subset, found in shown.items():
-                found.append(self._right(model, frozenset(subset)))
-        self.right[key], self.seconds[key] = np.array(right), statistics.median(seconds)
-        self.shown |= {(fusion, subset_name(subset)): np.array(found) for subset, found in shown.items()}
-        return self.right[key]
-
-    def _right(self, model: Any, keep: frozenset[str] | None) -> np.ndarray:
-        answers = predict(model, self.tokenizer, self.splits["test"], self.project.features, keep)
-        return np.array(answers) == self.labels
+    fusion: str
+    keep: tuple[str, ...]
+    seed: int
 
 
-def subsets() -> list[tuple[str, ...]]:
-    return [subset for size in (1, 2) for subset in itertools.combinations(MODALITIES, size)]
+@dataclass(frozen=True)
+class Setup:
+    """What all trainings share."""
+
+    folder: Path
+    changes: tuple[str, ...]  # KEY=VALUE of settings
+    missing: str | None  # of MISSING
+
+    def settings(self, training: Training) -> tuple[ModelSettings, TrainingSettings]:
+        parts = json.loads((self.folder / "settings.json").read_text())
+        for change in (*self.changes, f"model.fusion={training.fusion}", f"training.seed={training.seed}"):
+            key, _, value = change.partition("=")
+            section, *path = key.split(".")
+            if section not in ("model", "training") or not path:
+                sys.exit(f"--set {change}: expected model.KEY=VALUE or training.KEY=VALUE")
+            values = parts[section]
+            for name in path[:-1]:
+                values = values.setdefault(name, {})
+            values[path[-1]] = yaml.safe_load(value)
+        return from_dict(ModelSettings, parts["model"]), from_dict(TrainingSettings, parts["training"])
+
+
+@cache
+def opened(folder: Path, missing: str | None) -> tuple[FeatureSettings, dict[str, SampleDataset]]:
+    """Features, and the rows of each split."""
+    settings = json.loads((folder / "settings.json").read_text())
+    features = from_dict(FeatureSettings, settings["features"])
+    caches = {m: FeatureCache(folder, m, f, needed_columns(m, features)) for m, f in settings["fingerprints"].items()}
+    index = pq.read_table(folder / "index.parquet")
+    parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
+    if missing is not None:
+        parts["train"] = lacking(parts["train"], MISSING[missing])
+    return features, {split: SampleDataset(part, caches) for split, part in parts.items()}
+
+
+def lacking(index: pa.Table, sizes: Sequence[int]) -> pa.Table:
+    """The rows, each with one of the subsets of such sizes, drawn evenly."""
+    subsets = [s for size in sizes for s in itertools.combinations(MODALITIES, size)]
+    drawn = np.random.default_rng(0).integers(len(subsets), size=index.num_rows)
+    for modality in MODALITIES:
+        column = f"{modality}_id"
+        kept = pa.array([modality in subsets[n] for n in drawn])
+        ids = pc.if_else(kept, index[column], pa.scalar(None, pa.string()))
+        index = index.set_column(index.column_names.index(column), column, ids)
+    return index
+
+
+def train(setup: Setup, training: Training) -> dict[str, Any]:
+    """Trains a model and asks it the test rows; its line, with the rows that it got right, packed, in hexadecimal."""
+    logging.disable_progress_bar()
+    features, splits = opened(setup.folder, setup.missing)
+    model, settings = setup.settings(training)
+    tokenizer = make_tokenizer(splits["train"], model, settings)
+    rows, ids = splits["train"], splits["train"].index.select([f"{m}_id" for m in training.keep])
+    if training.keep != MODALITIES:  # rows that have nothing of it teach a model nothing
+        rows = rows.take([n for n, of_row in enumerate(zip(*ids.to_pydict().values(), strict=True)) if any(of_row)])
+    task = TrainingTask(
+        model=model,
+        training=settings,
+        features=features,
+        train=rows,
+        validation=splits["validation"].take([]),
+        tokenizer=tokenizer,
+        keep=frozenset(training.keep),
+    )
+    with tempfile.TemporaryDirectory() as checkpoints:
+        started = time.perf_counter()
+        trained = fit(task, Path(checkpoints)).model
+        seconds = time.perf_counter() - started
+    labels = np.array(splits["test"].labels)
+    shown = SUBSETS if training.keep == MODALITIES else []
+    right = {
+        subset_name(keep): np.array(predict(trained, tokenizer, splits["test"], features, frozenset(keep))) == labels
+        for keep in (*shown, training.keep)
+    }
+    return {
+        "benchmark": "digits3",
+        "training": training.fusion,
+        "keep": list(training.keep),
+        "seed": training.seed,
+        "setup": [*setup.changes, f"missing={setup.missing}"],
+        "unit": "accuracy",
+        "ours": accuracy(right[subset_name(training.keep)]),
+        "shown": {subset_name(subset): accuracy(right[subset_name(subset)]) for subset in shown},
+        "test_rows": len(labels),
+        "seconds": round(seconds, 1),
+        "memory_mb": round(measure.peak_mb()),
+        "threads": torch.get_num_threads(),
+        "device": trained.device.type,
+        "right": {name: np.packbits(rows).tobytes().hex() for name, rows in right.items()},
+    }
 
 
 def accuracy(right: np.ndarray) -> float:
     return round(float(right.mean()), 4)
 
 
-def line(runs: Runs, fusion: str, keep: tuple[str, ...], beside: dict[str, np.ndarray], pairs: bool) -> dict[str, Any]:
-    """What is printed of a fusion (or of a single modality, whose models have no other)."""
-    right, key = runs.train(fusion, keep), (fusion, subset_name(keep))
-    told: dict[str, Any] = {
-        "benchmark": "digits3",
-        "what": fusion if keep == MODALITIES else subset_name(keep),
-        "unit": "accuracy",
-        "ours": accuracy(right),
-        "seeds": [accuracy(one) for one in right],
-        "test_rows": right.shape[1],
-        "epochs": runs.project.training.epochs,
-        "seconds": round(runs.seconds[key], 1),
-        "memory_mb": round(measure.peak_mb()),
-        "cores": measure.CORES,
+def trained(setup: Setup, trainings: Sequence[Training], jobs: int, file: Path | None) -> dict[Training, dict]:
+    """The lines of the trainings: from the file, or new; new ones are printed and added to it as they come."""
+    known = [json.loads(line) for line in file.read_text().splitlines()] if file and file.is_file() else []
+    setup_of = [*setup.changes, f"missing={setup.missing}"]
+    lines = {
+        Training(line["training"], tuple(line["keep"]), line["seed"]): line
+        for line in known
+        if "training" in line and line["setup"] == setup_of
     }
-    for name, other in beside.items():
-        if name != told["what"]:
-            found = paired_bootstrap(right.mean(0), other.mean(0))
-            difference = {"difference": found.difference, "low": found.low, "high": found.high}
-            told[f"against_{name}"] = {side: round(value, 4) for side, value in difference.items()}
-    if keep == MODALITIES:
-        told["shown"] = {
-            subset_name(subset): accuracy(runs.shown[fusion, subset_name(subset)])
-            for subset in subsets()
-            if pairs or len(subset) == 1
+    for training, line in run(setup, [t for t in trainings if t not in lines], jobs):
+        lines[training] = line
+        print(json.dumps(line), flush=True)
+        if file:
+            with file.open("a") as out:
+                out.write(json.dumps(line) + "\n")
+    return lines
+
+
+def run(setup: Setup, trainings: Iterable[Training], jobs: int) -> Iterator[tuple[Training, dict]]:
+    if jobs == 1:
+        torch.set_num_threads(measure.CORES)
+        yield from ((training, train(setup, training)) for training in trainings)
+        return
+    # Standard output is for the lines alone.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = {pool.submit(train, setup, training): training for training in trainings}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+class Results:
+    """What the trainings have found, by fusion and modalities."""
+
+    def __init__(self, lines: dict[Training, dict], seeds: int) -> None:
+        self.lines, self.seeds = lines, seeds
+
+    def of(self, fusion: str, keep: tuple[str, ...]) -> list[dict]:
+        return [self.lines[Training(fusion, keep, seed)] for seed in range(self.seeds)]
+
+    def right(self, fusion: str, keep: tuple[str, ...], shown: tuple[str, ...] | None = None) -> np.ndarray:
+        """Right or wrong (seeds, rows) of models that know `keep`, and are shown that or less."""
+        packed = [bytes.fromhex(line["right"][subset_name(shown or keep)]) for line in self.of(fusion, keep)]
+        rows = self.of(fusion, keep)[0]["test_rows"]
+        return np.array([np.unpackbits(np.frombuffer(bits, np.uint8))[:rows] for bits in packed])
+
+    def line(self, fusion: str, keep: tuple[str, ...], beside: dict[str, np.ndarray], pairs: bool) -> dict[str, Any]:
+        """What is printed of a fusion (or of a single modality, whose models have no other)."""
+        right, lines = self.right(fusion, keep), self.of(fusion, keep)
+        told: dict[str, Any] = {
+            "benchmark": "digits3",
+            "what": fusion if keep == MODALITIES else subset_name(keep),
+            "unit": "accuracy",
+            "ours": accuracy(right),
+            "seeds": [accuracy(one) for one in right],
+            "test_rows": right.shape[1],
+            "seconds": statistics.median(line["seconds"] for line in lines),
+            "memory_mb": max(line["memory_mb"] for line in lines),
         }
-        if pairs:
-            told["trained_without"] = {subset_name(s): accuracy(runs.train(fusion, s)) for s in subsets()}
-    return told
+        for name, other in beside.items():
+            if name != told["what"]:
+                found = paired_bootstrap(right.mean(0), other.mean(0))
+                difference = {"difference": found.difference, "low": found.low, "high": found.high}
+                told[f"against_{name}"] = {side: round(value, 4) for side, value in difference.items()}
+        if keep == MODALITIES:
+            told["shown"] = {subset_name(s): accuracy(self.right(fusion, keep, s)) for s in SUBSETS}
+            if pairs:
+                rivals = {s: ("concat" if len(s) == 1 else fusion, s) for s in SUBSETS}
+                known = {subset_name(s): rival for s, rival in rivals.items() if Training(*rival, 0) in self.lines}
+                told["trained_without"] = {name: accuracy(self.right(*rival)) for name, rival in known.items()}
+        return told
 
 
 def main() -> None:
     parser = measure.parser(__doc__)
+    parser.add_argument("--folder", type=Path, help="where what is prepared stays (default: nowhere)")
     parser.add_argument("--models", default=",".join(FUSIONS.names()), help="fusions, by comma")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--no-singles", action="store_true")
     parser.add_argument("--subsets", action="store_true")
+    parser.add_argument("--missing", choices=MISSING)
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
     fusions = [FUSIONS.choose(kind).kind for kind in arguments.models.split(",")]
+    fusions.sort(key=lambda kind: kind not in BESIDE)  # what others are held against comes first
     changes = list(arguments.set)
     if arguments.quick:
         fusions, arguments.seeds, arguments.epochs = ["concat", "logit"], 1, arguments.epochs or 0.1
     if arguments.epochs:
         changes.append(f"training.epochs={arguments.epochs}")
-    data = (arguments.data / "digits3").resolve()
-    with (data / "samples.csv").open(newline="") as table:  # fails here, where it says which file is missing
-        assert {*MODALITIES, "label", "split"} <= {*next(csv.reader(table))}
-    torch.set_num_threads(measure.CORES)
-    logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:
-        runs = Runs(*prepare(Path(folder), data, changes), arguments.seeds)
-        singles = {(m,): runs.train("concat", (m,)) for m in MODALITIES}
-        best = max(singles, key=lambda keep: singles[keep].mean())
-        beside = {"best_single": singles[best]}
-        for keep in singles:
-            print(json.dumps(line(runs, "concat", keep, {}, False)), flush=True)
-        # What others are held against comes first.
-        for fusion in sorted(fusions, key=lambda kind: kind not in BESIDE):
-            print(json.dumps(line(runs, fusion, MODALITIES, beside, arguments.subsets)), flush=True)
-            if fusion in BESIDE:
-                beside[fusion] = runs.train(fusion)
+    if arguments.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the Trainer would take a GPU that it sees
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (arguments.folder or Path(temporary)).resolve()
+        if not (folder / "settings.json").is_file():
+            prepare(folder, (arguments.data / "digits3").resolve())
+        setup = Setup(folder, tuple(changes), arguments.missing)
+        seeds = range(arguments.seeds)
+        # By seed, so that what is cut off has some of everything.
+        singles = [] if arguments.no_singles else [("concat", (m,)) for m in MODALITIES]
+        models = singles + [(fusion, MODALITIES) for fusion in fusions]
+        pairs = [(fusion, s) for fusion in fusions for s in SUBSETS if arguments.subsets and len(s) == 2]
+        trainings = [Training(*model, seed) for part in (models, pairs) for seed in seeds for model in part]
+        results = Results(trained(setup, trainings, arguments.jobs, arguments.results), arguments.seeds)
+    rights = [results.right(*single) for single in singles]
+    beside = {"best_single": max(rights, key=lambda right: float(right.mean()))} if rights else {}
+    beside |= {fusion: results.right(fusion, MODALITIES) for fusion in BESIDE if fusion in fusions}
+    for fusion, keep in models:
+        told = results.line(fusion, keep, beside if keep == MODALITIES else {}, arguments.subsets)
+        print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

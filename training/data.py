@@ -24,6 +24,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.cache import FeatureCache, needed_columns, open_table
 from training.features import FeatureSettings
+from training.mixing import mixed
 from training.padding import padded
 from training.processor import Row
 from training.schema import MODALITIES
@@ -176,6 +177,7 @@ class Collator:
         lead: a prompt stands within a template (`training.prompt`), after this; None: by itself.
         seeds: the batch has `seeds` (B,), of each row by what is shown of it, for texts that are drawn.
         augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
+        mixing: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -186,6 +188,7 @@ class Collator:
     targets: Callable[[Sequence[str]], Tensor] | None = None
     modality_dropout: float = 0.0
     augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
+    mixing: float = 0.0
     seed: int = 0
     prompt_room: int | None = None
     lead: str | None = None
@@ -210,6 +213,9 @@ class Collator:
             batch["seeds"] = torch.tensor([self._seed(row, s) for row, s in zip(rows, shown, strict=True)])
         if self.targets is not None:
             batch["labels"] = self.targets(_labels(rows))
+        if self.mixing > 0:
+            random = generator(self.seed, rows[0]["epoch"], f"{rows[0]['sample_id']} mixing")
+            batch = mixed(batch, self.modalities, self.mixing, random)
         return batch
 
     def shown(self, row: Row) -> list[str]:

@@ -236,6 +236,8 @@ class TrainingSettings:
     # What is minimised: the weighted sum of the losses of these (`training.catalog.OBJECTIVES`), each at most once.
     objectives: Annotated[tuple[Choice, ...], OneOrMore()] = (Choice("answer"),)
     augmentation: dict[str, Any] = field(default_factory=dict)  # modality -> how far its rows may be changed
+    # FuseMix: rows of vectors are mixed with one another, by Beta(mixing, mixing); 0: they are not (`training.mixing`).
+    mixing: float = 0.0
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -269,6 +271,7 @@ class TrainingSettings:
         for name in ("epochs", "baseline_epochs"):
             value = getattr(self, name)
             check(value is None or value > 0, name, value, "null or a positive number")
+        check(0 <= self.mixing <= 10, "mixing", self.mixing, "0 (none) to 10")
         for name in ("warmup", "label_smoothing"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
 

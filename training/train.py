@@ -24,6 +24,7 @@ from training.checkpoints import claim, last_checkpoint
 from training.data import Row, SampleDataset, make_collator
 from training.encoders.base import Encoder
 from training.features import FeatureSettings
+from training.mixing import check_mixing
 from training.model import FusionModel
 from training.outputs.base import Output
 from training.prompt import turn_end
@@ -156,6 +157,7 @@ def make_trainer(
     """What trains `network` as the task says; its checkpoints go to `folder`."""
     training, rows = task.training, len(task.train)
     assert training.epochs is not None
+    check_mixing(training.mixing, task.modalities, task.features, network.output)
     if training.compile:
         network.compiled = torch.compile(network.llm.forward, dynamic=True)
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
@@ -171,6 +173,7 @@ def make_trainer(
             seeds=False,
             modality_dropout=task.model.modality_dropout,
             augment=augmenters(training.augmentation, task.features, task.noise),
+            mixing=training.mixing,
             seed=training.seed,
         ),
         callbacks=[*callbacks, *_stopping(training)],

@@ -404,3 +404,12 @@ def test_no_list_of_words_in_the_settings_refuses_a_single_one():
         look(SOURCES.load(kind).Options)
     assert {"AlignSettings", "TrainingSettings", "LanguageOptions"} <= {kind.__name__ for kind in seen}
     assert plain == []
+
+
+def test_only_vectors_are_mixed(tmp_path):
+    path = write(tmp_path, GOOD)
+    words = (
+        r"training.mixing is 0.3, expected 0 beside features.text of the form ids: vectors alone can be mixed, as of"
+    )
+    with pytest.raises(ProjectError, match=words):
+        load(path, ["training.mixing=0.3", "model.output=class"])

@@ -204,6 +204,14 @@ def make_model(tokenizer: Any) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture(scope="session")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Samples of vectors: see `tiny_vectors`."""
+    from tests.training import tiny_vectors
+
+    return tiny_vectors.make(tmp_path_factory.mktemp("vectors"))
+
+
 def label_of(output: Choice, label: str) -> str:
     """The label as the output reads it: where it is several, of each of them; what is an object already stays."""
     members = OUTPUTS.make(output, {}).members

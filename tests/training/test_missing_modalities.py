@@ -1,5 +1,5 @@
 """Training rows that lack modalities in any pattern, also such that none has all: every fusion learns from what there
-is, and answers whatever it is then given."""
+is, with the default `modality_dropout`, and answers whatever it is then given."""
 
 import itertools
 from functools import partial
@@ -53,10 +53,12 @@ def train(fusion: str, rows: list[dict[str, Any]]) -> FusionModel:
     model.train()
     collator = make_collator(model, TOKENIZER, FEATURES)
     collator.targets = partial(model.output.targets, tokenizer=TOKENIZER)
-    batch, optimizer = collator(rows), torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(60):
+    collator.modality_dropout = ModelSettings().modality_dropout  # a part of what rows have is then known, too
+    batches = [collator([row | {"epoch": epoch} for row in rows]) for epoch in range(6)]
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for step in range(60):
         optimizer.zero_grad()
-        model(**batch).loss.backward()
+        model(**batches[step % 6]).loss.backward()
         optimizer.step()
     return model.eval()
 
@@ -71,4 +73,6 @@ def test_any_pattern_of_missing_modalities(fusion: str, pattern: str) -> None:
     right = dict.fromkeys(SUBSETS, 0)
     for row, answer in zip(test, answers, strict=True):
         right[frozenset(m for m in MODALITIES if row[m] is not None)] += answer == row["label"]
-    assert all(right[subset] == 8 for subset in PATTERNS[pattern])
+    # What no row had together is only sure where modalities are read one by one, or each pair of them is known.
+    sure = PATTERNS[pattern] if pattern == "never two together" and not model.fusion.late else SUBSETS
+    assert {subset: right[subset] for subset in sure} == dict.fromkeys(sure, 8)

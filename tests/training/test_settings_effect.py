@@ -14,9 +14,11 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from tests.training.tiny_vectors import FEATURES as VECTORS
 from training.cache import FeatureCache, needed_columns
 from training.comparison import decide
 from training.data import SampleDataset
+from training.family import Choice
 from training.features import FeatureSettings
 from training.fusion_check import FusionCheck
 from training.job import how_many_at_once
@@ -33,6 +35,7 @@ from training.settings import (
     PromotionSettings,
     SpeechAugmentation,
     TrainingSettings,
+    complete,
 )
 from training.spec import plan_runs
 from training.train import TrainingTask, make_tokenizer, make_trainer, new_model
@@ -78,8 +81,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
 class Effects:
     """What the code makes of settings: the objects that it really builds of them."""
 
-    def __init__(self, rows: SampleDataset, folder: Path) -> None:
-        self.rows, self.folder = rows, folder
+    def __init__(self, rows: SampleDataset, folder: Path, vectors: SampleDataset) -> None:
+        self.rows, self.folder, self.vectors = rows, folder, vectors
 
     def task(self, model: ModelSettings = MODEL, training: TrainingSettings = TRAINING) -> TrainingTask:
         return TrainingTask(
@@ -118,6 +121,12 @@ class Effects:
         loss = network(**self.batch(self.task())).loss
         assert loss is not None
         return loss.item()
+
+    def mixed(self, training: TrainingSettings) -> list[bytes]:
+        model = complete(dataclasses.replace(MODEL, output=Choice("class")), VECTORS.forms)
+        task = dataclasses.replace(self.task(model, training), train=self.vectors, features=VECTORS)
+        batch = self.trainer(task).data_collator([self.vectors[n] for n in range(32)])
+        return [batch[modality].numpy().tobytes() for modality in VECTORS.forms]
 
     def augmented(self, augmentation: SpeechAugmentation | ImageAugmentation) -> bytes:
         modality = "speech" if isinstance(augmentation, SpeechAugmentation) else "image"
@@ -195,6 +204,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
             lambda e, s: [e.batch(e.task(training=s))[m].numpy().tobytes() for m in ("image", "speech")],
         ),
         "objectives": (({"kind": "answer", "weight": 2.0},), lambda e, s: e.loss(s)),
+        "mixing": (0.5, lambda e, s: e.mixed(s)),
         "gradient_accumulation": (2, lambda e, s: e.arguments(s, "gradient_accumulation_steps")),
         "max_grad_norm": (0.5, lambda e, s: e.arguments(s, "max_grad_norm")),
         "precision": ("bfloat16", lambda e, s: e.arguments(s, "bf16")),
@@ -306,12 +316,14 @@ DEFAULTS = {
         for field in dataclasses.fields(kind)
     ],
 )
-def test_a_setting_changes_what_it_configures(settings: Any, name: str, rows: SampleDataset, tmp_path: Path) -> None:
+def test_a_setting_changes_what_it_configures(
+    settings: Any, name: str, rows: SampleDataset, vectors: SampleDataset, tmp_path: Path
+) -> None:
     assert name in CASES[settings], f"{settings.__name__}.{name} is new: say in CASES what it changes"
     value, effect, *rest = CASES[settings][name]
     before = rest[0] if rest else DEFAULTS[settings]
     after = dataclasses.replace(before, **{name: value(tmp_path) if callable(value) else value})
-    effects = Effects(rows, tmp_path / "checkpoints")
+    effects = Effects(rows, tmp_path / "checkpoints", vectors)
     first, again, second = effect(effects, before), effect(effects, before), effect(effects, after)
     assert first == again, "the same settings have the same effect"
     if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):

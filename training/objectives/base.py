@@ -1,7 +1,7 @@
 """The contract of an objective: what the model says of a batch to named losses."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -25,6 +25,16 @@ class Objective(nn.Module):
     def __init__(self, config: "FusionConfig", training: "TrainingSettings", options: options_module.Options) -> None:
         super().__init__()
         self.weight = options.weight
+        self.output, self.smoothing = config.make_output(), training.label_smoothing
+
+    def answer_loss(self, logits: Tensor, batch: Mapping[str, Tensor], rows: Any = slice(None)) -> Tensor:
+        """The output's own loss, smoothed by `training.label_smoothing`, of logits of those rows of the batch; where
+        rows are mixed, of both labels that a row has (`training.mixing`)."""
+        loss = self.output.loss(logits, batch["labels"][rows], self.smoothing)
+        if "mixing" not in batch:
+            return loss
+        other = self.output.loss(logits, batch["other_labels"][rows], self.smoothing)
+        return batch["mixing"] * loss + (1 - batch["mixing"]) * other
 
     def forward(self, output: "ModelOutput", batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalars by name, not weighted; no other objective uses the same name.
@@ -32,6 +42,6 @@ class Objective(nn.Module):
         Args:
             output: logits, x_m, and the tokens of each modality with their masks, through which all gradients of an
                 encoder go; `loss` is not there yet.
-            batch: what the model was given, labels included.
+            batch: what the model was given, labels included; see `answer_loss`.
         """
         raise NotImplementedError

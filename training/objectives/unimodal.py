@@ -26,12 +26,12 @@ class UnimodalObjective(Objective):
 
     def __init__(self, config: "FusionConfig", training: "TrainingSettings", options: Unimodal) -> None:
         super().__init__(config, training, options)
-        self.output, self.smoothing, self.balance = config.make_output(), training.label_smoothing, options.balance
+        self.balance = options.balance
 
     def forward(self, output: "ModelOutput", batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert output.alone is not None and output.tokens is not None
         losses = {
-            modality: self.output.loss(logits, batch["labels"][rows], self.smoothing)
+            modality: self.answer_loss(logits, batch, rows)
             for modality, (rows, logits) in output.alone.items()
             if len(rows)
         }
