@@ -6,6 +6,7 @@ Dagster starts it (`assets.launchers`) and passes the specification over Pipes; 
 way, everything else through the lake and MLflow. It dies with the process that started it.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -58,6 +59,7 @@ def run_all(spec: JobSpec, report: Callable[[TrainingReport], None], log: Log) -
     if min(at_once, len(runs)) == 1:
         for run in runs:
             report(train_one(spec, run, threads, log))
+            gc.collect()  # the Trainer refers to itself, and its model would stay beside the next one
     else:
         side_by_side(train_one, [(spec, run, threads) for run in runs], min(at_once, len(runs)), report, log)
 

@@ -16,12 +16,13 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.adaptation import merge
+from training.adaptation import halve, merge, restore
 from training.building import build_model
 from training.calibration import calibrate
 from training.catalog import OBJECTIVES
 from training.checkpoints import claim, last_checkpoint
-from training.data import Row, SampleDataset, make_collator
+from training.compilation import CompiledLayers
+from training.data import Collator, Row, SampleDataset, make_collator
 from training.encoders.base import Encoder
 from training.features import FeatureSettings
 from training.mixing import check_mixing
@@ -119,7 +120,9 @@ def fit(
     if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
         rate = task.training.learning_rate
         raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
-    network.compiled = None  # it answers in many more shapes
+    network.leave_out_base()
+    network.eval().compiled = None
+    network.whole = restore(network.whole)
     merge(network.encoders)  # what LoRA learned becomes part of the weights, so that a saved encoder is a plain one
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
     if len(task.validation):
@@ -158,8 +161,11 @@ def make_trainer(
     training, rows = task.training, len(task.train)
     assert training.epochs is not None
     check_mixing(training.mixing, task.modalities, task.features, network.output)
+    network.leave_out_base(of_encoders=True)
     if training.compile:
-        network.compiled = torch.compile(network.llm.forward, dynamic=True)
+        network.compiled = CompiledLayers(network.llm)
+    if training.precision == "bfloat16":
+        network.whole = halve(network)
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
     collator = make_collator(network, task.tokenizer, task.features)
     collator = replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer))
@@ -179,10 +185,24 @@ def make_trainer(
         callbacks=[*callbacks, *_stopping(training)],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.lengths = _lengths(task, network, collator)
     trainer.tokenizer, trainer.evaluation_collator = task.tokenizer, collator
     trainer.named_losses, trainer.clipped = {}, []
     trainer.watched = tuple(metric for metric in network.output.metrics if metric.name == training.metric)
     return trainer
+
+
+def _lengths(task: TrainingTask, network: FusionModel, collator: Collator) -> np.ndarray | None:
+    """Tokens of each training row, soft ones not counted; None where batches need not be of like length."""
+    grouped, output, labels = task.training.group_by_length, network.output, task.train.labels
+    if not (task.model.llm.model != TINY if grouped is None else grouped):
+        return None
+    lengths = collator.prompt_lengths(task.train)
+    if output.reads_answers:
+        known = sorted({label for label in labels if label is not None})
+        counts = {label: int((output.targets([label], task.tokenizer) != -100).sum()) for label in known}
+        lengths = lengths + np.array([0 if label is None else counts[label] for label in labels])
+    return lengths
 
 
 def predict(

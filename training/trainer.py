@@ -25,9 +25,10 @@ class Trainer(transformers.Trainer):
     named_losses: dict[str, list[Tensor]]  # since the last log, where there is more than one objective
     clipped: list[nn.Parameter]
     watched: tuple[Metric, ...] = ()
+    lengths: np.ndarray | None = None  # of the training rows, where a batch shall have rows of like length
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(len(train_dataset), self.args.seed)
+        return EpochSampler(len(train_dataset), self.args.seed, self.args.train_batch_size, self.lengths)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -43,11 +44,12 @@ class Trainer(transformers.Trainer):
         return nn.utils.clip_grad_norm_(self.clipped, self.args.max_grad_norm)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Without a pickle of the arguments, which nobody reads, and without files of what is not trained."""
+        """Without a pickle of the arguments, which nobody reads, and without files of what is not trained; by the names
+        that tensors have here, since it is loaded without the conversions of `from_pretrained`."""
         model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         folder: Any = output_dir or self.args.output_dir
         if self.args.should_save:
-            PreTrainedModel.save_pretrained(model, folder, state_dict=state_dict)
+            PreTrainedModel.save_pretrained(model, folder, state_dict=state_dict, save_original_format=False)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -74,9 +76,9 @@ class Trainer(transformers.Trainer):
         model.eval()
         losses, answers = [], []
         for batch in even_batches(rows, self.evaluation_collator, self.args.eval_batch_size):
-            with torch.inference_mode():
+            with torch.inference_mode(), self.accelerator.autocast():  # frozen weights may be bfloat16
                 losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
-            answers += model.scored_answers(batch, self.tokenizer)
+                answers += model.scored_answers(batch, self.tokenizer)
         labels = [model.output.read(label) for label in rows.labels]
         metrics = {"eval_loss": float(np.mean(losses))}
         for metric in dict.fromkeys([*model.output.headlines, *self.watched]):
