@@ -23,6 +23,7 @@ from training.catalog import OBJECTIVES
 from training.checkpoints import claim, last_checkpoint
 from training.compilation import CompiledLayers
 from training.data import Collator, Row, SampleDataset, make_collator
+from training.distributed import first_says, is_first, part_of
 from training.encoders.base import Encoder
 from training.features import FeatureSettings
 from training.mixing import check_mixing
@@ -38,6 +39,7 @@ from training.trainer import EarlyStopping, Trainer, even_batches
 
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
 _CALIBRATION_BATCH = 64
+_PATIENCE = 7 * 24 * 3600  # seconds; where a process ends, torchrun ends the others
 _LOGS = 50  # points of the loss curve
 
 
@@ -109,11 +111,11 @@ def fit(
     collator = make_collator(network, task.tokenizer, task.features)
     for rows in (task.train, task.validation, task.test):
         collator.check_prompts(rows[n] for n in range(len(rows)))
-    claim(Path(folder), task.identity())
     trainer = make_trainer(task, network, Path(folder), callbacks, run_name)
+    checkpoint = first_says(partial(_claimed, folder, task))
     gc.freeze()  # the Trainer collects garbage first, and each collection would look through all that is imported
     try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
+        trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         gc.unfreeze()
     history = _history(trainer.state.log_history)
@@ -125,11 +127,17 @@ def fit(
     network.whole = restore(network.whole)
     merge(network.encoders)  # what LoRA learned becomes part of the weights, so that a saved encoder is a plain one
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
-    if len(task.validation):
+    if len(task.validation) and is_first():
         rows = _sample(task.validation, task.training.seed)
         labels = [label for label in rows.labels if label is not None]  # all have one
         calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
     return Trained(network.eval(), history)
+
+
+def _claimed(folder: Path, task: TrainingTask) -> str | None:
+    """The checkpoint that the training goes on from."""
+    claim(Path(folder), task.identity())
+    return last_checkpoint(Path(folder))
 
 
 def new_model(task: TrainingTask) -> FusionModel:
@@ -282,7 +290,7 @@ def _arguments(
         output_dir=str(folder),
         run_name=run_name,
         num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size,
+        per_device_train_batch_size=part_of(training.batch_size),
         per_device_eval_batch_size=256,
         gradient_accumulation_steps=training.gradient_accumulation,
         learning_rate=training.learning_rate,
@@ -293,6 +301,9 @@ def _arguments(
         optim="adamw_torch_fused",
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bfloat16",
+        # A batch may lack a modality; and the others wait while the first process evaluates one model after another.
+        ddp_find_unused_parameters=True,
+        ddp_timeout=_PATIENCE,
         use_cpu=not torch.accelerator.is_available(),  # said in so many words, or a CPU is refused bfloat16
         seed=training.seed,
         logging_steps=max(1, steps // _LOGS),
