@@ -194,11 +194,15 @@ class FusionModel(AdaptedModel):
 
         Positions count from the first real token of a row.
         """
+        length = embeddings_BSD.shape[1]
         if self.compiled is not None and self.training:
             embeddings_BSD, mask_BS = self.compiled.padded(embeddings_BSD, mask_BS)
         positions_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)
         padded = {"inputs_embeds": embeddings_BSD, "attention_mask": mask_BS, "position_ids": positions_BS}
-        return self.llm(**padded, use_cache=False, **options)
+        said = self.llm(**padded, use_cache=False, **options)
+        if "last_hidden_state" in said:
+            said["last_hidden_state"] = said.last_hidden_state[:, -length:]  # without what compiled layers were given
+        return said
 
     def forward(
         self,
