@@ -20,4 +20,10 @@ ENGINES = Family(
         "processes": "assets.engines.processes:ProcessesEngine",
     },
 )
-LAUNCHERS = Family("launcher", {"subprocess": "assets.launchers.subprocess:SubprocessLauncher"})
+LAUNCHERS = Family(
+    "launcher",
+    {
+        "subprocess": "assets.launchers.subprocess:SubprocessLauncher",
+        "torchrun": "assets.launchers.torchrun:TorchrunLauncher",
+    },
+)

@@ -1,213 +1,265 @@
-"""Training of a language model of a billion parameters in bfloat16 on one GPU, by `training.train.fit`, beside a bare
-loop; and what frozen encoders embed a second.
+"""Training of a language model of 1.1 billion parameters that hears and sees through pretrained encoders inside the
+model, in bfloat16 on one GPU, beside a bare loop.
 
-    python -m benchmarks.gpu --folder FOLDER [--quick]
+    python -m benchmarks.gpu [--quick] [--seconds 270]
 
-FOLDER is one that `benchmarks.training --folder` has prepared: the built-in example's rows, in files that need nothing
-but what `training` needs. The language model (Llama's kind, 22 layers of width 2048, 1.1 billion parameters) and the
-encoders (ViT-base, Whisper small's encoder) have random weights: no rate depends on what they are. All weights are
-trained, in float32 with bfloat16 autocast and fused AdamW.
+The language model (Llama's kind, 22 layers of width 2048) and the encoders (ViT-base, Whisper small's encoder) have
+random weights, and the contents are noise: no rate depends on what they are. A row is a question of 4 to 40 words, a
+picture of 224 x 224 pixels, a recording of 0.5 to 3 seconds, and an answer of 1 to 4 words; one in ten of each modality
+is hidden. The ways to train: all with LoRA; and the language model whole over frozen encoders. `ours` is what
+`training.train.make_trainer` makes, `loop` the same model and batches under autocast with fused AdamW and clipping, and
+nothing else.
 
-Model FLOPs utilisation is 6 x parameters x tokens (padding not counted) a second over the card's dense bfloat16 rate,
-989 TFLOP/s of an H100 or H200; attention is left out, which is under two percent at these lengths. Steps are timed from
-the fourth on, between synchronisations. `--quick` is a tiny model on whatever device there is, to see that it works.
+A line is printed as soon as it is known, and a part ends at its limit, so that a run that is cut keeps what it has:
+
+    tokens/s  real tokens that the language model reads (padding not counted), of the median step
+    mfu       model FLOPs utilisation: forward 2, backward to the inputs 2 and to the weights 2 FLOPs for each parameter
+              and real token, of what does each (LoRA: its own few parameters not counted; a frozen encoder: forward
+              alone), without attention's own and without embeddings; over the dense bfloat16 rate, 989 TFLOP/s of an
+              H100 or H200
+    padding   share of the positions that the language model reads and that are none
+    gpu_gb    peak of what PyTorch had allocated
+    profile   shares of the time of all kernels, and `busy`: of the time that the steps took
+
+The first steps warm up: three, and twelve where layers are compiled (`warm_s` has the time). `--quick` is a tiny model
+on whatever device there is, to see that it works.
 """
 
+import contextlib
+import gc
 import json
+import re
+import shutil
+import signal
 import statistics
+import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers as hf
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
-from assets.engines.base import WorkerOptions, cores
-from assets.engines.threads import ThreadsEngine
 from benchmarks import measure
-from benchmarks.llm import StepClock, synchronize, write_llama
-from benchmarks.training import opened
-from training.building import build_model
-from training.data import EpochSampler, make_collator
-from training.preprocessing import Picture, Recording
-from training.pretrained import load_encoder
-from training.settings import LlmSettings
-from training.train import TrainingTask, fit, make_tokenizer
+from benchmarks.gpu_model import WAYS, make_task, write_models
+from benchmarks.llm import StepClock, synchronize
+from training.model import FusionModel
+from training.train import TrainingTask, make_trainer, new_model
 
 _PEAK = 989e12  # FLOP a second
-_WARM = 3  # steps
-_BATCH = 256
+_BATCH, _STEPS, _WARM, _WARM_COMPILED, _PROFILED = 256, 24, 3, 12, 3
+_KINDS = {  # of kernels on a GPU, or operators on a CPU; the first that fits
+    "optimizer": "adam|multi_tensor|foreach",
+    "attention": "flash|fmha|attention|softmax",
+    "matmul": "gemm|nvjet|cutlass|xmma|cublas|splitk|mm$|conv",
+    "compiled": "triton|inductor",
+    "copies and casts": "copy|memcpy|memset|cat",
+    "norms and sums": "reduce|norm|mean|sum",
+    "elementwise": "elementwise|mul|add|silu|gelu|rsqrt|pow",
+}
 
 
-def language_model(folder: Path, quick: bool) -> int:
-    """Writes a language model with random weights; returns its parameters."""
-    shape = (
-        {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-        if quick
-        else {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32}
-        | {"num_key_value_heads": 4}
-    )
-    return write_llama(folder, "What do you see and hear?", **shape, vocab_size=32_000)
+class Meter:
+    """Counts what a network reads in each step, without waiting for the device."""
+
+    def __init__(self, network: FusionModel) -> None:
+        self.tokens: list[torch.Tensor] = []
+        self.positions: list[int] = []
+        self.encoded: dict[str, list[int]] = {"image": [], "speech": []}
+        read, encode = network.read, network.encode
+
+        def counted_read(embeddings: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
+            self.tokens.append(mask.sum())
+            self.positions.append(mask.numel())
+            return read(embeddings, mask, **options)
+
+        def counted_encode(present: torch.Tensor, **batch: Any) -> Any:
+            config: Any = network.config
+            shown = dict(zip(config.modalities, present.cpu().sum(0).tolist(), strict=True))
+            self.encoded["image"].append(197 * shown["image"])
+            frames = batch["speech_mask"].cpu() & present.cpu()[:, config.modalities.index("speech"), None]
+            self.encoded["speech"].append(int(frames.sum()) // 2)  # its second convolution halves them
+            return encode(present, **batch)
+
+        network.read, network.encode = counted_read, counted_encode  # type: ignore[method-assign]
+
+    def flops(self, step: int, sizes: dict[str, float], way: str) -> float:
+        llm, encoders = WAYS[way]
+        each = {"full": 6, "lora": 4, "frozen": 2}
+        total = each[llm] * sizes["llm"] * float(self.tokens[step])
+        return total + sum(each[encoders] * sizes[m] * counts[step] for m, counts in self.encoded.items())
 
 
-def task_of(folder: Path, llm: Path, rows: int) -> TrainingTask:
-    model, training, features, samples, _ = opened(folder, rows, "the example's model")
-    model = replace(model, llm=LlmSettings(model=str(llm)))
-    training = replace(training, batch_size=min(_BATCH, rows // 8), precision="bfloat16")
-    tokenizer = make_tokenizer(samples, model, training)
-    nothing = samples.take([])
-    return TrainingTask(
-        model=model, training=training, features=features, train=samples, validation=nothing, tokenizer=tokenizer
-    )
+class Profile(hf.TrainerCallback):
+    """Of some steps near the end."""
+
+    def __init__(self, steps: range) -> None:
+        self.steps, self.seconds, self.shares = steps, 0.0, dict[str, float]()
+        cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+        self._profile = profile(activities=[ProfilerActivity.CPU, *cuda])
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.steps.start:
+            synchronize()
+            self._profile.start()
+            self.seconds = -time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.steps.stop:
+            synchronize()
+            self.seconds += time.perf_counter()
+            self._profile.stop()
+            self.shares = self._shares()
+
+    def _shares(self) -> dict[str, float]:
+        times = dict.fromkeys([*_KINDS, "other"], 0.0)
+        for event in self._profile.key_averages():
+            on_gpu = event.device_type == torch.autograd.DeviceType.CUDA
+            if on_gpu != torch.cuda.is_available() or getattr(event, "is_user_annotation", False):
+                continue
+            if event.key.startswith(("Optimizer.", "ProfilerStep", "Torch-Compiled")):
+                continue
+            spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            name = event.key.lower()
+            times[next((kind for kind, words in _KINDS.items() if re.search(words, name)), "other")] += spent
+        total = sum(times.values()) or 1.0
+        shares = {kind: round(spent / total, 3) for kind, spent in times.items()}
+        return shares | {"busy": round(total / 1e6 / self.seconds, 3)}
 
 
-def ours(task: TrainingTask) -> list[float]:
-    """Seconds of each step."""
-    clock = StepClock()
+def ours(task: TrainingTask) -> dict[str, Any]:
+    """Seconds of each step, the meter and the profile."""
+    network = new_model(task)
+    clock, meter = StepClock(), Meter(network)
+    watched = Profile(range(_STEPS - _PROFILED, _STEPS))
     with tempfile.TemporaryDirectory() as checkpoints:
-        # What is saved at the end is no part of a step: 13 GB would be written.
-        hf.Trainer._save_checkpoint = lambda *_, **__: None  # type: ignore[method-assign,assignment]
-        fit(task, Path(checkpoints), [clock])
-    return np.diff(clock.begins).tolist()
+        trainer = make_trainer(task, network, Path(checkpoints), [clock, watched], None)
+        trainer._save_checkpoint = lambda *_, **__: None  # type: ignore[method-assign,assignment]  # no part of a step
+        trainer.train()
+    # Those that were profiled are slower.
+    steps = np.diff(clock.begins)[: _STEPS - _PROFILED].tolist()
+    return {"steps": steps, "meter": meter, "profile": watched.shares}
 
 
-def loop(task: TrainingTask) -> tuple[list[float], float]:
-    """Seconds of each step, and real tokens that the language model reads in one."""
+def loop(task: TrainingTask) -> dict[str, Any]:
     training, device = task.training, torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    torch.manual_seed(training.seed)
-    network = build_model(task.model, task.features, task.tokenizer, task.modalities)
-    collator = make_collator(network, task.tokenizer, task.features)
-    targets = partial(network.output.targets, tokenizer=task.tokenizer)
-    collator = replace(collator, targets=targets, modality_dropout=task.model.modality_dropout, seed=training.seed)
-    samples: Any = task.train
-    order = EpochSampler(len(samples), training.seed)
+    network = new_model(task)
+    with tempfile.TemporaryDirectory() as nowhere:  # for its batches in their order
+        trainer = make_trainer(
+            replace(task, training=replace(training, precision="float32")), network, Path(nowhere), [], None
+        )
+    batches: Any = DataLoader(
+        task.train,
+        training.batch_size,
+        sampler=trainer._get_train_sampler(task.train),
+        collate_fn=trainer.data_collator,
+        num_workers=training.workers,
+        pin_memory=device.type == "cuda",
+    )
     network.to(device).train()  # type: ignore[arg-type]  # transformers wraps it
-    optimizer = torch.optim.AdamW(network.parameters(), training.learning_rate, (0.9, 0.95), fused=True)
-    begins, tokens = [], []
-    read = network.read
-
-    def counted(embeddings_BSD: torch.Tensor, mask_BS: torch.Tensor, **options: Any) -> Any:
-        tokens.append(mask_BS.sum())
-        return read(embeddings_BSD, mask_BS, **options)
-
-    network.read = counted  # type: ignore[method-assign]
-    for batch in DataLoader(samples, training.batch_size, sampler=order, collate_fn=collator):
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, training.learning_rate, (0.9, 0.95), fused=True)
+    begins, meter = [], Meter(network)
+    for batch in batches:
         synchronize()
         begins.append(time.perf_counter())
         with torch.autocast(device.type, torch.bfloat16):
-            loss = network(**{name: tensor.to(device) for name, tensor in batch.items()}).loss
+            loss = network(**{name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), training.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-    return np.diff(begins).tolist(), float(torch.stack(tokens).float().mean())
+    return {"steps": np.diff(begins).tolist(), "meter": meter}
 
 
-def tell_training(folder: Path, quick: bool) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        parameters = language_model(Path(temporary), quick)
-        task = task_of(folder, Path(temporary), 128 if quick else 4096)
-        figures = {}
-        memory = {}
-        for side in ("loop", "ours", "loop", "ours"):  # the first of each warms up
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            steps: Any = loop(task) if side == "loop" else ours(task)
-            if side == "loop":
-                steps, tokens = steps
-            figures[side] = statistics.median(steps[_WARM:])
-            memory[side] = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-        for side, seconds in figures.items():
-            utilisation = 6 * parameters * tokens / seconds / _PEAK
-            line = {"benchmark": "gpu", "what": f"training, {parameters / 1e9:.2f} billion parameters, {side}"}
-            line |= {"ms/step": round(1000 * seconds, 1), "tokens/s": round(tokens / seconds)}
-            line |= {"mfu": round(utilisation, 3), "gpu_gb": round(memory[side], 1), "batch": task.training.batch_size}
-            print(json.dumps(line), flush=True)
-        print(
-            json.dumps(
-                {"benchmark": "gpu", "what": "training, ours / loop", "ratio": figures["loop"] / figures["ours"]}
-            )
-        )
+@contextlib.contextmanager
+def limited(seconds: float, what: dict[str, Any], failed: list[str]) -> Iterator[None]:
+    """Ends what is within after so many seconds; what went wrong is a line, and the next part goes on."""
+    end = time.monotonic() + seconds
+
+    def cut(*_: Any) -> None:
+        raise TimeoutError
+
+    previous = signal.signal(signal.SIGALRM, cut)
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, seconds))
+    try:
+        yield
+    except Exception as error:  # a compiler wraps what ends it
+        if time.monotonic() < end:
+            failed.append(f"{type(error).__name__}: {error}"[:500])
+        said = {"error": failed[-1]} if time.monotonic() < end else {"cut_after_s": round(seconds)}
+        print(json.dumps(what | said), flush=True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
-def tell_embedding(quick: bool) -> None:
-    random = np.random.default_rng(0)
-    tiny = {"num_hidden_layers": 2} if quick else {}
-    vit = hf.ViTModel(hf.ViTConfig(**tiny)), hf.ViTImageProcessor()
-    layers = {"encoder_layers": 2 if quick else 12, "decoder_layers": 1, "d_model": 768}
-    layers |= {"encoder_attention_heads": 12, "decoder_attention_heads": 12, "encoder_ffn_dim": 3072}
-    whisper = hf.WhisperModel(hf.WhisperConfig(**layers)), hf.WhisperFeatureExtractor()
-    count = 64 if quick else 2048
-    pictures = [Picture(pixels) for pixels in random.integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)]
-    lengths = random.uniform(0.5, 6, count)
-    waves: list[Any] = [
-        Recording(random.standard_normal(round(16_000 * s)).astype(np.float32) / 10, 16_000) for s in lengths
-    ]
-    cases: tuple[tuple[str, Any, list[Any], str], ...] = (
-        ("image", vit, pictures, "ViT-base"),
-        ("speech", whisper, waves, "Whisper small, 0.5 to 6 s"),
-    )
-    for modality, parts, contents, name in cases:
-        with tempfile.TemporaryDirectory() as temporary:
-            for part in parts:
-                part.save_pretrained(temporary)
-            encoder = load_encoder(modality, Path(temporary))
-        sides: dict[str, Callable[[], Any]] = {
-            "ours, one thread": lambda e=encoder, c=contents: e.embed(c, 4, -1, 64),
-            "bare": lambda e=encoder, c=contents: bare(e, c, 64),
-            "ours": lambda e=encoder, c=contents: threads(e, c),
-        }
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        for turn in range(4):
-            for side, function in sides.items():
-                synchronize()
-                started = time.perf_counter()
-                function()
-                synchronize()
-                times[side] += [time.perf_counter() - started] if turn else []
-        rates = {side: round(count / statistics.median(seconds)) for side, seconds in times.items()}
-        line = {"benchmark": "gpu", "what": f"embedding, {name}", "unit": "items/s", **rates}
-        ratio = round(rates["ours, one thread"] / rates["bare"], 3)
-        print(json.dumps(line | {"ratio": ratio, "threads": cores()}), flush=True)
-
-
-def threads(encoder: Any, contents: list[Any]) -> None:
-    """As the featurize step does: a thread for each core, batches of 64 contents."""
-    batches = (contents[at : at + 64] for at in range(0, len(contents), 64))
-    deque(ThreadsEngine(WorkerOptions()).map(partial(encoder.embed, tokens=4, layer=-1, batch_size=64), batches), 0)
-
-
-def bare(encoder: Any, contents: list[Any], batch_size: int) -> None:
-    """Preprocessing, encoder and a mean, in batches of one length, and nothing else."""
-    inputs = [part.tensors for content in contents for part in encoder.preprocessing.inputs(content)]
-    inputs.sort(key=lambda tensors: [tuple(tensor.shape) for tensor in tensors.values()])
-    with torch.inference_mode():
-        start = 0
-        while start < len(inputs):
-            shapes = [tensor.shape for tensor in inputs[start].values()]
-            batch = [t for t in inputs[start : start + batch_size] if [x.shape for x in t.values()] == shapes]
-            start += len(batch)
-            tensors = {name: torch.cat([t[name] for t in batch]).to(encoder.device) for name in batch[0]}
-            encoder.tower.states(encoder.network, tensors, -1).mean(1).half().cpu().numpy()
+def tell(task: TrainingTask, way: str, side: str, what: dict[str, Any], sizes: dict[str, float]) -> float:
+    """Prints a line; returns milliseconds of a step."""
+    started = time.perf_counter()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    sides: dict[str, Callable[[TrainingTask], dict[str, Any]]] = {"ours": ours, "loop": loop}
+    found = sides[side](task)
+    warm = _WARM_COMPILED if task.training.compile else _WARM
+    steps, meter = found["steps"], found["meter"]
+    timed = range(warm, len(steps))
+    line = {
+        "ms/step": round(1000 * statistics.median(steps[warm:]), 1),
+        "tokens/s": round(statistics.median(float(meter.tokens[n]) / steps[n] for n in timed)),
+        "mfu": float(f"{statistics.median(meter.flops(n, sizes, way) / steps[n] / _PEAK for n in timed):.3g}"),
+        "padding": round(1 - sum(float(meter.tokens[n]) for n in timed) / sum(meter.positions[n] for n in timed), 3),
+        "warm_s": round(sum(steps[:warm]), 1),
+        "gpu_gb": round(torch.cuda.max_memory_allocated() / 2**30, 1) if torch.cuda.is_available() else 0.0,
+        "profile": found.get("profile", {}),
+        "batch": task.training.batch_size,
+        "workers": task.training.workers,
+        "part_s": round(time.perf_counter() - started, 1),
+    }
+    print(json.dumps(what | line), flush=True)
+    return line["ms/step"]
 
 
 def main() -> None:
     parser = measure.parser(__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="what `benchmarks.training --folder` prepared")
+    parser.add_argument("--seconds", type=float, default=270, help="for all parts together")
     arguments = parser.parse_args()
+    hf.utils.logging.disable_progress_bar()
     if not torch.cuda.is_available() and not arguments.quick:
         print("no GPU here: skipped")
         return
-    print(json.dumps({"benchmark": "gpu", "device": str(torch.accelerator.current_accelerator(check_available=True))}))
-    tell_embedding(arguments.quick)
-    tell_training(arguments.folder.resolve(), arguments.quick)
+    end = time.monotonic() + arguments.seconds
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    print(json.dumps({"benchmark": "gpu", "device": name}), flush=True)
+    batch = 4 if arguments.quick else _BATCH
+    room = Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 8 * 2**30
+    workers = 8 if room and not arguments.quick else 0  # pictures of a batch are 150 MB; a worker hands them over there
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        sizes = write_models(Path(temporary), arguments.quick)
+        line = {name: round(size / 1e6, 1) for name, size in sizes.items()}
+        print(json.dumps({"benchmark": "gpu", "what": "parameters, millions", **line}), flush=True)
+        for way in WAYS:
+            plain: dict[str, float] = {}
+            for side, compiled in (("ours", False), ("ours", True), ("loop", False)):
+                what = {"benchmark": "gpu", "what": "training", "way": way, "side": side, "compile": compiled}
+                task = make_task(Path(temporary), way, _STEPS * batch, batch, compiled, workers)
+                with limited(min(end - time.monotonic(), arguments.seconds / 3), what, failed):
+                    figure = tell(task, way, side, what, sizes)
+                    plain |= {} if compiled else {side: figure}
+            if plain.keys() == {"ours", "loop"}:
+                ratio = round(plain["loop"] / plain["ours"], 3)
+                print(json.dumps({"benchmark": "gpu", "what": "ours / loop", "way": way, "ratio": ratio}), flush=True)
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":

@@ -55,12 +55,28 @@ def test_training_ends_with_the_weights_of_the_bare_loop(tmp_path):
     # It ends with an error where the weights differ.
     peers = {line["beside"] for line in lines("training", "--folder", str(tmp_path))}
     assert peers == {"bare loop", "bare loop, batches ready made"}
-    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--folder", str(tmp_path)]  # on the same rows
+
+
+@pytest.mark.slow
+def test_a_model_with_encoders_is_timed_in_every_way_to_train_it():
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--seconds", "600"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    _device, _sizes, *found = map(json.loads, done.stdout.splitlines())
+    lines = [line for line in found if line["what"] == "training"]
+    sides = [("ours", False), ("ours", True), ("loop", False)]
+    assert [(line["side"], line["compile"]) for line in lines] == 2 * sides
+    assert {line["what"] for line in found} == {"training", "ours / loop"}
+    assert all(min(line["ms/step"], line["tokens/s"], line["mfu"]) > 0 and line["padding"] < 1 for line in lines)
+    assert all(line["profile"]["matmul"] > 0 for line in lines if line["side"] == "ours")
+
+
+@pytest.mark.slow
+def test_embedding_is_timed_beside_the_bare_encoder():
+    command = [sys.executable, "-m", "benchmarks.gpu_embedding", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    device, *found = map(json.loads, done.stdout.splitlines())
-    assert device.keys() == {"benchmark", "device"}
-    assert [line["what"].split(",")[0] for line in found] == 2 * ["embedding"] + 3 * ["training"]
+    assert all(line["ours"] > 0 for line in map(json.loads, done.stdout.splitlines()))
 
 
 @pytest.mark.slow

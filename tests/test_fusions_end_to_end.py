@@ -25,6 +25,7 @@ from training.mlflow_store import client
 pytestmark = pytest.mark.slow
 
 RUN = ["concat", "{kind: bottleneck, layers: 1}", "logit"]
+LAUNCHERS = ["{kind: torchrun, processes: 2}", "subprocess"]
 SETTINGS = ["promotion.must_beat=[]", "training.parallel=1"]
 CONTEXT: Any = SimpleNamespace(run=SimpleNamespace(run_id="of_test"), log=SimpleNamespace(info=print))
 
@@ -50,8 +51,9 @@ def test_every_fusion_comes_to_a_champion(tiny: Path, home: Path, tmp_path: Path
     assert told["model"]["version"] == 1 and "challenger" in told["model"]["aliases"]
     assert "the best single modality" in said
     assert roles(home) == ["image", "model", "speech", "text"], "concatenation is no rival of itself"
-    for number, fusion in enumerate(RUN[1:], start=2):
-        told, said = run(tiny, f"model.fusion={fusion}", *SETTINGS, select="baselines,model+")
+    for number, (fusion, launcher) in enumerate(zip(RUN[1:], LAUNCHERS, strict=True), start=2):
+        settings = f"model.fusion={fusion}", f"launcher={launcher}", *SETTINGS
+        told, said = run(tiny, *settings, select="baselines,model+")
         assert told["model"] == {"name": "tiny", "version": number, "aliases": ["challenger", "champion"]}, said
         assert "concat" in said
     tried = [FUSIONS.choose(load(tiny, [f"model.fusion={fusion}"]).model.fusion).kind for fusion in RUN]

@@ -4,14 +4,14 @@ A part that was adapted carries what was said of it (`part.adaptation`), so that
 stays still in training, parameter groups, what was not trained and lies elsewhere. LoRA is PEFT's (Hu et al. 2021).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from training.validation import FORBID_EXTRA, Strings, check
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _LORA = {"rank": 8, "alpha": None, "dropout": 0.0, "targets": ()}  # with their defaults
 
@@ -131,6 +131,31 @@ def merge(model: "nn.Module") -> None:
                 part.set_submodule(name, layer.get_base_layer())
             part.requires_grad_(True)
             part.adaptation = Adaptation()  # type: ignore[assignment]
+
+
+def halve(model: "nn.Module") -> "dict[nn.Parameter, Tensor]":
+    """Makes bfloat16 of what autocast would make that of in every step: weights of linear layers and convolutions that
+    are not trained, which need no float32 for an optimizer's small steps. What the model says under autocast stays the
+    same, bit for bit. Returns the weights as they were, where they were.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    whole = {}
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | Conv1D):
+            for parameter in module.parameters(recurse=False):
+                if not parameter.requires_grad and parameter not in embeddings:  # a head may share theirs
+                    whole[parameter], parameter.data = parameter.data, parameter.data.bfloat16()
+    return whole
+
+
+def restore(whole: "Mapping[nn.Parameter, Tensor]") -> "dict[nn.Parameter, Tensor]":
+    """Undoes `halve`; nothing is left to undo."""
+    for parameter, data in whole.items():
+        parameter.data = data.to(parameter.device)
+    return {}
 
 
 def parameter_groups(model: "nn.Module", decayed: Collection[str], weight_decay: float) -> list[dict[str, Any]]:

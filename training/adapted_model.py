@@ -25,16 +25,20 @@ class AdaptedModel(PreTrainedModel):
 
     llm: Any
     config: FusionConfig
+    _in_training = False  # said by `train`, as opposed to how modules are made
 
     def train(self, mode: bool = True) -> "AdaptedModel":
-        super().train(mode)
-        hold_still(self)
+        if not (mode and self._in_training):  # the Trainer says so at each step, and there are thousands of modules
+            super().train(mode)
+            hold_still(self)
+            self._in_training = mode
         return self
 
-    def leave_out_base(self) -> None:
-        """From now on, what of the language model is not trained is not stored with what is."""
-        base = [f"llm.{name}" for name in base_names(self.llm)] if self.config.adaptation.train != "full" else None
-        self._keys_to_ignore_on_save = base
+    def leave_out_base(self, of_encoders: bool = False) -> None:
+        """From now on, what of the language model is not trained is not stored with what is; nor what of encoders is
+        not, which is for checkpoints: a model that answers has all of its encoders."""
+        base = [name for name in sorted(base_names(self)) if of_encoders or name.startswith("llm.")]
+        self._keys_to_ignore_on_save = base or None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **options: Any) -> Any:

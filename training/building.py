@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -44,9 +45,10 @@ def build_model(
     read = {m: encoder for m, encoder in settings.encoders.items() if m in modalities}  # a baseline reads fewer
     settings = complete(replace(settings, encoders=read), {m: features.forms[m] for m in modalities})
     assert features == features.with_encoders(settings.encoders)
-    starts = _starts(settings.encoders, features)
     name = settings.llm.model
-    pretrained, digest = (None, None) if name == TINY else load_llm(name, output, tokenizer)
+    with torch.random.fork_rng(devices=[]):  # what is drawn next shall not depend on how files are read
+        starts = _starts(settings.encoders, features)
+        pretrained, digest = (None, None) if name == TINY else load_llm(name, output, tokenizer)
     config = FusionConfig(
         modalities=list(modalities),
         encoders={m: encoder.plain() for m, encoder in settings.encoders.items()},

@@ -8,7 +8,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training.files import write_text
 
-_WHOLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+_WHOLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+_RANDOM = "rng_state*.pth"  # one of each process
 
 
 def claim(folder: Path, identity: str) -> None:
@@ -33,7 +34,7 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    if not all((checkpoint / name).is_file() for name in _WHOLE):
+    if not all((checkpoint / name).is_file() for name in _WHOLE) or not any(checkpoint.glob(_RANDOM)):
         return False
     try:  # the Trainer writes this file last
         json.loads((checkpoint / "trainer_state.json").read_text())

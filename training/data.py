@@ -33,6 +33,7 @@ from training.tokenizer import encode
 if TYPE_CHECKING:
     from training.model import FusionModel
 
+_STRETCH = 50  # batches
 _NOTHING = dict.fromkeys(MODALITIES)
 
 
@@ -86,6 +87,14 @@ class SampleDataset(torch.utils.data.Dataset):
             for position, count in zip(positions.tolist(), counts.tolist(), strict=True):
                 if position >= 0:
                     yield from itertools.repeat(cache.read(position)["text"], count)
+
+    def of_texts(self, modality: str, count: Callable[[str], int]) -> np.ndarray:
+        """What `count`, which is asked once for each text, says of every row's; 0 where a row has none."""
+        if modality not in self.caches:
+            return np.zeros(len(self), dtype=np.int64)
+        positions, where = np.unique(self._positions[modality], return_inverse=True)
+        cache = self.caches[modality]
+        return np.array([count(cache.read(p)["text"]) if p >= 0 else 0 for p in positions.tolist()])[where]
 
     def identity(self) -> str:
         """Names the rows and their labels and inputs, in order."""
@@ -141,11 +150,17 @@ def generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
 
 
 class EpochSampler(torch.utils.data.Sampler):
-    """Keys (epoch, row number) in an order that depends on (seed, epoch) alone."""
+    """Keys (epoch, row number) in an order that depends on (seed, epoch) alone.
 
-    def __init__(self, rows: int, seed: int) -> None:
+    Args:
+        lengths: of the rows; each batch then has rows of like length, so that little of it is padding (`by_length`).
+    """
+
+    def __init__(self, rows: int, seed: int, batch_size: int = 1, lengths: np.ndarray | None = None) -> None:
         self.rows = rows
         self.seed = seed
+        self.batch_size = batch_size
+        self.lengths = lengths
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -155,8 +170,32 @@ class EpochSampler(torch.utils.data.Sampler):
         return self.rows
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        for n in np.random.default_rng([self.seed, self.epoch]).permutation(self.rows):
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(self.rows)
+        if self.lengths is not None:
+            order = by_length(order, self.lengths, self.batch_size, random)
+        for n in order:
             yield self.epoch, int(n)
+
+
+def by_length(order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator) -> np.ndarray:
+    """Rows in an order whose batches have rows of like length: as transformers' LengthGroupedSampler, sorted within
+    stretches of batches; but the batches of a stretch come in any order, and so do the rows of a batch.
+
+    Only the batch with the longest row has its place, the first: what does not fit into the memory shows at once. The
+    rows that fill no batch stay the last.
+    """
+    count = len(order) // batch_size
+    stretch = max(1, min(_STRETCH, count // 2))
+    batches = order[: count * batch_size].reshape(count, batch_size)
+    for start in range(0, count, stretch):
+        part = batches[start : start + stretch].ravel()
+        alike = part[np.argsort(lengths[part], kind="stable")].reshape(-1, batch_size)
+        batches[start : start + stretch] = random.permutation(random.permuted(alike, axis=1))
+    if count:
+        longest = int(lengths[batches].max(1).argmax())
+        batches[[0, longest]] = batches[[longest, 0]]
+    return np.concatenate([batches.ravel(), order[count * batch_size :]])
 
 
 @dataclass
@@ -256,6 +295,13 @@ class Collator:
             None if column is None else change(column[featurizer.augmented], generator(self.seed, *key))
             for column, key in zip(columns, keys, strict=True)
         ]
+
+    def prompt_lengths(self, rows: SampleDataset) -> np.ndarray:
+        """Tokens of each row's prompt, as the language model reads it."""
+        if self.prompt is None:
+            return np.zeros(len(rows), dtype=np.int64)
+        most = self._featurizers[self.prompt].prompt_tokens
+        return rows.of_texts(self.prompt, lambda text: len(self._encode(text)[:most]))
 
     def check_prompts(self, rows: Iterable[Row]) -> None:
         """Raises ValueError where a prompt is longer than the language model has positions for."""

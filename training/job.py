@@ -6,13 +6,15 @@ Dagster starts it (`assets.launchers`) and passes the specification over Pipes; 
 way, everything else through the lake and MLflow. It dies with the process that started it.
 """
 
+import gc
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from training import descriptions
 from training.children import PARENT, die_with_parent, last_words
+from training.distributed import is_first, join, leave, processes
 from training.records import TrainingReport
 from training.schema import SPLITS
 from training.settings import TrainingSettings
@@ -33,7 +36,7 @@ from training.workers import Log, side_by_side
 
 if TYPE_CHECKING:
     import numpy as np
-    from dagster_pipes import PipesContext
+    from dagster_pipes import PipesContext, PipesMessageWriter, PipesMessageWriterChannel
 
     from training.data import SampleDataset
     from training.train import Trained, TrainingTask
@@ -49,23 +52,31 @@ def run_all(spec: JobSpec, report: Callable[[TrainingReport], None], log: Log) -
 
     from training import tracking
 
+    join()
     # The product takes longest: first, with the others beside it.
     runs = sorted(spec.runs, key=lambda run: run.is_baseline)
     at_once = how_many_at_once(runs[0].training)
     threads = max(1, torch.get_num_threads() // at_once)  # the same however many are left: it decides the last bits
     open_splits(spec)  # fills the cache that all read
-    tracking.open_experiment(spec)
+    if is_first():
+        tracking.open_experiment(spec)
     if min(at_once, len(runs)) == 1:
         for run in runs:
-            report(train_one(spec, run, threads, log))
+            if (done := train_one(spec, run, threads, log)) is not None:
+                report(done)
+            gc.collect()  # the Trainer refers to itself, and its model would stay beside the next one
+        leave()
     else:
         side_by_side(train_one, [(spec, run, threads) for run in runs], min(at_once, len(runs)), report, log)
 
 
 def how_many_at_once(training: TrainingSettings) -> int:
-    """Models that train side by side: as `training.parallel` says, else two on a CPU and one on a GPU."""
+    """Models that train side by side: as `training.parallel` says, else two on a CPU and one on a GPU; one where all
+    processes train it together."""
     import torch
 
+    if processes() > 1:
+        return 1
     return training.parallel or (1 if torch.cuda.is_available() else 2)
 
 
@@ -84,8 +95,9 @@ def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
     return {split: open_samples(rows, *features, noise) for split, rows in parts.items()}, parts["test"]
 
 
-def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> TrainingReport:
-    """One model from data to registry; a training that was killed goes on from its last checkpoint.
+def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> TrainingReport | None:
+    """One model from data to registry; a training that was killed goes on from its last checkpoint. Of processes that
+    train it together, the first one reports.
 
     Raises:
         ValueError: another trainer is at work on it, or see `fit`.
@@ -95,11 +107,23 @@ def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> TrainingRe
     torch.set_num_threads(threads)
     folder = Path(spec.checkpoints) / run.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
+    if not is_first():
+        _help(spec, run, folder)
+        return None
     try:
         with FileLock(folder.with_suffix(".lock"), timeout=1):  # who looks whether it is free holds it for an instant
             return _train(spec, run, folder, log)
     except Timeout:
         raise ValueError(f"another trainer is at work in {folder}: wait for it, or end it") from None
+
+
+def _help(spec: JobSpec, run: RunSpec, folder: Path) -> None:
+    """What processes beside the first one do of a training."""
+    from training.train import fit
+
+    splits, _ = open_splits(spec)
+    _check_labels(run, splits)
+    fit(_task(spec, run, splits), folder)
 
 
 def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingReport:
@@ -232,12 +256,13 @@ def _register(
 def main() -> None:
     if parent := os.environ.get(PARENT):
         die_with_parent(int(parent))
-        os.setsid()  # Ctrl-C reaches the parent, which passes it on: once
+        if os.getsid(0) != os.getpid():  # torchrun has done so
+            os.setsid()  # Ctrl-C reaches the parent, which passes it on: once
     signal.signal(signal.SIGINT, lambda number, _frame: sys.exit(128 + number))
     from dagster_pipes import open_dagster_pipes
 
     try:
-        with open_dagster_pipes() as pipes:
+        with open_dagster_pipes(message_writer=None if is_first() else _silent()) as pipes:
             try:
                 _work(pipes)
             except Exception as error:
@@ -245,6 +270,22 @@ def main() -> None:
                 raise  # so that Dagster has the traceback
     except Exception:
         sys.exit(1)
+
+
+def _silent() -> "PipesMessageWriter[PipesMessageWriterChannel]":
+    """Of processes beside the first one: Dagster listens to one."""
+    from dagster_pipes import PipesMessageWriter, PipesMessageWriterChannel
+
+    class Channel(PipesMessageWriterChannel):
+        def write_message(self, message: object) -> None:
+            pass
+
+    class Silent(PipesMessageWriter):
+        @contextmanager
+        def open(self, params: object) -> Iterator[Channel]:
+            yield Channel()
+
+    return Silent()
 
 
 def _work(pipes: "PipesContext") -> None:

@@ -8,7 +8,7 @@ D width: of the encoders' tokens before the fusion, of the language model behind
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from training.adaptation import adapt
 from training.adapted_model import AdaptedModel
 from training.catalog import ENCODERS, FUSIONS
+from training.compilation import CompiledLayers
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
@@ -66,10 +67,12 @@ class FusionModel(AdaptedModel):
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
         # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
         self.objectives = nn.ModuleList()
-        self.compiled: Callable[..., Any] | None = None  # reads in place of the language model, while training lasts
+        self.compiled: CompiledLayers | None = None  # of the language model, while training lasts
         self.post_init()
         adapt(self.llm, config.adaptation, "model.llm")
         self.leave_out_base()
+
+        self.whole: dict[nn.Parameter, Tensor] = {}  # of `halve`, while training lasts
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):  # PyTorch's own; 0.02 would be far too small for convolutions
@@ -81,6 +84,12 @@ class FusionModel(AdaptedModel):
             module.reset_parameters()
         else:
             super()._init_weights(module)
+
+    def train(self, mode: bool = True) -> "FusionModel":
+        super().train(mode)
+        if self.compiled is not None:
+            self.compiled.use(mode)
+        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
@@ -185,9 +194,15 @@ class FusionModel(AdaptedModel):
 
         Positions count from the first real token of a row.
         """
+        length = embeddings_BSD.shape[1]
+        if self.compiled is not None and self.training:
+            embeddings_BSD, mask_BS = self.compiled.padded(embeddings_BSD, mask_BS)
         positions_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)
         padded = {"inputs_embeds": embeddings_BSD, "attention_mask": mask_BS, "position_ids": positions_BS}
-        return (self.compiled or self.llm)(**padded, use_cache=False, **options)
+        said = self.llm(**padded, use_cache=False, **options)
+        if "last_hidden_state" in said:
+            said["last_hidden_state"] = said.last_hidden_state[:, -length:]  # without what compiled layers were given
+        return said
 
     def forward(
         self,

@@ -242,7 +242,10 @@ class TrainingSettings:
     max_grad_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False  # layers are computed twice, so that less has to be remembered
-    compile: bool = False  # the language model, by torch.compile: needs a C++ compiler, and minutes at first
+    compile: bool = False  # the language model's layers, by torch.compile: needs a C++ compiler, and a minute at first
+    # Batches of rows whose prompts and answers are of like length, so that little is padding; null: where model.llm is
+    # pretrained.
+    group_by_length: bool | None = None
     seed: int = 0
     workers: int = 0  # processes that make batches
     parallel: int | None = None  # models trained at once, sharing the cores; null: two on a CPU, one on a GPU

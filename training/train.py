@@ -16,12 +16,14 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.adaptation import merge
+from training.adaptation import halve, merge, restore
 from training.building import build_model
 from training.calibration import calibrate
 from training.catalog import OBJECTIVES
 from training.checkpoints import claim, last_checkpoint
-from training.data import Row, SampleDataset, make_collator
+from training.compilation import CompiledLayers
+from training.data import Collator, Row, SampleDataset, make_collator
+from training.distributed import first_says, is_first, part_of
 from training.encoders.base import Encoder
 from training.features import FeatureSettings
 from training.mixing import check_mixing
@@ -37,6 +39,7 @@ from training.trainer import EarlyStopping, Trainer, even_batches
 
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
 _CALIBRATION_BATCH = 64
+_PATIENCE = 7 * 24 * 3600  # seconds; where a process ends, torchrun ends the others
 _LOGS = 50  # points of the loss curve
 
 
@@ -108,25 +111,33 @@ def fit(
     collator = make_collator(network, task.tokenizer, task.features)
     for rows in (task.train, task.validation, task.test):
         collator.check_prompts(rows[n] for n in range(len(rows)))
-    claim(Path(folder), task.identity())
     trainer = make_trainer(task, network, Path(folder), callbacks, run_name)
+    checkpoint = first_says(partial(_claimed, folder, task))
     gc.freeze()  # the Trainer collects garbage first, and each collection would look through all that is imported
     try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)))
+        trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         gc.unfreeze()
     history = _history(trainer.state.log_history)
     if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
         rate = task.training.learning_rate
         raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
-    network.compiled = None  # it answers in many more shapes
+    network.leave_out_base()
+    network.eval().compiled = None
+    network.whole = restore(network.whole)
     merge(network.encoders)  # what LoRA learned becomes part of the weights, so that a saved encoder is a plain one
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
-    if len(task.validation):
+    if len(task.validation) and is_first():
         rows = _sample(task.validation, task.training.seed)
         labels = [label for label in rows.labels if label is not None]  # all have one
         calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
     return Trained(network.eval(), history)
+
+
+def _claimed(folder: Path, task: TrainingTask) -> str | None:
+    """The checkpoint that the training goes on from."""
+    claim(Path(folder), task.identity())
+    return last_checkpoint(Path(folder))
 
 
 def new_model(task: TrainingTask) -> FusionModel:
@@ -158,8 +169,11 @@ def make_trainer(
     training, rows = task.training, len(task.train)
     assert training.epochs is not None
     check_mixing(training.mixing, task.modalities, task.features, network.output)
+    network.leave_out_base(of_encoders=True)
     if training.compile:
-        network.compiled = torch.compile(network.llm.forward, dynamic=True)
+        network.compiled = CompiledLayers(network.llm)
+    if training.precision == "bfloat16":
+        network.whole = halve(network)
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
     collator = make_collator(network, task.tokenizer, task.features)
     collator = replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer))
@@ -179,10 +193,24 @@ def make_trainer(
         callbacks=[*callbacks, *_stopping(training)],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.lengths = _lengths(task, network, collator)
     trainer.tokenizer, trainer.evaluation_collator = task.tokenizer, collator
     trainer.named_losses, trainer.clipped = {}, []
     trainer.watched = tuple(metric for metric in network.output.metrics if metric.name == training.metric)
     return trainer
+
+
+def _lengths(task: TrainingTask, network: FusionModel, collator: Collator) -> np.ndarray | None:
+    """Tokens of each training row, soft ones not counted; None where batches need not be of like length."""
+    grouped, output, labels = task.training.group_by_length, network.output, task.train.labels
+    if not (task.model.llm.model != TINY if grouped is None else grouped):
+        return None
+    lengths = collator.prompt_lengths(task.train)
+    if output.reads_answers:
+        known = sorted({label for label in labels if label is not None})
+        counts = {label: int((output.targets([label], task.tokenizer) != -100).sum()) for label in known}
+        lengths = lengths + np.array([0 if label is None else counts[label] for label in labels])
+    return lengths
 
 
 def predict(
@@ -262,7 +290,7 @@ def _arguments(
         output_dir=str(folder),
         run_name=run_name,
         num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size,
+        per_device_train_batch_size=part_of(training.batch_size),
         per_device_eval_batch_size=256,
         gradient_accumulation_steps=training.gradient_accumulation,
         learning_rate=training.learning_rate,
@@ -273,6 +301,9 @@ def _arguments(
         optim="adamw_torch_fused",
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bfloat16",
+        # A batch may lack a modality; and the others wait while the first process evaluates one model after another.
+        ddp_find_unused_parameters=True,
+        ddp_timeout=_PATIENCE,
         use_cpu=not torch.accelerator.is_available(),  # said in so many words, or a CPU is refused bfloat16
         seed=training.seed,
         logging_steps=max(1, steps // _LOGS),

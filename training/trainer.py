@@ -13,6 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.adaptation import parameter_groups
 from training.data import Collator, EpochSampler, SampleDataset
+from training.distributed import gathered, number, processes
 from training.evaluate import mean_score
 from training.metrics import Metric
 
@@ -25,9 +26,18 @@ class Trainer(transformers.Trainer):
     named_losses: dict[str, list[Tensor]]  # since the last log, where there is more than one objective
     clipped: list[nn.Parameter]
     watched: tuple[Metric, ...] = ()
+    lengths: np.ndarray | None = None  # of the training rows, where a batch shall have rows of like length
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(len(train_dataset), self.args.seed)
+        batch = self.args.per_device_train_batch_size * processes()
+        return EpochSampler(len(train_dataset), self.args.seed, batch, self.lengths)
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = super().get_train_dataloader()
+        shard: Any = loader.batch_sampler
+        if not hasattr(shard, "sampler"):  # of processes: else accelerate would not tell the epoch when one resumes
+            shard.sampler = shard.batch_sampler.sampler
+        return loader
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -43,11 +53,12 @@ class Trainer(transformers.Trainer):
         return nn.utils.clip_grad_norm_(self.clipped, self.args.max_grad_norm)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Without a pickle of the arguments, which nobody reads, and without files of what is not trained."""
+        """Without a pickle of the arguments, which nobody reads, and without files of what is not trained; by the names
+        that tensors have here, since it is loaded without the conversions of `from_pretrained`."""
         model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         folder: Any = output_dir or self.args.output_dir
         if self.args.should_save:
-            PreTrainedModel.save_pretrained(model, folder, state_dict=state_dict)
+            PreTrainedModel.save_pretrained(model, folder, state_dict=state_dict, save_original_format=False)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -56,7 +67,15 @@ class Trainer(transformers.Trainer):
         if len(output.losses) > 1:
             for name, loss in output.losses.items():
                 self.named_losses.setdefault(f"loss_{name}", []).append(loss.detach())
-        return (output.loss, output) if return_outputs else output.loss
+        loss = output.loss if processes() == 1 else output.loss * self._share(inputs["labels"])
+        return (loss, output) if return_outputs else loss
+
+    def _share(self, targets: Tensor) -> float:
+        """The part of the batch that this process has, over an equal part: so the mean over processes, which is what
+        they learn from, is that of the batch."""
+        network: Any = self.model
+        counts = gathered([network.output.counted(targets)])
+        return counts[number()] * len(counts) / max(1, sum(counts))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -73,10 +92,12 @@ class Trainer(transformers.Trainer):
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         losses, answers = [], []
-        for batch in even_batches(rows, self.evaluation_collator, self.args.eval_batch_size):
-            with torch.inference_mode():
+        mine = np.array_split(np.arange(len(rows)), processes())[number()]
+        for batch in even_batches(rows.take(mine), self.evaluation_collator, self.args.eval_batch_size):
+            with torch.inference_mode(), self.accelerator.autocast():  # frozen weights may be bfloat16
                 losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
-            answers += model.scored_answers(batch, self.tokenizer)
+                answers += model.scored_answers(batch, self.tokenizer)
+        losses, answers = gathered(losses), gathered(answers)
         labels = [model.output.read(label) for label in rows.labels]
         metrics = {"eval_loss": float(np.mean(losses))}
         for metric in dict.fromkeys([*model.output.headlines, *self.watched]):

@@ -20,12 +20,15 @@ _STOP_SECONDS = 20  # a trainer that was asked to stop has this long
 class SubprocessLauncher(Launcher):
     """The child dies with its parent (`training.job` sees to it)."""
 
+    program: tuple[str, ...] = ("training.job",)  # a module, and its arguments
+
     def launch(self, context: dg.AssetExecutionContext, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
         # As PipesSubprocessClient does, which tells neither how the child ended nor what it said last.
         injector, reader = dg.PipesTempFileContextInjector(), WholeLineMessageReader()
         with dg.open_pipes_session(context, injector, reader, extras={"spec": dict(spec)}) as session:
             mine = {children.PARENT: str(os.getpid()), **session.get_bootstrap_env_vars()}
-            process = subprocess.Popen([sys.executable, "-P", "-m", "training.job"], env=children.environment() | mine)
+            command = [sys.executable, "-P", "-m", *self.program]
+            process = subprocess.Popen(command, env=children.environment() | mine)
             try:
                 code = process.wait()
             except BaseException:  # this run is to stop

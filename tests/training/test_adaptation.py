@@ -23,7 +23,17 @@ from transformers import (
     ViTModel,
 )
 
-from training.adaptation import Adaptation, adapt, base_names, hold_still, lora_layers, merge, parameter_groups
+from training.adaptation import (
+    Adaptation,
+    adapt,
+    base_names,
+    halve,
+    hold_still,
+    lora_layers,
+    merge,
+    parameter_groups,
+    restore,
+)
 
 SIZE: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 DECODER = SIZE | {"vocab_size": 40, "num_key_value_heads": 1, "attention_dropout": 0.5}
@@ -99,6 +109,23 @@ def test_lora_trains_its_own_tensors_and_can_be_folded_into_the_weights(kind: st
     merge(model)
     torch.testing.assert_close(model.says(), learned, rtol=1e-4, atol=1e-5)
     assert set(model.part.state_dict()) == names and sum(p.numel() for p in model.part.parameters()) == size
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("train", ["frozen", "lora"])
+def test_frozen_weights_in_bfloat16_say_what_autocast_says_and_come_back(kind: str, train: Any) -> None:
+    model = Whole(kind).eval()
+    targets = TARGETS.get(kind, ()) if train == "lora" else ()
+    adapt(model.part, Adaptation(train=train, targets=targets), "model.llm")
+    stored = {name: tensor.clone() for name, tensor in model.part.state_dict().items()}
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        said = model.says()
+        whole = halve(model)
+        assert len(whole) >= 4 and all(parameter.dtype == torch.bfloat16 for parameter in whole)
+        assert not any(parameter.requires_grad for parameter in whole)
+        assert torch.equal(model.says(), said)
+    assert restore(whole) == {}
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in model.part.state_dict().items())
 
 
 def test_a_target_that_is_not_there_is_named_before_weights_are_loaded() -> None:

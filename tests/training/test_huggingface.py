@@ -111,6 +111,27 @@ def test_what_is_trained_gets_a_gradient(
     torch.testing.assert_close(vectors(FusionModel.from_pretrained(tmp_path)), after, rtol=1e-3, atol=1e-3)
 
 
+def test_models_share_what_they_do_not_train(tiny_encoder: Any, tokenizer: Any) -> None:
+    def weights(train: str) -> dict[str, torch.Tensor]:
+        model, _, _ = make("image", tiny_encoder("vit"), tokenizer, train=train)
+        network, names = model.encoders["image"].network, frozen
+        if train == "lora":
+            with torch.no_grad():
+                for name, parameter in network.named_parameters():
+                    parameter += 1.0 if ".lora_" in name else 0.0
+            merge(model.encoders)
+        return {name: tensor for name, tensor in network.state_dict().items() if not names or name in names}
+
+    frozen: Any = None
+    frozen = weights("frozen")
+    before = {name: tensor.clone() for name, tensor in frozen.items()}
+    assert all(tensor.data_ptr() == frozen[name].data_ptr() for name, tensor in weights("frozen").items())
+    assert not any(tensor.data_ptr() == frozen[name].data_ptr() for name, tensor in weights("full").items())
+    merged = weights("lora")
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in merged.items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in frozen.items()), "what one learns stays its own"
+
+
 def changed(model: Path, folder: Path, **values: Any) -> Path:
     """A copy of a model, with other values in its preprocessing."""
     shutil.copytree(model, folder)

@@ -7,7 +7,9 @@ Shapes: B rows, C channels, H and W pixels, F rows over time, M numbers of a row
 through the network at once, N tokens of a content, D width of the network, T tokens of the model.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +22,7 @@ from training.encoders.linear import LinearEncoder
 from training.encoders.options import Huggingface
 from training.featurizers.base import FeatureShape
 from training.layers import ModelShape
-from training.model_files import model_files, model_folder
+from training.model_files import digest, model_files, model_folder
 from training.pretrained import TOWERS, PretrainedEncoder, new_network, real_states
 
 # Of a configuration, in training: a layer that is left out at random would have no gradient, and what is hidden of an
@@ -64,14 +66,11 @@ class HuggingfaceEncoder(Encoder):
     def start(cls, options: Huggingface) -> Start:
         folder = model_folder(options.model)
         model_files(folder)  # says in plain words what is not there
-        encoder = PretrainedEncoder(cls.modality, folder)
-        config = encoder.config.to_dict()
-        config |= {name: value for name, value in _STEADY.items() if name in config}
-        facts = {"config": config, "width": encoder.width(), **encoder.preprocessing.facts()}
-        return Start(facts, {name: weight.cpu() for name, weight in encoder.network.state_dict().items()})
+        return _start(cls.modality, folder, digest(folder))
 
     def take(self, start: Start, name: str, values: Tensor, mask: Tensor | None) -> None:
-        self.network.load_state_dict(start.weights)
+        # What is not trained is not copied: all models that are made in this process share it.
+        self.network.load_state_dict(start.weights, assign=self.options.train != "full")
         adapt(self.network, self.options, name)
         self._hold_unread(values, mask)
 
@@ -85,6 +84,17 @@ class HuggingfaceEncoder(Encoder):
         self.network.train(self.training)
         for parameter, gradient in zip(trained, torch.autograd.grad(total, trained, allow_unused=True), strict=True):
             parameter.requires_grad_(gradient is not None)
+
+
+@functools.lru_cache(maxsize=4)
+def _start(modality: str, folder: Path, content: str) -> Start:
+    """What encoders in the model start from, once for each content of the files; a model and its baselines read them
+    one after another."""
+    encoder = PretrainedEncoder(modality, folder)
+    config = encoder.config.to_dict()
+    config |= {name: value for name, value in _STEADY.items() if name in config}
+    facts = {"config": config, "width": encoder.width(), **encoder.preprocessing.facts()}
+    return Start(facts, {name: weight.cpu() for name, weight in encoder.network.state_dict().items()})
 
 
 class HuggingfaceGridEncoder(HuggingfaceEncoder):

@@ -126,6 +126,10 @@ class Output:
         """A scalar in nats or in a unit of its own. `smoothing` is `training.label_smoothing`, where it has a sense."""
         raise NotImplementedError
 
+    def counted(self, targets: "Tensor") -> int:
+        """How many things the loss of these targets is the mean of: processes that share a batch are weighed by it."""
+        return len(targets)
+
     def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
         """How unlikely the labels are by each of G temperatures, in nats (G, B), or (M, G, B) of M members that have
         temperatures of their own; 0 where a row has none that the model knows. The best temperature makes the sum as

@@ -33,6 +33,9 @@ class StringOutput(Output):
 
         return functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), label_smoothing=smoothing)
 
+    def counted(self, targets: "Tensor") -> int:
+        return int((targets != -100).sum())
+
     def constant(self, labels: Sequence[Any]) -> Any:
         return most_frequent(labels)
 

@@ -1,0 +1,101 @@
+"""Several processes that train one model together, one for each GPU, as torchrun starts them.
+
+    python -P -m training.distributed PROCESSES        # each runs training.job; 0: one for each GPU there is
+
+All do the same, each on its part of every batch (PyTorch's DistributedDataParallel). The first one alone speaks: Pipes,
+MLflow, checkpoints and answers are its. What a step is does not depend on how many they are: `training.batch_size` is
+that of all together.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from training.children import PARENT, die_with_parent
+
+
+def processes() -> int:
+    """How many train together, this one included."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def number() -> int:
+    """Of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_first() -> bool:
+    return number() == 0
+
+
+def part_of(batch_size: int) -> int:
+    """Rows of a batch that each process takes. Raises ValueError where that is no whole number."""
+    share, rest = divmod(batch_size, processes())
+    if rest:
+        raise ValueError(
+            f"training.batch_size is {batch_size}, and {processes()} processes share each batch: set it to a multiple"
+        )
+    return share
+
+
+def first_says(work: Callable[[], Any]) -> Any:
+    """What `work` returns in the first process, which alone does it; the others wait for it."""
+    if processes() == 1:
+        return work()
+    import torch
+
+    said = [work() if is_first() else None]
+    torch.distributed.broadcast_object_list(said)
+    return said[0]
+
+
+def gathered(values: list[Any]) -> list[Any]:
+    """The values of all processes, those of the first one first."""
+    if processes() == 1:
+        return values
+    import torch
+
+    parts: list[Any] = [None] * processes()
+    torch.distributed.all_gather_object(parts, values)
+    return [value for part in parts for value in part]
+
+
+def join() -> None:
+    """At the start: each process has a GPU of its own, where there are any."""
+    import torch
+
+    if processes() > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def leave() -> None:
+    """At the end of the work."""
+    if processes() > 1:
+        import torch
+
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def main() -> None:
+    """Ends as the first process that failed did, and the others with it."""
+    import torch
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    if parent := os.environ.get(PARENT):
+        die_with_parent(int(parent))
+        os.setsid()  # as `training.job`
+        os.environ[PARENT] = str(os.getpid())
+    count = int(sys.argv[1]) or max(1, torch.cuda.device_count())
+    try:
+        run.main(["--standalone", "--nproc-per-node", str(count), "-m", "training.job"])
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        print(error, file=sys.stderr)
+        sys.exit(failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode)
+
+
+if __name__ == "__main__":
+    main()
