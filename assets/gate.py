@@ -3,12 +3,14 @@
 import json
 import subprocess
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets import pipeline
@@ -170,15 +172,16 @@ def score(project: Project, version: str) -> pa.Table:
     Raises:
         RuntimeError: the process failed; the message carries the last line of its output.
     """
-    from training.evaluate import as_answers
+    from training.evaluate import judged_answers
 
+    output = project.make_output()
     with tempfile.TemporaryDirectory() as temporary:
         rows, answers = Path(temporary) / "rows.parquet", Path(temporary) / "answers.parquet"
-        write_raw(pipeline.open_lake(project), rows, "test", project.make_sources())
+        subsets = output.asked(project.modalities)
+        asked = write_raw(pipeline.open_lake(project), rows, "test", project.make_sources(), subsets)
         run_version(project, version, rows, answers)
-        table = pq.read_table(answers)
-    subset = pa.array([subset_name(project.modalities)] * table.num_rows, pa.string())
-    return as_answers(table.append_column("subset", subset), project.make_output())
+        judged = judged_answers(asked, pq.read_table(answers), output)
+    return judged.filter(pc.equal(judged["subset"], subset_name(project.modalities)))
 
 
 def run_version(project: Project, version: str, rows: Path, answers: Path) -> None:
@@ -194,10 +197,33 @@ def run_version(project: Project, version: str, rows: Path, answers: Path) -> No
         raise RuntimeError(f"version {version} of {project.name} could not answer: {last}")
 
 
-def write_raw(lake: Lake, path: Path, split: str, sources: dict[str, Source]) -> None:
-    """The raw inputs of a split as Parquet: sample_id, label, text, image, speech; a portion of rows at a time."""
-    names = [f"{m}_item" for m in MODALITIES]
-    ids = ", ".join(f"{m}_id" for m in MODALITIES)
+def write_raw(
+    lake: Lake,
+    path: Path,
+    split: str,
+    sources: dict[str, Source],
+    asked: Sequence[Sequence[str]] = (MODALITIES,),
+) -> pa.Table:
+    """The raw inputs of a split as Parquet: sample_id, label, text, image, speech; a portion of rows at a time. Each
+    sample stands there once for each of the subsets that are asked, with these inputs only, if it has one of them.
+
+    Returns:
+        sample_id, subset and label of each row.
+    """
+    written = []
+    with pq.ParquetWriter(path, RAW, compression="NONE") as writer:
+        for subset in asked:
+            for part in _raw_parts(lake, split, sources, subset):
+                writer.write_table(part)
+                named = pa.repeat(pa.scalar(subset_name(subset)), part.num_rows)
+                written.append(part.select(["sample_id", "label"]).append_column("subset", named))
+    columns = pa.schema([(name, pa.string()) for name in ("sample_id", "label", "subset")])
+    return pa.concat_tables([columns.empty_table(), *(part.cast(columns) for part in written)])
+
+
+def _raw_parts(lake: Lake, split: str, sources: dict[str, Source], shown: Sequence[str]) -> Iterator[pa.Table]:
+    names = [f"{m}_item" for m in MODALITIES if m in shown]
+    ids = ", ".join(f"{m}_id" for m in MODALITIES if m in shown)
     wanted = f"FROM samples WHERE split = $split AND coalesce({ids}) IS NOT NULL"
     query = f"SELECT sample_id, label, {', '.join(names)} {wanted} ORDER BY sample_id"
     samples = lake.sql(query, {"split": split}).to_pylist()
@@ -206,14 +232,17 @@ def write_raw(lake: Lake, path: Path, split: str, sources: dict[str, Source]) ->
     at = {item: n for n, item in enumerate(listed["item_id"].to_pylist())}
     bytes_of = listed["size"].to_pylist()
     sizes = [sum(bytes_of[at[row[name]]] for name in names if row[name]) for row in samples]
-    with pq.ParquetWriter(path, RAW, compression="NONE") as writer:
-        for part in portions(samples, sizes, _ROWS):
-            items = sorted({at[row[name]] for row in part for name in names if row[name]})
-            data = {item["item_id"]: item for item in attach_data(listed.take(items), sources).to_pylist()}
-            columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in ("sample_id", "label")}
-            for m in MODALITIES:
-                entries = [data.get(row[f"{m}_item"]) or {} for row in part]
-                data_of = [item.get("data") for item in entries]
-                is_text = catalog.MODALITIES.load(m).is_text
-                columns[m] = [content.decode() if is_text and content else content for content in data_of]
-            writer.write_table(pa.table(columns, schema=RAW))
+    for part in portions(samples, sizes, _ROWS):
+        items = sorted({at[row[name]] for row in part for name in names if row[name]})
+        data = {item["item_id"]: item for item in attach_data(listed.take(items), sources).to_pylist()}
+        columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in ("sample_id", "label")}
+        for m in MODALITIES:
+            data_of = [(data.get(row.get(f"{m}_item")) or {}).get("data") for row in part]
+            columns[m] = [raw_value(m, content) for content in data_of]
+        yield pa.table(columns, schema=RAW)
+
+
+def raw_value(modality: str, data: bytes | None) -> str | bytes | None:
+    """An item's bytes as a raw row (`training.schema.RAW`) has them."""
+    is_text = catalog.MODALITIES.load(modality).is_text
+    return data.decode() if is_text and data else data

@@ -169,8 +169,8 @@ def _disputed(samples: pa.Table, output: Output) -> list[Finding]:
 def label_rows(samples: pa.Table, output: Output) -> pa.Table:
     """Label and split of each sample; where several columns are answered, of each label, with its column before it."""
     parts = []
-    for column, _, part in by_column(samples.select(["label", "split"]), output):
-        labels = part["label"]
+    for column, member, part in by_column(samples.select(["label", "split"]), output):
+        labels = pa.array([label and member.label_words(label) for label in part["label"].to_pylist()], pa.string())
         named = pc.binary_join_element_wise(column, labels, ": ") if column else labels
         part = part.set_column(0, "label", named)
         parts.append(part.filter(pc.is_valid(named)) if column else part)

@@ -9,24 +9,17 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
 from typing import Any
 
 import pyarrow as pa
 
 from training.metrics import Metric, natural
 from training.outputs.base import Output
-from training.records import Answer, Coverage, EvaluationRow, Figure
-from training.schema import MODALITIES, predictions_schema, subset_name
+from training.records import Answer, Answered, Coverage, EvaluationRow, Figure
+from training.schema import MODALITIES, predictions_schema, subset_name, subsets
 
 _SLICE_VALUES = 12  # a column with more values than that is no slice
 _TELLING = 0.05  # share of the most frequent label's errors
-
-
-def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
-    """Every non-empty subset, the smallest first: what a model may be given."""
-    ordered = [m for m in MODALITIES if m in modalities]
-    return [chosen for size in range(1, len(ordered) + 1) for chosen in combinations(ordered, size)]
 
 
 def slices(dataset: pa.Table, output: Output) -> dict[str, dict[str, str]]:
@@ -160,19 +153,60 @@ def coverage(
     return found
 
 
+def predictions_table(answered: Sequence[Answered], output: Output) -> pa.Table:
+    """What was answered and judged (`Output.judged`) as `training.schema.predictions_schema`."""
+    columns = {
+        "sample_id": [row.sample for row in answered],
+        "subset": [row.subset for row in answered],
+        "label": [row.label for row in answered],
+        "prediction": [row.answer.prediction for row in answered],
+        "probability": [row.answer.probability for row in answered],
+        "best": [row.answer.best_rows() for row in answered],
+        "parts": [row.answer.part_rows() for row in answered],
+    }
+    return pa.table(columns, predictions_schema(output.judged_type))
+
+
+def judged_answers(asked: pa.Table, answers: pa.Table, output: Output) -> pa.Table:
+    """The predictions (`training.schema.predictions_schema`) of a model that was asked anew, perhaps with another
+    output, and answered in the order of the rows.
+
+    Args:
+        asked: sample_id, subset, label (a string) of each row.
+        answers: `training.score.answers_schema`, of another output's type where another one answered.
+    """
+    said = answers.set_column(
+        answers.column_names.index("prediction"),
+        "prediction",
+        _typed(answers["prediction"], output.arrow_type, output, output.has_labels),
+    )
+    rows = zip(asked.to_pylist(), said.to_pylist(), strict=True)
+    answered = [
+        Answered(row["sample_id"], row["subset"], output.read(row["label"]), Answer.from_row(answer))
+        for row, answer in rows
+    ]
+    return predictions_table(output.judged(answered), output)
+
+
 def as_answers(table: pa.Table, output: Output) -> pa.Table:
-    """Predictions (`training.schema.predictions_schema`) with label and prediction in the output's type.
+    """Recorded predictions (`training.schema.predictions_schema`) with label and prediction of the output's type.
 
     Where another output answered, its answers are read as this one reads labels; what it cannot read is no answer.
     """
-    schema = predictions_schema(output.arrow_type)
+    schema, kind = predictions_schema(output.judged_type), output.judged_type
     for name in {"probability", "best", "parts"} - set(table.column_names):  # an older model's
         table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
     for name in ("label", "prediction"):
-        if table.schema.field(name).type != output.arrow_type:
-            values = pa.array([_read(value, output) for value in table[name].to_pylist()], output.arrow_type)
-            table = table.set_column(table.column_names.index(name), name, values)
+        values = _typed(table[name], kind, output, kind == output.arrow_type)
+        table = table.set_column(table.column_names.index(name), name, values)
     return table.select(schema.names).cast(schema)
+
+
+def _typed(values: pa.ChunkedArray, kind: pa.DataType, output: Output, readable: bool) -> Any:
+    """Values of another type as the output reads labels, if it reads such."""
+    if values.type == kind:
+        return values
+    return pa.array([_read(value, output) if readable else None for value in values.to_pylist()], kind)
 
 
 def _read(value: Any, output: Output) -> Any:

@@ -75,6 +75,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What a model says of a sample when it is shown some of its inputs."""
+
+    sample: str  # its id
+    subset: str  # the modalities that could be shown (`training.schema.subset_name`), of which a sample may lack some
+    label: Any  # None: it has none
+    answer: Answer
+
+
+@dataclass(frozen=True)
 class Figure:
     """A measured value and its 95 % interval; None where there was nothing to measure."""
 

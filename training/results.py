@@ -2,9 +2,8 @@
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,13 +11,14 @@ import pyarrow.parquet as pq
 
 from training import reporting, tracking
 from training.data import SampleDataset
-from training.evaluate import mean_score, measure, slices, subsets
+from training.evaluate import mean_score, measure, predictions_table, slices
 from training.fusion_check import shuffled_figures
-from training.metrics import Metric, confusion
-from training.records import EvaluationRow
-from training.schema import MAJORITY, MODALITIES, predictions_schema, subset_name
+from training.metrics import confusion
+from training.outputs.base import Output
+from training.records import Answered, EvaluationRow
+from training.schema import MAJORITY, MODALITIES, subset_name, subsets
 from training.spec import RunSpec
-from training.train import Trained, TrainingTask, predict, scored_answers
+from training.train import Trained, TrainingTask, scored_answers
 
 _EXAMPLES = 12  # test samples in the picture
 
@@ -35,40 +35,43 @@ def evaluate(
     output, metric = trained.model.output, trained.model.output.metrics[0]
     labels = {row["sample_id"]: output.read(row["label"]) for row in test.to_pylist() if row["label"] is not None}
     usual = output.constant([output.read(label) for label in task.train.labels if label is not None])
-    predictions = predict_subsets(task, trained, rows, run.keep)
+    predictions = predictions_table(answers(task, trained, rows, subsets(run.keep)), output)
+    whole = predictions.filter(pc.equal(predictions["subset"], subset_name(run.keep)))
+    labels |= {row["sample_id"]: row["label"] for row in whole.to_pylist()}  # as they are judged
     measured = measure(predictions, run.keep, output, slices(test, output), labels, usual)
-    subsets = [row for row in measured if row.slice is None]
+    of_all = [row for row in measured if row.slice is None]
     metrics = headline(measured)
     majority = mean_score(metric, list(labels.values()), [usual] * len(labels))
     if not run.is_baseline:
-        answered = predictions.filter(pc.equal(predictions["subset"], subset_name(run.keep)))
-        whole = list(labels.values())
-        metrics |= {f"majority_{m.name}": m.value(whole, [usual] * len(whole)) for m in output.headlines}
-        metrics |= {f"majority_{metric.name}": majority} | _shuffled(task, trained, rows, answered)
+        everyone = list(labels.values())
+        metrics |= {f"majority_{m.name}": m.value(everyone, [usual] * len(everyone)) for m in output.headlines}
+        metrics |= {f"majority_{metric.name}": majority} | _shuffled(task, trained, rows, run.keep, whole)
     folder.mkdir()
     pq.write_table(predictions, folder / "predictions.parquet")
     one = pa.Table.from_pylist([{"subset": MAJORITY, "prediction": usual}], predictions.schema)
     pq.write_table(one, folder / f"{MAJORITY}.parquet")
     evaluation = {"rows": [row.to_json() for row in measured], "history": trained.history}
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    _pictures(folder, trained.history, measured, predictions, rows, metric)
+    _pictures(folder, trained.history, measured, predictions, rows, output)
     (folder / "subsets.png").write_bytes(reporting.subsets_picture(measured, majority))
-    tracking.log_results(folder, metrics, subsets)
-    return metrics, subsets
+    tracking.log_results(folder, metrics, of_all)
+    return metrics, of_all
 
 
-def _shuffled(task: TrainingTask, trained: Trained, rows: SampleDataset, answered: pa.Table) -> dict[str, float | None]:
+def _shuffled(
+    task: TrainingTask, trained: Trained, rows: SampleDataset, inputs: Sequence[str], answered: pa.Table
+) -> dict[str, float | None]:
     """What becomes of the answers with the soft tokens of another row: no better than chance, if the fusion makes them.
 
     Nothing where there is no other row, or where all that is fused is read as the prompt, too.
     """
     model, metric = trained.model, trained.model.output.metrics[0]
-    labels, answers = (answered[name].to_pylist() for name in ("label", "prediction"))
+    labels, told = (answered[name].to_pylist() for name in ("label", "prediction"))
     if len(labels) < 2 or set(model.config.modalities) == {model.prompt}:
         return {}
     asked = rows.take(pc.index_in(answered["sample_id"], rows.index["sample_id"]).to_pylist())
-    others = predict(model, task.tokenizer, asked, task.features, shuffle_seed=0)
-    return shuffled_figures(metric, labels, answers, others)
+    others = answers(task, trained, asked, model.output.asked(inputs), shuffle_seed=0)[-len(labels) :]
+    return shuffled_figures(metric, labels, told, [other.answer.prediction for other in others])
 
 
 def headline(rows: list[EvaluationRow]) -> dict[str, float | None]:
@@ -76,28 +79,29 @@ def headline(rows: list[EvaluationRow]) -> dict[str, float | None]:
     return next(row for row in rows if row.is_full).figures()
 
 
-def predict_subsets(task: TrainingTask, trained: Trained, rows: SampleDataset, inputs: Sequence[str]) -> pa.Table:
-    """Predictions for every subset of the inputs, on the rows that have at least one of its inputs."""
-    model, output = trained.model, trained.model.output
-    schema = predictions_schema(output.arrow_type)
+def answers(
+    task: TrainingTask,
+    trained: Trained,
+    rows: SampleDataset,
+    asked: Sequence[Sequence[str]],
+    shuffle_seed: int | None = None,
+) -> list[Answered]:
+    """What the model says, judged, when it is shown each subset of the inputs; one after the other, of the rows that
+    have at least one of them. For `shuffle_seed` see `scored_answers`."""
+    model, output, told = trained.model, trained.model.output, []
     present = {m: rows.index[f"{m}_id"].is_valid() for m in MODALITIES}
-    tables = []
-    for subset in subsets(inputs):
+    for number, subset in enumerate(asked):
         any_of_them = functools.reduce(pc.or_, (present[modality] for modality in subset))
         chosen = rows.take(pc.indices_nonzero(any_of_them).to_pylist())
-        asked = model, task.tokenizer, chosen, task.features, frozenset(subset)
-        answers = scored_answers(*asked) if len(chosen) else []
-        columns = {
-            "sample_id": chosen.index["sample_id"].to_pylist(),
-            "subset": [subset_name(subset)] * len(chosen),
-            "label": [None if label is None else output.read(label) for label in chosen.labels],
-            "prediction": [answer.prediction for answer in answers],
-            "probability": [answer.probability for answer in answers],
-            "best": [answer.best_rows() for answer in answers],
-            "parts": [answer.part_rows() for answer in answers],
-        }
-        tables.append(pa.table(columns, schema))
-    return pa.concat_tables(tables)
+        if len(chosen) < (1 if shuffle_seed is None else 2):  # nobody to be asked, or no other row
+            continue
+        # Another row for each subset: where all change places together, what belongs together stays so.
+        seed, shown = None if shuffle_seed is None else shuffle_seed + number, frozenset(subset)
+        said = scored_answers(model, task.tokenizer, chosen, task.features, shown, shuffle_seed=seed)
+        labels = [None if label is None else output.read(label) for label in chosen.labels]
+        for sample, label, answer in zip(chosen.index["sample_id"].to_pylist(), labels, said, strict=True):
+            told.append(Answered(sample, subset_name(subset), label, answer))
+    return output.judged(told)
 
 
 def _pictures(
@@ -106,13 +110,13 @@ def _pictures(
     rows: list[EvaluationRow],
     predictions: pa.Table,
     test: SampleDataset,
-    metric: Metric,
+    output: Output,
 ) -> None:
     answered = predictions.filter(pc.equal(predictions["subset"], rows[0].inputs)).to_pylist()
-    told = [_in_words(row["label"], row["prediction"]) for row in answered]
+    told = [_in_words(output.words(row["label"], row["prediction"])) for row in answered]
     labels, answers = ([words for row in told for words in row[side]] for side in (0, 1))
     (folder / "confusion.png").write_bytes(reporting.confusion_picture(*confusion(labels, answers)))
-    (folder / "learning.png").write_bytes(reporting.learning_picture(history, metric.name))
+    (folder / "learning.png").write_bytes(reporting.learning_picture(history, output.metrics[0].name))
     lines = [(", ".join(label), None if None in answer else ", ".join(answer)) for label, answer in told]
     words = {row["sample_id"]: line for row, line in zip(answered, lines, strict=True)}
     chosen = [test[number] for number in range(0, len(test), max(1, len(test) // _EXAMPLES))][:_EXAMPLES]
@@ -121,9 +125,10 @@ def _pictures(
     (folder / "examples.png").write_bytes(picture)
 
 
-def _in_words(label: Any, prediction: Any) -> tuple[list[str], list[Any]]:
-    """Label and answer, None where there is none; of several, each that has a label, with its name."""
-    if not isinstance(label, dict):
-        return [str(label)], [None if prediction is None else str(prediction)]
-    named, said = {name: value for name, value in label.items() if value is not None}, prediction or {}
-    return [f"{name}: {value}" for name, value in named.items()], [f"{name}: {said.get(name)}" for name in named]
+def _in_words(pairs: Mapping[str, tuple[str, str | None]]) -> tuple[list[str], list[str | None]]:
+    """Label and answer, None where there is none; of several each with its name."""
+    if "" in pairs:
+        label, answer = pairs[""]
+        return [label], [answer]
+    labels = [f"{name}: {label}" for name, (label, _) in pairs.items()]
+    return labels, [f"{name}: {answer}" for name, (_, answer) in pairs.items()]

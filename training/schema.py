@@ -9,6 +9,7 @@ featurizer says (`training.featurizers`).
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def predictions_schema(answer: pa.DataType) -> pa.Schema:
     """What a model answered: one row per sample and subset of the inputs ("image+speech", "text", ...).
 
     Args:
-        answer: type of label and prediction (`training.outputs.base.Output.arrow_type`).
+        answer: type of label and prediction (`training.outputs.base.Output.judged_type`).
     """
     columns = {"sample_id": _STRING, "subset": _STRING, "label": answer, "prediction": answer}
     return _schema(**columns, probability=pa.float64(), best=BEST, parts=PARTS)
@@ -221,6 +222,13 @@ def tensor(row: Mapping[str, Any], name: str, dtype: str) -> np.ndarray:
 def subset_name(modalities: Any) -> str:
     """Canonical name of a set of modalities: ``text+image``."""
     return "+".join(m for m in MODALITIES if m in modalities)
+
+
+def subsets(modalities: Iterable[str]) -> list[tuple[str, ...]]:
+    """Every non-empty subset, the smallest first: what a model may be given."""
+    given = set(modalities)
+    ordered = [m for m in MODALITIES if m in given]
+    return [chosen for size in range(1, len(ordered) + 1) for chosen in combinations(ordered, size)]
 
 
 def fingerprint(*parts: Any) -> str:

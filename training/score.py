@@ -3,15 +3,14 @@
     python -P -m training.score MODEL ROWS ANSWERS
 
 MODEL is a bundle (config.json, model.safetensors, processor.json, tokenizer) or the folder of a logged model that
-holds one. ROWS is Parquet with sample_id and label (may be null or absent), text (string), image and speech (binary,
-as files); ANSWERS becomes Parquet with sample_id, label, prediction, error, probability, best (`training.schema.BEST`),
-parts (`training.schema.PARTS`).
+holds one. ROWS is Parquet with sample_id (may be absent), text (string), image and speech (binary, as files); ANSWERS
+becomes Parquet with sample_id, prediction, error, probability, best (`training.schema.BEST`), parts
+(`training.schema.PARTS`), in the same order of rows.
 Two versions bring two packages called `training`, so they are never loaded in one process: `score_command` says how to
 start one.
 """
 
 import argparse
-import contextlib
 import subprocess
 import sys
 import tempfile
@@ -34,9 +33,8 @@ _BATCH = 64  # rows that are decoded and answered together
 
 
 def answers_schema(answer: pa.DataType) -> pa.Schema:
-    """Of ANSWERS; label and prediction have the output's type (`training.outputs.base.Output.arrow_type`)."""
-    string = pa.string()
-    columns = {"sample_id": string, "label": answer, "prediction": answer, "error": string}
+    """Of ANSWERS; a prediction has the output's type (`training.outputs.base.Output.arrow_type`)."""
+    columns = {"sample_id": pa.string(), "prediction": answer, "error": pa.string()}
     return pa.schema({**columns, "probability": pa.float64(), "best": BEST, "parts": PARTS})
 
 
@@ -110,12 +108,9 @@ def score(model: Path, rows: Path, answers: Path) -> None:
 
 def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of ANSWERS for raw rows."""
-    results = [{name: row.get(name) for name in ("sample_id", "label", "prediction", "error")} for row in rows]
+    results = [{"sample_id": row.get("sample_id"), "prediction": None, "error": None} for row in rows]
     read: dict[int, dict[str, Any]] = {}
     for number, row in enumerate(rows):
-        if row.get("label") is not None:
-            with contextlib.suppress(ValueError):  # a later output may read it: this one answers all the same
-                results[number]["label"] = answerer.output.read(row["label"])
         inputs = {m: row[m] for m in answerer.modalities if row.get(m) is not None}
         try:
             if not inputs:
@@ -159,8 +154,8 @@ def answer_rows(model: Path, rows: pa.RecordBatchReader) -> pa.Table:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.score", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="folder of a bundle or of a logged model")
-    parser.add_argument("rows", type=Path, help="Parquet: sample_id, label, text, image, speech")
-    parser.add_argument("answers", type=Path, help="Parquet to write: sample_id, label, prediction, error")
+    parser.add_argument("rows", type=Path, help="Parquet: sample_id, text, image, speech")
+    parser.add_argument("answers", type=Path, help="Parquet to write: sample_id, prediction, error")
     arguments = parser.parse_args()
     score(arguments.model, arguments.rows, arguments.answers)
 

@@ -19,7 +19,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from training.adaptation import halve, merge, restore
 from training.building import build_model
 from training.calibration import calibrate
-from training.catalog import OBJECTIVES
+from training.catalog import OBJECTIVES, OUTPUTS
 from training.checkpoints import claim, last_checkpoint
 from training.compilation import CompiledLayers
 from training.data import Collator, Row, SampleDataset, make_collator
@@ -57,7 +57,8 @@ def make_tokenizer(train: SampleDataset, model: ModelSettings, training: Trainin
         if (end := turn_end(model.prompt, tokenizer)) is not None:
             tokenizer.eos_token = end  # an answer is one turn
         return tokenizer
-    labels = (label for label in train.labels if label is not None)
+    is_read = OUTPUTS.load(model.output.kind).has_labels  # else they are ids
+    labels = (label for label in train.labels if label is not None and is_read)
     return fit_tokenizer(itertools.chain(train.texts(), labels), training.vocabulary)
 
 

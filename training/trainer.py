@@ -1,6 +1,7 @@
 """transformers.Trainer with order, losses and evaluation of our own."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from training.data import Collator, EpochSampler, SampleDataset
 from training.distributed import gathered, number, processes
 from training.evaluate import mean_score
 from training.metrics import Metric
+from training.records import Answered
+from training.schema import subset_name
 
 
 class Trainer(transformers.Trainer):
@@ -91,17 +94,26 @@ class Trainer(transformers.Trainer):
         assert isinstance(rows, SampleDataset)
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
-        losses, answers = [], []
-        mine = np.array_split(np.arange(len(rows)), processes())[number()]
-        for batch in even_batches(rows.take(mine), self.evaluation_collator, self.args.eval_batch_size):
-            with torch.inference_mode(), self.accelerator.autocast():  # frozen weights may be bfloat16
-                losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
-                answers += model.scored_answers(batch, self.tokenizer)
-        losses, answers = gathered(losses), gathered(answers)
-        labels = [model.output.read(label) for label in rows.labels]
+        answered, losses = [], []
+        labels, samples = [model.output.read(label) for label in rows.labels], rows.index["sample_id"].to_pylist()
+        mine = rows.take(np.array_split(np.arange(len(rows)), processes())[number()])
+        for subset in model.output.asked(model.config.modalities):
+            collator, name = replace(self.evaluation_collator, keep=frozenset(subset)), subset_name(subset)
+            said, is_whole = [], set(subset) == set(model.config.modalities)
+            for batch in even_batches(mine, collator, self.args.eval_batch_size):
+                with torch.inference_mode(), self.accelerator.autocast():  # frozen weights may be bfloat16
+                    if is_whole:
+                        losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
+                    said += model.scored_answers(batch, self.tokenizer)
+            told = zip(samples, labels, gathered(said), strict=True)
+            answered += [Answered(sample, name, label, answer) for sample, label, answer in told]
+        losses = gathered(losses)
+        judged = model.output.judged(answered)[-len(samples) :]
+        labels, answers = [row.label for row in judged], [row.answer for row in judged]
         metrics = {"eval_loss": float(np.mean(losses))}
         for metric in dict.fromkeys([*model.output.headlines, *self.watched]):
-            metrics[f"eval_{metric.name}"] = mean_score(metric, labels, answers)
+            if metric in self.watched or metric.rows(labels):
+                metrics[f"eval_{metric.name}"] = mean_score(metric, labels, answers)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

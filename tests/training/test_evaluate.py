@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from training.evaluate import answers_by_sample, coverage, measure, slices, subsets, telling_columns
+from training.evaluate import answers_by_sample, coverage, measure, slices, telling_columns
 from training.metrics import ACCURACY, Metric, confusion
 from training.outputs.text import TextOutput
 from training.records import Answer, EvaluationRow, Figure
-from training.schema import DATASET, MODALITIES, predictions_schema, subset_name
+from training.schema import DATASET, MODALITIES, predictions_schema, subset_name, subsets
 
 ANSWERS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([*"abcx", None])), min_size=1, max_size=60)
 

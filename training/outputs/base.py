@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import pyarrow as pa
 
 from training.metrics import Metric
-from training.records import Answer, Figure
+from training.records import Answer, Answered, Figure
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,6 +48,12 @@ class Output:
     values of the output's type. An object is plain, light and can be pickled: project files are checked by the class,
     so its module imports torch inside methods only. A kind with options takes them as `options`.
 
+    What single answers are worth, metrics say of each label and prediction. Where answers say something beside one
+    another only (embeddings: which are near), three things differ. A sample is asked as `asked` says, with several
+    subsets of its inputs; `judged` makes of all answers together the labels and predictions that metrics and tables of
+    results hold, of `judged_type`; and training reads parts of a row one by one (`views`). Where no column says what is
+    right, `own_label` does.
+
     Shapes: B rows, S positions of what the language model reads (soft tokens, then the prompt), D its width.
     """
 
@@ -56,6 +62,10 @@ class Output:
     reads_answers: ClassVar[bool] = False  # true: the language model is given the answer's tokens, also in training
     has_probabilities: bool = False  # true: `scored_answers` says how probable each answer is
     members: Mapping[str, "Output"] = MappingProxyType({})  # column -> output, where several answer at once
+    has_labels: ClassVar[bool] = True  # false: no column holds labels, they are `own_label`s
+    is_embedding: ClassVar[bool] = False  # true: answers are lists of floats, and near is what belongs together
+    least_inputs: ClassVar[int] = 1  # of a row to be trained or tested on: with fewer a model cannot answer
+    views: tuple[tuple[str, ...], ...] = ()  # of the modalities: what training reads of a row, as if it had no other
     temperature: float = 1.0  # what logits are divided by (Guo et al. 2017), from `fitted`; see `training.calibration`
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
@@ -74,6 +84,10 @@ class Output:
         """The labels by the column that they are from, each with the output that reads it; "": all are of one."""
         return {"": (self, list(labels))}
 
+    def own_label(self, contents: Mapping[str, str]) -> str | None:
+        """The label of a sample where no column holds it, by its contents (modality -> id); None: it has none."""
+        return None
+
     def read(self, label: str) -> Any:
         """The value that a label means. Raises ValueError: it means none."""
         raise NotImplementedError
@@ -89,6 +103,15 @@ class Output:
         except ValueError as error:
             return f"cannot be read: {error}"
         return None
+
+    def label_words(self, label: str) -> str:
+        """A label as people read it in a table of labels."""
+        return label
+
+    def words(self, label: Any, prediction: Any) -> dict[str, tuple[str, str | None]]:
+        """Label and prediction of `judged_type`, None where there is none, as people read them; of several, each that
+        has a label, by name. "": they are of one."""
+        return {"": (str(label), None if prediction is None else str(prediction))}
 
     def fit(
         self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
@@ -123,7 +146,11 @@ class Output:
         raise NotImplementedError
 
     def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
-        """A scalar in nats or in a unit of its own. `smoothing` is `training.label_smoothing`, where it has a sense."""
+        """A scalar in nats or in a unit of its own. `smoothing` is `training.label_smoothing`, where it has a sense.
+
+        Where there are `views`, logits are (B, V, ...) of these, zeros where a row was not read so: where it lacks a
+        part of the view, or has nothing else.
+        """
         raise NotImplementedError
 
     def counted(self, targets: "Tensor") -> int:
@@ -149,6 +176,25 @@ class Output:
     def scored_answers(self, asked: Asked) -> list[Answer]:
         """The same with probabilities. A kind says one of the two: this one where it has probabilities."""
         return [Answer(value) for value in self.answers(asked)]
+
+    @property
+    def judged_type(self) -> pa.DataType:
+        """Of label and prediction in tables of results."""
+        return self.arrow_type
+
+    def asked(self, inputs: Sequence[str]) -> list[tuple[str, ...]]:
+        """The subsets of the inputs that a sample is asked with, the last being all, to judge what a model is worth
+        that is given all of them."""
+        return [tuple(inputs)]
+
+    def judged(self, answered: Sequence[Answered]) -> list[Answered]:
+        """The same, in order, with label and prediction of `judged_type`.
+
+        Args:
+            answered: of all samples that are judged together, each with the subsets that it was asked with; labels are
+                of `read`, predictions of `arrow_type`.
+        """
+        return list(answered)
 
     def constant(self, labels: Sequence[Any]) -> Any:
         """The one answer that is best whatever the inputs, from the training labels; None where there are none."""

@@ -17,7 +17,22 @@ if TYPE_CHECKING:
 IGNORED = -100  # a target that does not count
 
 
-class LinearOutput(Output):
+class HeadOutput(Output):
+    """`model.head` on what the language model makes of all positions."""
+
+    def language_model(self) -> Any:
+        from transformers import AutoModel
+
+        return AutoModel
+
+    def logits(
+        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
+    ) -> "Tensor":
+        assert model.head is not None
+        return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state, mask_BS)
+
+
+class LinearOutput(HeadOutput):
     """A linear layer on what the language model makes of all positions (`training.layers.Readout`); logits are (B, C).
 
     What it answers can be one of several (`training.outputs.several`).
@@ -41,21 +56,10 @@ class LinearOutput(Output):
         """What the loss is, about, where a model knows nothing of its rows."""
         return 1.0
 
-    def language_model(self) -> Any:
-        from transformers import AutoModel
-
-        return AutoModel
-
     def head(self, width: int) -> "nn.Module":
         from training.layers import Readout
 
         return Readout(width, self.width)
-
-    def logits(
-        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
-    ) -> "Tensor":
-        assert model.head is not None
-        return model.head(model.read(embeddings_BSD, mask_BS).last_hidden_state, mask_BS)
 
     def answers_of(self, logits: "Tensor") -> list[Answer]:
         """What each row's logits (B, C) say."""

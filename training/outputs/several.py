@@ -81,6 +81,10 @@ class SeveralOutput(LinearOutput):
                 raise ValueError(f"{name}: {error}") from None
         return values
 
+    def words(self, label: Any, prediction: Any) -> dict[str, tuple[str, str | None]]:
+        said = prediction or {}
+        return {name: (str(value), str(said.get(name))) for name, value in label.items() if value is not None}
+
     def fit(
         self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
     ) -> dict[str, Any]:
