@@ -127,6 +127,7 @@ OUTPUTS = Family(
         "multi_label": "training.outputs.multi_label:MultiLabelOutput",
         "number": "training.outputs.number:NumberOutput",
         "ranking": "training.outputs.ranking:RankingOutput",
+        "embedding": "training.outputs.embedding:EmbeddingOutput",
         "several": "training.outputs.several:SeveralOutput",
     },
 )

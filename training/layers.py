@@ -161,3 +161,24 @@ def stretches(lengths_B: Tensor, positions: int, tokens: int) -> Tensor:
     start_BT = torch.arange(tokens, device=lengths_B.device)[None, :, None] * share_B
     overlap_BTS = torch.minimum(at_S + 1, start_BT + share_B) - torch.maximum(at_S, start_BT)
     return overlap_BTS.clamp(min=0) / share_B
+
+
+class SharedSpace(nn.Module):
+    """What is read of a sequence (B, S, D) as directions in a space of `size` dimensions, divided by the square root of
+    a learned temperature, so that products of two are cosines over the temperature (CLIP, Radford et al. 2021)."""
+
+    least = 0.01  # temperature: below it a few hard pairs would decide all
+
+    def __init__(self, width: int, size: int, temperature: float) -> None:
+        super().__init__()
+        self.readout = Readout(width, size)
+        self.start = temperature
+        self.log_temperature = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        initialization.constant_(self.log_temperature, math.log(self.start))
+
+    def forward(self, x_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        temperature = self.log_temperature.clamp(min=math.log(self.least)).exp()
+        return functional.normalize(self.readout(x_BSD, mask_BS).float(), dim=-1) * temperature.rsqrt()

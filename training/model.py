@@ -25,13 +25,13 @@ from training.compilation import CompiledLayers
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
-from training.layers import AttentionPool, ModelShape, Readout, SizedNorm
+from training.layers import AttentionPool, ModelShape, Readout, SharedSpace, SizedNorm
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
 from training.outputs.base import Asked
 from training.prompt import SOFT
-from training.readings import AveragedModel, Readings
+from training.readings import AveragedModel, Readings, Views
 from training.records import Answer
 from training.sampling import sampled
 
@@ -80,7 +80,7 @@ class FusionModel(AdaptedModel):
             initialization.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 initialization.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        elif isinstance(module, Fusion | AttentionPool | Readout | SizedNorm):
+        elif isinstance(module, Fusion | AttentionPool | Readout | SharedSpace | SizedNorm):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -230,21 +230,49 @@ class FusionModel(AdaptedModel):
         # What objectives see is what the fusion reads, so that no gradient of an encoder goes past it.
         tokens_BNTD = torch.stack(list(output.tokens.values()), dim=1)
         output["x_m"] = self.fuse(tokens_BNTD, mask_BNT)
-        if self.fusion.late or (self.training and any(objective.reads_alone for objective in self.objectives)):
+        if self.output.views:
+            output["logits"] = self._of_views(*_taken(shuffle, tokens_BNTD, mask_BNT), *prompt)
+        elif self.fusion.late or (self.training and any(objective.reads_alone for objective in self.objectives)):
             shown_BNTD, shown_BNT = _taken(shuffle, tokens_BNTD, mask_BNT)
             readings, sequence = self.alone(shown_BNTD, shown_BNT, *prompt)
             said = self.output.logits(self, *sequence, None if labels is None else labels[readings.rows_R])
             of_NR = [readings.modality_R == n for n in range(len(modalities))]
             output["alone"] = {m: (readings.rows_R[r], said[r]) for m, r in zip(modalities, of_NR, strict=True)}
-        if self.fusion.late:
+        if self.fusion.late and not self.output.views:
             output["logits"] = readings.averaged(said)[readings.first_B]
-        else:
+        elif not self.output.views:
             x_m, x_m_mask = _taken(shuffle, output.x_m, self.fusion.soft_mask(mask_BNT))
             output["logits"] = self.output.logits(self, *self.context(x_m, *prompt, x_m_mask), labels)
         if labels is not None:
             batch = {"present": present, "labels": labels, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask}
             self._add_loss(output, {name: x for name, x in {**batch, **features}.items() if x is not None})
         return output
+
+    def _of_views(
+        self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt_ids: Tensor | None, prompt_mask: Tensor | None
+    ) -> Tensor:
+        """The logits of each row's views (B, V, ...): see `Output.loss`."""
+        views = Views.of(self.output.views, self.config.modalities, mask_BNT.any(2))
+        rows_R, shown_RN = views.rows_R, views.shown_RN
+        if prompt_ids is not None and prompt_mask is not None and self.prompt is not None:
+            asked_R = shown_RN[:, self.config.modalities.index(self.prompt)]
+            prompt_ids, prompt_mask = prompt_ids[rows_R], prompt_mask[rows_R] & asked_R[:, None]
+        mask_RNT = mask_BNT[rows_R] & shown_RN[..., None]
+        sequence, readings = self._sequence(tokens_BNTD[rows_R], mask_RNT, prompt_ids, prompt_mask)
+        said = self.output.logits(self, *sequence, None)
+        if readings is not None:
+            said = readings.averaged(said)[readings.first_B]
+        return views.spread(said, len(mask_BNT), len(self.output.views))
+
+    def _sequence(
+        self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt_ids: Tensor | None, prompt_mask: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor], Readings | None]:
+        """What the language model reads of each row, or of each reading where the fusion is late."""
+        if self.fusion.late:
+            readings, sequence = self.alone(tokens_BNTD, mask_BNT, prompt_ids, prompt_mask)
+            return sequence, readings
+        x_m = self.fuse(tokens_BNTD, mask_BNT)
+        return self.context(x_m, prompt_ids, prompt_mask, self.fusion.soft_mask(mask_BNT)), None
 
     def _add_loss(self, output: ModelOutput, batch: dict[str, Tensor]) -> None:
         """`loss`, and in training `losses`. In the model's own call, so that processes share an objective's gradients.
@@ -305,12 +333,11 @@ class FusionModel(AdaptedModel):
         batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name not in ("labels", "seeds")}
         tokens_BNTD, mask_BNT = _taken(shuffle, *self.encode(**batch))
         prompt = batch.get("prompt_ids"), batch.get("prompt_mask")
-        if self.fusion.late:
-            readings, sequence = self.alone(tokens_BNTD, mask_BNT, *prompt)
-            model = sampled(AveragedModel(self, readings), None if seeds is None else seeds[readings.rows_R.cpu()])
-            return Asked(model, *sequence, tokenizer), readings
-        sequence = self.context(self.fuse(tokens_BNTD, mask_BNT), *prompt, self.fusion.soft_mask(mask_BNT))
-        return Asked(sampled(self, seeds), *sequence, tokenizer), None
+        sequence, readings = self._sequence(tokens_BNTD, mask_BNT, *prompt)
+        if readings is None:
+            return Asked(sampled(self, seeds), *sequence, tokenizer), None
+        model = sampled(AveragedModel(self, readings), None if seeds is None else seeds[readings.rows_R.cpu()])
+        return Asked(model, *sequence, tokenizer), readings
 
 
 def _taken(rows: Tensor | None, *tensors: Any) -> tuple[Any, ...]:

@@ -1,10 +1,12 @@
-"""A row read several times by the language model, each time as if it had one modality only.
+"""A row read several times by the language model, each time as if it had a part of its inputs only.
 
-So late fusion answers, and so an objective hears what each modality says by itself.
+One modality each (`Readings`): so late fusion answers, and so an objective hears what each modality says by itself. Any
+subset (`Views`): so an output is trained whose answers to parts of a row are held beside one another.
 
-Shapes: B rows, R readings, N modalities, T tokens of each.
+Shapes: B rows, R readings, V views, N modalities, T tokens of each.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +48,37 @@ class Readings:
         sums = said.new_zeros(len(self.first_B) * beams, *said.shape[1:]).index_add(0, rows, said)
         counts = rows.bincount().reshape(-1, *[1] * (said.ndim - 1))
         return (sums / counts)[rows]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views (`Output.views`) are read of which rows: of each row those that show a part of what it has.
+
+    Where there is none the first row is read whole, and counts for nothing: no model reads a batch without rows.
+    """
+
+    rows_R: Tensor
+    views_R: Tensor  # number of the view
+    shown_RN: Tensor  # whether it shows a modality
+    are_some: bool = True
+
+    @classmethod
+    def of(cls, views: Sequence[Sequence[str]], modalities: Sequence[str], present_BN: Tensor) -> "Views":
+        shown = [[m in view for m in modalities] for view in views]
+        shown_VN = torch.tensor(shown, device=present_BN.device)
+        known = [set(view) <= set(modalities) for view in views]
+        has_BVN = present_BN[:, None]
+        is_part_BV = (has_BVN | ~shown_VN).all(2) & (has_BVN & ~shown_VN).any(2)
+        rows_R, views_R = (is_part_BV & torch.tensor(known, device=present_BN.device)).nonzero(as_tuple=True)
+        if len(rows_R) == 0:
+            none_R = rows_R.new_zeros(1)
+            return cls(none_R, none_R, present_BN[:1], False)
+        return cls(rows_R, views_R, shown_VN[views_R])
+
+    def spread(self, said: Tensor, rows: int, views: int) -> Tensor:
+        """What was said of each reading (R, ...), by row and view (B, V, ...); zeros where nothing was read."""
+        said = said if self.are_some else said * 0.0
+        return said.new_zeros(rows, views, *said.shape[1:]).index_put((self.rows_R, self.views_R), said)
 
 
 class AveragedModel(AnsweringModel):

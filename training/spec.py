@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training import family
-from training.catalog import PRETRAINED_ENCODERS
+from training.catalog import OUTPUTS, PRETRAINED_ENCODERS
 from training.family import Choice
 from training.features import FeatureSettings
 from training.model_files import digest, llm_folder, model_folder
@@ -83,8 +83,9 @@ def plan_runs(
     dataset: str,
     noise: Mapping[str, Sequence[str]] | None = None,
 ) -> list[RunSpec]:
-    """The model itself, on all modalities that the project has, and what it must beat: each modality alone, and plain
-    concatenation (unless the model is that itself); these are the same model otherwise, trained for `baseline_epochs`.
+    """The model itself, on all modalities that the project has, and what it must beat: each modality alone (where the
+    output can answer by one), and plain concatenation (unless the model is that itself); these are the same model
+    otherwise, trained for `baseline_epochs`.
 
     Args:
         dataset: the snapshot's fingerprint.
@@ -106,7 +107,8 @@ def plan_runs(
     # A baseline that cannot stop early is validated once, at its end: generating answers takes as long as training.
     often = training.evaluations if training.early_stopping is not None else min(1, training.evaluations)
     beside = replace(training, epochs=training.baseline_epochs or training.epochs, evaluations=often)
-    baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1]
+    answers_alone = OUTPUTS.load(model.output.kind).least_inputs == 1
+    baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1 and answers_alone]
     if (concat := replace(model, fusion=Choice("concat"))) != model:
         baselines.append(run("concat", concat, beside, modalities))
     return [run("model", model, training, modalities), *baselines]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from training.catalog import OUTPUTS
@@ -146,6 +147,22 @@ def rows() -> list[dict[str, Any]]:
     return featurized(FEATURES)
 
 
+@pytest.fixture(scope="session")
+def unlike_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with all modalities, no two with the same contents; a label names those of its row."""
+    full, random = rows[-1], np.random.default_rng(0)
+
+    def row(n: int) -> dict[str, Any]:
+        given = {
+            "text": {"text": f"What do you see? {n}"},
+            "image": {"pixels": random.integers(0, 255, full["image"]["pixels"].shape, np.uint8)},
+            "speech": {"log_mel": random.normal(0, 1, full["speech"]["log_mel"].shape).astype(np.float32)},
+        }
+        return full | {m: full[m] | given[m] for m in MODALITIES} | {"sample_id": str(n), "label": str(n)}
+
+    return [row(n) for n in range(12)]
+
+
 def featurized(features: FeatureSettings) -> list[dict[str, Any]]:
     """A row for every non-empty subset of the modalities, featurized from real media; labels 7 and 9."""
     from training.model_registry import example_row
@@ -213,9 +230,14 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def label_of(output: Choice, label: str) -> str:
-    """The label as the output reads it: where it is several, of each of them; what is an object already stays."""
-    members = OUTPUTS.make(output, {}).members
-    return json.dumps(dict.fromkeys(members, label)) if members and not label.startswith("{") else label
+    """The label as the output reads it: where it is several, of each of them; where it is what a sample has, contents
+    of that name; what is an object already stays."""
+    made = OUTPUTS.make(output, {})
+    if label.startswith("{"):
+        return label
+    if not made.has_labels:
+        return str(made.own_label(dict.fromkeys(MODALITIES, label)))
+    return json.dumps(dict.fromkeys(made.members, label)) if made.members else label
 
 
 @pytest.fixture(name="label_of", scope="session")
