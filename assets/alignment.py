@@ -24,6 +24,7 @@ from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from assets.splits import assign_splits
 from training import catalog
+from training.outputs.base import Output
 from training.schema import MODALITIES, QUARANTINE, SAMPLES
 
 # What tells items apart and where they belong; not the texts, of which samples have the hash.
@@ -45,6 +46,7 @@ def align(
     root: Path,
     refused: Mapping[str, set[str]] | None = None,
     quarantine: pa.Table | None = None,
+    output: Output | None = None,
 ) -> Alignment:
     """Joins the manifest's clean items into samples.
 
@@ -56,6 +58,7 @@ def align(
         refused: modality -> content that clean or featurize refused; default: whatever is not in `clean_ids`.
         quarantine: rows of stage manifest, which tell a link to a refused item from a link to nothing, and what else
             says why contents are refused.
+        output: what makes the labels, if no column holds them (`Output.own_label`).
 
     Raises:
         ValueError: the link table cannot be read or lacks a column, two samples have one id, no key of a modality
@@ -69,7 +72,7 @@ def align(
             columns = Columns.of(connection, sources)
             columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
             _drop(connection, settings)
-            samples = _samples(connection, settings, columns)
+            samples = _samples(connection, settings, columns, output)
             _note_rivals(connection, settings, columns)
         except duckdb.InvalidInputException as error:  # `Columns.sql` says what is wrong
             raise ValueError(_cause_first(str(error).partition(": ")[2], first)) from None
@@ -178,7 +181,9 @@ def _note_rivals(connection: duckdb.DuckDBPyConnection, settings: AlignSettings,
             note(connection, Finding("conflicting_labels", said))
 
 
-def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns) -> pa.Table:
+def _samples(
+    connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns, output: Output | None
+) -> pa.Table:
     wanted = dict.fromkeys((*settings.group, *settings.held_out))
     named = [*wanted, *(c for c in (settings.split.column,) if c is not None and c not in wanted)]
     values = "".join(f", {columns.sql(name)} AS c{n}" for n, name in enumerate(named))
@@ -203,7 +208,11 @@ def _samples(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, col
     for batch in rows:
         each = [dict(zip(cells, row, strict=True)) for row in _rows(batch, cells.values())]
         for n, row in enumerate(each):
-            row["label"] = _label({name: batch[cell][n].as_py() for name, cell in labels.items()}, settings)
+            if output is None or output.has_labels:
+                row["label"] = _label({name: batch[cell][n].as_py() for name, cell in labels.items()}, settings)
+            else:
+                ids = {m: batch[f"{m}_id"][n].as_py() for m in MODALITIES}
+                row["label"] = output.own_label({m: content for m, content in ids.items() if content is not None})
         derived = {
             "label": [row["label"] for row in each],
             "split": assign_splits(each, settings),
@@ -288,21 +297,29 @@ def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -
     )
 
 
-def validate_samples(samples: pa.Table, settings: AlignSettings, findings: Sequence[Finding] = ()) -> None:
+def validate_samples(
+    samples: pa.Table, settings: AlignSettings, findings: Sequence[Finding] = (), output: Output | None = None
+) -> None:
     """Raises ValueError, saying what to change, where nothing can be trained or tested on these samples.
 
     Args:
         findings: of `align`; that most items of a source were refused is said first.
+        output: as `align` had it.
     """
-    if (problem := _problem(samples, settings)) is not None:
+    if (problem := _problem(samples, settings, output)) is not None:
         raise ValueError(_cause_first(problem, findings))
 
 
-def _problem(samples: pa.Table, settings: AlignSettings) -> str | None:
+def _problem(samples: pa.Table, settings: AlignSettings, output: Output | None) -> str | None:
     counts = {row["values"]: row["counts"] for row in pc.value_counts(samples["split"]).to_pylist()}
     present = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none"
     if samples.num_rows == 0:
         return "no samples: nothing could be joined; `triptych sql` on quarantine (stage align) says why"
+    if counts.get("unlabelled", 0) == samples.num_rows and output is not None and not output.has_labels:
+        return (
+            f"no sample has {output.least_inputs} modalities or more, and the output learns from what samples have "
+            "together: does align.on join what belongs together? `triptych sql` on samples shows what each one has"
+        )
     if counts.get("unlabelled", 0) == samples.num_rows:
         named = ", ".join(map(repr, settings.labels))
         where = f"column {named} is empty in every row" if named else "align.label is not set"

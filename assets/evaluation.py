@@ -144,7 +144,7 @@ def outputs_beside(report: TrainingReport, output: Output) -> list[dict[str, Any
     there."""
     figures, found = report.metrics, []
     for metric in output.headlines:
-        if metric.part is not None:
+        if metric.part is not None and metric.name in figures:  # some may have no row
             row = {"output": metric.part, "metric": metric.name, "n": int(figures[f"{metric.part}.n"] or 0)}
             row |= {"value": figures[metric.name], "majority": figures.get(f"majority_{metric.name}")}
             found.append(row | {end: figures[f"{metric.name}_{end}"] for end in ("low", "high")})

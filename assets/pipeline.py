@@ -105,9 +105,12 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     manifest = lake.sql(f"SELECT {', '.join(map(sql_name, ITEM_COLUMNS))} FROM manifest")
     listed = lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
     why = pa.concat_tables([listed, *refusing.values(), *filtered], promote_options="permissive")
-    aligned = align(manifest, kept, project.align, project.sources, project.root, refused, why)
+    output = project.make_output()
+    aligned = align(manifest, kept, project.align, project.sources, project.root, refused, why, output)
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
-    validate_samples(aligned.samples, project.align, aligned.findings)  # its errors refer to the rows just written
+    validate_samples(
+        aligned.samples, project.align, aligned.findings, output
+    )  # its errors refer to the rows just written
     fingerprint = samples_fingerprint(aligned.samples)
     # Where rows were erased the rest may be what is wanted now, under the name of what it was.
     named = lake.note("samples").get("fingerprint") == fingerprint

@@ -233,6 +233,11 @@ class Project:
             object.__setattr__(self, "align", replace(self.align, label=columns))
         several = "one column; name an output for each of several under model.outputs"
         check(len(columns) > 0 or len(self.align.labels) < 2, "align.label", self.align.label, several)
+        inputs, least = ", ".join(self.modalities), output.least_inputs
+        expected = f"sources of at least {least} modalities for output {self.model.output.kind}"
+        check(len(self.modalities) >= least, "sources", f"of {inputs} alone", expected)
+        expected = f"nothing: output {self.model.output.kind} learns from what samples have together"
+        check(output.has_labels or not self.align.labels, "align.label", self.align.label, expected)
         unsure = self.model.abstain_below > 0 and not output.has_probabilities
         expected = f"0: the answers of output {self.model.output.kind} have no probability"
         check(not unsure, "model.abstain_below", self.model.abstain_below, expected)

@@ -131,13 +131,13 @@ def _align(
         bad[m] = set(unreadable.filter(pc.equal(unreadable["modality"], m))["sha256"].to_pylist())
         contents = pc.unique(manifest.filter(pc.equal(manifest["modality"], m))["sha256"])
         usable[m] = pa.table({"id": contents.filter(pc.invert(pc.is_in(contents, pa.array(bad[m], pa.string()))))})
-    why = pa.concat_tables([refused, unreadable])
+    why, output = pa.concat_tables([refused, unreadable]), project.make_output()
     try:
-        aligned = align(manifest, usable, project.align, project.sources, project.root, bad, why)
+        aligned = align(manifest, usable, project.align, project.sources, project.root, bad, why, output)
     except ValueError as error:
         return Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), []), str(error)
     try:
-        validate_samples(aligned.samples, project.align, aligned.findings)
+        validate_samples(aligned.samples, project.align, aligned.findings, output)
     except ValueError as error:
         return aligned, str(error)
     leaks = leakage(aligned.samples, project.align)

@@ -231,7 +231,8 @@ class FusionModel(AdaptedModel):
         tokens_BNTD = torch.stack(list(output.tokens.values()), dim=1)
         output["x_m"] = self.fuse(tokens_BNTD, mask_BNT)
         if self.output.views:
-            output["logits"] = self._of_views(*_taken(shuffle, tokens_BNTD, mask_BNT), *prompt)
+            shown_BNTD, shown_BNT = _taken(shuffle, tokens_BNTD, mask_BNT)
+            output["logits"] = self._of_views(shown_BNTD, shown_BNT, *prompt)
         elif self.fusion.late or (self.training and any(objective.reads_alone for objective in self.objectives)):
             shown_BNTD, shown_BNT = _taken(shuffle, tokens_BNTD, mask_BNT)
             readings, sequence = self.alone(shown_BNTD, shown_BNT, *prompt)

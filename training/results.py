@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -114,7 +115,7 @@ def _pictures(
 ) -> None:
     answered = predictions.filter(pc.equal(predictions["subset"], rows[0].inputs)).to_pylist()
     told = [_in_words(output.words(row["label"], row["prediction"])) for row in answered]
-    labels, answers = ([words for row in told for words in row[side]] for side in (0, 1))
+    labels, answers = [x for words, _ in told for x in words], [x for _, words in told for x in words]
     (folder / "confusion.png").write_bytes(reporting.confusion_picture(*confusion(labels, answers)))
     (folder / "learning.png").write_bytes(reporting.learning_picture(history, output.metrics[0].name))
     lines = [(", ".join(label), None if None in answer else ", ".join(answer)) for label, answer in told]
@@ -125,7 +126,7 @@ def _pictures(
     (folder / "examples.png").write_bytes(picture)
 
 
-def _in_words(pairs: Mapping[str, tuple[str, str | None]]) -> tuple[list[str], list[str | None]]:
+def _in_words(pairs: Mapping[str, tuple[str, str | None]]) -> tuple[list[str], list[Any]]:
     """Label and answer, None where there is none; of several each with its name."""
     if "" in pairs:
         label, answer = pairs[""]

@@ -44,7 +44,7 @@ def ranks(asking_QW: np.ndarray, candidates_CW: np.ndarray, right: Sequence[Sequ
         for near_C, hits in zip(near_QC, right[start : start + _ROWS], strict=True):
             near_right = near_C[list(hits)]
             before = np.count_nonzero(near_C >= near_right.max()) - np.count_nonzero(near_right >= near_right.max())
-            places.append(1.0 + before)
+            places.append(float(1 + before))
     return places
 
 

@@ -21,6 +21,7 @@ from assets.leakage import leak_words, leakage, repeated
 from assets.settings import AlignSettings, SplitSettings
 from assets.source_settings import SourceSettings
 from assets.splits import allowed_splits, assign_splits, split_of
+from training.catalog import OUTPUTS
 from training.schema import MANIFEST, MODALITIES, QUARANTINE, SAMPLES, SPLITS
 
 IMAGES = SourceSettings.of(name="pictures", modality="image", files="pictures.tar", table="pictures.csv", key="file")
@@ -88,6 +89,29 @@ def reasons(found: Alignment) -> dict[str, str]:
 def write_csv(path: Path, *rows: Sequence[str]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
+
+
+# Labels that no column holds
+
+
+def test_a_sample_is_its_own_label_where_the_output_says_so() -> None:
+    output, align_settings = OUTPUTS.make(OUTPUTS.choose("embedding"), {}), AlignSettings()
+    manifest = manifest_of(items(IMAGES, ["a", "b", "c"]), items(TEXTS, ["a", "b", "d"]))
+    ids = {m: manifest.filter(pc.equal(manifest["modality"], m)).select(["sha256"]) for m in MODALITIES}
+    clean = {m: rows.rename_columns(["id"]) for m, rows in ids.items()}
+
+    def samples(*images: str) -> Alignment:
+        some = {**clean, "image": clean["image"].filter(pc.is_in(clean["image"]["id"], pa.array(images)))}
+        return align(manifest, some, align_settings, SOURCES, Path("/data"), output=output)
+
+    given = {n: sha(f"pictures {n}") for n in "abc"}
+    rows = {row["sample_id"]: row for row in samples(*given.values()).samples.to_pylist()}
+    assert json.loads(rows["a"]["label"]) == {"image": given["a"], "text": sha("questions a")}
+    assert rows["a"]["split"] in SPLITS
+    assert [(rows[n]["label"], rows[n]["split"]) for n in "cd"] == [(None, "unlabelled")] * 2
+    alone = samples(given["c"]).samples
+    with pytest.raises(ValueError, match=r"no sample has 2 modalities or more.*does align.on join what belongs"):
+        validate_samples(alone, align_settings, output=output)
 
 
 # Links

@@ -50,6 +50,9 @@ def test_concatenation_is_no_rival_of_itself(beside: float | None) -> None:
     assert planned("attention", "text", "image") == ["model", "text", "image", "concat"]
     assert planned("concat", "text", "image") == ["model", "text", "image"]
     assert planned("concat", "image") == ["model"]
+    embedding = replace(MODEL, output={"kind": "embedding"})  # type: ignore[arg-type]  # no modality answers alone
+    runs = plan_runs(embedding, TrainingSettings(baseline_epochs=beside), FeatureSettings(), ("text", "image"), "d")
+    assert [run.name for run in runs] == ["model", "concat"]
 
 
 def test_how_much_less_baselines_are_trained() -> None:
