@@ -7,6 +7,7 @@
     shop.run()                                # from files to a judged model
     shop.sql("SELECT * FROM quarantine")      # an Arrow table: .to_pandas(), or polars.from_arrow(...)
     shop.model().predict(text="What is it?", image="photo.jpg")
+    shop.search(image="photo.jpg")            # the nearest samples, where the output is an embedding
 
 `shop.definitions` are Dagster's, for a code location of your own.
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from assets.settings import Project as Settings
     from orchestration.inspection import Check, Status
     from orchestration.run import Summary
+    from orchestration.search import Found
 
 __all__ = ["Model", "Project", "open"]
 
@@ -95,6 +97,21 @@ class Project:
         if name not in TABLES:
             raise ValueError(f"there is no table {name!r}; there are {', '.join(TABLES)}")
         return open_lake(self.settings).read(name)
+
+    def search(self, k: int = 10, find: Sequence[str] = (), version: str = "champion", **inputs: Any) -> "Found":
+        """The samples of its lake nearest to what is given, of a project with ``output: embedding``.
+
+        Args:
+            k: how many.
+            find: the modalities that are searched; none: those that are not given.
+            inputs: as `Model.predict` takes those of one row.
+
+        Raises:
+            ValueError: its model gives no embeddings, or what is given cannot be read.
+        """
+        from orchestration.search import search
+
+        return search(self.settings, _files(inputs), k, find, version)
 
     def model(self, version: str = "champion") -> "Model":
         """A registered version of its model, by number or alias. Raises ValueError: there is none."""

@@ -14,9 +14,11 @@ if TYPE_CHECKING:  # the command line starts light
     from orchestration.housekeeping import Collected
     from orchestration.inspection import Check, SourceCounts, Status
     from orchestration.run import Summary
+    from orchestration.search import Found
 
 _BAR = 40  # characters of an accuracy of 1
 _WIDTH = 18  # of the column of names
+_SHOWN = 60  # characters of a text that was found
 _KINDS = 6  # suffixes of a source that are named
 _MAJORITY = "majority answer"
 
@@ -118,6 +120,20 @@ def _words(prediction: Any) -> str:
     if isinstance(prediction, list):
         return "; ".join(map(str, prediction))
     return "" if prediction is None else str(prediction)
+
+
+def say_found(found: Found) -> None:
+    """The samples, the nearest first, each with its items and where they lie."""
+    for hit in found.hits:
+        click.echo(f"{hit.similarity:7.4f}  {hit.sample_id}")
+        for item in hit.items:
+            where = item.uri + (f": {item.member}" if item.member else "") + (f" line {item.row}" if item.row else "")
+            words = "" if item.text is None else f"  {' '.join(item.text.split())[:_SHOWN]}"
+            click.echo(f"           {item.modality:<8} {item.source}  {where}{words}")
+    if found.unreadable:
+        click.secho(f"{found.unreadable:,} contents are not searched: they cannot be read", fg="yellow", err=True)
+    searched = f"{', '.join(found.found)}; placed {found.placed:,} contents, reused {found.reused:,}"
+    click.echo(f"({found.project} version {found.model_version}, searched {searched})", err=True)
 
 
 def _say_reasons(title: str, reasons: Mapping[str, int], examples: list[str]) -> None:

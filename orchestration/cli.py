@@ -109,16 +109,13 @@ def predict(
     """Answer with the project's champion, whichever inputs are given."""
     from orchestration.answers import said
     from orchestration.examples.layout import find_project
-    from orchestration.predict import answer, file_of, refusal, rows_of_table
+    from orchestration.predict import answer, refusal, rows_of_table
     from orchestration.project import load
 
     if (table is None) == all(value is None for value in inputs.values()):
         options = ", ".join(f"--{name}" for name in inputs)
         raise click.UsageError(f"give one or more of {options}, or --table")
-    for option in context.command.params:
-        if option.name in inputs and (value := inputs[option.name]) is not None:
-            given = file_of(option.name, value)
-            inputs[option.name] = _FILE.convert(value, option, context) if isinstance(given, Path) else given
+    inputs = _given(context, inputs)
     settings = load(*find_project(project, ()))
     rows = rows_of_table(table) if table else [inputs]
     answers = answer(settings, rows, version, best)
@@ -140,6 +137,44 @@ def predict(
         click.echo(f"({origin}{sure})", err=True)
     if failed := [refusal(rows, n, row["error"]) for n, row in enumerate(answers, 1) if "error" in row]:
         raise click.ClickException("\n".join(failed))
+
+
+def _given(context: click.Context, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs that options name: files that are there, texts as they are."""
+    from orchestration.predict import file_of
+
+    given = dict(inputs)
+    for option in context.command.params:
+        if option.name in given and (value := given[option.name]) is not None:
+            is_file = isinstance(file := file_of(option.name, value), Path)
+            given[option.name] = _FILE.convert(value, option, context) if is_file else file
+    return given
+
+
+@main.command()
+@click.argument("project")
+@input_options
+@click.option("--k", type=click.IntRange(1), default=10, show_default=True, help="How many samples.")
+@click.option(
+    "--find", multiple=True, type=click.Choice(MODALITIES.names()), help="What is searched; default: what is not given."
+)
+@version_option
+@json_option
+@click.pass_context
+def search(
+    context: click.Context, project: str, k: int, find: tuple[str, ...], version: str, as_json: bool, **inputs: Any
+) -> None:
+    """Find the samples nearest to a text, a picture or a recording (of a project with output: embedding)."""
+    from orchestration.answers import say_found
+    from orchestration.examples.layout import find_project
+    from orchestration.project import load
+    from orchestration.search import search as find_nearest
+
+    if all(value is None for value in inputs.values()):
+        raise click.UsageError(f"give one or more of {', '.join(f'--{name}' for name in inputs)}")
+    given, settings = _given(context, inputs), load(*find_project(project, ()))
+    found = find_nearest(settings, given, k, find, version, lambda words: click.echo(words, err=True))
+    say_or_dump(found, as_json, say_found)
 
 
 @main.command()

@@ -137,7 +137,9 @@ def _holding(items: list[str], hashes: list[str], contents: list[str]) -> dict[s
     """The SQL condition of the rows of each table that hold one of these items or contents."""
     listed = sql_among("sha256", hashes) + " OR " + sql_among("item_id", items)
     sampled = " OR ".join(sql_among(f"{m}_id", contents) for m in MODALITIES)
-    keyed = [name for name in TABLES if name.startswith("clean_") or name in (*FEATURE_TABLES, "measurements")]
+    keyed = [
+        name for name in TABLES if name.startswith("clean_") or name in (*FEATURE_TABLES, "measurements", "embeddings")
+    ]
     return {
         **dict.fromkeys(("manifest", "quarantine"), listed),
         **dict.fromkeys(keyed, sql_among("id", contents)),

@@ -8,6 +8,7 @@ from assets import featurizing, pipeline
 from assets.lake import Lake, sql_among, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP
 from assets.settings import Project
+from orchestration.search import embedding_fingerprint
 from training.schema import MODALITIES, TABLES
 
 _FILES = 8  # a table of fewer files is not worth compacting
@@ -37,6 +38,7 @@ class Snapshot:
     ids: Mapping[str, Set[str]]  # modality -> contents
     note: Mapping[str, str]
     features: Mapping[str, str]  # modality -> fingerprint of its feature rows
+    tags: Mapping[str, str]  # of the model's version
 
 
 def collect(project: Project, dry_run: bool) -> Collected:
@@ -82,7 +84,8 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
 
     A clean row lives as long as its content is needed at all.
     """
-    needed: dict[str, set[Key]] = {"measurements": set()}
+    needed: dict[str, set[Key]] = {"measurements": set(), "embeddings": set()}
+    tags = [s.tags for s in kept]
     for modality in MODALITIES:
         now = featurizing.make_step(project, modality).fingerprints if modality in project.modalities else None
         listed = f"""
@@ -102,6 +105,7 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
         needed[f"clean_{modality}"] |= {(part["id"], part["fingerprint"]) for part in parts if part["id"] in trained}
         needed[f"{modality}_features"] = features
         measures = [key for step, key in (now or {}).items() if step not in (CLEAN_STEP, FEATURES_STEP)]
+        needed["embeddings"] |= {(id, embedding_fingerprint(of, modality)) for id in current for of in tags}
         needed["measurements"] |= {(id, key) for id in ids for key in measures}
     return needed
 
@@ -135,6 +139,7 @@ def kept_snapshots(project: Project, lake: Lake) -> list[Snapshot]:
                 ids={m: set(rows[f"{m}_id"].to_pylist()) - {None} for m in MODALITIES},
                 note=note,
                 features=json.loads(note.get("features", "{}")),
+                tags=tags,
             )
         )
     return snapshots

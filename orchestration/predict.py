@@ -1,8 +1,8 @@
 """Asks the champion: rows of text, image and speech to answers that name model version and dataset."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assets.contents import portions
 from assets.settings import Project
@@ -10,6 +10,9 @@ from assets.tables import read_table
 from orchestration.serving.rows import near_miss
 from training import catalog
 from training.schema import MODALITIES, RAW
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _ROWS = 256  # rows that are read at once, if their media are small
 
@@ -65,20 +68,10 @@ def answer(
     from training.score import answer_rows
 
     version = model_registry.find_version(project.mlflow_uri, project.name, version)
-    for m in MODALITIES:
-        if m not in project.modalities and any(row.get(m) for row in rows):
-            takes = ", ".join(project.modalities)
-            raise ValueError(f"{project.name} has no source of {m}, so its models take {takes} only")
-    schema = pa.schema([RAW.field(m) for m in MODALITIES])
-
-    def read(part: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-        columns = {m: [_content(row.get(m), schema.field(m).type) for row in part] for m in MODALITIES}
-        return pa.record_batch(columns, schema)
-
-    sizes = [sum(_size(row[m]) for m in MODALITIES if row.get(m)) for row in rows]
-    batches = map(read, portions(list(rows), sizes, _ROWS))
+    check_inputs(project, rows)
     model = model_registry.fetch_model(project.mlflow_uri, project.name, version)
-    answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, batches)).to_pylist()
+    schema = pa.schema([RAW.field(m) for m in MODALITIES])
+    answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, raw_rows(rows))).to_pylist()
     if all(row["error"] for row in answers):
         raise ValueError(refusal(rows, 1, answers[0]["error"]))
     dataset = model_registry.version_tags(project.mlflow_uri, project.name, version).get("dataset_fingerprint")
@@ -88,6 +81,25 @@ def answer(
         {**Answer.from_row(row).to_json(below, best), **origin, **({"error": row["error"]} if row["error"] else {})}
         for row in answers
     ]
+
+
+def check_inputs(project: Project, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError where a row has a modality that the project's models do not take."""
+    for m in MODALITIES:
+        if m not in project.modalities and any(row.get(m) for row in rows):
+            takes = ", ".join(project.modalities)
+            raise ValueError(f"{project.name} has no source of {m}, so its models take {takes} only")
+
+
+def raw_rows(rows: Sequence[Mapping[str, Any]]) -> "Iterator[pa.RecordBatch]":
+    """What is given, with media as files or bytes, as a model reads it; a portion at a time."""
+    import pyarrow as pa
+
+    schema = pa.schema([RAW.field(m) for m in MODALITIES])
+    sizes = [sum(_size(row[m]) for m in MODALITIES if row.get(m)) for row in rows]
+    for part in portions(list(rows), sizes, _ROWS):
+        columns = {m: [_content(row.get(m), schema.field(m).type) for row in part] for m in MODALITIES}
+        yield pa.record_batch(columns, schema)
 
 
 def _content(value: Any, kind: Any) -> Any:

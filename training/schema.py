@@ -72,6 +72,9 @@ CLEAN = {name: _schema(**_CLEAN_KEY, **m.columns, warnings=pa.list_(_STRING)) fo
 # What filters measured of clean contents; each under the fingerprint of its own way to measure.
 MEASUREMENTS = _schema(id=_STRING, modality=_STRING, filter=_STRING, fingerprint=_STRING, value=pa.float64())
 
+# Where a model places contents (`Output.is_embedding`); the fingerprint names model and modality. Null: it refuses it.
+EMBEDDINGS = _schema(id=_STRING, modality=_STRING, fingerprint=_STRING, embedding=pa.list_(pa.float32()))
+
 # Without tensors: which there are depends on the kind of features, so these tables grow columns (`features_schema`).
 FEATURES = {name: _schema(id=_STRING, fingerprint=_STRING, **m.extra) for name, m in _CLASSES.items()}
 
@@ -152,6 +155,7 @@ COLUMN_WORDS = {
     "warnings": "what is odd and was mended, or should be known",
     "filter": "what was measured",
     "value": "of the measurement",
+    "embedding": "where a model places the content among all others, as a vector of length 1",
     "sample_id": "names the sample",
     "label": "what the model shall answer",
     "split": "train, validation, test, unlabelled, or excluded (its groups fall in different splits)",
@@ -180,6 +184,7 @@ TABLES: dict[str, pa.Schema] = {
     "quarantine": QUARANTINE,
     **{f"clean_{m}": CLEAN[m] for m in MODALITIES},
     "measurements": MEASUREMENTS,
+    "embeddings": EMBEDDINGS,
     **{f"{m}_features": FEATURES[m] for m in MODALITIES},
     "samples": SAMPLES,
     "dataset": DATASET,
