@@ -45,7 +45,8 @@ def evaluate(
     majority = mean_score(metric, list(labels.values()), [usual] * len(labels))
     if not run.is_baseline:
         everyone = list(labels.values())
-        metrics |= {f"majority_{m.name}": m.value(everyone, [usual] * len(everyone)) for m in output.headlines}
+        there = [m for m in output.headlines if m.rows(everyone)]
+        metrics |= {f"majority_{m.name}": m.value(everyone, [usual] * len(everyone)) for m in there}
         metrics |= {f"majority_{metric.name}": majority} | _shuffled(task, trained, rows, run.keep, whole)
     folder.mkdir()
     pq.write_table(predictions, folder / "predictions.parquet")
