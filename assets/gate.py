@@ -195,11 +195,12 @@ def run_version(project: Project, version: str, rows: Path, answers: Path) -> No
 
 
 def write_raw(lake: Lake, path: Path, split: str, sources: dict[str, Source]) -> None:
-    """The raw inputs of a split as Parquet: sample_id, label, text, image, speech; a portion of rows at a time."""
+    """The raw inputs of a split as Parquet: sample_id, label, text, image, speech, attributes; a portion of rows at
+    a time."""
     names = [f"{m}_item" for m in MODALITIES]
     ids = ", ".join(f"{m}_id" for m in MODALITIES)
     wanted = f"FROM samples WHERE split = $split AND coalesce({ids}) IS NOT NULL"
-    query = f"SELECT sample_id, label, {', '.join(names)} {wanted} ORDER BY sample_id"
+    query = f"SELECT sample_id, label, attributes, {', '.join(names)} {wanted} ORDER BY sample_id"
     samples = lake.sql(query, {"split": split}).to_pylist()
     present = f"SELECT unnest([{', '.join(names)}]) {wanted}"
     listed = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({present})", {"split": split})
@@ -210,7 +211,8 @@ def write_raw(lake: Lake, path: Path, split: str, sources: dict[str, Source]) ->
         for part in portions(samples, sizes, _ROWS):
             items = sorted({at[row[name]] for row in part for name in names if row[name]})
             data = {item["item_id"]: item for item in attach_data(listed.take(items), sources).to_pylist()}
-            columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in ("sample_id", "label")}
+            fields = ("sample_id", "label", "attributes")
+            columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in fields}
             for m in MODALITIES:
                 entries = [data.get(row[f"{m}_item"]) or {} for row in part]
                 data_of = [item.get("data") for item in entries]

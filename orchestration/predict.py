@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from assets.contents import portions
+from assets.names import as_object
 from assets.settings import Project
 from assets.tables import read_table
 from orchestration.serving.rows import near_miss
@@ -21,14 +22,24 @@ def file_of(modality: str, value: str, root: Path = Path()) -> Path | str:
     return value if is_list or catalog.MODALITIES.load(modality).is_text else root / value
 
 
-def rows_of_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table (`assets.tables`) with columns text, image and speech (`file_of`); empty is absent.
+def named_value(text: str, columns: Sequence[str]) -> tuple[str, str]:
+    """Of NAME=VALUE. Raises ValueError where NAME is none of the columns that the prompt names."""
+    name, is_said, value = text.partition("=")
+    if not is_said or name not in columns:
+        there = f"that model.prompt names ({', '.join(columns)})" if columns else ": model.prompt names none"
+        raise ValueError(f"--column {text!r}: expected NAME=VALUE with a column {there}")
+    return name, value
+
+
+def rows_of_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a table (`assets.tables`) with columns text, image and speech (`file_of`), and those that the prompt
+    names; empty is absent.
 
     Raises:
         ValueError: it cannot be read, none of the three columns is there, one is misspelt, or a file is not there.
     """
     rows: list[dict[str, Any]] = []
-    for record in read_table(path, optional=MODALITIES):
+    for record in read_table(path, optional=(*MODALITIES, *columns)):
         if record.problem:
             raise ValueError(f"{path}: {record.problem}")
         if not rows and (slip := near_miss(record.values, MODALITIES)):
@@ -40,7 +51,7 @@ def rows_of_table(path: Path) -> list[dict[str, Any]]:
         for m, file in inputs.items():
             if isinstance(file, Path) and not file.is_file():
                 raise ValueError(f"{path} line {record.line}: {m} {file} does not exist")
-        rows.append(inputs)
+        rows.append(inputs | {name: record.values.get(name) or None for name in columns})
     if not rows:
         raise ValueError(f"{path}: has no rows")
     return rows
@@ -52,8 +63,8 @@ def answer(
     """The answers (`training.records.Answer.to_json`) of a version (number or alias), in the order of the rows, by the
     code that was logged with it.
 
-    Media are given as files, or as their bytes. A row that cannot be answered has no prediction, and the
-    reason in `error`.
+    Media are given as files, or as their bytes; beside them the columns that `model.prompt` names, as strings. A row
+    that cannot be answered has no prediction, and the reason in `error`.
 
     Raises:
         ValueError: there is no such version, or not one of the rows can be answered.
@@ -69,10 +80,12 @@ def answer(
         if m not in project.modalities and any(row.get(m) for row in rows):
             takes = ", ".join(project.modalities)
             raise ValueError(f"{project.name} has no source of {m}, so its models take {takes} only")
-    schema = pa.schema([RAW.field(m) for m in MODALITIES])
+    schema = pa.schema([RAW.field(name) for name in (*MODALITIES, "attributes")])
 
     def read(part: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
         columns = {m: [_content(row.get(m), schema.field(m).type) for row in part] for m in MODALITIES}
+        named = [{name: row[name] for name in project.model.columns if row.get(name)} for row in part]
+        columns["attributes"] = list(map(as_object, named))
         return pa.record_batch(columns, schema)
 
     sizes = [sum(_size(row[m]) for m in MODALITIES if row.get(m)) for row in rows]

@@ -71,7 +71,7 @@ def build_model(
         embedding_size=None if pretrained is None else embedding_size(pretrained),
     )
     if settings.prompt is not None:
-        config.template, config.lead = prompt_tokens(settings.prompt, tokenizer, config)
+        config.template, config.leads = prompt_tokens(settings.prompt, tokenizer, config)
     model = FusionModel(config, pretrained)
     if pretrained is None:
         _silence(model.llm.base_model)

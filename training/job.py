@@ -89,10 +89,11 @@ def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
     parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
     features = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
     noise: dict[str, list[str]] = {}
+    columns = list(dict.fromkeys(column for run in spec.runs for column in run.model.columns))
     for run in spec.runs:
         for modality, ids in run.noise.items():
             noise[modality] = sorted({*noise.get(modality, ()), *ids})
-    return {split: open_samples(rows, *features, noise) for split, rows in parts.items()}, parts["test"]
+    return {split: open_samples(rows, *features, noise, columns) for split, rows in parts.items()}, parts["test"]
 
 
 def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> TrainingReport | None:

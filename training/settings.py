@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from training.adaptation import Adaptation
 from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, PRETRAINED_ENCODERS
 from training.family import Choice, Family
-from training.prompt import Chat, read_prompt
+from training.prompt import Chat, columns, named, read_prompt
 from training.validation import FORBID_EXTRA, OneOrMore, Strings, Word, check, to_dict, validated
 
 TINY = "tiny"  # the language model that is made here
@@ -130,7 +130,8 @@ class ModelSettings:
     tokens: int = 4  # soft tokens per modality that go into the fusion
     dropout: float = 0.0
     modality_dropout: float = 0.1  # chance that a present modality of a training row is hidden, per row and modality
-    # What the language model reads (`training.prompt`); null: the soft tokens, then the text if it reads one.
+    # What the language model reads (`training.prompt`), which may name columns; null: the soft tokens, then the text if
+    # it reads one.
     prompt: Any = None
     max_new_tokens: int = 16
     generation: GenerationSettings = field(default_factory=GenerationSettings)
@@ -155,6 +156,11 @@ class ModelSettings:
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
         for name in ("dropout", "modality_dropout", "abstain_below"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the samples, those that `prompt` names."""
+        return () if self.prompt is None else columns(named(self.prompt))
 
 
 def complete(model: ModelSettings, forms: Mapping[str, str]) -> ModelSettings:

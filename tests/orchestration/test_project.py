@@ -325,8 +325,16 @@ def test_how_a_model_reads_and_writes_is_checked(tmp_path):
     with pytest.raises(ProjectError, match=r"model.generation is \{'num_beams': 4.*expected nothing: output class g"):
         load(path, ["model.generation={num_beams: 4}", "model.output=class"])
     assert load(path, ["model.llm=some-llm", "model.prompt={user: 'Look: {soft}'}"]).model.prompt.user == "Look: {soft}"
-    with pytest.raises(ProjectError, match=r"model: prompt is 'It: \{txt\}', expected \{soft\} and \{text\} as"):
-        load(path, ["model.prompt='It: {txt}'"])
+    with pytest.raises(
+        ProjectError, match=r"model: prompt is 'It: \{image\}', expected \{soft\}, \{text\} and columns"
+    ):
+        load(path, ["model.prompt='It: {image}'"])
+    assert load(path, ["model.prompt='It: {age}{text}'"]).model.columns == ("age",)
+    for label in ("answer", "photos.answer"):
+        with pytest.raises(
+            ProjectError, match=r"model.prompt is '\{answer\}', expected no label .* what it is to answer"
+        ):
+            load(path, ["model.prompt='{text}{answer}'", f"align.label={label}"])
 
 
 def test_outputs_and_objectives_are_checked(tmp_path):
