@@ -11,8 +11,11 @@ _FILES = (_CONFIG, _WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")
 _NETWORK_SECONDS = 5
 
 
-def model_folder(name: str) -> Path:
+def model_folder(name: str, weights: bool = True) -> Path:
     """The folder of a model: a local one, or that of Hugging Face's cache, into which it is fetched at need.
+
+    Args:
+        weights: false: they are not fetched, and may lack.
 
     Raises:
         ValueError: there is no such model, or it cannot be fetched.
@@ -21,16 +24,21 @@ def model_folder(name: str) -> Path:
         raise ValueError("a pretrained encoder needs a model: {kind: ..., model: NAME_OR_FOLDER}")
     if Path(name).is_dir():
         return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    wanted = [pattern for pattern in _FILES if weights or pattern != _WEIGHTS]
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
+        folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+        if any(folder.glob(_WEIGHTS if weights else _CONFIG)):
+            return folder
     except (LocalEntryNotFoundError, HFValidationError, OSError):
         pass
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES), etag_timeout=_NETWORK_SECONDS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        # Asked first, since the download itself would wait for a silent network without end.
+        commit = HfApi().model_info(name, timeout=_NETWORK_SECONDS).sha
+        return Path(snapshot_download(name, revision=commit, allow_patterns=wanted, etag_timeout=_NETWORK_SECONDS))
+    except Exception as error:  # the hub, the network's library and proxies each have their own
         raise ValueError(
             f"model is {name!r}: there is no such folder, and Hugging Face does not give it "
             f"({type(error).__name__}). Is it spelled right? Without a network: download it elsewhere "
@@ -38,10 +46,10 @@ def model_folder(name: str) -> Path:
         ) from error
 
 
-def llm_folder(name: str) -> Path:
+def llm_folder(name: str, weights: bool = True) -> Path:
     """`model_folder` of the language model."""
     try:
-        return model_folder(name)
+        return model_folder(name, weights)
     except ValueError as error:
         raise ValueError(f"model.llm: {error}; or use `llm: tiny`, which needs no download") from error
 
