@@ -21,7 +21,7 @@ from orchestration.automation import check_schedule
 from orchestration.probe import Decoded, decode_some
 from training.catalog import PRETRAINED_ENCODERS
 from training.fusion_check import fusion_check
-from training.schema import QUARANTINE, SAMPLES, TABLES
+from training.schema import QUARANTINE, SAMPLES, SPLITS, TABLES
 from training.settings import TINY
 
 _EXAMPLES = 5  # messages shown of many
@@ -124,14 +124,24 @@ def check_pretrained(project: Project) -> None:
 
 
 def _check_model(project: Project, samples: pa.Table) -> None:
-    """Raises ValueError where a training would end as it starts; that of the default model does not."""
-    model = project.model
+    """Raises ValueError where a training would end as it starts."""
+    from training.job import check_labels
+
+    model, training = project.model, project.training
+    splits = {name: samples.filter(pc.equal(samples["split"], name))["label"].to_pylist() for name in SPLITS}
+    check_labels(model.output, splits)
+    if training.early_stopping is not None and not splits["validation"]:
+        raise ValueError("training.early_stopping is set, and no sample is in validation: change align.split")
+    if training.report_to:
+        from training.trainer import check_reports
+
+        check_reports(training.report_to)
+    # The default model is made with any settings; to look at others takes seconds.
     if model.llm.model == TINY and model.prompt is None and not model.fusion.options:
         return
     from training.building import check_model
 
-    rows = samples.filter(pc.equal(samples["split"], "train"))
-    check_model(model, project.training, project.features, rows["label"].drop_null().to_pylist())
+    check_model(model, training, project.features, [label for label in splits["train"] if label is not None])
 
 
 def _align(

@@ -270,8 +270,8 @@ class Collator:
                 values, mask = self._featurizers[modality].batch(self._values(modality, rows, columns))
                 batch |= {modality: values} | ({} if mask is None else {f"{modality}_mask": mask})
         if self.columns:
-            values = [self._encode(row["columns"][name], name) for row in rows for name in self.columns]
-            tensors = padded(values, int(self.tokenizer.pad_token_id), left=True)
+            said = [self._encode(row["columns"][name], name) for row in rows for name in self.columns]
+            tensors = padded(said, int(self.tokenizer.pad_token_id), left=True)
             batch["column_ids"], batch["column_mask"] = (t.unflatten(0, (len(rows), -1)) for t in tensors)
         if self.seeds:
             batch["seeds"] = torch.tensor([self._seed(row, s) for row, s in zip(rows, shown, strict=True)])

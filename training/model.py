@@ -189,7 +189,8 @@ class FusionModel(AdaptedModel):
         mask_BNT: Tensor,
         prompt_ids: Tensor | None,
         prompt_mask: Tensor | None,
-        *columns: Tensor | None,
+        column_ids: Tensor | None = None,
+        column_mask: Tensor | None = None,
     ) -> tuple[Readings, tuple[Tensor, Tensor]]:
         """What the language model reads of each row and each modality it has, as if it had no other, the prompt with
         its own, columns with all: which these are, embeddings (R, S, D) and mask (R, S)."""
@@ -199,8 +200,10 @@ class FusionModel(AdaptedModel):
             asked_R = readings.modality_R == self.config.modalities.index(self.prompt)
             prompt_ids, prompt_mask = prompt_ids[rows_R], prompt_mask[rows_R] & asked_R[:, None]
         x_m = self.fuse(tokens_BNTD[rows_R], mask_RNT)
-        read = (None if tensor is None else tensor[rows_R] for tensor in columns)
-        return readings, self.context(x_m, prompt_ids, prompt_mask, *read, x_m_mask=self.fusion.soft_mask(mask_RNT))
+        if column_ids is not None and column_mask is not None:
+            column_ids, column_mask = column_ids[rows_R], column_mask[rows_R]
+        prompt = prompt_ids, prompt_mask, column_ids, column_mask
+        return readings, self.context(x_m, *prompt, self.fusion.soft_mask(mask_RNT))
 
     def read(self, embeddings_BSD: Tensor, mask_BS: Tensor, **options: Any) -> Any:
         """What the language model says of a padded sequence (B, S, D) with mask (B, S).
@@ -318,7 +321,8 @@ class FusionModel(AdaptedModel):
         seeds = batch.get("seeds")
         batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name not in ("labels", "seeds")}
         tokens_BNTD, mask_BNT = _taken(shuffle, *self.encode(**batch))
-        prompt = [batch.get(name) for name in ("prompt_ids", "prompt_mask", "column_ids", "column_mask")]
+        columns = batch.get("column_ids"), batch.get("column_mask")
+        prompt = batch.get("prompt_ids"), batch.get("prompt_mask"), *columns
         if self.fusion.late:
             readings, sequence = self.alone(tokens_BNTD, mask_BNT, *prompt)
             model = sampled(AveragedModel(self, readings), None if seeds is None else seeds[readings.rows_R.cpu()])

@@ -16,6 +16,7 @@ from training.family import Choice, Family
 from training.prompt import Chat, columns, named, read_prompt
 from training.validation import FORBID_EXTRA, OneOrMore, Strings, Word, check, to_dict, validated
 
+SMALLEST_VOCABULARY = 256 + 3  # every byte, so that any text can be written, and the special tokens
 TINY = "tiny"  # the language model that is made here
 # Of a training that is not told its epochs: few hundred rows are few steps, after which nothing is learned yet.
 _EPOCHS, _MOST_EPOCHS, _ENOUGH_STEPS = 10, 100, 600
@@ -260,7 +261,7 @@ class TrainingSettings:
     # End after so many validations in a row without a better `metric`, with the weights of the best one; null: never.
     early_stopping: int | None = None
     metric: str | None = None  # of validation: one of the output's, or loss; null: the output's first
-    vocabulary: int = 1024  # at most; of the tokenizer that `llm: tiny` fits on the training texts
+    vocabulary: int = 1024  # tokens, at most; of the tokenizer that `llm: tiny` fits on the training texts
     baseline_epochs: float | None = None  # of each baseline; null: as many as the model, which is fair to them
     report_to: Strings = ()  # passed on to the Trainer: tensorboard, wandb, ...
 
@@ -281,6 +282,8 @@ class TrainingSettings:
             value = getattr(self, name)
             check(value is None or value > 0, name, value, "null or a positive number")
         check(0 <= self.mixing <= 10, "mixing", self.mixing, "0 (none) to 10")
+        least = f"at least {SMALLEST_VOCABULARY}: all bytes and 3 special tokens"
+        check(self.vocabulary >= SMALLEST_VOCABULARY, "vocabulary", self.vocabulary, least)
         for name in ("warmup", "label_smoothing"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
 

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.model_files import llm_folder
+from training.settings import SMALLEST_VOCABULARY
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
-_SMALLEST = 256 + 3  # every byte, so that any text can be written, and the special tokens
 
 
 def fit_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -22,8 +22,9 @@ def fit_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerF
     Raises:
         ValueError: `vocabulary` has no room for all bytes.
     """
-    if vocabulary < _SMALLEST:
-        raise ValueError(f"vocabulary is {vocabulary}, expected at least {_SMALLEST}: all bytes and 3 special tokens")
+    if vocabulary < SMALLEST_VOCABULARY:
+        least = f"at least {SMALLEST_VOCABULARY}: all bytes and 3 special tokens"
+        raise ValueError(f"vocabulary is {vocabulary}, expected {least}")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -351,6 +351,14 @@ def test_a_problem_is_said_after_what_was_refused(tiny):
     assert result.exit_code == 1
     assert "2 refused" in result.stdout
     assert "no sample in test" in result.stderr
+    for setting, words in (
+        ("model.output=number", "the label 'no' in split train is none of output number: it is no number"),
+        ("training.report_to=nothing", "training.report_to is nothing: nothing is not supported, only"),
+        ("training.vocabulary=99", "vocabulary is 99, expected at least 259"),
+        ("training={early_stopping: 1, evaluations: 2}", "early_stopping is set, and no sample is in validation"),
+    ):
+        alone = "align.split={train: 0.8, validation: 0}"
+        assert words in error("check", tiny, "--set", setting, "--set", alone)
     assert "no sample has a column 'age'; there are file, speaker" in error(
         "check", tiny, "--set", "model.prompt='{text}{age}'"
     )

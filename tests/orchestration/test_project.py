@@ -67,6 +67,14 @@ def test_local_models_lie_relative_to_the_project_file(tmp_path, monkeypatch):
     (tmp_path / "glove.txt").touch()
     words = load(path, ["features.text={kind: word_vectors, file: ../glove.txt}"])
     assert words.features.options("text").file == str(tmp_path / "glove.txt")
+    (tmp_path / "weights.pth").touch()
+    said = "{model: torchvision/resnet18, weights: ../weights.pth, kind: "
+    read = load(path, [f"features.image={said}embedding}}", "model.encoders.image=linear"])
+    stands = load(path, [f"model.encoders.image={said}huggingface}}"])
+    beside = {"model": "torchvision/resnet18", "weights": str(tmp_path / "weights.pth")}
+    assert read.features.plain()["image"] == {"kind": "embedding", **beside}
+    assert stands.model.encoders["image"].options == beside
+    assert stands.features.plain()["image"] == {"kind": "processed", **beside}
     ours = load(write(tmp_path, GOOD))
     assert (ours.model.llm.model, ours.features.options("text").tokenizer) == ("tiny", "bytes")
 
