@@ -325,10 +325,10 @@ class Collator:
 
     def prompt_lengths(self, rows: SampleDataset) -> np.ndarray:
         """Tokens of each row's prompt, as the language model reads it."""
-        if self.prompt is None:
+        if (prompt := self.prompt) is None:
             return np.zeros(len(rows), dtype=np.int64)
-        most = self._featurizers[self.prompt].prompt_tokens
-        return rows.of_texts(self.prompt, lambda text: len(self._encode(text)[:most]))
+        most = self._featurizers[prompt].prompt_tokens
+        return rows.of_texts(prompt, lambda text: len(self._encode(text, prompt)[:most]))
 
     def check_prompts(self, rows: Iterable[Row]) -> None:
         """Raises ValueError where a prompt is longer than the language model has positions for."""

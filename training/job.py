@@ -124,7 +124,7 @@ def _help(spec: JobSpec, run: RunSpec, folder: Path) -> None:
     from training.train import fit
 
     splits, _ = open_splits(spec)
-    _check_labels(run, splits)
+    check_labels(run.model.output, {split: rows.labels for split, rows in splits.items()})
     fit(_task(spec, run, splits), folder)
 
 
