@@ -153,7 +153,7 @@ def write_folder(model: str, file: Path, folder: Path) -> None:
         ValueError: there is no such model, or the file cannot be read or holds other weights.
     """
     kind, _, name = model.partition("/")
-    preprocessing = picture_processor(name) if kind == "torchvision" else speech_processor(name)
+    preprocessing: Any = picture_processor(name) if kind == "torchvision" else speech_processor(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, quietly():
         made, network = Path(temporary) / "model", name.partition("/")[0]
