@@ -131,11 +131,12 @@ class Model:
         Many rows are answered by one start of the model: ask them together.
 
         Args:
-            rows: a data frame, or mappings, with columns text, image and speech; what is absent is None or NaN.
+            rows: a data frame, or mappings, with columns text, image and speech, and those that `model.prompt` names;
+                what is absent is None or NaN.
             best: how many of the most probable answers come with each.
             inputs: of one row: text="...", and image and speech as a file's name, its bytes, or: a picture as a PIL
                 image or an array (H, W, 3) of uint8; a recording as an array of samples and its rate in Hz; vectors
-                as a list or an array of floats.
+                as a list or an array of floats; and a string or number of each column that the prompt names.
 
         Raises:
             ValueError: not one of the rows can be answered; an input is nothing of these.
@@ -145,17 +146,26 @@ class Model:
         if (rows is None) == (not inputs):
             raise ValueError("give rows, or the inputs of one: text=..., image=..., speech=...")
         many = [inputs] if rows is None else rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
-        answers = answer(self.settings, [_files(row) for row in many], self.version, best)
+        columns = self.settings.model.columns
+        answers = answer(self.settings, [_files(row, columns) for row in many], self.version, best)
         return answers[0] if rows is None else answers
 
 
-def _files(row: Mapping[str, Any]) -> dict[str, Any]:
-    """With media as names or bytes of files."""
+def _files(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """With media as names or bytes of files, and columns as strings."""
     from training.catalog import MODALITIES
 
-    if unknown := row.keys() - set(MODALITIES.names()):
-        raise ValueError(f"{', '.join(sorted(unknown))}: no input; there are {', '.join(MODALITIES.names())}")
-    return {name: _file(name, value) for name, value in row.items()}
+    known = (*MODALITIES.names(), *columns)
+    if unknown := row.keys() - set(known):
+        raise ValueError(f"{', '.join(sorted(unknown))}: no input; there are {', '.join(known)}")
+    return {name: _cell(value) if name in columns else _file(name, value) for name, value in row.items()}
+
+
+def _cell(value: Any) -> str | None:
+    """As a table has it: a whole number is whole, though a data frame with gaps holds it as a float."""
+    if value is None or value != value:  # NaN
+        return None
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _file(name: str, value: Any) -> Any:

@@ -22,6 +22,7 @@ from assets.source_settings import SourceSettings
 from training.credentials import mask
 from training.schema import MODALITIES, SCHEMA_VERSION, tensor
 
+GPU_POOL = "gpu"  # of the steps that run networks: those of all runs take turns at the card
 _OUTCOMES = ("passed", "unmatched", "quarantined", "duplicate")
 
 
@@ -220,6 +221,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
         ],
         can_subset=False,
         required_resource_keys={resource_key(name)},
+        pool=GPU_POOL if featurizer.runs_model else None,
     )
     def both(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         settings = load_settings(context, name)

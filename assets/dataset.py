@@ -1,7 +1,8 @@
 """The dataset: an index of samples and the features they join to, with fingerprints that name samples and snapshot."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from json.encoder import encode_basestring as quote
 
@@ -22,6 +23,26 @@ def make_dataset(samples: pa.Table) -> pa.Table:
     usable = pc.is_in(samples["split"], pa.array([*SPLITS, "unlabelled"]))
     kept = samples.filter(pc.and_(any_input, usable))
     return in_order(kept.select(DATASET.names), "sample_id")
+
+
+def check_columns(samples: pa.Table, columns: Sequence[str]) -> None:
+    """Raises ValueError where `model.prompt` names a column that no sample has, or one that gives the label away."""
+    if not columns:
+        return
+    cells = [json.loads(cell or "{}") for cell in samples["attributes"].to_pylist()]
+    there = sorted({name for cell in cells for name in cell})
+    labels = samples["label"].to_pylist()
+    for column in columns:
+        if column not in there:
+            raise ValueError(
+                f"model.prompt has {{{column}}}, and no sample has a column {column!r}; there are "
+                f"{', '.join(there) or 'none'} (`attributes` of the table samples)"
+            )
+        pairs = [(label, cell.get(column)) for label, cell in zip(labels, cells, strict=True) if label is not None]
+        if pairs and all(label == value for label, value in pairs):
+            raise ValueError(
+                f"model.prompt has {{{column}}}, which is the label in every sample: the model would read its answer"
+            )
 
 
 def dataset_fingerprint(samples_fingerprint: str, features: Mapping[str, str]) -> str:

@@ -204,7 +204,8 @@ def write_raw(
     sources: dict[str, Source],
     asked: Sequence[Sequence[str]] = (MODALITIES,),
 ) -> pa.Table:
-    """The raw inputs of a split as Parquet: sample_id, label, text, image, speech; a portion of rows at a time. Each
+    """The raw inputs of a split as Parquet: sample_id, label, text, image, speech, attributes; a portion of rows at a
+    time. Each
     sample stands there once for each of the subsets that are asked, with these inputs only, if it has one of them.
 
     Returns:
@@ -225,17 +226,18 @@ def _raw_parts(lake: Lake, split: str, sources: dict[str, Source], shown: Sequen
     names = [f"{m}_item" for m in MODALITIES if m in shown]
     ids = ", ".join(f"{m}_id" for m in MODALITIES if m in shown)
     wanted = f"FROM samples WHERE split = $split AND coalesce({ids}) IS NOT NULL"
-    query = f"SELECT sample_id, label, {', '.join(names)} {wanted} ORDER BY sample_id"
+    query = f"SELECT sample_id, label, attributes, {', '.join(names)} {wanted} ORDER BY sample_id"
     samples = lake.sql(query, {"split": split}).to_pylist()
     present = f"SELECT unnest([{', '.join(names)}]) {wanted}"
     listed = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({present})", {"split": split})
     at = {item: n for n, item in enumerate(listed["item_id"].to_pylist())}
     bytes_of = listed["size"].to_pylist()
     sizes = [sum(bytes_of[at[row[name]]] for name in names if row[name]) for row in samples]
+    fields = ("sample_id", "label", "attributes")
     for part in portions(samples, sizes, _ROWS):
         items = sorted({at[row[name]] for row in part for name in names if row[name]})
         data = {item["item_id"]: item for item in attach_data(listed.take(items), sources).to_pylist()}
-        columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in ("sample_id", "label")}
+        columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in fields}
         for m in MODALITIES:
             data_of = [(data.get(row.get(f"{m}_item")) or {}).get("data") for row in part]
             columns[m] = [raw_value(m, content) for content in data_of]

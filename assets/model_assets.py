@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets import links, pipeline
 from assets.catalog import LAUNCHERS
+from assets.data_assets import GPU_POOL
 from assets.evaluation import evaluate, numbers
 from assets.gate import gate
 from assets.preview import bullets, counts_table
@@ -98,7 +99,7 @@ def training_asset(project: Project) -> dg.AssetsDefinition:
         ],
         can_subset=True,
         required_resource_keys={resource_key(name)},
-        pool="gpu",
+        pool=GPU_POOL,
     )
     def training(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         selected = {asset.path[-1] for asset in context.selected_asset_keys}

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from assets.alignment import ITEM_COLUMNS, align, validate_samples
 from assets.balance import Balance, item_balance
-from assets.dataset import dataset_fingerprint, make_dataset, samples_fingerprint
+from assets.dataset import check_columns, dataset_fingerprint, make_dataset, samples_fingerprint
 from assets.featurizing import make_processor, make_step, refusals
 from assets.filtering import apply_filters
 from assets.findings import Finding
@@ -110,7 +110,8 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
     validate_samples(
         aligned.samples, project.align, aligned.findings, output
-    )  # its errors refer to the rows just written
+    )  # its errors are of the rows just written
+    check_columns(aligned.samples, project.model.columns)
     fingerprint = samples_fingerprint(aligned.samples)
     # Where rows were erased the rest may be what is wanted now, under the name of what it was.
     named = lake.note("samples").get("fingerprint") == fingerprint
@@ -193,6 +194,8 @@ def plan(project: Project) -> list[RunSpec]:
             f"the dataset was made with other features of {', '.join(others)} than the settings now ask for: "
             "materialize the features and the dataset first (`--select +dataset`), or take the setting back"
         )
+    if project.model.columns:
+        check_columns(lake.read("dataset"), project.model.columns)  # written before the prompt was
     clips: dict[str, set[str]] = {}
     for row in noise(lake, project).to_pylist():
         clips.setdefault(row["modality"], set()).add(row["id"])

@@ -246,6 +246,10 @@ class Project:
         check(writes, "model.generation", to_dict(self.model.generation), expected)
         if self.model.prompt is not None:  # of the texts that there are here
             read_prompt(self.model.prompt, [m for m in self.modalities if self.features.modality(m).is_text])
+            own = [label.removeprefix(f"{source.name}.") for label in self.align.labels for source in self.sources]
+            for column in self.model.columns:
+                expected = f"no label ({', '.join(self.align.labels)}): the model would read what it is to answer"
+                check(column not in (*self.align.labels, *own), "model.prompt", f"{{{column}}}", expected)
         names = [metric.name for metric in output.metrics]
         asked = ("promotion", self.promotion.metric, names), ("training", self.training.metric, [*names, "loss"])
         for key, metric, known in asked:

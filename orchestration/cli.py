@@ -99,25 +99,36 @@ def _plain(value: Any) -> Any:
     type=_FILE,
     help=f"A table with columns {', '.join(MODALITIES.names())} (file names); one answer a row.",
 )
+@click.option("--column", "columns", multiple=True, metavar="NAME=VALUE", help="Of a column that model.prompt names.")
 @click.option("--best", type=click.IntRange(0), default=5, show_default=True, help="How many of the best --json gives.")
 @version_option
 @json_option
 @click.pass_context
 def predict(
-    context: click.Context, project: str, table: Path | None, best: int, version: str, as_json: bool, **inputs: Any
+    context: click.Context,
+    project: str,
+    table: Path | None,
+    columns: tuple[str, ...],
+    best: int,
+    version: str,
+    as_json: bool,
+    **inputs: Any,
 ) -> None:
     """Answer with the project's champion, whichever inputs are given."""
     from orchestration.answers import said
     from orchestration.examples.layout import find_project
-    from orchestration.predict import answer, refusal, rows_of_table
+    from orchestration.predict import answer, named_value, refusal, rows_of_table
     from orchestration.project import load
 
     if (table is None) == all(value is None for value in inputs.values()):
         options = ", ".join(f"--{name}" for name in inputs)
         raise click.UsageError(f"give one or more of {options}, or --table")
+    if table is not None and columns:
+        raise click.UsageError("--column goes with the inputs of one row: a --table has such columns of its own")
     inputs = _given(context, inputs)
     settings = load(*find_project(project, ()))
-    rows = rows_of_table(table) if table else [inputs]
+    named = dict(named_value(text, settings.model.columns) for text in columns)
+    rows = rows_of_table(table, settings.model.columns) if table else [inputs | named]
     answers = answer(settings, rows, version, best)
     if as_json:
         click.echo(json.dumps({"predictions": answers}, default=_plain))

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from assets import pipeline
 from assets.alignment import Alignment, align, validate_samples
+from assets.dataset import check_columns
 from assets.featurizing import make_processor
 from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
@@ -18,9 +19,9 @@ from assets.scan import scan
 from assets.settings import Project
 from orchestration.automation import check_schedule
 from orchestration.probe import Decoded, decode_some
-from training.catalog import OUTPUTS, PRETRAINED_ENCODERS
+from training.catalog import PRETRAINED_ENCODERS
 from training.fusion_check import fusion_check
-from training.schema import QUARANTINE, SAMPLES, TABLES
+from training.schema import QUARANTINE, SAMPLES, SPLITS, TABLES
 from training.settings import TINY
 
 _EXAMPLES = 5  # messages shown of many
@@ -78,14 +79,10 @@ def check(project: Project, decoded: int = 50) -> Check:
             each suffix are among them.
     """
     check_schedule(project)
-    if project.model.llm.model != TINY:
-        from training.llm import check_llm
-
-        check_llm(project.model.llm, OUTPUTS.make(project.model.output, {}))
+    check_pretrained(project)
     processor = make_processor(project)
     for modality in project.modalities:
         processor.prepare(modality)
-    _check_pretrained(project)
     scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)
@@ -112,13 +109,39 @@ def check(project: Project, decoded: int = 50) -> Check:
     )
 
 
-def _check_pretrained(project: Project) -> None:
-    """Raises ValueError where a pretrained encoder in the model cannot do what is asked of it."""
+def check_pretrained(project: Project) -> None:
+    """Raises ValueError where the language model, or a pretrained encoder in the model, cannot do what is asked of
+    it."""
+    if project.model.llm.model != TINY:
+        from training.llm import check_llm
+
+        check_llm(project.model.llm, project.make_output())
     encoders = {m: encoder for m, encoder in project.model.encoders.items() if encoder.kind in PRETRAINED_ENCODERS}
     if encoders:
         from training.building import check_encoders
 
         check_encoders(encoders, project.features)
+
+
+def _check_model(project: Project, samples: pa.Table) -> None:
+    """Raises ValueError where a training would end as it starts."""
+    from training.job import check_labels
+
+    model, training = project.model, project.training
+    splits = {name: samples.filter(pc.equal(samples["split"], name))["label"].to_pylist() for name in SPLITS}
+    check_labels(model.output, splits)
+    if training.early_stopping is not None and not splits["validation"]:
+        raise ValueError("training.early_stopping is set, and no sample is in validation: change align.split")
+    if training.report_to:
+        from training.trainer import check_reports
+
+        check_reports(training.report_to)
+    # The default model is made with any settings; to look at others takes seconds.
+    if model.llm.model == TINY and model.prompt is None and not model.fusion.options:
+        return
+    from training.building import check_model
+
+    check_model(model, training, project.features, [label for label in splits["train"] if label is not None])
 
 
 def _align(
@@ -138,6 +161,8 @@ def _align(
         return Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), []), str(error)
     try:
         validate_samples(aligned.samples, project.align, aligned.findings, output)
+        check_columns(aligned.samples, project.model.columns)
+        _check_model(project, aligned.samples)
     except ValueError as error:
         return aligned, str(error)
     leaks = leakage(aligned.samples, project.align)

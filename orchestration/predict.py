@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.contents import portions
+from assets.names import as_object
 from assets.settings import Project
 from assets.tables import read_table
 from orchestration.serving.rows import near_miss
@@ -24,14 +25,24 @@ def file_of(modality: str, value: str, root: Path = Path()) -> Path | str:
     return value if is_list or catalog.MODALITIES.load(modality).is_text else root / value
 
 
-def rows_of_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table (`assets.tables`) with columns text, image and speech (`file_of`); empty is absent.
+def named_value(text: str, columns: Sequence[str]) -> tuple[str, str]:
+    """Of NAME=VALUE. Raises ValueError where NAME is none of the columns that the prompt names."""
+    name, is_said, value = text.partition("=")
+    if not is_said or name not in columns:
+        there = f"that model.prompt names ({', '.join(columns)})" if columns else ": model.prompt names none"
+        raise ValueError(f"--column {text!r}: expected NAME=VALUE with a column {there}")
+    return name, value
+
+
+def rows_of_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a table (`assets.tables`) with columns text, image and speech (`file_of`), and those that the prompt
+    names; empty is absent.
 
     Raises:
         ValueError: it cannot be read, none of the three columns is there, one is misspelt, or a file is not there.
     """
     rows: list[dict[str, Any]] = []
-    for record in read_table(path, optional=MODALITIES):
+    for record in read_table(path, optional=(*MODALITIES, *columns)):
         if record.problem:
             raise ValueError(f"{path}: {record.problem}")
         if not rows and (slip := near_miss(record.values, MODALITIES)):
@@ -43,7 +54,7 @@ def rows_of_table(path: Path) -> list[dict[str, Any]]:
         for m, file in inputs.items():
             if isinstance(file, Path) and not file.is_file():
                 raise ValueError(f"{path} line {record.line}: {m} {file} does not exist")
-        rows.append(inputs)
+        rows.append(inputs | {name: record.values.get(name) or None for name in columns})
     if not rows:
         raise ValueError(f"{path}: has no rows")
     return rows
@@ -55,8 +66,8 @@ def answer(
     """The answers (`training.records.Answer.to_json`) of a version (number or alias), in the order of the rows, by the
     code that was logged with it.
 
-    Media are given as files, or as their bytes. A row that cannot be answered has no prediction, and the
-    reason in `error`.
+    Media are given as files, or as their bytes; beside them the columns that `model.prompt` names, as strings. A row
+    that cannot be answered has no prediction, and the reason in `error`.
 
     Raises:
         ValueError: there is no such version, or not one of the rows can be answered.
@@ -70,8 +81,8 @@ def answer(
     version = model_registry.find_version(project.mlflow_uri, project.name, version)
     check_inputs(project, rows)
     model = model_registry.fetch_model(project.mlflow_uri, project.name, version)
-    schema = pa.schema([RAW.field(m) for m in MODALITIES])
-    answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, raw_rows(rows))).to_pylist()
+    batches = pa.RecordBatchReader.from_batches(raw_schema(), raw_rows(rows, project.model.columns))
+    answers = answer_rows(model, batches).to_pylist()
     if all(row["error"] for row in answers):
         raise ValueError(refusal(rows, 1, answers[0]["error"]))
     dataset = model_registry.version_tags(project.mlflow_uri, project.name, version).get("dataset_fingerprint")
@@ -91,15 +102,24 @@ def check_inputs(project: Project, rows: Sequence[Mapping[str, Any]]) -> None:
             raise ValueError(f"{project.name} has no source of {m}, so its models take {takes} only")
 
 
-def raw_rows(rows: Sequence[Mapping[str, Any]]) -> "Iterator[pa.RecordBatch]":
-    """What is given, with media as files or bytes, as a model reads it; a portion at a time."""
+def raw_schema() -> "pa.Schema":
+    """Of rows that are asked: as `training.schema.RAW`, without what only samples have."""
     import pyarrow as pa
 
-    schema = pa.schema([RAW.field(m) for m in MODALITIES])
+    return pa.schema([RAW.field(name) for name in (*MODALITIES, "attributes")])
+
+
+def raw_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "Iterator[pa.RecordBatch]":
+    """What is given, with media as files or bytes and `columns` of the prompt, as a model reads it (`raw_schema`); a
+    portion at a time."""
+    import pyarrow as pa
+
+    schema = raw_schema()
     sizes = [sum(_size(row[m]) for m in MODALITIES if row.get(m)) for row in rows]
     for part in portions(list(rows), sizes, _ROWS):
-        columns = {m: [_content(row.get(m), schema.field(m).type) for row in part] for m in MODALITIES}
-        yield pa.record_batch(columns, schema)
+        values = {m: [_content(row.get(m), schema.field(m).type) for row in part] for m in MODALITIES}
+        named = [as_object({name: row[name] for name in columns if row.get(name)}) for row in part]
+        yield pa.record_batch({**values, "attributes": named}, schema)
 
 
 def _content(value: Any, kind: Any) -> Any:

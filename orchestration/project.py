@@ -194,10 +194,11 @@ def _beside(path: Path, name: str, ours: str) -> str:
 
 
 def _encoder_beside(path: Path, encoder: Choice) -> Choice:
-    """A pretrained encoder with its model's folder, as `_beside`."""
+    """A pretrained encoder with its model's folder or file, as `_beside`."""
     if encoder.kind not in PRETRAINED_ENCODERS:
         return encoder
-    return Choice(encoder.kind, {**encoder.options, "model": _beside(path, encoder.options["model"], "")})
+    named = {n: _beside(path, value, "") for n, value in encoder.options.items() if n in ("model", "weights") and value}
+    return Choice(encoder.kind, {**encoder.options, **named})
 
 
 @cache

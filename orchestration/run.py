@@ -26,6 +26,7 @@ from training.files import first_use, write_text
 
 _SETTINGS = importlib.resources.files("orchestration") / "dagster.yaml"
 _QUEUE = "run_queue"  # the section of it with the retries
+_TRAINED = ("baselines", "model")
 _OF_MLFLOW = ("baselines", "model", "evaluation", "champion")  # assets that need its server
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}
@@ -105,6 +106,11 @@ def run_job(
     free_dead_runs(instance)
     job = project_definitions(project).resolve_job_def(project.name)
     selected, run_id = select(job, project.name, names), str(uuid.uuid4())
+    names_of = _OF_MLFLOW if selected is None else {key.path[-1] for key in selected}
+    if not set(_TRAINED).isdisjoint(names_of):
+        from orchestration.inspection import check_pretrained
+
+        check_pretrained(project)  # what the training could not do, before hours of the data side
     if selected is None or any(key.path[-1] in _OF_MLFLOW for key in selected):
         from training.mlflow_store import check_reachable
 

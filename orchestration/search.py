@@ -16,8 +16,8 @@ from assets.contents import attach_data, portions
 from assets.gate import raw_value
 from assets.lake import Lake
 from assets.settings import Project
-from orchestration.predict import check_inputs, raw_rows, refusal
-from training.schema import EMBEDDINGS, MODALITIES, RAW, fingerprint
+from orchestration.predict import check_inputs, raw_rows, raw_schema, refusal
+from training.schema import EMBEDDINGS, MODALITIES, fingerprint
 
 _AT_ONCE = 10_000  # contents that one process of the model places; then they are safe
 _ROWS = 256  # that are read at once, if their media are small
@@ -172,7 +172,7 @@ def _answers(
     from training.score import answer_rows
 
     read: list[dict[str, Any]] = []
-    schema = pa.schema([RAW.field(m) for m in MODALITIES])
+    schema = raw_schema()
 
     def raw() -> Iterator[pa.RecordBatch]:
         for part in portions(contents, contents["size"].to_pylist(), _ROWS):
@@ -182,7 +182,7 @@ def _answers(
             rows = [{item["modality"]: raw_value(item["modality"], item["data"])} for item in items]
             yield pa.RecordBatch.from_pylist(rows, schema)
 
-    batches = itertools.chain(raw_rows(asked), raw())
+    batches = itertools.chain(raw_rows(asked, ()), raw())
     answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, batches))
     if not pa.types.is_list(kind := answers.schema.field("prediction").type):
         raise ValueError(f"this version answers with {kind}, not with embeddings: train the model of this project file")

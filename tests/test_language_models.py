@@ -79,6 +79,8 @@ def test_a_stored_language_model_comes_to_the_gate_and_answers_as_it_was_measure
 ) -> None:
     from training import runs
 
+    prompt = "{soft}{text} {speaker}"
+    tiny.write_text(tiny.read_text().replace("model: {", f"model: {{prompt: '{prompt}', "))
     result = run(make, dtype, f"training.precision={precision}", f"model.output={output}", train=train)
     assert result.exit_code == 0, result.output
     shutil.rmtree(tiny.parents[1] / "llm")  # the model needs it no more
@@ -90,12 +92,13 @@ def test_a_stored_language_model_comes_to_the_gate_and_answers_as_it_was_measure
     measured = pq.read_table(file)
     texts = measured.filter(pc.equal(measured["subset"], "text")).to_pylist()[:3]
     assert len(texts) == 3
-    rows = CliRunner().invoke(
-        main, ["sql", "tiny", "--json", "SELECT sample_id, text FROM samples JOIN clean_text c ON c.id = text_id"]
-    )
-    asked = {row["sample_id"]: row["text"] for row in json.loads(rows.stdout.splitlines()[-1])["rows"]}
+    query = "SELECT *, attributes->>'speaker' AS speaker FROM samples JOIN clean_text c ON c.id = text_id"
+    rows = CliRunner().invoke(main, ["sql", "tiny", "--json", query])
+    asked = {row["sample_id"]: row for row in json.loads(rows.stdout.splitlines()[-1])["rows"]}
     for row in texts:
-        answer = CliRunner().invoke(main, ["predict", "tiny", "--text", asked[row["sample_id"]], "--json"])
+        text, speaker = (asked[row["sample_id"]][name] for name in ("text", "speaker"))
+        columns = [] if speaker is None else ["--column", f"speaker={speaker}"]
+        answer = CliRunner().invoke(main, ["predict", "tiny", "--text", text, *columns, "--json"])
         assert json.loads(answer.stdout.splitlines()[-1])["predictions"][0]["prediction"] == row["prediction"]
 
 

@@ -7,19 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.catalog import ENCODERS, OUTPUTS
+from training.catalog import ENCODERS, OUTPUTS, PRETRAINED_ENCODERS
 from training.encoders.base import Start
 from training.family import Choice
 from training.features import FeatureSettings
+from training.featurizers.base import FeatureShape
 from training.layers import ModelShape
-from training.llm import embedding_size, embedding_width, load_llm
+from training.llm import embedding_size, embedding_width, empty_llm, load_llm, positions
 from training.model import FusionModel
 from training.model_config import FusionConfig
-from training.prompt import prompt_tokens
-from training.settings import TINY, MediaLimits, ModelSettings, complete
+from training.prompt import prompt_tokens, turn_end
+from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, complete
+from training.tokenizer import fit_tokenizer, load_tokenizer
 from training.validation import to_dict
 
 
@@ -49,6 +51,67 @@ def build_model(
     with torch.random.fork_rng(devices=[]):  # what is drawn next shall not depend on how files are read
         starts = _starts(settings.encoders, features)
         pretrained, digest = (None, None) if name == TINY else load_llm(name, output, tokenizer)
+    size = None if pretrained is None else embedding_size(pretrained)
+    base = {} if pretrained is None else {"model": name, "sha256": digest}
+    config = _config(settings, features, starts, tokenizer, labels, pretrained, embedding_size=size, llm_base=base)
+    model = FusionModel(config, pretrained)
+    if pretrained is None:
+        _silence(model.llm.base_model)
+    _check_room(model)
+    for m, start in starts.items():
+        encoder: Any = model.encoders[m]
+        encoder.take(start, f"model.encoders.{m}", *_example(features, m))
+    return model
+
+
+def check_model(
+    settings: ModelSettings, training: TrainingSettings, features: FeatureSettings, labels: Sequence[str]
+) -> None:
+    """Raises ValueError as `build_model` of the modalities that `settings` has encoders of would, but for what only
+    weights tell: the language model's are not read, and pretrained encoders are looked at by `check_encoders`."""
+    name, output = settings.llm.model, OUTPUTS.make(settings.output, {})
+    tokenizer = fit_tokenizer(labels, training.vocabulary) if name == TINY else own_tokenizer(settings)
+    llm = None if name == TINY else empty_llm(name, output, tokenizer)
+    told = () if name == TINY and output.reads_answers else labels  # how long they are its tokenizer would know
+    config = _config(settings, features, {}, tokenizer, told, llm, embedding_size=None if llm is None else 1.0)
+    for m, encoder in settings.encoders.items():
+        if encoder.kind in PRETRAINED_ENCODERS:
+            config.encoders[m], config.inputs[m] = "linear", to_dict(FeatureShape("vectors", 8))
+    _check_room(FusionModel(config, llm))
+
+
+def own_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """That of a language model that is not `tiny`; an answer ends as the prompt says. Raises ValueError: it is not
+    there."""
+    tokenizer = load_tokenizer(settings.llm.model)
+    if (end := turn_end(settings.prompt, tokenizer)) is not None:
+        tokenizer.eos_token = end  # an answer is one turn
+    return tokenizer
+
+
+def _check_room(model: FusionModel) -> None:
+    """Raises ValueError where the language model has no positions for what it is to read and write."""
+    config, room = model.config, model.prompt_room
+    if room is not None and room < bool(model.prompt or config.columns):
+        most = positions(config.llm_config) or 0
+        raise ValueError(
+            f"the language model has {most} positions, and soft tokens (model.tokens), model.prompt and "
+            f"model.max_new_tokens ({config.max_new_tokens}) take {most - room} of them beside what rows bring: lower "
+            "these, shorten the prompt, or take another model.llm"
+        )
+
+
+def _config(
+    settings: ModelSettings,
+    features: FeatureSettings,
+    starts: Mapping[str, Start],
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    llm: PreTrainedModel | None,
+    **facts: Any,
+) -> FusionConfig:
+    """Args: `llm` is the pretrained one, `facts` what its weights tell."""
+    modalities = tuple(settings.encoders)
     config = FusionConfig(
         modalities=list(modalities),
         encoders={m: encoder.plain() for m, encoder in settings.encoders.items()},
@@ -56,7 +119,7 @@ def build_model(
         pretrained={m: start.facts for m, start in starts.items()},
         fusion=settings.fusion.plain(),
         output=settings.output.plain(),
-        fitted=output.fit(labels, tokenizer, settings),
+        fitted=OUTPUTS.make(settings.output, {}).fit(labels, tokenizer, settings),
         width=settings.width,
         heads=settings.heads,
         tokens=settings.tokens,
@@ -64,21 +127,14 @@ def build_model(
         max_new_tokens=settings.max_new_tokens,
         generation=to_dict(settings.generation),
         llm_training=settings.llm.adaptation(),
-        llm_base={} if pretrained is None else {"model": name, "sha256": digest},
         # A copy: the fused model says in its own how attention is computed, and must not in the language model's.
-        llm_config=tiny_config(settings, tokenizer) if pretrained is None else copy.deepcopy(pretrained.config),
-        embedding_width=settings.width if pretrained is None else embedding_width(pretrained),
-        embedding_size=None if pretrained is None else embedding_size(pretrained),
+        llm_config=tiny_config(settings, tokenizer) if llm is None else copy.deepcopy(llm.config),
+        embedding_width=settings.width if llm is None else embedding_width(llm),
+        **facts,
     )
     if settings.prompt is not None:
-        config.template, config.lead = prompt_tokens(settings.prompt, tokenizer, config)
-    model = FusionModel(config, pretrained)
-    if pretrained is None:
-        _silence(model.llm.base_model)
-    for m, start in starts.items():
-        encoder: Any = model.encoders[m]
-        encoder.take(start, f"model.encoders.{m}", *_example(features, m))
-    return model
+        config.template, config.leads = prompt_tokens(settings.prompt, tokenizer, config)
+    return config
 
 
 def _silence(llm: Any) -> None:

@@ -1,7 +1,8 @@
 """Rows for training and evaluation: feature tables -> memory-mapped Arrow cache -> rows -> batches.
 
 A *row* is a dict with sample_id, label, epoch, and for each modality a dict of its features' columns (tensors, and of a
-text the text), or None where the sample lacks it. The same rows come from raw input when a model serves (`Processor`),
+text the text), or None where the sample lacks it; where the prompt names columns of the samples, these as `columns`, a
+dict of strings. The same rows come from raw input when a model serves (`Processor`),
 so both go through one `Collator`.
 
 All randomness of an epoch (order, modality dropout, augmentation) is drawn from generators keyed by (seed, epoch,
@@ -10,6 +11,7 @@ sample id), never from global state, so a resumed run sees what the undisturbed 
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,9 +45,13 @@ class SampleDataset(torch.utils.data.Dataset):
     A key is a row number, or (epoch, row number): the row then knows its epoch.
     """
 
-    def __init__(self, index: pa.Table, caches: Mapping[str, FeatureCache]) -> None:
+    def __init__(self, index: pa.Table, caches: Mapping[str, FeatureCache], columns: Sequence[str] = ()) -> None:
+        """Args: `columns` are those of the samples' attributes that rows have."""
+        attributes = [named_columns(cell, columns) for cell in index["attributes"].to_pylist()] if columns else []
         index = index.select(["sample_id", "label", *(f"{m}_id" for m in MODALITIES)])
-        self.index = index
+        if columns:
+            index = index.append_column("attributes", pa.array(map(json.dumps, attributes), pa.string()))
+        self.index, self.columns, self._attributes = index, tuple(columns), attributes
         self._ids, self._labels = index["sample_id"].combine_chunks(), index["label"].combine_chunks()
         self.caches = dict(caches)
         self._positions = {m: cache.positions(index[f"{m}_id"]) for m, cache in self.caches.items()}
@@ -67,6 +73,9 @@ class SampleDataset(torch.utils.data.Dataset):
             for row, position in zip(rows, self._positions[modality][list(numbers)].tolist(), strict=True):
                 if position >= 0:
                     row[modality] = cache.read(position)
+        if self.columns:
+            for row, n in zip(rows, numbers, strict=True):
+                row["columns"] = self._attributes[n]
         return rows
 
     @property
@@ -79,7 +88,8 @@ class SampleDataset(torch.utils.data.Dataset):
         return self.index["label"].to_pylist()
 
     def texts(self) -> Iterator[str]:
-        """Every text of every row, as often as it occurs."""
+        """Every text and value of a column of every row, as often as it occurs."""
+        yield from (value for values in self._attributes for value in values.values())
         for modality, cache in self.caches.items():
             if "text" not in cache.columns:
                 continue
@@ -113,7 +123,13 @@ class SampleDataset(torch.utils.data.Dataset):
         return [cache.read(int(position))[name] for position in positions]
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "SampleDataset":
-        return SampleDataset(self.index.take(pa.array(rows, pa.int64())), self.caches)
+        return SampleDataset(self.index.take(pa.array(rows, pa.int64())), self.caches, self.columns)
+
+
+def named_columns(attributes: str | None, columns: Sequence[str]) -> dict[str, str]:
+    """Of a JSON object, the values of these columns; "" where it has none."""
+    values = json.loads(attributes or "{}") if columns else {}
+    return {name: str(values.get(name) or "") for name in columns}
 
 
 def open_samples(
@@ -124,12 +140,14 @@ def open_samples(
     cache: Path,
     storage_options: Mapping[str, str] | None = None,
     noise: Mapping[str, Sequence[str]] | None = None,
+    columns: Sequence[str] = (),
 ) -> SampleDataset:
     """The rows of `index`, after adding their features to the cache.
 
     Args:
         fingerprints: modality -> fingerprint of the feature rows to take; other modalities are left out.
         noise: modality -> contents that no row has and augmentation needs (`tensors`).
+        columns: of the samples' attributes, those that rows have.
     """
     caches = {}
     for modality, fingerprint in fingerprints.items():
@@ -140,7 +158,7 @@ def open_samples(
             if set(ids).difference(store.ids.to_pylist()):
                 store.add(open_table(lake, f"{modality}_features", storage_options=storage_options), ids)
             caches[modality] = store
-    return SampleDataset(index, caches)
+    return SampleDataset(index, caches, columns)
 
 
 def generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
@@ -203,8 +221,9 @@ class Collator:
     """Rows to a batch of tensors, with what `FusionModel.forward` takes.
 
     present bool (B, N) in the order of `modalities`; for each modality X the values `X` in the form of its features,
-    and a mask `X_mask` where the form has one; prompt_ids and prompt_mask (B, P), padded on the left; with `targets`,
-    labels: what it makes of the rows' labels.
+    and a mask `X_mask` where the form has one; prompt_ids and prompt_mask (B, P), padded on the left; where the prompt
+    names columns, column_ids and column_mask (B, columns, P); with `targets`, labels: what it makes of those of the
+    rows.
 
     Args:
         modalities: those the model reads; the rest of a row is ignored.
@@ -213,7 +232,8 @@ class Collator:
         keep: only these are shown to the model, the others are hidden.
         targets: `Output.targets` of the model; None: no labels are made. Rows without a label are an error with it.
         modality_dropout: chance that a present modality is hidden; the last one of a row never is.
-        lead: a prompt stands within a template (`training.prompt`), after this; None: by itself.
+        leads: what stands before a name within a template (`training.prompt`); one without stands by itself.
+        columns: that the template names.
         seeds: the batch has `seeds` (B,), of each row by what is shown of it, for texts that are drawn.
         augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
         mixing: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
@@ -230,9 +250,10 @@ class Collator:
     mixing: float = 0.0
     seed: int = 0
     prompt_room: int | None = None
-    lead: str | None = None
+    leads: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
     seeds: bool = False
-    _encoded: dict[str, list[int]] = field(default_factory=dict, repr=False)
+    _encoded: dict[tuple[str, bool], list[int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._featurizers = {m: self.features.featurizer(m) for m in self.modalities}
@@ -248,6 +269,10 @@ class Collator:
             else:
                 values, mask = self._featurizers[modality].batch(self._values(modality, rows, columns))
                 batch |= {modality: values} | ({} if mask is None else {f"{modality}_mask": mask})
+        if self.columns:
+            said = [self._encode(row["columns"][name], name) for row in rows for name in self.columns]
+            tensors = padded(said, int(self.tokenizer.pad_token_id), left=True)
+            batch["column_ids"], batch["column_mask"] = (t.unflatten(0, (len(rows), -1)) for t in tensors)
         if self.seeds:
             batch["seeds"] = torch.tensor([self._seed(row, s) for row, s in zip(rows, shown, strict=True)])
         if self.targets is not None:
@@ -280,6 +305,8 @@ class Collator:
             read = row[m]["text" if m == self.prompt else self._featurizers[m].read]
             content = read.encode() if isinstance(read, str) else np.ascontiguousarray(read).tobytes()
             digest.update(f"{m} {len(content)} ".encode() + content)
+        if self.columns:
+            digest.update(json.dumps(row["columns"]).encode())
         return int.from_bytes(digest.digest(), "big")
 
     def _values(
@@ -298,39 +325,51 @@ class Collator:
 
     def prompt_lengths(self, rows: SampleDataset) -> np.ndarray:
         """Tokens of each row's prompt, as the language model reads it."""
-        if self.prompt is None:
+        if (prompt := self.prompt) is None:
             return np.zeros(len(rows), dtype=np.int64)
-        most = self._featurizers[self.prompt].prompt_tokens
-        return rows.of_texts(self.prompt, lambda text: len(self._encode(text)[:most]))
+        most = self._featurizers[prompt].prompt_tokens
+        return rows.of_texts(prompt, lambda text: len(self._encode(text, prompt)[:most]))
 
     def check_prompts(self, rows: Iterable[Row]) -> None:
         """Raises ValueError where a prompt is longer than the language model has positions for."""
-        if self.prompt is None or self.prompt_room is None:
+        if self.prompt_room is None:
             return
-        if self.prompt_room < self._featurizers[self.prompt].prompt_tokens:  # else what is too long is cut
+        most = 0 if self.prompt is None else self._featurizers[self.prompt].prompt_tokens  # what is longer is cut
+        if self.columns or self.prompt_room < most:
             for row in rows:
-                if row[self.prompt] is not None:
+                if self.prompt is not None and row[self.prompt] is not None:
                     self._prompt(row)
+                else:
+                    self._check_room(row, 0)
 
     def _prompt(self, row: Row) -> list[int]:
         assert self.prompt is not None
-        ids = self._encode(row[self.prompt]["text"])[: self._featurizers[self.prompt].prompt_tokens]
-        if self.prompt_room is not None and len(ids) > self.prompt_room:
-            raise ValueError(
-                f"the {self.prompt} of {row.get('sample_id') or 'this row'} has {len(ids)} tokens, and the language "
-                f"model has positions for {self.prompt_room} beside soft tokens and answer: shorten it, set "
-                f"features.{self.prompt}.max_tokens to {self.prompt_room} or less (the first are read), or take "
-                "another model.llm"
-            )
+        ids = self._encode(row[self.prompt]["text"], self.prompt)[: self._featurizers[self.prompt].prompt_tokens]
+        self._check_room(row, len(ids))
         return ids
 
-    def _encode(self, text: str) -> list[int]:
-        """Token ids; of a text by itself with the special tokens that the tokenizer puts around it."""
+    def _check_room(self, row: Row, count: int) -> None:
+        """Raises ValueError where a text of so many tokens and the columns of a row are more than there is room for."""
+        if self.prompt_room is None:
+            return
+        count += sum(len(self._encode(row["columns"][name], name)) for name in self.columns)
+        if count > self.prompt_room:
+            what = " and ".join([*([self.prompt] if self.prompt else []), *(f"column {c!r}" for c in self.columns)])
+            cut = f"features.{self.prompt}.max_tokens to {max(0, self.prompt_room)} or less (the first are read)"
+            raise ValueError(
+                f"the {what} of {row.get('sample_id') or 'this row'} has {count} tokens, and the language model has "
+                f"positions for {self.prompt_room} beside soft tokens and answer: shorten it, "
+                f"{f'set {cut}, ' if self.prompt else ''}or take another model.llm"
+            )
+
+    def _encode(self, text: str, name: str) -> list[int]:
+        """Token ids of what `name` stands for; by itself with the special tokens that the tokenizer puts around it."""
         # Texts recur over rows and epochs. Long ones seldom do, and would fill the memory.
-        if (ids := self._encoded.get(text)) is None:
-            ids = encode(self.tokenizer, (self.lead or "") + text, around=self.lead is None) if text else []
+        key = self.leads.get(name, "") + text, name not in self.leads
+        if (ids := self._encoded.get(key)) is None:
+            ids = encode(self.tokenizer, key[0], around=key[1]) if text else []
             if len(text) < 1000 and len(self._encoded) < 50_000:
-                self._encoded[text] = ids
+                self._encoded[key] = ids
         return ids
 
 
@@ -349,7 +388,8 @@ def make_collator(
         config.prompt,
         keep,
         prompt_room=model.prompt_room,
-        lead=config.lead,
+        leads=config.leads,
+        columns=config.columns,
         seeds=bool(config.generation.get("do_sample")),
     )
 

@@ -98,7 +98,8 @@ class FeatureSettings:
         sections = self.plain()
         for name in self._sections:
             for option in self.featurizer(name).located:
-                if isinstance(value := getattr(self.options(name), option), str) and locate(value) != value:
+                value = getattr(self.options(name), option)
+                if isinstance(value, str) and value and locate(value) != value:
                     sections[name] = sections.get(name, {}) | {option: locate(value)}
         return FeatureSettings(**sections)
 
@@ -126,9 +127,11 @@ class FeatureSettings:
                     f"features.{name} is {section.choice.kind}, which {encoder_words} does not read: leave the kind of "
                     f"the features out, or say {kind}"
                 )
-            if (other := section.plain.get("model", model)) != model:
-                raise ValueError(f"features.{name}.model is {other!r}, and that of {encoder_words} is {model!r}")
-            sections[name] = section.plain | {"kind": kind, "model": model}
+            named = {"model": model} | ({"weights": said["weights"]} if said.get("weights") else {})
+            for option, value in named.items():
+                if (other := section.plain.get(option, value)) != value:
+                    raise ValueError(f"features.{name}.{option} is {other!r}, and that of {encoder_words} is {value!r}")
+            sections[name] = section.plain | {"kind": kind, **named}
         return FeatureSettings(**sections)
 
     def identity(self, name: str) -> Any:

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from training import descriptions
 from training.children import PARENT, die_with_parent, last_words
 from training.distributed import is_first, join, leave, processes
+from training.family import Choice
 from training.records import TrainingReport
 from training.schema import SPLITS
 from training.settings import TrainingSettings
@@ -89,10 +90,11 @@ def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
     parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
     features = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
     noise: dict[str, list[str]] = {}
+    columns = list(dict.fromkeys(column for run in spec.runs for column in run.model.columns))
     for run in spec.runs:
         for modality, ids in run.noise.items():
             noise[modality] = sorted({*noise.get(modality, ()), *ids})
-    return {split: open_samples(rows, *features, noise) for split, rows in parts.items()}, parts["test"]
+    return {split: open_samples(rows, *features, noise, columns) for split, rows in parts.items()}, parts["test"]
 
 
 def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> TrainingReport | None:
@@ -122,14 +124,15 @@ def _help(spec: JobSpec, run: RunSpec, folder: Path) -> None:
     from training.train import fit
 
     splits, _ = open_splits(spec)
-    _check_labels(run, splits)
+    check_labels(run.model.output, {split: rows.labels for split, rows in splits.items()})
     fit(_task(spec, run, splits), folder)
 
 
 def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingReport:
     from transformers.utils import logging
 
-    from training import tracking
+    from training import model_registry, tracking
+    from training.catalog import OUTPUTS
     from training.prediction_table import prediction_table
     from training.results import evaluate
     from training.train import fit
@@ -137,7 +140,8 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
     logging.disable_progress_bar()
     clock = _Clock()
     splits, test = open_splits(spec)
-    _check_labels(run, splits)
+    model_registry.column_type(OUTPUTS.make(run.model.output, {}).arrow_type)  # MLflow has no other answers
+    check_labels(run.model.output, {split: rows.labels for split, rows in splits.items()})
     # Where TensorBoard reads, if `training.report_to` names it; the checkpoints' folder is removed in the end.
     logs = Path(spec.checkpoints).parent / "tensorboard" / f"{run.name}-{run.fingerprint}"
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
@@ -175,21 +179,17 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
     return report
 
 
-def _check_labels(run: RunSpec, splits: "dict[str, SampleDataset]") -> None:
-    """Raises ValueError, before any training, where the output cannot read a label, or MLflow has no such answers."""
-    from training import model_registry
+def check_labels(choice: Choice, splits: Mapping[str, Sequence[str | None]]) -> None:
+    """Raises ValueError where the output cannot read a label of a split."""
     from training.catalog import OUTPUTS
 
-    output = OUTPUTS.make(run.model.output, {})
-    model_registry.column_type(output.arrow_type)
-    for split, rows in splits.items():
-        for label in dict.fromkeys(label for label in rows.labels if label is not None):
+    output = OUTPUTS.make(choice, {})
+    for split, labels in splits.items():
+        for label in dict.fromkeys(label for label in labels if label is not None):
             try:
                 output.read(label)
             except ValueError as error:
-                raise ValueError(
-                    f"the label {label!r} in split {split} is none of output {run.model.output}: {error}"
-                ) from error
+                raise ValueError(f"the label {label!r} in split {split} is none of output {choice}: {error}") from error
 
 
 class _Clock:

@@ -13,7 +13,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConf
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.adaptation import lora_layers
-from training.model_files import digest, llm_folder
+from training.model_files import digest, llm_folder, model_files
 from training.outputs.base import Output
 from training.settings import TINY, LlmSettings
 from training.tokenizer import missing_model
@@ -42,8 +42,7 @@ def load_llm(name: str, output: Output, tokenizer: PreTrainedTokenizerBase) -> t
             f"model.llm is {name!r} ({config.model_type}), which is not causal: what it says at a token depends on "
             f"later tokens, so in training it would see the answer that it is to give; {_INSTEAD}"
         )
-    embed: Any = llm.get_input_embeddings()
-    _check_tokenizer(name, tokenizer, embed.weight.shape[0])
+    _check_tokenizer(name, tokenizer, embedded(llm))
     return llm, digest(folder)
 
 
@@ -58,14 +57,30 @@ def check_llm(settings: LlmSettings, output: Output) -> None:
     """Raises ValueError, without looking at any weight, where the language model cannot be trained as it is set."""
     if settings.model == TINY:
         return
-    try:
-        config = AutoConfig.from_pretrained(settings.model, trust_remote_code=False)
-    except OSError as error:
-        raise ValueError(missing_model(settings.model, error)) from error
-    _check_kind(settings.model, config)
+    llm = empty_llm(settings.model, output)
     if settings.train == "lora":
-        with torch.device("meta"):
-            lora_layers(output.language_model().from_config(config), settings.targets, "model.llm")
+        lora_layers(llm, settings.targets, "model.llm")
+
+
+def empty_llm(name: str, output: Output, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedModel:
+    """The language model as the output wants it, on the meta device: without weights, which are not looked at.
+
+    Raises:
+        ValueError: as `load_llm`, but for what only the weights tell.
+    """
+    folder = llm_folder(name, weights=False)
+    try:
+        if Path(name).is_dir():
+            model_files(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(missing_model(name, error)) from error
+    _check_kind(name, config)
+    with torch.device("meta"):
+        llm: PreTrainedModel = output.language_model().from_config(config)
+    if tokenizer is not None:
+        _check_tokenizer(name, tokenizer, embedded(llm))
+    return llm
 
 
 def _check_kind(name: str, config: PreTrainedConfig) -> None:
@@ -106,6 +121,12 @@ def is_causal(llm: PreTrainedModel) -> bool:
     said_BSX = llm(inputs_embeds=embed(ids_BS), attention_mask=torch.ones_like(ids_BS))[0]
     moved_S = (said_BSX[0] - said_BSX[1]).abs().amax(-1)
     return not bool(moved_S[:_HALF].max() > _NOISE * moved_S[_HALF:].max())
+
+
+def embedded(llm: PreTrainedModel) -> int:
+    """How many tokens it has embeddings of."""
+    embed: Any = llm.get_input_embeddings()
+    return int(embed.weight.shape[0])
 
 
 def embedding_width(llm: PreTrainedModel) -> int:

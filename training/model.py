@@ -31,7 +31,7 @@ from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
 from training.outputs.base import Asked
 from training.prompt import SOFT
-from training.readings import AveragedModel, Readings, Views
+from training.readings import AveragedModel, PromptTokens, Readings, Views
 from training.records import Answer
 from training.sampling import sampled
 
@@ -147,26 +147,33 @@ class FusionModel(AdaptedModel):
         x_m: Tensor,
         prompt_ids: Tensor | None = None,
         prompt_mask: Tensor | None = None,
+        column_ids: Tensor | None = None,
+        column_mask: Tensor | None = None,
         x_m_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Soft tokens, then the prompt, or as the template says: embeddings (B, S, D) and mask (B, S), padded on the
         left.
 
         Args:
+            column_ids: of `config.columns` (B, columns, P), with their mask.
             x_m_mask: bool (B, X), which soft tokens are read; None: all.
         """
         embed: Any = self.get_input_embeddings()
         all_real = x_m.new_ones(len(x_m), 1, dtype=torch.bool)
-        sequence: list[tuple[Tensor, Tensor]] = []
+        sequence, columns = list[tuple[Tensor, Tensor]](), self.config.columns
         for part in self.config.template or (SOFT, self.prompt):
             if part == SOFT:
                 sequence.append((x_m, all_real.expand(-1, x_m.shape[1]) if x_m_mask is None else x_m_mask))
             elif isinstance(part, list):
                 ids_BP = torch.tensor(part, device=x_m.device).expand(len(x_m), -1)
                 sequence.append((embed(ids_BP), all_real.expand_as(ids_BP)))
-            elif self.prompt is not None and prompt_ids is not None:
-                assert prompt_mask is not None and part == self.prompt
+            elif part == self.prompt and prompt_ids is not None:
+                assert prompt_mask is not None
                 sequence.append((embed(prompt_ids), prompt_mask))
+            elif part in columns:
+                assert column_ids is not None and column_mask is not None
+                n = columns.index(part)
+                sequence.append((embed(column_ids[:, n]), column_mask[:, n]))
         if len(sequence) == 1 and x_m_mask is None:
             return sequence[0]
         embeddings = torch.cat([tokens.to(embed.weight.dtype) for tokens, _ in sequence], dim=1)
@@ -177,17 +184,15 @@ class FusionModel(AdaptedModel):
         return embeddings, mask.gather(1, order)
 
     def alone(
-        self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt_ids: Tensor | None, prompt_mask: Tensor | None
+        self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt: PromptTokens
     ) -> tuple[Readings, tuple[Tensor, Tensor]]:
         """What the language model reads of each row and each modality it has, as if it had no other, the prompt with
-        its own: which these are, embeddings (R, S, D) and mask (R, S)."""
+        its own, columns with all: which these are, embeddings (R, S, D) and mask (R, S)."""
         readings = Readings.of(mask_BNT.any(2))
         rows_R, mask_RNT = readings.rows_R, readings.masked(mask_BNT)
-        if prompt_ids is not None and prompt_mask is not None and self.prompt is not None:
-            asked_R = readings.modality_R == self.config.modalities.index(self.prompt)
-            prompt_ids, prompt_mask = prompt_ids[rows_R], prompt_mask[rows_R] & asked_R[:, None]
+        prompt = prompt.of(rows_R, mask_RNT.any(2), self.config.modalities, self.prompt)
         x_m = self.fuse(tokens_BNTD[rows_R], mask_RNT)
-        return readings, self.context(x_m, prompt_ids, prompt_mask, self.fusion.soft_mask(mask_RNT))
+        return readings, self.context(x_m, *prompt, self.fusion.soft_mask(mask_RNT))
 
     def read(self, embeddings_BSD: Tensor, mask_BS: Tensor, **options: Any) -> Any:
         """What the language model says of a padded sequence (B, S, D) with mask (B, S).
@@ -221,7 +226,8 @@ class FusionModel(AdaptedModel):
             shuffle: a permutation of rows for x_m, to see what the model makes of another row's.
         """
         tokens_BNTD, mask_BNT = self.encode(present, prompt_ids=prompt_ids, prompt_mask=prompt_mask, **features)
-        prompt, modalities = (prompt_ids, prompt_mask), self.config.modalities
+        prompt = PromptTokens(prompt_ids, prompt_mask, features.get("column_ids"), features.get("column_mask"))
+        modalities = self.config.modalities
         output = ModelOutput(
             tokens=dict(zip(modalities, tokens_BNTD.unbind(1), strict=True)),
             masks=dict(zip(modalities, mask_BNT.unbind(1), strict=True)),
@@ -232,10 +238,10 @@ class FusionModel(AdaptedModel):
         output["x_m"] = self.fuse(tokens_BNTD, mask_BNT)
         if self.output.views:
             shown_BNTD, shown_BNT = _taken(shuffle, tokens_BNTD, mask_BNT)
-            output["logits"] = self._of_views(shown_BNTD, shown_BNT, *prompt)
+            output["logits"] = self._of_views(shown_BNTD, shown_BNT, prompt)
         elif self.fusion.late or (self.training and any(objective.reads_alone for objective in self.objectives)):
             shown_BNTD, shown_BNT = _taken(shuffle, tokens_BNTD, mask_BNT)
-            readings, sequence = self.alone(shown_BNTD, shown_BNT, *prompt)
+            readings, sequence = self.alone(shown_BNTD, shown_BNT, prompt)
             said = self.output.logits(self, *sequence, None if labels is None else labels[readings.rows_R])
             of_NR = [readings.modality_R == n for n in range(len(modalities))]
             output["alone"] = {m: (readings.rows_R[r], said[r]) for m, r in zip(modalities, of_NR, strict=True)}
@@ -249,31 +255,27 @@ class FusionModel(AdaptedModel):
             self._add_loss(output, {name: x for name, x in {**batch, **features}.items() if x is not None})
         return output
 
-    def _of_views(
-        self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt_ids: Tensor | None, prompt_mask: Tensor | None
-    ) -> Tensor:
+    def _of_views(self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt: PromptTokens) -> Tensor:
         """The logits of each row's views (B, V, ...): see `Output.loss`."""
         views = Views.of(self.output.views, self.config.modalities, mask_BNT.any(2))
         rows_R, shown_RN = views.rows_R, views.shown_RN
-        if prompt_ids is not None and prompt_mask is not None and self.prompt is not None:
-            asked_R = shown_RN[:, self.config.modalities.index(self.prompt)]
-            prompt_ids, prompt_mask = prompt_ids[rows_R], prompt_mask[rows_R] & asked_R[:, None]
         mask_RNT = mask_BNT[rows_R] & shown_RN[..., None]
-        sequence, readings = self._sequence(tokens_BNTD[rows_R], mask_RNT, prompt_ids, prompt_mask)
+        prompt = prompt.of(rows_R, shown_RN, self.config.modalities, self.prompt)
+        sequence, readings = self._sequence(tokens_BNTD[rows_R], mask_RNT, prompt)
         said = self.output.logits(self, *sequence, None)
         if readings is not None:
             said = readings.averaged(said)[readings.first_B]
         return views.spread(said, len(mask_BNT), len(self.output.views))
 
     def _sequence(
-        self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt_ids: Tensor | None, prompt_mask: Tensor | None
+        self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt: PromptTokens
     ) -> tuple[tuple[Tensor, Tensor], Readings | None]:
         """What the language model reads of each row, or of each reading where the fusion is late."""
         if self.fusion.late:
-            readings, sequence = self.alone(tokens_BNTD, mask_BNT, prompt_ids, prompt_mask)
+            readings, sequence = self.alone(tokens_BNTD, mask_BNT, prompt)
             return sequence, readings
         x_m = self.fuse(tokens_BNTD, mask_BNT)
-        return self.context(x_m, prompt_ids, prompt_mask, self.fusion.soft_mask(mask_BNT)), None
+        return self.context(x_m, *prompt, self.fusion.soft_mask(mask_BNT)), None
 
     def _add_loss(self, output: ModelOutput, batch: dict[str, Tensor]) -> None:
         """`loss`, and in training `losses`. In the model's own call, so that processes share an objective's gradients.
@@ -333,8 +335,8 @@ class FusionModel(AdaptedModel):
         seeds = batch.get("seeds")
         batch = {name: tensor.to(self.device) for name, tensor in batch.items() if name not in ("labels", "seeds")}
         tokens_BNTD, mask_BNT = _taken(shuffle, *self.encode(**batch))
-        prompt = batch.get("prompt_ids"), batch.get("prompt_mask")
-        sequence, readings = self._sequence(tokens_BNTD, mask_BNT, *prompt)
+        prompt = PromptTokens(*map(batch.get, ("prompt_ids", "prompt_mask", "column_ids", "column_mask")))
+        sequence, readings = self._sequence(tokens_BNTD, mask_BNT, prompt)
         if readings is None:
             return Asked(sampled(self, seeds), *sequence, tokenizer), None
         model = sampled(AveragedModel(self, readings), None if seeds is None else seeds[readings.rows_R.cpu()])

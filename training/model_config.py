@@ -12,6 +12,7 @@ from training.adaptation import Adaptation
 from training.catalog import ENCODERS, MODALITIES, OUTPUTS
 from training.encoders.base import Encoder
 from training.outputs.base import Output
+from training.prompt import columns
 from training.validation import from_dict
 
 
@@ -34,9 +35,10 @@ class FusionConfig(PreTrainedConfig):
     tokens: int = 4
     dropout: float = 0.0
     max_new_tokens: int = 16
-    # `model.prompt`: lists of token ids, and between them names of what rows fill in (SOFT, a modality); none: these
+    # `model.prompt`: lists of token ids, and between them names of what rows fill in (SOFT, a modality, columns); none:
+    # SOFT and the modality. Name -> what stands before it within the template, and is read as part of it.
     template: list[Any] = field(default_factory=list)
-    lead: str | None = None  # what stands before the text within it, and is read as part of it; None: there is none
+    leads: dict[str, str] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)  # training.settings.GenerationSettings
     embedding_width: int | None = None  # of the language model's tokens, if not its hidden size
     # How the language model is trained (fields of `training.adaptation.Adaptation`, but for defaults), and which one it
@@ -67,6 +69,11 @@ class FusionConfig(PreTrainedConfig):
     def prompt(self) -> str | None:
         """The modality that the language model reads as its prompt, beside what the fusion makes of it."""
         return next((m for m in self.modalities if self.encoder_class(m).reads_prompt), None)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of a sample's other columns that the language model reads, within the template."""
+        return columns(part for part in self.template if isinstance(part, str))
 
     def encoder_class(self, modality: str) -> type[Encoder]:
         form = self.inputs[modality]["form"]

@@ -62,7 +62,8 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
     import mlflow
     import pandas as pd
 
-    search_path, examples = list(sys.path), example_row(spec.features)
+    columns, search_path = run.model.columns, list(sys.path)
+    examples = example_row(spec.features) | dict.fromkeys(columns, "")
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(__file__).parent, *own_code(run.model, spec.features)]
         code = [_copied(path, Path(folder)) for path in paths]
@@ -73,7 +74,9 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
                 code_paths=[str(path) for path in code],
                 artifacts={"bundle": str(bundle)},
                 signature=_signature(run),
-                input_example=pd.DataFrame([{m: example for m, example in examples.items() if m in run.keep}]),
+                input_example=pd.DataFrame(
+                    [{name: x for name, x in examples.items() if name in (*run.keep, *columns)}]
+                ),
                 # Given, since inferring them would load the model in another process for minutes.
                 pip_requirements=_requirements(spec, run),
                 # What is not named here cannot be said when the model is loaded, either.
@@ -117,7 +120,7 @@ def _signature(run: RunSpec) -> Any:
         each = {name: [Property(n, kind, required=False) for n, kind in of.items()] for name, of in parts.items()}
         columns["outputs"] = Object([Property(name, Object(properties)) for name, properties in each.items()])
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, name, required=False) for name in MODALITIES]),
+        inputs=Schema([ColSpec(DataType.string, n, required=False) for n in (*MODALITIES, *run.model.columns)]),
         outputs=Schema([ColSpec(kind, name) for name, kind in columns.items()]),
     )
 

@@ -312,8 +312,18 @@ PREPROCESSING: dict[str, type[Preprocessing]] = {
 
 @contextlib.contextmanager
 def loading(folder: Path, what: str) -> Iterator[None]:
-    """What transformers raises while it reads a folder as one ValueError in plain words; without bars, and without a
-    list of the weights that an encoder does not need."""
+    """What transformers raises while it reads a folder as one ValueError in plain words; quietly."""
+    try:
+        with quietly():
+            yield
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"model {str(folder)!r} cannot be loaded as an encoder of {what}: {why}") from error
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """transformers without bars, and without a list of the weights that an encoder does not need."""
     from transformers.utils import logging
 
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -321,9 +331,6 @@ def loading(folder: Path, what: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise ValueError(f"model {str(folder)!r} cannot be loaded as an encoder of {what}: {why}") from error
     finally:
         logging.set_verbosity(verbosity)
         if has_bars:

@@ -105,6 +105,8 @@ def new_network(modality: str, config: Mapping[str, Any]) -> Any:
     import torch
     from transformers import CONFIG_MAPPING, AutoModel
 
+    import training.torch_models  # noqa: F401 - which makes its kinds known
+
     made = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
     return TOWERS[modality].of(AutoModel.from_config(made, trust_remote_code=False, dtype=torch.float32))
 
@@ -116,6 +118,8 @@ class PretrainedEncoder:
         """Raises ValueError where the folder holds no such model."""
         import torch
         from transformers import AutoModel
+
+        import training.torch_models  # noqa: F401 - which makes its kinds known
 
         self.folder, self._widths = folder, dict[int, int]()
         self.preprocessing, self.tower = PREPROCESSING[modality](folder), TOWERS[modality]

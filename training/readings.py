@@ -8,13 +8,32 @@ Shapes: B rows, R readings, V views, N modalities, T tokens of each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from training.outputs.base import AnsweringModel
+
+
+class PromptTokens(NamedTuple):
+    """What the language model reads of rows beside x_m: tokens (B, P) of the modality that it reads itself, and (B, C)
+    of the columns that a template names, with their masks; None where there are none."""
+
+    ids: Tensor | None
+    mask: Tensor | None
+    column_ids: Tensor | None
+    column_mask: Tensor | None
+
+    def of(self, rows_R: Tensor, shown_RN: Tensor, modalities: Sequence[str], prompt: str | None) -> "PromptTokens":
+        """Those of parts of rows: the prompt's where the modality `prompt` is shown, the columns' of all."""
+        ids, mask = self.ids, self.mask
+        if ids is not None and mask is not None and prompt is not None:
+            asked_R = shown_RN[:, modalities.index(prompt)]
+            ids, mask = ids[rows_R], mask[rows_R] & asked_R[:, None]
+        columns = (None if x is None else x[rows_R] for x in (self.column_ids, self.column_mask))
+        return PromptTokens(ids, mask, *columns)
 
 
 @dataclass(frozen=True)

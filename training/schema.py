@@ -87,7 +87,9 @@ def features_schema(modality: str, tensors: Iterable[str]) -> pa.Schema:
 
 
 # Rows as a model gets them from outside, before anything is decoded: text as it is, media as the bytes of the file.
-RAW = _schema(sample_id=_STRING, label=_STRING, **{name: m().raw_type for name, m in _CLASSES.items()})
+RAW = _schema(
+    sample_id=_STRING, label=_STRING, **{name: m().raw_type for name, m in _CLASSES.items()}, attributes=_STRING
+)
 
 # One row per sample, written whole.
 SAMPLES = _schema(

@@ -3,9 +3,10 @@
     python -P -m training.score MODEL ROWS ANSWERS
 
 MODEL is a bundle (config.json, model.safetensors, processor.json, tokenizer) or the folder of a logged model that
-holds one. ROWS is Parquet with sample_id (may be absent), text (string), image and speech (binary, as files); ANSWERS
-becomes Parquet with sample_id, prediction, error, probability, best (`training.schema.BEST`), parts
-(`training.schema.PARTS`), in the same order of rows.
+holds one. ROWS is Parquet with sample_id (may be absent), text (string), image and speech (binary, as files),
+attributes (a JSON object of other columns, of which the model's prompt may name some); ANSWERS becomes Parquet with
+sample_id, prediction, error, probability, best (`training.schema.BEST`), parts (`training.schema.PARTS`), in the same
+order of rows.
 Two versions bring two packages called `training`, so they are never loaded in one process: `score_command` says how to
 start one.
 """
@@ -14,6 +15,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -57,13 +59,16 @@ class Answerer:
         config = self._model.config
         # With its config: the tokenizer would look for one of its own, and warn that this one is not known to it.
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
-        self.modalities = tuple(config.modalities)  # those that the model reads
+        self.modalities, self.columns = tuple(config.modalities), config.columns  # those that the model reads
         self.output = self._model.output
         self._collate = make_collator(self._model, self._tokenizer, self.processor.features)
 
-    def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The row of `Processor.row` for text, image and speech as given. Raises ValueError that names the modality."""
-        row = self.processor.row()
+    def read(self, inputs: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The row of `Processor.row` for text, image and speech as given, with the other columns that the prompt names
+        (`training.data.named_columns`). Raises ValueError that names the modality."""
+        # In the form that the tables' cells have.
+        cells = {name: unicodedata.normalize("NFC", value).strip() for name, value in (columns or {}).items()}
+        row = self.processor.row() | {"columns": cells}
         for modality, value in inputs.items():
             try:
                 row[modality] = self.processor.row(**{modality: value})[modality]
@@ -72,7 +77,7 @@ class Answerer:
         try:
             self._collate.check_prompts([row])
         except ValueError as error:
-            raise ValueError(f"{self._collate.prompt}: {error}") from error
+            raise ValueError(f"{self._collate.prompt or self.columns[0]}: {error}") from error
         return row
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Answer]:
@@ -108,6 +113,8 @@ def score(model: Path, rows: Path, answers: Path) -> None:
 
 def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of ANSWERS for raw rows."""
+    from training.data import named_columns
+
     results = [{"sample_id": row.get("sample_id"), "prediction": None, "error": None} for row in rows]
     read: dict[int, dict[str, Any]] = {}
     for number, row in enumerate(rows):
@@ -115,7 +122,7 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[
         try:
             if not inputs:
                 raise ValueError(f"has nothing that this model reads ({', '.join(answerer.modalities)})")
-            read[number] = answerer.read(inputs)
+            read[number] = answerer.read(inputs, named_columns(row.get("attributes"), answerer.columns))
         except ValueError as error:
             results[number]["error"] = str(error)
     for number, answer in zip(read, answerer(list(read.values())), strict=True):
@@ -154,7 +161,7 @@ def answer_rows(model: Path, rows: pa.RecordBatchReader) -> pa.Table:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.score", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="folder of a bundle or of a logged model")
-    parser.add_argument("rows", type=Path, help="Parquet: sample_id, text, image, speech")
+    parser.add_argument("rows", type=Path, help="Parquet: sample_id, text, image, speech, attributes")
     parser.add_argument("answers", type=Path, help="Parquet to write: sample_id, prediction, error")
     arguments = parser.parse_args()
     score(arguments.model, arguments.rows, arguments.answers)

@@ -5,7 +5,7 @@
 
 Input (`dataframe_records` or `dataframe_split`): optional string columns text, image, speech; media are files as base64
 (standard or URL-safe, or a data: URL); of a modality that the model reads as vectors, a JSON list of numbers or of such
-lists. Null, NaN, "" and a missing column mean: not given. Output: prediction,
+lists; and the columns that its prompt names. Null, NaN, "" and a missing column mean: not given. Output: prediction,
 model_version (null where the model was not fetched as a version), dataset_fingerprint; probability (that the prediction
 is right; null where the output has none), abstained (true: the probability is below `abstain_below`, and the prediction
 null), best (the most probable answers, each with its probability); of a model that gives several answers at once also
@@ -20,7 +20,7 @@ import binascii
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ class ServedModel(PythonModel):
         if len(model_input) > self.max_rows:
             raise _invalid(f"{len(model_input)} rows are over the limit of {self.max_rows} (max_rows): send fewer")
         # MLflow drops what the signature does not know; without any column it forgets how many rows there were.
-        given = [m for m in MODALITIES if m in model_input.columns]
-        if not given:
+        given = [name for name in (*MODALITIES, *self.answerer.columns) if name in model_input.columns]
+        if not set(given).intersection(MODALITIES):
             raise _invalid(f"no column is one of {', '.join(MODALITIES)}: give at least one")
         records = zip(*(model_input[m].tolist() for m in given), strict=True)
         rows = [self.read(dict(zip(given, record, strict=True)), number) for number, record in enumerate(records)]
@@ -70,12 +70,14 @@ class ServedModel(PythonModel):
     # two steps of `predict`, by which it answers many requests together.
 
     def about(self) -> dict[str, Any]:
-        """Version, dataset, inputs (how their files are chosen; of a text: its type) and the limits of one row."""
+        """Version, dataset, inputs (how their files are chosen; of a text: its type), the other columns that it reads
+        and the limits of one row."""
         kinds = {name: self.answerer.processor.modalities[name] for name in self.answerer.modalities}
         return {
             "version": self.version,
             "dataset_fingerprint": self.dataset_fingerprint,
             "inputs": {name: {"type": kind.media_type, "suffixes": kind.file_suffixes} for name, kind in kinds.items()},
+            "columns": list(self.answerer.columns),
             "limits": dataclasses.asdict(self.answerer.processor.limits),
         }
 
@@ -83,8 +85,9 @@ class ServedModel(PythonModel):
         """The tensors of one row; `number` is its own within the request. Threads may share it. Raises
         MlflowException."""
         inputs = read_inputs(record, number, self.answerer.modalities, self.answerer.processor)
+        columns = read_columns(record, number, self.answerer.columns, self.answerer.processor.limits.max_characters)
         try:
-            return self.answerer.read(inputs)
+            return self.answerer.read(inputs, columns)
         except ValueError as error:
             raise _invalid(f"row {number}, column {error}") from error
 
@@ -115,11 +118,8 @@ def read_inputs(
     """What a row gives: texts and vectors as they are, media as the bytes of the file. Raises MlflowException."""
     inputs: dict[str, Any] = {}
     for modality in MODALITIES:
-        value = record.get(modality)
-        if value is None or value != value or value == "":  # NaN is not itself
+        if not (value := _string(record, number, modality)):
             continue
-        if not isinstance(value, str):
-            raise _invalid(f"row {number}, column {modality}: is {type(value).__name__}, expected a string")
         if modality not in modalities:
             raise _invalid(f"row {number}, column {modality}: this model takes {', '.join(modalities)} only")
         try:
@@ -130,6 +130,25 @@ def read_inputs(
     if not inputs:
         raise _invalid(f"row {number} is empty: give at least one of {', '.join(modalities)}")
     return inputs
+
+
+def read_columns(record: Mapping[str, Any], number: int, columns: Sequence[str], most: int) -> dict[str, str]:
+    """What a row gives of these columns, "" where nothing. Raises MlflowException: one has over `most` characters."""
+    values = {name: _string(record, number, name) for name in columns}
+    for name, value in values.items():
+        if len(value) > most:
+            words = f"has {len(value)} characters, and the limit is {most} (max_characters)"
+            raise _invalid(f"row {number}, column {name}: {words}")
+    return values
+
+
+def _string(record: Mapping[str, Any], number: int, column: str) -> str:
+    value = record.get(column)
+    if value is None or value != value:  # NaN is not itself
+        return ""
+    if not isinstance(value, str):
+        raise _invalid(f"row {number}, column {column}: is {type(value).__name__}, expected a string")
+    return value
 
 
 def media_bytes(value: str, most: int) -> bytes:

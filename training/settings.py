@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 from training.adaptation import Adaptation
 from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, PRETRAINED_ENCODERS
 from training.family import Choice, Family
-from training.prompt import Chat, read_prompt
+from training.prompt import Chat, columns, named, read_prompt
 from training.validation import FORBID_EXTRA, OneOrMore, Strings, Word, check, to_dict, validated
 
+SMALLEST_VOCABULARY = 256 + 3  # every byte, so that any text can be written, and the special tokens
 TINY = "tiny"  # the language model that is made here
 # Of a training that is not told its epochs: few hundred rows are few steps, after which nothing is learned yet.
 _EPOCHS, _MOST_EPOCHS, _ENOUGH_STEPS = 10, 100, 600
@@ -130,7 +131,8 @@ class ModelSettings:
     tokens: int = 4  # soft tokens per modality that go into the fusion
     dropout: float = 0.0
     modality_dropout: float = 0.1  # chance that a present modality of a training row is hidden, per row and modality
-    # What the language model reads (`training.prompt`); null: the soft tokens, then the text if it reads one.
+    # What the language model reads (`training.prompt`), which may name columns; null: the soft tokens, then the text if
+    # it reads one.
     prompt: Any = None
     max_new_tokens: int = 16
     generation: GenerationSettings = field(default_factory=GenerationSettings)
@@ -155,6 +157,11 @@ class ModelSettings:
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
         for name in ("dropout", "modality_dropout", "abstain_below"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the samples, those that `prompt` names."""
+        return () if self.prompt is None else columns(named(self.prompt))
 
 
 def complete(model: ModelSettings, forms: Mapping[str, str]) -> ModelSettings:
@@ -254,7 +261,7 @@ class TrainingSettings:
     # End after so many validations in a row without a better `metric`, with the weights of the best one; null: never.
     early_stopping: int | None = None
     metric: str | None = None  # of validation: one of the output's, or loss; null: the output's first
-    vocabulary: int = 1024  # at most; of the tokenizer that `llm: tiny` fits on the training texts
+    vocabulary: int = 1024  # tokens, at most; of the tokenizer that `llm: tiny` fits on the training texts
     baseline_epochs: float | None = None  # of each baseline; null: as many as the model, which is fair to them
     report_to: Strings = ()  # passed on to the Trainer: tensorboard, wandb, ...
 
@@ -275,6 +282,8 @@ class TrainingSettings:
             value = getattr(self, name)
             check(value is None or value > 0, name, value, "null or a positive number")
         check(0 <= self.mixing <= 10, "mixing", self.mixing, "0 (none) to 10")
+        least = f"at least {SMALLEST_VOCABULARY}: all bytes and 3 special tokens"
+        check(self.vocabulary >= SMALLEST_VOCABULARY, "vocabulary", self.vocabulary, least)
         for name in ("warmup", "label_smoothing"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
 

@@ -145,7 +145,9 @@ def _encoder_identity(choice: Choice) -> Any:
     """A pretrained one is known by the files of its model."""
     if choice.kind not in PRETRAINED_ENCODERS:
         return family.identity(choice)
-    return Choice(choice.kind, {**choice.options, "model": digest(model_folder(choice.options["model"]))}).plain()
+    options = {name: value for name, value in choice.options.items() if name != "weights"}
+    folder = model_folder(options["model"], choice.options.get("weights", ""))
+    return Choice(choice.kind, {**options, "model": digest(folder)}).plain()
 
 
 def training_identity(training: TrainingSettings) -> dict[str, Any]:

@@ -4,15 +4,16 @@ and labels that users wrote."""
 import functools
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from training.model_files import llm_folder
+from training.settings import SMALLEST_VOCABULARY
+
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
-_SMALLEST = 256 + 3  # every byte, so that any text can be written, and the special tokens
 
 
 def fit_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -21,8 +22,9 @@ def fit_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerF
     Raises:
         ValueError: `vocabulary` has no room for all bytes.
     """
-    if vocabulary < _SMALLEST:
-        raise ValueError(f"vocabulary is {vocabulary}, expected at least {_SMALLEST}: all bytes and 3 special tokens")
+    if vocabulary < SMALLEST_VOCABULARY:
+        least = f"at least {SMALLEST_VOCABULARY}: all bytes and 3 special tokens"
+        raise ValueError(f"vocabulary is {vocabulary}, expected {least}")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -50,8 +52,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: it is not there, and cannot be fetched.
     """
+    folder = llm_folder(name, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(missing_model(name, error)) from error
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:  # without either: see `training.llm.load_llm`
@@ -117,15 +120,9 @@ def control(tokenizer: PreTrainedTokenizerBase) -> Control:
 
 
 def missing_model(name: str, error: Exception) -> str:
-    """What to do about a model that cannot be loaded."""
-    if Path(name).is_dir():
-        why = " ".join(str(error).split())[:300]
-        return (
-            f"model.llm is the folder {name!r}, and its files cannot be loaded: {why}. It has to hold config.json, the "
-            "weights and the tokenizer of one model; or use `llm: tiny`, which needs none"
-        )
+    """What to do about a model whose files are there, and cannot be loaded."""
+    why = " ".join(str(error).split())[:300]
     return (
-        f"model.llm is {name!r} (no local folder), and its files cannot be loaded. Without a network: download it "
-        f"elsewhere (`hf download {name} --local-dir FOLDER`), bring the folder, and set model.llm to its path; "
-        "or use `llm: tiny`, which needs no download"
+        f"model.llm is {name!r}, and its files cannot be loaded: {why}. There have to be config.json, the weights and "
+        "the tokenizer of one model; or use `llm: tiny`, which needs none"
     )

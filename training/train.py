@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.adaptation import halve, merge, restore
-from training.building import build_model
+from training.building import build_model, own_tokenizer
 from training.calibration import calibrate
 from training.catalog import OBJECTIVES, OUTPUTS
 from training.checkpoints import claim, last_checkpoint
@@ -29,12 +29,11 @@ from training.features import FeatureSettings
 from training.mixing import check_mixing
 from training.model import FusionModel
 from training.outputs.base import Output
-from training.prompt import turn_end
 from training.records import Answer
 from training.schema import fingerprint, subset_name
 from training.settings import TINY, ModelSettings, TrainingSettings, for_rows
 from training.spec import identity, training_identity
-from training.tokenizer import fit_tokenizer, load_tokenizer
+from training.tokenizer import fit_tokenizer
 from training.trainer import EarlyStopping, Trainer, even_batches
 
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
@@ -53,10 +52,7 @@ class Trained:
 def make_tokenizer(train: SampleDataset, model: ModelSettings, training: TrainingSettings) -> PreTrainedTokenizerBase:
     """The language model's tokenizer; for `tiny` fitted on the training rows' texts and labels."""
     if model.llm.model != TINY:
-        tokenizer = load_tokenizer(model.llm.model)
-        if (end := turn_end(model.prompt, tokenizer)) is not None:
-            tokenizer.eos_token = end  # an answer is one turn
-        return tokenizer
+        return own_tokenizer(model)
     is_read = OUTPUTS.load(model.output.kind).has_labels  # else they are ids
     labels = (label for label in train.labels if label is not None and is_read)
     return fit_tokenizer(itertools.chain(train.texts(), labels), training.vocabulary)

@@ -1,6 +1,7 @@
 """transformers.Trainer with order, losses and evaluation of our own."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -117,6 +118,17 @@ class Trainer(transformers.Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def check_reports(names: Sequence[str]) -> None:
+    """Raises ValueError where one of `training.report_to` is not known to transformers, or not installed."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        for callback in get_reporting_integration_callbacks([n for n in names if n not in ("all", "none")]):
+            callback()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(f"training.report_to is {', '.join(names)}: {error}") from error
 
 
 class EarlyStopping(EarlyStoppingCallback):

@@ -2,7 +2,8 @@
 
 GET /         the page: `web/`, as it is, no build step and nothing from another host
 GET /about    what it must know of the model, as JSON:
-              {"project", "version", "dataset_fingerprint", "inputs": {NAME: {"type", "suffixes"}}, "limits": {...}}
+              {"project", "version", "dataset_fingerprint", "inputs": {NAME: {"type", "suffixes"}},
+               "columns": [NAME, ...], "limits": {...}}
 """
 
 from collections.abc import Mapping

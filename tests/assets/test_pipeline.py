@@ -180,8 +180,19 @@ def test_nothing_is_planned_on_features_of_other_settings(tiny):
     silent = "sources=[{name: questions, modality: text, table: questions.csv, column: question, key: id}]"
     with pytest.raises(ValueError, match="other features of image, speech than"):
         pipeline.plan(load(tiny, [silent]))
+    with pytest.raises(ValueError, match=r"\{age\}, and no sample has a column 'age'; there are file, speaker"):
+        pipeline.plan(load(tiny, ["model.prompt='{text}{age}'"]))
     applied_later = pipeline.plan(load(tiny, ["features.image.mean=0.4"]))
     assert applied_later[0].fingerprint != before[0].fingerprint
+
+
+def test_a_column_that_is_the_label_is_no_part_of_a_prompt(tiny):
+    table = tiny.parent / "questions.csv"
+    lines = [line.rstrip() for line in table.read_text().splitlines()]
+    table.write_text("".join(f"{line},{line.rpartition(',')[2] if n else 'said'}\n" for n, line in enumerate(lines)))
+    run(tiny, "model.prompt='{text}{speaker}'")
+    with pytest.raises(ValueError, match=r"\{said\}, which is the label in every sample: the model would read its"):
+        run(tiny, "model.prompt='{text}{said}'")
 
 
 def test_a_moved_project_keeps_ids_and_fingerprints(tiny, tmp_path):

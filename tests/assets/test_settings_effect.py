@@ -467,13 +467,13 @@ def test_every_field_has_a_case():
         WorkerOptions: {"workers", "batch_size"},
         RangeOptions: {"least", "most"},
         LanguageOptions: {"any_of"},
-        # In `tests/training/test_pretrained.py` and `test_huggingface.py`:
-        EmbeddingOptions: {"model", "tokens", "layer", "batch_size"},
-        ImageEmbeddingOptions: {"model", "tokens", "layer", "batch_size", "crop"},
-        SpeechEmbeddingOptions: {"model", "tokens", "layer", "batch_size", "pad"},
-        ProcessedOptions: {"model"},
-        ProcessedImageOptions: {"model", "crop"},
-        ProcessedSpeechOptions: {"model", "pad"},
+        # In `tests/training/test_pretrained.py`, `test_huggingface.py` and `test_torch_models.py`:
+        EmbeddingOptions: {"model", "weights", "tokens", "layer", "batch_size"},
+        ImageEmbeddingOptions: {"model", "weights", "tokens", "layer", "batch_size", "crop"},
+        SpeechEmbeddingOptions: {"model", "weights", "tokens", "layer", "batch_size", "pad"},
+        ProcessedOptions: {"model", "weights"},
+        ProcessedImageOptions: {"model", "weights", "crop"},
+        ProcessedSpeechOptions: {"model", "weights", "pad"},
         # In `tests/training/test_vectors.py` and `test_word_vectors.py`:
         VectorOptions: {"width"},
         WordVectorsOptions: {"file", "words"},

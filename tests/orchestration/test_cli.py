@@ -329,6 +329,17 @@ def test_predict_before_any_champion(tiny):
     assert "tiny has no model yet" in error("predict", tiny, "--text", "Is it bright?")
 
 
+def test_layers_that_are_not_there_end_a_run_before_anything_is_read(tiny, tmp_path):
+    from transformers import GPT2Config
+
+    GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=9).save_pretrained(tmp_path / "llm")
+    (tmp_path / "llm" / "model.safetensors").touch()
+    llm = f"model.llm={{model: {tmp_path / 'llm'}, train: lora, targets: q_proj}}"
+    for command in ("check", "run"):
+        assert "model.llm: targets q_proj: no layer is called so" in error(command, tiny, "--set", llm)
+    assert not (load(tiny).folder / "lake").exists()
+
+
 def test_nothing_is_collected_while_a_run_is_at_work(tiny):
     with project_lock(load(tiny)):
         assert "a run of tiny is at work" in error("gc", tiny)
@@ -340,6 +351,17 @@ def test_a_problem_is_said_after_what_was_refused(tiny):
     assert result.exit_code == 1
     assert "2 refused" in result.stdout
     assert "no sample in test" in result.stderr
+    for setting, words in (
+        ("model.output=number", "the label 'no' in split train is none of output number: it is no number"),
+        ("training.report_to=nothing", "training.report_to is nothing: nothing is not supported, only"),
+        ("training.vocabulary=99", "vocabulary is 99, expected at least 259"),
+        ("training={early_stopping: 1, evaluations: 2}", "early_stopping is set, and no sample is in validation"),
+    ):
+        alone = "align.split={train: 0.8, validation: 0}"
+        assert words in error("check", tiny, "--set", setting, "--set", alone)
+    assert "no sample has a column 'age'; there are file, speaker" in error(
+        "check", tiny, "--set", "model.prompt='{text}{age}'"
+    )
 
 
 def test_a_table_that_cannot_be_asked_is_named(tiny):
@@ -394,6 +416,15 @@ def test_predict_answers_what_it_can_and_names_the_rest(tiny, champion):
     yes = {"prediction": "yes", **sure, **origin}
     no = {"prediction": None, **unsure, **origin, "error": "image: no picture"}
     assert json.loads(as_json.stdout) == {"predictions": [yes, no, yes]}
+    champion.clear()
+    tiny.write_text(tiny.read_text().replace("model: {", "model: {prompt: '{text}{age}', "))
+    assert triptych("predict", tiny, "--image", photos / names[0], "--column", "age=63").exit_code == 0
+    table.write_text(f"image,age,weight\nphotos/{names[0]},64,1\nphotos/{names[0]},,1\n")
+    triptych("predict", tiny, "--table", table)
+    given = [cell.as_py() for batch in champion for cell in batch["attributes"]]
+    assert given == ['{"age": "63"}', '{"age": "64"}', "{}"]
+    says = "--column 'weight=1': expected NAME=VALUE with a column that model.prompt names (age)"
+    assert says in error("predict", tiny, "--text", "x", "--column", "weight=1")
     champion.clear()
     broken = photos / "broken.png"
     assert error("predict", tiny, "--image", broken) == f"Error: image {broken}: no picture"

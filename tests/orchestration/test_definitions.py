@@ -70,6 +70,20 @@ def test_the_graph_of_the_built_in_example(digits):
         assert spec.description and len(spec.description) > 30, key
 
 
+def test_what_runs_a_network_takes_its_turn_at_the_card(digits, home):
+    """A featurizer that runs an encoder as a training does: two runs would share the card's memory."""
+
+    def in_pool(project: Project) -> set[str]:
+        made = [a for a in project_definitions(project).assets or () if isinstance(a, dg.AssetsDefinition)]
+        pools = {key.path[-1]: assets.op.pool for assets in made for key in assets.keys}
+        assert set(pools.values()) <= {None, "gpu"}
+        return {name for name, pool in pools.items() if pool}
+
+    assert in_pool(digits) == {"baselines", "model"}
+    encoded = load(DIGITS, ["features.image={kind: embedding, model: somewhere}", "model.encoders.image=linear"])
+    assert in_pool(encoded) == {"baselines", "model", "clean_image", "image_features"}
+
+
 def test_sources_stand_upstream_of_the_manifest(tmp_path, home):
     path = tmp_path / "project.yaml"
     path.write_text(

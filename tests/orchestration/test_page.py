@@ -58,7 +58,13 @@ class Model:
         self.requests: list[list[dict[str, str]]] = []
 
     def about(self) -> dict[str, Any]:
-        return {"version": "7", "dataset_fingerprint": "0123456789abcdef", "inputs": INPUTS, "limits": LIMITS}
+        return {
+            "version": "7",
+            "dataset_fingerprint": "0123456789abcdef",
+            "inputs": INPUTS,
+            "columns": ["answer"],
+            "limits": LIMITS,
+        }
 
     def read(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         if record.get("text") == "refuse":
@@ -90,7 +96,7 @@ class Model:
 def served(free_ports: Callable[[int], list[int]]) -> Iterator[tuple[str, Model]]:
     """The page's URL, and the model behind it."""
     model, (port,) = Model(), free_ports(1)
-    app = make_app(model, tuple(INPUTS), Limits(body_bytes=1_000_000), "0.0.0.0", "shop")
+    app = make_app(model, (*INPUTS, "answer"), Limits(body_bytes=1_000_000), "0.0.0.0", "shop")
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -170,6 +176,9 @@ def test_it_speaks_looks_and_asks(served: tuple[str, Model], browse: Any) -> Non
     assert sound.ndim == 1 and 1 < len(sound) / rate < 9
     spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound))))
     assert abs(spectrum.argmax() * rate / len(sound) - 440) < 5
+    page.get_by_label("answer", exact=True).fill(" 63 ")  # a column, which stays what it is called in every language
+    ask(page)
+    assert [row["answer"] for row in model.requests[-1]] == ["63"] * 7, "each subset is asked with it"
     assert not browse.errors and {re.match(r"(blob:|data:)|(http://[^/]+/)", one)[0] for one in browse.asked} <= {
         url, "blob:", "data:"
     }  # fmt: skip

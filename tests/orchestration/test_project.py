@@ -67,6 +67,14 @@ def test_local_models_lie_relative_to_the_project_file(tmp_path, monkeypatch):
     (tmp_path / "glove.txt").touch()
     words = load(path, ["features.text={kind: word_vectors, file: ../glove.txt}"])
     assert words.features.options("text").file == str(tmp_path / "glove.txt")
+    (tmp_path / "weights.pth").touch()
+    said = "{model: torchvision/resnet18, weights: ../weights.pth, kind: "
+    read = load(path, [f"features.image={said}embedding}}", "model.encoders.image=linear"])
+    stands = load(path, [f"model.encoders.image={said}huggingface}}"])
+    beside = {"model": "torchvision/resnet18", "weights": str(tmp_path / "weights.pth")}
+    assert read.features.plain()["image"] == {"kind": "embedding", **beside}
+    assert stands.model.encoders["image"].options == beside
+    assert stands.features.plain()["image"] == {"kind": "processed", **beside}
     ours = load(write(tmp_path, GOOD))
     assert (ours.model.llm.model, ours.features.options("text").tokenizer) == ("tiny", "bytes")
 
@@ -326,8 +334,16 @@ def test_how_a_model_reads_and_writes_is_checked(tmp_path):
     with pytest.raises(ProjectError, match=r"model.generation is \{'num_beams': 4.*expected nothing: output class g"):
         load(path, ["model.generation={num_beams: 4}", "model.output=class"])
     assert load(path, ["model.llm=some-llm", "model.prompt={user: 'Look: {soft}'}"]).model.prompt.user == "Look: {soft}"
-    with pytest.raises(ProjectError, match=r"model: prompt is 'It: \{txt\}', expected \{soft\} and \{text\} as"):
-        load(path, ["model.prompt='It: {txt}'"])
+    with pytest.raises(
+        ProjectError, match=r"model: prompt is 'It: \{image\}', expected \{soft\}, \{text\} and columns"
+    ):
+        load(path, ["model.prompt='It: {image}'"])
+    assert load(path, ["model.prompt='It: {age}{text}'"]).model.columns == ("age",)
+    for label in ("answer", "photos.answer"):
+        with pytest.raises(
+            ProjectError, match=r"model.prompt is '\{answer\}', expected no label .* what it is to answer"
+        ):
+            load(path, ["model.prompt='{text}{answer}'", f"align.label={label}"])
 
 
 def test_outputs_and_objectives_are_checked(tmp_path):

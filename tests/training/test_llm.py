@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from transformers import (
     ViTModel,
 )
 
-from training.building import build_model
+from training.building import build_model, check_model
 from training.catalog import FUSIONS, OUTPUTS
 from training.data import make_collator
 from training.features import FeatureSettings
@@ -45,7 +46,7 @@ from training.llm import check_llm, is_causal
 from training.model import FusionModel
 from training.processor import Processor
 from training.score import Answerer
-from training.settings import LlmSettings, MediaLimits, ModelSettings
+from training.settings import LlmSettings, MediaLimits, ModelSettings, TrainingSettings, complete
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
 MODALITIES = ("text", "image", "speech")
@@ -182,13 +183,16 @@ def test_what_is_trained_is_stored_and_answers_elsewhere(
 
 def test_how_a_language_model_cannot_be_trained_is_told_without_its_weights(tmp_path: Path) -> None:
     folder = save_llm(tmp_path / "llm", "gpt2")
-    (tmp_path / "llm" / "model.safetensors").unlink()
+    (weights := tmp_path / "llm" / "model.safetensors").write_text("nothing that could be read")
     output = OUTPUTS.make(MODEL.output, {})
     check_llm(LlmSettings(model=folder, train="lora", targets=("c_attn",)), output)
     with pytest.raises(ValueError, match=r"model.llm: targets q_proj: no layer .* added to c_attn, c_proj, c_fc$"):
         check_llm(LlmSettings(model=folder, train="lora", targets=("q_proj",)), output)
-    with pytest.raises(ValueError, match=r"model.llm is .*nowhere.* cannot be loaded"):
+    with pytest.raises(ValueError, match=r"model.llm: model is .*nowhere': there is no such folder"):
         check_llm(LlmSettings(model=str(tmp_path / "nowhere")), output)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model.llm is .* has no weights as safetensors"):
+        check_llm(LlmSettings(model=folder), output)
     with pytest.raises(ValueError, match="train is 'lora', expected full where model is tiny"):
         LlmSettings(train="lora")
 
@@ -243,7 +247,7 @@ def test_another_kind_of_model_is_refused_in_words(kind: str, words: str, output
 def test_a_folder_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     save_llm(tmp_path, "llama")
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"model.llm is the folder .*, and its files cannot be loaded: .*safetensors"):
+    with pytest.raises(ValueError, match=r"model.llm is .*, and its files cannot be loaded: .*safetensors"):
         build(str(tmp_path))
 
 
@@ -257,6 +261,33 @@ def test_the_tokenizer_of_another_model_is_named(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=TOKENIZER.backend_tokenizer).save_pretrained(llm)
     with pytest.raises(ValueError, match=r"the tokenizer of .* has no eos_token, so no answer could end"):
         build(llm)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, None),
+        ({"prompt": "{soft}{text} " + "?" * 50}, r"has 64 positions, and soft .*_tokens \(8\) take 65 of them beside"),
+        ({"max_new_tokens": 60}, r"model.max_new_tokens \(60\) take 66 of them beside what rows bring: lower these"),
+        ({"tokens": 30}, "take 98 of them"),
+        ({"prompt": {"user": "{text}"}}, "model.prompt has turns, and .* does not take them"),
+        ({"prompt": "{soft}"}, r"no \{text\}, which the language model reads"),
+        ({"prompt": "{text}", "encoders": {"text": "small_transformer"}}, "which the language model does not read"),
+        ({"max_new_tokens": 2}, r"the training label 'no, yes, no' has \d tokens, and answers end after"),
+    ],
+)
+def test_what_a_training_would_end_at_is_checked_without_weights(
+    settings: dict[str, Any], words: str | None, tmp_path: Path
+) -> None:
+    folder = save_llm(tmp_path / "llm", "gpt2", n_positions=64)
+    (tmp_path / "llm" / "model.safetensors").write_text("nothing that could be read")
+    model = complete(replace(MODEL, llm=folder, **settings), {m: FEATURES.forms[m] for m in MODALITIES})
+    check = partial(check_model, model, TrainingSettings(), FEATURES, ["7", "no, yes, no"])
+    if words is None:
+        check()
+    else:
+        with pytest.raises(ValueError, match=words):
+            check()
 
 
 def test_a_prompt_that_is_longer_than_the_positions_is_named(rows: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Frozen pretrained encoders of many families, and what is no encoder."""
 
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import close_session
 from safetensors.torch import load_file
 
 from tests.training.tiny_encoders import CASES, CONTENTS, noise
@@ -16,6 +18,7 @@ from training.preprocessing import Picture
 from training.pretrained import averages, load_encoder, real_states
 from training.processor import Processor
 from training.settings import MediaLimits
+from training.tokenizer import load_tokenizer
 
 
 @pytest.mark.parametrize(("family", "modality"), CASES)
@@ -145,6 +148,19 @@ def test_a_name_that_is_no_model_is_told_without_waiting(monkeypatch: pytest.Mon
     for name in ("nobody/no-such-model", "a b/c d"):
         with pytest.raises(ValueError, match="Is it spelled right"):
             model_folder(name)
+
+
+def test_a_network_that_keeps_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a proxy that takes the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for scheme in ("HTTP", "HTTPS"):
+            monkeypatch.setenv(f"{scheme}_PROXY", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("training.model_files._NETWORK_SECONDS", 0.2)
+        close_session()  # that of another proxy
+        for look, of in ((model_folder, "model"), (load_tokenizer, "model.llm")):
+            with pytest.raises(ValueError, match=rf"^{of}(: model)? is 'nobody/no-such-model'.* spelled right"):
+                look("nobody/no-such-model")
+    close_session()
 
 
 def test_the_model_must_be_named() -> None:

@@ -84,6 +84,31 @@ def test_a_template_is_read_as_it_stands(llm: str, rows: list[dict[str, Any]]) -
     assert read(model, tokenizer, of(rows, "image")) == expected(tokenizer, MODEL.tokens, "Question:", "\nAnswer:")
 
 
+def test_columns_stand_where_the_template_names_them(llm: str, rows: list[dict[str, Any]]) -> None:
+    text, named = "What do you see?", "{soft}{text} The patient is {age}, {the sex}.\nAnswer: "
+    row = of(rows, "text", "image", "speech") | {"columns": {"age": "63", "the sex": ""}}
+    model, tokenizer = build(llm, prompt=named, fusion="cross_attention")
+    soft = 3 * MODEL.tokens
+    assert read(model, tokenizer, row) == expected(tokenizer, soft, text, " The patient is", " 63", ",", ".\nAnswer:")
+    turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert turn_end not in read(model, tokenizer, row | {"columns": {"age": "<|im_end|>", "the sex": "f"}})
+    model, tokenizer = build(llm, ("image",), prompt=named)  # a baseline, which does not read the text
+    columns = {"age": "63", "the sex": "f"}
+    seen = read(model, tokenizer, of(rows, "image") | {"columns": columns})
+    assert seen == expected(tokenizer, MODEL.tokens, " The patient is", " 63", ",", " f", ".\nAnswer:")
+    seen = read(*build(llm, prompt=Chat(user="{text} {age}")), row)
+    assert str(expected(tokenizer, text, " 63", "<|im_end|>"))[1:-1] in str(seen)
+
+
+def test_a_column_that_is_too_long_is_told_with_its_row(llm: str, rows: list[dict[str, Any]]) -> None:
+    model, tokenizer = build(llm, ("image",), prompt="{soft} It: {note}")
+    collate, row, room = make_collator(model, tokenizer, FEATURES), of(rows, "image"), model.prompt_room
+    assert room is not None
+    words = rf"the column 'note' of {row['sample_id']} has {room + 1} tokens, and .* positions for {room} beside"
+    with pytest.raises(ValueError, match=words):
+        collate.check_prompts([row | {"columns": {"note": "é" * (count // 2)}} for count in (room - 1, room + 1)])
+
+
 def test_a_space_before_the_answer_is_the_answers(llm: str) -> None:
     model, tokenizer = build(llm, prompt=ASKED)
     (ids,) = model.output.targets(["seven"], tokenizer).tolist()
@@ -105,11 +130,12 @@ def test_a_chat_is_framed_by_the_tokenizers_template(llm: str, rows: list[dict[s
 
 
 @pytest.mark.parametrize("fusion", ["attention", "cross_attention", "logit"])
-@pytest.mark.parametrize("prompt", [ASKED, CHAT, "{text}{soft}"], ids=["template", "chat", "soft_last"])
+@pytest.mark.parametrize("prompt", [ASKED, CHAT, "{age}{text}{soft}"], ids=["template", "chat", "columns"])
 def test_it_is_the_same_when_the_model_serves(
     fusion: str, prompt: Any, llm: str, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     model, tokenizer = build(llm, prompt=prompt, fusion=fusion)
+    rows = [row | {"columns": {"age": "9" * n}} for n, row in enumerate(rows)]
     batch = make_collator(model, tokenizer, FEATURES)(rows)
     answers = model.scored_answers(batch, tokenizer)
     labels = model.output.targets(["seven"] * len(rows), tokenizer)
@@ -139,10 +165,10 @@ def test_every_tensor_learns(make_model: Callable[..., Any], rows: list[dict[str
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        ("{txt}?", r"prompt is '\{txt\}\?', expected \{soft\} and \{text\} as its names, which \{txt\} is none of"),
+        ("{image}?", r"'\{image\}\?', expected \{soft\}, \{text\} and columns as its names, which \{image\} is none"),
         (3, r"prompt is 3, expected a template, or \{system: TEXT, user: TEMPLATE\}"),
         ({"usr": "{text}"}, "prompt: "),
-        ({"user": "{picture}"}, r"which \{picture\} is none of"),
+        ({"user": "{speech}"}, r"which \{speech\} is none of"),
         ("{text}{text}", "each name once"),
         ("{text!r}", "is none of"),
         ("{}", "is none of"),

@@ -32,7 +32,7 @@ from orchestration.servers import serve_command
 from training.features import FeatureSettings
 from training.processor import Processor
 from training.score import answer_rows, bundle_of, score
-from training.serving import OUTPUTS, REQUEST_LIMITS, ServedModel, media_bytes, read_inputs, stricter
+from training.serving import OUTPUTS, REQUEST_LIMITS, ServedModel, media_bytes, read_columns, read_inputs, stricter
 from training.settings import MediaLimits
 
 MODALITIES = ("text", "image", "speech")
@@ -127,6 +127,14 @@ def test_too_many_rows_are_refused(served: ServedModel) -> None:
 def test_a_modality_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(MlflowException, match="row 3, column speech: this model takes text, image only"):
         read_inputs({"speech": SPEECH}, 3, ("text", "image"), Processor(FeatureSettings(), MediaLimits()))
+
+
+def test_other_columns_are_strings_within_the_limit() -> None:
+    given = {"age": "63", "sex": None, "ward": float("nan"), "text": "a"}
+    assert read_columns(given, 0, ("age", "sex", "ward", "name"), 9) == {"age": "63", "sex": "", "ward": "", "name": ""}
+    for value, words in ((63, "row 2, column age: is int, expected a string"), ("6" * 10, "age: has 10 characters")):
+        with pytest.raises(MlflowException, match=words):
+            read_columns({"age": value}, 2, ("age",), 9)
 
 
 def test_request_limits_never_loosen_those_of_the_processor() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import transformers as hf
 
+from training import torch_models
 from training.preprocessing import Picture, Recording
 from training.tokenizer import fit_tokenizer
 
@@ -119,6 +120,25 @@ def _clap() -> tuple:
     return hf.ClapModel(config), hf.ClapFeatureExtractor(feature_size=16, max_length_s=2, truncation="rand_trunc")
 
 
+def _torchvision() -> tuple:
+    model = torch_models.TorchvisionModel(torch_models.TorchvisionConfig(name="squeezenet1_1"))
+    return model, torch_models.picture_processor("squeezenet1_1")
+
+
+def _torchaudio() -> tuple:
+    """A bundle such as torchaudio's own, but tiny."""
+    import torchaudio
+
+    whole = torchaudio.pipelines.WAVLM_BASE
+    layers = [(8, 10, 5), (8, 8, 8), (8, 4, 4)]
+    small = {"extractor_conv_layer_config": layers, "encoder_embed_dim": 16, "encoder_num_layers": 2}
+    small |= {"encoder_num_heads": 2, "encoder_ff_interm_features": 32, "encoder_pos_conv_kernel": 8}
+    params = whole._params | small | {"encoder_pos_conv_groups": 2}
+    torchaudio.pipelines.TINY = type(whole)("", params, 16_000, True, "WavLM")
+    model = torch_models.TorchaudioModel(torch_models.TorchaudioConfig(name="TINY"))
+    return model, torch_models.speech_processor("TINY")
+
+
 # Family -> the modalities that it encodes, and what makes it.
 FAMILIES: dict[str, tuple[tuple[str, ...], Callable[[], tuple]]] = {
     "bert": (("text",), _bert),
@@ -135,6 +155,8 @@ FAMILIES: dict[str, tuple[tuple[str, ...], Callable[[], tuple]]] = {
     "whisper": (("speech",), _whisper),
     "ast": (("speech",), _ast),
     "clap": (("speech",), _clap),
+    "torchvision": (("image",), _torchvision),
+    "torchaudio": (("speech",), _torchaudio),
 }
 CASES = [(family, modality) for family, (modalities, _) in FAMILIES.items() for modality in modalities]
 

@@ -64,7 +64,7 @@ class HuggingfaceEncoder(Encoder):
 
     @classmethod
     def start(cls, options: Huggingface) -> Start:
-        folder = model_folder(options.model)
+        folder = model_folder(options.model, options.weights)
         model_files(folder)  # says in plain words what is not there
         return _start(cls.modality, folder, digest(folder))
 

@@ -9,7 +9,9 @@ from training.validation import check
 
 @dataclass(frozen=True, kw_only=True)
 class Huggingface(Adaptation):
-    model: str = ""  # has to be given: a Hugging Face name, or a local folder of the same form
+    # Has to be given: a Hugging Face name, a local folder of the same form, torchvision/NAME or torchaudio/BUNDLE.
+    model: str = ""
+    weights: str = ""  # of the last two: a local file with the state dict
     train: Literal["frozen", "lora", "full"] = "frozen"
     tokens: int = 4  # of a content: means over as many stretches, or cells of a picture
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class ProcessedOptions:
     __pydantic_config__ = FORBID_EXTRA
-    model: str = ""  # has to be given: a Hugging Face name, or a local folder of the same form
+    # Has to be given: a Hugging Face name, a local folder of the same form, torchvision/NAME or torchaudio/BUNDLE.
+    model: str = ""
+    weights: str = ""  # of the last two: a local file with the state dict
 
 
 class ModelFeaturizer(Featurizer):
@@ -38,7 +40,7 @@ class ModelFeaturizer(Featurizer):
     one of `OfText`, `OfImage`, `OfSpeech`."""
 
     packages: tuple[str, ...] = ("transformers", "torch")
-    located = ("model",)
+    located = ("model", "weights")
     carries_weights: ClassVar[bool]  # they are needed to featurize
     modality: ClassVar[str]
 
@@ -68,7 +70,7 @@ class ModelFeaturizer(Featurizer):
 
     @property
     def _folder(self) -> Path:
-        return self._saved or model_files.model_folder(self.options.model)
+        return self._saved or model_files.model_folder(self.options.model, self.options.weights)
 
 
 class OfText(ModelFeaturizer):
@@ -88,7 +90,8 @@ class OfImage(ModelFeaturizer):
 
     def restore(self, folder: Path) -> None:
         super().restore(folder)
-        self.decoded_size = _processed_size(folder)
+        if not self.options.weights:
+            self.decoded_size = _processed_size(folder)
 
     def raw(self, content: Image) -> Picture:
         return Picture(content.array, self.options.crop)

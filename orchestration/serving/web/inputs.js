@@ -42,6 +42,21 @@ class TextInput extends Input {
   }
 }
 
+// A column of the samples: a line beside the inputs, which is asked with each of their subsets.
+export class ColumnInput extends Input {
+  constructor(name) {
+    super(name, {});
+    this.field = Object.assign(make("input"), { type: "text", id: `column-${name}` });
+    const label = make("label", "", name); // a name of the project's own, in every language
+    label.htmlFor = this.field.id;
+    this.card.append(label, this.field);
+  }
+
+  get value() {
+    return this.field.value.trim() || null;
+  }
+}
+
 class FileInput extends Input {
   constructor(name, { type, suffixes }, limits) {
     super(name, limits);

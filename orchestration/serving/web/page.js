@@ -1,12 +1,13 @@
 // The page: what the model takes (GET about), what a person gives, and the answers to every subset of it
 // (POST invocations, one row each).
 import { originOf, showAnswer, showNoAnswer } from "./answer.js";
-import { makeInput } from "./inputs.js";
+import { ColumnInput, makeInput } from "./inputs.js";
 import { LANGUAGES, bytes, languageName, make, say, speak, spoken } from "./words.js";
 
 const element = (id) => document.getElementById(id);
 const [form, answer, problem, button] = ["form", "answer", "problem", "ask"].map(element);
 let inputs = [];
+let columns = [];
 let limits = {};
 
 // A problem in words; `detail` is what the server said, in its own words.
@@ -99,7 +100,8 @@ async function ask() {
     const values = new Map();
     for (const { name, value } of given) values.set(name, await encoded(value));
     const subsets = subsetsOf([...values.keys()]);
-    const bodies = bodiesOf(subsets.map((subset) => Object.fromEntries(subset.map((name) => [name, values.get(name)]))));
+    const named = columns.map((column) => [column.name, column.value]).filter(([, value]) => value !== null);
+    const bodies = bodiesOf(subsets.map((subset) => Object.fromEntries([...named, ...subset.map((name) => [name, values.get(name)])])));
     if (!bodies) return complain("together", { most: bytes(limits.max_body_bytes) });
     const answers = [];
     for (const body of bodies) answers.push(...(await post(body)));
@@ -173,7 +175,8 @@ async function start() {
   document.title = project === "Triptych" ? project : `${project} · Triptych`;
   originOf(element("origin"), about.version, about.dataset_fingerprint);
   inputs = Object.entries(about.inputs).map(([name, one]) => makeInput(name, one, limits));
-  element("inputs").append(...inputs.map((input) => input.card));
+  columns = (about.columns ?? []).map((name) => new ColumnInput(name));
+  element("inputs").append(...[...inputs, ...columns].map((input) => input.card));
   watchFiles();
 }
 
