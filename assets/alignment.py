@@ -20,6 +20,7 @@ from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicat
 from assets.joins.columns import Columns
 from assets.lake import BATCH_ROWS, open_duckdb, sql_name
 from assets.names import as_object
+from assets.pairing import pairing_findings, pool_sql
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from assets.splits import assign_splits
@@ -79,6 +80,7 @@ def align(
         except ValueError as error:
             raise ValueError(_cause_first(str(error), first)) from None
         noted = [Finding(*row) for row in connection.sql("FROM findings").fetchall()]
+        noted += pairing_findings(samples, settings.pairing)
         findings = [*first, *(differing_duplicates(quarantine) if quarantine is not None else []), *noted]
         return Alignment(samples, _unmatched(connection, settings), findings)
 
@@ -193,10 +195,11 @@ def _samples(
     parts = {f"a{n}": attribute for n, attribute in enumerate(attributes)}
     answers = "".join(f", {columns.sql(name)} AS {cell}" for name, cell in labels.items())
     slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "status") for m in MODALITIES)
+    pools = "".join(f", {pool_sql(settings.pairing, m, columns)} AS {m}_pool" for m in MODALITIES)
     times = ", ".join(f"{m}.time" for m in MODALITIES)
     rows = connection.sql(
         f"""
-        SELECT sample_id, split_key, least({times}) AS time{answers}{values}, {slots},
+        SELECT sample_id, split_key, least({times}) AS time{answers}{values}, {slots}{pools},
           {", ".join(f"{part} AS {name}" for name, part in parts.items())}
         FROM {_KEPT} ORDER BY sample_id
         """
@@ -220,6 +223,8 @@ def _samples(
             "attributes": [merged(*row) for row in _rows(batch, parts)],
         }
         made = {name: pa.array(values, pa.string()) for name, values in derived.items()}
+        in_training = pc.equal(made["split"], "train")  # other rows neither draw nor lend
+        made |= {f"{m}_pool": pc.if_else(in_training, batch[f"{m}_pool"], None) for m in MODALITIES}
         arrays = [made[f.name] if f.name in made else batch[f.name].cast(f.type) for f in SAMPLES]
         tables.append(pa.table(arrays, schema=SAMPLES))
     return pa.concat_tables(tables)

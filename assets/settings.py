@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
 from assets.names import normalize
+from assets.pairing import PairingSettings
 from assets.source_settings import SourceSettings
 from assets.table_settings import TableSettings
 from training.catalog import FILTERS, OUTPUTS
@@ -88,6 +89,7 @@ class AlignSettings(TableSettings):  # of `table`
     allow_shared: Strings = ()
     max_missing: float = 0.95  # a modality that has a source and lacks in more than this share of samples is a fault
     split: SplitSettings = field(default_factory=SplitSettings)
+    pairing: PairingSettings | None = None  # null: a training row has the same contents in each epoch
 
     def __post_init__(self) -> None:
         for name in ("require", "allow_shared"):
@@ -217,6 +219,9 @@ class Project:
                 raise ValueError(
                     f"sources has noise ({source.name}) and no {source.modality} that it could be added to"
                 )
+        for name in self.align.pairing.by if self.align.pairing else ():
+            expected = f"sources of samples ({', '.join(self.of_samples)})"
+            check(name in self.of_samples, "align.pairing.by", name, expected)
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
         object.__setattr__(self, "features", self.features.with_encoders(self.model.encoders))
         object.__setattr__(self, "sources", tuple(self._fitting(source) for source in self.sources))

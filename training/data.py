@@ -5,8 +5,8 @@ text the text), or None where the sample lacks it; where the prompt names column
 dict of strings. The same rows come from raw input when a model serves (`Processor`),
 so both go through one `Collator`.
 
-All randomness of an epoch (order, modality dropout, augmentation) is drawn from generators keyed by (seed, epoch,
-sample id), never from global state, so a resumed run sees what the undisturbed one would have seen.
+All randomness of an epoch (order, pairing, modality dropout, augmentation) is drawn from generators keyed by (seed,
+epoch, sample id), never from global state, so a resumed run sees what the undisturbed one would have seen.
 """
 
 import hashlib
@@ -28,8 +28,10 @@ from training.cache import FeatureCache, needed_columns, open_table
 from training.features import FeatureSettings
 from training.mixing import mixed
 from training.padding import padded
+from training.pairing import Pairing
 from training.processor import Row
 from training.schema import MODALITIES
+from training.seeding import generator
 from training.tokenizer import encode
 
 if TYPE_CHECKING:
@@ -42,16 +44,24 @@ _NOTHING = dict.fromkeys(MODALITIES)
 class SampleDataset(torch.utils.data.Dataset):
     """The rows of an index (a table of `schema.DATASET`), gathered from the caches.
 
-    A key is a row number, or (epoch, row number): the row then knows its epoch.
+    A key is a row number, or (epoch, row number): the row then knows its epoch, and has that epoch's contents where
+    the dataset is `paired`.
     """
 
-    def __init__(self, index: pa.Table, caches: Mapping[str, FeatureCache], columns: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        index: pa.Table,
+        caches: Mapping[str, FeatureCache],
+        columns: Sequence[str] = (),
+        pairing: Pairing | None = None,
+    ) -> None:
         """Args: `columns` are those of the samples' attributes that rows have."""
         attributes = [named_columns(cell, columns) for cell in index["attributes"].to_pylist()] if columns else []
-        index = index.select(["sample_id", "label", *(f"{m}_id" for m in MODALITIES)])
+        names = (f"{m}_{part}" for part in ("id", "pool") for m in MODALITIES)
+        index = index.select(["sample_id", "label", *names])
         if columns:
             index = index.append_column("attributes", pa.array(map(json.dumps, attributes), pa.string()))
-        self.index, self.columns, self._attributes = index, tuple(columns), attributes
+        self.index, self.columns, self._attributes, self._pairing = index, tuple(columns), attributes, pairing
         self._ids, self._labels = index["sample_id"].combine_chunks(), index["label"].combine_chunks()
         self.caches = dict(caches)
         self._positions = {m: cache.positions(index[f"{m}_id"]) for m, cache in self.caches.items()}
@@ -65,12 +75,14 @@ class SampleDataset(torch.utils.data.Dataset):
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[Row]:
         """The rows of a batch, which take less time together than one by one."""
         epochs, numbers = zip(*(key if isinstance(key, tuple) else (0, key) for key in keys), strict=True)
+        lenders = {} if self._pairing is None else self._pairing.lenders(epochs, numbers)
         rows: list[Row] = [
             {**_NOTHING, "sample_id": self._ids[n].as_py(), "label": self._labels[n].as_py(), "epoch": epoch}
             for epoch, n in zip(epochs, numbers, strict=True)
         ]
         for modality, cache in self.caches.items():
-            for row, position in zip(rows, self._positions[modality][list(numbers)].tolist(), strict=True):
+            positions = self._positions[modality][lenders.get(modality, list(numbers))]
+            for row, position in zip(rows, positions.tolist(), strict=True):
                 if position >= 0:
                     row[modality] = cache.read(position)
         if self.columns:
@@ -107,7 +119,7 @@ class SampleDataset(torch.utils.data.Dataset):
         return np.array([count(cache.read(p)["text"]) if p >= 0 else 0 for p in positions.tolist()])[where]
 
     def identity(self) -> str:
-        """Names the rows and their labels and inputs, in order."""
+        """Names the rows, their labels and inputs, and what may stand in for these, in order."""
         digest = hashlib.sha256()
         for column in self.index.columns:
             for chunk in column.chunks:
@@ -124,6 +136,10 @@ class SampleDataset(torch.utils.data.Dataset):
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "SampleDataset":
         return SampleDataset(self.index.take(pa.array(rows, pa.int64())), self.caches, self.columns)
+
+    def paired(self, seed: int) -> "SampleDataset":
+        """As training reads the rows: where `align.pairing` asks for it, each epoch draws their contents anew."""
+        return SampleDataset(self.index, self.caches, self.columns, Pairing(self.index, seed))
 
 
 def named_columns(attributes: str | None, columns: Sequence[str]) -> dict[str, str]:
@@ -159,12 +175,6 @@ def open_samples(
                 store.add(open_table(lake, f"{modality}_features", storage_options=storage_options), ids)
             caches[modality] = store
     return SampleDataset(index, caches, columns)
-
-
-def generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
-    """The random generator of one sample in one epoch."""
-    key = hashlib.blake2b(f"{seed}\0{epoch}\0{sample_id}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
 
 
 class EpochSampler(torch.utils.data.Sampler):

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from training import catalog
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MODALITIES = catalog.MODALITIES.names()
 SPLITS = ("train", "validation", "test")
 
@@ -101,6 +101,7 @@ SAMPLES = _schema(
     **{f"{m}_id": _STRING for m in MODALITIES},
     **{f"{m}_item": _STRING for m in MODALITIES},
     **{f"{m}_status": _STRING for m in MODALITIES},
+    **{f"{m}_pool": _STRING for m in MODALITIES},
     attributes=_STRING,
 )
 
@@ -109,6 +110,7 @@ DATASET = _schema(
     label=_STRING,
     split=_STRING,
     **{f"{m}_id": _STRING for m in MODALITIES},
+    **{f"{m}_pool": _STRING for m in MODALITIES},
     attributes=_STRING,
 )
 
@@ -166,6 +168,10 @@ COLUMN_WORDS = {
     **{f"{m}_item": "joins the manifest" for m in MODALITIES},
     **{
         f"{m}_status": "present, absent (never given), not_found (a link to nothing) or quarantined" for m in MODALITIES
+    },
+    **{
+        f"{m}_pool": f"training draws the row's {m} anew in each epoch, from the rows of the same pool; null: it stays"
+        for m in MODALITIES
     },
 }
 

@@ -177,7 +177,7 @@ def make_trainer(
     trainer = Trainer(
         model=network,
         args=_arguments(training, network.output, steps, folder, run_name, len(task.validation) > 0),
-        train_dataset=task.train,
+        train_dataset=task.train.paired(training.seed),
         eval_dataset=_sample(task.validation, training.seed),
         data_collator=replace(
             collator,

@@ -18,6 +18,7 @@ from assets.alignment import Alignment, align, validate_samples
 from assets.balance import item_balance
 from assets.dataset import samples_fingerprint
 from assets.leakage import leak_words, leakage, repeated
+from assets.pairing import PairingSettings
 from assets.settings import AlignSettings, SplitSettings
 from assets.source_settings import SourceSettings
 from assets.splits import allowed_splits, assign_splits, split_of
@@ -485,6 +486,32 @@ def test_equal_contents_can_be_kept_on_one_side() -> None:
     rule = AlignSettings(label="label", group=("image_id",))
     kept = aligned(manifest, rule).samples
     assert leakage(kept, rule).num_rows == 0 and set(kept["split"].to_pylist()) == set(SPLITS)
+
+
+def test_pools_are_of_training_rows_that_are_equal_in_what_matters() -> None:
+    ids = [f"{n:02d}" for n in range(60)]
+    digits = {key: {"digit": str(n % 3)} if n % 10 else {} for n, key in enumerate(ids)}
+    answers = {key: {"label": "odd" if n % 2 else "even", "digit": "x"} for n, key in enumerate(ids)}
+    manifest = manifest_of(items(IMAGES, digits), items(SOUNDS, ids[:50]), items(TEXTS, answers))
+
+    def found(draw: str = "per_epoch", **by: tuple[str, ...]) -> Alignment:
+        return aligned(manifest, AlignSettings(label="label", pairing=PairingSettings(draw=draw, by=by)))
+
+    both = found(pictures=("digit",), sounds=("label",))
+    for row in both.samples.to_pylist():
+        n, trained = int(row["sample_id"]), row["split"] == "train"
+        image, speech = (json.loads(row[f"{m}_pool"]) if row[f"{m}_pool"] else None for m in ("image", "speech"))
+        assert image == (["pictures", str(n % 3)] if trained and n % 10 else None), "its own digit, not the text's"
+        assert speech == (["sounds", row["label"]] if trained and n < 50 else None)
+        assert row["text_pool"] is None
+    several = found(pictures=("digit", "label")).samples["image_pool"].drop_null()
+    assert len(set(several.to_pylist())) == 6
+    fixed = [found("once", pictures=("digit",)).samples, aligned(manifest, AlignSettings(label="label")).samples]
+    assert len({samples_fingerprint(samples) for samples in [*fixed, both.samples]}) == 2 and not both.findings
+    (finding,) = found(pictures=("file",), sounds=("label",)).findings
+    assert finding.code == "pairing" and finding.message.startswith("align.pairing.by.pictures: no two contents of")
+    with pytest.raises(ValueError, match=r"^align.pairing.by.sounds: no table has a column 'digti'; there are .*digit"):
+        found(sounds=("digti",))
 
 
 def test_leaks_are_told_with_what_to_do() -> None:

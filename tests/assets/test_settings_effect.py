@@ -21,6 +21,7 @@ from assets.asset_checks import check_leakage, check_null_rates
 from assets.catalog import ENGINES
 from assets.data_assets import data_assets
 from assets.engines.base import WorkerOptions
+from assets.pairing import PairingSettings
 from assets.scan import scan
 from assets.settings import AlignSettings, Project, SplitSettings
 from assets.source_settings import SourceSettings
@@ -231,6 +232,11 @@ ALIGN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "require": ((), ("align.require=[image]",)),
     "max_per_key": ((), ("align.max_per_key=0",)),
     "split": ((), ("align.split.train=0.3",)),
+    "pairing": ((), ("align.pairing={by: {photos: speaker}}",)),
+}
+PAIRING = {
+    "by": (("align.pairing={by: {photos: speaker}}",), ("align.pairing={by: {photos: answer}}",)),
+    "draw": (("align.pairing={by: {photos: speaker}}",), ("align.pairing={draw: once, by: {photos: speaker}}",)),
 }
 SPLIT = {
     "column": ((), ("align.split={column: speaker}",)),
@@ -240,7 +246,11 @@ SPLIT = {
 }
 
 
-@pytest.mark.parametrize("case", [*ALIGN.values(), *SPLIT.values()], ids=[*ALIGN, *(f"split.{n}" for n in SPLIT)])
+@pytest.mark.parametrize(
+    "case",
+    [*ALIGN.values(), *SPLIT.values(), *PAIRING.values()],
+    ids=[*ALIGN, *(f"split.{n}" for n in SPLIT), *(f"pairing.{n}" for n in PAIRING)],
+)
 def test_a_setting_of_align_changes_the_samples(cleaned, monkeypatch, case):
     monkeypatch.setenv("TRIPTYCH_HOME", str(cleaned.parent.parent / "home"))
     before, after = (samples(cleaned, *overrides) for overrides in case)
@@ -460,6 +470,7 @@ def test_every_field_has_a_case():
         MediaLimits: {"max_bytes", "max_pixels", "max_seconds", "max_characters"},
         AlignSettings: {*ALIGN, "allow_shared", "max_missing"},
         SplitSettings: set(SPLIT),
+        PairingSettings: set(PAIRING),
         FilesSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("FilesSource.")},
         TableSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("TableSource.")},
         EmbeddedSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("EmbeddedSource.")},

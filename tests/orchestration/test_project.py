@@ -98,6 +98,7 @@ def test_mlflow_moves_out_by_one_setting(tmp_path, monkeypatch):
         (("${data}", "${folder}"), ["${folder}", "only ${data}"]),
         (("align:", "home: x\nalign:"), ["home is not a key"]),
         (("align:", "model: {output: embedding}\nalign:"), ["align.label is 'answer'", "from what samples have"]),
+        (("align: {", "align: {pairing: {by: {pics: x}}, "), ["align.pairing.by is 'pics'", "sources of samples"]),
         (("align:", "model: {freeze_llm: true}\nalign:"), ["model.freeze_llm", "write `llm: {model: NAME_OR_FOLDER"]),
         (("align:", "model: {llm: {model: a/b, train: lora, rang: 4}}\nalign:"), ["model.llm.rang", "mean rank?"]),
         (

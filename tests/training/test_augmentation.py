@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.augmentation import SpeechAugmenter, augment_image, mask_spectrum
-from training.data import generator
+from training.seeding import generator
 from training.settings import ImageAugmentation, SpeechAugmentation
 from training.spectra import SpectrumOptions, speech_spectra
 

@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.cache import FeatureCache, open_table
-from training.data import Collator, EpochSampler, SampleDataset, generator, open_samples
+from training.data import Collator, EpochSampler, SampleDataset, open_samples
 from training.features import FeatureSettings
 from training.outputs.class_ import ClassOutput
 from training.outputs.text import TextOutput
 from training.schema import DATASET, MODALITIES, features_table
+from training.seeding import generator
 from training.tokenizer import fit_tokenizer, load_tokenizer
 
 FEATURE_SETTINGS = FeatureSettings(image={"size": 4, "color": "grey"}, speech={"mels": 3, "coefficients": 2})

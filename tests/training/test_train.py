@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 import torch
@@ -96,10 +97,20 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
+def paired(samples: SampleDataset) -> SampleDataset:
+    """The rows, of which each may have any picture and any sound that one of them has."""
+    columns = {f"{m}_pool": pc.if_else(pc.is_valid(samples.index[f"{m}_id"]), m, None) for m in ("image", "speech")}
+    index = samples.index.drop_columns(list(columns))
+    for name, pools in columns.items():
+        index = index.append_column(name, pools)
+    return SampleDataset(index, samples.caches)
+
+
 @pytest.mark.parametrize(("stop", "accumulation", "workers"), [(5, 1, 0), (8, 1, 0), (5, 2, 0), (5, 1, 1)])
 def test_a_resumed_training_ends_with_the_same_weights(
     samples: SampleDataset, tmp_path: Path, stop: int, accumulation: int, workers: int
 ) -> None:
+    samples = paired(samples) if workers else samples
     training = replace(TRAINING, gradient_accumulation=accumulation, workers=workers, batch_size=8 // accumulation)
     whole = train(samples, tmp_path / "whole", training=training)
     with pytest.raises(KeyboardInterrupt):
@@ -113,6 +124,14 @@ def test_a_resumed_training_ends_with_the_same_weights(
     assert not different
     assert [entry["step"] for entry in resumed.history] == [entry["step"] for entry in whole.history]
     assert [entry.get("loss") for entry in resumed.history] == [entry.get("loss") for entry in whole.history]
+
+
+def test_pools_are_drawn_from_in_training(samples: SampleDataset, tmp_path: Path) -> None:
+    losses = [
+        [entry.get("loss") for entry in train(rows, tmp_path / str(n)).history]
+        for n, rows in enumerate((samples, paired(samples)))
+    ]
+    assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize("train_", ["frozen", "lora"])
