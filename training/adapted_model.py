@@ -37,7 +37,8 @@ class AdaptedModel(PreTrainedModel):
     def leave_out_base(self, of_encoders: bool = False) -> None:
         """From now on, what of the language model is not trained is not stored with what is; nor what of encoders is
         not, which is for checkpoints: a model that answers has all of its encoders."""
-        base = [name for name in sorted(base_names(self)) if of_encoders or name.startswith("llm.")]
+        of_llm = self.config.adaptation.train != "full"
+        base = [n for n in sorted(base_names(self)) if (of_llm if n.startswith("llm.") else of_encoders)]
         self._keys_to_ignore_on_save = base or None
 
     @classmethod

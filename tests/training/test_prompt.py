@@ -158,7 +158,11 @@ def test_a_template_takes_room(llm: str) -> None:
 def test_every_tensor_learns(make_model: Callable[..., Any], rows: list[dict[str, Any]]) -> None:
     """Of a class, too, which needs the language model's embeddings for nothing but the template."""
     model, batch = make_model(rows, output="class", prompt="{soft}So: {text}", encoders={})
-    model(**batch).loss.backward()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):  # a new language model passes on what it reads until its first step
+        optimizer.step()
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters() if p.requires_grad)
 
 
