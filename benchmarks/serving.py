@@ -96,7 +96,7 @@ def over_http(port: int, rows: Path, count: int) -> Ask:
 def bare(model: Path, rows: Path, count: int) -> Ask:
     from transformers import AutoTokenizer
 
-    from training.data import make_collator
+    from training.collator import make_collator
     from training.model import FusionModel
     from training.processor import Processor
     from training.score import bundle_of

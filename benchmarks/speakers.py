@@ -31,7 +31,8 @@ from benchmarks import measure
 from orchestration.project import load
 from training import runs
 from training.cache import open_table
-from training.data import Collator, EpochSampler, open_samples
+from training.collator import Collator
+from training.data import EpochSampler, open_samples
 from training.outputs.class_ import ClassOutput
 from training.train import make_tokenizer
 

@@ -31,7 +31,8 @@ from transformers.utils import logging
 from benchmarks import measure
 from training.building import build_model
 from training.cache import FeatureCache, needed_columns, open_table
-from training.data import EpochSampler, SampleDataset, make_collator, open_samples
+from training.collator import make_collator
+from training.data import EpochSampler, SampleDataset, open_samples
 from training.features import FeatureSettings
 from training.model import FusionModel
 from training.settings import ModelSettings, TrainingSettings

@@ -1,6 +1,6 @@
 """Random changes of training rows: speed, pitch, gain, noise and SpecAugment for speech; place and size for images.
 
-What is drawn depends on the generator alone, which `training.data` keys by (seed, epoch, sample id).
+What is drawn depends on the generator alone, which `training.collator` keys by (seed, epoch, sample id).
 
 Shapes: N samples of a waveform, F frames, M features of a frame, C channels, H and W pixels.
 """

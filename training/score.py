@@ -48,7 +48,7 @@ class Answerer:
         import torch
         from transformers import AutoTokenizer
 
-        from training.data import make_collator
+        from training.collator import make_collator
         from training.model import FusionModel
 
         if not (bundle / "config.json").is_file():

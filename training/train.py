@@ -21,8 +21,9 @@ from training.building import build_model, own_tokenizer
 from training.calibration import calibrate
 from training.catalog import OBJECTIVES, OUTPUTS
 from training.checkpoints import claim, last_checkpoint
+from training.collator import Collator, make_collator
 from training.compilation import CompiledLayers
-from training.data import Collator, Row, SampleDataset, make_collator
+from training.data import Row, SampleDataset
 from training.distributed import first_says, is_first, part_of
 from training.encoders.base import Encoder
 from training.features import FeatureSettings

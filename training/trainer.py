@@ -14,7 +14,8 @@ from transformers import EarlyStoppingCallback, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.adaptation import parameter_groups
-from training.data import Collator, EpochSampler, SampleDataset
+from training.collator import Collator
+from training.data import EpochSampler, SampleDataset
 from training.distributed import gathered, number, processes
 from training.evaluate import mean_score
 from training.metrics import Metric

@@ -205,7 +205,7 @@ def make_model(tokenizer: Any) -> Callable[..., Any]:
     import torch
 
     from training.building import build_model
-    from training.data import make_collator
+    from training.collator import make_collator
 
     def make(
         rows: list[dict[str, Any]], features: FeatureSettings = FEATURES, **settings: Any

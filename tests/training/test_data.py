@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.cache import FeatureCache, open_table
-from training.data import Collator, EpochSampler, SampleDataset, open_samples
+from training.collator import Collator
+from training.data import EpochSampler, SampleDataset, open_samples
 from training.features import FeatureSettings
 from training.outputs.class_ import ClassOutput
 from training.outputs.text import TextOutput

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.training.conftest import FEATURES, save_bundle
-from training.data import make_collator
+from training.collator import make_collator
 from training.sampling import SampledModel
 from training.score import Answerer
 from training.settings import GenerationSettings

@@ -40,7 +40,7 @@ from transformers import (
 
 from training.building import build_model, check_model
 from training.catalog import FUSIONS, OUTPUTS
-from training.data import make_collator
+from training.collator import make_collator
 from training.features import FeatureSettings
 from training.llm import check_llm, is_causal
 from training.model import FusionModel

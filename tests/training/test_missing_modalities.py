@@ -11,7 +11,7 @@ import torch
 
 from training.building import build_model
 from training.catalog import FUSIONS
-from training.data import make_collator
+from training.collator import make_collator
 from training.features import FeatureSettings
 from training.model import FusionModel
 from training.settings import ModelSettings

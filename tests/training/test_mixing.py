@@ -16,7 +16,8 @@ from tests.training.tiny_vectors import FEATURES as VECTORS
 from tests.training.tiny_vectors import MODALITIES
 from training.building import build_model
 from training.catalog import OBJECTIVES, OUTPUTS
-from training.data import Collator, SampleDataset, make_collator
+from training.collator import Collator, make_collator
+from training.data import SampleDataset
 from training.family import Choice
 from training.features import FeatureSettings
 from training.mixing import check_mixing

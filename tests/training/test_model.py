@@ -13,7 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from training.building import build_model
 from training.catalog import FUSIONS
-from training.data import Collator, Row, make_collator
+from training.collator import Collator, make_collator
+from training.data import Row
 from training.features import FeatureSettings
 from training.layers import Readout
 from training.model import FusionModel

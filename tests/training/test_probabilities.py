@@ -15,7 +15,7 @@ import torch
 from tests.training.conftest import FEATURES
 from training.calibration import TEMPERATURES, calibrate
 from training.catalog import OUTPUTS
-from training.data import make_collator
+from training.collator import make_collator
 from training.features import FeatureSettings
 from training.label_metrics import ECE
 from training.model import FusionModel

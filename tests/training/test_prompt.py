@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.training.conftest import FEATURES, MODALITIES, MODEL
 from training.building import build_model
-from training.data import make_collator
+from training.collator import make_collator
 from training.model import FusionModel
 from training.processor import Processor
 from training.prompt import Chat

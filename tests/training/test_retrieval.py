@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from training.catalog import OUTPUTS
-from training.data import make_collator
+from training.collator import make_collator
 from training.outputs.embedding import EmbeddingOutput
 from training.records import Answer, Answered
 from training.retrieval_metrics import MEDIAN_RANK, RECALL_AT_1, RECALL_AT_10, WHOLE, chance, ranks

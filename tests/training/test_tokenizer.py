@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.data import Collator
+from training.collator import Collator
 from training.features import FeatureSettings
 from training.featurizers.tokens import TokensFeaturizer, TokensOptions
 from training.outputs.base import Asked

@@ -1,0 +1,213 @@
+"""Rows (`training.data`) to the batches that a model takes.
+
+Modality dropout, augmentation and mixing are drawn from generators keyed by (seed, epoch, sample id), never from global
+state, so a resumed run sees what the undisturbed one would have seen.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from training.data import SampleDataset
+from training.features import FeatureSettings
+from training.mixing import mixed
+from training.padding import padded
+from training.processor import Row
+from training.schema import MODALITIES
+from training.seeding import generator
+from training.tokenizer import encode
+
+if TYPE_CHECKING:
+    from training.model import FusionModel
+
+
+@dataclass
+class Collator:
+    """Rows to a batch of tensors, with what `FusionModel.forward` takes.
+
+    present bool (B, N) in the order of `modalities`; for each modality X the values `X` in the form of its features,
+    and a mask `X_mask` where the form has one; prompt_ids and prompt_mask (B, P), padded on the left; where the prompt
+    names columns, column_ids and column_mask (B, columns, P); with `targets`, labels: what it makes of those of the
+    rows.
+
+    Args:
+        modalities: those the model reads; the rest of a row is ignored.
+        prompt: the modality that the language model reads itself: it needs no features of its own.
+        prompt_room: tokens of a prompt that the language model has positions for (`FusionModel.prompt_room`).
+        keep: only these are shown to the model, the others are hidden.
+        targets: `Output.targets` of the model; None: no labels are made. Rows without a label are an error with it.
+        modality_dropout: chance that a present modality is hidden; the last one of a row never is.
+        leads: what stands before a name within a template (`training.prompt`); one without stands by itself.
+        columns: that the template names.
+        seeds: the batch has `seeds` (B,), of each row by what is shown of it, for texts that are drawn.
+        augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
+        mixing: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    features: FeatureSettings
+    modalities: tuple[str, ...]
+    prompt: str | None = None
+    keep: frozenset[str] | None = None
+    targets: Callable[[Sequence[str]], Tensor] | None = None
+    modality_dropout: float = 0.0
+    augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
+    mixing: float = 0.0
+    seed: int = 0
+    prompt_room: int | None = None
+    leads: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    seeds: bool = False
+    _encoded: dict[tuple[str, bool], list[int]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._featurizers = {m: self.features.featurizer(m) for m in self.modalities}
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        shown = [self.shown(row) for row in rows]
+        batch = {"present": torch.tensor([[m in s for m in self.modalities] for s in shown], dtype=torch.bool)}
+        for modality in self.modalities:
+            columns = [row[modality] if modality in s else None for row, s in zip(rows, shown, strict=True)]
+            if modality == self.prompt:
+                ids = [self._prompt(row) if m is not None else [] for m, row in zip(columns, rows, strict=True)]
+                batch["prompt_ids"], batch["prompt_mask"] = padded(ids, int(self.tokenizer.pad_token_id), left=True)
+            else:
+                values, mask = self._featurizers[modality].batch(self._values(modality, rows, columns))
+                batch |= {modality: values} | ({} if mask is None else {f"{modality}_mask": mask})
+        if self.columns:
+            said = [self._encode(row["columns"][name], name) for row in rows for name in self.columns]
+            tensors = padded(said, int(self.tokenizer.pad_token_id), left=True)
+            batch["column_ids"], batch["column_mask"] = (t.unflatten(0, (len(rows), -1)) for t in tensors)
+        if self.seeds:
+            batch["seeds"] = torch.tensor([self._seed(row, s) for row, s in zip(rows, shown, strict=True)])
+        if self.targets is not None:
+            batch["labels"] = self.targets(_labels(rows))
+        if self.mixing > 0:
+            random = generator(self.seed, rows[0]["epoch"], f"{rows[0]['sample_id']} mixing")
+            batch = mixed(batch, self.modalities, self.mixing, random)
+        return batch
+
+    def shown(self, row: Row) -> list[str]:
+        """The modalities of the row that the model sees."""
+        present = [m for m in self.modalities if self._has(row, m) and (self.keep is None or m in self.keep)]
+        if self.modality_dropout == 0 or len(present) < 2:
+            return present
+        random = generator(self.seed, row["epoch"], row["sample_id"])
+        # One draw for each modality there is, so that what a row lacks does not move the draws of the others.
+        draws = dict(zip(MODALITIES, random.random(len(MODALITIES)), strict=True))
+        kept = [m for m in present if draws[m] >= self.modality_dropout]
+        return kept or [max(present, key=lambda m: draws[m])]
+
+    def _has(self, row: Row, modality: str) -> bool:
+        if (columns := row[modality]) is None:
+            return False
+        return len(columns["text" if modality == self.prompt else self._featurizers[modality].read]) > 0
+
+    def _seed(self, row: Row, shown: Sequence[str]) -> int:
+        """Of what the model reads, not of its name: who asks the same twice gets the same answer."""
+        digest = hashlib.blake2b(digest_size=7)
+        for m in shown:
+            read = row[m]["text" if m == self.prompt else self._featurizers[m].read]
+            content = read.encode() if isinstance(read, str) else np.ascontiguousarray(read).tobytes()
+            digest.update(f"{m} {len(content)} ".encode() + content)
+        if self.columns:
+            digest.update(json.dumps(row["columns"]).encode())
+        return int.from_bytes(digest.digest(), "big")
+
+    def _values(
+        self, modality: str, rows: Sequence[Row], columns: Sequence[dict[str, Any] | None]
+    ) -> list[np.ndarray | None]:
+        """What the featurizer makes a batch of; in training augmented with a generator of the row's own."""
+        featurizer = self._featurizers[modality]
+        if (change := self.augment.get(modality)) is None:
+            return [None if column is None else column[featurizer.read] for column in columns]
+        assert featurizer.augmented is not None
+        keys = [(row["epoch"], f"{row['sample_id']} {modality}") for row in rows]
+        return [
+            None if column is None else change(column[featurizer.augmented], generator(self.seed, *key))
+            for column, key in zip(columns, keys, strict=True)
+        ]
+
+    def prompt_lengths(self, rows: SampleDataset) -> np.ndarray:
+        """Tokens of each row's prompt, as the language model reads it."""
+        if (prompt := self.prompt) is None:
+            return np.zeros(len(rows), dtype=np.int64)
+        most = self._featurizers[prompt].prompt_tokens
+        return rows.of_texts(prompt, lambda text: len(self._encode(text, prompt)[:most]))
+
+    def check_prompts(self, rows: Iterable[Row]) -> None:
+        """Raises ValueError where a prompt is longer than the language model has positions for."""
+        if self.prompt_room is None:
+            return
+        most = 0 if self.prompt is None else self._featurizers[self.prompt].prompt_tokens  # what is longer is cut
+        if self.columns or self.prompt_room < most:
+            for row in rows:
+                if self.prompt is not None and row[self.prompt] is not None:
+                    self._prompt(row)
+                else:
+                    self._check_room(row, 0)
+
+    def _prompt(self, row: Row) -> list[int]:
+        assert self.prompt is not None
+        ids = self._encode(row[self.prompt]["text"], self.prompt)[: self._featurizers[self.prompt].prompt_tokens]
+        self._check_room(row, len(ids))
+        return ids
+
+    def _check_room(self, row: Row, count: int) -> None:
+        """Raises ValueError where a text of so many tokens and the columns of a row are more than there is room for."""
+        if self.prompt_room is None:
+            return
+        count += sum(len(self._encode(row["columns"][name], name)) for name in self.columns)
+        if count > self.prompt_room:
+            what = " and ".join([*([self.prompt] if self.prompt else []), *(f"column {c!r}" for c in self.columns)])
+            cut = f"features.{self.prompt}.max_tokens to {max(0, self.prompt_room)} or less (the first are read)"
+            raise ValueError(
+                f"the {what} of {row.get('sample_id') or 'this row'} has {count} tokens, and the language model has "
+                f"positions for {self.prompt_room} beside soft tokens and answer: shorten it, "
+                f"{f'set {cut}, ' if self.prompt else ''}or take another model.llm"
+            )
+
+    def _encode(self, text: str, name: str) -> list[int]:
+        """Token ids of what `name` stands for; by itself with the special tokens that the tokenizer puts around it."""
+        # Texts recur over rows and epochs. Long ones seldom do, and would fill the memory.
+        key = self.leads.get(name, "") + text, name not in self.leads
+        if (ids := self._encoded.get(key)) is None:
+            ids = encode(self.tokenizer, key[0], around=key[1]) if text else []
+            if len(text) < 1000 and len(self._encoded) < 50_000:
+                self._encoded[key] = ids
+        return ids
+
+
+def make_collator(
+    model: "FusionModel",
+    tokenizer: PreTrainedTokenizerBase,
+    features: FeatureSettings,
+    keep: frozenset[str] | None = None,
+) -> Collator:
+    """The collator that makes batches for `model`, without labels and dropout."""
+    config = model.config
+    return Collator(
+        tokenizer,
+        features,
+        tuple(config.modalities),
+        config.prompt,
+        keep,
+        prompt_room=model.prompt_room,
+        leads=config.leads,
+        columns=config.columns,
+        seeds=bool(config.generation.get("do_sample")),
+    )
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    for row in rows:
+        if row["label"] is None:
+            raise ValueError(f"sample {row['sample_id']} has no label: leave unlabelled rows out of training")
+    return [row["label"] for row in rows]
