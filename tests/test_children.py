@@ -107,7 +107,7 @@ def test_parts_that_were_cut_otherwise_are_erased_as_long_as_a_model_stands_on_t
     lake, _, _ = data_side(tiny)
     ids = {m: set(lake.read("dataset")[f"{m}_id"].to_pylist()) - {None} for m in project.modalities}
     note = lake.note("dataset")
-    kept = [housekeeping.Snapshot(1, "run", 0, ids, note, json.loads(note["features"]))]
+    kept = [housekeeping.Snapshot(1, "run", 0, ids, note, json.loads(note["features"]), {})]
     monkeypatch.setattr(housekeeping, "kept_snapshots", lambda *_: kept)  # as if a version were registered
     halved = SpeechModality.children
     monkeypatch.setattr(SpeechModality, "version", SpeechModality.version + 1)

@@ -18,8 +18,6 @@ USED_BY = {
     "accelerate": "transformers' Trainer",
     "nvidia-ml-py": "MLflow's system metrics of a GPU",
     "timm": "transformers, for encoders that timm made",
-    "torchaudio": "features of a user's own; the benchmarks' peers; its release decides which torch fits",
-    "torchvision": "transformers' image processors",
 }
 
 

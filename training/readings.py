@@ -21,10 +21,10 @@ class PromptTokens(NamedTuple):
     """What the language model reads of rows beside x_m: tokens (B, P) of the modality that it reads itself, and (B, C)
     of the columns that a template names, with their masks; None where there are none."""
 
-    ids: Tensor | None
-    mask: Tensor | None
-    column_ids: Tensor | None
-    column_mask: Tensor | None
+    ids: Tensor | None = None
+    mask: Tensor | None = None
+    column_ids: Tensor | None = None
+    column_mask: Tensor | None = None
 
     def of(self, rows_R: Tensor, shown_RN: Tensor, modalities: Sequence[str], prompt: str | None) -> "PromptTokens":
         """Those of parts of rows: the prompt's where the modality `prompt` is shown, the columns' of all."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.readings import AveragedModel, Readings
+from training.readings import AveragedModel, PromptTokens, Readings
 
 MODALITIES = ("text", "image", "speech")
 
@@ -80,7 +80,7 @@ def test_beams_end_alike_for_all_readings(rows: Any, make_model: Callable[..., A
     model.eval()
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     tokens, mask = model.encode(**inputs)
-    readings, (embeddings, mask_RS) = model.alone(tokens, mask, batch["prompt_ids"], batch["prompt_mask"])
+    readings, (embeddings, mask_RS) = model.alone(tokens, mask, PromptTokens(batch["prompt_ids"], batch["prompt_mask"]))
     ids = AveragedModel(model, readings).llm.generate(
         inputs_embeds=embeddings,
         attention_mask=mask_RS.long(),
