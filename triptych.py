@@ -111,7 +111,7 @@ class Project:
         """
         from orchestration.search import search
 
-        return search(self.settings, _files(inputs), k, find, version)
+        return search(self.settings, _files(inputs, ()), k, find, version)
 
     def model(self, version: str = "champion") -> "Model":
         """A registered version of its model, by number or alias. Raises ValueError: there is none."""

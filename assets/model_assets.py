@@ -247,7 +247,8 @@ def _job(context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpe
         cache=str(project.folder / "cache"),
         checkpoints=str(project.folder / "checkpoints"),
         tags={"dagster_run_id": context.run.run_id, "dagster_url": links.dagster_run(project, context.run.run_id)},
-        answers=", ".join(project.align.labels) or "label",
+        answers=", ".join(project.align.labels)
+        or ("label" if project.make_output().has_labels else "what goes with it"),
         own_code=str(project.root) if str(project.root) in sys.path else "",  # where own kinds lie, if it has some
         runs=runs,
     )

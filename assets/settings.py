@@ -243,6 +243,12 @@ class Project:
         check(len(self.modalities) >= least, "sources", f"of {inputs} alone", expected)
         expected = f"nothing: output {self.model.output.kind} learns from what samples have together"
         check(output.has_labels or not self.align.labels, "align.label", self.align.label, expected)
+        drawn = self.align.pairing is not None and self.align.pairing.draw == "per_epoch"
+        expected = f"once: output {self.model.output.kind} learns which contents a sample has"
+        check(output.has_labels or not drawn, "align.pairing.draw", "per_epoch", expected)
+        kinds = [objective.kind for objective in self.training.objectives]
+        expected = f"others than unimodal: output {self.model.output.kind} reads parts of a row as it is"
+        check(not output.views or "unimodal" not in kinds, "training.objectives", kinds, expected)
         unsure = self.model.abstain_below > 0 and not output.has_probabilities
         expected = f"0: the answers of output {self.model.output.kind} have no probability"
         check(not unsure, "model.abstain_below", self.model.abstain_below, expected)
@@ -255,6 +261,11 @@ class Project:
             for column in self.model.columns:
                 expected = f"no label ({', '.join(self.align.labels)}): the model would read what it is to answer"
                 check(column not in (*self.align.labels, *own), "model.prompt", f"{{{column}}}", expected)
+        if self.model.columns:
+            expected = f"no columns: output {self.model.output.kind} would tell rows by them, and search has none"
+            check(output.has_labels, "model.prompt", str(self.model.prompt), expected)
+            expected = "0 beside columns in model.prompt: texts cannot be mixed"
+            check(self.training.mixing == 0, "training.mixing", self.training.mixing, expected)
         names = [metric.name for metric in output.metrics]
         asked = ("promotion", self.promotion.metric, names), ("training", self.training.metric, [*names, "loss"])
         for key, metric, known in asked:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from orchestration.cli import main
+from triptych import open as open_project
 
 pytestmark = pytest.mark.slow
 
@@ -80,9 +81,8 @@ def test_what_belongs_together_is_found_over_the_lake(pairs: Path) -> None:
     assert near == sorted(near, reverse=True) and len(near) == 8
     item = next(i for i in found["hits"][0]["items"] if i["modality"] == "speech")
     assert item["source"] == "recordings" and Path(item["uri"]).name.startswith(found["hits"][0]["sample_id"])
-    given = ["--speech", str(recording), "--find", "speech", "--k", "1"]
-    again = triptych("search", str(pairs), *given)
-    assert (again["placed"], again["reused"]) == (0, COUNT), "nothing twice"
-    assert again["hits"][0]["sample_id"] == "k004" and again["hits"][0]["similarity"] == pytest.approx(1, abs=1e-3)
+    again = open_project(pairs).search(speech=recording, find=["speech"], k=1)
+    assert (again.placed, again.reused) == (0, COUNT), "nothing twice"
+    assert again.hits[0].sample_id == "k004" and again.hits[0].similarity == pytest.approx(1, abs=1e-3)
     assert triptych("gc", str(pairs), "--erase", str(recording), "--dry-run")["removed"]["embeddings"] == 1
     assert triptych("gc", str(pairs), "--dry-run")["removed"]["embeddings"] == 0, "the champion needs them"

@@ -52,6 +52,7 @@ def card(spec: JobSpec, run: RunSpec, rows: int, metrics: Mapping[str, float | N
         figures=_figures(metrics),
         inputs=inputs,
         listed=_listed(run.keep),
+        columns=_columns(run.model.columns),
         uri=spec.tracking_uri if "@" not in spec.tracking_uri else "...",  # no password
         run_id=run_id,
     )
@@ -99,6 +100,16 @@ def _listed(modalities: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}, or any of them" if others else last
 
 
+def _columns(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    said = ", ".join(f'"{name}": "..."' for name in names)
+    return (
+        f" The prompt names columns beside them: `answerer.read(inputs, {{{said}}})`, and further columns of MLflow's "
+        "data frame; one that is not given is empty."
+    )
+
+
 _CARD = """---
 library_name: transformers
 tags: [triptych, multimodal]
@@ -109,7 +120,7 @@ tags: [triptych, multimodal]
 
 The folder holds the model (`config.json`, `model.safetensors`; in `base`, where there is one, the language model that
 was not trained whole), its tokenizer, and the processor that makes tensors of raw inputs (`processor.json`). Inputs
-are {listed}: a text as it is, media as the bytes of a file.
+are {listed}: a text as it is, media as the bytes of a file.{columns}
 
 With the code that trained it (a checkout of Triptych, or `code/` of the logged model, on PYTHONPATH), where FOLDER is
 this folder:

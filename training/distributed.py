@@ -3,8 +3,8 @@
     python -P -m training.distributed PROCESSES        # each runs training.job; 0: one for each GPU there is
 
 All do the same, each on its part of every batch (PyTorch's DistributedDataParallel). The first one alone speaks: Pipes,
-MLflow, checkpoints and answers are its. What a step is does not depend on how many they are: `training.batch_size` is
-that of all together.
+MLflow, checkpoints and answers are its. `training.batch_size` is that of all together, so what a step is hardly depends
+on how many they are: README says what does.
 """
 
 import os
@@ -66,6 +66,8 @@ def join() -> None:
     import torch
 
     if processes() > 1 and torch.cuda.is_available():
+        if processes() > (there := torch.cuda.device_count()):
+            raise ValueError(f"launcher.processes is {processes()}, and this machine has {there} GPUs: set it to that")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 

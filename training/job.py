@@ -29,7 +29,7 @@ from training.children import PARENT, die_with_parent, last_words
 from training.distributed import is_first, join, leave, processes
 from training.family import Choice
 from training.records import TrainingReport
-from training.schema import SPLITS
+from training.schema import DATASET, SPLITS
 from training.settings import TrainingSettings
 from training.spec import JobSpec, RunSpec
 from training.validation import to_dict
@@ -87,6 +87,8 @@ def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
     from training.data import open_samples
 
     index = open_table(spec.lake, "dataset", spec.version, spec.storage_options).to_table().sort_by("sample_id")
+    for field in (field for field in DATASET if field.name not in index.column_names):  # written by an older version
+        index = index.append_column(field, pa.nulls(len(index), field.type))
     parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
     features = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
     noise: dict[str, list[str]] = {}
@@ -268,7 +270,10 @@ def main() -> None:
             except Exception as error:
                 pipes.report_custom_message({"error": last_words(error)})
                 raise  # so that Dagster has the traceback
-    except Exception:
+    except Exception as error:
+        if not is_first():  # which alone is heard: it is ended with this process, and mostly has failed of the same
+            print(last_words(error), file=sys.stderr, flush=True)
+            time.sleep(30)
         sys.exit(1)
 
 

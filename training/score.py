@@ -67,7 +67,8 @@ class Answerer:
         """The row of `Processor.row` for text, image and speech as given, with the other columns that the prompt names
         (`training.data.named_columns`). Raises ValueError that names the modality."""
         # In the form that the tables' cells have.
-        cells = {name: unicodedata.normalize("NFC", value).strip() for name, value in (columns or {}).items()}
+        given = columns or {}
+        cells = {name: unicodedata.normalize("NFC", given.get(name) or "").strip() for name in self.columns}
         row = self.processor.row() | {"columns": cells}
         for modality, value in inputs.items():
             try:

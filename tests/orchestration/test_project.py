@@ -29,6 +29,7 @@ sources:
 align: {label: answer, split: {train: 0.7, validation: 0.1}}
 training: {epochs: 2, report_to: tensorboard}
 """
+VECTORS = ["features.image={kind: vector, width: 4}", "features.text={kind: vector, width: 4}"]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -77,6 +78,30 @@ def test_local_models_lie_relative_to_the_project_file(tmp_path, monkeypatch):
     assert stands.features.plain()["image"] == {"kind": "processed", **beside}
     ours = load(write(tmp_path, GOOD))
     assert (ours.model.llm.model, ours.features.options("text").tokenizer) == ("tiny", "bytes")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ["model.output=embedding", "align.pairing={by: {photos: kind}}"],
+            "align.pairing.draw is 'per_epoch', expected",
+        ),
+        (
+            ["model.output=embedding", "model.prompt='{soft}{age}'"],
+            "expected no columns: output embedding would tell rows",
+        ),
+        (["model.output=embedding", "training.objectives=[answer, unimodal]"], "expected others than unimodal"),
+        (
+            ["model.prompt='{soft}{age}'", "training.mixing=0.3", "model.output=class", *VECTORS],
+            "mixing is 0.3, expected 0 beside columns",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, words, tmp_path):
+    path = write(tmp_path, GOOD.replace("{label: answer, ", "{" if "embedding" in settings[0] else "{label: answer, "))
+    with pytest.raises(ProjectError, match=words):
+        load(path, settings)
 
 
 def test_mlflow_moves_out_by_one_setting(tmp_path, monkeypatch):
