@@ -265,13 +265,13 @@ class Project:
             expected = f"no columns: output {self.model.output.kind} would tell rows by them, and search has none"
             check(output.has_labels, "model.prompt", str(self.model.prompt), expected)
             expected = "0 beside columns in model.prompt: texts cannot be mixed"
-            check(self.training.mixing == 0, "training.mixing", self.training.mixing, expected)
+            check(not self.training.mixing, "training.mixing", self.training.mixing, expected)
         names = [metric.name for metric in output.metrics]
         asked = ("promotion", self.promotion.metric, names), ("training", self.training.metric, [*names, "loss"])
         for key, metric, known in asked:
             expected = f"a metric of output {self.model.output.kind} ({', '.join(known)})"
             check(metric is None or metric in known, f"{key}.metric", metric, expected)
-        check_mixing(self.training.mixing, self.modalities, self.features, output)
+        check_mixing(self.training.mixing or 0.0, self.modalities, self.features, output)
         for modality, settings in self.training.augmentation.items():
             try:
                 self.features.featurizer(modality).augmenter(settings, ())

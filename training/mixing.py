@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from training.outputs.base import Output
 
 
+def can_mix(modalities: Sequence[str], features: "FeatureSettings", output: "Output", columns: Sequence[str]) -> bool:
+    """Whether rows may be mixed without anybody having asked for it.
+
+    Args:
+        columns: that the prompt names, which cannot be mixed.
+    """
+    vectors = all(features.forms[modality] == "vectors" for modality in modalities)
+    return vectors and output.has_labels and not output.reads_answers and not columns
+
+
 def check_mixing(alpha: float, modalities: Sequence[str], features: "FeatureSettings", output: "Output") -> None:
     """Raises ValueError where rows of such features, or answers of such an output, cannot be mixed."""
     for modality in modalities:

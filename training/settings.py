@@ -20,6 +20,7 @@ SMALLEST_VOCABULARY = 256 + 3  # every byte, so that any text can be written, an
 TINY = "tiny"  # the language model that is made here
 # Of a training that is not told its epochs: few hundred rows are few steps, after which nothing is learned yet.
 _EPOCHS, _MOST_EPOCHS, _ENOUGH_STEPS = 10, 100, 600
+_EVALUATIONS, _PATIENCE = 12, 3
 
 
 def choose(settings: Any, name: str, family: Family, scope: str | None = None) -> None:
@@ -233,7 +234,7 @@ class ImageAugmentation:
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     __pydantic_config__ = FORBID_EXTRA
-    # null: 10, or more where a model without pretrained networks would see a small data set too seldom (`for_rows`)
+    # null: 10; or more, with early stopping, where a model without pretrained networks has few rows (`for_rows`)
     epochs: float | None = None
     batch_size: int = 64
     learning_rate: float = 3e-4
@@ -243,8 +244,9 @@ class TrainingSettings:
     # What is minimised: the weighted sum of the losses of these (`training.catalog.OBJECTIVES`), each at most once.
     objectives: Annotated[tuple[Choice, ...], OneOrMore()] = (Choice("answer"),)
     augmentation: dict[str, Any] = field(default_factory=dict)  # modality -> how far its rows may be changed
-    # FuseMix: rows of vectors are mixed with one another, by Beta(mixing, mixing); 0: they are not (`training.mixing`).
-    mixing: float = 0.0
+    # FuseMix: rows of vectors are mixed with one another, by Beta(mixing, mixing); 0: they are not (`training.mixing`);
+    # null: 1 where `epochs` is null, too, there are few rows, and they can be mixed; else 0
+    mixing: float | None = None
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -281,15 +283,21 @@ class TrainingSettings:
         for name in ("epochs", "baseline_epochs"):
             value = getattr(self, name)
             check(value is None or value > 0, name, value, "null or a positive number")
-        check(0 <= self.mixing <= 10, "mixing", self.mixing, "0 (none) to 10")
+        check(0 <= (self.mixing or 0) <= 10, "mixing", self.mixing, "null or 0 (none) to 10")
         least = f"at least {SMALLEST_VOCABULARY}: all bytes and 3 special tokens"
         check(self.vocabulary >= SMALLEST_VOCABULARY, "vocabulary", self.vocabulary, least)
         for name in ("warmup", "label_smoothing"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
 
 
-def for_rows(training: TrainingSettings, model: ModelSettings, rows: int) -> TrainingSettings:
-    """The settings with a number of epochs, for a training on that many rows."""
+def for_rows(
+    training: TrainingSettings, model: ModelSettings, rows: int, validation: int = 0, mixable: bool = False
+) -> TrainingSettings:
+    """The settings with a number of epochs, for a training on that many rows.
+
+    Few rows are seen often, mixed with one another where they are `mixable`; and, where there are `validation` rows,
+    until their loss becomes no better.
+    """
     if training.epochs is not None:
         return training
     encoders = [e for e in model.encoders.values() if isinstance(e, Choice) and e.kind in PRETRAINED_ENCODERS]
@@ -297,7 +305,14 @@ def for_rows(training: TrainingSettings, model: ModelSettings, rows: int) -> Tra
         return dataclasses.replace(training, epochs=_EPOCHS)
     steps = math.ceil(rows / training.batch_size / training.gradient_accumulation)  # of an epoch
     enough = math.ceil(_ENOUGH_STEPS / max(1, steps))
-    return dataclasses.replace(training, epochs=max(_EPOCHS, min(_MOST_EPOCHS, enough)))
+    training = dataclasses.replace(training, epochs=max(_EPOCHS, min(_MOST_EPOCHS, enough)))
+    if enough > _EPOCHS and mixable and training.mixing is None:
+        training = dataclasses.replace(training, mixing=1.0)
+    if enough <= _EPOCHS or validation == 0 or training.evaluations == 0 or training.early_stopping is not None:
+        return training
+    often = max(_EVALUATIONS, training.evaluations)
+    metric = training.metric or "loss"
+    return dataclasses.replace(training, evaluations=often, early_stopping=_PATIENCE, metric=metric)
 
 
 def _augmentation(sections: Mapping[str, Any]) -> dict[str, Any]:

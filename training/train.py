@@ -27,7 +27,7 @@ from training.data import Row, SampleDataset
 from training.distributed import first_says, is_first, part_of
 from training.encoders.base import Encoder
 from training.features import FeatureSettings
-from training.mixing import check_mixing
+from training.mixing import can_mix, check_mixing
 from training.model import FusionModel
 from training.outputs.base import Output
 from training.records import Answer
@@ -74,7 +74,9 @@ class TrainingTask:
     noise: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)  # modality -> clips for augmentation
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "training", for_rows(self.training, self.model, len(self.train)))
+        mixable = can_mix(self.modalities, self.features, OUTPUTS.make(self.model.output, {}), self.model.columns)
+        counts = len(self.train), len(self.validation)
+        object.__setattr__(self, "training", for_rows(self.training, self.model, *counts, mixable))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -166,7 +168,7 @@ def make_trainer(
     """What trains `network` as the task says; its checkpoints go to `folder`."""
     training, rows = task.training, len(task.train)
     assert training.epochs is not None
-    check_mixing(training.mixing, task.modalities, task.features, network.output)
+    check_mixing(training.mixing or 0.0, task.modalities, task.features, network.output)
     network.leave_out_base(of_encoders=True)
     if training.compile:
         network.compiled = CompiledLayers(network.llm)
@@ -185,7 +187,7 @@ def make_trainer(
             seeds=False,
             modality_dropout=task.model.modality_dropout,
             augment=augmenters(training.augmentation, task.features, task.noise),
-            mixing=training.mixing,
+            mixing=training.mixing or 0.0,
             seed=training.seed,
         ),
         callbacks=[*callbacks, *_stopping(training)],

@@ -45,7 +45,7 @@ FEATURE_SETTINGS = FeatureSettings(
     speech={"sample_rate": 4000, "mels": 16, "coefficients": 8, "keep_waveform": True},
 )
 MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=2, max_new_tokens=4, modality_dropout=0.0)
-TRAINING = TrainingSettings(batch_size=4)
+TRAINING = TrainingSettings(epochs=10, batch_size=4)
 ROWS = 16
 
 

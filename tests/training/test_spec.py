@@ -84,6 +84,29 @@ def test_few_rows_are_seen_more_often(rows: int, settings: Any, model: Any, epoc
     assert for_rows(TrainingSettings(**settings), ModelSettings(**model), rows).epochs == epochs
 
 
+def test_many_epochs_end_where_validation_becomes_no_better() -> None:
+    def chosen(rows: int, validation: int, **settings: Any) -> tuple[int | None, int, str | None]:
+        found = for_rows(TrainingSettings(**settings), ModelSettings(), rows, validation)
+        return found.early_stopping, found.evaluations, found.metric
+
+    assert chosen(341, 50) == (3, 12, "loss") and chosen(341, 50, metric="macro_f1") == (3, 12, "macro_f1")
+    assert chosen(341, 0) == chosen(100_000, 50) == chosen(341, 50, epochs=100) == (None, 5, None)
+    assert chosen(341, 50, evaluations=0) == (None, 0, None)
+    assert chosen(341, 50, early_stopping=1) == (1, 5, None)
+
+
+@pytest.mark.parametrize(("rows", "mixable", "said", "mixing"), [(341, True, None, 1.0), (341, True, 0.0, 0.0)])
+@pytest.mark.parametrize("validation", [0, 50])
+def test_few_rows_are_mixed_where_they_can_be(
+    rows: int, mixable: bool, said: float | None, mixing: float | None, validation: int
+) -> None:
+    training = TrainingSettings(mixing=said)
+    assert for_rows(training, ModelSettings(), rows, validation, mixable).mixing == mixing
+    assert for_rows(training, ModelSettings(), rows, validation, False).mixing == said
+    assert for_rows(training, ModelSettings(), 100_000, validation, mixable).mixing == said
+    assert for_rows(replace(training, epochs=10), ModelSettings(), rows, validation, mixable).mixing == said
+
+
 @pytest.mark.parametrize("image", [{"mean": 0.4}, {"std": 0.25}], ids=["mean", "std"])
 def test_what_is_applied_when_a_batch_is_made_counts(image: dict[str, float]) -> None:
     assert named(features=FeatureSettings(image=image)) != named()
