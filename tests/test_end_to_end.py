@@ -293,7 +293,7 @@ def test_the_card_of_a_model_says_how_to_load_it(done, tmp_path):
     (answer,) = done.ask("predict", "tiny", "--text", "Is it bright? (0)", "--image", picture)["predictions"]
     assert said[0] == said[1] == str([answer["prediction"]])
     assert said[2] == "FusionModel triptych_fusion"
-    assert answer["prediction"] in said[3] and told["dataset"]["fingerprint"] in said[3]
+    assert repr(answer["prediction"]) in said[3] and told["dataset"]["fingerprint"] in said[3]
 
 
 def test_shorter_training_of_the_baselines_is_said_beside_their_figures(done):
