@@ -22,7 +22,7 @@ A line is printed as soon as it is known, and a part ends at its limit, so that 
     profile   shares of the time of all kernels, and `busy`: of the time that the steps took
 
 The first steps warm up: three, and twelve where layers are compiled (`warm_s` has the time). `--quick` is a tiny model
-on whatever device there is, to see that it works.
+on whatever device there is, to see that it works; nothing is compiled then.
 """
 
 import contextlib
@@ -137,13 +137,14 @@ def ours(task: TrainingTask) -> dict[str, Any]:
     """Seconds of each step, the meter and the profile."""
     network = new_model(task)
     clock, meter = StepClock(), Meter(network)
-    watched = Profile(range(_STEPS - _PROFILED, _STEPS))
+    count = len(task.train) // task.training.batch_size
+    watched = Profile(range(count - _PROFILED, count))
     with tempfile.TemporaryDirectory() as checkpoints:
         trainer = make_trainer(task, network, Path(checkpoints), [clock, watched], None)
         trainer._save_checkpoint = lambda *_, **__: None  # type: ignore[method-assign,assignment]  # no part of a step
         trainer.train()
     # Those that were profiled are slower.
-    steps = np.diff(clock.begins)[: _STEPS - _PROFILED].tolist()
+    steps = np.diff(clock.begins)[: count - _PROFILED].tolist()
     return {"steps": steps, "meter": meter, "profile": watched.shares}
 
 
@@ -239,7 +240,8 @@ def main() -> None:
     end = time.monotonic() + arguments.seconds
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     print(json.dumps({"benchmark": "gpu", "device": name}), flush=True)
-    batch = 4 if arguments.quick else _BATCH
+    batch, steps = (4, 10) if arguments.quick else (_BATCH, _STEPS)
+    sides = [("ours", False), *([] if arguments.quick else [("ours", True)]), ("loop", False)]  # compilers take minutes
     room = Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 8 * 2**30
     workers = 8 if room and not arguments.quick else 0  # pictures of a batch are 150 MB; a worker hands them over there
     failed: list[str] = []
@@ -249,9 +251,9 @@ def main() -> None:
         print(json.dumps({"benchmark": "gpu", "what": "parameters, millions", **line}), flush=True)
         for way in WAYS:
             plain: dict[str, float] = {}
-            for side, compiled in (("ours", False), ("ours", True), ("loop", False)):
+            for side, compiled in sides:
                 what = {"benchmark": "gpu", "what": "training", "way": way, "side": side, "compile": compiled}
-                task = make_task(Path(temporary), way, _STEPS * batch, batch, compiled, workers)
+                task = make_task(Path(temporary), way, steps * batch, batch, compiled, workers)
                 with limited(min(end - time.monotonic(), arguments.seconds / 3), what, failed):
                     figure = tell(task, way, side, what, sizes)
                     plain |= {} if compiled else {side: figure}
