@@ -126,7 +126,7 @@ def _exact(gain: np.ndarray, confidence: float, margin: float) -> tuple[float, f
     sums = np.arange(-n, n + 1)
 
     def chance(margin: float) -> float:  # that the true difference is -margin or less
-        return float(below[sums <= 1e-9 - margin * n][-1])
+        return min(1.0, float(below[sums <= 1e-9 - margin * n][-1]))  # of a sum of many
 
     # A handful of rows convinces the bootstrap (three of three); the exact sign test (McNemar) must agree.
     sign = float(binomtest(wins, wins + losses, alternative="greater").pvalue) if wins + losses else 1.0
