@@ -100,8 +100,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[..., P
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         project = make_project(folder / "project")
         # Long enough for a sample of the system metrics.
-        training = "training: {epochs: 30, learning_rate: 3.0e-3, baseline_epochs: 1,"
-        longer = project.read_text().replace("training: {epochs: 1,", training)
+        longer = project.read_text().replace("training: {epochs: 1,", "training: {epochs: 30, baseline_epochs: 1,")
         project.write_text(longer)
         found = Home(project, folder / "home")
         found.run()
