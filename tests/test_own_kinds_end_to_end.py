@@ -252,6 +252,7 @@ def settings(word: Callable[[Kind], str]) -> dict[str, str]:
         "model.output": output,
         "training.objectives": f"[answer, {{kind: '{objective}', weight: 0.01}}]",
         "training.epochs": "10",
+        "training.learning_rate": "3.0e-3",
         "training.baseline_epochs": "1",
         "promotion.metric": "absolute_error",
         "promotion.must_beat": "[champion]",
