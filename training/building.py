@@ -139,8 +139,8 @@ def _config(
 
 def _silence(llm: Any) -> None:
     """The layers of a new decoder add nothing at first (Bachlechner et al. 2021): so it starts as a linear model, which
-    a few hundred rows are enough for, and becomes as deep as its data asks for. One that writes its answers learned less
-    of the same rows so: 0.973 and not 0.990 of the built-in example's."""
+    a few hundred rows are enough for, and becomes as deep as its data asks for. One that writes its answers learned
+    less of the same rows so: 0.973 and not 0.990 of the built-in example's."""
     for layer in llm.layers:
         for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
             nn.init.zeros_(last.weight)
