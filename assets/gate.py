@@ -204,17 +204,20 @@ def write_raw(
     sources: dict[str, Source],
     asked: Sequence[Sequence[str]] = (MODALITIES,),
 ) -> pa.Table:
-    """The raw inputs of a split as Parquet: sample_id, label, text, image, speech, attributes; a portion of rows at a
-    time. Each
-    sample stands there once for each of the subsets that are asked, with these inputs only, if it has one of them.
+    """The raw inputs of a split as Parquet: sample_id, label, text, image, speech, attributes; a portion of samples at
+    a time, each of which stands there once for each of the subsets that are asked, with these inputs only, if it has
+    one of them.
 
     Returns:
         sample_id, subset and label of each row.
     """
     written = []
     with pq.ParquetWriter(path, RAW, compression="NONE") as writer:
-        for subset in asked:
-            for part in _raw_parts(lake, split, sources, subset):
+        for rows in _raw_rows(lake, split, sources):  # read once, whatever is asked of them
+            for subset in asked:
+                hidden = dict.fromkeys(set(MODALITIES).difference(subset))
+                shown = [row | hidden for row in rows if any(row[f"{m}_id"] for m in subset)]
+                part = pa.Table.from_pylist(shown, RAW)
                 writer.write_table(part)
                 named = pa.repeat(pa.scalar(subset_name(subset)), part.num_rows)
                 written.append(part.select(["sample_id", "label"]).append_column("subset", named))
@@ -222,26 +225,21 @@ def write_raw(
     return pa.concat_tables([columns.empty_table(), *(part.cast(columns) for part in written)])
 
 
-def _raw_parts(lake: Lake, split: str, sources: dict[str, Source], shown: Sequence[str]) -> Iterator[pa.Table]:
-    names = [f"{m}_item" for m in MODALITIES if m in shown]
-    ids = ", ".join(f"{m}_id" for m in MODALITIES if m in shown)
-    wanted = f"FROM samples WHERE split = $split AND coalesce({ids}) IS NOT NULL"
-    query = f"SELECT sample_id, label, attributes, {', '.join(names)} {wanted} ORDER BY sample_id"
+def _raw_rows(lake: Lake, split: str, sources: dict[str, Source]) -> Iterator[list[dict[str, Any]]]:
+    """The fields of RAW, and the ids of the contents."""
+    names, ids = [f"{m}_item" for m in MODALITIES], [f"{m}_id" for m in MODALITIES]
+    wanted = f"FROM samples WHERE split = $split AND coalesce({', '.join(ids)}) IS NOT NULL"
+    query = f"SELECT sample_id, label, attributes, {', '.join([*names, *ids])} {wanted} ORDER BY sample_id"
     samples = lake.sql(query, {"split": split}).to_pylist()
     present = f"SELECT unnest([{', '.join(names)}]) {wanted}"
     listed = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({present})", {"split": split})
     at = {item: n for n, item in enumerate(listed["item_id"].to_pylist())}
     bytes_of = listed["size"].to_pylist()
     sizes = [sum(bytes_of[at[row[name]]] for name in names if row[name]) for row in samples]
-    fields = ("sample_id", "label", "attributes")
     for part in portions(samples, sizes, _ROWS):
         items = sorted({at[row[name]] for row in part for name in names if row[name]})
-        data = {item["item_id"]: item for item in attach_data(listed.take(items), sources).to_pylist()}
-        columns: dict[str, list[Any]] = {field: [row[field] for row in part] for field in fields}
-        for m in MODALITIES:
-            data_of = [(data.get(row.get(f"{m}_item")) or {}).get("data") for row in part]
-            columns[m] = [raw_value(m, content) for content in data_of]
-        yield pa.table(columns, schema=RAW)
+        data = {item["item_id"]: item["data"] for item in attach_data(listed.take(items), sources).to_pylist()}
+        yield [row | {m: raw_value(m, data.get(row[f"{m}_item"])) for m in MODALITIES} for row in part]
 
 
 def raw_value(modality: str, data: bytes | None) -> str | bytes | None:

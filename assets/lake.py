@@ -22,7 +22,7 @@ from deltalake.exceptions import DeltaError
 
 from assets.engines.base import cores
 from training.messages import one_line
-from training.schema import FEATURE_TABLES, SCHEMA_VERSION, TABLES
+from training.schema import FEATURE_TABLES, SCHEMA_VERSION, TABLES, conform
 
 # Which tensors they hold depends on the kind of features: another kind adds columns.
 GROWING = FEATURE_TABLES
@@ -282,11 +282,9 @@ def _cast(name: str, rows: pa.Table | pa.RecordBatch) -> pa.Table:
         schema = pa.schema([*schema, *(field for field in table.schema if field.name not in schema.names)])
     if unknown := set(table.column_names) - set(schema.names):
         raise ValueError(f"table {name} has no columns {sorted(unknown)}; declared are {schema.names}")
-    columns = [
-        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(table.num_rows, f.type) for f in schema
-    ]
+    table = conform(table, schema)
     if name == "quarantine":  # whatever a file name, a key or a decoder of others put into them
-        messages = schema.names.index("message")
-        bounded = (None if message is None else one_line(message) for message in columns[messages].to_pylist())
-        columns[messages] = pa.array(bounded, pa.string())
-    return pa.table(columns, schema=schema)
+        bounded = (None if message is None else one_line(message) for message in table["message"].to_pylist())
+        field = schema.field("message")
+        table = table.set_column(schema.names.index("message"), field, pa.array(bounded, field.type))
+    return table

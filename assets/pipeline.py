@@ -108,9 +108,8 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     output = project.make_output()
     aligned = align(manifest, kept, project.align, project.sources, project.root, refused, why, output)
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
-    validate_samples(
-        aligned.samples, project.align, aligned.findings, output
-    )  # its errors are of the rows just written
+    # Its errors refer to the rows just written.
+    validate_samples(aligned.samples, project.align, aligned.findings, output)
     check_columns(aligned.samples, project.model.columns)
     fingerprint = samples_fingerprint(aligned.samples)
     # Where rows were erased the rest may be what is wanted now, under the name of what it was.

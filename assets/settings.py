@@ -16,6 +16,7 @@ from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
 from training.filters.base import Filter
 from training.mixing import check_mixing
+from training.objectives.options import check_objectives
 from training.outputs.base import Output
 from training.prompt import read_prompt
 from training.schema import MODALITIES, SPLITS
@@ -232,6 +233,12 @@ class Project:
         is_output = isinstance(kind, type) and issubclass(kind, Output)
         check(is_output, "model.output", self.model.output.kind, "a subclass of training.outputs.base.Output")
         output = self.make_output()
+        self._check_output(output)
+        self._check_prompt(output)
+        self._check_training(output)
+
+    def _check_output(self, output: Output) -> None:
+        """What the output asks of labels and sources; the labels of several outputs are theirs."""
         if columns := tuple(output.members):
             named = f"nothing beside model.outputs, which names the columns ({', '.join(columns)})"
             check(self.align.label in (None, columns), "align.label", self.align.label, named)
@@ -246,15 +253,14 @@ class Project:
         drawn = self.align.pairing is not None and self.align.pairing.draw == "per_epoch"
         expected = f"once: output {self.model.output.kind} learns which contents a sample has"
         check(output.has_labels or not drawn, "align.pairing.draw", "per_epoch", expected)
-        kinds = [objective.kind for objective in self.training.objectives]
-        expected = f"others than unimodal: output {self.model.output.kind} reads parts of a row as it is"
-        check(not output.views or "unimodal" not in kinds, "training.objectives", kinds, expected)
         unsure = self.model.abstain_below > 0 and not output.has_probabilities
         expected = f"0: the answers of output {self.model.output.kind} have no probability"
         check(not unsure, "model.abstain_below", self.model.abstain_below, expected)
         writes = output.reads_answers or self.model.generation == GenerationSettings()
         expected = f"nothing: output {self.model.output.kind} generates no text"
         check(writes, "model.generation", to_dict(self.model.generation), expected)
+
+    def _check_prompt(self, output: Output) -> None:
         if self.model.prompt is not None:  # of the texts that there are here
             read_prompt(self.model.prompt, [m for m in self.modalities if self.features.modality(m).is_text])
             own = [label.removeprefix(f"{source.name}.") for label in self.align.labels for source in self.sources]
@@ -264,14 +270,15 @@ class Project:
         if self.model.columns:
             expected = f"no columns: output {self.model.output.kind} would tell rows by them, and search has none"
             check(output.has_labels, "model.prompt", str(self.model.prompt), expected)
-            expected = "0 beside columns in model.prompt: texts cannot be mixed"
-            check(not self.training.mixing, "training.mixing", self.training.mixing, expected)
+
+    def _check_training(self, output: Output) -> None:
         names = [metric.name for metric in output.metrics]
         asked = ("promotion", self.promotion.metric, names), ("training", self.training.metric, [*names, "loss"])
         for key, metric, known in asked:
             expected = f"a metric of output {self.model.output.kind} ({', '.join(known)})"
             check(metric is None or metric in known, f"{key}.metric", metric, expected)
-        check_mixing(self.training.mixing or 0.0, self.modalities, self.features, output)
+        check_objectives(self.training.objectives, output, self.model.output.kind)
+        check_mixing(self.training.mixing or 0.0, self.modalities, self.features, output, self.model.columns)
         for modality, settings in self.training.augmentation.items():
             try:
                 self.features.featurizer(modality).augmenter(settings, ())

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from training.settings import for_rows
 from training.spec import JobSpec, RunSpec
 
 _GATE = "\n\n**The gate**"  # what it said of a version stands from here on
@@ -59,8 +58,7 @@ def card(spec: JobSpec, run: RunSpec, rows: int, metrics: Mapping[str, float | N
 
 
 def _training(spec: JobSpec, run: RunSpec, rows: int) -> str:
-    count = for_rows(run.training, run.model, rows).epochs
-    epochs = f"{count:g} {'epoch' if count == 1 else 'epochs'}"
+    epochs = f"{run.training.epochs:g} {'epoch' if run.training.epochs == 1 else 'epochs'}"
     return (
         f"Trained on {rows:,} samples of dataset `{spec.dataset}` (version {spec.version} of the table), "
         f"{epochs}; language model `{run.model.llm}`, fusion `{run.model.fusion}`."

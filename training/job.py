@@ -29,7 +29,7 @@ from training.children import PARENT, die_with_parent, last_words
 from training.distributed import is_first, join, leave, processes
 from training.family import Choice
 from training.records import TrainingReport
-from training.schema import DATASET, SPLITS
+from training.schema import DATASET, SPLITS, conform
 from training.settings import TrainingSettings
 from training.spec import JobSpec, RunSpec
 from training.validation import to_dict
@@ -87,8 +87,7 @@ def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
     from training.data import open_samples
 
     index = open_table(spec.lake, "dataset", spec.version, spec.storage_options).to_table().sort_by("sample_id")
-    for field in (field for field in DATASET if field.name not in index.column_names):  # written by an older version
-        index = index.append_column(field, pa.nulls(len(index), field.type))
+    index = conform(index, DATASET)  # an older version may have written fewer columns
     parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
     features = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
     noise: dict[str, list[str]] = {}

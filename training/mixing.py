@@ -7,7 +7,7 @@ and the loss is l L(y_i) + (1 - l) L(y_j), for a class the same as that of the m
 Shapes: B rows, K masks of a row side by side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,24 +22,38 @@ if TYPE_CHECKING:
 
 
 def can_mix(modalities: Sequence[str], features: "FeatureSettings", output: "Output", columns: Sequence[str]) -> bool:
-    """Whether rows may be mixed without anybody having asked for it.
+    """Whether rows may be mixed without anybody having asked for it; see `check_mixing`."""
+    return output.has_labels and not any(_obstacles(modalities, features, output, columns))
+
+
+def check_mixing(
+    alpha: float,
+    modalities: Sequence[str],
+    features: "FeatureSettings",
+    output: "Output",
+    columns: Sequence[str] = (),
+) -> None:
+    """Raises ValueError where rows of such features, or answers of such an output, cannot be mixed.
 
     Args:
-        columns: that the prompt names, which cannot be mixed.
+        columns: that the prompt names.
     """
-    vectors = all(features.forms[modality] == "vectors" for modality in modalities)
-    return vectors and output.has_labels and not output.reads_answers and not columns
+    for obstacle in _obstacles(modalities, features, output, columns):
+        check(alpha == 0, "training.mixing", alpha, f"0 {obstacle}")
 
 
-def check_mixing(alpha: float, modalities: Sequence[str], features: "FeatureSettings", output: "Output") -> None:
-    """Raises ValueError where rows of such features, or answers of such an output, cannot be mixed."""
+def _obstacles(
+    modalities: Sequence[str], features: "FeatureSettings", output: "Output", columns: Sequence[str]
+) -> Iterator[str]:
+    """Beside what rows cannot be mixed, and why."""
+    if columns:
+        yield "beside columns in model.prompt: texts cannot be mixed"
     for modality in modalities:
-        form = features.forms[modality]
-        vectors = f"features.{modality}: {{kind: embedding, model: ...}} or {{kind: vector, width: ...}}"
-        expected = f"0 beside features.{modality} of the form {form}: vectors alone can be mixed, as of {vectors}"
-        check(alpha == 0 or form == "vectors", "training.mixing", alpha, expected)
-    expected = "0 where answers are written: there is none between two texts; model.output: class, for one, has some"
-    check(alpha == 0 or not output.reads_answers, "training.mixing", alpha, expected)
+        if (form := features.forms[modality]) != "vectors":
+            vectors = f"features.{modality}: {{kind: embedding, model: ...}} or {{kind: vector, width: ...}}"
+            yield f"beside features.{modality} of the form {form}: vectors alone can be mixed, as of {vectors}"
+    if output.reads_answers:
+        yield "where answers are written: there is none between two texts; model.output: class, for one, has some"
 
 
 def mixed(

@@ -245,9 +245,9 @@ class FusionModel(AdaptedModel):
             said = self.output.logits(self, *sequence, None if labels is None else labels[readings.rows_R])
             of_NR = [readings.modality_R == n for n in range(len(modalities))]
             output["alone"] = {m: (readings.rows_R[r], said[r]) for m, r in zip(modalities, of_NR, strict=True)}
-        if self.fusion.late and not self.output.views:
-            output["logits"] = readings.averaged(said)[readings.first_B]
-        elif not self.output.views:
+            if self.fusion.late:
+                output["logits"] = readings.averaged(said)[readings.first_B]
+        if output.logits is None:
             x_m, x_m_mask = _taken(shuffle, output.x_m, self.fusion.soft_mask(mask_BNT))
             output["logits"] = self.output.logits(self, *self.context(x_m, *prompt, x_m_mask), labels)
         if labels is not None:

@@ -79,6 +79,14 @@ EMBEDDINGS = _schema(id=_STRING, modality=_STRING, fingerprint=_STRING, embeddin
 FEATURES = {name: _schema(id=_STRING, fingerprint=_STRING, **m.extra) for name, m in _CLASSES.items()}
 
 
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the columns and types of the schema; a column that it lacks is null."""
+    columns = [
+        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(table.num_rows, f.type) for f in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
 def features_schema(modality: str, tensors: Iterable[str]) -> pa.Schema:
     """Of the feature rows with these tensors: bytes in C order, and the shape beside them."""
     fields = [field for name in tensors for field in ((name, pa.binary()), (f"{name}_shape", pa.list_(pa.int32())))]

@@ -301,18 +301,18 @@ def for_rows(
     if training.epochs is not None:
         return training
     encoders = [e for e in model.encoders.values() if isinstance(e, Choice) and e.kind in PRETRAINED_ENCODERS]
-    if encoders or model.llm.model != TINY:  # a step takes long, and starts from what is known already
-        return dataclasses.replace(training, epochs=_EPOCHS)
     steps = math.ceil(rows / training.batch_size / training.gradient_accumulation)  # of an epoch
     enough = math.ceil(_ENOUGH_STEPS / max(1, steps))
-    training = dataclasses.replace(training, epochs=max(_EPOCHS, min(_MOST_EPOCHS, enough)))
-    if enough > _EPOCHS and mixable and training.mixing is None:
-        training = dataclasses.replace(training, mixing=1.0)
-    if enough <= _EPOCHS or validation == 0 or training.evaluations == 0 or training.early_stopping is not None:
-        return training
-    often = max(_EVALUATIONS, training.evaluations)
-    metric = training.metric or "loss"
-    return dataclasses.replace(training, evaluations=often, early_stopping=_PATIENCE, metric=metric)
+    # A step of what is pretrained takes long, and starts from what is known already.
+    if encoders or model.llm.model != TINY or enough <= _EPOCHS:
+        return dataclasses.replace(training, epochs=_EPOCHS)
+    changes: dict[str, Any] = {"epochs": min(_MOST_EPOCHS, enough)}
+    if mixable and training.mixing is None:
+        changes["mixing"] = 1.0
+    if validation and training.evaluations and training.early_stopping is None:
+        often = max(_EVALUATIONS, training.evaluations)
+        changes |= {"evaluations": often, "early_stopping": _PATIENCE, "metric": training.metric or "loss"}
+    return dataclasses.replace(training, **changes)
 
 
 def _augmentation(sections: Mapping[str, Any]) -> dict[str, Any]:

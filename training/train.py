@@ -29,6 +29,7 @@ from training.encoders.base import Encoder
 from training.features import FeatureSettings
 from training.mixing import can_mix, check_mixing
 from training.model import FusionModel
+from training.objectives.options import check_objectives
 from training.outputs.base import Output
 from training.records import Answer
 from training.schema import fingerprint, subset_name
@@ -148,6 +149,7 @@ def new_model(task: TrainingTask) -> FusionModel:
     for modality in network.config.modalities:
         encoder: Encoder = network.encoders[modality]  # type: ignore[assignment]  # of a ModuleDict
         encoder.fit(_read_tensors(task, modality))
+    check_objectives(task.training.objectives, network.output, task.model.output.kind)
     network.objectives = nn.ModuleList(
         OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives
     )
@@ -168,7 +170,7 @@ def make_trainer(
     """What trains `network` as the task says; its checkpoints go to `folder`."""
     training, rows = task.training, len(task.train)
     assert training.epochs is not None
-    check_mixing(training.mixing or 0.0, task.modalities, task.features, network.output)
+    check_mixing(training.mixing or 0.0, task.modalities, task.features, network.output, network.config.columns)
     network.leave_out_base(of_encoders=True)
     if training.compile:
         network.compiled = CompiledLayers(network.llm)
@@ -208,7 +210,7 @@ def _lengths(task: TrainingTask, network: FusionModel, collator: Collator) -> np
     lengths = collator.prompt_lengths(task.train)
     if output.reads_answers:
         known = sorted({label for label in labels if label is not None})
-        counts = {label: int((output.targets([label], task.tokenizer) != -100).sum()) for label in known}
+        counts = {label: output.counted(output.targets([label], task.tokenizer)) for label in known}
         lengths = lengths + np.array([0 if label is None else counts[label] for label in labels])
     return lengths
 

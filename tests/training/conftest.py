@@ -272,7 +272,7 @@ def make_spec(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[J
     home = tmp_path_factory.mktemp("home")
 
     def make(project: str, dataset: str = "0123456789abcdef", seed: int = 0) -> tuple[JobSpec, RunSpec]:
-        run = plan_runs(MODEL, TrainingSettings(seed=seed), FEATURES, MODALITIES, dataset)[0]
+        run = plan_runs(MODEL, TrainingSettings(epochs=10, seed=seed), FEATURES, MODALITIES, dataset)[0]
         spec = JobSpec(
             project=project,
             lake=str(home / "lake"),

@@ -20,11 +20,10 @@ class Objective(nn.Module):
     """
 
     Options: ClassVar = options_module.Options
-    reads_alone: ClassVar[bool] = False  # true: `output.alone` is worked out, which costs a reading for each modality
 
     def __init__(self, config: "FusionConfig", training: "TrainingSettings", options: options_module.Options) -> None:
         super().__init__()
-        self.weight = options.weight
+        self.weight, self.reads_alone = options.weight, options.reads_alone
         self.output, self.smoothing = config.make_output(), training.label_smoothing
 
     def answer_loss(self, logits: Tensor, batch: Mapping[str, Tensor], rows: Any = slice(None)) -> Tensor:

@@ -22,16 +22,9 @@ class UnimodalObjective(Objective):
     its probability of the right answer over the mean of the others'. The noise of the paper (GE) is left out.
     """
 
-    reads_alone = True
-
     def __init__(self, config: "FusionConfig", training: "TrainingSettings", options: Unimodal) -> None:
         super().__init__(config, training, options)
         self.balance = options.balance
-        if config.make_output().views:
-            raise ValueError(
-                f"training.objectives has unimodal, and output {config.output!r} reads each modality alone anyway: "
-                "leave it out"
-            )
 
     def forward(self, output: "ModelOutput", batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert output.alone is not None and output.tokens is not None

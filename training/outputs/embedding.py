@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class EmbeddingOutput(HeadOutput):
-    """A linear layer on what the language model makes of the last position, of length 1 (B, W).
+    """A linear layer on what the language model makes of all positions, of length 1 (B, W).
 
     It is trained by contrast, as CLIP is (Radford et al. 2021): each subset of a row's inputs, read by itself
     (`views`), shall be nearest to each other modality of that row among those of the batch, and the other way round;
