@@ -39,7 +39,7 @@ def test_encoders_are_run_once_for_each_content_and_go_with_the_model(tiny: Path
 
     for setting, words in (
         ("features.image.model=nowhere", "features.image: model is 'nowhere'"),
-        ("model.encoders.speech.model=nowhere", "features.speech: model is 'nowhere'"),
+        ("model.encoders.speech.model=nowhere", "model.encoders.speech: model is 'nowhere'"),
         ("model.encoders.speech.targets=nothing", "model.encoders.speech: targets nothing: no layer is called so"),
     ):
         refused = CliRunner().invoke(main, ["check", str(tiny), "--set", setting])

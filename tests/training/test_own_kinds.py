@@ -15,6 +15,7 @@ import pytest
 
 from training import family, model_registry, tracking
 from training.catalog import ENCODERS
+from training.evaluate import judged_answers
 from training.family import Choice
 from training.features import FeatureSettings
 from training.job import check_labels
@@ -120,10 +121,12 @@ def test_the_model_answers_without_the_users_folder(
     shutil.rmtree(travelling)
 
     example = model_registry.example_row(FeatureSettings())
-    table = pa.table({"sample_id": ["a", "b"], "label": ["7", None], "text": [example["text"]] * 2})
+    table = pa.table({"sample_id": ["a", "b"], "label": ["7", "8"], "text": [example["text"]] * 2})
     answers = answer_rows(logged, table.to_reader())
-    assert answers.schema.field("prediction").type == answers.schema.field("label").type == pa.float64()
-    assert answers["label"].to_pylist() == [7.0, None]
+    judged = judged_answers(table.append_column("subset", pa.array(["text"] * 2)), answers, model.output)
+    assert answers.schema.field("prediction").type == judged.schema.field("label").type == pa.float64()
+    assert judged["label"].to_pylist() == [7.0, 8.0]
+    assert judged["prediction"].equals(answers["prediction"])
     assert answers["prediction"].to_pylist() == pytest.approx([expected[0]] * 2, abs=1e-3)
     assert served(logged, example["text"]) == pytest.approx(expected[0], abs=1e-3)
 
