@@ -53,7 +53,8 @@ def build_model(
         pretrained, digest = (None, None) if name == TINY else load_llm(name, output, tokenizer)
     size = None if pretrained is None else embedding_size(pretrained)
     base = {} if pretrained is None else {"model": name, "sha256": digest}
-    config = _config(settings, features, starts, tokenizer, labels, pretrained, embedding_size=size, llm_base=base)
+    fitted = output.fit(labels, tokenizer, settings)
+    config = _config(settings, features, starts, tokenizer, fitted, pretrained, embedding_size=size, llm_base=base)
     model = FusionModel(config, pretrained)
     if pretrained is None and not output.reads_answers:
         _silence(model.llm.base_model)
@@ -72,8 +73,9 @@ def check_model(
     name, output = settings.llm.model, OUTPUTS.make(settings.output, {})
     tokenizer = fit_tokenizer(labels, training.vocabulary) if name == TINY else own_tokenizer(settings)
     llm = None if name == TINY else empty_llm(name, output, tokenizer)
-    told = () if name == TINY and output.reads_answers else labels  # how long they are its tokenizer would know
-    config = _config(settings, features, {}, tokenizer, told, llm, embedding_size=None if llm is None else 1.0)
+    # How long answers are the tokenizer of the training will know, which is fitted on more than labels.
+    fitted = output.fit(labels, None if name == TINY and output.reads_answers else tokenizer, settings)
+    config = _config(settings, features, {}, tokenizer, fitted, llm, embedding_size=None if llm is None else 1.0)
     for m, encoder in settings.encoders.items():
         if encoder.kind in PRETRAINED_ENCODERS:
             config.encoders[m], config.inputs[m] = "linear", to_dict(FeatureShape("vectors", 8))
@@ -106,11 +108,11 @@ def _config(
     features: FeatureSettings,
     starts: Mapping[str, Start],
     tokenizer: PreTrainedTokenizerBase,
-    labels: Sequence[str],
+    fitted: dict[str, Any],
     llm: PreTrainedModel | None,
     **facts: Any,
 ) -> FusionConfig:
-    """Args: `llm` is the pretrained one, `facts` what its weights tell."""
+    """Args: `fitted` is the output's, `llm` the pretrained one, `facts` what its weights tell."""
     modalities = tuple(settings.encoders)
     config = FusionConfig(
         modalities=list(modalities),
@@ -119,7 +121,7 @@ def _config(
         pretrained={m: start.facts for m, start in starts.items()},
         fusion=settings.fusion.plain(),
         output=settings.output.plain(),
-        fitted=OUTPUTS.make(settings.output, {}).fit(labels, tokenizer, settings),
+        fitted=fitted,
         width=settings.width,
         heads=settings.heads,
         tokens=settings.tokens,

@@ -8,7 +8,8 @@ D width: of the encoders' tokens before the fusion, of the language model behind
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -195,7 +196,8 @@ class FusionModel(AdaptedModel):
         return readings, self.context(x_m, *prompt, self.fusion.soft_mask(mask_RNT))
 
     def read(self, embeddings_BSD: Tensor, mask_BS: Tensor, **options: Any) -> Any:
-        """What the language model says of a padded sequence (B, S, D) with mask (B, S).
+        """What the language model says of a padded sequence (B, S, D) with mask (B, S); where there is a head, its
+        last hidden state is there, too.
 
         Positions count from the first real token of a row.
         """
@@ -204,7 +206,11 @@ class FusionModel(AdaptedModel):
             embeddings_BSD, mask_BS = self.compiled.padded(embeddings_BSD, mask_BS)
         positions_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)
         padded = {"inputs_embeds": embeddings_BSD, "attention_mask": mask_BS, "position_ids": positions_BS}
-        said = self.llm(**padded, use_cache=False, **options)
+        is_also_read = self.head is not None and self.output.reads_answers
+        with _watched(self.llm.base_model) if is_also_read else nullcontext([]) as seen:
+            said = self.llm(**padded, use_cache=False, **options)
+        if seen:
+            said["last_hidden_state"] = seen[0]
         if "last_hidden_state" in said:
             said["last_hidden_state"] = said.last_hidden_state[:, -length:]  # without what compiled layers were given
         return said
@@ -341,6 +347,18 @@ class FusionModel(AdaptedModel):
             return Asked(sampled(self, seeds), *sequence, tokenizer), None
         model = sampled(AveragedModel(self, readings), None if seeds is None else seeds[readings.rows_R.cpu()])
         return Asked(model, *sequence, tokenizer), readings
+
+
+@contextmanager
+def _watched(base: nn.Module) -> Iterator[list[Tensor]]:
+    """The last hidden states that a language model without its head has while this lasts. `output_hidden_states` would
+    put hooks into each layer, which break what is compiled of them."""
+    seen: list[Tensor] = []
+    hook = base.register_forward_hook(lambda _module, _inputs, said: seen.append(said[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def _taken(rows: Tensor | None, *tensors: Any) -> tuple[Any, ...]:

@@ -55,8 +55,9 @@ def make_tokenizer(train: SampleDataset, model: ModelSettings, training: Trainin
     """The language model's tokenizer; for `tiny` fitted on the training rows' texts and labels."""
     if model.llm.model != TINY:
         return own_tokenizer(model)
-    is_read = OUTPUTS.load(model.output.kind).has_labels  # else they are ids
-    labels = (label for label in train.labels if label is not None and is_read)
+    output = OUTPUTS.make(model.output, {})
+    columns = output.columns(train.labels).values() if output.has_labels else ()  # else they are ids
+    labels = (label for _, column in columns for label in column if label is not None)
     return fit_tokenizer(itertools.chain(train.texts(), labels), training.vocabulary)
 
 
@@ -210,7 +211,7 @@ def _lengths(task: TrainingTask, network: FusionModel, collator: Collator) -> np
     lengths = collator.prompt_lengths(task.train)
     if output.reads_answers:
         known = sorted({label for label in labels if label is not None})
-        counts = {label: output.counted(output.targets([label], task.tokenizer)) for label in known}
+        counts = {label: output.targets([label], task.tokenizer).shape[1] for label in known}
         lengths = lengths + np.array([0 if label is None else counts[label] for label in labels])
     return lengths
 

@@ -328,7 +328,7 @@ def test_several_outputs_name_the_columns_that_are_answered(tmp_path):
         ProjectError, match=r"align.label is 'answer', expected nothing beside model.outputs, which names"
     ):
         load(path, [outputs, "align.label=answer"])
-    with pytest.raises(ProjectError, match=r"outputs.note is 'text', expected one of class, multi_label, number, r"):
+    with pytest.raises(ProjectError, match=r"outputs.note is 'text', expected another output beside it"):
         load(path, ["model.outputs={note: text}", "align.label=null"])
     with pytest.raises(ProjectError, match=r"output is 'class', expected nothing beside outputs"):
         load(path, [outputs, "model.output=class"])

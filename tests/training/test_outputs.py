@@ -20,7 +20,8 @@ from training.records import Answer, Answered
 from training.schema import MODALITIES, subset_name
 
 SEVERAL = {"kind": "several", "outputs": {"sign": "class", "size": "number", "all tags": "multi_label"}}
-KINDS = [*(SEVERAL if kind == "several" else kind for kind in OUTPUTS.names()), "own_kinds:OwnOutput"]
+WITH_TEXT = {"kind": "several", "outputs": {"note": "text", "sign": "class", "size": "number"}}
+KINDS = [*(SEVERAL if kind == "several" else kind for kind in OUTPUTS.names()), WITH_TEXT, "own_kinds:OwnOutput"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -167,8 +168,16 @@ def test_all_can_be_sent_to_a_worker(own_kinds: Path, tokenizer: Any, label_of: 
             "text, class, multi_label, number, ranking, embedding, several, or your own as module:Class; did",
         ),
         (
+            {"kind": "several", "outputs": {"place": "embedding"}},
+            "outputs.place is 'embedding', expected one of text, class, multi_label, number, ranking: others stand alone",
+        ),
+        (
             {"kind": "several", "outputs": {"note": "text"}},
-            "outputs.note is 'text', expected one of class, multi_label, number, ranking: others stand alone",
+            "outputs.note is 'text', expected another output beside it; alone: `output: text` and `align.label: note`",
+        ),
+        (
+            {"kind": "several", "outputs": {"note": "text", "title": "text", "a": "class"}},
+            "outputs.title is 'text', expected another kind: note is a text, and a model writes one",
         ),
         ({"kind": "several", "outputs": {"a/b": "class"}}, "outputs is 'a/b', expected the name of a column"),
         (

@@ -145,6 +145,56 @@ def test_each_has_a_temperature_of_its_own(rows: Any, make_model: Callable[..., 
         assert y.probability == pytest.approx(y.part("a").probability * y.part("b").probability)
 
 
+def test_what_is_read_off_has_not_seen_the_text_behind_it(rows: Any, make_model: Callable[..., Any]) -> None:
+    output = ModelSettings(outputs={"note": "text", "a": "class"}).output
+    labels = [{"a": "79"[n % 2], "note": "nine seven"} for n in range(len(rows))]
+    del labels[1]["note"], labels[2]["a"]
+
+    def said(labels: list[dict[str, str]]) -> tuple[Any, Any, Any]:
+        asked = [row | {"label": json.dumps(label)} for row, label in zip(rows, labels, strict=True)]
+        model, batch = make_model(asked, output=output)
+        return model, batch, model.eval()(**batch).logits
+
+    model, batch, logits = said(labels)
+    model.output.members["note"].entropy = 3.0
+    classes, texts = logits[:, :2], logits[:, 2:].unflatten(1, (-1, model.config.llm_config.vocab_size))
+    torch.testing.assert_close(said([{**label, "note": "7"} for label in labels])[2][:, :2], classes)
+    torch.testing.assert_close(model(**{n: t for n, t in batch.items() if n != "labels"}).logits, classes)
+    # What a row lacks counts for nothing; a class that is guessed costs log 2, a text what its tokens are spread over.
+    model.output.loss(logits, batch["labels"]).backward()
+    wanted, tokens = batch["labels"][:, 0], batch["labels"][:, 1:]
+    assert wanted.isnan().tolist() == [n == 2 for n in range(len(rows))] and tokens[1].isnan().all()
+    known = [n for n in range(len(rows)) if n != 2]
+    a = torch.nn.functional.cross_entropy(classes[known], wanted[known].long()) / math.log(2)
+    known = [n for n in range(len(rows)) if n != 1]
+    note = torch.nn.functional.cross_entropy(texts[known].transpose(1, 2), tokens[known].long()) / 3
+    torch.testing.assert_close(model.output.loss(logits, batch["labels"]), (a + note) / 2)
+    missing = batch["labels"].masked_fill(torch.ones_like(batch["labels"]).bool(), math.nan)
+    assert model.output.loss(logits, missing).item() == 0
+
+
+def test_a_text_among_several_is_written_and_measured_as_by_itself(
+    rows: Any, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    model, batch = make_model(rows, output=ModelSettings(outputs={"note": "text", "a": "class"}).output)
+    alone, _ = make_model(rows, output="text")
+    alone.load_state_dict(model.eval().state_dict(), strict=False)
+    said = model.scored_answers(batch, tokenizer)
+    for one, other in zip(said, alone.eval().scored_answers(batch, tokenizer), strict=True):
+        note = one.part("note")
+        assert (note.prediction, note.best) == (other.prediction, other.best)
+        assert one.prediction == {"a": one.part("a").prediction, "note": other.prediction}
+        assert one.probability == pytest.approx(note.probability * one.part("a").probability)
+    labels = [json.dumps({"note": one.prediction["note"]} if n else {"a": "7"}) for n, one in enumerate(said)]
+    told = model.surprises(batch, tokenizer, labels, [1.0, 5.0])
+    assert told.shape == (2, 2, len(rows)) and (told[0] != 0).any(0).tolist() == [n == 0 for n in range(len(rows))]
+    assert (-told[1, 0, 1:]).exp().tolist() == pytest.approx([one.part("note").probability for one in said[1:]])
+    assert told[1, :, 0].tolist() == [0, 0]
+    metrics = model.output.figures([model.output.read(label) for label in labels], said)
+    assert metrics["note.accuracy"].value == metrics["note.token_f1"].value == 1 and metrics["note.n"].value == 6
+    assert metrics["mean_score"].value == (1 + metrics["a.accuracy"].value) / 2
+
+
 def test_a_column_that_gives_one_of_several_labels_away_is_no_slice() -> None:
     settings = ModelSettings(outputs={"drink": "class", "size": "class"})
     output = OUTPUTS.make(settings.output, {})

@@ -59,7 +59,7 @@ class Output:
 
     metrics: tuple[Metric, ...] = ()  # the first one is what people are shown, and the gate's unless it is told
     arrow_type: pa.DataType  # of a label and a prediction in tables, answers and the served model's signature
-    reads_answers: ClassVar[bool] = False  # true: the language model is given the answer's tokens, also in training
+    reads_answers: bool = False  # true: the language model is given the answer's tokens, also in training
     has_probabilities: bool = False  # true: `scored_answers` says how probable each answer is
     members: Mapping[str, "Output"] = MappingProxyType({})  # column -> output, where several answer at once
     has_labels: ClassVar[bool] = True  # false: no column holds labels, they are `own_label`s
@@ -67,6 +67,10 @@ class Output:
     least_inputs: ClassVar[int] = 1  # of a row to be trained or tested on: with fewer a model cannot answer
     views: tuple[tuple[str, ...], ...] = ()  # of the modalities: what training reads of a row, as if it had no other
     temperature: float = 1.0  # what logits are divided by (Guo et al. 2017), from `fitted`; see `training.calibration`
+    # As one of several (`training.outputs.several`), what it adds to their mean score: 1 is perfect, and more is
+    # better; None: it answers alone.
+    share: ClassVar[Metric | None] = None
+    right: ClassVar[Metric | None] = None  # whether a single answer is right, where that can be said
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
         """`fitted` is what `fit` returned for the model that this output is part of; empty where there is none yet."""
@@ -114,9 +118,12 @@ class Output:
         return {"": (str(label), None if prediction is None else str(prediction))}
 
     def fit(
-        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
+        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None", settings: "ModelSettings"
     ) -> dict[str, Any]:
         """What a model must know of the training labels before it is made, as JSON-able values.
+
+        Args:
+            tokenizer: what only it tells is left out where there is none yet.
 
         Raises:
             ValueError: no such model can be trained on them; the message says which label, and what to do.
@@ -152,6 +159,11 @@ class Output:
         part of the view, or has nothing else.
         """
         raise NotImplementedError
+
+    @property
+    def loss_of_nothing(self) -> float:
+        """What the loss is, about, where a model knows nothing of its rows."""
+        return 1.0
 
     def counted(self, targets: "Tensor") -> int:
         """How many things the loss of these targets is the mean of: processes that share a batch are weighed by it."""

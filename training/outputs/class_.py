@@ -52,7 +52,7 @@ class ClassOutput(LinearOutput, StringOutput):
         return "holds a line break" if "\n" in label or "\r" in label else None
 
     def fit(
-        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
+        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None", settings: "ModelSettings"
     ) -> dict[str, Any]:
         """classes: the distinct labels, sorted; weights of these, where asked for."""
         if not (classes := sorted(set(labels))):

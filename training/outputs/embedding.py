@@ -92,7 +92,7 @@ class EmbeddingOutput(HeadOutput):
         }
 
     def fit(
-        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
+        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None", settings: "ModelSettings"
     ) -> dict[str, Any]:
         if len(labels) < 2:
             raise ValueError(

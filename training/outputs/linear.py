@@ -4,9 +4,8 @@ Shapes: B rows, S positions, D width of the language model, C logits of a row.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from training.metrics import Metric
 from training.outputs.base import AnsweringModel, Asked, Output
 from training.records import Answer
 
@@ -38,9 +37,6 @@ class LinearOutput(HeadOutput):
     What it answers can be one of several (`training.outputs.several`).
     """
 
-    share: ClassVar[Metric]  # what it adds to the mean score of several: 1 is perfect, and more is better
-    right: ClassVar[Metric | None] = None  # whether a single answer is right, where that can be said
-
     @property
     def width(self) -> int:
         """C."""
@@ -50,11 +46,6 @@ class LinearOutput(HeadOutput):
     def target_width(self) -> int | None:
         """T where targets are (B, T); None: they are (B,)."""
         return None
-
-    @property
-    def loss_of_nothing(self) -> float:
-        """What the loss is, about, where a model knows nothing of its rows."""
-        return 1.0
 
     def head(self, width: int) -> "nn.Module":
         from training.layers import Readout

@@ -58,7 +58,7 @@ class MultiLabelOutput(LinearOutput):
         return sorted(set(names_of(label, self.options.separator)))
 
     def fit(
-        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
+        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None", settings: "ModelSettings"
     ) -> dict[str, Any]:
         """labels: the distinct ones, sorted; weights: of a yes to each, where asked for."""
         counts = Counter(name for label in labels for name in self.read(label))

@@ -43,7 +43,7 @@ class NumberOutput(LinearOutput):
         return value
 
     def fit(
-        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
+        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None", settings: "ModelSettings"
     ) -> dict[str, Any]:
         """mean and deviation."""
         if not (values := [self.read(label) for label in labels]):

@@ -61,7 +61,7 @@ class RankingOutput(LinearOutput):
         return names
 
     def fit(
-        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
+        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None", settings: "ModelSettings"
     ) -> dict[str, Any]:
         """items: the distinct ones, sorted."""
         items = sorted({item for label in labels for item in self.read(label)})

@@ -4,6 +4,7 @@ Shapes: B rows, S positions of the context, A answer tokens, D width of the lang
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,13 @@ class TextOutput(StringOutput):
     forcing, so they need targets."""
 
     metrics = (ACCURACY, TOKEN_F1, ROUGE_L, CER, WER, BALANCED_ACCURACY, MACRO_F1, ECE)
+    share = right = ACCURACY
     reads_answers = True
 
     def __init__(self, fitted: Mapping[str, Any]) -> None:
         super().__init__(fitted)
         self.lead = str(fitted.get("lead", ""))  # what answers begin with, before the label
+        self.entropy = float(fitted.get("entropy", 0.0))  # nats, of the tokens of training labels
         self._tokens: dict[str, list[int]] = {}
 
     def is_class(self, labels: Mapping[str, int]) -> bool:
@@ -51,20 +54,27 @@ class TextOutput(StringOutput):
         return f"has about {needed} tokens, and answers end after model.max_new_tokens ({most}): set it higher"
 
     def fit(
-        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase", settings: "ModelSettings"
+        self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None", settings: "ModelSettings"
     ) -> dict[str, Any]:
-        """lead, where the prompt says one; refuses a label that would be cut off before it is whole (the end of
-        sequence needs no room)."""
+        """lead, where the prompt says one, and entropy; refuses a label that would be cut off before it is whole (the
+        end of sequence needs no room)."""
         self.lead = answer_lead(settings.prompt)
-        distinct = sorted({label for label in labels if label})
-        longest = max(distinct, key=lambda label: len(self._encoded(label, tokenizer)), default="")
+        lead = {"lead": self.lead} if self.lead else {}
+        if tokenizer is None:
+            return lead
+        distinct = Counter(label for label in labels if label)
+        longest = max(sorted(distinct), key=lambda label: len(self._encoded(label, tokenizer)), default="")
         needed, most = len(self._encoded(longest, tokenizer)), settings.max_new_tokens
         if needed > most:
             raise ValueError(
                 f"the training label {longest[:80]!r} has {needed} tokens, and answers end after "
                 f"model.max_new_tokens ({most}): set it to at least {needed}"
             )
-        return {"lead": self.lead} if self.lead else {}
+        return {**lead, "entropy": _entropy({(*self._encoded(label, tokenizer), -1): n for label, n in distinct.items()})}
+
+    @property
+    def loss_of_nothing(self) -> float:
+        return self.entropy or 1.0
 
     def targets(self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
         from training.padding import padded
@@ -81,15 +91,21 @@ class TextOutput(StringOutput):
     def logits(
         self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
     ) -> "Tensor":
-        import torch
-
         if targets is None:
             raise ValueError("labels is None, expected answer tokens: use `answer` to generate text")
-        answers, real = targets.clamp(min=0), targets != -100
+        sequence = self.with_answers(model, embeddings_BSD, mask_BS, targets)
+        return model.read(*sequence, logits_to_keep=targets.shape[1]).logits
+
+    def with_answers(
+        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets_BA: "Tensor"
+    ) -> "tuple[Tensor, Tensor]":
+        """The context and behind it the answers, but for their ends (B, S + A - 1)."""
+        import torch
+
+        answers, real = targets_BA.clamp(min=0), targets_BA != -100
         answers_BAD = model.get_input_embeddings()(answers[:, :-1])
         embeddings_BSD = torch.cat([embeddings_BSD, answers_BAD.to(embeddings_BSD.dtype)], dim=1)
-        mask_BS = torch.cat([mask_BS, real[:, :-1]], dim=1)
-        return model.read(embeddings_BSD, mask_BS, logits_to_keep=targets.shape[1]).logits
+        return embeddings_BSD, torch.cat([mask_BS, real[:, :-1]], dim=1)
 
     def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
         """Of what is generated being right, or not: single tokens of a text may be sure where the whole is not."""
@@ -163,6 +179,14 @@ class TextOutput(StringOutput):
             if len(self._tokens) < _CACHED:
                 self._tokens[label] = ids
         return ids
+
+
+def _entropy(texts: Mapping[tuple[int, ...], int]) -> float:
+    """Of the tokens of texts, each with how often it stands, in nats."""
+    counts: Counter[int] = Counter()
+    for tokens, times in texts.items():
+        counts.update({token: times * count for token, count in Counter(tokens).items()})
+    return -sum(n / counts.total() * math.log(n / counts.total()) for n in counts.values())
 
 
 def _answer(texts: Sequence[str], chances: Sequence[float]) -> Answer:
