@@ -10,9 +10,12 @@ on how many they are: README says what does.
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.children import PARENT, die_with_parent
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def processes() -> int:
@@ -59,6 +62,24 @@ def gathered(values: list[Any]) -> list[Any]:
     parts: list[Any] = [None] * processes()
     torch.distributed.all_gather_object(parts, values)
     return [value for part in parts for value in part]
+
+
+def beside(rows: "Tensor") -> "Tensor":
+    """Those of all processes, of which each has as many, those of the first one first.
+
+    Who makes a loss of them learns from its own rows alone, and that is all that can be learned of these, since each
+    process has the whole loss; the mean over processes, which is what they learn, is that of one process.
+    """
+    if processes() == 1:
+        return rows
+    import torch
+
+    parts = [torch.empty_like(rows) for _ in range(processes())]
+    torch.distributed.all_gather(parts, rows.detach().contiguous())
+    if rows.requires_grad:
+        parts[number()] = mine = rows.view_as(rows)  # so that the hook meets the gradient of this loss alone
+        mine.register_hook(lambda gradient: gradient * processes())
+    return torch.cat(parts)
 
 
 def join() -> None:

@@ -17,12 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from tests.training import tiny_encoders
+from tests.training import tiny_encoders, tiny_vectors
 from training import distributed
 from training.building import build_model
 from training.cache import FeatureCache, needed_columns
+from training.catalog import OUTPUTS
 from training.checkpoints import last_checkpoint
 from training.data import SampleDataset
+from training.family import Choice
 from training.features import FeatureSettings
 from training.layers import BatchNorm
 from training.schema import DATASET, features_table
@@ -46,6 +48,16 @@ class StillNorms(TrainerCallback):
             if isinstance(module, BatchNorm):
                 module.eval()
                 vars(module)["train"] = lambda mode=True, module=module: module
+
+
+class Gradients(TrainerCallback):
+    """Their size at each step, which the optimizer does not see: it goes by their directions."""
+
+    def __init__(self) -> None:
+        self.sizes: list[float] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.sizes.append(float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()))
 
 
 def make_task(folder: Path) -> TrainingTask:
@@ -98,8 +110,28 @@ def make_task(folder: Path) -> TrainingTask:
     )
 
 
-def learn(task: TrainingTask, folder: Path) -> None:
-    """Trains undisturbed, and cut and resumed; writes down what came of it."""
+def make_places(folder: Path) -> TrainingTask:
+    """An embedding, of which each row is told from all others of its batch."""
+    samples, output = tiny_vectors.make(folder), Choice("embedding")
+    rows = samples.index.to_pylist()
+    for row in rows:
+        contents = {m: row[f"{m}_id"] for m in tiny_vectors.MODALITIES if row[f"{m}_id"] is not None}
+        row["label"] = OUTPUTS.make(output, {}).own_label(contents)
+    samples = SampleDataset(pa.Table.from_pylist(rows, DATASET), samples.caches)
+    model = ModelSettings(width=16, layers=1, heads=2, tokens=1, output=output)
+    model, training = complete(model, tiny_vectors.FEATURES.forms), TrainingSettings(epochs=EPOCHS, batch_size=BATCH)
+    return TrainingTask(
+        model=model,
+        training=replace(training, learning_rate=5e-3, vocabulary=300, max_grad_norm=100),
+        features=tiny_vectors.FEATURES,
+        train=samples,
+        validation=samples.take([]),
+        tokenizer=make_tokenizer(samples, model, training),
+    )
+
+
+def learn(task: TrainingTask, places: TrainingTask, folder: Path) -> None:
+    """Trains undisturbed, and cut and resumed, and an embedding; writes down what came of it."""
     torch.set_num_threads(1)
     task = replace(task, tokenizer=make_tokenizer(task.train, task.model, task.training))
     trained = fit(task, folder / "whole", [StillNorms()])
@@ -112,8 +144,11 @@ def learn(task: TrainingTask, folder: Path) -> None:
     stored = load_file(Path(checkpoint) / "model.safetensors")
     pretrained = [name for name in stored if ".network." in name or name.startswith("llm.")]
     assert pretrained and all(".lora_" in name for name in pretrained)
+    gradients = Gradients()
+    placed = fit(places, folder / "places", [StillNorms(), gradients])
+    placed.history.extend({"gradient": size} for size in gradients.sizes)
     if distributed.is_first():
-        for name, one in (("whole", trained), ("cut", again)):
+        for name, one in (("whole", trained), ("cut", again), ("places", placed)):
             save_file({n: t.clone() for n, t in one.model.state_dict().items()}, folder / f"{name}.safetensors")
             (folder / f"{name}.json").write_text(json.dumps(one.history))
     distributed.leave()
@@ -141,16 +176,16 @@ def together(*work: Any) -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does_and_resume(tmp_path: Path) -> None:
-    task = make_task(tmp_path)
+    tasks = make_task(tmp_path), make_places(tmp_path / "places")
     for name, way in (("one", learn), ("two", together)):
         (tmp_path / name).mkdir()
-        way(task, tmp_path / name)
-    alone = json.loads((tmp_path / "one" / "whole.json").read_text())
-    assert len(alone) > 10 and any("validation_loss" in entry for entry in alone)
-    history = json.loads((tmp_path / "two" / "whole.json").read_text())
-    assert [entry.keys() for entry in history] == [entry.keys() for entry in alone]
-    for expected, found in zip(alone, history, strict=True):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        way(*tasks, tmp_path / name)
+    for name, steps in (("whole", 10), ("places", 2 * 8)):
+        alone, history = (json.loads((tmp_path / n / f"{name}.json").read_text()) for n in ("one", "two"))
+        assert len(alone) >= steps and any("validation_loss" in entry for entry in alone) == (name == "whole")
+        assert [entry.keys() for entry in history] == [entry.keys() for entry in alone]
+        for expected, found in zip(alone, history, strict=True):
+            assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
     weights, again = (load_file(tmp_path / "two" / f"{name}.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(tensor, again[name]) for name, tensor in weights.items())
 

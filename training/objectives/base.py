@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from training.distributed import beside
 from training.objectives import options as options_module
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ class Objective(nn.Module):
     def answer_loss(self, logits: Tensor, batch: Mapping[str, Tensor], rows: Any = slice(None)) -> Tensor:
         """The output's own loss, smoothed by `training.label_smoothing`, of logits of those rows of the batch; where
         rows are mixed, of both labels that a row has (`training.mixing`)."""
-        loss = self.output.loss(logits, batch["labels"][rows], self.smoothing)
+        # Answers that say something beside one another only are told from those of all processes.
+        of = beside if self.output.views else lambda mine: mine
+        logits = of(logits)
+        loss = self.output.loss(logits, of(batch["labels"][rows]), self.smoothing)
         if "mixing" not in batch:
             return loss
-        other = self.output.loss(logits, batch["other_labels"][rows], self.smoothing)
+        other = self.output.loss(logits, of(batch["other_labels"][rows]), self.smoothing)
         return batch["mixing"] * loss + (1 - batch["mixing"]) * other
 
     def forward(self, output: "ModelOutput", batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
