@@ -278,6 +278,9 @@ class Project:
             expected = f"a metric of output {self.model.output.kind} ({', '.join(known)})"
             check(metric is None or metric in known, f"{key}.metric", metric, expected)
         check_objectives(self.training.objectives, output, self.model.output.kind)
+        parted = getattr(LAUNCHERS.options(self.launcher), "shard", False)
+        expected = "false where launcher.shard parts the layers that it would compile"
+        check(not (parted and self.training.compile), "training.compile", True, expected)
         check_mixing(self.training.mixing or 0.0, self.modalities, self.features, output, self.model.columns)
         for modality, settings in self.training.augmentation.items():
             try:

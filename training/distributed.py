@@ -1,6 +1,7 @@
 """Several processes that train one model together, one for each GPU, as torchrun starts them.
 
     python -P -m training.distributed PROCESSES        # each runs training.job; 0: one for each GPU there is
+    python -P -m training.distributed PROCESSES shard  # which part the language model's layers: `training.sharding`
 
 All do the same, each on its part of every batch (PyTorch's DistributedDataParallel). The first one alone speaks: Pipes,
 MLflow, checkpoints and answers are its. `training.batch_size` is that of all together, so what a step is hardly depends
@@ -17,6 +18,8 @@ from training.children import PARENT, die_with_parent
 if TYPE_CHECKING:
     from torch import Tensor
 
+SHARD = "TRIPTYCH_SHARD"  # in the environment of processes that part the language model's layers
+
 
 def processes() -> int:
     """How many train together, this one included."""
@@ -30,6 +33,11 @@ def number() -> int:
 
 def is_first() -> bool:
     return number() == 0
+
+
+def shards() -> bool:
+    """Whether they part layers of the language model among them."""
+    return processes() > 1 and SHARD in os.environ
 
 
 def part_of(batch_size: int) -> int:
@@ -112,6 +120,7 @@ def main() -> None:
         os.setsid()  # as `training.job`
         os.environ[PARENT] = str(os.getpid())
     count = int(sys.argv[1]) or max(1, torch.cuda.device_count())
+    os.environ |= dict.fromkeys([SHARD] * ("shard" in sys.argv[2:]), "1")
     try:
         run.main(["--standalone", "--nproc-per-node", str(count), "-m", "training.job"])
     except ChildFailedError as error:

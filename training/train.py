@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from training.adaptation import halve, merge, restore
 from training.building import build_model, own_tokenizer
@@ -24,7 +26,7 @@ from training.checkpoints import claim, last_checkpoint
 from training.collator import Collator, make_collator
 from training.compilation import CompiledLayers
 from training.data import Row, SampleDataset
-from training.distributed import first_says, is_first, part_of
+from training.distributed import first_says, is_first, part_of, shards
 from training.encoders.base import Encoder
 from training.features import FeatureSettings
 from training.mixing import can_mix, check_mixing
@@ -120,6 +122,8 @@ def fit(
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         gc.unfreeze()
+    if shards():
+        network = _whole(task, trainer)
     history = _history(trainer.state.log_history)
     if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
         rate = task.training.learning_rate
@@ -134,6 +138,15 @@ def fit(
         labels = [label for label in rows.labels if label is not None]  # all have one
         calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
     return Trained(network.eval(), history)
+
+
+def _whole(task: TrainingTask, trainer: Any) -> FusionModel:
+    """The model of which layers were parted, in one piece: made anew, with the weights that were trained."""
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    weights = load_file(Path(best) / SAFE_WEIGHTS_NAME) if best else trainer.kept_weights()
+    network = new_model(task)
+    network.load_state_dict(weights, strict=False)  # what was not trained is as it was
+    return network.to(trainer.args.device)
 
 
 def _claimed(folder: Path, task: TrainingTask) -> str | None:
@@ -180,7 +193,10 @@ def make_trainer(
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
     collator = make_collator(network, task.tokenizer, task.features)
     collator = replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer))
-    trainer = Trainer(
+    kind = Trainer
+    if shards():
+        from training.sharding import ShardingTrainer as kind
+    trainer = kind(
         model=network,
         args=_arguments(training, network.output, steps, folder, run_name, len(task.validation) > 0),
         train_dataset=task.train.paired(training.seed),

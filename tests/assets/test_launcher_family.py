@@ -72,3 +72,7 @@ def test_a_wrong_launcher_is_named(tiny):
     assert load(tiny).launcher.kind == "subprocess"
     with pytest.raises(ProjectError, match=r"launcher is 'subproces', expected one of subprocess.*did you mean"):
         load(tiny, ["launcher=subproces"])
+    parted = "launcher={kind: torchrun, processes: 2, shard: true}"
+    assert LAUNCHERS.make(load(tiny, [parted]).launcher).program == ("training.distributed", "2", "shard")
+    with pytest.raises(ProjectError, match=r"training.compile is True, expected false where launcher.shard parts"):
+        load(tiny, [parted, "training.compile=true"])

@@ -169,7 +169,7 @@ def test_all_can_be_sent_to_a_worker(own_kinds: Path, tokenizer: Any, label_of: 
         ),
         (
             {"kind": "several", "outputs": {"place": "embedding"}},
-            "outputs.place is 'embedding', expected one of text, class, multi_label, number, ranking: others stand alone",
+            "outputs.place is 'embedding', expected one of text, class, multi_label, number, ranking: others stand",
         ),
         (
             {"kind": "several", "outputs": {"note": "text"}},

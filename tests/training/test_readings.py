@@ -16,7 +16,9 @@ def only(row: dict[str, Any], modality: str) -> dict[str, Any]:
     return row | {m: None for m in MODALITIES if m != modality}
 
 
-@pytest.mark.parametrize("output", ["text", "class", {"kind": "several", "outputs": {"a": "text", "b": "class"}}], ids=str)
+@pytest.mark.parametrize(
+    "output", ["text", "class", {"kind": "several", "outputs": {"a": "text", "b": "class"}}], ids=str
+)
 @pytest.mark.parametrize("encoders", [{}, {"text": "small_transformer"}], ids=["prompt", "no prompt"])
 def test_the_mean_over_the_modalities_present(
     rows: Any, make_model: Callable[..., Any], output: Any, encoders: dict[str, str]

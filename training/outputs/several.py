@@ -54,7 +54,8 @@ class SeveralOutput(LinearOutput):
             ordered = {name: _member(name, self.outputs[name]) for name in sorted(self.outputs)}
             object.__setattr__(self, "outputs", ordered)
             first, *more = [n for n, c in ordered.items() if OUTPUTS.load(c.kind).reads_answers] or [None]
-            check(not more, f"outputs.{', '.join(more)}", "text", f"another kind: {first} is a text, and a model writes one")
+            second, one = f"outputs.{', '.join(more)}", f"another kind: {first} is a text, and a model writes one"
+            check(not more, second, "text", one)
             alone = f"another output beside it; alone: `output: text` and `align.label: {first}`"
             check([first] != list(ordered), f"outputs.{first}", "text", alone)
 

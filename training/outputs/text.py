@@ -70,7 +70,10 @@ class TextOutput(StringOutput):
                 f"the training label {longest[:80]!r} has {needed} tokens, and answers end after "
                 f"model.max_new_tokens ({most}): set it to at least {needed}"
             )
-        return {**lead, "entropy": _entropy({(*self._encoded(label, tokenizer), -1): n for label, n in distinct.items()})}
+        return {
+            **lead,
+            "entropy": _entropy({(*self._encoded(label, tokenizer), -1): n for label, n in distinct.items()}),
+        }
 
     @property
     def loss_of_nothing(self) -> float:
