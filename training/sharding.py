@@ -124,10 +124,10 @@ def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
     return norm
 
 
-def _apart(parameters: Sequence[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def _apart(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Those that each process has whole, and those that are parted."""
     parted = [isinstance(p, DTensor) for p in parameters]
-    return tuple([p for p, is_parted in zip(parameters, parted, strict=True) if is_parted == n] for n in (False, True))
+    return [[p for p, is_parted in zip(parameters, parted, strict=True) if is_parted == n] for n in (False, True)]
 
 
 def whole(tensors: Mapping[str, Any]) -> dict[str, Any]:

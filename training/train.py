@@ -193,9 +193,11 @@ def make_trainer(
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
     collator = make_collator(network, task.tokenizer, task.features)
     collator = replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer))
-    kind = Trainer
+    kind: type[Trainer] = Trainer
     if shards():
-        from training.sharding import ShardingTrainer as kind
+        from training import sharding  # heavy, and seldom needed
+
+        kind = sharding.ShardingTrainer
     trainer = kind(
         model=network,
         args=_arguments(training, network.output, steps, folder, run_name, len(task.validation) > 0),

@@ -53,11 +53,12 @@ class SeveralOutput(LinearOutput):
             # By name: what stores settings as JSON may sort them, and the layer's logits have an order.
             ordered = {name: _member(name, self.outputs[name]) for name in sorted(self.outputs)}
             object.__setattr__(self, "outputs", ordered)
-            first, *more = [n for n, c in ordered.items() if OUTPUTS.load(c.kind).reads_answers] or [None]
-            second, one = f"outputs.{', '.join(more)}", f"another kind: {first} is a text, and a model writes one"
-            check(not more, second, "text", one)
+            texts = [name for name, choice in ordered.items() if OUTPUTS.load(choice.kind).reads_answers]
+            first, others = ", ".join(texts[:1]), ", ".join(texts[1:])
+            other = f"another kind: {first} is a text, and a model writes one"
+            check(not others, f"outputs.{others}", "text", other)
             alone = f"another output beside it; alone: `output: text` and `align.label: {first}`"
-            check([first] != list(ordered), f"outputs.{first}", "text", alone)
+            check(not texts or len(ordered) > 1, f"outputs.{first}", "text", alone)
 
     def __init__(self, fitted: Mapping[str, Any], options: Options | None = None) -> None:
         self.options = options or self.Options()
