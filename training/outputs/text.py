@@ -88,7 +88,7 @@ class TextOutput(StringOutput):
         answers, real = targets.clamp(min=0), targets != -100
         answers_BAD = model.get_input_embeddings()(answers[:, :-1])
         embeddings_BSD = torch.cat([embeddings_BSD, answers_BAD.to(embeddings_BSD.dtype)], dim=1)
-        mask_BS = torch.cat([mask_BS, real[:, :-1]], dim=1)
+        mask_BS = torch.cat([mask_BS, real[:, 1:]], dim=1)  # what nothing follows need not be read
         return model.read(embeddings_BSD, mask_BS, logits_to_keep=targets.shape[1]).logits
 
     def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
