@@ -30,7 +30,7 @@ from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
 from training.outputs.base import Asked
-from training.packing import PackedReading
+from training.packing import read_packed
 from training.prompt import SOFT
 from training.readings import AveragedModel, PromptTokens, Readings, Views
 from training.records import Answer
@@ -69,7 +69,7 @@ class FusionModel(AdaptedModel):
         # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
         self.objectives = nn.ModuleList()
         self.compiled: CompiledLayers | None = None  # of the language model, while training lasts
-        self.packed: PackedReading | None = None  # in training, while it lasts
+        self.packs = False  # rows that the language model reads, in training
         self.post_init()
         adapt(self.llm, config.adaptation, "model.llm")
         self.leave_out_base()
@@ -201,8 +201,8 @@ class FusionModel(AdaptedModel):
 
         Positions count from the first real token of a row.
         """
-        if self.packed is not None and self.training and not mask_BS.all():
-            return self.packed(embeddings_BSD, mask_BS, **options)
+        if self.packs and self.training and not mask_BS.all():
+            return read_packed(self.llm, embeddings_BSD, mask_BS, **options)
         length = embeddings_BSD.shape[1]
         if self.compiled is not None and self.training:
             embeddings_BSD, mask_BS = self.compiled.padded(embeddings_BSD, mask_BS)

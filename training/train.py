@@ -32,7 +32,7 @@ from training.mixing import can_mix, check_mixing
 from training.model import FusionModel
 from training.objectives.options import check_objectives
 from training.outputs.base import Output
-from training.packing import PackedReading, keeps_rows_apart, unpackable
+from training.packing import keeps_rows_apart, unpackable
 from training.records import Answer
 from training.schema import fingerprint, subset_name
 from training.settings import TINY, ModelSettings, TrainingSettings, for_rows
@@ -126,7 +126,7 @@ def fit(
         rate = task.training.learning_rate
         raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
     network.leave_out_base()
-    network.eval().compiled = network.packed = None
+    network.eval().compiled, network.packs = None, False
     network.whole = restore(network.whole)
     merge(network.encoders)  # what LoRA learned becomes part of the weights, so that a saved encoder is a plain one
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
@@ -174,7 +174,7 @@ def make_trainer(
     assert training.epochs is not None
     check_mixing(training.mixing or 0.0, task.modalities, task.features, network.output, network.config.columns)
     network.leave_out_base(of_encoders=True)
-    network.packed = _packed(task, network)
+    network.packs = _packs(task, network)
     if training.compile:
         network.compiled = CompiledLayers(network.llm)
     if training.precision == "bfloat16":
@@ -204,18 +204,17 @@ def make_trainer(
     return trainer
 
 
-def _packed(task: TrainingTask, network: FusionModel) -> PackedReading | None:
-    """How the language model reads packed rows; None: it reads padded ones. Raises ValueError: it shall not, and
-    cannot."""
+def _packs(task: TrainingTask, network: FusionModel) -> bool:
+    """Whether the language model reads packed rows. Raises ValueError: it shall, and cannot."""
     name, asked = task.model.llm.model, task.training.packing
     if asked is False or (asked is None and name == TINY):
-        return None
+        return False
     if keeps_rows_apart(network.llm):
-        return PackedReading(network.llm)
+        return True
     if asked:
         raise ValueError(unpackable(name))
     warnings.warn(f"{unpackable(name)}: they are padded", stacklevel=2)
-    return None
+    return False
 
 
 def predict(

@@ -8,9 +8,10 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, MambaConfig, MambaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from tests.training.test_llm import FEATURES, MODELS, build, save_llm
+from training import packing
 from training.collator import make_collator
 from training.llm import check_llm
-from training.packing import PackedReading, keeps_rows_apart, packed
+from training.packing import keeps_rows_apart, packed
 from training.settings import LlmSettings
 
 _SHAPE = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
@@ -37,7 +38,14 @@ MODELS |= {
     ],
 )
 def test_packed_rows_say_and_teach_what_padded_ones_do(
-    kind: str, output: str, llm: dict[str, Any], settings: dict[str, Any], length: int, rows: Any, tmp_path: Path
+    kind: str,
+    output: str,
+    llm: dict[str, Any],
+    settings: dict[str, Any],
+    length: int,
+    rows: Any,
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     model, tokenizer = build({"model": save_llm(tmp_path, kind), **llm}, output=output, **settings)
     rows = [row | {"columns": {"speaker": "a " * n}} for n, row in enumerate(rows)]
@@ -46,9 +54,10 @@ def test_packed_rows_say_and_teach_what_padded_ones_do(
     assert not batch["present"].all(), "modalities are missing"
     batch["labels"] = model.output.targets(labels, tokenizer)
     found = []
-    for reading in (None, PackedReading(model.llm, length)):
+    monkeypatch.setattr(packing, "LENGTH", length)
+    for packs in (False, True):
         for twice in (False, True):
-            model.packed = reading
+            model.packs = packs
             model.train()
             if twice:
                 model.activation_checkpointing_enable()

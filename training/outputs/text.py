@@ -91,6 +91,10 @@ class TextOutput(StringOutput):
         mask_BS = torch.cat([mask_BS, real[:, 1:]], dim=1)  # what nothing follows need not be read
         return model.read(embeddings_BSD, mask_BS, logits_to_keep=targets.shape[1]).logits
 
+    def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
+        real_BA = targets != -100  # a large vocabulary takes long, and most of a batch may be padding
+        return super().loss(logits[real_BA], targets[real_BA], smoothing)
+
     def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
         """Of what is generated being right, or not: single tokens of a text may be sure where the whole is not."""
         import torch
