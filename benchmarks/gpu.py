@@ -48,7 +48,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks import measure
 from benchmarks.gpu_model import WAYS, make_task, write_models
-from benchmarks.llm import StepClock, synchronize
+from benchmarks.llm import Reads, StepClock, synchronize
 from training.model import FusionModel
 from training.train import TrainingTask, make_trainer, new_model
 
@@ -65,19 +65,13 @@ _KINDS = {  # of kernels on a GPU, or operators on a CPU; the first that fits
 }
 
 
-class Meter:
-    """Counts what a network reads in each step, without waiting for the device."""
+class Meter(Reads):
+    """Counts what the encoders read, too."""
 
     def __init__(self, network: FusionModel) -> None:
-        self.tokens: list[torch.Tensor] = []
-        self.positions: list[int] = []
+        super().__init__(network)
         self.encoded: dict[str, list[int]] = {"image": [], "speech": []}
-        read, encode = network.read, network.encode
-
-        def counted_read(embeddings: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
-            self.tokens.append(mask.sum())
-            self.positions.append(mask.numel())
-            return read(embeddings, mask, **options)
+        encode = network.encode
 
         def counted_encode(present: torch.Tensor, **batch: Any) -> Any:
             config: Any = network.config
@@ -87,7 +81,7 @@ class Meter:
             self.encoded["speech"].append(int(frames.sum()) // 2)  # its second convolution halves them
             return encode(present, **batch)
 
-        network.read, network.encode = counted_read, counted_encode  # type: ignore[method-assign]
+        network.encode = counted_encode  # type: ignore[method-assign]
 
     def flops(self, step: int, sizes: dict[str, float], way: str) -> float:
         llm, encoders = WAYS[way]
@@ -217,7 +211,7 @@ def tell(task: TrainingTask, way: str, side: str, what: dict[str, Any], sizes: d
         "ms/step": round(1000 * statistics.median(steps[warm:]), 1),
         "tokens/s": round(statistics.median(float(meter.tokens[n]) / steps[n] for n in timed)),
         "mfu": float(f"{statistics.median(meter.flops(n, sizes, way) / steps[n] / _PEAK for n in timed):.3g}"),
-        "padding": round(1 - sum(float(meter.tokens[n]) for n in timed) / sum(meter.positions[n] for n in timed), 3),
+        "padding": round(meter.padding(timed), 3),
         "warm_s": round(sum(steps[:warm]), 1),
         "gpu_gb": round(torch.cuda.max_memory_allocated() / 2**30, 1) if torch.cuda.is_available() else 0.0,
         "profile": found.get("profile", {}),

@@ -1,4 +1,4 @@
-"""What benchmarks of language models share: one with random weights, and a clock of training steps."""
+"""What benchmarks of language models share: one with random weights, and what is measured of training steps."""
 
 import time
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import transformers as hf
 
+from training.model import FusionModel
 from training.tokenizer import fit_tokenizer
 
 
@@ -31,6 +32,32 @@ class StepClock(hf.TrainerCallback):
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         synchronize()
         self.begins.append(time.perf_counter())
+
+
+class Reads:
+    """Counts what the language model of a network reads in each step, without waiting for the device: real tokens, and
+    positions with those of padding."""
+
+    def __init__(self, network: FusionModel) -> None:
+        self.tokens: list[torch.Tensor] = []
+        self.positions: list[int] = []
+        read = network.read
+
+        def counted_read(embeddings: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
+            self.tokens.append(mask.sum())
+            self.positions.append(0)
+            return read(embeddings, mask, **options)
+
+        def count(_llm: Any, _arguments: Any, options: dict[str, Any]) -> None:
+            if self.positions:  # it is tried out before the first step
+                self.positions[-1] += options["inputs_embeds"].shape[:2].numel()
+
+        network.read = counted_read  # type: ignore[method-assign]
+        network.llm.register_forward_pre_hook(count, with_kwargs=True)
+
+    def padding(self, steps: range) -> float:
+        """The share of the positions that are none."""
+        return 1 - sum(float(self.tokens[n]) for n in steps) / sum(self.positions[n] for n in steps)
 
 
 def synchronize() -> None:

@@ -115,7 +115,7 @@ def check_pretrained(project: Project) -> None:
     if project.model.llm.model != TINY:
         from training.llm import check_llm
 
-        check_llm(project.model.llm, project.make_output())
+        check_llm(project.model.llm, project.make_output(), project.training.packing)
     encoders = {m: encoder for m, encoder in project.model.encoders.items() if encoder.kind in PRETRAINED_ENCODERS}
     if encoders:
         from training.building import check_encoders

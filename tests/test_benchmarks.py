@@ -85,12 +85,13 @@ def test_each_way_to_train_a_language_model_has_its_time_and_memory():
         [sys.executable, "-m", "benchmarks.finetune", "--quick"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    frozen, lora, full, twice, half = map(json.loads, done.stdout.splitlines())
-    assert [line["train"] for line in (frozen, lora, full, twice, half)] == ["frozen", "lora", "full", "full", "lora"]
+    frozen, padded, lora, full, twice, half = found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["train"] for line in found] == ["frozen", "frozen", "lora", "full", "full", "lora"]
+    assert frozen["padding"] < 0.1 < 0.3 < padded["padding"] and not padded["packing"]
     assert frozen["trained"] < lora["trained"] < full["trained"] == full["parameters"]
     assert frozen["checkpoint_mb"] < lora["checkpoint_mb"] < full["checkpoint_mb"]
     assert twice["gradient_checkpointing"] and half["precision"] == "bfloat16"
-    assert all(min(line["ms/step"], line["memory_mb"]) > 0 for line in (frozen, lora, full, twice, half))
+    assert all(min(line["ms/step"], line["tokens/s"], line["memory_mb"]) > 0 for line in found)
 
 
 @pytest.mark.slow

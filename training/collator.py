@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from training.data import SampleDataset
 from training.features import FeatureSettings
 from training.mixing import mixed
 from training.padding import padded
@@ -134,13 +133,6 @@ class Collator:
             None if column is None else change(column[featurizer.augmented], generator(self.seed, *key))
             for column, key in zip(columns, keys, strict=True)
         ]
-
-    def prompt_lengths(self, rows: SampleDataset) -> np.ndarray:
-        """Tokens of each row's prompt, as the language model reads it."""
-        if (prompt := self.prompt) is None:
-            return np.zeros(len(rows), dtype=np.int64)
-        most = self._featurizers[prompt].prompt_tokens
-        return rows.of_texts(prompt, lambda text: len(self._encode(text, prompt)[:most]))
 
     def check_prompts(self, rows: Iterable[Row]) -> None:
         """Raises ValueError where a prompt is longer than the language model has positions for."""

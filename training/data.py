@@ -11,7 +11,7 @@ resumed run sees what the undisturbed one would have seen.
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,6 @@ from training.pairing import Pairing
 from training.processor import Row
 from training.schema import MODALITIES
 
-_STRETCH = 50  # batches
 _NOTHING = dict.fromkeys(MODALITIES)
 
 
@@ -98,14 +97,6 @@ class SampleDataset(torch.utils.data.Dataset):
                 if position >= 0:
                     yield from itertools.repeat(cache.read(position)["text"], count)
 
-    def of_texts(self, modality: str, count: Callable[[str], int]) -> np.ndarray:
-        """What `count`, which is asked once for each text, says of every row's; 0 where a row has none."""
-        if modality not in self.caches:
-            return np.zeros(len(self), dtype=np.int64)
-        positions, where = np.unique(self._positions[modality], return_inverse=True)
-        cache = self.caches[modality]
-        return np.array([count(cache.read(p)["text"]) if p >= 0 else 0 for p in positions.tolist()])[where]
-
     def identity(self) -> str:
         """Names the rows, their labels and inputs, and what may stand in for these, in order."""
         digest = hashlib.sha256()
@@ -166,17 +157,11 @@ def open_samples(
 
 
 class EpochSampler(torch.utils.data.Sampler):
-    """Keys (epoch, row number) in an order that depends on (seed, epoch) alone.
+    """Keys (epoch, row number) in an order that depends on (seed, epoch) alone."""
 
-    Args:
-        lengths: of the rows; each batch then has rows of like length, so that little of it is padding (`by_length`).
-    """
-
-    def __init__(self, rows: int, seed: int, batch_size: int = 1, lengths: np.ndarray | None = None) -> None:
+    def __init__(self, rows: int, seed: int) -> None:
         self.rows = rows
         self.seed = seed
-        self.batch_size = batch_size
-        self.lengths = lengths
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -187,28 +172,5 @@ class EpochSampler(torch.utils.data.Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         random = np.random.default_rng([self.seed, self.epoch])
-        order = random.permutation(self.rows)
-        if self.lengths is not None:
-            order = by_length(order, self.lengths, self.batch_size, random)
-        for n in order:
+        for n in random.permutation(self.rows):
             yield self.epoch, int(n)
-
-
-def by_length(order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator) -> np.ndarray:
-    """Rows in an order whose batches have rows of like length: as transformers' LengthGroupedSampler, sorted within
-    stretches of batches; but the batches of a stretch come in any order, and so do the rows of a batch.
-
-    Only the batch with the longest row has its place, the first: what does not fit into the memory shows at once. The
-    rows that fill no batch stay the last.
-    """
-    count = len(order) // batch_size
-    stretch = max(1, min(_STRETCH, count // 2))
-    batches = order[: count * batch_size].reshape(count, batch_size)
-    for start in range(0, count, stretch):
-        part = batches[start : start + stretch].ravel()
-        alike = part[np.argsort(lengths[part], kind="stable")].reshape(-1, batch_size)
-        batches[start : start + stretch] = random.permutation(random.permuted(alike, axis=1))
-    if count:
-        longest = int(lengths[batches].max(1).argmax())
-        batches[[0, longest]] = batches[[longest, 0]]
-    return np.concatenate([batches.ravel(), order[count * batch_size :]])

@@ -15,6 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from training.adaptation import lora_layers
 from training.model_files import digest, llm_folder, model_files
 from training.outputs.base import Output
+from training.packing import keeps_rows_apart, unpackable
 from training.settings import TINY, LlmSettings
 from training.tokenizer import missing_model
 
@@ -53,13 +54,16 @@ def read_llm(folder: Path, output: Output) -> PreTrainedModel:
     )
 
 
-def check_llm(settings: LlmSettings, output: Output) -> None:
-    """Raises ValueError, without looking at any weight, where the language model cannot be trained as it is set."""
+def check_llm(settings: LlmSettings, output: Output, packing: bool | None = None) -> None:
+    """Raises ValueError where the language model cannot be trained as it is set; no weight is looked at, unless
+    `training.packing` is true, which only they tell."""
     if settings.model == TINY:
         return
     llm = empty_llm(settings.model, output)
     if settings.train == "lora":
         lora_layers(llm, settings.targets, "model.llm")
+    if packing and not keeps_rows_apart(read_llm(llm_folder(settings.model), output)):
+        raise ValueError(unpackable(settings.model))
 
 
 def empty_llm(name: str, output: Output, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedModel:

@@ -9,7 +9,7 @@ D width: of the encoders' tokens before the fusion, of the language model behind
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,7 @@ from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
 from training.outputs.base import Asked
+from training.packing import read_packed
 from training.prompt import SOFT
 from training.readings import AveragedModel, PromptTokens, Readings, Views
 from training.records import Answer
@@ -69,6 +70,7 @@ class FusionModel(AdaptedModel):
         # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
         self.objectives = nn.ModuleList()
         self.compiled: CompiledLayers | None = None  # of the language model, while training lasts
+        self.packs = False  # rows that the language model reads, in training
         self.post_init()
         adapt(self.llm, config.adaptation, "model.llm")
         self.leave_out_base()
@@ -201,18 +203,26 @@ class FusionModel(AdaptedModel):
 
         Positions count from the first real token of a row.
         """
+        if self.packs and self.training and not mask_BS.all():
+            return read_packed(self._said, self.get_output_embeddings(), embeddings_BSD, mask_BS, **options)
         length = embeddings_BSD.shape[1]
         if self.compiled is not None and self.training:
             embeddings_BSD, mask_BS = self.compiled.padded(embeddings_BSD, mask_BS)
         positions_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)
         padded = {"inputs_embeds": embeddings_BSD, "attention_mask": mask_BS, "position_ids": positions_BS}
-        is_also_read = self.head is not None and self.output.reads_answers
-        with _watched(self.llm.base_model) if is_also_read else nullcontext([]) as seen:
-            said = self.llm(**padded, use_cache=False, **options)
-        if seen:
-            said["last_hidden_state"] = seen[0]
+        said = self._said(**padded, use_cache=False, **options)
         if "last_hidden_state" in said:
             said["last_hidden_state"] = said.last_hidden_state[:, -length:]  # without what compiled layers were given
+        return said
+
+    def _said(self, **read: Any) -> Any:
+        """The language model's own, see `read`."""
+        is_also_read = self.head is not None and self.output.reads_answers
+        with ExitStack() as stack:
+            seen = stack.enter_context(_watched(self.llm.base_model)) if is_also_read else []
+            said = self.llm(**read)
+        if seen:
+            said["last_hidden_state"] = seen[0]
         return said
 
     def forward(

@@ -252,9 +252,9 @@ class TrainingSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False  # layers are computed twice, so that less has to be remembered
     compile: bool = False  # the language model's layers, by torch.compile: needs a C++ compiler, and a minute at first
-    # Batches of rows whose prompts and answers are of like length, so that little is padding; null: where model.llm is
-    # pretrained.
-    group_by_length: bool | None = None
+    # The language model reads the rows of a batch one after the other in a few sequences, so that little is padding
+    # (`training.packing`); null: where it is pretrained and keeps them apart.
+    packing: bool | None = None
     seed: int = 0
     workers: int = 0  # processes that make batches
     parallel: int | None = None  # models trained at once, sharing the cores; null: two on a CPU, one on a GPU

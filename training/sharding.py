@@ -27,12 +27,14 @@ class ShardingTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            shard(self.model, self.model.llm)  # not before, since a checkpoint is read into a model that is whole
+            network: Any = self.model
+            shard(network, network.llm)  # not before, since a checkpoint is read into a model that is whole
             optimizer = super().create_optimizer(model)
             optimizer.param_groups[:] = [
                 {**g, "params": p} for g in optimizer.param_groups for p in _apart(g["params"])
             ]
             whole_state(optimizer)
+        assert self.optimizer is not None
         return self.optimizer
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
@@ -63,6 +65,7 @@ class ShardingTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.should_save:
+            assert self.optimizer is not None
             self.optimizer.state_dict()  # the first process puts it together with all of them
         super()._save_optimizer_and_scheduler(output_dir)
 

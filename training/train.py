@@ -4,6 +4,7 @@ ends with the same weights, bit for bit, on the same machine."""
 import gc
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +24,7 @@ from training.building import build_model, own_tokenizer
 from training.calibration import calibrate
 from training.catalog import OBJECTIVES, OUTPUTS
 from training.checkpoints import claim, last_checkpoint
-from training.collator import Collator, make_collator
+from training.collator import make_collator
 from training.compilation import CompiledLayers
 from training.data import Row, SampleDataset
 from training.distributed import first_says, is_first, part_of, shards
@@ -33,6 +34,7 @@ from training.mixing import can_mix, check_mixing
 from training.model import FusionModel
 from training.objectives.options import check_objectives
 from training.outputs.base import Output
+from training.packing import keeps_rows_apart, unpackable
 from training.records import Answer
 from training.schema import fingerprint, subset_name
 from training.settings import TINY, ModelSettings, TrainingSettings, for_rows
@@ -129,7 +131,7 @@ def fit(
         rate = task.training.learning_rate
         raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
     network.leave_out_base()
-    network.eval().compiled = None
+    network.eval().compiled, network.packs = None, False
     network.whole = restore(network.whole)
     merge(network.encoders)  # what LoRA learned becomes part of the weights, so that a saved encoder is a plain one
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
@@ -186,6 +188,7 @@ def make_trainer(
     assert training.epochs is not None
     check_mixing(training.mixing or 0.0, task.modalities, task.features, network.output, network.config.columns)
     network.leave_out_base(of_encoders=True)
+    network.packs = _packs(task, network)
     if training.compile:
         network.compiled = CompiledLayers(network.llm)
     if training.precision == "bfloat16":
@@ -214,24 +217,23 @@ def make_trainer(
         callbacks=[*callbacks, *_stopping(training)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.lengths = _lengths(task, network, collator)
     trainer.tokenizer, trainer.evaluation_collator = task.tokenizer, collator
     trainer.named_losses, trainer.clipped = {}, []
     trainer.watched = tuple(metric for metric in network.output.metrics if metric.name == training.metric)
     return trainer
 
 
-def _lengths(task: TrainingTask, network: FusionModel, collator: Collator) -> np.ndarray | None:
-    """Tokens of each training row, soft ones not counted; None where batches need not be of like length."""
-    grouped, output, labels = task.training.group_by_length, network.output, task.train.labels
-    if not (task.model.llm.model != TINY if grouped is None else grouped):
-        return None
-    lengths = collator.prompt_lengths(task.train)
-    if output.reads_answers:
-        known = sorted({label for label in labels if label is not None})
-        counts = {label: output.targets([label], task.tokenizer).shape[1] for label in known}
-        lengths = lengths + np.array([0 if label is None else counts[label] for label in labels])
-    return lengths
+def _packs(task: TrainingTask, network: FusionModel) -> bool:
+    """Whether the language model reads packed rows. Raises ValueError: it shall, and cannot."""
+    name, asked = task.model.llm.model, task.training.packing
+    if asked is False or (asked is None and name == TINY):
+        return False
+    if keeps_rows_apart(network.llm):
+        return True
+    if asked:
+        raise ValueError(unpackable(name))
+    warnings.warn(f"{unpackable(name)}: they are padded", stacklevel=2)
+    return False
 
 
 def predict(

@@ -31,11 +31,9 @@ class Trainer(transformers.Trainer):
     named_losses: dict[str, list[Tensor]]  # since the last log, where there is more than one objective
     clipped: list[nn.Parameter]
     watched: tuple[Metric, ...] = ()
-    lengths: np.ndarray | None = None  # of the training rows, where a batch shall have rows of like length
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        batch = self.args.per_device_train_batch_size * processes()
-        return EpochSampler(len(train_dataset), self.args.seed, batch, self.lengths)
+        return EpochSampler(len(train_dataset), self.args.seed)
 
     def get_train_dataloader(self) -> DataLoader:
         loader = super().get_train_dataloader()

@@ -1,6 +1,5 @@
 """Rows, cache, order and batches: from feature tables made on the spot."""
 
-import itertools
 import multiprocessing
 import pickle
 from collections import Counter
@@ -159,27 +158,6 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert list(sampler) == first and sorted(n for _, n in first) == list(range(50))
     sampler.set_epoch(1)
     assert [n for _, n in sampler] != [n for _, n in first] and {epoch for epoch, _ in sampler} == {1}
-
-
-def test_batches_have_rows_of_like_length_in_an_order_of_their_own() -> None:
-    lengths = np.random.default_rng(0).integers(1, 100, 1003)
-
-    def padding(sampler: EpochSampler) -> float:
-        rows = [n for _, n in sampler]
-        assert sorted(rows) == list(range(1003)), "each once"
-        batches = np.split(lengths[rows], range(8, 1003, 8))
-        return 1 - lengths.sum() / sum(len(batch) * batch.max() for batch in batches)
-
-    grouped, plain = EpochSampler(1003, 3, 8, lengths), EpochSampler(1003, 3, 8)
-    assert padding(grouped) < 0.06 < 0.3 < padding(plain)
-    first = list(grouped)
-    torch.manual_seed(5)
-    assert list(grouped) == first and lengths[[n for _, n in first[:8]]].max() == lengths.max()
-    by_batch = [lengths[n] for _, n in first[8:400:8]]
-    assert 10 < sum(a > b for a, b in itertools.pairwise(by_batch)) < 39, "not from short to long"
-    grouped.set_epoch(1)
-    assert list(grouped) != first
-    assert sorted(n for _, n in EpochSampler(3, 0, 8, lengths[:3])) == [0, 1, 2]
 
 
 def test_generators_are_keyed() -> None:

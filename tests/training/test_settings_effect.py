@@ -210,7 +210,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "precision": ("bfloat16", lambda e, s: e.arguments(s, "bf16")),
         "gradient_checkpointing": (True, lambda e, s: e.arguments(s, "activation_checkpointing")),
         "compile": (True, lambda e, s: e.trainer(e.task(training=s)).model.compiled is None),
-        "group_by_length": (True, lambda e, s: e.trainer(e.task(training=s)).lengths is None),
+        "packing": (True, lambda e, s: e.trainer(e.task(training=s)).model.packs),
         "seed": (
             1,
             lambda e, s: [

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from tests.training.test_llm import save_llm
 from training.building import build_model
 from training.cache import FeatureCache
 from training.checkpoints import last_checkpoint
@@ -22,7 +23,7 @@ from training.features import FeatureSettings
 from training.model import FusionModel
 from training.records import Answer
 from training.schema import DATASET, FEATURES, features_table
-from training.settings import ModelSettings, TrainingSettings
+from training.settings import LlmSettings, ModelSettings, TrainingSettings
 from training.train import Trained, TrainingTask, fit, make_tokenizer, new_model, predict
 
 FEATURES_SETTINGS = FeatureSettings(image={"size": 8, "color": "grey"}, speech={"mels": 8, "coefficients": 4})
@@ -184,6 +185,24 @@ def test_layers_that_are_computed_twice_learn_the_same(samples: SampleDataset, t
         counts.append(counter.calls)
     assert counts[1] == 2 * counts[0] > 0
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_packed_rows_are_learned_from_as_padded_ones(samples: SampleDataset, tmp_path: Path) -> None:
+    model, losses = replace(MODEL, dropout=0.0), []
+    for packing in (False, True):
+        training = replace(TRAINING, epochs=1, packing=packing)
+        trained = train(samples, tmp_path / str(packing), model=model, training=training)
+        losses.append([value for entry in trained.history for name, value in entry.items() if "loss" in name])
+        assert not trained.model.packs, "who answers reads as ever"
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[0] != losses[1]
+
+
+def test_a_model_that_mixes_packed_rows_is_given_padded_ones_or_refused(samples: SampleDataset, tmp_path: Path) -> None:
+    model = replace(MODEL, llm=LlmSettings(model=save_llm(tmp_path, "bloom")))
+    with pytest.warns(UserWarning, match="'.*' does not keep rows apart .* they are padded"):
+        train(samples, tmp_path / "padded", model=model, training=replace(TRAINING, epochs=0.1))
+    with pytest.raises(ValueError, match=r"^training.packing: .* set it to false$"):
+        train(samples, tmp_path / "packed", model=model, training=replace(TRAINING, packing=True))
 
 
 @pytest.mark.slow

@@ -108,7 +108,11 @@ class TextOutput(StringOutput):
         answers, real = targets_BA.clamp(min=0), targets_BA != -100
         answers_BAD = model.get_input_embeddings()(answers[:, :-1])
         embeddings_BSD = torch.cat([embeddings_BSD, answers_BAD.to(embeddings_BSD.dtype)], dim=1)
-        return embeddings_BSD, torch.cat([mask_BS, real[:, :-1]], dim=1)
+        return embeddings_BSD, torch.cat([mask_BS, real[:, 1:]], dim=1)  # what nothing follows need not be read
+
+    def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
+        real_BA = targets != -100  # a large vocabulary takes long, and most of a batch may be padding
+        return super().loss(logits[real_BA], targets[real_BA], smoothing)
 
     def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
         """Of what is generated being right, or not: single tokens of a text may be sure where the whole is not."""
