@@ -80,6 +80,16 @@ class SourceSettings:
     def column(self) -> str | None:
         return getattr(self.options, "column", None)
 
+    @property
+    def place(self) -> str | None:
+        """What it reads, of a kind that says so; it has no password."""
+        return getattr(self.options, "place", None)
+
+    @property
+    def rows(self) -> tuple[str, tuple[str, ...]]:
+        """What its columns stand in, and by which key: sources that agree have the same row of it in a sample."""
+        return self.place or self.table or self.name, self.keys
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
