@@ -8,6 +8,7 @@ SOURCES = Family(
         "files": "assets.sources.files:FilesSource",
         "table": "assets.sources.table:TableSource",
         "embedded": "assets.sources.embedded:EmbeddedSource",
+        "webdataset": "assets.sources.webdataset:WebdatasetSource",
         "vectors": "assets.sources.vectors:VectorsSource",
     },
 )

@@ -134,6 +134,23 @@ def shards(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {f"{n:04}": str(n % 3) for n in range(24)}
 
 
+def webdataset(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    labels = {}
+    for shard in ("train-000", "train-001", "val-000", "test-000"):
+        (root / "shards").mkdir(parents=True, exist_ok=True)
+        with tarfile.open(root / f"shards/{shard}.tar", "w") as archive:
+            for n in range(4):
+                number = len(labels)
+                parts = {"cls": b"%d\n" % (n % 2), "wav": sound(number, "WAV"), "json": b'{"place": "here"}'}
+                parts |= {"jpg": png(number), "txt": f"Picture {number}.".encode()}
+                labels[f"{shard}/{n:04}"] = str(n % 2)
+                for suffix, content in parts.items():
+                    info = tarfile.TarInfo(f"{n:04}.{suffix}")
+                    info.size = len(content)
+                    archive.addfile(info, BytesIO(content))
+    return labels
+
+
 def visits(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     keys = [(f"p{n // 2}", f"v{n % 2}") for n in range(48)]
     for n, (patient, visit) in enumerate(keys):
@@ -187,6 +204,7 @@ LAYOUTS = {
         annotations,
         hub_parquet,
         shards,
+        webdataset,
         visits,
         links,
         vectors,

@@ -153,6 +153,23 @@ def vectors(root: Path, suffix: str = "parquet") -> Silo:
     return Silo(settings, lambda: write(1))
 
 
+def webdataset(root: Path) -> Silo:
+    """Two shards in which samples have one name, with one that lacks its medium and one of a broken label."""
+
+    def write(contents: dict[str, bytes]) -> None:
+        for number in range(2):
+            with tarfile.open(root / f"shard-{number}.tar", "w") as archive:
+                members = {f"{n // 2}.bin": content for n, content in enumerate(contents.values()) if n % 2 == number}
+                for name, content in {"no.cls": b"1", "odd.bin": b"x", "odd.json": b"{", **members}.items():
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+
+    write(CONTENTS)
+    settings = SourceSettings.of(name="s", modality="image", kind="webdataset", files="shard-*.tar", member="bin")
+    return Silo(settings, lambda: write({**CONTENTS, "2.bin": b"other"}))
+
+
 def database(root: Path) -> Silo:
     with sqlite3.connect(root / "media.db") as connection:
         connection.execute("CREATE TABLE media (name, content)")
@@ -167,6 +184,7 @@ def database(root: Path) -> Silo:
 
 
 SILOS = {"files": [folder, tar, packed, remote], "table": [table], "embedded": [embedded]}
+SILOS |= {"webdataset": [webdataset]}
 SILOS |= {"vectors": [vectors, partial(vectors, suffix="jsonl")]}
 SILOS |= {"family_test_source:SqliteSource": [database]}
 
