@@ -53,7 +53,7 @@ class SourceSettings:
 
     def make(self, root: Path) -> "Source":
         """The source itself; `root` is the folder that relative paths start from."""
-        return SOURCES.load(self.kind).make(root, self.options)
+        return SOURCES.load(self.kind).make(root, self.options, self.modality)
 
     def of_vectors(self) -> "SourceSettings":
         """As what reads vectors, where it reads a column of a table."""

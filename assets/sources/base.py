@@ -83,8 +83,12 @@ class Source(ABC):
         self.root, self.options = root, options
 
     @classmethod
-    def make(cls, root: Path, options: Any) -> "Source":
-        """The source that reads what the options name; another kind where what is there asks for it."""
+    def make(cls, root: Path, options: Any, modality: str) -> "Source":
+        """The source that reads what the options name; another kind where what is there asks for it.
+
+        Args:
+            modality: of its items, for kinds that read each in a way of its own.
+        """
         return cls(root, options)
 
     def __str__(self) -> str:

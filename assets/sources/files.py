@@ -78,7 +78,7 @@ class FilesSource(Source):
                 raise ValueError(f"has {name} but no table")
 
     @classmethod
-    def make(cls, root: Path, options: Options) -> Source:
+    def make(cls, root: Path, options: Options, modality: str) -> Source:
         """Where `files` is nowhere and the column that should name them holds them: what reads them there."""
         source, column = cls(root, options), options.file or (options.key or ("",))[0]
         if options.table is None or source._files.exist() or not holds_media(options.table, root, column):
