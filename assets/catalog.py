@@ -9,6 +9,7 @@ SOURCES = Family(
         "table": "assets.sources.table:TableSource",
         "embedded": "assets.sources.embedded:EmbeddedSource",
         "webdataset": "assets.sources.webdataset:WebdatasetSource",
+        "huggingface": "assets.sources.huggingface:HuggingfaceSource",
         "vectors": "assets.sources.vectors:VectorsSource",
     },
 )

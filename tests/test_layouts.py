@@ -8,6 +8,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +36,11 @@ def png(make_png, tmp_path) -> Callable[[int], bytes]:
         return (tmp_path / "made.png").read_bytes()
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -110,6 +116,17 @@ def hub_parquet(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
         pictures = [{"bytes": png(n), "path": f"{n}.png"} for n in numbers]
         pq.write_table(pa.table(columns | {"image": pictures}), root / f"data/train-0000{part}-of-00002.parquet")
     return {f"p{n}": f"c{n % 3}" for n in range(24)}
+
+
+def huggingface(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    names = {
+        f"{split}/{2 * (n % 2) + n // 2}": f"{split}/{('cat', 'dog')[n % 2]}/{n}"
+        for split in ("train", "test")
+        for n in range(4)
+    }
+    for n, name in enumerate(names.values()):
+        write(root / f"pets/{name}.png", png(n))
+    return {key: name.split("/")[1] for key, name in names.items()}
 
 
 def common_voice(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
@@ -203,6 +220,7 @@ LAYOUTS = {
         kaldi,
         annotations,
         hub_parquet,
+        huggingface,
         shards,
         webdataset,
         visits,

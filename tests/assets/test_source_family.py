@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -170,6 +171,24 @@ def webdataset(root: Path) -> Silo:
     return Silo(settings, lambda: write({**CONTENTS, "2.bin": b"other"}))
 
 
+def huggingface(root: Path) -> Silo:
+    """Two splits as `save_to_disk` writes them, with a row that holds nothing and one with nothing in it."""
+    features = datasets.Features({"media": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+
+    def write(contents: dict[str, bytes]) -> None:
+        cells = [{"bytes": content, "path": name} for name, content in contents.items()]
+        splits = {"train": [*cells[:3], None], "test": [*cells[3:], {"bytes": b"", "path": "void.bin"}]}
+        made = {
+            name: datasets.Dataset.from_dict({"media": rows, "label": [0] * len(rows)}, features=features)
+            for name, rows in splits.items()
+        }
+        datasets.DatasetDict(made).save_to_disk(root / "saved")
+
+    write(CONTENTS)
+    settings = SourceSettings.of(name="s", modality="image", kind="huggingface", dataset="saved", column="media")
+    return Silo(settings, lambda: write({**CONTENTS, "2.bin": b"other"}))
+
+
 def database(root: Path) -> Silo:
     with sqlite3.connect(root / "media.db") as connection:
         connection.execute("CREATE TABLE media (name, content)")
@@ -184,7 +203,7 @@ def database(root: Path) -> Silo:
 
 
 SILOS = {"files": [folder, tar, packed, remote], "table": [table], "embedded": [embedded]}
-SILOS |= {"webdataset": [webdataset]}
+SILOS |= {"webdataset": [webdataset], "huggingface": [huggingface]}
 SILOS |= {"vectors": [vectors, partial(vectors, suffix="jsonl")]}
 SILOS |= {"family_test_source:SqliteSource": [database]}
 
