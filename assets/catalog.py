@@ -10,6 +10,7 @@ SOURCES = Family(
         "embedded": "assets.sources.embedded:EmbeddedSource",
         "webdataset": "assets.sources.webdataset:WebdatasetSource",
         "huggingface": "assets.sources.huggingface:HuggingfaceSource",
+        "sql": "assets.sources.sql:SqlSource",
         "vectors": "assets.sources.vectors:VectorsSource",
     },
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -129,6 +130,16 @@ def huggingface(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {key: name.split("/")[1] for key, name in names.items()}
 
 
+def sql(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    rows = [(n, f"{n}.png", f"Good {n}.", f"kind {n % 3}") for n in range(24)]
+    for n, name, _, _ in rows:
+        write(root / "photos" / name, png(n))
+    with sqlite3.connect(root / "shop.db") as connection:
+        connection.execute("CREATE TABLE goods (id INTEGER, photo TEXT, said TEXT, kind TEXT)")
+        connection.executemany("INSERT INTO goods VALUES (?, ?, ?, ?)", rows)
+    return {str(n): kind for n, _, _, kind in rows}
+
+
 def common_voice(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     rows = [f"client{n // 2}\tcommon_voice_de_{n}.mp3\tSatz {n}." for n in range(24)]
     write(root / "cv/validated.tsv", "\n".join(["client_id\tpath\tsentence", *rows]))
@@ -221,6 +232,7 @@ LAYOUTS = {
         annotations,
         hub_parquet,
         huggingface,
+        sql,
         shards,
         webdataset,
         visits,

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.formats.arrow import is_read, names_of, records
-from assets.formats.base import Record, TableFile
+from assets.formats.base import Place, Record, TableFile
 from assets.formats.media_column import MediaField, holds_binary
 from assets.formats.values import as_text
 from assets.keys import key_of
@@ -30,16 +30,6 @@ _ROWS = 1024  # of a batch; they are memory-mapped, and only what is asked for i
 _NETWORK_SECONDS = 5
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes, of several splits and of one
 _WHOLE = "all"  # what the rows of a data set without splits are called
-
-
-@dataclass(frozen=True)
-class _Split:
-    """Where the rows of a split lie, as messages and tables name it."""
-
-    uri: str
-
-    def __str__(self) -> str:
-        return self.uri
 
 
 class HuggingfaceSource(Source):
@@ -62,8 +52,8 @@ class HuggingfaceSource(Source):
 
         @property
         def place(self) -> str:
-            of = (self.config, self.revision and f"@{self.revision}", self.splits and ",".join(self.splits))
-            return " ".join([self.dataset or "", *filter(None, of)])
+            splits = ",".join(self.splits or ())
+            return " ".join(filter(None, (self.dataset, self.config, self.revision and f"@{self.revision}", splits)))
 
     @classmethod
     def make(cls, root: Path, options: Options, modality: str) -> Source:
@@ -156,7 +146,7 @@ class HuggingfaceSource(Source):
 
         name = self.options.dataset
         try:
-            return HfApi().dataset_info(name, revision=self.options.revision, timeout=_NETWORK_SECONDS).sha
+            return HfApi().dataset_info(name, revision=self.options.revision, timeout=_NETWORK_SECONDS).sha or ""
         except Exception as error:  # the hub, the network's library and proxies each have their own
             raise SourceError(
                 f"dataset is {name!r}: there is no such folder, and Hugging Face does not give it "
@@ -169,7 +159,7 @@ class HuggingfaceSource(Source):
         required = tuple(
             dict.fromkeys([options.column, *(options.key or ()), *([options.time] if options.time else [])])
         )
-        place, settings = cast(Location, _Split(f"{self._place}/{split}")), TableSettings(missing=options.missing)
+        place, settings = cast(Location, Place(f"{self._place}/{split}")), TableSettings(missing=options.missing)
         table = TableFile(place, settings, required=required, text=options.column if self._is_text else None)
         names = [normalize(name) for name in schema.names]
         if missing := [name for name in required if name not in names]:
@@ -180,7 +170,7 @@ class HuggingfaceSource(Source):
             raise SourceError(f"{table}: column {options.column!r} is {kind} and holds no {holds}; name another")
         fields = [field for field in schema if is_read(table, field)]
         table.check([field.name for field in fields])
-        labels = {name: names for name, feature in data.features.items() if (names := _label_names(feature))}
+        labels = {name: known for name, feature in data.features.items() if (known := _label_names(feature))}
         mtime, row = _last_change(data), 0
         for batch in (part for rows in data.iter(_ROWS) for part in rows.to_batches()):
             columns = {f.name: _named(batch[f.name], labels.get(f.name)) for f in fields}
@@ -273,7 +263,7 @@ def _offline() -> Iterator[None]:
     import datasets
     import huggingface_hub
 
-    places = (datasets.config, huggingface_hub.constants)
+    places: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
         for place in places:

@@ -189,6 +189,21 @@ def huggingface(root: Path) -> Silo:
     return Silo(settings, lambda: write({**CONTENTS, "2.bin": b"other"}))
 
 
+def sql(root: Path) -> Silo:
+    """A query, with a row that holds nothing, one with nothing in it, and one that has the name of another."""
+    with sqlite3.connect(root / "media.db") as connection:
+        connection.execute("CREATE TABLE media (name, content)")
+        extra = [("no", None), ("void", b""), ("0.bin", b"again")]
+        connection.executemany("INSERT INTO media VALUES (?, ?)", [*CONTENTS.items(), *extra])
+
+    def change() -> None:
+        with sqlite3.connect(root / "media.db") as connection:
+            connection.execute("UPDATE media SET content = x'AA' WHERE name = '0.bin'")
+
+    where = {"url": "sqlite:///media.db", "query": "SELECT * FROM media;", "key": "name", "column": "content"}
+    return Silo(SourceSettings.of(name="s", modality="image", kind="sql", **where), change)
+
+
 def database(root: Path) -> Silo:
     with sqlite3.connect(root / "media.db") as connection:
         connection.execute("CREATE TABLE media (name, content)")
@@ -203,7 +218,7 @@ def database(root: Path) -> Silo:
 
 
 SILOS = {"files": [folder, tar, packed, remote], "table": [table], "embedded": [embedded]}
-SILOS |= {"webdataset": [webdataset], "huggingface": [huggingface]}
+SILOS |= {"webdataset": [webdataset], "huggingface": [huggingface], "sql": [sql]}
 SILOS |= {"vectors": [vectors, partial(vectors, suffix="jsonl")]}
 SILOS |= {"family_test_source:SqliteSource": [database]}
 
