@@ -155,9 +155,10 @@ class _Query:
 
     def records(self, required: Sequence[str], media: bool = False) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Each row as words, and as what the database gives. Args: `media`: the column holds some."""
-        options, table, columns = self._options, None, list[str]()
+        options, columns = self._options, list[str]()
+        table: TableFile | None = None
         text = None if media else options.column
-        required = [*dict.fromkeys([*required, *options.key, *([options.time] if options.time else [])])]
+        required = [*dict.fromkeys([*required, *(options.key or ()), *([options.time] if options.time else [])])]
         for line, (names, row) in enumerate(self._database.rows(self._text, _MEDIA if media else _ROWS), 1):
             if table is None:
                 place = cast(Location, Place(self._database.place))

@@ -59,6 +59,21 @@ def test_folders_of_pictures_are_splits_and_class_names(tmp_path, make_png):
         scan(settings(dataset="pets", column="image", splits="val"), tmp_path)
 
 
+def test_a_name_that_was_loaded_before_needs_no_network(tmp_path, make_png):
+    name = "loaded-before-by-triptych"
+    for folder in ("a", "b"):
+        (tmp_path / name / folder).mkdir(parents=True)
+        make_png(tmp_path / name / folder / "1.png", ord(folder))
+    source = settings(dataset=name, column="image")
+    before = items(scan(source, tmp_path))
+    assert len(before) == 2
+    (tmp_path / "elsewhere").mkdir()
+    listed = scan(source, tmp_path / "elsewhere")  # no folder there, and no such name on the hub
+    assert listed.seen == 2  # its rows name files of this machine, which a data set of the hub must not
+    for row in listed.quarantine.to_pylist():
+        assert (row["uri"], row["reason"]) == (f"hf://datasets/{name}/train", "outside_root")
+
+
 def test_a_folder_of_recordings_with_a_table(tmp_path):
     (tmp_path / "said").mkdir()
     for n in range(2):
