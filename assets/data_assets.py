@@ -73,7 +73,7 @@ def _places(source: SourceSettings) -> dict[str, tuple[str, ...]]:
 def _kinds(source: SourceSettings) -> list[str]:
     """What the files of a source are, by name: a folder, an archive or a table, and where they lie; else its kind."""
     if not (source.files or source.table) and source.place:
-        return [source.kind]
+        return [source.kind.rpartition(":")[2].lower()]
     place = next((place for places in _places(source).values() for place in places), "")
     url = urlsplit(place) if "://" in place else None
     suffix = Path(url.path if url else place).suffix.lower().lstrip(".")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from assets.sources.base import SourceError
 from training.credentials import mask
@@ -74,39 +74,46 @@ class Database:
         return Database, (self._where, self._root)
 
     @functools.cached_property
-    def _url(self) -> "URL":
-        """Of SQLite one that only reads, and makes no file where there is none. Raises SourceError."""
+    def _given(self) -> "URL":
+        """Raises SourceError."""
         env = self._where.env
         text = self._where.url if env is None else os.environ.get(env)
         if not text:
             raise SourceError(f"the environment has no {env}, which is to hold the URL of a database: set it to {_URL}")
         try:
-            url = _parsed(text)
+            return _parsed(text)
         except ValueError as error:
             raise SourceError(f"{self._where} {error}") from None
-        if url.get_backend_name() != "sqlite":
-            return url
-        path = (self._root / (url.database or "")).resolve()
-        if not path.is_file():
-            raise SourceError(f"{path}: no such database; correct the path in its url")
-        return url.set(database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
+
+    @functools.cached_property
+    def _file(self) -> Path | None:
+        """Of SQLite."""
+        url = self._given
+        return (self._root / (url.database or "")).resolve() if url.get_backend_name() == "sqlite" else None
+
+    def exists(self) -> bool:
+        """Whether the file of SQLite is there; of servers nobody knows before they are asked."""
+        return self._file is None or self._file.is_file()
 
     @functools.cached_property
     def place(self) -> str:
         """What names it in tables and messages: a file, or a URL without user, password and options."""
-        url = self._url
-        if url.get_backend_name() == "sqlite":
-            return unquote(str(url.database).removeprefix("file:"))
+        url = self._given
         port = f":{url.port}" if url.port else ""
-        return f"{url.get_backend_name()}://{url.host or ''}{port}/{url.database or ''}"
+        server = f"{url.get_backend_name()}://{url.host or ''}{port}/{url.database or ''}"
+        return server if self._file is None else str(self._file)
 
     @functools.cached_property
     def _engine(self) -> "Engine":
         from sqlalchemy import create_engine
         from sqlalchemy.exc import SQLAlchemyError
 
-        url = self._url
-        timeout = {} if url.get_backend_name() == "sqlite" else {"connect_timeout": _CONNECT_SECONDS}
+        url, timeout = self._given, {"connect_timeout": _CONNECT_SECONDS}
+        if self._file is not None:
+            if not self._file.is_file():
+                raise SourceError(f"{self._file}: no such database; correct the path in its url")
+            # so that it is only read, and not made
+            url, timeout = url.set(database=f"file:{quote(str(self._file))}", query={"mode": "ro", "uri": "true"}), {}
         try:
             return create_engine(url, pool_pre_ping=True, connect_args=timeout)
         except ImportError as error:
@@ -177,7 +184,7 @@ class Database:
     def _words(self, error: Exception) -> str:
         """What a driver says, without what it may show of the URL."""
         said = str(getattr(error, "orig", None) or error)
-        for secret in _secrets(self._url):
+        for secret in _secrets(self._given):
             said = said.replace(secret, "***")
         return one_line(mask(said))
 

@@ -11,7 +11,7 @@ from assets.databases import Database, DatabaseUrl
 from assets.formats.base import Place, Record, TableFile, unstorable
 from assets.formats.values import as_text, is_vector, no_text, refused
 from assets.keys import key_of
-from assets.sources.base import Entry, Source, SourceError
+from assets.sources.base import Entry, Source, SourceError, signature_of
 from assets.sources.files import FilesSource
 from assets.sources.table import text_entry
 from assets.storage import Location
@@ -76,6 +76,9 @@ class SqlSource(Source):
         if options.files is not None and options.file is None and len(options.key) > 1:
             raise ValueError("has a key of several columns: name the column that holds the file names as `file`")
 
+    def exists(self) -> bool:
+        return self._rows.exist()
+
     def list(self) -> Iterator[Entry]:
         options, seen = self.options, set()
         named = options.id or options.key
@@ -121,6 +124,11 @@ class SqlSource(Source):
         named = self.options.id or self.options.key
         yield self._rows.medium(self.options.column, dict(zip(named, json.loads(entry.member or "[]"), strict=True)))
 
+    def signature(self) -> str:
+        """The same in whatever order the rows come: a query without ORDER BY has none."""
+        facts = ((e.key, e.member, e.size, e.version, e.text, e.attributes, e.reason) for e in self.list())
+        return signature_of(sorted(signature_of([fact]) for fact in facts))
+
 
 class SqlFilesSource(FilesSource):
     """Files that the rows of a query name, as those of a table do (`FilesSource`)."""
@@ -131,7 +139,7 @@ class SqlFilesSource(FilesSource):
         self._rows = _Query(root, options)
 
     def exists(self) -> bool:
-        return self._files.exist()
+        return self._files.exist() and self._rows.exist()
 
     def _has_table(self) -> bool:
         return True
@@ -152,6 +160,9 @@ class _Query:
     def __init__(self, root: Path, options: SqlSource.Options) -> None:
         assert options.query is not None
         self._options, self._text, self._database = options, options.query, Database(options.url, root)
+
+    def exist(self) -> bool:
+        return self._database.exists()
 
     def records(self, required: Sequence[str], media: bool = False) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Each row as words, and as what the database gives. Args: `media`: the column holds some."""

@@ -94,6 +94,8 @@ def test_what_cannot_be_read_says_what_to_do(tmp_path, options, words):
     with pytest.raises(SourceError, match=words):
         scan(settings(**options), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shop.db"]
+    if "url" in options and "other" in str(options["url"]):
+        assert scan(settings(**options, optional=True), tmp_path).seen == 0
 
 
 @pytest.mark.parametrize(
