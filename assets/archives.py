@@ -9,8 +9,8 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 from assets.sources.base import Entry, SourceError
 from assets.storage import PIECE, Bytes, Location, is_outside, is_utf8, opened
@@ -33,11 +33,17 @@ def archive_kind(name: str) -> str | None:
     return lower[-3:] if lower.endswith((".tar", ".zip")) else None
 
 
-def members(location: Location, kind: str, encoding: str = "utf-8") -> list[Entry]:
+# What looks at the file while a tar is walked through, which over a network costs less than to come back: called with
+# the name, as bytes, of each regular member, the file, and where in it how many bytes of content lie.
+Visit = Callable[[bytes, BinaryIO, int, int], None]
+
+
+def members(location: Location, kind: str, encoding: str = "utf-8", visit: Visit | None = None) -> list[Entry]:
     """The members of an archive; keys are their paths in it. Hidden files (.name) are no items.
 
     Args:
         encoding: of names that the archive does not mark as UTF-8.
+        visit: of a tar.
 
     Raises:
         SourceError: the archive cannot be read.
@@ -45,7 +51,7 @@ def members(location: Location, kind: str, encoding: str = "utf-8") -> list[Entr
     if kind == "compressed tar":
         raise SourceError(f"{location}: members of a compressed tar cannot be read one by one; decompress it to .tar")
     with _parsing(location, kind):
-        entries = list(_tar(location, encoding) if kind == "tar" else _zip(location, encoding))
+        entries = list(_tar(location, encoding, visit) if kind == "tar" else _zip(location, encoding))
     # As when extracting, the last member of a name counts.
     last = {entry.key: entry for entry in entries}
     for entry in entries:
@@ -69,7 +75,7 @@ def _parsing(location: Location, kind: str) -> Iterator[None]:
         raise SourceError(f"{location}: cannot be read as {kind} ({words}); copy it again, or pack it again") from error
 
 
-def _tar(location: Location, encoding: str) -> Iterator[Entry]:
+def _tar(location: Location, encoding: str, visit: Visit | None) -> Iterator[Entry]:
     whole, end, found = location.entry(), 0, []
     with location.open() as file, tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         while (member := archive.next()) is not None:
@@ -84,6 +90,8 @@ def _tar(location: Location, encoding: str) -> Iterator[Entry]:
                 why = "a sparse tar member; pack it without --sparse"
             name = member.name.encode("utf-8", "surrogateescape")
             found.append((name, member.issym() or member.islnk(), why, member.offset_data, member.size))
+            if visit is not None and member.isreg() and why is None:
+                visit(name, file, member.offset_data, member.size)
         # The library stops silently at a damaged header; the rest would be lost.
         file.seek(archive.offset)
         if file.read(512).strip(b"\0"):

@@ -8,6 +8,9 @@ SOURCES = Family(
         "files": "assets.sources.files:FilesSource",
         "table": "assets.sources.table:TableSource",
         "embedded": "assets.sources.embedded:EmbeddedSource",
+        "webdataset": "assets.sources.webdataset:WebdatasetSource",
+        "huggingface": "assets.sources.huggingface:HuggingfaceSource",
+        "sql": "assets.sources.sql:SqlSource",
         "vectors": "assets.sources.vectors:VectorsSource",
     },
 )

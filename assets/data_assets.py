@@ -66,11 +66,14 @@ def source_key(project: Project, source: SourceSettings) -> dg.AssetKey:
 def _places(source: SourceSettings) -> dict[str, tuple[str, ...]]:
     """Where it lies, as the project file says it."""
     places = {"files": source.files or (), "table": (source.table,) if source.table else ()}
-    return {name: listed for name, listed in places.items() if listed}
+    places = {name: listed for name, listed in places.items() if listed}
+    return places or ({"place": (source.place,)} if source.place else {})
 
 
 def _kinds(source: SourceSettings) -> list[str]:
-    """What the files of a source are, by name: a folder, an archive or a table, and where they lie."""
+    """What the files of a source are, by name: a folder, an archive or a table, and where they lie; else its kind."""
+    if not (source.files or source.table) and source.place:
+        return [source.kind.rpartition(":")[2].lower()]
     place = next((place for places in _places(source).values() for place in places), "")
     url = urlsplit(place) if "://" in place else None
     suffix = Path(url.path if url else place).suffix.lower().lstrip(".")

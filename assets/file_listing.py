@@ -2,12 +2,12 @@
 
 import glob
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from assets.archives import archive_kind, members
+from assets.archives import Visit, archive_kind, members
 from assets.sources.base import Entry, SourceError
 from assets.storage import Location, locate
 
@@ -59,6 +59,23 @@ class FileListing:
         entries = [entry for place in self._places for entry in self._listed(place)]
         return sorted(entries, key=lambda entry: (entry.key or "", entry.uri))
 
+    def shards(self, visit: Visit | None = None) -> Iterator[tuple[Entry, Entries]]:
+        """Each tar with its members, in the order of the names; without any, what is refused, such as another file.
+
+        Raises:
+            SourceError: nothing is there, or none of it can be read.
+        """
+        files = [(entry, place) for place in self._places for entry in self._files(place)]
+        readable = False
+        for shard, place in sorted(files, key=lambda file: (file[0].key or "", file[0].uri)):
+            if shard.reason is None and archive_kind(shard.uri) not in ("tar", "compressed tar"):
+                shard.refuse("unsupported", "no tar; name the shards by a glob, such as shards/*.tar")
+            listed = _within(self._members(shard, visit), place.within)
+            readable = readable or shard.reason is None
+            yield shard, listed if shard.reason is None else []
+        if files and not readable:
+            raise SourceError(f"{self}: none of its {len(files)} shards can be read: {files[0][0].message}")
+
     def folders(self) -> list[tuple[str, str]]:
         """The folders that names may start from: as the project file has them, and as entries do."""
         locations = [place.location for place in self._places]
@@ -96,14 +113,14 @@ class FileListing:
             raise SourceError(f"{place}: none of its {len(listed)} archives can be read: {listed[0].message}")
         return _within(listed, place.within)
 
-    def _members(self, archive: Entry) -> Entries:
+    def _members(self, archive: Entry, visit: Visit | None = None) -> Entries:
         """Of one archive of several, which is what is refused where it cannot be read."""
         if archive.reason is not None:
             return [archive]
         kind = archive_kind(archive.uri)
         assert kind is not None
         try:
-            return members(locate(archive.uri), kind, self._encoding)
+            return members(locate(archive.uri), kind, self._encoding, visit)
         except SourceError as error:
             archive.reason, archive.message = "corrupt", str(error)
             return [archive]

@@ -53,7 +53,7 @@ class SourceSettings:
 
     def make(self, root: Path) -> "Source":
         """The source itself; `root` is the folder that relative paths start from."""
-        return SOURCES.load(self.kind).make(root, self.options)
+        return SOURCES.load(self.kind).make(root, self.options, self.modality)
 
     def of_vectors(self) -> "SourceSettings":
         """As what reads vectors, where it reads a column of a table."""
@@ -79,6 +79,16 @@ class SourceSettings:
     @property
     def column(self) -> str | None:
         return getattr(self.options, "column", None)
+
+    @property
+    def place(self) -> str | None:
+        """What it reads, of a kind that says so; it has no password."""
+        return getattr(self.options, "place", None)
+
+    @property
+    def rows(self) -> tuple[str, tuple[str, ...]]:
+        """What its columns stand in, and by which key: sources that agree have the same row of it in a sample."""
+        return self.place or self.table or self.name, self.keys
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:

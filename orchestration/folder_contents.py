@@ -4,13 +4,14 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from assets.archives import archive_kind, members
 from assets.sources.base import SourceError
+from assets.sources.webdataset import sample_of
 from assets.storage import locate
 from assets.tables import read_table
 from training.catalog import MODALITIES
@@ -47,6 +48,18 @@ class Media:
     @cached_property
     def stems(self) -> frozenset[str]:
         return frozenset(posixpath.splitext(name)[0] for name in self.names)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Tars whose members of one name are one sample (`assets.sources.webdataset`)."""
+
+    paths: tuple[str, ...]  # globs, or names, relative to the folder that was looked at
+    names: frozenset[str]  # of the tars
+    suffixes: frozenset[str]  # of the members, without dot
+
+    def of(self, modality: str) -> list[str]:
+        return [suffix for suffix in sorted(self.suffixes) if _modality(f"x.{suffix}") == modality]
 
 
 @dataclass(frozen=True)
@@ -89,12 +102,15 @@ class Table:
         return None
 
 
-def look(folder: Path) -> tuple[list[Media], list[Table], list[str]]:
-    """Media and tables below a folder, and what else lies there that looks like either, and why it is none."""
+def look(folder: Path) -> tuple[list[Media], list[Table], Shards | None, list[str]]:
+    """Media, tables and shards below a folder, and what else looks like one of them, and why it is none."""
     notes: list[str] = []
-    media = _media(folder, folder, notes)
-    tables = [table for name in _below(folder) if (table := _read(folder, name, notes))]
-    return media, tables, notes
+    names = _below(folder)
+    media, held = _media(folder, folder, notes), _held(folder, names, notes)
+    shards = {name: members for name, members in held.items() if _is_shard(name, members)}
+    media += _archives({name: members for name, members in held.items() if name not in shards}, notes)
+    tables = [table for name in names if (table := _read(folder, name, notes))]
+    return media, tables, _as_shards(shards), notes
 
 
 def _media(folder: Path, root: Path, notes: list[str]) -> list[Media]:
@@ -117,19 +133,41 @@ def _media(folder: Path, root: Path, notes: list[str]) -> list[Media]:
             elif loose:
                 paths = (f"{path}/*{suffix}".removeprefix("./") for suffix in suffixes)
                 found.append(Media(tuple(paths), modality, loose))
-    return found + (_archives(root, names, notes) if folder == root else [])
+    return found
 
 
-def _archives(root: Path, names: Iterable[str], notes: list[str]) -> list[Media]:
-    found: dict[tuple[str, str], dict[str, frozenset[str]]] = {}
+def _held(root: Path, names: Iterable[str], notes: list[str]) -> dict[str, list[str]]:
+    """Archive -> its members."""
+    found = {}
     for name in names:
         try:
-            if (kind := archive_kind(name)) is None:
-                continue
-            held = [entry.key or "" for entry in members(locate(str(root / name)), kind)]
+            if kind := archive_kind(name):
+                found[name] = [entry.key or "" for entry in members(locate(str(root / name)), kind)]
         except SourceError as error:
             notes.append(str(error).replace(f"{root}/", ""))
-            continue
+    return found
+
+
+def _is_shard(name: str, members: Sequence[str]) -> bool:
+    """Whether most samples of a tar have several members, one of them of a modality."""
+    parts = [part for member in members if (part := sample_of(member))]
+    samples = {sample for sample, _ in parts}
+    is_media = any(_modality(f"x.{suffix}") for _, suffix in parts)
+    return archive_kind(name) == "tar" and is_media and 2 * len(parts) >= 3 * len(samples)
+
+
+def _as_shards(tars: Mapping[str, Sequence[str]]) -> Shards | None:
+    if not tars:
+        return None
+    suffixes = {part[1] for members in tars.values() for member in members if (part := sample_of(member))}
+    patterns = Counter(re.sub(r"\d+", "*", name) for name in tars)
+    paths = {pattern if patterns[pattern := re.sub(r"\d+", "*", name)] > 1 else name for name in tars}
+    return Shards(tuple(sorted(paths)), frozenset(tars), frozenset(suffixes))
+
+
+def _archives(archives: Mapping[str, Sequence[str]], notes: list[str]) -> list[Media]:
+    found: dict[tuple[str, str], dict[str, frozenset[str]]] = {}
+    for name, held in archives.items():
         kinds = Counter(modality for member in held if (modality := _modality(member)))
         if not kinds:
             notes.append(f"{name} holds neither of {', '.join(MODALITIES.names())}")

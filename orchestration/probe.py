@@ -1,6 +1,7 @@
 """Decodes some items of each modality, to see before a run what can be read."""
 
 import posixpath
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from assets.settings import Project
 from training.schema import QUARANTINE
 
 _EACH = 3  # items of each suffix that are decoded at least
+_SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,9}")  # of files; the names of rows end in anything
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def _by_suffix(items: pa.Table) -> dict[tuple[str, str], list[int]]:
     is_row = pc.and_(pc.is_valid(items["text"]), pc.is_valid(items["row"])).to_pylist()
     groups: dict[tuple[str, str], list[int]] = {}
     for number, (source, name, row) in enumerate(zip(items["source"].to_pylist(), names, is_row, strict=True)):
-        groups.setdefault((source, "" if row else posixpath.splitext(name)[1].lower()), []).append(number)
+        suffix = posixpath.splitext(name)[1].lower()
+        groups.setdefault((source, "" if row or not _SUFFIX.fullmatch(suffix) else suffix), []).append(number)
     return groups
 
 

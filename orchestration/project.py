@@ -106,6 +106,8 @@ def _variable(key: str, uri: str) -> str:
     """Where the password belongs."""
     if key == "tracking_uri":
         return "MLFLOW_TRACKING_URI"
+    if key.startswith("sources.") and key.endswith(".url"):
+        return "`url: {env: NAME}` reads the variable NAME"
     scheme = uri.partition("://")[0].upper()
     return "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" if scheme in ("S3", "S3A") else f"FSSPEC_{scheme}_PASSWORD"
 

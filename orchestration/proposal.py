@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from orchestration.folder_contents import Media, Table, identifier, look
+from orchestration.folder_contents import Media, Shards, Table, identifier, look
 from training.catalog import MODALITIES
 
 # Names of columns, as people give them; parts of a name count, too (`speaker_id`).
@@ -20,6 +20,7 @@ _TEXTS = ("text", "question", "sentence", "caption", "transcript", "transcriptio
           "review", "comment", "description")  # fmt: skip
 _GROUPS = ("speaker", "patient", "patientid", "subject", "person", "user", "client", "author", "scene")
 _KEYS = ("id", "key", "uuid")
+_CLASSES = ("cls", "class")  # members that hold a label
 _ENOUGH = 20  # groups, for a split by hash
 _SPLITS = {"train", "validation", "val", "valid", "dev", "test"}
 
@@ -40,15 +41,17 @@ def propose(folder: Path, prefix: str = "") -> Proposal | None:
     Args:
         prefix: leads from the project file to the folder.
     """
-    media, tables, notes = look(folder)
-    return _Guess(media, tables, notes, prefix).proposal() if media or tables else None
+    media, tables, shards, notes = look(folder)
+    return _Guess(media, tables, shards, notes, prefix).proposal() if media or tables or shards else None
 
 
 class _Guess:
     """Which table says what of which media, by which key."""
 
-    def __init__(self, media: Sequence[Media], tables: Sequence[Table], notes: list[str], prefix: str) -> None:
-        self.media, self.notes, self.prefix = media, notes, prefix
+    def __init__(
+        self, media: Sequence[Media], tables: Sequence[Table], shards: Shards | None, notes: list[str], prefix: str
+    ) -> None:
+        self.media, self.shards, self.notes, self.prefix = media, shards, notes, prefix
         self.files = {(t.path, m.name): column for t in tables for m in media if (column := t.matching(m.named))}
         # The table that names files of the most sources stands for the samples; others are joined to it.
         self.tables = sorted(tables, key=lambda t: (-sum(path == t.path for path, _ in self.files), not self.texts(t)))
@@ -62,6 +65,8 @@ class _Guess:
     def proposal(self) -> Proposal | None:
         for media in self.media:
             self._add_media(media)
+        if self.shards:
+            self._add_shards(self.shards)
         self._add_text()
         if not self.sources:
             return None
@@ -92,6 +97,26 @@ class _Guess:
         else:
             why = "its keys are the names of the files, without suffix"
             self._add(media.name, values, why)
+
+    def _add_shards(self, shards: Shards) -> None:
+        """A source for each modality of the samples in WebDataset's tars."""
+        files = [self.prefix + path for path in shards.paths]
+        where = {"kind": "webdataset", "files": files[0] if len(files) == 1 else files}
+        if self._says_split(shards):
+            where["path"] = "**/{split}-*"
+        for modality in MODALITIES.names():
+            if suffixes := shards.of(modality):
+                is_text = MODALITIES.load(modality).is_text
+                part = {"column": suffixes[0]} if is_text else {"member": suffixes}
+                self._add(
+                    modality, {"modality": modality, **where, **part}, "the tars hold samples, as WebDataset's do"
+                )
+
+    @staticmethod
+    def _says_split(shards: Shards) -> bool:
+        """Whether their names start with the split: train-000.tar."""
+        starts = {name.rpartition("/")[2].partition("-")[0].lower() for name in shards.names if "-" in name}
+        return {"train", "test"} <= starts <= _SPLITS and all("-" in name.rpartition("/")[2] for name in shards.names)
 
     def _add_text(self) -> None:
         """The likeliest column of all tables that can be joined."""
@@ -176,6 +201,14 @@ class _Guess:
             if "{label}" in pattern:
                 lines, output = ["label: label # the folder's name"], "class"
             if "{split}" in pattern:
+                return [*lines, "split: {column: split}"], output
+        if self.shards and not label:
+            named = [column for column in _CLASSES if column in self.shards.suffixes]
+            if named:
+                lines, output = [f"label: {named[0]} # each sample has a .{named[0]}"], "class"
+            elif "json" in self.shards.suffixes:
+                lines = ["# label: answer # which name in the .json of each sample holds what the model shall answer?"]
+            if self._says_split(self.shards):
                 return [*lines, "split: {column: split}"], output
         if self.links:
             table = _flow(self.prefix + self.tables[0].path)

@@ -1,9 +1,12 @@
 """A small project of real media, written on the spot: what most tests of the data side and the orchestration run on."""
 
 import csv
+import getpass
 import os
 import shutil
 import socket
+import subprocess
+import tempfile
 import time
 import wave
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +38,8 @@ schedule: "0 3 * * *"
 SAMPLES = 60
 NO_IMAGE, NO_SPEECH = (3, 9), (6, 9)  # last digits of the samples that lack it
 TRUNCATED, NOT_FOUND, TWICE = 5, 8, 10  # the picture cut short, the recording that is not there, the row that is twice
+POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+POSTGRES_PASSWORD = "xyzzy42"
 
 
 hypothesis.settings.register_profile("triptych", deadline=None)  # a busy machine is no failure
@@ -201,3 +206,34 @@ def browse(tmp_path: Path) -> Iterator[Callable[..., Any]]:
         open_page.errors, open_page.asked = [], []
         yield open_page
         browser.close()
+
+
+@pytest.fixture
+def postgres(free_ports: Callable[[int], list[int]]) -> Iterator[str]:
+    """user:password@host:port of a server with the databases dagster and mlflow."""
+    pytest.importorskip("psycopg2")
+    if POSTGRES is None:
+        pytest.skip("PostgreSQL is not installed: make system")
+    user = "postgres" if os.getuid() == 0 else getpass.getuser()  # it refuses to run as root
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    (port,) = free_ports(1)
+
+    def call(name: str, *arguments: str) -> None:
+        subprocess.run([POSTGRES / name, *arguments], check=True, user=user, cwd=folder, capture_output=True)
+
+    try:
+        (folder / "password").write_text(POSTGRES_PASSWORD)
+        for path in (folder, folder / "password"):
+            shutil.chown(path, user)
+        signed = [f"--pwfile={folder / 'password'}", "--auth=scram-sha-256", "--username=triptych"]
+        call("initdb", "-D", str(folder / "data"), *signed)
+        settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        call("pg_ctl", "-D", str(folder / "data"), "-w", "-l", str(folder / "log"), "-o", settings, "start")
+        os.environ["PGPASSWORD"] = POSTGRES_PASSWORD
+        for name in ("dagster", "mlflow"):
+            call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "triptych", name)
+        del os.environ["PGPASSWORD"]
+        yield f"triptych:{POSTGRES_PASSWORD}@127.0.0.1:{port}"
+    finally:
+        subprocess.run([POSTGRES / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop"], user=user, check=False)
+        shutil.rmtree(folder)

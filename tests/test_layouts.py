@@ -2,12 +2,14 @@
 
 import json
 import re
+import sqlite3
 import tarfile
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +37,11 @@ def png(make_png, tmp_path) -> Callable[[int], bytes]:
         return (tmp_path / "made.png").read_bytes()
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -112,6 +119,27 @@ def hub_parquet(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {f"p{n}": f"c{n % 3}" for n in range(24)}
 
 
+def huggingface(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    names = {
+        f"{split}/{2 * (n % 2) + n // 2}": f"{split}/{('cat', 'dog')[n % 2]}/{n}"
+        for split in ("train", "test")
+        for n in range(4)
+    }
+    for n, name in enumerate(names.values()):
+        write(root / f"pets/{name}.png", png(n))
+    return {key: name.split("/")[1] for key, name in names.items()}
+
+
+def sql(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    rows = [(n, f"{n}.png", f"Good {n}.", f"kind {n % 3}") for n in range(24)]
+    for n, name, _, _ in rows:
+        write(root / "photos" / name, png(n))
+    with sqlite3.connect(root / "shop.db") as connection:
+        connection.execute("CREATE TABLE goods (id INTEGER, photo TEXT, said TEXT, kind TEXT)")
+        connection.executemany("INSERT INTO goods VALUES (?, ?, ?, ?)", rows)
+    return {str(n): kind for n, _, _, kind in rows}
+
+
 def common_voice(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     rows = [f"client{n // 2}\tcommon_voice_de_{n}.mp3\tSatz {n}." for n in range(24)]
     write(root / "cv/validated.tsv", "\n".join(["client_id\tpath\tsentence", *rows]))
@@ -132,6 +160,23 @@ def shards(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
         write(root / f"shards/train-00{shard}.tar", stream.getvalue())
     write(root / "answers.csv", "\n".join(["key,answer", *(f"{n:04},{n % 3}" for n in range(24))]))
     return {f"{n:04}": str(n % 3) for n in range(24)}
+
+
+def webdataset(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    labels = {}
+    for shard in ("train-000", "train-001", "val-000", "test-000"):
+        (root / "shards").mkdir(parents=True, exist_ok=True)
+        with tarfile.open(root / f"shards/{shard}.tar", "w") as archive:
+            for n in range(4):
+                number = len(labels)
+                parts = {"cls": b"%d\n" % (n % 2), "wav": sound(number, "WAV"), "json": b'{"place": "here"}'}
+                parts |= {"jpg": png(number), "txt": f"Picture {number}.".encode()}
+                labels[f"{shard}/{n:04}"] = str(n % 2)
+                for suffix, content in parts.items():
+                    info = tarfile.TarInfo(f"{n:04}.{suffix}")
+                    info.size = len(content)
+                    archive.addfile(info, BytesIO(content))
+    return labels
 
 
 def visits(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
@@ -186,7 +231,10 @@ LAYOUTS = {
         kaldi,
         annotations,
         hub_parquet,
+        huggingface,
+        sql,
         shards,
+        webdataset,
         visits,
         links,
         vectors,

@@ -52,6 +52,16 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Place:
+    """What stands for the file of a table that lies in none, such as a database."""
+
+    uri: str
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+@dataclass(frozen=True)
 class TableFile:
     """One file of a table, and how it is read."""
 

@@ -58,7 +58,7 @@ class Columns:
             raise ValueError(f"align: no table has a column {name!r}; there are {', '.join(known) or 'none'}")
         modalities = {self.settings[s].modality for s in having}
         choices = ", ".join(f"{s}.{name}" for s in having)
-        if len(modalities) > 1 and (len({self.settings[s].table or s for s in having}) > 1 or self.link):
+        if len(modalities) > 1 and (len({self.settings[s].rows[0] for s in having}) > 1 or self.link):
             raise ValueError(f"align: column {name!r} is in several tables: write one of {choices}")
         values = ", ".join(self._of_items(m, having, column) for m in sorted(modalities))
         if len({self.settings[s].keys for s in having}) == 1:
@@ -75,12 +75,8 @@ class Columns:
             return []
         chosen = self.settings.get(own) if name not in self.link else None
         others = [s for s, names in self.sources.items() if bare in names and s != (chosen.name if chosen else "")]
-        row = self._rows_of(chosen.name) if chosen else None
-        return [f"{s}.{bare}" for s in others if self._rows_of(s) != row]
-
-    def _rows_of(self, source: str) -> tuple[str, tuple[str, ...]]:
-        """What its columns stand in, and by which key: one table that two sources read gives both the same row."""
-        return self.settings[source].table or source, self.settings[source].keys
+        row = chosen.rows if chosen else None
+        return [f"{s}.{bare}" for s in others if self.settings[s].rows != row]
 
     def bare(self, name: str) -> str:
         """The column's name without that of its source."""

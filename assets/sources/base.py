@@ -37,7 +37,7 @@ class Entry:
     reason: str | None = None  # why it is refused, as a code: not_found, outside_root, ...
     message: str | None = None  # the same as a sentence that says where and what
     listing: str | None = None  # the line that lists it, as messages name it; null: named by uri and member
-    sha256: str | None = None  # of the content; put in when it has been read
+    sha256: str | None = None  # of the content; put in when it has been read, by `list` where it reads it in any case
 
     @property
     def where(self) -> str:
@@ -62,7 +62,9 @@ class Source(ABC):
     - One object is read by several threads at once, and is pickled into worker processes: what is open stays behind.
 
     A kind says its settings as a frozen dataclass `Options`, each field with a default. Options called `table`, `key`
-    and `column` tell `align` which columns of which table are the keys and the texts.
+    and `column` tell `align` which columns of which table are the keys and the texts. Of a kind without a `table`, a
+    property `place` of its options says in one line what it reads, without a password: two sources of one place have
+    rows in common, so that a column of both is one column.
     """
 
     @dataclass(frozen=True)
@@ -81,8 +83,12 @@ class Source(ABC):
         self.root, self.options = root, options
 
     @classmethod
-    def make(cls, root: Path, options: Any) -> "Source":
-        """The source that reads what the options name; another kind where what is there asks for it."""
+    def make(cls, root: Path, options: Any, modality: str) -> "Source":
+        """The source that reads what the options name; another kind where what is there asks for it.
+
+        Args:
+            modality: of its items, for kinds that read each in a way of its own.
+        """
         return cls(root, options)
 
     def __str__(self) -> str:

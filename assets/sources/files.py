@@ -2,7 +2,7 @@
 
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class FilesSource(Source):
                 raise ValueError(f"has {name} but no table")
 
     @classmethod
-    def make(cls, root: Path, options: Options) -> Source:
+    def make(cls, root: Path, options: Options, modality: str) -> Source:
         """Where `files` is nowhere and the column that should name them holds them: what reads them there."""
         source, column = cls(root, options), options.file or (options.key or ("",))[0]
         if options.table is None or source._files.exist() or not holds_media(options.table, root, column):
@@ -90,13 +90,24 @@ class FilesSource(Source):
         tables = table_files(self.options.table, self.root) if self.options.table else []
         return self._files.exist() and all(table.exists() for table in tables)
 
+    def _has_table(self) -> bool:
+        return self.options.table is not None
+
+    def _tables(self) -> set[str]:
+        """Its files, which are no items of their folder."""
+        return {file.uri for file in table_files(self.options.table, self.root)}
+
+    def _records(self, required: Sequence[str]) -> Iterator[Record]:
+        """The rows of the table."""
+        return read_table(self.options.table, self.options, required, root=self.root, columns=self.options.columns)
+
     def list(self) -> Iterator[Entry]:
         entries = self._files.entries()
-        if self.options.table is None:
+        if not self._has_table():
             for entry in entries:
                 yield self._of_path(entry, posixpath.splitext(entry.key or "")[0])
         else:
-            tables = {file.uri for file in table_files(self.options.table, self.root)}  # no items of their folder
+            tables = self._tables()
             yield from self._named([entry for entry in entries if entry.uri not in tables])
 
     def open(self, entry: Entry) -> Iterator[bytes]:
@@ -138,7 +149,7 @@ class FilesSource(Source):
         names = FileNames(entries, self._files.folders())
         named: set[int] = set()
         missing: Entries = []
-        for record in read_table(options.table, options, required, root=self.root, columns=options.columns):
+        for record in self._records(required):
             if clash := [name for name in fields if name in record.values]:
                 raise SourceError(
                     f"{record.table}: column {clash[0]!r} is a field of `path`, too: give the field another name"

@@ -50,22 +50,40 @@ class TableSource(Source):
             yield self._item(record, times[record.table], left_out)
 
     def _item(self, record: Record, mtime: int | None, left_out: tuple[str, ...]) -> Entry:
-        options, line, text = self.options, record.where, record.values.get(self.options.column)
-        key = key_of(record.values, options.key)
-        entry = Entry(key, record.table, row=record.line, mtime=mtime, listing=line)
-        entry.time, problem = record.time(options.time)
-        if problem is not None:
-            entry.reason, entry.message = "malformed", f"{record.table}: {problem}"
-        elif not text:
-            entry.reason, entry.message = "absent", f"{line}: column {options.column!r} holds no {self.holds}"
-        elif text.isspace():
-            entry.reason, entry.message = "empty", f"{line}: column {options.column!r} holds white space only"
-        else:
-            entry.text, entry.attributes = text, record.attributes(*left_out)
-        return entry
+        options, key = self.options, key_of(record.values, self.options.key)
+        return text_entry(record, key, options.column, options.time, mtime, left_out, self.holds)
 
     def open(self, entry: Entry) -> Iterator[bytes]:
         yield (entry.text or "").encode()
 
     def signature(self) -> str:
         return signature_of((f.uri, f.size, f.version) for f in table_entries(self.options.table, self.root))
+
+
+def text_entry(
+    record: Record,
+    key: str | None,
+    column: str,
+    time: str | None,
+    mtime: int | None,
+    left_out: tuple[str, ...],
+    holds: str = "text",
+) -> Entry:
+    """The item that a row of texts is, or why it is none.
+
+    Args:
+        time: the column that says when it was recorded.
+        left_out: columns that are no attributes of it.
+    """
+    line, text = record.where, record.values.get(column)
+    entry = Entry(key, record.table, row=record.line, mtime=mtime, listing=line)
+    entry.time, problem = record.time(time)
+    if problem is not None:
+        entry.reason, entry.message = "malformed", f"{record.table}: {problem}"
+    elif not text:
+        entry.reason, entry.message = "absent", f"{line}: column {column!r} holds no {holds}"
+    elif text.isspace():
+        entry.reason, entry.message = "empty", f"{line}: column {column!r} holds white space only"
+    else:
+        entry.text, entry.attributes = text, record.attributes(*left_out)
+    return entry

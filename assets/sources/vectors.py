@@ -18,7 +18,7 @@ class VectorsSource(TableSource):
     holds = "vector"
 
     @classmethod
-    def make(cls, root: Path, options: Any) -> Source:
+    def make(cls, root: Path, options: Any, modality: str) -> Source:
         """Of Parquet the numbers are read again where they lie: a manifest that holds them would be large."""
         if not is_parquet(options.table):
             return cls(root, options)

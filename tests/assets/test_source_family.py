@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -153,6 +154,56 @@ def vectors(root: Path, suffix: str = "parquet") -> Silo:
     return Silo(settings, lambda: write(1))
 
 
+def webdataset(root: Path) -> Silo:
+    """Two shards in which samples have one name, with one that lacks its medium and one of a broken label."""
+
+    def write(contents: dict[str, bytes]) -> None:
+        for number in range(2):
+            with tarfile.open(root / f"shard-{number}.tar", "w") as archive:
+                members = {f"{n // 2}.bin": content for n, content in enumerate(contents.values()) if n % 2 == number}
+                for name, content in {"no.cls": b"1", "odd.bin": b"x", "odd.json": b"{", **members}.items():
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+
+    write(CONTENTS)
+    settings = SourceSettings.of(name="s", modality="image", kind="webdataset", files="shard-*.tar", member="bin")
+    return Silo(settings, lambda: write({**CONTENTS, "2.bin": b"other"}))
+
+
+def huggingface(root: Path) -> Silo:
+    """Two splits as `save_to_disk` writes them, with a row that holds nothing and one with nothing in it."""
+    features = datasets.Features({"media": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+
+    def write(contents: dict[str, bytes]) -> None:
+        cells = [{"bytes": content, "path": name} for name, content in contents.items()]
+        splits = {"train": [*cells[:3], None], "test": [*cells[3:], {"bytes": b"", "path": "void.bin"}]}
+        made = {
+            name: datasets.Dataset.from_dict({"media": rows, "label": [0] * len(rows)}, features=features)
+            for name, rows in splits.items()
+        }
+        datasets.DatasetDict(made).save_to_disk(root / "saved")
+
+    write(CONTENTS)
+    settings = SourceSettings.of(name="s", modality="image", kind="huggingface", dataset="saved", column="media")
+    return Silo(settings, lambda: write({**CONTENTS, "2.bin": b"other"}))
+
+
+def sql(root: Path) -> Silo:
+    """A query, with a row that holds nothing, one with nothing in it, and one that has the name of another."""
+    with sqlite3.connect(root / "media.db") as connection:
+        connection.execute("CREATE TABLE media (name, content)")
+        extra = [("no", None), ("void", b""), ("0.bin", b"again")]
+        connection.executemany("INSERT INTO media VALUES (?, ?)", [*CONTENTS.items(), *extra])
+
+    def change() -> None:
+        with sqlite3.connect(root / "media.db") as connection:
+            connection.execute("UPDATE media SET content = x'AA' WHERE name = '0.bin'")
+
+    where = {"url": "sqlite:///media.db", "query": "SELECT * FROM media;", "key": "name", "column": "content"}
+    return Silo(SourceSettings.of(name="s", modality="image", kind="sql", **where), change)
+
+
 def database(root: Path) -> Silo:
     with sqlite3.connect(root / "media.db") as connection:
         connection.execute("CREATE TABLE media (name, content)")
@@ -167,6 +218,7 @@ def database(root: Path) -> Silo:
 
 
 SILOS = {"files": [folder, tar, packed, remote], "table": [table], "embedded": [embedded]}
+SILOS |= {"webdataset": [webdataset], "huggingface": [huggingface], "sql": [sql]}
 SILOS |= {"vectors": [vectors, partial(vectors, suffix="jsonl")]}
 SILOS |= {"family_test_source:SqliteSource": [database]}
 

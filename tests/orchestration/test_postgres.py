@@ -1,64 +1,29 @@
 """Dagster and MLflow in PostgreSQL: a real server on loopback, set up as the README says."""
 
-import getpass
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-SECRET = "xyzzy42"
-PROGRAMS = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+SECRET = "xyzzy42"  # of the fixture
 
 
-@pytest.fixture
-def server(free_ports: Callable[[int], list[int]]) -> Iterator[str]:
-    """user:password@host:port of a server with the databases dagster and mlflow."""
-    pytest.importorskip("dagster_postgres")
-    if PROGRAMS is None:
-        pytest.skip("PostgreSQL is not installed: make system")
-    user = "postgres" if os.getuid() == 0 else getpass.getuser()  # it refuses to run as root
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    (port,) = free_ports(1)
-
-    def call(name: str, *arguments: str) -> None:
-        subprocess.run([PROGRAMS / name, *arguments], check=True, user=user, cwd=folder, capture_output=True)
-
-    try:
-        (folder / "password").write_text(SECRET)
-        for path in (folder, folder / "password"):
-            shutil.chown(path, user)
-        signed = [f"--pwfile={folder / 'password'}", "--auth=scram-sha-256", "--username=triptych"]
-        call("initdb", "-D", str(folder / "data"), *signed)
-        settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        call("pg_ctl", "-D", str(folder / "data"), "-w", "-l", str(folder / "log"), "-o", settings, "start")
-        os.environ["PGPASSWORD"] = SECRET
-        for name in ("dagster", "mlflow"):
-            call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "triptych", name)
-        del os.environ["PGPASSWORD"]
-        yield f"triptych:{SECRET}@127.0.0.1:{port}"
-    finally:
-        subprocess.run([PROGRAMS / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop"], user=user, check=False)
-        shutil.rmtree(folder)
-
-
-def test_a_run_with_both_in_postgres(server, tiny, home):
+def test_a_run_with_both_in_postgres(postgres, tiny, home):
     import psycopg2
 
+    pytest.importorskip("dagster_postgres")
     home.mkdir()
     settings = (ROOT / "orchestration" / "dagster.yaml").read_text()
     (home / "dagster.yaml").write_text(settings + "storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}\n")
     env = os.environ | {"TRIPTYCH_HOME": str(home), "PYTHONPATH": str(ROOT)}
     env |= {
-        "DAGSTER_POSTGRES_URL": f"postgresql+psycopg2://{server}/dagster",
-        "MLFLOW_TRACKING_URI": f"postgresql+psycopg2://{server}/mlflow",
+        "DAGSTER_POSTGRES_URL": f"postgresql+psycopg2://{postgres}/dagster",
+        "MLFLOW_TRACKING_URI": f"postgresql+psycopg2://{postgres}/mlflow",
     }
 
     def triptych(*arguments: str) -> dict:
@@ -76,7 +41,7 @@ def test_a_run_with_both_in_postgres(server, tiny, home):
         ("dagster", "SELECT run_id, status FROM runs", [(ran["dagster_run_id"], "SUCCESS")]),
         ("mlflow", "SELECT name, version FROM model_versions", [("tiny", 1)]),
     ):
-        connection = psycopg2.connect(f"postgresql://{server}/{database}")
+        connection = psycopg2.connect(f"postgresql://{postgres}/{database}")
         with connection, connection.cursor() as cursor:
             cursor.execute(query)
             assert cursor.fetchall() == found

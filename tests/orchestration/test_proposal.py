@@ -83,6 +83,31 @@ def test_one_table_over_archives_names_all_of_a_sample(
     assert sorted(path.name for path in data.iterdir()) == ["pictures.tar", "samples.csv", "voices.tar"]
 
 
+def test_shards_of_samples(tmp_path: Path, make_png: Any, make_wav: Any, home: Path) -> None:
+    make_png(tmp_path / "made.png", 1)
+    for split in ("train", "test"):
+        for part in range(2):
+            with tarfile.open(tmp_path / f"{split}-{part}.tar", "w") as archive:
+                for n in range(3):
+                    number = 6 * (split == "test") + 3 * part + n
+                    make_png(tmp_path / "made.png", number)
+                    (tmp_path / "made.txt").write_text(f"Picture {number}.")
+                    (tmp_path / "made.cls").write_text(str(number % 2))
+                    for suffix in ("png", "cls", "txt"):
+                        archive.add(tmp_path / f"made.{suffix}", f"{n:04}.{suffix}")
+    for path in tmp_path.glob("made.*"):
+        path.unlink()
+    found = written(tmp_path)
+    shared = {"kind": "webdataset", "files": ["test-*.tar", "train-*.tar"], "path": "**/{split}-*"}
+    assert {s["modality"]: {n: s[n] for n in s if n not in ("name", "modality")} for s in found["sources"]} == {
+        "text": {**shared, "column": "txt"},
+        "image": {**shared, "member": ["png"]},
+    }
+    assert found["align"] == {"label": "cls", "split": {"column": "split"}} and found["model"]["output"] == "class"
+    report = check(load(tmp_path / "project.yaml"))
+    assert report.problem is None and report.samples == {"train": 6, "test": 6} and not report.refused
+
+
 def test_a_table_that_another_is_joined_to_by_a_shared_column(tmp_path: Path, make_png: Any, home: Path) -> None:
     (tmp_path / "scans").mkdir()
     for n in range(6):
