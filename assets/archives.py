@@ -12,8 +12,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from assets.remote_settings import ANYWHERE, RemoteSettings
 from assets.sources.base import Entry, SourceError
-from assets.storage import PIECE, Bytes, Location, is_outside, is_utf8, opened
+from assets.storage import PIECE, Bytes, Location, is_outside, is_utf8, is_web, opened
 
 # A member that is packed more tightly, and not small, is made to fill memory: no picture or recording is so uniform.
 _BOMB_RATIO = 200
@@ -27,7 +28,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.
 
 def archive_kind(name: str) -> str | None:
     """tar, zip or compressed tar, by the suffix of a file's name; null for another file."""
-    lower = name.lower()
+    lower = (name.partition("?")[0] if is_web(name) else name).lower()
     if lower.endswith(_COMPRESSED):
         return "compressed tar"
     return lower[-3:] if lower.endswith((".tar", ".zip")) else None
@@ -51,10 +52,12 @@ def members(location: Location, kind: str, encoding: str = "utf-8", visit: Visit
     if kind == "compressed tar":
         raise SourceError(f"{location}: members of a compressed tar cannot be read one by one; decompress it to .tar")
     with _parsing(location, kind):
+        whole = location.entry()
         entries = list(_tar(location, encoding, visit) if kind == "tar" else _zip(location, encoding))
     # As when extracting, the last member of a name counts.
     last = {entry.key: entry for entry in entries}
     for entry in entries:
+        entry.mtime, entry.etag, entry.version = whole.mtime, whole.etag, whole.version
         if last[entry.key] is not entry and entry.reason is None:
             entry.refuse("superseded", "a later member of the archive has the same name")
     return entries
@@ -76,7 +79,7 @@ def _parsing(location: Location, kind: str) -> Iterator[None]:
 
 
 def _tar(location: Location, encoding: str, visit: Visit | None) -> Iterator[Entry]:
-    whole, end, found = location.entry(), 0, []
+    end, found = 0, []
     with location.open() as file, tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # the library keeps every header it has read
@@ -100,7 +103,7 @@ def _tar(location: Location, encoding: str, visit: Visit | None) -> Iterator[Ent
     default = "utf-8" if _mostly_utf8([name for name, *_ in found]) else None
     for name, link, why, offset, size in found:
         if (entry := _member(location.uri, _decoded(name, encoding, default), link, why)) is not None:
-            entry.offset, entry.size, entry.mtime = offset, size, whole.mtime
+            entry.offset, entry.size = offset, size
             yield entry
 
 
@@ -111,7 +114,6 @@ def _mostly_utf8(names: list[bytes]) -> bool:
 
 
 def _zip(location: Location, encoding: str) -> Iterator[Entry]:
-    whole = location.entry()
     with location.open() as file, zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
         unmarked = [info.orig_filename for info in infos if not info.flag_bits & _UTF8_NAME]
@@ -124,7 +126,7 @@ def _zip(location: Location, encoding: str) -> Iterator[Entry]:
                 continue  # a folder
             link = stat.S_ISLNK(info.external_attr >> 16)
             if (entry := _member(location.uri, name, link, _why_packed(info))) is not None:
-                entry.offset, entry.size, entry.mtime = info.header_offset, info.file_size, whole.mtime
+                entry.offset, entry.size = info.header_offset, info.file_size
                 entry.crc = info.CRC
                 if entry.reason is None and info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * info.compress_size):
                     packed = f"{info.compress_size} bytes that unpack to {info.file_size}"
@@ -204,12 +206,13 @@ def _member(uri: str, member: str | bytes, link: bool, unsupported: str | None) 
 class Archives:
     """The archives that members are read from, each opened once. Safe to share between threads; pickles as closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, access: RemoteSettings = ANYWHERE) -> None:
+        self._access = access
         self._opened: dict[str, Bytes] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
-        return Archives, ()
+        return Archives, (self._access,)
 
     def read(self, entry: Entry) -> Iterator[bytes]:
         """The content of a member, in pieces.
@@ -220,11 +223,11 @@ class Archives:
         """
         with self._lock:
             if entry.uri not in self._opened:
-                self._opened[entry.uri] = opened(entry.uri)
+                self._opened[entry.uri] = opened(entry.uri, self._access, entry.etag)
         archive, offset = self._opened[entry.uri], entry.offset or 0
         if not 0 <= offset < 2**63:
             raise ValueError(f"is damaged: it cannot lie at byte {offset}; pack the archive again")
-        if entry.uri.lower().endswith(".tar"):
+        if archive_kind(entry.uri) == "tar":
             yield from archive.pieces(offset, entry.size)
             return
         checksum = 0

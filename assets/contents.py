@@ -29,6 +29,7 @@ class Contents:
 
     def __init__(self, source: Source, modality: str, limits: MediaLimits, previous: pa.Table | None = None) -> None:
         self.reused = 0  # places whose hash was taken over
+        self.read: dict[str, str | int] = {}  # URI -> `Entry.version` of what was read
         self._source, self._limits = source, limits
         # Vectors are no texts: the manifest need not hold those that are read where they lie.
         self._is_text = MODALITIES.load(modality).is_text and not source.vectors
@@ -62,22 +63,23 @@ class Contents:
 
     @cached_property
     def _known(self) -> dict[tuple[str, str | None, int | None], tuple[Any, ...]]:
-        """(uri, member, offset) -> (size, mtime, sha256) of the last scan; not made where tables hold the texts."""
+        """(uri, member, offset) -> (size, mtime, etag, sha256) of the last scan; not made where tables hold texts."""
         rows = self._previous if self._previous is not None else MANIFEST.empty_table()
         columns = [rows[name].to_pylist() for name in ("uri", "member", "offset", "size")]
-        columns += [rows["mtime"].cast(pa.int64()).to_pylist(), rows["sha256"].to_pylist()]
+        columns += [rows["mtime"].cast(pa.int64()).to_pylist(), rows["etag"].to_pylist(), rows["sha256"].to_pylist()]
         return {row[:3]: row[3:] for row in zip(*columns, strict=True)}
 
     def _settled(self, entry: Entry) -> bool:
         """Whether the entry need not be read: refused by its size, or as it was in the last scan."""
-        size, mtime, sha256 = self._known.get((entry.uri, entry.member, entry.offset), (None,) * 3)
-        is_known = mtime is not None and mtime == entry.mtime and entry.size in (size, -1)
+        size, mtime, etag, sha256 = self._known.get((entry.uri, entry.member, entry.offset), (None,) * 4)
+        is_known = (mtime, etag) == (entry.mtime, entry.etag) != (None, None) and entry.size in (size, -1)
         if is_known:
             entry.size = size or 0
         self._limit(entry)
         if is_known and entry.reason is None and not self._is_text:  # the text depends on the encoding setting too
             entry.sha256 = sha256
             self.reused += 1
+            _compare(entry)
         return entry.reason is not None or entry.sha256 is not None
 
     def _limit(self, entry: Entry) -> None:
@@ -103,20 +105,38 @@ class Contents:
                 entry.refuse("unreadable", str(error))
 
     def _hash(self, entry: Entry) -> None:
+        for _ in self._pieces(entry):
+            pass
+
+    def _read_text(self, entry: Entry) -> None:
+        content = b"".join(self._pieces(entry))
+        if entry.reason is None:
+            _take_text(entry, content.decode(self._source.encoding).removeprefix("\ufeff"))
+
+    def _pieces(self, entry: Entry) -> Iterator[bytes]:
+        """The content, which ends where the limit does; then `entry` has its hash, or says why it is refused."""
         digest, size = hashlib.sha256(), 0
+        self.read[entry.uri] = entry.version
         for piece in self._source.open(entry):
             digest.update(piece)
             size += len(piece)
+            yield piece
+            if size > self._limits.max_bytes:
+                break
         if entry.size == -1:
             entry.size = size
             self._limit(entry)
-        if size != entry.size:
+        elif size != entry.size:
             raise ValueError(f"has {size} bytes and was listed with {entry.size}; run again")
         entry.sha256 = digest.hexdigest()
+        _compare(entry)
 
-    def _read_text(self, entry: Entry) -> None:
-        content = b"".join(self._source.open(entry))
-        _take_text(entry, content.decode(self._source.encoding).removeprefix("\ufeff"))
+
+def _compare(entry: Entry) -> None:
+    """Refuses what has not the checksum that it must have."""
+    if entry.reason is None and entry.expected not in (None, entry.sha256):
+        advice = "get the file anew, or correct what `sha256` says"
+        entry.refuse("wrong_checksum", f"its SHA-256 is {entry.sha256}, expected {entry.expected}; {advice}")
 
 
 def _take_text(entry: Entry, text: str) -> int:

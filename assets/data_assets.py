@@ -1,7 +1,7 @@
 """Dagster's face of the data side: the assets of one project, built from its project file."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,11 +101,12 @@ def _manifest(project: Project) -> dg.AssetsDefinition:
         listing = pipeline.write_manifest(lake, settings)
         return dg.MaterializeResult(
             metadata={
-                "summary": f"{listing.listed:,} items, {listing.refused:,} refused",
+                "summary": listing.words,
                 **table_metadata(lake, "manifest"),
                 "seen": listing.seen,
                 "reused": listing.reused,
-                "items": counts_table(listing.by_source, ("source", "items")),
+                "sources": {name: asdict(change) for name, change in listing.sources.items()},
+                "changes": markdown_table(_changes_table(listing)),
                 "preview": markdown_table(lake.sql("SELECT * FROM manifest ORDER BY item_id LIMIT 5")),
                 "refused": markdown_table(
                     lake.sql("SELECT outcome, reason, message FROM quarantine WHERE stage = 'manifest' LIMIT 20")
@@ -121,6 +122,16 @@ def _manifest(project: Project) -> dg.AssetsDefinition:
         )
 
     return manifest
+
+
+def _changes_table(listing: pipeline.Listing) -> pa.Table:
+    """A line for each source, with where some of the items lie that are not as they were."""
+    rows = []
+    for name, change in listing.sources.items():
+        counts = {what: getattr(change, what) for what in ("items", "new", "changed", "vanished")}
+        places = {"such as": "; ".join([*change.changed_items, *change.vanished_items])}
+        rows.append({"source": name} | counts | places)
+    return pa.Table.from_pylist(rows)
 
 
 def _samples(project: Project) -> dg.AssetsDefinition:

@@ -2,12 +2,13 @@
 
 import glob
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 from assets.archives import Visit, archive_kind, members
+from assets.remote_settings import RemoteSettings
 from assets.sources.base import Entry, SourceError
 from assets.storage import Location, locate
 
@@ -22,15 +23,19 @@ class _Place(NamedTuple):
     within: str
 
     @classmethod
-    def of(cls, name: str, root: Path) -> "_Place":
+    def of(cls, name: str, root: Path, access: RemoteSettings) -> "_Place":
         parts = name.split("/")
         for n, part in enumerate(parts[:-1], 1):
-            if archive_kind(part) and not (outer := locate("/".join(parts[:n]), root)).is_folder():
+            if archive_kind(part) and not (outer := locate("/".join(parts[:n]), root, access)).is_folder():
                 return cls("/".join(parts[:n]), outer, "/".join(parts[n:]).rstrip("/"))
-        return cls(name, locate(name, root), "")
+        return cls(name, locate(name, root, access), "")
 
     def __str__(self) -> str:
         return f"{self.location}/{self.within}" if self.within else str(self.location)
+
+    @property
+    def is_glob(self) -> bool:
+        return self.location.globs and glob.has_magic(self.name)
 
 
 class FileListing:
@@ -41,18 +46,24 @@ class FileListing:
         names: paths (relative to `root`) or URLs.
         encoding: of names of members that do not say theirs.
         follow_links: links that leave a folder are followed, too, and not refused.
+        access: how URLs are reached.
     """
 
-    def __init__(self, names: Sequence[str], root: Path, encoding: str, follow_links: bool) -> None:
-        self._places = [_Place.of(name, root) for name in names]
-        self._encoding, self._follow_links = encoding, follow_links
+    def __init__(
+        self, names: Sequence[str], root: Path, encoding: str, follow_links: bool, access: RemoteSettings
+    ) -> None:
+        self._places = [_Place.of(name, root, access) for name in names]
+        self._encoding, self._follow_links, self._access = encoding, follow_links, access
 
     def __str__(self) -> str:
         return ", ".join(map(str, self._places))
 
     def exist(self) -> bool:
         """Whether each is there; a glob, which may match nothing, counts as there."""
-        return all(glob.has_magic(place.name) or place.location.exists() for place in self._places)
+        try:
+            return all(place.is_glob or place.location.exists() for place in self._places)
+        except OSError as error:
+            raise SourceError(f"{self}: cannot be listed: {error}") from error
 
     def entries(self) -> Entries:
         """Everything that is listed, sorted by name; keys are paths below the folder or in the archive."""
@@ -86,6 +97,17 @@ class FileListing:
         entries = [entry for place in self._places for entry in self._files(place)]
         return [(e.uri, e.size, e.reason or e.version) for e in sorted(entries, key=lambda entry: entry.uri)]
 
+    def changed(self, read: Mapping[str, str | int]) -> list[str]:
+        """Which of the files that have been read are not there any more as they were listed.
+
+        Args:
+            read: URI -> `Entry.version`.
+        """
+        watched = [place for place in self._places if place.location.watched]
+        now = {entry.uri: entry.version for place in watched for entry in self._files(place)} if read else {}
+        starts = tuple(_fixed(place.location.uri) for place in watched)
+        return [uri for uri, version in read.items() if uri.startswith(starts) and now.get(uri) != version]
+
     def _files(self, place: _Place) -> Entries:
         """The files that lie there; archives are files."""
         location = place.location
@@ -94,7 +116,7 @@ class FileListing:
                 return location.files(self._follow_links)
             if location.is_file():
                 return [location.entry()]
-            if glob.has_magic(place.name):
+            if place.is_glob:
                 return location.matches(self._follow_links)[1]
         except OSError as error:
             raise SourceError(f"{place}: cannot be listed: {error}") from error
@@ -102,7 +124,7 @@ class FileListing:
 
     def _listed(self, place: _Place) -> Entries:
         entries = self._files(place)
-        if place.location.is_file():
+        if [entry.uri for entry in entries] == [place.location.uri]:  # the file itself
             kind = archive_kind(place.name)
             return _within(members(place.location, kind, self._encoding), place.within) if kind else entries
         kinds = [archive_kind(entry.uri) for entry in entries if entry.reason is None]
@@ -120,7 +142,7 @@ class FileListing:
         kind = archive_kind(archive.uri)
         assert kind is not None
         try:
-            return members(locate(archive.uri), kind, self._encoding, visit)
+            return members(locate(archive.uri, None, self._access), kind, self._encoding, visit)
         except SourceError as error:
             archive.reason, archive.message = "corrupt", str(error)
             return [archive]

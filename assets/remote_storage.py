@@ -1,4 +1,5 @@
-"""Bytes behind any URL that fsspec knows; whatever its drivers raise ends as OSError, or FileNotFoundError."""
+"""Bytes behind URLs: of S3 (`assets.object_store`) and of all that fsspec has a driver for. Whatever drivers raise ends
+as OSError, or FileNotFoundError."""
 
 import contextlib
 import glob
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
+from assets.object_store import SCHEMES, ObjectBytes, object_store, open_object
+from assets.remote_settings import ANYWHERE, RemoteSettings
 from assets.sources.base import Entry, SourceError
 from assets.storage import RACY_SECONDS, Bytes, Location, is_outside
 
@@ -16,11 +19,23 @@ _PIECE = 8 * 2**20  # of one request
 _TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated")
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it. Raises SourceError, or OSError (`_driver`)."""
+def open_remote(url: str, access: RemoteSettings) -> Bytes:
+    """The file of a URL. Raises OSError if it cannot be opened."""
+    with _driver():
+        return ObjectBytes(url, access) if _is_object(url) else RemoteBytes(url)
+
+
+def _is_object(url: str) -> bool:
+    return url.partition("://")[0].lower() in SCHEMES
+
+
+def _filesystem(url: str, access: RemoteSettings = ANYWHERE) -> tuple[Any, str]:
+    """The file system of a URL, as fsspec has it, and the path in it. Raises SourceError, or OSError (`_driver`)."""
     import fsspec
 
     with _driver():
+        if _is_object(url):
+            return object_store(url, access)
         try:
             return fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:  # no such protocol, or its driver is not installed
@@ -44,6 +59,11 @@ class RemoteBytes(Bytes):
     def __init__(self, url: str) -> None:
         self._files, self._path = _filesystem(url)
 
+    @property
+    def size(self) -> int | None:
+        with _driver():
+            return self._files.info(self._path).get("size")
+
     def read(self, offset: int, size: int) -> bytes:
         with _driver():
             return self._files.cat_file(self._path, start=offset, end=offset + size)
@@ -53,9 +73,13 @@ class RemoteBytes(Bytes):
 
 
 class RemoteLocation(Location):
-    def __init__(self, url: str) -> None:
+    watched = True
+
+    def __init__(self, url: str, access: RemoteSettings = ANYWHERE) -> None:
         self.uri = self.given = url if url.endswith("://") else url.rstrip("/")
-        _filesystem(url)
+        self._access = access
+        if not _is_object(url):
+            _filesystem(url)  # a driver that is not there is told at once
 
     def __str__(self) -> str:
         return self.uri
@@ -63,22 +87,28 @@ class RemoteLocation(Location):
     @contextlib.contextmanager
     def _fresh(self) -> Iterator[tuple[Any, str]]:
         """File system and path; what is asked of them is asked anew, and fails with OSError."""
-        files, path = _filesystem(self.uri)
+        files, path = _filesystem(self.uri, self._access)
         with _driver():
             files.invalidate_cache()  # drivers remember listings as long as the process lives
             yield files, path
 
-    def exists(self) -> bool:
+    def _kind(self) -> str | None:
+        """file or directory; null where nothing is. A store that does not answer raises OSError: fsspec's own questions
+        would say that nothing is there."""
         with self._fresh() as (files, path):
-            return files.exists(path)
+            try:
+                return files.info(path)["type"]
+            except FileNotFoundError:
+                return None
+
+    def exists(self) -> bool:
+        return self._kind() is not None
 
     def is_folder(self) -> bool:
-        with self._fresh() as (files, path):
-            return files.isdir(path)
+        return self._kind() == "directory"
 
     def is_file(self) -> bool:
-        with self._fresh() as (files, path):
-            return files.isfile(path)
+        return self._kind() == "file"
 
     def entry(self) -> Entry:
         with self._fresh() as (files, path):
@@ -86,7 +116,7 @@ class RemoteLocation(Location):
 
     def open(self) -> BinaryIO:
         with self._fresh() as (files, path):
-            return files.open(path, "rb")
+            return open_object(self.uri, self._access) if _is_object(self.uri) else files.open(path, "rb")
 
     def files(self, follow_links: bool = False) -> list[Entry]:
         with self._fresh() as (files, path):
@@ -95,9 +125,9 @@ class RemoteLocation(Location):
     def matches(self, follow_links: bool = False) -> tuple[Location, list[Entry]]:
         parts = self.uri.split("/")
         fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
-        folder = RemoteLocation("/".join(parts[:fixed]))
+        folder = RemoteLocation("/".join(parts[:fixed]), self._access)
         with self._fresh() as (files, pattern):
-            base = _filesystem(folder.uri)[1]
+            base = files._strip_protocol(folder.uri)
             return folder, list(folder._entries(files, base, files.glob(pattern, detail=True)))
 
     def _entries(self, files: Any, base: str, infos: dict[str, dict[str, Any]]) -> Iterator[Entry]:
@@ -123,7 +153,8 @@ def _remote_entry(name: str, uri: str, files: Any, path: str, info: dict[str, An
         changed = datetime.fromisoformat(changed)
     if isinstance(changed, datetime):
         changed = (changed if changed.tzinfo else changed.replace(tzinfo=UTC)).timestamp()
-    reliable = changed is not None and changed <= time.time() - RACY_SECONDS
-    mtime = int(changed * 1_000_000) if changed is not None and reliable else None
-    version = f"{changed or ''} {info.get('ETag') or info.get('etag') or ''}".strip()
-    return Entry(name, uri, size=info.get("size") or 0, mtime=mtime, version=version)
+    etag = info.get("ETag") or info.get("etag")
+    entry = Entry(name, uri, size=info.get("size") or 0, version=f"{changed or ''} {etag or ''}".strip())
+    if changed is None or changed <= time.time() - RACY_SECONDS:  # else it may change again within the clock's tick
+        entry.mtime, entry.etag = int(changed * 1_000_000) if changed is not None else None, etag
+    return entry

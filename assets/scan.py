@@ -56,6 +56,7 @@ def scan(
             refused.
     """
     source, listed, seen, reused = settings.make(root), [_ENTRIES.empty_table()], 0, 0
+    changed: Sequence[str] = ()
     if not settings.optional or source.exists():
         with Contents(source, settings.modality, limits or MediaLimits(), previous) as contents:
             for entries in _batches(source.list()):
@@ -63,9 +64,10 @@ def scan(
                 seen += len(entries)
                 listed.append(_rows(entries))
             reused = contents.reused
+            changed = source.changed(contents.read)
     if seen == 0 and not settings.optional:
         raise SourceError(f"source {settings.name!r} is empty: there is nothing in {source}")
-    manifest, quarantine = _judge(pa.concat_tables(listed), settings, f"{root.resolve()}{os.sep}")
+    manifest, quarantine = _judge(_without(pa.concat_tables(listed), changed), settings, f"{root.resolve()}{os.sep}")
     if settings.strict:
         _check_strict(settings.name, quarantine, seen)
     return Scan(settings.name, manifest, quarantine, seen, reused)
@@ -105,6 +107,18 @@ def _rows(entries: Sequence[Entry]) -> pa.Table:
             entry.message = one_line(entry.message or entry.where)
     columns = zip(zip(*map(_cells, entries), strict=True), _ENTRIES, strict=True)
     return pa.table([pa.array(values, field.type) for values, field in columns], schema=_ENTRIES)
+
+
+def _without(rows: pa.Table, changed: Sequence[str]) -> pa.Table:
+    """The entries, those refused whose places have changed since they were listed. Args: `rows` has schema _ENTRIES."""
+    if not changed:
+        return rows
+    unsaid = pc.equal(pc.coalesce(rows["reason"], pa.scalar("unreadable")), "unreadable")
+    stale = pc.and_(pc.is_in(rows["uri"], pa.array(changed, pa.string())), unsaid)
+    words = pc.binary_join_element_wise(rows["uri"], "changed while it was read; run again", ": ")
+    for name, value in (("reason", pa.scalar("changed")), ("message", words)):
+        rows = rows.set_column(rows.column_names.index(name), name, pc.if_else(stale, value, rows[name]))
+    return rows
 
 
 def _judge(rows: pa.Table, source: SourceSettings, root: str) -> tuple[pa.Table, pa.Table]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from assets.catalog import SOURCES
+from assets.storage import is_web
 from training import catalog
+from training.credentials import mask
 from training.schema import MODALITIES
 from training.validation import FORBID_EXTRA, validated
 
@@ -40,6 +42,12 @@ class SourceSettings:
             kind.check(self.modality, self.options)
         except ValueError as error:
             raise ValueError(f"source {self.name!r} {error}") from None
+        for place in (*(self.files or ()), self.table or ""):
+            if is_web(place) and mask(place) != place:  # the URI that is kept must be one to read it by
+                raise ValueError(
+                    f"source {self.name!r} names {mask(place)}, and a login or signature is not for this file: a login "
+                    "comes from ~/.netrc, signed URLs from a table (docs/layouts.md)"
+                )
         if self.use == "noise" and not catalog.MODALITIES.load(self.modality).takes_noise:
             takers = [m for m in MODALITIES if catalog.MODALITIES.load(m).takes_noise]
             raise ValueError(

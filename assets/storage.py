@@ -1,4 +1,4 @@
-"""Where bytes lie: on local disks, which only this module knows, or behind any URL that fsspec knows."""
+"""Where bytes lie: on local disks, which only this module knows, or behind a URL."""
 
 import glob
 import os
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from assets.remote_settings import ANYWHERE, RemoteSettings
 from assets.sources.base import Entry
 
 PIECE = 2**20  # bytes that are read at once
@@ -43,11 +44,13 @@ class Location(ABC):
 
     uri: str
     given: str  # its full name before links in it are followed
+    globs = True  # where * ? [ stand in a name, it is a glob
+    watched = False  # it is looked at again when it has been read: it may have changed meanwhile, and nothing said so
 
     @property
-    def suffix(self) -> str:
-        """Of the file's name, in lower case: .csv"""
-        return posixpath.splitext(self.uri)[1].lower()
+    def name(self) -> str:
+        """Of the file."""
+        return posixpath.basename(self.uri)
 
     @abstractmethod
     def exists(self) -> bool: ...
@@ -84,6 +87,11 @@ class Bytes(ABC):
 
     piece = PIECE
 
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """Of the whole file, as it is now; null where nothing tells."""
+
     @abstractmethod
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes, fewer where the file ends. Raises OSError."""
@@ -97,12 +105,18 @@ class Bytes(ABC):
             offset, size = offset + len(piece), size - len(piece)
             yield piece
 
+    def whole(self, size: int) -> Iterator[bytes]:
+        """All of it, in pieces; `size` as it was listed. Raises OSError, and ValueError where it is not that long."""
+        if self.size not in (None, size):
+            raise ValueError(f"has {self.size} bytes and was listed with {size}; run again")
+        yield from self.pieces(0, size)
+
     @abstractmethod
     def close(self) -> None:
         """Gives back what has been opened; also done when the object goes."""
 
 
-def locate(name: str | Path, root: Path | None = None) -> Location:
+def locate(name: str | Path, root: Path | None = None, access: RemoteSettings = ANYWHERE) -> Location:
     """What a path (relative to `root`) or URL names. Raises SourceError if no driver knows the URL."""
     name = str(name)
     if not _URL.match(name):
@@ -111,18 +125,30 @@ def locate(name: str | Path, root: Path | None = None) -> Location:
         from fsspec.implementations.local import LocalFileSystem
 
         return _LocalLocation(Path(LocalFileSystem._strip_protocol(name)))
+    if is_web(name):
+        from assets.web import WebLocation
+
+        return WebLocation(name, access)
     from assets.remote_storage import RemoteLocation
 
-    return RemoteLocation(name)
+    return RemoteLocation(name, access)
 
 
-def opened(uri: str) -> Bytes:
-    """The file of a `uri` that was listed. Raises OSError if it cannot be opened."""
+def opened(uri: str, access: RemoteSettings = ANYWHERE, etag: str | None = None) -> Bytes:
+    """The file of a `uri` that was listed, with that etag if it had one. Raises OSError if it cannot be opened."""
     if not _URL.match(uri):
         return _LocalBytes(uri)
-    from assets.remote_storage import RemoteBytes
+    if is_web(uri):
+        from assets.web import WebBytes
 
-    return RemoteBytes(uri)
+        return WebBytes(uri, access, etag)
+    from assets.remote_storage import open_remote
+
+    return open_remote(uri, access)
+
+
+def is_web(url: str) -> bool:
+    return url.lower().startswith(("http://", "https://"))
 
 
 def last_change(status: os.stat_result) -> int | None:
@@ -140,6 +166,11 @@ class _LocalBytes(Bytes):
     def __init__(self, path: str) -> None:
         self._descriptor: int | None = None
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    @property
+    def size(self) -> int:
+        assert self._descriptor is not None, "it was closed"
+        return os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, size: int) -> bytes:
         assert self._descriptor is not None, "it was closed"

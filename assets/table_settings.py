@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from assets.remote_settings import RemoteSettings
 from training.validation import Strings, check
 
 NO_QUOTE, WHITESPACE = "none", "whitespace"
@@ -17,7 +18,7 @@ def check_encoding(encoding: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableSettings:
+class TableSettings(RemoteSettings):
     """What the name of a table does not tell; delimiter and quote, which are found, of CSV and TSV alone."""
 
     encoding: str = "utf-8"  # UTF-16 and UTF-32 are seen by their byte order mark
@@ -30,6 +31,7 @@ class TableSettings:
     missing: Strings = ()  # cells that mean: no value, such as NA or -999; an empty one always does
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_encoding(self.encoding)
         is_one = self.delimiter in (None, WHITESPACE) or (
             len(self.delimiter or "") == 1 and self.delimiter not in ("\r", "\n", '"', "'")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from assets.formats.base import Record, TableFile
+from assets.remote_settings import ANYWHERE, RemoteSettings
 from assets.sources.base import Entry, SourceError
 from assets.storage import Location, locate
 from assets.table_settings import WHITESPACE, TableSettings
@@ -22,18 +23,19 @@ _FORMATS = {
 }
 
 
-def table_files(name: Path | str, root: Path | None = None) -> list[Location]:
+def table_files(name: Path | str, root: Path | None = None, access: RemoteSettings = ANYWHERE) -> list[Location]:
     """The files of a table: what a path or URL names, or all that a glob does, sorted by name."""
-    location = locate(name, root)
-    if not glob.has_magic(str(name)) or location.is_file():
+    location = locate(name, root, access)
+    if not (location.globs and glob.has_magic(str(name))) or location.is_file():
         return [location]
-    return [locate(entry.uri) for entry in sorted(location.matches()[1], key=lambda e: e.uri) if entry.reason is None]
+    matching = sorted(location.matches()[1], key=lambda entry: entry.uri)
+    return [locate(entry.uri, None, access) for entry in matching if entry.reason is None]
 
 
-def table_entries(name: Path | str, root: Path | None = None) -> list[Entry]:
+def table_entries(name: Path | str, root: Path | None = None, access: RemoteSettings = ANYWHERE) -> list[Entry]:
     """The files of a table as entries, which tell size and time of each. Raises SourceError if there is none."""
     try:
-        return [location.entry() for location in _existing(name, root)]
+        return [location.entry() for location in _existing(name, root, access)]
     except FileNotFoundError:
         raise _no_such(locate(name, root)) from None
 
@@ -43,14 +45,14 @@ def is_parquet(name: Path | str) -> bool:
     return _FORMATS.get(TableFile(locate(name)).suffix) == "parquet"
 
 
-def holds_media(name: Path | str, root: Path, column: str) -> bool:
+def holds_media(name: Path | str, root: Path, column: str, access: RemoteSettings = ANYWHERE) -> bool:
     """Whether a column of a Parquet table holds the bytes of media, one a row; false where it cannot be read."""
     import pyarrow.parquet as pq
 
     from assets.formats.media_column import MediaField
 
     try:
-        with _existing(name, root)[0].open() as file:
+        with _existing(name, root, access)[0].open() as file:
             return MediaField.of(pq.read_schema(file), column) is not None
     except (OSError, SourceError, pa.ArrowException):
         return False
@@ -88,7 +90,7 @@ def read_table(
         SourceError: a file is missing, damaged, in another encoding, or lacks one of the `required` columns.
     """
     known: list[str] = []
-    for location in _existing(name, root):
+    for location in _existing(name, root, settings or ANYWHERE):
         wanted = tuple(dict.fromkeys([*required, *([text] if text else []), *([media] if media else [])]))
         asked = wanted, text, media, vectors, frozenset(optional)
         yield from _read(TableFile(location, settings or TableSettings(), columns, *asked, known))
@@ -117,8 +119,8 @@ def _read(table: TableFile) -> Iterator[Record]:
         raise SourceError(f"{table}: cannot be read: {error}") from None
 
 
-def _existing(name: Path | str, root: Path | None) -> list[Location]:
-    if not (files := table_files(name, root)):
+def _existing(name: Path | str, root: Path | None, access: RemoteSettings) -> list[Location]:
+    if not (files := table_files(name, root, access)):
         raise _no_such(locate(name, root))
     return files
 

@@ -86,6 +86,11 @@ def _say_outputs(outputs: Sequence[Mapping[str, Any]]) -> None:
 def say_check(check: Check) -> None:
     for name, source in check.sources.items():
         click.echo(f"{name:<{_WIDTH}} {source.listed:>9,} items, {source.refused:,} refused; {_decoded(source)}")
+        if source.change is not None and source.change.words:
+            click.echo(f"  since the last run: {source.change.words}")
+            for what in ("changed", "vanished"):
+                for place in getattr(source.change, f"{what}_items"):
+                    click.echo(f"    {what}: {place}")
         for suffix, tried in source.suffixes.items():
             if tried.unreadable:
                 of = f"{tried.unreadable:,} of {tried.decoded:,} decoded {suffix or 'items'} ({tried.items:,} in all)"

@@ -66,7 +66,7 @@ def check_schedule(project: Project) -> None:
 
 def signature(project: Project) -> str:
     """Changes when a source's files or tables change in name, size or time; nothing is opened but archives' lists."""
-    links = [] if project.align.table is None else table_entries(project.align.table, project.root)
+    links = [] if project.align.table is None else table_entries(project.align.table, project.root, project.align)
     facts = [f"{entry.size} {entry.version}" for entry in links]
     for settings in project.sources:
         source = settings.make(project.root)

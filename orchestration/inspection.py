@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 
 from assets import pipeline
 from assets.alignment import Alignment, align, validate_samples
+from assets.changes import SourceChange, manifest_before, source_changes
 from assets.dataset import check_columns
 from assets.featurizing import make_processor
 from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
 from assets.leakage import leak_words, leakage
-from assets.scan import scan
 from assets.settings import Project
 from orchestration.automation import check_schedule
 from orchestration.probe import Decoded, decode_some
@@ -35,6 +35,7 @@ class SourceCounts:
     listed: int
     refused: int
     suffixes: Mapping[str, Decoded]  # how names of items end -> what became of some of them
+    change: SourceChange | None  # since the last run; None where there was none
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,19 @@ def check(project: Project, decoded: int = 50) -> Check:
     processor = make_processor(project)
     for modality in project.modalities:
         processor.prepare(modality)
-    scans = [scan(source, project.root, limits=project.limits) for source in project.sources]
+    lake = pipeline.open_lake(project)
+    scans, before = pipeline.scan_sources(lake, project), manifest_before(lake)
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)
+    changes = {} if before is None else source_changes([s.source for s in scans], before, manifest, refused)
     tried, unreadable = decode_some(project, manifest, decoded)
     aligned, problem = _align(project, manifest, refused, unreadable)
     return Check(
         project=project.name,
         sources={
-            s.source: SourceCounts(s.seen, s.rows.num_rows, s.quarantine.num_rows, tried.get(s.source, {}))
+            s.source: SourceCounts(
+                s.seen, s.rows.num_rows, s.quarantine.num_rows, tried.get(s.source, {}), changes.get(s.source)
+            )
             for s in scans
         },
         refused=_counted(refused, "reason"),

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from assets.settings import Project
 from training.catalog import PRETRAINED_ENCODERS
-from training.credentials import has_password, mask, to_environment
+from training.credentials import has_password, is_signed, mask, to_environment
 from training.family import Choice, is_own
 from training.settings import TINY
 
@@ -75,7 +75,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
         _override(document, override)
     document = _resolve(document, path)
     for key, value in _values(document):
-        if isinstance(value, str) and has_password(value):
+        if isinstance(value, str) and (has_password(value) or is_signed(value)):
             raise ProjectError(
                 f"{path}: {key} is {mask(value)}: a password is not for this file, which is shared, and logged; "
                 f"give it in the environment ({_variable(key, value)})"
@@ -109,6 +109,8 @@ def _variable(key: str, uri: str) -> str:
     if key.startswith("sources.") and key.endswith(".url"):
         return "`url: {env: NAME}` reads the variable NAME"
     scheme = uri.partition("://")[0].upper()
+    if scheme in ("HTTP", "HTTPS"):
+        return "~/.netrc, or the file of NETRC; signed URLs may stand in a table"
     return "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" if scheme in ("S3", "S3A") else f"FSSPEC_{scheme}_PASSWORD"
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,8 @@ class Summary:
     seconds: Mapping[str, float]  # asset -> duration
     findings: list[str]  # what a person should know of items, keys and labels; of the samples that this run made
     outputs: Sequence[Mapping[str, Any]] = ()  # where several answer at once: each beside the majority answer
+    # Source -> its items, and how many are new, changed or vanished since the run before (assets.changes.SourceChange)
+    sources: Mapping[str, Any] = field(default_factory=dict)
     coverage: Sequence[Mapping[str, Any]] = ()  # what is answered from which probability on (training.records.Coverage)
 
 
@@ -278,5 +280,6 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
         seconds={asset: metadata[asset].get("seconds", durations[steps[asset]]) for asset in steps},
         findings=metadata.get("samples", {}).get("findings", []),
         outputs=metadata.get("evaluation", {}).get("outputs", []),
+        sources=metadata.get("manifest", {}).get("sources", {}),
         coverage=metadata.get("evaluation", {}).get("coverage", []),
     )

@@ -4,17 +4,35 @@ import os
 import re
 from urllib.parse import unquote, urlsplit
 
+MASK = "***"  # what stands where something was cut
+
 # Each looks at a character a fixed number of times: a log may have lines without end.
 _USER = re.compile(r"([a-z0-9+.-]://)[^\s/?#'\"<>]*@", re.IGNORECASE)
 _PASSWORD = re.compile(r"[a-z0-9+.-]://[^\s/?#'\"<>:@]*:[^\s/?#'\"<>]*@", re.IGNORECASE)
 _NAMED = re.compile(
     r"((?:password|passwd|secret|access_key|token|signature)(?:=|['\"]\s*:\s*)['\"]?)[^\s'\"&,;})]+", re.IGNORECASE
 )
+# In a query, what signs a URL (of Amazon, Google, Azure, Alibaba, CloudFront) and how long that holds.
+_SIGNED = re.compile(
+    r"([?&](?:x-(?:amz|goog|oss)-[a-z0-9-]+|(?:aws|oss)accesskeyid|googleaccessid|key-pair-id|policy|expires|sig|se|st|"
+    r"api[_-]?key|jwt|auth)=)[^\s&'\"<>,;)}\]]+",
+    re.IGNORECASE,
+)
+_SECRET_QUERY = re.compile(
+    r"://[^\s'\"<>]*[?&](?:[^\s=&]*(?:password|passwd|secret|access_key|token|signature)|sig|api[_-]?key|jwt|auth)=[^*]",
+    re.IGNORECASE,
+)
 
 
 def mask(text: str) -> str:
-    """The text without user and password of the URIs in it, and without what is called a secret (``password=...``)."""
-    return _NAMED.sub(r"\1***", _USER.sub(r"\1***@", text))
+    """The text without user and password of the URIs in it, without what signs them, and without what is called a
+    secret (``password=...``)."""
+    return _SIGNED.sub(r"\1***", _NAMED.sub(r"\1***", _USER.sub(r"\1***@", text)))
+
+
+def is_signed(text: str) -> bool:
+    """Whether the text is or holds a URL whose query is a secret: whoever has it may read what it names."""
+    return _SECRET_QUERY.search(text) is not None
 
 
 def has_password(text: str) -> bool:

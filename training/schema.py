@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from training import catalog
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MODALITIES = catalog.MODALITIES.names()
 SPLITS = ("train", "validation", "test")
 
@@ -41,6 +41,7 @@ MANIFEST = _schema(
     offset=_INT,
     size=_INT,
     mtime=_TIME,
+    etag=_STRING,
     time=_TIME,
     sha256=_STRING,
     text=pa.large_string(),
@@ -153,6 +154,7 @@ COLUMN_WORDS = {
     "offset": "first byte of the member in the archive",
     "size": "bytes",
     "mtime": "of file or archive, or of its inode if later; null: just before it was listed, so it is read again",
+    "etag": "what a store calls the content that it has at that place; null: it does not say",
     "time": "when it was recorded, where the source says so",
     "sha256": "of the file's bytes; of a text in UTF-8, whatever the file's encoding",
     "text": "the text itself",

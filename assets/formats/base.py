@@ -81,14 +81,14 @@ class TableFile:
     @property
     def suffix(self) -> str:
         """.csv, whether packed (.csv.gz) or not."""
-        name = self.location.uri.lower().removesuffix(".gz").rpartition("/")[2]
+        name = self.location.name.lower().removesuffix(".gz")
         return f".{name.rpartition('.')[2]}" if "." in name else ""
 
     def open(self) -> BinaryIO:
         """The bytes, unpacked. Raises OSError."""
         file = self.location.open()
         file.seek(0)  # some drivers give the same object each time
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if self.location.uri.lower().endswith(".gz") else file
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if self.location.name.lower().endswith(".gz") else file
 
     def open_text(self) -> TextIO:
         """The characters. Raises OSError."""

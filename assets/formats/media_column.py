@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from assets.remote_settings import ANYWHERE, RemoteSettings
 from assets.storage import PIECE, locate
 from training.vectors import encode_vectors, text_of_cell
 
@@ -108,12 +109,12 @@ class MediaColumn:
     """The media (or vectors) of one column of Parquet files, read by row. Several threads may share it; it pickles as
     closed."""
 
-    def __init__(self, column: str, vectors: bool = False) -> None:
-        self._column, self._vectors = column, vectors
+    def __init__(self, column: str, vectors: bool = False, access: RemoteSettings = ANYWHERE) -> None:
+        self._column, self._vectors, self._access = column, vectors, access
         self._own = threading.local()  # each thread goes through the rows by itself
 
     def __reduce__(self) -> Any:
-        return MediaColumn, (self._column, self._vectors)
+        return MediaColumn, (self._column, self._vectors, self._access)
 
     def read(self, uri: str, row: int) -> bytes:
         """The bytes in a row (from 1) of a file.
@@ -125,7 +126,7 @@ class MediaColumn:
         rows: _Rows | None = getattr(self._own, "rows", None)
         try:
             if rows is None or rows.uri != uri:
-                rows = self._own.rows = _Rows(uri, self._column, self._vectors)
+                rows = self._own.rows = _Rows(uri, self._column, self._vectors, self._access)
             content = rows.content(row - 1)
         except pa.ArrowException as error:
             raise ValueError(f"cannot be read: {error}") from None
@@ -137,9 +138,9 @@ class MediaColumn:
 class _Rows:
     """A file whose rows are read in batches, forwards as far as they are near; memory holds one batch."""
 
-    def __init__(self, uri: str, column: str, vectors: bool) -> None:
+    def __init__(self, uri: str, column: str, vectors: bool, access: RemoteSettings) -> None:
         self.uri, self._vectors = uri, vectors
-        self._file = pq.ParquetFile(locate(uri).open(), buffer_size=PIECE)
+        self._file = pq.ParquetFile(locate(uri, None, access).open(), buffer_size=PIECE)
         if (field := MediaField.of(self._file.schema_arrow, column, vectors)) is None:
             raise ValueError(f"column {column!r} holds no media any more; run again")
         metadata = self._file.metadata

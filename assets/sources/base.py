@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ class Entry:
     offset: int | None = None
     size: int = 0  # bytes; of `text` it is counted for you, and -1 says that only reading the content tells
     mtime: int | None = None  # microseconds since 1970; null: not known or too fresh to rely on, so it is read again
+    etag: str | None = None  # what a store calls this content; null: it does not say, or it is too fresh
     version: str | int = ""  # what tells, beside size, that the content is another, fresh or not: a time, an etag
     time: datetime | None = None  # when it was recorded, with time zone
     attributes: str = "{}"  # a JSON object of strings: what else is known of the item
@@ -37,6 +38,7 @@ class Entry:
     reason: str | None = None  # why it is refused, as a code: not_found, outside_root, ...
     message: str | None = None  # the same as a sentence that says where and what
     listing: str | None = None  # the line that lists it, as messages name it; null: named by uri and member
+    expected: str | None = None  # SHA-256 that its content must have, as its table says
     sha256: str | None = None  # of the content; put in when it has been read, by `list` where it reads it in any case
 
     @property
@@ -123,6 +125,14 @@ class Source(ABC):
             OSError: it cannot be read.
             ValueError: it is damaged.
         """
+
+    def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
+        """Which URIs do not hold what was listed any more; asked when they have been read.
+
+        Args:
+            read: URI -> `Entry.version`, as listed.
+        """
+        return ()
 
     def signature(self) -> str:
         """Changes when something in the silo does; opens nothing but what it takes to list."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from assets.formats.base import Record
 from assets.formats.media_column import MediaColumn
 from assets.keys import key_of
+from assets.remote_settings import REMOTE, RemoteSettings
 from assets.sources.base import Entry, Source, signature_of
 from assets.table_settings import TableSettings
 from assets.tables import read_table, table_entries, table_files
@@ -25,7 +26,7 @@ class EmbeddedSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options:
+    class Options(RemoteSettings):
         table: str | None = None  # Parquet: a path, a URL that fsspec knows, or a glob of them
         key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
         column: str | None = None  # column that holds the media
@@ -35,7 +36,7 @@ class EmbeddedSource(Source):
     def __init__(self, root: Path, options: Options) -> None:
         super().__init__(root, options)
         assert options.column is not None
-        self._media = MediaColumn(options.column, self.vectors)
+        self._media = MediaColumn(options.column, self.vectors, options)
 
     def __str__(self) -> str:
         return self.options.table
@@ -53,13 +54,13 @@ class EmbeddedSource(Source):
             raise ValueError("reads media from a table: name its key")
 
     def exists(self) -> bool:
-        return any(file.exists() for file in table_files(self.options.table, self.root))
+        return any(file.exists() for file in table_files(self.options.table, self.root, self.options))
 
     def list(self) -> Iterator[Entry]:
         options = self.options
         required = [*options.key, *([options.time] if options.time else [])]
-        settings = TableSettings(missing=options.missing)
-        files = {file.uri: file for file in table_entries(options.table, self.root)}
+        settings = TableSettings(missing=options.missing, **{name: getattr(options, name) for name in REMOTE})
+        files = {file.uri: file for file in table_entries(options.table, self.root, options)}
         column = {"media": options.column, "vectors": self.vectors}
         for record in read_table(options.table, settings, required, root=self.root, **column):
             yield self._item(record, files[record.table].mtime)
@@ -85,4 +86,6 @@ class EmbeddedSource(Source):
         yield self._media.read(entry.uri, entry.row)
 
     def signature(self) -> str:
-        return signature_of((f.uri, f.size, f.version) for f in table_entries(self.options.table, self.root))
+        return signature_of(
+            (f.uri, f.size, f.version) for f in table_entries(self.options.table, self.root, self.options)
+        )

@@ -2,7 +2,8 @@
 
 import json
 import posixpath
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,14 +12,19 @@ from assets.file_listing import FileListing
 from assets.file_names import FileNames
 from assets.formats.base import Record
 from assets.keys import key_of
+from assets.linked_files import LinkedFiles
 from assets.names import normalize
 from assets.path_pattern import PathPattern
+from assets.remote_settings import REMOTE
 from assets.sources.base import Entry, Source, SourceError, signature_of
 from assets.sources.embedded import EmbeddedSource
 from assets.storage import opened
 from assets.table_settings import TableSettings
 from assets.tables import holds_media, read_table, table_entries, table_files
+from training.credentials import mask
 from training.validation import Names
+
+is_sha256 = re.compile("[0-9a-fA-F]{64}").fullmatch
 
 Entries = list[Entry]
 _SHOWN = 3  # names of many in a message
@@ -34,8 +40,8 @@ class FilesSource(Source):
 
     @dataclass(frozen=True, kw_only=True)
     class Options(TableSettings):  # `encoding` is of text files, too, and of names in archives that do not say theirs
-        # Folder, glob, tar, zip or file: a path, or a URL that fsspec knows; or several. A folder or glob of nothing
-        # but archives stands for the members of all.
+        # Folder, glob, tar, zip or file: a path, or a URL; or several. A folder or glob of nothing but archives stands
+        # for the members of all. With a table, https://... is what the URLs in it start with.
         files: Names | None = None
         table: str | None = None  # `assets.tables.read_table`: a path, a URL, or a glob of them
         columns: Names = ()  # names of a table without header
@@ -44,15 +50,19 @@ class FilesSource(Source):
         time: str | None = None  # column that says when it was recorded (`assets.times`)
         path: str | None = None  # what parts of each file's path are: "{speaker}/{chapter}/{name}" (`PathPattern`)
         follow_links: bool = False  # true: links that lead out of the folder are followed, and not refused
+        sha256: str | None = None  # column of the table with each file's checksum; without table, that of the one file
 
     def __init__(self, root: Path, options: Options) -> None:
         super().__init__(root, options)
         assert options.files is not None
         self.encoding = options.encoding
-        self._files = FileListing(options.files, root, options.encoding, options.follow_links)
+        self._files = FileListing(options.files, root, options.encoding, options.follow_links, options)
         self._key = options.key or ()
         self._pattern = None if options.path is None else PathPattern(options.path)
-        self._archives = Archives()
+        self._archives = Archives(options)
+        self._links: LinkedFiles | None = None
+        if options.table is not None:
+            self._links = LinkedFiles.of(options.files, options.file or self._key[0], options, self._records)
 
     def __str__(self) -> str:
         return str(self._files)
@@ -68,6 +78,9 @@ class FilesSource(Source):
             if options.file is None and len(options.key) > 1:
                 raise ValueError("has a key of several columns: name the column that holds the file names as `file`")
             return
+        is_one = len(options.files) == 1 and options.sha256 is not None and is_sha256(options.sha256)
+        if options.sha256 is not None and not is_one:
+            raise ValueError(f"has sha256 {options.sha256!r}: without a table it is the 64 hex digits of one file")
         for name in ("file", "time"):
             if getattr(options, name) is not None:
                 raise ValueError(f"has {name} but no table that could have such a column")
@@ -81,30 +94,40 @@ class FilesSource(Source):
     def make(cls, root: Path, options: Options, modality: str) -> Source:
         """Where `files` is nowhere and the column that should name them holds them: what reads them there."""
         source, column = cls(root, options), options.file or (options.key or ("",))[0]
-        if options.table is None or source._files.exist() or not holds_media(options.table, root, column):
+        if options.table is None or source._links is not None or source._files.exist():
             return source
-        shared = {name: getattr(options, name) for name in ("table", "key", "time", "missing")}
+        if not holds_media(options.table, root, column, options):
+            return source
+        shared = {name: getattr(options, name) for name in ("table", "key", "time", "missing", *REMOTE)}
         return EmbeddedSource(root, EmbeddedSource.Options(column=column, **shared))
 
     def exists(self) -> bool:
-        tables = table_files(self.options.table, self.root) if self.options.table else []
-        return self._files.exist() and all(table.exists() for table in tables)
+        tables = table_files(self.options.table, self.root, self.options) if self.options.table else []
+        return (self._links is not None or self._files.exist()) and all(table.exists() for table in tables)
 
     def _has_table(self) -> bool:
         return self.options.table is not None
 
     def _tables(self) -> set[str]:
         """Its files, which are no items of their folder."""
-        return {file.uri for file in table_files(self.options.table, self.root)}
+        return {file.uri for file in table_files(self.options.table, self.root, self.options)}
 
-    def _records(self, required: Sequence[str]) -> Iterator[Record]:
+    def _read(self, required: Sequence[str]) -> Iterator[Record]:
         """The rows of the table."""
         return read_table(self.options.table, self.options, required, root=self.root, columns=self.options.columns)
 
     def list(self) -> Iterator[Entry]:
+        if self._links is not None:
+            yield from self._linked(self._links)
+            return
         entries = self._files.entries()
         if not self._has_table():
+            if self.options.sha256 is not None and any(entry.member for entry in entries):
+                raise SourceError(
+                    f"{self._files}: sha256 is of a file that is an item, not of an archive: leave it out"
+                )
             for entry in entries:
+                entry.expected = self.options.sha256 and self.options.sha256.lower()
                 yield self._of_path(entry, posixpath.splitext(entry.key or "")[0])
         else:
             tables = self._tables()
@@ -114,15 +137,21 @@ class FilesSource(Source):
         if entry.member is not None:
             yield from self._archives.read(entry)
             return
-        file = opened(entry.uri)
+        uri = entry.uri if self._links is None else self._links.url(entry)
+        file = opened(uri, self.options, entry.etag)
         try:
-            yield from file.pieces(0, entry.size)
+            yield from file.whole(entry.size)
         finally:
             file.close()
 
+    def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
+        return self._files.changed(read)
+
     def signature(self) -> str:
-        table = [] if self.options.table is None else table_entries(self.options.table, self.root)
-        return signature_of([*((e.uri, e.size, e.version) for e in table), *self._files.signature()])
+        """Of files that a table names by URL, what the table says: asking for each takes a run."""
+        table = [] if self.options.table is None else table_entries(self.options.table, self.root, self.options)
+        files = [] if self._links is not None else self._files.signature()
+        return signature_of([*((e.uri, e.size, e.version) for e in table), *files])
 
     def _of_path(self, entry: Entry, key: str) -> Entry:
         """The item of a file that no table tells of; `key` is its key where its path says nothing else."""
@@ -141,19 +170,32 @@ class FilesSource(Source):
             )
         return fields or {}
 
-    def _named(self, entries: Entries) -> Iterator[Entry]:
-        """The rows of the table with the files they name, then the files that no row names."""
+    def _records(self) -> Iterator[Record]:
+        """The rows of the table."""
         options, fields = self.options, self._pattern.fields if self._pattern else ()
-        column = options.file or self._key[0]
-        required = [name for name in (*self._key, column, options.time) if name is not None and name not in fields]
-        names = FileNames(entries, self._files.folders())
-        named: set[int] = set()
-        missing: Entries = []
-        for record in self._records(required):
+        asked = (*self._key, options.file or self._key[0], options.time, options.sha256)
+        for record in self._read([name for name in asked if name is not None and name not in fields]):
             if clash := [name for name in fields if name in record.values]:
                 raise SourceError(
                     f"{record.table}: column {clash[0]!r} is a field of `path`, too: give the field another name"
                 )
+            yield record
+
+    def _linked(self, links: LinkedFiles) -> Iterator[Entry]:
+        """The rows of the table with the files that they name by URL."""
+        names = FileNames([], [])
+        for record, entry in links.entries():
+            name = normalize(mask(record.values.get(links.column) or "")) or None
+            record = replace(record, values=record.values | {links.column: name})  # what signs it is not kept
+            yield self._row(record, name, [entry] if entry is not None else [], names)
+
+    def _named(self, entries: Entries) -> Iterator[Entry]:
+        """The rows of the table with the files they name, then the files that no row names."""
+        column = self.options.file or self._key[0]
+        names = FileNames(entries, self._files.folders())
+        named: set[int] = set()
+        missing: Entries = []
+        for record in self._records():
             name = normalize(record.values.get(column) or "") or None
             found = names.find(name, record.table) if name is not None else []
             named.update(map(id, found))
@@ -170,11 +212,15 @@ class FilesSource(Source):
         """The item that a row of the table stands for, or why it stands for none."""
         options, where = self.options, self._files
         line, (time, problem) = record.where, record.time(options.time)
+        expected = (record.values.get(options.sha256) or "").strip().lower() if options.sha256 else ""
+        if problem is None and expected and not is_sha256(expected):
+            problem = f"line {record.line}, column {options.sha256!r}: {expected!r} is no SHA-256 (64 hex digits)"
         if problem is None and len(found) == 1:
             entry = replace(found[0])
             if fields := self._fields(entry):
                 record = replace(record, values={**record.values, **fields})
             entry.key, entry.row, entry.time, entry.listing = key_of(record.values, self._key), record.line, time, line
+            entry.expected = expected or None
             entry.attributes = record.attributes(*(self._key if len(self._key) == 1 else ()))
             return entry
         if problem is not None:

@@ -147,7 +147,7 @@ class SqlFilesSource(FilesSource):
     def _tables(self) -> set[str]:
         return set()
 
-    def _records(self, required: Sequence[str]) -> Iterator[Record]:
+    def _read(self, required: Sequence[str]) -> Iterator[Record]:
         return (record for record, _ in self._rows.records(required))
 
     def signature(self) -> str:

@@ -38,13 +38,13 @@ class TableSource(Source):
             raise ValueError("reads text from a table: name its column and its key")
 
     def exists(self) -> bool:
-        return any(file.exists() for file in table_files(self.options.table, self.root))
+        return any(file.exists() for file in table_files(self.options.table, self.root, self.options))
 
     def list(self) -> Iterator[Entry]:
         options = self.options
         required = [*options.key, options.column, *([options.time] if options.time else [])]
         left_out = (options.column, *(options.key if len(options.key) == 1 else ()))
-        times = {file.uri: file.mtime for file in table_entries(options.table, self.root)}
+        times = {file.uri: file.mtime for file in table_entries(options.table, self.root, options)}
         text = options.column if self.holds == "text" else None  # of vectors any cell will do
         for record in read_table(options.table, options, required, root=self.root, columns=options.columns, text=text):
             yield self._item(record, times[record.table], left_out)
@@ -57,7 +57,9 @@ class TableSource(Source):
         yield (entry.text or "").encode()
 
     def signature(self) -> str:
-        return signature_of((f.uri, f.size, f.version) for f in table_entries(self.options.table, self.root))
+        return signature_of(
+            (f.uri, f.size, f.version) for f in table_entries(self.options.table, self.root, self.options)
+        )
 
 
 def text_entry(

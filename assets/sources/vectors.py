@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from assets.formats.base import Record
+from assets.remote_settings import REMOTE
 from assets.sources.base import Entry, Source
 from assets.sources.embedded import EmbeddedSource
 from assets.sources.table import TableSource
@@ -22,7 +23,7 @@ class VectorsSource(TableSource):
         """Of Parquet the numbers are read again where they lie: a manifest that holds them would be large."""
         if not is_parquet(options.table):
             return cls(root, options)
-        shared = {name: getattr(options, name) for name in ("table", "key", "column", "time", "missing")}
+        shared = {name: getattr(options, name) for name in ("table", "key", "column", "time", "missing", *REMOTE)}
         return ParquetVectorsSource(root, EmbeddedSource.Options(**shared))
 
     @classmethod

@@ -5,7 +5,7 @@ https://github.com/webdataset/webdataset#the-webdataset-format
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +17,7 @@ from assets.formats.values import as_text, is_vector
 from assets.keys import key_of
 from assets.names import as_object, normalize
 from assets.path_pattern import PathPattern
+from assets.remote_settings import RemoteSettings
 from assets.sources.base import Entry, Source, signature_of
 from assets.table_settings import check_encoding
 from assets.times import parse_time
@@ -50,8 +51,8 @@ class WebdatasetSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options:
-        files: Names | None = None  # the tars: folder, glob, path, URL that fsspec knows; or several
+    class Options(RemoteSettings):
+        files: Names | None = None  # the tars: folder, glob, path, URL; or several
         member: Names | None = None  # suffix of the item in its sample: jpg, or seg.png; or several that it may have
         column: str | None = None  # of text: the column that holds it, such as txt, or a name in .json
         key: Names | None = None  # column that `align` joins on; several are one key. Default: shard and name
@@ -61,6 +62,7 @@ class WebdatasetSource(Source):
         follow_links: bool = False  # true: links that lead out of the folder are followed, and not refused
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             check_encoding(self.encoding)
 
         @property
@@ -72,9 +74,9 @@ class WebdatasetSource(Source):
         assert options.files is not None
         self.encoding = options.encoding
         self._own = frozenset(suffix.lower().lstrip(".") for suffix in options.member or ())
-        self._files = FileListing(options.files, root, options.encoding, options.follow_links)
+        self._files = FileListing(options.files, root, options.encoding, options.follow_links, options)
         self._pattern = None if options.path is None else PathPattern(options.path)
-        self._archives = Archives()
+        self._archives = Archives(options)
 
     def __str__(self) -> str:
         return str(self._files)
@@ -193,6 +195,9 @@ class WebdatasetSource(Source):
 
     def open(self, entry: Entry) -> Iterator[bytes]:
         return iter([entry.text.encode()]) if entry.text is not None else self._archives.read(entry)
+
+    def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
+        return self._files.changed(read)
 
     def signature(self) -> str:
         return signature_of(self._files.signature())

@@ -12,13 +12,10 @@ from typing import Any
 import fsspec
 import pytest
 
-from assets import featurizing, pipeline
 from assets.contents import attach_data
 from assets.scan import Scan, scan
 from assets.source_settings import SourceSettings
 from assets.sources.base import SourceError
-from orchestration.automation import signature
-from orchestration.project import load
 
 ROOT = Path("/nowhere")  # no local path is ever touched
 
@@ -146,22 +143,3 @@ def test_a_url_of_a_local_file_is_that_file(tmp_path):
         for files in ((tmp_path / "images").as_uri(), "images")
     )
     assert by_url.drop_columns("mtime").equals(by_path.drop_columns("mtime"))
-
-
-def test_a_project_whose_photos_lie_elsewhere(tiny, memory):
-    for path in (tiny.parent / "photos").iterdir():
-        put(memory, f"photos/{path.name}", path.read_bytes())
-    put(memory, "questions.csv", (tiny.parent / "questions.csv").read_bytes())
-    moved = tiny.read_text().replace("files: photos", "files: memory://bucket/photos")
-    tiny.write_text(moved.replace("table: questions.csv", "table: memory://bucket/questions.csv"))
-    project = load(tiny)
-    lake, before = pipeline.open_lake(project), signature(project)
-    for expected in ({"text": 60, "image": 48, "speech": 47}, {"text": 0, "image": 0, "speech": 0}):
-        pipeline.write_manifest(lake, project)
-        done = {m: featurizing.process_modality(lake, project, m)["processed"] for m in project.modalities}
-        assert done == expected
-    pipeline.write_samples(lake, project)
-    present = lake.sql("SELECT count(*) AS n FROM samples WHERE image_status = 'present'")["n"].to_pylist()
-    assert present == [47] and signature(project) == before
-    put(memory, "photos/q99.png", b"more")
-    assert signature(project) != before

@@ -335,6 +335,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "FilesSource.time": (LISTED, {"time": "when"}),
     "FilesSource.path": (FILES, {"path": "{number}"}),
     "FilesSource.follow_links": ({**FILES, "files": "links"}, {"follow_links": True}),
+    "FilesSource.sha256": (FILES, {"sha256": "0" * 64}),
     "FilesSource.encoding": (LISTED, {"encoding": "utf-16"}),
     "FilesSource.columns": (LISTED, {"columns": ("id", "file", "a", "b")}),
     "FilesSource.delimiter": (LISTED, {"delimiter": ";"}),
@@ -464,16 +465,20 @@ def test_a_section_of_the_project_file_changes_what_it_configures(tiny, override
     assert observe(load(tiny)) != changed
 
 
+REMOTE = {"endpoint_url", "allow_private"}  # in `test_object_store.py` and `test_web.py`
+
+
 def test_every_field_has_a_case():
     cases = {
         **{cls: set(values) for cls, (_, values) in OPTIONS.items()},
         MediaLimits: {"max_bytes", "max_pixels", "max_seconds", "max_characters"},
-        AlignSettings: {*ALIGN, "allow_shared", "max_missing"},
+        AlignSettings: {*ALIGN, "allow_shared", "max_missing", *REMOTE},
         SplitSettings: set(SPLIT),
         PairingSettings: set(PAIRING),
-        FilesSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("FilesSource.")},
-        TableSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("TableSource.")},
-        EmbeddedSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("EmbeddedSource.")},
+        FilesSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("FilesSource.")} | REMOTE,
+        TableSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("TableSource.")} | REMOTE,
+        EmbeddedSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("EmbeddedSource.")}
+        | REMOTE,
         SourceSettings: {name.partition(".")[2] for name in SOURCES if name.startswith("SourceSettings.")} | {"use"},
         WorkerOptions: {"workers", "batch_size"},
         RangeOptions: {"least", "most"},

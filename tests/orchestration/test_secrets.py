@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.cli import main
 from orchestration.project import ProjectError, load
+from tests.assets.file_server import serving
 
 ROOT = Path(__file__).parents[2]
 SECRET = "xyzzy42"
@@ -60,12 +62,44 @@ def test_a_dead_server_within_a_run_is_in_the_history_without_its_password(tiny,
     assert SECRET not in said and holding(tmp_path, SECRET.encode()) == []
 
 
+@pytest.mark.slow
+def test_what_signs_urls_and_logs_in_is_written_nowhere(tiny, home, tmp_path, monkeypatch, capfd, caplog):
+    """Photos by signed URLs of a table, some of them broken; credentials of stores and servers in the environment."""
+    netrc, table = tmp_path / "netrc", tiny.parent / "photos.csv"
+    with serving() as server:
+        netrc.write_text(f"machine 127.0.0.1 login me password {SECRET}\n")
+        rows = [
+            f"{path.stem},{server.url}/{path.name}?id=1&sig={SECRET}" for path in (tiny.parent / "photos").iterdir()
+        ]
+        for path in (tiny.parent / "photos").iterdir():
+            server.put(path.name, path.read_bytes())
+        more = [f"gone,http://me:{SECRET}@{server.url[7:]}/gone.png", f"else,http://host.invalid/?token={SECRET}"]
+        table.write_text("\n".join(["id,url", *rows, *more]))
+        remote = f"files: '{server.url}', allow_private: true, table: photos.csv, key: id, file: url"
+        tiny.write_text(tiny.read_text().replace("files: photos", remote))
+        server.faults |= {"q01.png": ["drop"], "q02.png": [503], "q04.png": ["cut"], "q06.png": [403] * 9}
+        for name, value in {"NETRC": str(netrc), "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": SECRET}.items():
+            monkeypatch.setenv(name, value)
+        code, said, _ = triptych(home, "run", str(tiny), "--select", "+model", "--json")
+        assert code == 0 and '"changed": 0' in said
+        server.faults["q07.png"] = ["drop"] * 9
+        table.write_text("\n".join(line for line in table.read_text().splitlines() if not line.startswith("q08")))
+        main(["check", str(tiny)], standalone_mode=False)
+    checked = "".join(capfd.readouterr()) + caplog.text
+    assert "since the last run: 1 vanished" in checked
+    assert "/q08.png?id=1&sig=*** (q08)" in checked and "/q06.png?id=1&sig=***: cannot be read" in checked
+    places = [path for path in holding(tmp_path, SECRET.encode()) if path not in (netrc, table)]
+    assert SECRET not in said + checked and places == []
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("lake", f"s3://key:{SECRET}@bucket/lake"),
         ("tracking_uri", f"http://user:{SECRET}@host"),
         ("sources.0.files", f"sftp://user:{SECRET}@host/photos"),
+        ("sources.0.files", f"https://host/photos.tar?id=1&X-Amz-Signature={SECRET}"),
+        ("sources.0.table", f"https://host/photos.csv?sig={SECRET}"),
         ("storage_options.aws_endpoint", f"http://user:{SECRET}@host"),
     ],
 )

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from training.credentials import has_password, mask, to_environment
+from training.credentials import has_password, is_signed, mask, to_environment
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,8 @@ from training.credentials import has_password, mask, to_environment
         ("http://user@host/", "http://***@host/"),
         ("host=db password=secret user=u", "host=db password=*** user=u"),
         ("?X-Amz-Signature=secret&a=1", "?X-Amz-Signature=***&a=1"),
+        ("at https://h/a.tar?id=7&sig=secret&se=secret, see", "at https://h/a.tar?id=7&sig=***&se=***, see"),
+        ("?AWSAccessKeyId=secret&Expires=secret&Signature=secret", "?AWSAccessKeyId=***&Expires=***&Signature=***"),
         ("{'aws_session_token': 'secret', 'region': 'eu'}", "{'aws_session_token': '***', 'region': 'eu'}"),
     ],
 )
@@ -37,11 +39,12 @@ def test_secrets_are_masked(text, masked):
         "storage_options has aws_secret_access_key: credentials come from the environment",
         "model.tokens is 'x', expected a whole number; tokens=8",
         "mail me: a@b.org, http://example.org",
+        "https://example.org/get?design=1&set=2&key=photos/1.png",
     ],
 )
 def test_what_is_no_secret_is_left(text):
     assert mask(text) == text
-    assert not has_password(text)
+    assert not has_password(text) and not is_signed(text)
 
 
 def test_a_password_goes_where_the_client_looks_for_it(monkeypatch):
