@@ -76,6 +76,7 @@ FUSIONS = Family(
         "low_rank": ("training.fusions.low_rank:LowRankFusion", "training.fusions.options:LowRank"),
         "film": "training.fusions.film:FilmFusion",
         "logit": "training.fusions.logit:LogitFusion",
+        "hybrid": ("training.fusions.hybrid:HybridFusion", "training.fusions.options:Hybrid"),
         "interleaved": "training.fusions.interleaved:InterleavedFusion",
     },
 )

@@ -26,7 +26,7 @@ from training.compilation import CompiledLayers
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
-from training.layers import AttentionPool, ModelShape, Readout, SharedSpace, SizedNorm
+from training.layers import AttentionPool, ModelShape, Readout, SharedSpace, SizedNorm, TokensLinear
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
@@ -83,7 +83,7 @@ class FusionModel(AdaptedModel):
             initialization.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 initialization.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        elif isinstance(module, Fusion | AttentionPool | Readout | SharedSpace | SizedNorm):
+        elif isinstance(module, Fusion | AttentionPool | Readout | TokensLinear | SharedSpace | SizedNorm):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -189,9 +189,10 @@ class FusionModel(AdaptedModel):
     def alone(
         self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt: PromptTokens
     ) -> tuple[Readings, tuple[Tensor, Tensor]]:
-        """What the language model reads of each row and each modality it has, as if it had no other, the prompt with
-        its own, columns with all: which these are, embeddings (R, S, D) and mask (R, S)."""
-        readings = Readings.of(mask_BNT.any(2))
+        """What the language model reads of each row and each modality it has, as if it had no other (and of all, where
+        the fusion wants it), the prompt with its own, columns with all: which these are, embeddings (R, S, D) and mask
+        (R, S)."""
+        readings = Readings.of(mask_BNT.any(2), self.fusion.reads_whole)
         rows_R, mask_RNT = readings.rows_R, readings.masked(mask_BNT)
         prompt = prompt.of(rows_R, mask_RNT.any(2), self.config.modalities, self.prompt)
         x_m = self.fuse(tokens_BNTD[rows_R], mask_RNT)

@@ -41,17 +41,24 @@ class Readings:
     """Which rows are read: those of one row follow one another, and each row has at least one."""
 
     rows_R: Tensor  # the row that is read
-    modality_R: Tensor  # number of the modality that is read; N where the row has none
+    modality_R: Tensor  # number of the modality that is read; N where the row is read as it is
 
     @classmethod
-    def of(cls, present_BN: Tensor) -> "Readings":
-        none_B1 = ~present_BN.any(1, keepdim=True)
-        return cls(*torch.cat([present_BN, none_B1], dim=1).nonzero(as_tuple=True))
+    def of(cls, present_BN: Tensor, whole: bool = False) -> "Readings":
+        """One of each modality that a row has, or of a row that has none.
+
+        Args:
+            whole: and one of all that a row has, where it has several.
+        """
+        count_B1 = present_BN.sum(1, keepdim=True)
+        whole_B1 = (count_B1 != 1) if whole else (count_B1 == 0)
+        return cls(*torch.cat([present_BN, whole_B1], dim=1).nonzero(as_tuple=True))
 
     def masked(self, mask_BNT: Tensor) -> Tensor:
         """The mask of each reading (R, N, T): that of its row and modality."""
-        numbers_N = torch.arange(mask_BNT.shape[1], device=mask_BNT.device)
-        return mask_BNT[self.rows_R] & (numbers_N == self.modality_R[:, None])[..., None]
+        modalities = mask_BNT.shape[1]
+        numbers_N, modality_R1 = torch.arange(modalities, device=mask_BNT.device), self.modality_R[:, None]
+        return mask_BNT[self.rows_R] & ((numbers_N == modality_R1) | (modality_R1 == modalities))[..., None]
 
     @property
     def first_B(self) -> Tensor:

@@ -16,7 +16,7 @@ from training.layers import Block, CrossAttention, ModelShape
 B, N, T, D, HEADS = 4, 3, 3, 8, 2
 PAIRS = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
 SET_LIKE = ("attention", "cross_attention", "bottleneck", "perceiver", "interleaved", "logit", "film")
-BY_TOKEN = ("weighted", "concat", "gated", "tensor", "low_rank")
+BY_TOKEN = ("weighted", "concat", "gated", "tensor", "low_rank", "hybrid")
 
 
 def make(kind: Any, modalities: int = N, tokens: int = T) -> Fusion:
@@ -131,6 +131,11 @@ def side_by_side(f: Any, e_NTD: Tensor) -> Tensor:
     return torch.cat(list(e_NTD))
 
 
+def hybrid(f: Any, e_NTD: Tensor) -> Tensor:
+    """What is read together; what is read alone beside it: test_readings.py."""
+    return torch.cat(list(e_NTD), dim=1) @ f.joint.projection.weight.T + f.joint.projection.bias
+
+
 FORMULAS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "gated": gated,
     "cross_attention": cross_attention,
@@ -141,6 +146,7 @@ FORMULAS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "film": film,
     "interleaved": side_by_side,
     "logit": side_by_side,
+    "hybrid": hybrid,
 }
 
 
@@ -170,6 +176,8 @@ COUNTS: list[tuple[Any, int]] = [
     ({"kind": "low_rank", "rank": 2}, 2 * N * (D + 1) * D + D),
     ("film", N * (N - 1) * (2 * D * D + 2 * D)),
     ("logit", 0),
+    ("hybrid", N * D * D + D),
+    ({"kind": "hybrid", "joint": {"kind": "low_rank", "rank": 2}}, 2 * N * (D + 1) * D + D),
     ("interleaved", 0),
 ]
 
@@ -232,6 +240,7 @@ def test_crossmodal_attention_is_between_modalities_that_are_present() -> None:
 @pytest.mark.parametrize(
     ("fusion", "words"),
     [
+        ({"kind": "hybrid", "joint": "logit"}, "fusion hybrid: joint is 'logit', expected a fusion that is not late"),
         ({"kind": "bottleneck", "layers": 0}, "fusion bottleneck: layers is 0, expected at least 1"),
         ({"kind": "perceiver", "latents": 0}, "fusion perceiver: latents is 0, expected at least 1"),
         ({"kind": "tensor", "width": 65}, "fusion tensor: width is 65, expected 1 to 64"),

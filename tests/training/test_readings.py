@@ -1,4 +1,5 @@
-"""Late fusion: what a model says of a row is the mean of what it says of each of the row's modalities alone."""
+"""Late fusion: what a model says of a row is the mean of what it says of each of the row's modalities alone; of hybrid
+fusion also of all together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,20 +17,28 @@ def only(row: dict[str, Any], modality: str) -> dict[str, Any]:
     return row | {m: None for m in MODALITIES if m != modality}
 
 
+@pytest.mark.parametrize("fusion", ["logit", {"kind": "hybrid", "joint": "attention"}], ids=["logit", "hybrid"])
 @pytest.mark.parametrize(
     "output", ["text", "class", {"kind": "several", "outputs": {"a": "text", "b": "class"}}], ids=str
 )
 @pytest.mark.parametrize("encoders", [{}, {"text": "small_transformer"}], ids=["prompt", "no prompt"])
 def test_the_mean_over_the_modalities_present(
-    rows: Any, make_model: Callable[..., Any], output: Any, encoders: dict[str, str]
+    rows: Any, make_model: Callable[..., Any], fusion: Any, output: Any, encoders: dict[str, str]
 ) -> None:
-    model, batch = make_model(rows, fusion="logit", output=output, encoders=encoders)
+    model, batch = make_model(rows, fusion=fusion, output=output, encoders=encoders)
     model.eval()
+    early, _ = make_model(rows, fusion="attention", output=output, encoders=encoders)
+    early.load_state_dict({n.replace("fusion.joint.", "fusion."): w for n, w in model.state_dict().items()}, False)
+    early.eval()
     logits = model(**batch).logits
     for row, said in zip(rows, logits, strict=True):
         alone = [only(row, m) for m in MODALITIES if row[m] is not None]
         _, single = make_model(alone, fusion="logit", output=output, encoders=encoders)
-        expected = model(**single).logits.mean(0)
+        expected = model(**single).logits
+        if fusion != "logit" and len(alone) > 1:
+            _, whole = make_model([row], fusion="attention", output=output, encoders=encoders)
+            expected = torch.cat([expected, early(**whole).logits])
+        expected = expected.mean(0)
         torch.testing.assert_close(said[: len(expected)], expected, rtol=1e-4, atol=1e-4)
     loss = model.output.loss(logits, batch["labels"])
     torch.testing.assert_close(model(**batch).loss, loss)

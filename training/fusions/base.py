@@ -22,6 +22,8 @@ class Fusion(nn.Module):
     # true: the language model reads the modalities of a row one by one, each as if the row had no other, and what it
     # says is averaged over them (`training.readings`)
     late: ClassVar[bool] = False
+    # true, of a late one: and once more all together, where the row has several
+    reads_whole: ClassVar[bool] = False
 
     def __init__(self, modalities: int, shape: ModelShape) -> None:
         super().__init__()

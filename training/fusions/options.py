@@ -1,7 +1,10 @@
 """The options of fusions; here, where nothing is heavy, since project files are checked by them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from training.catalog import FUSIONS
+from training.family import Choice
+from training.settings import choose
 from training.validation import check
 
 
@@ -39,3 +42,12 @@ class LowRank:
 
     def __post_init__(self) -> None:
         check(self.rank >= 1, "rank", self.rank, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hybrid:
+    joint: Choice = field(default_factory=lambda: Choice("concat"))  # how all modalities are read together
+
+    def __post_init__(self) -> None:
+        choose(self, "joint", FUSIONS)
+        check(self.joint.kind not in ("hybrid", "logit"), "joint", str(self.joint), "a fusion that is not late")
