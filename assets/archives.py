@@ -18,6 +18,7 @@ from assets.storage import PIECE, Bytes, Location, is_outside, is_utf8, is_web, 
 
 # A member that is packed more tightly, and not small, is made to fill memory: no picture or recording is so uniform.
 _BOMB_RATIO = 200
+_OPEN = 64  # archives at once
 _BOMB_BYTES = 16 * 2**20
 _WESTERN = frozenset([*range(0x9B), *range(0xA0, 0xA6), 0xE1])  # of CP437: ASCII and letters with accents
 _UTF8_NAME = 0x800  # the flag of a zip's member whose name is UTF-8 (PKWARE APPNOTE 4.4.4)
@@ -204,7 +205,7 @@ def _member(uri: str, member: str | bytes, link: bool, unsupported: str | None) 
 
 
 class Archives:
-    """The archives that members are read from, each opened once. Safe to share between threads; pickles as closed."""
+    """The archives that members are read from, some kept open. Safe to share between threads; pickles closed."""
 
     def __init__(self, access: RemoteSettings = ANYWHERE) -> None:
         self._access = access
@@ -222,9 +223,11 @@ class Archives:
             ValueError: it ends before `size` bytes, or is not what its checksum says.
         """
         with self._lock:
-            if entry.uri not in self._opened:
-                self._opened[entry.uri] = opened(entry.uri, self._access, entry.etag)
-        archive, offset = self._opened[entry.uri], entry.offset or 0
+            archive = self._opened.pop(entry.uri, None) or opened(entry.uri, self._access, entry.etag)
+            self._opened[entry.uri] = archive
+            if len(self._opened) > _OPEN:  # who still reads it holds it
+                del self._opened[next(iter(self._opened))]
+        offset = entry.offset or 0
         if not 0 <= offset < 2**63:
             raise ValueError(f"is damaged: it cannot lie at byte {offset}; pack the archive again")
         if archive_kind(entry.uri) == "tar":
@@ -253,7 +256,7 @@ def _unzipped(archive: Bytes, offset: int, size: int) -> Iterator[bytes]:
     packed = b""
     while size > 0:
         if not packed:
-            packed = archive.read(offset, archive.piece)
+            packed = archive.read(offset, min(archive.piece, size + size // 1000 + 64))  # deflate hardly grows
             offset += len(packed)
         try:
             piece = inflate.decompress(packed, min(size, PIECE))

@@ -34,7 +34,7 @@ class Contents:
         # Vectors are no texts: the manifest need not hold those that are read where they lie.
         self._is_text = MODALITIES.load(modality).is_text and not source.vectors
         self._previous = previous
-        self._first: dict[tuple[str, str | None, int | None], Entry] = {}  # by place: several entries may share one
+        self._first: dict[tuple[str | int | None, ...], Entry] = {}  # by place: several entries may share one
         self._pool = ThreadPoolExecutor(min(8, cores() + 2))
 
     def __enter__(self) -> "Contents":
@@ -51,7 +51,9 @@ class Contents:
                 continue
             if entry.text is not None:
                 entry.size = _take_text(entry, entry.text)
-            elif (first := self._first.setdefault((entry.uri, entry.member, entry.offset), entry)) is not entry:
+            elif (
+                first := self._first.setdefault((entry.uri, entry.member, entry.offset, entry.expected), entry)
+            ) is not entry:
                 alike.append((entry, first))
             elif not self._settled(entry):
                 todo.append(entry)

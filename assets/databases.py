@@ -170,7 +170,7 @@ class Database:
                 with self._connect() as connection:
                     name_of = connection.dialect.identifier_preparer.quote
                     where = " AND ".join(f"q.{name_of(name)} = :v{n}" for n, name in enumerate(named))
-                    statement = f"SELECT q.{name_of(column)} FROM ({_escaped(query)}) AS q WHERE {where}"
+                    statement = f"SELECT q.{name_of(column)} FROM ({_escaped(query)}\n) AS q WHERE {where}"
                     values = {f"v{n}": value for n, value in enumerate(named.values())}
                     row = connection.execute(_text(statement, is_escaped=True), values).first()
             except SQLAlchemyError as error:

@@ -31,6 +31,7 @@ class LinkedFiles:
         self._base, self.column, self._access, self._records = base, column, access, records
         self._urls: dict[tuple[str, int | None], str] = {}  # URI and row -> URL, where they differ
         self._is_read = False  # all of the table, for these
+        self._first: dict[str, str] = {}  # URI -> the first URL that it stands for
 
     @classmethod
     def of(
@@ -46,8 +47,17 @@ class LinkedFiles:
         records = self._records()
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             while batch := list(itertools.islice(records, _BATCH)):
-                yield from zip(batch, pool.map(self._entry, batch), strict=True)
+                for record, entry in zip(batch, pool.map(self._entry, batch), strict=True):
+                    if entry is not None:
+                        self._tell_apart(entry, record)
+                    yield record, entry
         self._is_read = True
+
+    def _tell_apart(self, entry: Entry, record: Record) -> None:
+        """An entry whose URI stands for another URL already is read by itself, and anew in each run."""
+        url = self._urls.get((entry.uri, record.line), entry.uri)
+        if self._first.setdefault(entry.uri, url) != url:
+            entry.offset, entry.mtime, entry.etag = record.line, None, None
 
     def url(self, entry: Entry) -> str:
         """Where an entry, or what the manifest has kept of one, is to be asked for."""
@@ -71,7 +81,12 @@ class LinkedFiles:
 
     def _holds(self, url: str) -> bool:
         """Whether a URL is one below `base`; who logs in there is no part of it."""
-        parts = urlsplit(url)
+        if "\\" in url or not url.isprintable():  # readers of URLs do not agree on what such a one names
+            return False
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return False
         bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         within = bare.startswith(self._base if self._base.endswith("/") else f"{self._base}/")
         return within and ".." not in unquote(parts.path).split("/")
@@ -89,6 +104,8 @@ class LinkedFiles:
             return _refused(location.uri, record, "unreadable", why)
         except SourceError as error:
             return _refused(location.uri, record, "private_address", str(error))
+        folder = unquote(urlsplit(self._base).path).rstrip("/")
+        entry.key = unquote(urlsplit(url).path).removeprefix(folder).lstrip("/") or entry.key
         return entry
 
 

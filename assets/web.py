@@ -71,7 +71,7 @@ class WebLocation(Location):
             if answer.status in _GONE:
                 return None
             if answer.status == 200:
-                return _Facts.of(answer.headers, _length(answer))
+                return _Facts.of(answer.headers, _length(answer) or None)  # some say 0 that do not count
             if answer.status not in _NO_HEAD:
                 raise _refusal(answer.status, answer.reason)
         with asked("GET", self._url, self._access, Range="bytes=0-0") as answer:
@@ -80,8 +80,9 @@ class WebLocation(Location):
             if answer.status not in (200, 206):
                 raise _refusal(answer.status, answer.reason)
             part = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-            facts = _Facts.of(answer.headers, int(part[3]) if part else _length(answer))
-            return facts._replace(ranges=answer.status == 206)
+            is_part = answer.status == 206
+            size = int(part[3]) if part else None if is_part else _length(answer)
+            return _Facts.of(answer.headers, size)._replace(ranges=is_part)
 
     def exists(self) -> bool:
         return self._facts is not None
@@ -233,6 +234,7 @@ class WebBytes(Bytes):
     def _hold(self, headers: Any) -> None:
         """Raises ValueError if this is not the file that it was."""
         etag, modified = headers.get("ETag"), headers.get("Last-Modified")
-        if (self._etag or etag) != etag or (self._modified or modified) != modified:
+        moved = modified and self._modified and modified != self._modified  # a part may come without the second
+        if moved or (self._etag or etag) != etag:
             raise ValueError("changed while it was read; run again")
-        self._etag, self._modified = etag, modified
+        self._etag, self._modified = etag, modified or self._modified

@@ -27,6 +27,7 @@ from training.credentials import mask
 
 FAILURES = 4  # in a row, before it is given up
 BACKOFF_SECONDS = 0.25  # doubled each time
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind IPv6 (RFC 6052)
 _TIMEOUT = Timeout(connect=10, read=60)
 
 
@@ -64,6 +65,8 @@ class _Public:
 def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     inner = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
+    if ip.version == 6 and (ip in _NAT64 or int(ip) >> 32 == 0):
+        inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     return bool(inner.is_global) and not inner.is_multicast
 
 
@@ -93,7 +96,8 @@ class _Masked(logging.Filter):
 
 @lru_cache
 def _pools(process: int, allow_private: bool) -> urllib3.PoolManager:
-    logging.getLogger("urllib3.connectionpool").addFilter(_Masked())
+    for name in ("connectionpool", "poolmanager", "util.retry"):
+        logging.getLogger(f"urllib3.{name}").addFilter(_Masked())
     manager = urllib3.PoolManager(maxsize=16, timeout=_TIMEOUT)
     if not allow_private:
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
@@ -103,22 +107,23 @@ def _pools(process: int, allow_private: bool) -> urllib3.PoolManager:
 @contextlib.contextmanager
 def asked(method: str, url: str, access: RemoteSettings, **headers: str) -> Iterator[Any]:
     """What a server answers, without having read it. Raises OSError, or SourceError (`PrivateAddressError`)."""
-    parts = parse_url(url)
-    login = unquote(parts.auth) if parts.auth else _login(parts.host or "")
     headers = {name.replace("_", "-"): value for name, value in headers.items()} | {"Accept-Encoding": "identity"}
-    if login:
-        headers |= make_headers(basic_auth=login)
     answer = None
     try:
+        parts = parse_url(url)
+        if login := unquote(parts.auth) if parts.auth else _login(parts.host or ""):
+            headers |= make_headers(basic_auth=login)
         pools = _pools(os.getpid(), access.allow_private)
         bare = parts._replace(auth=None, fragment=None).url
         answer = pools.request(method, bare, headers=headers, retries=_retries(), preload_content=False)
         yield answer
-    except HTTPError as error:
+    except (HTTPError, UnicodeError) as error:  # the second of a host name, or a login, that cannot be written
         kind = OSError if answer is None else BrokenOffError
         raise kind(_words(error)) from None  # its own words may hold the whole URL
     finally:
         if answer is not None:
+            if method == "HEAD":  # nothing follows, so the next may use its connection
+                answer.release_conn()
             answer.close()
 
 
@@ -133,7 +138,7 @@ def _retries() -> Retry:
     )
 
 
-def _words(error: HTTPError) -> str:
+def _words(error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
     return mask(re.sub(r"^\w+\(host=[^)]*\): ", "", str(reason)) or type(reason).__name__)
 

@@ -35,6 +35,11 @@ def is_signed(text: str) -> bool:
     return _SECRET_QUERY.search(text) is not None
 
 
+def has_secret(text: str) -> bool:
+    """Whether the text is or holds a URL with a password, or one that is signed."""
+    return "://" in text and (has_password(text) or is_signed(text))
+
+
 def has_password(text: str) -> bool:
     """Whether the text is or holds a URI with a password."""
     return _PASSWORD.search(text) is not None

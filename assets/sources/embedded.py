@@ -63,15 +63,16 @@ class EmbeddedSource(Source):
         files = {file.uri: file for file in table_entries(options.table, self.root, options)}
         column = {"media": options.column, "vectors": self.vectors}
         for record in read_table(options.table, settings, required, root=self.root, **column):
-            yield self._item(record, files[record.table].mtime)
+            yield self._item(record, files[record.table])
 
-    def _item(self, record: Record, mtime: int | None) -> Entry:
+    def _item(self, record: Record, file: Entry) -> Entry:
         options, line = self.options, record.where
         name = record.values.get(options.column)
         named = {options.column: posixpath.splitext(name or "")[0]}
         key = key_of(record.values | named, options.key)
         member = posixpath.join(options.column, name or "").rstrip("/")
-        entry = Entry(key, record.table, member, record.line, record.line - 1, -1, mtime, listing=line)
+        entry = Entry(key, record.table, member, record.line, record.line - 1, -1, file.mtime, listing=line)
+        entry.etag = file.etag
         entry.time, problem = record.time(options.time)
         if problem is not None:
             entry.reason, entry.message = "malformed", f"{record.table}: {problem}"

@@ -87,7 +87,7 @@ class HuggingfaceSource(Source):
         elif entry.member is None:
             file = opened(entry.uri)
             try:
-                yield from file.pieces(0, entry.size)
+                yield from file.whole(entry.size)
             finally:
                 file.close()
         else:
@@ -162,7 +162,7 @@ class HuggingfaceSource(Source):
         place, settings = cast(Location, Place(f"{self._place}/{split}")), TableSettings(missing=options.missing)
         table = TableFile(place, settings, required=required, text=options.column if self._is_text else None)
         names = [normalize(name) for name in schema.names]
-        if missing := [name for name in required if name not in names]:
+        if missing := [n for n in required if n not in (schema.names if n == options.column else names)]:
             raise SourceError(f"{table}: no column {missing[0]!r}; it has {', '.join(names)}")
         media = None if self._is_text else MediaField.of(schema, options.column)
         if holds_binary(schema.field(options.column).type) == self._is_text or (media is None) != self._is_text:
@@ -212,7 +212,7 @@ class HuggingfaceSource(Source):
         folders = [self._folder, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE]
         if not any(path.is_relative_to(os.path.realpath(folder)) for folder in folders if folder is not None):
             entry.refuse("outside_root", f"names {file!r}, which is not in the data set; it was not opened")
-        elif not path.is_file():
+        elif not os.path.isfile(path):
             entry.refuse(
                 "not_found", f"holds no bytes, and there is no file {file!r}; load and save the data set again"
             )

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 from assets.databases import Database, DatabaseUrl
+from assets.file_names import FileNames
 from assets.formats.base import Place, Record, TableFile, unstorable
 from assets.formats.values import as_text, is_vector, no_text, refused
 from assets.keys import key_of
+from assets.linked_files import LinkedFiles
+from assets.remote_settings import REMOTE, RemoteSettings
 from assets.sources.base import Entry, Source, SourceError, signature_of
 from assets.sources.files import FilesSource
 from assets.sources.table import text_entry
@@ -32,7 +35,7 @@ class SqlSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options:
+    class Options(RemoteSettings):
         # Of the database; one with a password lies in a variable of the environment: {env: NAME}.
         url: Annotated[DatabaseUrl, Word("url")] = field(default_factory=DatabaseUrl)
         query: str | None = None  # SELECT ...
@@ -92,6 +95,10 @@ class SqlSource(Source):
                 yield entry
                 continue
             entry = self._medium(record, key, member, cells.get(options.column), left_out)
+            if entry.reason is None and any(cells[n] is None or isinstance(cells[n], _BYTES) for n in named):
+                entry.refuse(
+                    "malformed", f"{', '.join(named)} holds nothing, or bytes: name as `id` what tells its row"
+                )
             if entry.reason is None and hash(member) in seen:
                 entry.refuse(
                     "ambiguous", f"another row has the same {', '.join(named)}: say by `id` what tells them apart"
@@ -125,21 +132,27 @@ class SqlSource(Source):
         yield self._rows.medium(self.options.column, dict(zip(named, json.loads(entry.member or "[]"), strict=True)))
 
     def signature(self) -> str:
-        """The same in whatever order the rows come: a query without ORDER BY has none."""
-        facts = ((e.key, e.member, e.size, e.version, e.text, e.attributes, e.reason) for e in self.list())
-        return signature_of(sorted(signature_of([fact]) for fact in facts))
+        return _signature(self)
+
+
+def _signature(source: Source) -> str:
+    """The same in whatever order the rows come: a query without ORDER BY has none."""
+    facts = ((e.key, e.uri, e.member, e.size, e.version, e.text, e.attributes, e.reason) for e in source.list())
+    return signature_of(sorted(signature_of([fact]) for fact in facts))
 
 
 class SqlFilesSource(FilesSource):
     """Files that the rows of a query name, as those of a table do (`FilesSource`)."""
 
     def __init__(self, root: Path, options: SqlSource.Options) -> None:
-        shared = {name: getattr(options, name) for name in ("files", "key", "file", "time", "missing")}
+        shared = {name: getattr(options, name) for name in ("files", "key", "file", "time", "missing", *REMOTE)}
         super().__init__(root, FilesSource.Options(**shared))
         self._rows = _Query(root, options)
+        assert options.files is not None and options.key is not None
+        self._links = LinkedFiles.of(options.files, options.file or options.key[0], self.options, self._records)
 
     def exists(self) -> bool:
-        return self._files.exist() and self._rows.exist()
+        return (self._links is not None or self._files.exist()) and self._rows.exist()
 
     def _has_table(self) -> bool:
         return True
@@ -150,8 +163,14 @@ class SqlFilesSource(FilesSource):
     def _read(self, required: Sequence[str]) -> Iterator[Record]:
         return (record for record, _ in self._rows.records(required))
 
+    def _row(self, record: Record, name: str | None, found: list[Entry], names: FileNames) -> Entry:
+        entry = super()._row(record, name, found, names)
+        if self._links is None:  # else it is by its row that its URL is found again
+            entry.row = None
+        return entry
+
     def signature(self) -> str:
-        return Source.signature(self)  # nothing but the rows tells whether they are others
+        return _signature(self)  # nothing but the rows tells whether they are others
 
 
 class _Query:

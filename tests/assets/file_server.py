@@ -71,6 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _give(self, head: bool) -> None:
         server, parts = self.server, urlsplit(self.path)
         path = unquote(parts.path).lstrip("/")
+        if (asked_for := unquote(self.path).lstrip("/")) in server.files:  # a file whose query names it
+            path = asked_for
         asked = self.headers.get("Range", "")
         server.asked.append(f"{self.command} {self.path} {asked}".rstrip())
         server.headers.append(self.headers)

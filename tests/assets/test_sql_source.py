@@ -57,6 +57,10 @@ def test_media_are_read_again_by_what_names_their_row(tmp_path):
     batch = attach_data(listed.rows, {"s": pickle.loads(pickle.dumps(source.make(tmp_path)))})
     assert batch["data_error"].null_count == 6
     assert sorted(batch["data"].to_pylist()) == [b"0", b"0", b"1", b"1", b"2", b"2"]
+    commented = settings("image", query=f"{query} -- all", key="product", column="note", id=["id", "Odd Name"])
+    assert attach_data(scan(commented, tmp_path).rows, {"s": commented.make(tmp_path)})["data_error"].null_count == 6
+    nameless = scan(settings("image", query="SELECT NULL AS id, note FROM notes", key="id", column="note"), tmp_path)
+    assert {row["reason"] for row in nameless.quarantine.to_pylist()} == {"malformed"}
     ambiguous = scan(settings("image", query=query, key="product", column="note"), tmp_path).quarantine.to_pylist()
     assert {row["reason"] for row in ambiguous} == {"ambiguous"} and "say by `id`" in ambiguous[0]["message"]
 
@@ -71,6 +75,9 @@ def test_rows_that_name_files(tmp_path):
         "1": {"note": "a.png", "mark": "x"},
         "b.png": {},
     }
+    orders = [f"SELECT * FROM notes ORDER BY id {order}" for order in ("ASC", "DESC")]
+    sources = [settings("image", query=query, files="photos", file="note").make(tmp_path) for query in orders]
+    assert sources[0].signature() == sources[1].signature(), "the order of rows is no change"
     (missing,) = listed.quarantine.to_pylist()
     assert missing["reason"] == "not_found" and "gone.png" in missing["message"] and "shop.db" in missing["message"]
 

@@ -1,7 +1,9 @@
 """Sources behind http, on a server on loopback, which is a private address: sources here say that they may."""
 
 import base64
+import hashlib
 import io
+import json
 import os
 import pickle
 import socket
@@ -162,6 +164,46 @@ def test_a_table_of_urls_and_nothing_of_what_signs_them_is_kept(server):
     assert scan(source, ROOT, listed.rows).reused == 3
 
 
+def test_one_uri_may_stand_for_several_files(server):
+    """What names a file may be called like a secret, and is cut."""
+    for n in range(3):
+        server.put(f"get?token=t{n}", b"%d" % n)
+    lines = "".join(f"{n},{server.url}/get?token=t{n},{server.url}/x?sig={SECRET}\n" for n in range(3))
+    server.put("t.csv", f"id,url,other\n{lines}".encode())
+    source = settings(files=server.url, table=f"{server.url}/t.csv", key="id", file="url")
+    listed = scan(source, ROOT)
+    batch = attach_data(listed.rows, {"s": source.make(ROOT)})
+    assert sorted(batch["data"].to_pylist()) == [b"0", b"1", b"2"]
+    assert len(set(listed.rows["uri"].to_pylist())) == 1 and SECRET not in str(listed.rows.to_pylist())
+    again = scan(source, ROOT, listed.rows)
+    assert sorted(again.rows["sha256"].to_pylist()) == sorted(listed.rows["sha256"].to_pylist())
+
+
+@pytest.mark.parametrize("rows", [(A, B), (B, A)])
+def test_each_row_that_names_a_file_has_its_own_checksum(server, rows):
+    sums = [hashlib.sha256(content).hexdigest() for content in rows]
+    server.put("t.csv", "".join(["id,url,sum\n", *(f"{n},p/a.png,{s}\n" for n, s in enumerate(sums))]).encode())
+    listed = scan(settings(files=server.url, table=f"{server.url}/t.csv", key="id", file="url", sha256="sum"), ROOT)
+    assert listed.rows["key"].to_pylist() == [str(rows.index(A))]
+    assert refused(listed).keys() == {"wrong_checksum"}
+
+
+def test_a_url_that_cannot_be_read_is_a_row_that_is_refused(server):
+    host = server.url.removeprefix("http://")
+    bad = ["http://[bad/x", "http://host:port/x", "http://a..b/x", f"http://other.example\\@{host}/p/a.png"]
+    server.put("t.csv", "".join(["url\n", *(f"{url}\n" for url in (f"{server.url}/p/b.png", *bad))]).encode())
+    listed = scan(settings(files="http://", table=f"{server.url}/t.csv", key="url"), ROOT)
+    assert listed.rows.num_rows == 1 and len(listed.quarantine) == len(bad)
+    assert {"outside_root", "unreadable"} == set(listed.quarantine["reason"].to_pylist())
+
+
+def test_parts_of_the_path_behind_a_url_are_columns(server):
+    server.put("t.csv", f"url\n{server.url}/p/a.png\n".encode())
+    source = settings(files=server.url, table=f"{server.url}/t.csv", key="url", path="{kind}/{name}")
+    (row,) = scan(source, ROOT).rows.to_pylist()
+    assert json.loads(row["attributes"]) == {"kind": "p", "name": "a"}
+
+
 def _login(headers: Message) -> str:
     return base64.b64decode(headers.get("Authorization", "").removeprefix("Basic ")).decode()
 
@@ -186,8 +228,8 @@ def test_a_table_leads_nowhere_private(server, tmp_path):
     ("public", "addresses"),
     [
         (False, "127.0.0.1 10.0.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1"),
-        (False, "::1 :: fe80::1%eth0 fd00::1 ::ffff:127.0.0.1 2002:7f00:1:: ff02::1"),
-        (True, "1.1.1.1 2606:4700::1111"),
+        (False, "::1 :: fe80::1%eth0 fd00::1 ::ffff:127.0.0.1 2002:7f00:1:: ff02::1 64:ff9b::a9fe:a9fe ::127.0.0.1"),
+        (True, "1.1.1.1 2606:4700::1111 64:ff9b::101:101"),
     ],
 )
 def test_which_addresses_are_public(public, addresses):
