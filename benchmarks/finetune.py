@@ -120,6 +120,7 @@ def trained(llm: Path, way: dict[str, Any]) -> dict[str, Any]:
         "trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
     }
     return {
+        "packing": network.packs,
         **{name: round(count / 1e6, 2) for name, count in counts.items()},
         "ms/step": round(1000 * statistics.median(seconds[_WARM:]), 1),
         "tokens/s": round(sum(float(reads.tokens[n]) for n in timed) / seconds[_WARM:].sum()),
@@ -140,7 +141,7 @@ def main() -> None:
         for way in _WAYS:
             with measure.Side() as side:
                 figures = side(partial(trained, llm.resolve(), way))
-            said = {"packing": True, "precision": "float32", "gradient_checkpointing": False} | way
+            said = {"precision": "float32", "gradient_checkpointing": False} | way
             line = {"benchmark": "finetune", "what": arguments.llm.name if arguments.llm else "random weights"}
             print(json.dumps(line | said | figures | {"batch": _BATCH, "cores": measure.CORES}), flush=True)
 

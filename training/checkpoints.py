@@ -18,7 +18,9 @@ def claim(folder: Path, identity: str) -> None:
     marker = folder / "training.json"
     if marker.exists():
         if json.loads(marker.read_text())["identity"] != identity:
-            raise ValueError(f"{folder} holds checkpoints of another training (other settings or rows): delete it")
+            raise ValueError(
+                f"{folder} holds checkpoints of another training (other settings or rows, or launcher.shard): delete it"
+            )
         return
     write_text(marker, json.dumps({"identity": identity}))
 

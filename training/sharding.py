@@ -3,7 +3,7 @@
 Of each layer a process holds its part of the weights, gradients and optimizer state, and has it whole only while it is
 at work. Every batch needs all of these layers in each process. The rest of the model need not be: where a row lacks a
 modality, its encoder rests. So each process has the rest whole, and its gradients are averaged after the last backward
-pass of a step, as DistributedDataParallel does. A checkpoint is whole, and so the same as that of one process.
+pass of a step, as DistributedDataParallel does. A checkpoint's tensors are whole; its optimizer has other groups.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,7 +87,8 @@ def shard(model: nn.Module, llm: nn.Module) -> None:
         torch.distributed.broadcast(tensor.data, 0)
     mesh = init_device_mesh(next(llm.parameters()).device.type, (processes(),))
     for layer in layers:
-        fully_shard(layer, mesh=mesh)
+        # Each layer is a root of its own, and roots would stay whole until the backward pass.
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
 
 
 class Together(nn.Module):

@@ -92,7 +92,9 @@ class TrainingTask:
     def identity(self) -> str:
         """Names the training, so that it never goes on from another one's checkpoint."""
         settings = identity(self.model), training_identity(self.training), self.features.plain()
-        return fingerprint(*settings, list(self.modalities), self.train.identity())
+        # Where layers are parted the optimizer has other groups: neither goes on from the other's checkpoint.
+        parted = ["shard"] if shards() else []
+        return fingerprint(*settings, list(self.modalities), self.train.identity(), *parted)
 
 
 def fit(

@@ -71,7 +71,7 @@ def test_draws_are_as_frequent_as_they_are_probable(
     how = GenerationSettings(do_sample=True, temperature=2.0, **limits)
     model, batch = sure(generation=how, max_new_tokens=1)
     chances = (model(**batch).logits[0, 0] / how.temperature).softmax(-1).sort(descending=True)
-    kept = chances.values.cumsum(0) - chances.values < how.top_p
+    kept = (chances.values.cumsum(0) - chances.values < how.top_p) | (how.top_p == 1)
     kept[how.top_k or len(kept) :] = False
     expected = (chances.values * kept / (chances.values * kept).sum()).gather(0, chances.indices.argsort())
     asked, _ = model._asked(batch, tokenizer)
@@ -94,7 +94,8 @@ def test_a_saved_model_writes_in_the_same_way(how: GenerationSettings, rows: Any
     answerer = Answerer(save_bundle(tmp_path, output="text", generation=how))
     model, tokenizer = answerer._model, answerer._tokenizer
     assert answerer(rows) == model.scored_answers(make_collator(model, tokenizer, FEATURES)(rows), tokenizer)
-    assert {len(answer.best) for answer in answerer(rows)} <= ({2, 3} if how.num_beams > 1 else {1})
+    most = max(len(answer.best) for answer in answerer(rows))  # beams may write the same words
+    assert most in ((2, 3) if how.num_beams > 1 else (1,))
 
 
 @pytest.mark.parametrize(

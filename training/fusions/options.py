@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from training.catalog import FUSIONS
-from training.family import Choice
+from training.family import Choice, is_own
 from training.settings import choose
 from training.validation import check
 
@@ -50,4 +50,7 @@ class Hybrid:
 
     def __post_init__(self) -> None:
         choose(self, "joint", FUSIONS)
-        check(self.joint.kind not in ("hybrid", "logit"), "joint", str(self.joint), "a fusion that is not late")
+        is_late = self.joint.kind in ("hybrid", "logit")
+        check(not is_late, "joint", str(self.joint), "a fusion that is not late")
+        # What a model is known by, and which code of users travels with it, looks at the fusion alone.
+        check(not is_own(self.joint.kind), "joint", str(self.joint), "one of the fusions that there are, not your own")
