@@ -106,26 +106,6 @@ class SizedNorm(nn.RMSNorm):
         return super().forward(x.float())  # as other norms are computed, also where the rest is bfloat16 (autocast)
 
 
-class TokensLinear(nn.Module):
-    """A linear layer of its own for each of T tokens (B, T, D): where in a picture or recording a token lies is part of
-    what it says."""
-
-    def __init__(self, tokens: int, before: int, after: int) -> None:
-        super().__init__()
-        self.weight_TDE = nn.Parameter(torch.empty(tokens, before, after))
-        self.bias_TE = nn.Parameter(torch.empty(tokens, after))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """As PyTorch does of a linear layer."""
-        bound = self.weight_TDE.shape[1] ** -0.5
-        initialization.uniform_(self.weight_TDE, -bound, bound)
-        initialization.uniform_(self.bias_TE, -bound, bound)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return torch.einsum("btd,tde->bte", x_BTD, self.weight_TDE) + self.bias_TE
-
-
 class Readout(nn.Module):
     """A linear layer on what a sequence (B, S, D) says as a whole: the mean of its positions, each weighted by how much
     it is like a learned direction (Lin et al. 2017); at first, all the same."""

@@ -26,7 +26,7 @@ from training.compilation import CompiledLayers
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
-from training.layers import AttentionPool, ModelShape, Readout, SharedSpace, SizedNorm, TokensLinear
+from training.layers import AttentionPool, ModelShape, Readout, SharedSpace, SizedNorm
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
@@ -83,7 +83,7 @@ class FusionModel(AdaptedModel):
             initialization.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 initialization.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        elif isinstance(module, Fusion | AttentionPool | Readout | TokensLinear | SharedSpace | SizedNorm):
+        elif isinstance(module, Fusion | AttentionPool | Readout | SharedSpace | SizedNorm):
             module.reset_parameters()
         else:
             super()._init_weights(module)

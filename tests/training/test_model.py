@@ -107,8 +107,8 @@ def test_count_of_parameters() -> None:
     assert counted["llm"] == 2 * vocabulary * width + layers * layer + width
     assert counted["to_llm"] == 0
     pool = 2 * width + 2 * width + (2 * width * width + 2 * width) + linear
-    image = 9 * 8 + 2 * 8 + 9 * 8 * 8 + 2 * 8 + 2 * (4 * 8 * width + width)  # two tokens
-    speech = 9 * 4 + 2 * 4 + 9 * 4 * 8 + 2 * 8 + 9 * 8 * 16 + 2 * 16 + 2 * (16 * 2 * width + width)
+    image = 9 * 8 + 2 * 8 + 9 * 8 * 8 + 2 * 8 + (4 * 8 * width + width)
+    speech = 9 * 4 + 2 * 4 + 9 * 4 * 8 + 2 * 8 + 9 * 8 * 16 + 2 * 16 + (16 * 2 * width + width)
     assert counted["encoders"] == (linear + pool) + image + speech
 
 

@@ -130,7 +130,7 @@ def test_who_is_too_sure_by_a_factor_gets_it_as_temperature(
     assert json.loads((tmp_path / "config.json").read_text())["fitted"]["classes"] == ["7", "9"]
 
 
-@pytest.mark.parametrize(("fusion", "factor"), [("concat", 20), ("logit", 60)])
+@pytest.mark.parametrize(("fusion", "factor"), [("attention", 20), ("logit", 60)])
 def test_a_text_is_calibrated_by_how_often_the_whole_is_right(
     rows: Any, make_model: Callable[..., Any], tokenizer: Any, fusion: Any, factor: float
 ) -> None:

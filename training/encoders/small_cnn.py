@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from training.encoders.base import Encoder, all_real
 from training.featurizers.base import FeatureShape
-from training.layers import Convolution, ModelShape, TokensLinear, stretches
+from training.layers import Convolution, ModelShape, stretches
 
 
 class SmallCnnGridEncoder(Encoder):
@@ -26,7 +26,7 @@ class SmallCnnGridEncoder(Encoder):
         self.layers = nn.ModuleList(Convolution(*layer) for layer in zip(before, channels, strides, strict=True))
         rows = max(n for n in range(1, math.isqrt(tokens) + 1) if tokens % n == 0)
         self.grid = (rows, tokens // rows)
-        self.projection = TokensLinear(tokens, 4 * channels[-1], width)
+        self.projection = nn.Linear(4 * channels[-1], width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,7 @@ class SmallCnnFramesEncoder(Encoder):
         before = [1, *channels[:-1]]
         self.layers = nn.ModuleList(Convolution(*layer) for layer in zip(before, channels, self.strides, strict=True))
         features = math.ceil(source.width / 8)
-        self.projection = TokensLinear(shape.tokens, channels[-1] * features, width)
+        self.projection = nn.Linear(channels[-1] * features, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
