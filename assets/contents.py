@@ -51,9 +51,9 @@ class Contents:
                 continue
             if entry.text is not None:
                 entry.size = _take_text(entry, entry.text)
-            elif (
-                first := self._first.setdefault((entry.uri, entry.member, entry.offset, entry.expected), entry)
-            ) is not entry:
+                continue
+            place = entry.uri, entry.member, entry.offset, entry.expected
+            if (first := self._first.setdefault(place, entry)) is not entry:
                 alike.append((entry, first))
             elif not self._settled(entry):
                 todo.append(entry)

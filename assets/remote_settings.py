@@ -7,7 +7,7 @@ from training.validation import check
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteSettings:
-    """Credentials are no settings: they come from the environment (README, "Files that lie elsewhere")."""
+    """Credentials are no settings: they come from the environment (docs/layouts.md, "Files that lie elsewhere")."""
 
     endpoint_url: str | None = None  # of an S3 store that is not Amazon's; default: AWS_ENDPOINT_URL
     allow_private: bool = False  # true: http(s) URLs may lead to this machine, and into private networks

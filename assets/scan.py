@@ -20,7 +20,7 @@ from assets.lake import BATCH_ROWS, open_duckdb
 from assets.names import normalize
 from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
-from training.credentials import has_secret, mask
+from training.credentials import mask_urls
 from training.messages import one_line
 from training.schema import MANIFEST, QUARANTINE
 from training.settings import MediaLimits
@@ -105,8 +105,7 @@ def _rows(entries: Sequence[Entry]) -> pa.Table:
     for entry in entries:
         entry.key = normalize(entry.key or "") or None
         if entry.reason is not None:
-            message = entry.message or entry.where
-            entry.message = one_line(mask(message) if has_secret(message) else message)
+            entry.message = one_line(mask_urls(entry.message or entry.where))
     columns = zip(zip(*map(_cells, entries), strict=True), _ENTRIES, strict=True)
     return pa.table([pa.array(values, field.type) for values, field in columns], schema=_ENTRIES)
 

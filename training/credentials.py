@@ -35,9 +35,9 @@ def is_signed(text: str) -> bool:
     return _SECRET_QUERY.search(text) is not None
 
 
-def has_secret(text: str) -> bool:
-    """Whether the text is or holds a URL with a password, or one that is signed."""
-    return "://" in text and (has_password(text) or is_signed(text))
+def mask_urls(text: str) -> str:
+    """As `mask`, where a URL in the text has a password or is signed; else as it is, what is masked already too."""
+    return mask(text) if "://" in text and (has_password(text) or is_signed(text)) else text
 
 
 def has_password(text: str) -> bool:

@@ -16,7 +16,7 @@ from assets.sources.base import SourceError
 from assets.storage import Location
 from assets.table_settings import TableSettings
 from assets.times import parse_time
-from training.credentials import has_secret, mask
+from training.credentials import mask_urls
 
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # first, since one begins like UTF-16's
 _VECTOR = re.compile(r"\[\s*(\[|null|-?\d+[.eE])")  # how the JSON of one starts
@@ -40,7 +40,7 @@ class Record:
     def attributes(self, *left_out: str) -> str:
         """The other columns, where they hold something, as a JSON object of names (`assets.names`)."""
         cells = {n: normalize(v) for n, v in self.values.items() if v is not None and n not in left_out}
-        return as_object({n: mask(v) if has_secret(v) else v for n, v in cells.items()})
+        return as_object({n: mask_urls(v) for n, v in cells.items()})
 
     def time(self, column: str | None) -> tuple[datetime | None, str | None]:
         """What the column says (`parse_time`), or why the row cannot be used."""
