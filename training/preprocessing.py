@@ -226,11 +226,22 @@ class SpeechPreprocessing(Preprocessing):
         return extractor
 
     @property
+    def rate(self) -> int:
+        """Hz, of the waveforms that the encoder was trained on."""
+        return int(self.own.sampling_rate)
+
+    @functools.cached_property
+    def is_spectrum(self) -> bool:
+        """Whether the encoder reads frames of several bands, and not the waveform itself."""
+        name, _ = self._read
+        return next(self.inputs(self.example)).tensors[name].ndim > 2
+
+    @property
     def example(self) -> Recording:
         return Recording(np.zeros(8000, np.float32), 16_000)
 
     def inputs(self, content: Recording) -> Iterator[Input]:
-        rate = self.own.sampling_rate
+        rate = self.rate
         waveform = resample(content.waveform, content.rate, rate)
         window = round(self._seconds * rate)
         step = window if content.pad else self._step
@@ -268,10 +279,9 @@ class SpeechPreprocessing(Preprocessing):
     @functools.cached_property
     def _read(self) -> tuple[str, int]:
         """The name of the tensor that the encoder reads, and which of its axes is time: the one that gets longer."""
-        rate = self.own.sampling_rate
         shapes = []
         for steps in (1, 2):
-            tensors = next(self.inputs(Recording(np.zeros(steps * self._step, np.float32), rate))).tensors
+            tensors = next(self.inputs(Recording(np.zeros(steps * self._step, np.float32), self.rate))).tensors
             name = next(name for name in SPEECH_INPUTS if name in tensors)
             shapes.append(tensors[name].shape)
         longer = [axis for axis, (one, two) in enumerate(zip(*shapes, strict=True)) if two > one]
@@ -280,7 +290,7 @@ class SpeechPreprocessing(Preprocessing):
     @property
     def _step(self) -> int:
         """Samples."""
-        return round(_STEP_SECONDS * self.own.sampling_rate)
+        return round(_STEP_SECONDS * self.rate)
 
     def _made(self, waveform: np.ndarray, rate: int, padded: int) -> tuple[Any, float]:
         if self._fixed:
@@ -297,7 +307,7 @@ class SpeechPreprocessing(Preprocessing):
     @functools.cached_property
     def _seconds(self) -> float:
         """What it reads at once."""
-        rate, extractor = self.own.sampling_rate, self.own
+        rate, extractor = self.rate, self.own
         if samples := getattr(extractor, "nb_max_samples", None) or getattr(extractor, "n_samples", None):
             return samples / rate
         return extractor.max_length / 100 if self._fixed and hasattr(extractor, "max_length") else _SECONDS

@@ -195,13 +195,14 @@ class SpeechAugmentation:
     """How far a training row's speech may be changed, either way; drawn anew for each row and epoch. 0: not at all."""
 
     __pydantic_config__ = FORBID_EXTRA
-    speed: float = 0.0  # share of the tempo
+    # Share of the tempo. What a pretrained encoder in the model reads is played faster, so that the pitch goes with it.
+    speed: float = 0.0
     pitch: float = 0.0  # semitones; moves formants, too, as another speaker's vocal tract does
     gain_db: float = 0.0  # before noise is added: features do not know loudness otherwise
     noise_snr_db: tuple[float, float] | None = None  # from, to: level of added noise (sources with `use: noise`)
     noise_chance: float = 0.5  # that a row gets noise, where noise_snr_db is set
     time_masks: int = 0  # SpecAugment
-    frequency_masks: int = 0
+    frequency_masks: int = 0  # likewise; an encoder that reads the waveform itself knows no bands
     mask_share: float = 0.15  # of all frames or features: the widest mask
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from training.validation import FORBID_EXTRA, check
 _MEL_RANGE_DB = 80.0  # what lies further below the loudest band of the recording is noise or digital silence
 _FRAMES = 4096  # of a recording that are transformed at a time: an hour's spectrum would be gigabytes
 _TOGETHER = 512  # frames of several recordings that are; more would not stay in the processor's cache
+NO_WAVEFORM = "it needs the waveforms: set features.speech.keep_waveform: true"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,11 @@ def resample(waveform: np.ndarray, rate: int, target: int) -> np.ndarray:
     import soxr
 
     return soxr.resample(waveform, rate, target)
+
+
+def as_int16(waveform: np.ndarray) -> np.ndarray:
+    """A waveform as tables keep it for augmentation."""
+    return np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
 
 
 def trim(waveform: np.ndarray, rate: int, settings: SpectrumOptions) -> np.ndarray:

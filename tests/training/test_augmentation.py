@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.augmentation import SpeechAugmenter, augment_image, mask_spectrum
+from training.augmentation import SpeechAugmenter, WaveformAugmenter, augment_image, mask_spectrum
 from training.seeding import generator
 from training.settings import ImageAugmentation, SpeechAugmentation
 from training.spectra import SpectrumOptions, speech_spectra
@@ -22,14 +22,14 @@ def tone(hertz: float, seconds: float = 1.0) -> np.ndarray:
 
 
 def augment(waveform: np.ndarray, seed: int = 0, noise: tuple[np.ndarray, ...] = (), **settings) -> np.ndarray:
-    return SpeechAugmenter(SpeechAugmentation(**settings), FEATURES, noise)(waveform, random(seed))
+    return SpeechAugmenter(WaveformAugmenter(SpeechAugmentation(**settings), noise), FEATURES)(waveform, random(seed))
 
 
 def test_without_settings_the_frames_are_those_of_the_features():
     waveform = tone(440)
     ((expected, mfcc),) = speech_spectra([waveform.astype(np.float32) / 32767], FEATURES)
     assert np.allclose(augment(waveform), expected, atol=1e-4)
-    other = SpeechAugmenter(SpeechAugmentation(), FEATURES, read="mfcc")
+    other = SpeechAugmenter(WaveformAugmenter(SpeechAugmentation()), FEATURES, read="mfcc")
     assert np.allclose(other(waveform, random()), mfcc, atol=1e-3)
 
 

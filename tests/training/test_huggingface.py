@@ -1,6 +1,7 @@
 """Pretrained encoders inside the model, over the families of `tiny_encoders`: what they read, say, learn and carry."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,8 @@ from training.model import FusionModel
 from training.preprocessing import Recording
 from training.pretrained import load_encoder
 from training.processor import Processor
-from training.settings import MediaLimits, ModelSettings, TrainingSettings, complete
+from training.seeding import generator
+from training.settings import MediaLimits, ModelSettings, SpeechAugmentation, TrainingSettings, complete
 from training.spec import plan_runs
 from training.train import make_collator
 
@@ -141,6 +143,37 @@ def changed(model: Path, folder: Path, **values: Any) -> Path:
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     return folder
+
+
+@pytest.mark.parametrize(("family", "bands"), [("whisper", True), ("wav2vec2", False)])
+def test_a_recording_is_changed_before_the_preprocessing_and_read_as_before(
+    family: str, bands: bool, tiny_encoder: Callable[[str], Path]
+) -> None:
+    said = {"kind": "huggingface", "model": str(tiny_encoder(family))}
+    features = FeatureSettings(speech={"keep_waveform": True}).with_encoders({"speech": said})
+    featurizer = features.featurizer("speech")
+    row = featurizer.featurize(clean(CONTENTS["speech"][0]))
+    clip = np.round(20000 * np.sin(np.arange(1000))).astype(np.int16)
+
+    def changed(seed: int = 0, **settings: Any) -> np.ndarray:
+        augment = pickle.loads(pickle.dumps(featurizer.augmenter(SpeechAugmentation(**settings), [clip])))
+        return augment(row["waveform"], generator(seed, 1, "a"))
+
+    np.testing.assert_allclose(changed(), row["processed"], atol=0.02)  # the waveform is kept in 16 bits
+    for settings in ({"pitch": 6}, {"speed": 0.4}, {"noise_snr_db": (0, 0), "noise_chance": 1}):
+        one, same, other = changed(1, **settings), changed(1, **settings), changed(2, **settings)
+        np.testing.assert_array_equal(one, same)
+        assert one.dtype == row["processed"].dtype and one.shape[1] == row["processed"].shape[1]
+        assert one.shape != other.shape or not np.array_equal(one, other)
+    shorter, longer = (changed(n, speed=0.5)[:, -1].sum() for n in (1, 2))
+    assert shorter != longer != row["processed"][:, -1].sum(), "what is no padding is counted anew"
+    plain, masked = changed(), changed(time_masks=1, mask_share=0.5)
+    hidden = (masked != plain).any(1)
+    assert 0 < hidden.mean() <= 0.5 and len(np.unique(masked[hidden, :-1])) == 1
+    np.testing.assert_array_equal(masked[:, -1], plain[:, -1])
+    assert np.array_equal(changed(frequency_masks=2), plain) is not bands
+    with pytest.raises(ValueError, match=r"set features\.speech\.keep_waveform: true"):
+        FeatureSettings().with_encoders({"speech": said}).featurizer("speech").augmenter(SpeechAugmentation(), [])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 
 from training.featurizers.base import FeatureShape, Featurizer
 from training.recordings import Speech
-from training.spectra import SpectrumOptions, resample, speech_spectra, trim
+from training.spectra import NO_WAVEFORM, SpectrumOptions, as_int16, resample, speech_spectra, trim
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ class LogMelFeaturizer(Featurizer):
         rows = [{"log_mel": log_mel, "mfcc": mfcc} for log_mel, mfcc in spectra]
         if self.options.keep_waveform:
             for row, waveform in zip(rows, waveforms, strict=True):
-                row["waveform"] = np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
+                row["waveform"] = as_int16(waveform)
         return rows
 
     def _waveform(self, content: Speech) -> np.ndarray:
@@ -62,11 +62,11 @@ class LogMelFeaturizer(Featurizer):
         return padded_frames(rows, self.shape().width)
 
     def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
-        from training.augmentation import SpeechAugmenter
+        from training.augmentation import SpeechAugmenter, WaveformAugmenter
 
         if not self.options.keep_waveform:
-            raise ValueError("it needs the waveforms: set features.speech.keep_waveform: true")
-        return SpeechAugmenter(settings, self.options, noise, self.read)
+            raise ValueError(NO_WAVEFORM)
+        return SpeechAugmenter(WaveformAugmenter(settings, noise), self.options, self.read)
 
     def cut(self) -> tuple[str, str]:
         most = self.options.max_seconds

@@ -19,8 +19,9 @@ import numpy as np
 from training import model_files
 from training.featurizers.base import FeatureShape, Featurizer
 from training.images import Image
-from training.preprocessing import PREPROCESSING, Picture, Preprocessing, Recording
+from training.preprocessing import PREPROCESSING, Picture, Preprocessing, Recording, SpeechPreprocessing
 from training.recordings import Speech
+from training.spectra import NO_WAVEFORM, as_int16, resample
 from training.validation import FORBID_EXTRA
 
 if TYPE_CHECKING:
@@ -174,11 +175,34 @@ class ProcessedImageFeaturizer(OfImage, ProcessedFeaturizer):
 class ProcessedSpeechOptions(ProcessedOptions):
     # With silence, to all that the encoder reads at once (30 s of Whisper), as it was trained: many times the cost.
     pad: bool = False
+    keep_waveform: bool = False  # store the resampled waveform too: augmentation needs it
 
 
 class ProcessedSpeechFeaturizer(OfSpeech, ProcessedFeaturizer):
     form, read, dtype = "frames", "processed", "float16"
+    augmented = "waveform"
     Options = ProcessedSpeechOptions
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return {self.read: self.dtype} | ({"waveform": "int16"} if self.options.keep_waveform else {})
+
+    def featurize(self, content: Speech) -> dict[str, np.ndarray]:
+        row = super().featurize(content)
+        if self.options.keep_waveform:
+            row["waveform"] = as_int16(resample(content.waveform, content.sample_rate, self._speech().rate))
+        return row
+
+    def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
+        from training.augmentation import ProcessedSpeechAugmenter, WaveformAugmenter
+
+        if not self.options.keep_waveform:
+            raise ValueError(NO_WAVEFORM)
+        return ProcessedSpeechAugmenter(WaveformAugmenter(settings, noise), self._speech, self.options.pad)
+
+    def _speech(self) -> SpeechPreprocessing:
+        assert isinstance(self._loaded, SpeechPreprocessing)
+        return self._loaded
 
     def batch(self, rows: Sequence[np.ndarray | None]) -> "tuple[Tensor, Tensor]":
         """float32 (B, F, M), zero where there is nothing, and a mask (B, F)."""
