@@ -30,7 +30,7 @@ features:
   image: {{size: 16, color: grey}}
   speech: {{sample_rate: 4000, mels: 16, coefficients: 8}}
 model: {{width: 16, heads: 2, layers: 1, tokens: 1, max_new_tokens: 4}}
-training: {{epochs: 1, batch_size: 16, evaluations: 1}}
+training: {{epochs: 1, batch_size: 16, evaluations: 1, parallel: 1}}
 promotion: {{must_beat: [champion]}}
 engine: {{workers: 2}}
 schedule: "0 3 * * *"
@@ -122,6 +122,16 @@ def make_project() -> Callable[..., Path]:
     return write_project
 
 
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's, empty: its migrations take seconds."""
+    from training.mlflow_store import make_database
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    make_database(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty TRIPTYCH_HOME of its own."""
@@ -132,8 +142,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, home: Path) -> Path:
-    """The file of a small project that has not been run."""
+def tiny(tmp_path: Path, home: Path, mlflow_database: Path) -> Path:
+    """The file of a small project that has not been run; its home has MLflow's database."""
+    home.mkdir()
+    shutil.copy(mlflow_database, home)
     return write_project(tmp_path / "project")
 
 

@@ -54,7 +54,9 @@ def evaluate(
     pq.write_table(one, folder / f"{MAJORITY}.parquet")
     evaluation = {"rows": [row.to_json() for row in measured], "history": trained.history}
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    _pictures(folder, trained.history, measured, predictions, rows, output)
+    _pictures(folder, trained.history, measured, predictions, output)
+    if not run.is_baseline:  # nobody looks at a baseline's, and a picture takes a second
+        _examples(folder, measured, predictions, rows, output)
     (folder / "subsets.png").write_bytes(reporting.subsets_picture(measured, majority))
     tracking.log_results(folder, metrics, of_all)
     return metrics, of_all
@@ -107,24 +109,31 @@ def answers(
 
 
 def _pictures(
-    folder: Path,
-    history: list[dict[str, float]],
-    rows: list[EvaluationRow],
-    predictions: pa.Table,
-    test: SampleDataset,
-    output: Output,
+    folder: Path, history: list[dict[str, float]], rows: list[EvaluationRow], predictions: pa.Table, output: Output
 ) -> None:
-    answered = predictions.filter(pc.equal(predictions["subset"], rows[0].inputs)).to_pylist()
-    told = [_in_words(output.words(row["label"], row["prediction"])) for row in answered]
+    told = _told(rows, predictions, output).values()
     labels, answers = [x for words, _ in told for x in words], [x for _, words in told for x in words]
     (folder / "confusion.png").write_bytes(reporting.confusion_picture(*confusion(labels, answers)))
     (folder / "learning.png").write_bytes(reporting.learning_picture(history, output.metrics[0].name))
-    lines = [(", ".join(label), None if None in answer else ", ".join(answer)) for label, answer in told]
-    words = {row["sample_id"]: line for row, line in zip(answered, lines, strict=True)}
+
+
+def _examples(
+    folder: Path, rows: list[EvaluationRow], predictions: pa.Table, test: SampleDataset, output: Output
+) -> None:
+    words = {
+        sample: (", ".join(label), None if None in answer else ", ".join(answer))
+        for sample, (label, answer) in _told(rows, predictions, output).items()
+    }
     chosen = [test[number] for number in range(0, len(test), max(1, len(test) // _EXAMPLES))][:_EXAMPLES]
     shown = [row | {"label": words[row["sample_id"]][0]} for row in chosen if row["sample_id"] in words]
     picture = reporting.examples_picture(shown, [words[row["sample_id"]][1] for row in shown], test.modalities)
     (folder / "examples.png").write_bytes(picture)
+
+
+def _told(rows: list[EvaluationRow], predictions: pa.Table, output: Output) -> dict[str, tuple[list[str], list[Any]]]:
+    """Sample -> label and answer, in words, with all inputs given."""
+    answered = predictions.filter(pc.equal(predictions["subset"], rows[0].inputs)).to_pylist()
+    return {row["sample_id"]: _in_words(output.words(row["label"], row["prediction"])) for row in answered}
 
 
 def _in_words(pairs: Mapping[str, tuple[str, str | None]]) -> tuple[list[str], list[Any]]:
