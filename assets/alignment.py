@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.catalog import JOINS
-from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, note, quoted, refusals
+from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, listed, note, quoted, refusals
 from assets.joins.columns import Columns
+from assets.joins.several import is_several
 from assets.lake import BATCH_ROWS, open_duckdb, sql_name
 from assets.names import as_object
 from assets.pairing import pairing_findings, pool_sql
@@ -75,6 +76,7 @@ def align(
             _drop(connection, settings)
             samples = _samples(connection, settings, columns, output)
             _note_rivals(connection, settings, columns)
+            _note_differing(connection, settings, columns)
         except duckdb.InvalidInputException as error:  # `Columns.sql` says what is wrong
             raise ValueError(_cause_first(str(error).partition(": ")[2], first)) from None
         except ValueError as error:
@@ -154,12 +156,16 @@ def _by_modality(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> 
 
 
 def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
-    """View `judged`: `joined` with the column `dropped`, why a row becomes no sample."""
+    """View `judged`: `joined` with the column `dropped`, why a row becomes no sample, and `X_more` of each modality."""
     items = ", ".join(f"{m}_item" for m in MODALITIES)
     cases = " ".join(f"WHEN {m}_item IS NULL THEN 'requires_{m}'" for m in settings.require)
+    there = connection.table("joined").columns
+    more = {m: f"CASE WHEN len({m}_more) > 0 THEN {m}_more END" if f"{m}_more" in there else "NULL" for m in MODALITIES}
+    further = ", ".join(f"{sql}::STRUCT(item VARCHAR, id VARCHAR)[] AS {m}_more" for m, sql in more.items())
+    others = ", ".join(sql_name(column) for column in there if column not in {f"{m}_more" for m in MODALITIES})
     connection.execute(
         f"""
-        CREATE VIEW judged AS SELECT *, CASE
+        CREATE VIEW judged AS SELECT {others}, {further}, CASE
           WHEN coalesce({items}) IS NULL THEN 'no_input' {cases} END AS dropped
         FROM joined
         """
@@ -183,6 +189,26 @@ def _note_rivals(connection: duckdb.DuckDBPyConnection, settings: AlignSettings,
             note(connection, Finding("conflicting_labels", said))
 
 
+def _note_differing(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns) -> None:
+    """Notes the samples of which several items say something else than the first one, which counts."""
+    named = (*settings.labels, *settings.group, *settings.held_out, *filter(None, [settings.split.column]))
+    for modality, name in [(m, name) for m in settings.several for name in dict.fromkeys(named)]:
+        further = f"(SELECT * REPLACE (part.item AS {modality}_item, part.id AS {modality}_id) "
+        further += f"FROM (SELECT *, unnest({modality}_more) AS part FROM judged))"
+        values = " UNION ALL ".join(
+            f"SELECT sample_id, {columns.sql(name)} AS value FROM {rows} judged {_ROWS} WHERE dropped IS NULL"
+            for rows in ("judged", further)
+        )
+        differing = connection.sql(
+            f"SELECT sample_id, list(DISTINCT value ORDER BY value) FROM ({values}) "
+            "GROUP BY 1 HAVING count(DISTINCT value) > 1 ORDER BY 1"
+        ).fetchall()
+        if differing:
+            shown = "; ".join(f"{quoted(i)}: {listed(values)}" for i, values in differing[:SHOWN])
+            said = f"{counted(len(differing), 'sample')} whose several items differ in column {name!r}"
+            note(connection, Finding("differing_items", f"{said}, of which the first one's value counts: {shown}"))
+
+
 def _samples(
     connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns, output: Output | None
 ) -> pa.Table:
@@ -194,7 +220,7 @@ def _samples(
     attributes = ["values"] if columns.link else [f"{m}.attributes" for m in reversed(MODALITIES)]
     parts = {f"a{n}": attribute for n, attribute in enumerate(attributes)}
     answers = "".join(f", {columns.sql(name)} AS {cell}" for name, cell in labels.items())
-    slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "status") for m in MODALITIES)
+    slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "more", "status") for m in MODALITIES)
     pools = "".join(f", {pool_sql(settings.pairing, m, columns)} AS {m}_pool" for m in MODALITIES)
     times = ", ".join(f"{m}.time" for m in MODALITIES)
     rows = connection.sql(
@@ -255,6 +281,7 @@ _WHY = {
     "not_linked": "is named by no row of the link table",
     "ambiguous": "shares its key with another item of its modality, which was taken",
     "too_many": "its key gives more samples than align.max_per_key",
+    "over_several": "its sample has as many of its modality as align.several allows",
     "no_input": "none of its inputs can be used",
 } | {f"requires_{m}": f"nothing that matches has the required {m}" for m in MODALITIES}
 
@@ -263,17 +290,23 @@ def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -
     """Quarantine rows of the items that no sample uses, and of the links that give no sample."""
     connection.register("reasons", pa.table({"reason": list(_WHY), "why": list(_WHY.values())}))
     uses = " UNION ALL ".join(
-        f"SELECT {m}_item AS item_id, dropped FROM judged WHERE {m}_item IS NOT NULL" for m in MODALITIES
+        f"SELECT {m}_item AS item_id, dropped FROM judged WHERE {m}_item IS NOT NULL "
+        f"UNION ALL SELECT unnest({m}_more).item, dropped FROM judged"
+        for m in MODALITIES
     )
     texts = [name for name in MODALITIES if catalog.MODALITIES.load(name).is_text]
-    left = "coalesce((SELECT 'ambiguous' FROM candidates c WHERE c.item_id = i.item_id LIMIT 1), 'not_linked')"
+    is_named = "EXISTS (FROM candidates c WHERE c.item_id = i.item_id)"
+    left = (
+        f"CASE WHEN {is_named} THEN 'ambiguous' ELSE 'not_linked' END" if settings.table is not None else "'too_many'"
+    )
+    over = f"{is_several(settings.several)} AND {is_named if settings.table is not None else 'true'}"
     unmatched = connection.sql(
         f"""
         WITH uses AS (
           SELECT item_id, bool_or(dropped IS NULL) AS used, min(dropped) AS dropped FROM ({uses}) GROUP BY 1
         ), unmatched AS (
           SELECT DISTINCT ON (i.item_id) i.*, CASE WHEN dropped IS NOT NULL THEN dropped WHEN key IS NULL THEN 'no_key'
-            ELSE {left if settings.table is not None else "'too_many'"} END AS reason
+            WHEN {over} THEN 'over_several' ELSE {left} END AS reason
           FROM items i LEFT JOIN uses u USING (item_id) WHERE i.status = 'present' AND NOT coalesce(used, false)
         )
         SELECT 'align' AS stage, 'unmatched' AS outcome, reason,

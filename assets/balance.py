@@ -49,7 +49,9 @@ def item_balance(manifest: pa.Table, quarantine: pa.Table, samples: pa.Table, no
 def _judge(connection: duckdb.DuckDBPyConnection) -> None:
     """Table `outcomes`: of each item of the manifest, in which ways it ended."""
     used = "FROM noise" + "".join(
-        f" UNION SELECT {m}_item AS item_id FROM samples WHERE {m}_item IS NOT NULL" for m in MODALITIES
+        f" UNION SELECT {m}_item AS item_id FROM samples WHERE {m}_item IS NOT NULL "
+        f"UNION SELECT unnest({m}_more).item FROM samples"
+        for m in MODALITIES
     )
     connection.execute(
         f"""

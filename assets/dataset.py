@@ -22,7 +22,17 @@ def make_dataset(samples: pa.Table) -> pa.Table:
     any_input = reduce(pc.or_, (pc.is_valid(samples[f"{modality}_id"]) for modality in MODALITIES))
     usable = pc.is_in(samples["split"], pa.array([*SPLITS, "unlabelled"]))
     kept = samples.filter(pc.and_(any_input, usable))
-    return in_order(kept.select(DATASET.names), "sample_id")
+    more = {f"{m}_more": _further(kept[f"{m}_more"]) for m in MODALITIES}
+    columns = [more[f.name] if f.name in more else kept[f.name] for f in DATASET]
+    return in_order(pa.table(columns, schema=DATASET), "sample_id")
+
+
+def _further(more: pa.ChunkedArray) -> pa.Array:
+    """The contents of the further items of each sample, in order; null where there are none."""
+    if more.null_count == len(more):
+        return pa.nulls(len(more), pa.list_(pa.string()))
+    listed = (None if items is None else [item["id"] for item in items] for items in more.to_pylist())
+    return pa.array(listed, pa.list_(pa.string()))
 
 
 def check_columns(samples: pa.Table, columns: Sequence[str]) -> None:
@@ -65,12 +75,16 @@ def missing_rates(dataset: pa.Table) -> dict[str, float]:
 def samples_fingerprint(samples: pa.Table) -> str:
     """16 hex digits of the samples' logical content, whatever the order of rows and the names of files.
 
-    Covers each sample's id, label, split, groups, attributes, and content and status of its modalities; not where the
+    Covers each sample's id, label, split, groups, attributes, and contents and status of its modalities; not where the
     items lie (`X_item`) nor when they were recorded.
     """
-    names = [f.name for f in SAMPLES if not f.name.endswith("_item") and f.name != "time"]
-    digest = hashlib.sha256()
-    for batch in in_order(samples.select(names), "sample_id").to_batches(max_chunksize=BATCH_ROWS):
+    names = [f.name for f in SAMPLES if not f.name.endswith(("_item", "_more")) and f.name != "time"]
+    logical, digest = samples.select(names), hashlib.sha256()
+    for more in (f"{m}_more" for m in MODALITIES):
+        if samples[more].null_count < samples.num_rows:
+            logical = logical.append_column(more, pc.binary_join(_further(samples[more]), ","))
+            digest.update(f"{more}\n".encode())
+    for batch in in_order(logical, "sample_id").to_batches(max_chunksize=BATCH_ROWS):
         # Each row is a JSON array on a line of its own.
         cells = pc.binary_join_element_wise(*map(_as_json, batch.columns), ",")
         digest.update("".join(f"[{row}]\n" for row in cells.to_pylist()).encode())

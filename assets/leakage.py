@@ -24,7 +24,8 @@ LEAKS = pa.schema(
     ]
 )
 # SQL over samples: the contents of all modalities as one value; null where there is none.
-INPUTS = f"nullif(concat_ws('+', {', '.join(f'{m}_id' for m in MODALITIES)}), '')"
+_CONTENTS = [f"{m}_id, array_to_string([item.id for item in {m}_more], '+')" for m in MODALITIES]
+INPUTS = f"nullif(concat_ws('+', {', '.join(_CONTENTS)}), '')"
 
 
 def leakage(samples: pa.Table, settings: AlignSettings) -> pa.Table:
@@ -37,7 +38,7 @@ def leakage(samples: pa.Table, settings: AlignSettings) -> pa.Table:
     given, telling, allowed = _given(samples), telling_modalities(samples), settings.allow_shared
     kinds = [("group", column, _of_groups(column), "") for column in settings.group]
     kinds += [("held_out", c, _of_groups(c), "HAVING bool_or(split = 'test')") for c in settings.held_out]
-    kinds += [("content", m, f"{m}_id", "") for m in telling if m not in allowed]
+    kinds += [("content", m, _of_contents(m), "") for m in telling if m not in allowed]
     shared, others = ([f"{m}_id" for m in names] for names in (set(telling) & set(allowed), set(given) - set(allowed)))
     if shared and others:
         both = " AND ".join(f"coalesce({', '.join(columns)}) IS NOT NULL" for columns in (shared, others))
@@ -52,7 +53,7 @@ def repeated(samples: pa.Table, settings: AlignSettings) -> dict[str, int]:
     others = [m for m in MODALITIES if m not in telling_modalities(samples) or m in settings.allow_shared]
     with open_duckdb() as connection:
         connection.register("samples", samples)
-        counts = {m: _on_two_sides(connection, "content", m, f"{m}_id", "").num_rows for m in others}
+        counts = {m: _on_two_sides(connection, "content", m, _of_contents(m), "").num_rows for m in others}
     return {m: n for m, n in counts.items() if n}
 
 
@@ -71,16 +72,28 @@ def _of_groups(column: str) -> str:
     return f"json_extract_string(groups, {sql_string(pointer(column))})"
 
 
+def _of_contents(modality: str) -> str:
+    """Each content of a modality, wherever it stands among several."""
+    return f"unnest(list_prepend({modality}_id, coalesce([item.id for item in {modality}_more], [])))"
+
+
 def _on_two_sides(
     connection: duckdb.DuckDBPyConnection, kind: str, column: str, value: str, condition: str
 ) -> pa.Table:
-    """Rows of LEAKS. Args: `value` and `condition` are SQL over `samples`, `condition` a HAVING over a value's rows."""
+    """Rows of LEAKS.
+
+    Args:
+        value: SQL over `samples`, which may give several of a sample (`unnest`).
+        condition: a HAVING over a value's rows.
+    """
     return (
         connection.sql(
             f"""
-        WITH sided AS (
-          SELECT {value} AS "value", split, count(*) AS samples, min(sample_id) AS example FROM samples
-          WHERE split IN {SPLITS} AND {value} IS NOT NULL GROUP BY 1, 2
+        WITH valued AS (
+          SELECT DISTINCT {value} AS "value", split, sample_id FROM samples WHERE split IN {SPLITS}
+        ), sided AS (
+          SELECT "value", split, count(*) AS samples, min(sample_id) AS example FROM valued
+          WHERE "value" IS NOT NULL GROUP BY 1, 2
         ), shared AS (SELECT "value" FROM sided GROUP BY 1 {condition})
         SELECT $kind AS kind, $column AS "column", "value", list(split ORDER BY split) AS splits,
           sum(samples) AS samples, list(example ORDER BY split) AS examples
@@ -114,6 +127,8 @@ def _of_kind(kind: str, column: str, rows: Sequence[Mapping[str, Any]], settings
     remedies = []
     if (by := settings.split.column) is not None:
         remedies.append(f"mend column {by!r} (align.split)")
+    elif kind == "content" and column in settings.several:
+        remedies.append("set align.group to a column that is the same in all samples that share one")
     elif kind == "content":
         groups = ", ".join([*settings.group, f"{column}_id"])
         remedies.append(f"set align.group: [{groups}] to keep equal ones on one side")

@@ -59,8 +59,10 @@ WHERE source = $source AND item_id NOT IN (
 
 
 def _is_there(lake: Lake, table: str, rows: pa.Table, key: str) -> bool:
-    """Whether the table has these rows, in whatever order; they are sorted by their key."""
-    return in_order(lake.read(table), key).equals(rows)
+    """Whether the table has these rows, in whatever order, and their columns; they are sorted by their key."""
+    stored = lake.open(table)
+    named = [] if stored is None else [field.name for field in stored.schema().fields]
+    return sorted(named) == sorted(rows.column_names) and in_order(lake.read(table), key).equals(rows)
 
 
 def write_manifest(lake: Lake, project: Project) -> Listing:
@@ -140,7 +142,7 @@ def balance(lake: Lake, project: Project) -> Balance:
     """What became of every item in this run."""
     usable = noise(lake, project)["item_id"].to_pylist()
     manifest = lake.sql("SELECT item_id, modality, sha256 FROM manifest")
-    samples = lake.sql(f"SELECT {', '.join(f'{m}_item' for m in MODALITIES)} FROM samples")
+    samples = lake.sql(f"SELECT {', '.join(f'{m}_item, {m}_more' for m in MODALITIES)} FROM samples")
     return item_balance(manifest, quarantined(lake, project), samples, noise=usable)
 
 

@@ -11,6 +11,7 @@ from assets.names import normalize
 from assets.pairing import PairingSettings
 from assets.source_settings import SourceSettings
 from assets.table_settings import TableSettings
+from training import catalog
 from training.catalog import FILTERS, OUTPUTS
 from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
@@ -86,6 +87,9 @@ class AlignSettings(TableSettings):  # of `table`
     test_values: dict[str, Strings] = field(default_factory=dict)
     require: Strings = ()  # a sample lacking one of these is unmatched
     max_per_key: int = 64  # samples one key may give when several items share it
+    # modality -> how many of its items a sample may have, all in one sample: of one key by source, time and place, of
+    # a link table as a cell lists them (`a.jpg;b.jpg`, or a list); of others several of a key are several samples
+    several: dict[str, int] = field(default_factory=dict)
     # modalities whose contents may stand in several splits; of others that is a leak, but for texts beside media
     allow_shared: Strings = ()
     max_missing: float = 0.95  # a modality that has a source and lacks in more than this share of samples is a fault
@@ -96,6 +100,11 @@ class AlignSettings(TableSettings):  # of `table`
         for name in ("require", "allow_shared"):
             for modality in getattr(self, name):
                 check(modality in MODALITIES, name, modality, f"modalities ({', '.join(MODALITIES)})")
+        for modality, most in self.several.items():
+            check(modality in MODALITIES, "several", modality, f"modalities ({', '.join(MODALITIES)})")
+            is_media = not catalog.MODALITIES.load(modality).is_text
+            check(is_media, "several", modality, "pictures or recordings: a sample has one text")
+            check(most >= 2, f"several.{modality}", most, "2 or more: how many of them a sample may have")
         choose(self, "on", JOINS)
         check(self.max_per_key >= 1, "max_per_key", self.max_per_key, "at least 1")
         super().__post_init__()

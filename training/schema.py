@@ -17,12 +17,13 @@ import pyarrow as pa
 
 from training import catalog
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MODALITIES = catalog.MODALITIES.names()
 SPLITS = ("train", "validation", "test")
 
 _STRING, _INT = pa.string(), pa.int64()
 _TIME = pa.timestamp("us", tz="UTC")
+_MORE = pa.list_(pa.struct([("item", _STRING), ("id", _STRING)]))  # of a sample's further items; null: none
 
 
 def _schema(**fields: pa.DataType) -> pa.Schema:
@@ -109,6 +110,7 @@ SAMPLES = _schema(
     time=_TIME,
     **{f"{m}_id": _STRING for m in MODALITIES},
     **{f"{m}_item": _STRING for m in MODALITIES},
+    **{f"{m}_more": _MORE for m in MODALITIES},
     **{f"{m}_status": _STRING for m in MODALITIES},
     **{f"{m}_pool": _STRING for m in MODALITIES},
     attributes=_STRING,
@@ -119,6 +121,7 @@ DATASET = _schema(
     label=_STRING,
     split=_STRING,
     **{f"{m}_id": _STRING for m in MODALITIES},
+    **{f"{m}_more": pa.list_(_STRING) for m in MODALITIES},
     **{f"{m}_pool": _STRING for m in MODALITIES},
     attributes=_STRING,
 )
@@ -176,8 +179,11 @@ COLUMN_WORDS = {
     "groups": "JSON object: group column to value; a group is on one side of a split only",
     **{f"{m}_id": f"joins the tables of clean {m} items and their features" for m in MODALITIES},
     **{f"{m}_item": "joins the manifest" for m in MODALITIES},
+    **{f"{m}_more": f"the further {m} items and contents, in order, where a sample has several" for m in MODALITIES},
     **{
-        f"{m}_status": "present, absent (never given), not_found (a link to nothing) or quarantined" for m in MODALITIES
+        f"{m}_status": "present, incomplete (not all of several), absent (never given), not_found (a link to nothing) "
+        "or quarantined"
+        for m in MODALITIES
     },
     **{
         f"{m}_pool": f"training draws the row's {m} anew in each epoch, from the rows of the same pool; null: it stays"

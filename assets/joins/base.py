@@ -15,6 +15,8 @@ class Join(ABC):
     """A kind of join (`align.on`). It reads the tables `items` and `refused_keys` of the connection and makes
 
     joined(line, link_uri, sample_id, split_key, values, X_item, X_id, X_status for each modality X)
+      and, where a sample may have several X, X_more STRUCT(item VARCHAR, id VARCHAR)[]: the further ones after X_item,
+      in order; together at most as many as `settings.several` says
     candidates(item_id): items that a link names, taken or not
     broken_links(uri, line, problem)
 

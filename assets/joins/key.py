@@ -10,6 +10,7 @@ from assets.joins.base import Join
 from assets.joins.columns import Columns
 from assets.joins.links import join_links
 from assets.joins.matching import unmatched
+from assets.joins.several import gathered, is_several
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from training.schema import MODALITIES
@@ -31,17 +32,21 @@ class KeyJoin(Join):
 
 
 def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
-    """Full outer join of the modalities on key; several items of one key give combinations."""
+    """Full outer join of the modalities on key; several items of one key give combinations, or are together in one
+    sample where `settings.several` says so."""
     _check_keys_match(connection)
+    usable = "FROM items WHERE status = 'present' AND key IS NOT NULL"
     connection.execute(
-        """
+        f"""
         CREATE TABLE broken_links(uri VARCHAR, line BIGINT, problem VARCHAR);
         CREATE TABLE candidates(item_id VARCHAR);
         CREATE TABLE ranked AS
-        SELECT key, modality, item_id, id, unit,
+        SELECT key, modality, item_id, id, unit, NULL::STRUCT(item VARCHAR, id VARCHAR)[] AS more,
           row_number() OVER (PARTITION BY key, modality ORDER BY number) - 1 AS rank,
           count(*) OVER (PARTITION BY key, modality) AS n
-        FROM items WHERE status = 'present' AND key IS NOT NULL;
+        FROM items WHERE status = 'present' AND key IS NOT NULL AND NOT {is_several(settings.several)}
+        UNION ALL BY NAME
+        SELECT *, 0 AS rank, 1 AS n FROM ({gathered(usable, "key", "position, time, number", settings.several)});
         CREATE TABLE lacking AS
         SELECT DISTINCT key, modality FROM items WHERE status = 'quarantined'
         UNION SELECT key, modality FROM refused_keys WHERE status = 'quarantined';
@@ -55,6 +60,7 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
             f"""
             combined_{number + 1} AS (
               SELECT c.* EXCLUDE (n, position), few.item_id AS {m}_item, few.id AS {m}_id, few.unit AS {m}_unit,
+                few.more AS {m}_more,
                 c.n * coalesce(few.n, 1) AS n, c.position * coalesce(few.n, 1) + coalesce(few.rank, 0) AS position
               FROM combined_{number} c LEFT JOIN (FROM ranked WHERE modality = '{m}' AND rank < $most) few USING (key)
               WHERE c.position * coalesce(few.n, 1) + coalesce(few.rank, 0) < $most
@@ -62,8 +68,8 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         )
     units = ", ".join(f"{m}_unit" for m in MODALITIES)
     slots = ", ".join(
-        f"c.{m}_item, c.{m}_id, CASE WHEN c.{m}_item IS NOT NULL THEN 'present' WHEN lacking_{m}.key IS NULL "
-        f"THEN 'absent' ELSE 'quarantined' END AS {m}_status"
+        f"c.{m}_item, c.{m}_id, c.{m}_more, CASE WHEN c.{m}_item IS NOT NULL THEN {_there(m, settings)} "
+        f"WHEN lacking_{m}.key IS NULL THEN 'absent' ELSE 'quarantined' END AS {m}_status"
         for m in MODALITIES
     )
     lacking = " ".join(
@@ -81,6 +87,12 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         {"most": settings.max_per_key},
     )
     connection.execute("DROP TABLE ranked; DROP TABLE lacking")  # as large as the items
+
+
+def _there(modality: str, settings: AlignSettings) -> str:
+    """SQL: the status of what a sample has."""
+    is_whole = f"lacking_{modality}.key IS NULL" if modality in settings.several else "true"
+    return f"CASE WHEN {is_whole} THEN 'present' ELSE 'incomplete' END"
 
 
 def _check_keys_match(connection: duckdb.DuckDBPyConnection) -> None:

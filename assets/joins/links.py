@@ -13,6 +13,7 @@ import pyarrow as pa
 from assets.findings import SHOWN, Finding, listed, note
 from assets.joins.columns import Columns, cell
 from assets.joins.matching import unmatched
+from assets.joins.several import gathered, is_several
 from assets.keys import sql_key
 from assets.lake import BATCH_ROWS, sql_string
 from assets.names import normalize
@@ -21,6 +22,9 @@ from assets.source_settings import SourceSettings
 from assets.storage import Location, locate
 from assets.tables import read_table
 from training.schema import MODALITIES
+from training.validation import check
+
+LinkColumns = dict[str, tuple[tuple[str, ...], ...]]
 
 # `link` numbers the rows of all files of the table.
 _LINKS = pa.schema([("link", pa.int64()), ("uri", pa.string()), ("line", pa.int64()), ("values", pa.string())])
@@ -39,23 +43,27 @@ def join_links(
     linked = _load_links(connection, settings, path)
     link_columns = _link_columns(settings, sources, root, linked)
     texts = {s.column for s in sources if s.column and s.table and locate(s.table, root).uri == path.uri}
-    keys = [column for columns in link_columns.values() for column in columns]
+    keys = [column for named in link_columns.values() for key in named for column in key]
     hidden = frozenset([*keys, *texts, *([settings.id] if settings.id else [])])
 
-    _match(connection, sources, link_columns)
+    _match(connection, settings, sources, link_columns)
     _check_links_match(connection, link_columns, path)
-    _pick(connection, settings, path)
+    _pick(connection, settings)
     _check_ids(connection, settings, path)
     return replace(columns, link=frozenset(linked), hidden=hidden)
 
 
 def _match(
-    connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSettings], link_columns: dict[str, tuple[str, ...]]
+    connection: duckdb.DuckDBPyConnection,
+    settings: AlignSettings,
+    sources: Sequence[SourceSettings],
+    link_columns: LinkColumns,
 ) -> None:
-    """Tables `matches`: for each cell of the link table the items that it names, or none; and `candidates`."""
+    """Tables `matches`: for each key that a row of the link table names the items that have it, or none; and
+    `candidates`."""
     cells = " UNION ALL ".join(
-        f"SELECT link, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, "
-        f"{sql_key([cell('values', column) for column in link_columns[s.name]])} AS key FROM links"
+        f"SELECT link, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, key, min(place) AS place "
+        f"FROM ({_keys(link_columns[s.name], s.modality in settings.several)}) GROUP BY ALL"
         for s in sources
     )
     # A source without a table has keys without suffix; a link may name the file in full.
@@ -63,30 +71,52 @@ def _match(
         f"""
         CREATE TABLE cells AS SELECT * FROM ({cells}) WHERE key IS NOT NULL;
         CREATE TABLE named AS
-        SELECT source, key, item_id, id, unit, status, number FROM items WHERE key IS NOT NULL
+        SELECT source, key, item_id, id, unit, status, position, time, number FROM items WHERE key IS NOT NULL
         UNION ALL
-        SELECT source, key || suffix, item_id, id, unit, status, number FROM (
+        SELECT source, key || suffix, item_id, id, unit, status, position, time, number FROM (
           SELECT *, regexp_extract(coalesce(member, uri), '\\.[^./]*$') AS suffix FROM items WHERE keyless)
         WHERE suffix <> ''
         UNION ALL
-        SELECT source, key, NULL, NULL, NULL, status, NULL FROM refused_keys;
+        SELECT source, key, NULL, NULL, NULL, status, NULL, NULL, NULL FROM refused_keys;
         CREATE TABLE matches AS
-        SELECT link, c.modality, c.source, c.key, item_id, id, unit, coalesce(status, 'not_found') AS status, number,
-          n.source IS NOT NULL AS matched
+        SELECT link, c.modality, c.source, c.key, item_id, id, unit, coalesce(status, 'not_found') AS status,
+          position, place, time, number, n.source IS NOT NULL AS matched
         FROM cells c LEFT JOIN named n ON n.source = c.source AND n.key = c.key;
         CREATE TABLE candidates AS SELECT DISTINCT item_id FROM matches WHERE item_id IS NOT NULL;
         """
     )
 
 
-def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> None:
-    """Table `joined`: of each row of the link table and each modality the first item that can be used; where items were
-    cut, a row for each combination of their parts."""
+def _keys(columns: tuple[tuple[str, ...], ...], is_list: bool) -> str:
+    """SQL: the keys of a source that each row of the link table names, with their places; a cell of one column may hold
+    several, `a;b` or a JSON list."""
+    listed = []
+    for key in columns:
+        whole = sql_key([cell("values", column) for column in key])
+        parts = (
+            f"CASE WHEN json_type(try_cast({whole} AS JSON)) = 'ARRAY' THEN from_json({whole}, '[\"VARCHAR\"]') "
+            f"ELSE string_split({whole}, ';') END"
+        )
+        listed.append(parts if is_list and len(key) == 1 else f"[{whole}]")
+    keys = f"flatten([{', '.join(f'coalesce({parts}, [])' for parts in listed)}])"
+    every = f"SELECT link, {keys} AS keys FROM links"
+    return (
+        "SELECT link, nullif(trim(key), '') AS key, place FROM "
+        f"(SELECT link, unnest(keys) AS key, generate_subscripts(keys, 1) AS place FROM ({every}))"
+    )
+
+
+def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
+    """Table `joined`: of each row of the link table and each modality the first item that can be used, or all that can
+    where there may be several; where items were cut, a row for each combination of their parts."""
     slots = ", ".join(
-        f"CASE {m}.status WHEN 'present' THEN {m}.item_id END AS {m}_item, "
-        f"CASE {m}.status WHEN 'present' THEN {m}.id END AS {m}_id, coalesce({m}.status, 'absent') AS {m}_status"
+        f"CASE WHEN {m}.status IN ('present', 'incomplete') THEN {m}.item_id END AS {m}_item, "
+        f"CASE WHEN {m}.status IN ('present', 'incomplete') THEN {m}.id END AS {m}_id, {m}.more AS {m}_more, "
+        f"coalesce({m}.status, 'absent') AS {m}_status"
         for m in MODALITIES
     )
+    several, usable = is_several(settings.several), "FROM matches WHERE status = 'present'"
+    together = gathered(usable, "link", "position, place, time, number", settings.several)
     units = ", ".join(f"{m}.unit" for m in MODALITIES)
     joins = " ".join(f"LEFT JOIN (FROM picked WHERE modality = '{m}') {m} ON {m}.link = links.link" for m in MODALITIES)
     named = cell("values", settings.id) if settings.id else "left(sha256(keys), 32)"
@@ -94,12 +124,20 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: 
         f"""
         CREATE TABLE joined AS
         WITH picked AS (
-          SELECT * FROM matches
+          SELECT link, modality, item_id, id, unit, NULL::STRUCT(item VARCHAR, id VARCHAR)[] AS more, status
+          FROM matches WHERE NOT {several}
           WINDOW best AS (PARTITION BY link, modality ORDER BY
             array_position(['present', 'quarantined', 'not_found', 'absent'], status), number)
           QUALIFY row_number() OVER best = 1 OR status = 'present' AND item_id = first_value(item_id) OVER best
+          UNION ALL BY NAME
+          FROM (
+            SELECT link, modality, CASE WHEN bool_and(status = 'present') THEN 'present'
+              WHEN bool_or(status = 'present') THEN 'incomplete' ELSE
+              min_by(status, array_position(['quarantined', 'not_found', 'absent'], status)) END AS status
+            FROM matches WHERE {several} GROUP BY ALL
+          ) LEFT JOIN ({together}) USING (link, modality)
         ), keyed AS (
-          SELECT link, to_json(list([source, key] ORDER BY source))::VARCHAR AS keys FROM cells GROUP BY link
+          SELECT link, to_json(list([source, key] ORDER BY source, place))::VARCHAR AS keys FROM cells GROUP BY link
         )
         SELECT links.line, links.uri AS link_uri, {named} AS split_key, values,
           split_key || CASE WHEN count(*) OVER (PARTITION BY links.link) = 1 THEN ''
@@ -111,7 +149,7 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: 
 
 def _load_links(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> list[str]:
     """Tables `links(link, uri, line, values)` and `broken_links`; returns the names of the link table's columns."""
-    named = [column for key in settings.key_columns.values() for column in key]
+    named = [column for keys in settings.key_columns.values() for key in _each(keys, settings) for column in key]
     named += [settings.id] if settings.id else []
     columns: dict[str, None] = {}
     tables, rows, broken = [_LINKS.empty_table()], [], []
@@ -135,39 +173,47 @@ def _load_links(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, 
     return list(columns)
 
 
+def _each(key: tuple[str, ...], settings: AlignSettings) -> tuple[tuple[str, ...], ...]:
+    """The keys that `align.columns` says for a source: `front;side` are two columns, each with a key of its own."""
+    if settings.several and len(key) == 1:
+        return tuple((column.strip(),) for column in key[0].split(";"))
+    return (key,)
+
+
 def _link_columns(
     settings: AlignSettings, sources: Sequence[SourceSettings], root: Path, linked: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
-    """Source -> column of the link table that holds its keys, or columns that are its keys together."""
+) -> LinkColumns:
+    """Source -> its keys in a row of the link table, each a column or columns that are the key together."""
     assert settings.table is not None
     path, names = locate(settings.table, root), [s.name for s in sources]
     if unknown := settings.key_columns.keys() - set(names):
         raise ValueError(
             f"align.columns names {sorted(unknown)[0]!r}, which is no source; there are {', '.join(names)}"
         )
-    columns = {}
+    columns: LinkColumns = {}
     for source in sources:
         shared = source.keys if source.table and locate(source.table, root).uri == path.uri else ()
         choices = [settings.key_columns.get(source.name, ()), shared, (source.name,), (source.modality,)]
-        key = next((choice for choice in choices if choice and set(choice) <= set(linked)), None)
-        if key is None:
+        keys = [_each(choice, settings) for choice in choices if choice]
+        named = next((key for key in keys if {column for one in key for column in one} <= set(linked)), None)
+        if named is None:
             raise ValueError(
                 f"align.table {path.uri} has no column {source.name!r} or {source.modality!r} with the keys of source "
                 f"{source.name!r}: name it under align.columns; it has {', '.join(linked)}"
             )
-        columns[source.name] = key
+        expected = f"one column, unless align.several lets a sample have several of modality {source.modality}"
+        check(len(named) == 1 or source.modality in settings.several, f"align.columns.{source.name}", named, expected)
+        columns[source.name] = named
     return columns
 
 
-def _check_links_match(
-    connection: duckdb.DuckDBPyConnection, link_columns: dict[str, tuple[str, ...]], path: Location
-) -> None:
+def _check_links_match(connection: duckdb.DuckDBPyConnection, link_columns: LinkColumns, path: Location) -> None:
     """Notes cells that name nothing; raises ValueError where no cell of a modality names anything."""
     cells = "SELECT source, modality, key FROM matches"
     names = "SELECT source, NULL AS modality, key FROM named"
     missed = unmatched(connection, cells, names, "o.source = k.source")
     for miss in missed:
-        column = f"column {'/'.join(link_columns[miss.source])!r} of {path}"
+        column = f"column {';'.join(map('/'.join, link_columns[miss.source]))!r} of {path}"
         has_items = "SELECT count(*) > 0 FROM items WHERE modality = $1"
         matched = "SELECT coalesce(bool_or(matched), false) FROM matches WHERE modality = $1"
         if _value(connection, has_items, miss.modality) and not _value(connection, matched, miss.modality):

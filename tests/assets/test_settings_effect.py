@@ -214,6 +214,7 @@ def samples(path: Path, *overrides: str) -> Any:
 
 LINKS = "align.table=links.csv", "align.columns={photos: pictures}", "align.encoding=latin-1", "align.group=[]"
 LINKS = (*LINKS, "align.columns.recordings=pictures")
+SEVERAL = ("align.columns.photos=pictures;questions",)
 HELD = "align.group=[]", "align.held_out=[speaker]"
 ALIGN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "on": ((), ("align.on=time",)),
@@ -231,6 +232,7 @@ ALIGN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "test_values": (HELD, (*HELD, "align.test_values={speaker: [speaker1]}")),
     "require": ((), ("align.require=[image]",)),
     "max_per_key": ((), ("align.max_per_key=0",)),
+    "several": ((*LINKS, *SEVERAL, "align.several={image: 2}"), (*LINKS, *SEVERAL)),
     "split": ((), ("align.split.train=0.3",)),
     "pairing": ((), ("align.pairing={by: {photos: speaker}}",)),
 }
