@@ -53,7 +53,7 @@ format: install ## ruff's fixes and format
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-PACKAGES := chromium postgresql tmux
+PACKAGES := chromium mariadb-client-core mariadb-server-core postgresql tmux
 system: ## Debian packages that some tests need (they say so when they skip)
 	@if ! command -v apt-get >/dev/null; then \
 	  echo "apt-get is not here: the tests that need $(PACKAGES) skip unless you install these yourself"; \

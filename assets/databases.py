@@ -105,7 +105,7 @@ class Database:
 
     @functools.cached_property
     def _engine(self) -> "Engine":
-        from sqlalchemy import create_engine
+        from sqlalchemy import create_engine, event
         from sqlalchemy.exc import SQLAlchemyError
 
         url, timeout = self._given, {"connect_timeout": _CONNECT_SECONDS}
@@ -115,7 +115,10 @@ class Database:
             # so that it is only read, and not made
             url, timeout = url.set(database=f"file:{quote(str(self._file))}", query={"mode": "ro", "uri": "true"}), {}
         try:
-            return create_engine(url, pool_pre_ping=True, connect_args=timeout)
+            engine = create_engine(url, pool_pre_ping=True, connect_args=timeout)
+            if engine.dialect.name in ("mysql", "mariadb"):
+                event.listen(engine, "connect", _only_read)
+            return engine
         except ImportError as error:
             raise SourceError(f"{self.place}: needs the Python package {error.name}: install it") from None
         except SQLAlchemyError as error:
@@ -187,6 +190,12 @@ class Database:
         for secret in _secrets(self._given):
             said = said.replace(secret, "***")
         return one_line(mask(said))
+
+
+def _only_read(connection: Any, _record: object) -> None:
+    """Of MySQL, which knows no such thing as an option of a connection."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION READ ONLY")
 
 
 def _escaped(query: str) -> str:

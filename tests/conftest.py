@@ -39,7 +39,8 @@ SAMPLES = 60
 NO_IMAGE, NO_SPEECH = (3, 9), (6, 9)  # last digits of the samples that lack it
 TRUNCATED, NOT_FOUND, TWICE = 5, 8, 10  # the picture cut short, the recording that is not there, the row that is twice
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-POSTGRES_PASSWORD = "xyzzy42"
+POSTGRES_PASSWORD = MARIADB_PASSWORD = "xyzzy42"
+MARIADB = shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
 hypothesis.settings.register_profile("triptych", deadline=None)  # a busy machine is no failure
@@ -188,6 +189,40 @@ def make_png() -> Callable[[Path, int], None]:
 @pytest.fixture(scope="session")
 def make_wav() -> Callable[[Path, int], None]:
     return write_wav
+
+
+@pytest.fixture(scope="session")
+def mariadb(free_ports: Callable[[int], list[int]]) -> Iterator[str]:
+    """user:password@host:port of a server with the database shop."""
+    pytest.importorskip("pymysql")
+    if MARIADB is None:
+        pytest.skip("MariaDB is not installed: make system")
+    user = "nobody" if os.getuid() == 0 else getpass.getuser()  # it refuses to run as root
+    folder = Path(tempfile.mkdtemp(prefix="mariadb-"))
+    (port,) = free_ports(1)
+    (folder / "start.sql").write_text(
+        "CREATE DATABASE shop CHARACTER SET utf8mb4;\n"
+        f"CREATE USER triptych@'127.0.0.1' IDENTIFIED BY '{MARIADB_PASSWORD}';\n"
+        "GRANT ALL ON *.* TO triptych@'127.0.0.1';\n"  # a statement a line
+    )
+    for path in (folder, folder / "start.sql"):
+        shutil.chown(path, user)
+    data = [f"--datadir={folder / 'data'}", "--skip-test-db", "--auth-root-authentication-method=normal"]
+    subprocess.run(["mariadb-install-db", "--no-defaults", *data], check=True, user=user, capture_output=True)
+    settings = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder / 'socket'}", "--skip-name-resolve"]
+    settings += [f"--init-file={folder / 'start.sql'}", f"--pid-file={folder / 'pid'}"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([MARIADB, "--no-defaults", data[0], *settings], user=user, stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + 30
+        while b"ready for connections" not in (folder / "log").read_bytes():
+            assert server.poll() is None and time.monotonic() < until, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield f"triptych:{MARIADB_PASSWORD}@127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

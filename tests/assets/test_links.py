@@ -12,7 +12,6 @@ def test_addresses_are_those_of_the_last_ui(tiny):
     project = load(tiny)
     assert links.dagster_run(project, "abc") == "http://127.0.0.1:3000/runs/abc"
     assert links.mlflow_version(project, "2") == f"http://127.0.0.1:5000/#/models/tiny/versions/2{TRAINING_PAGES}"
-    project.home.mkdir()
     links.write_addresses(project.home, "http://0.0.0.0:3001", "http://127.0.0.1:5005")
     assert links.dagster_run(project, "abc") == "http://127.0.0.1:3001/runs/abc"
     assert links.mlflow_version(project, "2") == f"http://127.0.0.1:5005/#/models/tiny/versions/2{TRAINING_PAGES}"

@@ -1,4 +1,4 @@
-"""Rows of SQL databases: texts, media and files that a query gives, of SQLite and of a real PostgreSQL."""
+"""Rows of SQL databases: texts, media and files that a query gives, of SQLite, a real PostgreSQL and a real MariaDB."""
 
 import json
 import pickle
@@ -188,3 +188,49 @@ def test_postgres(postgres, tmp_path, monkeypatch):
         pickle.dumps(made),
     ]
     assert not any("xyzzy4" in str(words) for words in said)
+
+
+def test_mysql(mariadb, tmp_path, monkeypatch):
+    """By MariaDB: types of its own, a connection that is lost, nothing written, and a password that nobody reads."""
+    import pymysql
+
+    monkeypatch.setenv("SHOP_DB", f"mysql://{mariadb}/shop")
+    login, _, place = mariadb.rpartition("@")
+    user, password = login.split(":")
+    host, port = place.split(":")
+    admin = pymysql.connect(host=host, port=int(port), user=user, password=password, database="shop", autocommit=True)
+    with admin.cursor() as cursor:
+        cursor.execute("CREATE TABLE goods (id INT PRIMARY KEY, photo LONGBLOB, said TEXT, price DECIMAL(6, 2), "
+                       "at DATETIME(3), tags JSON)")  # fmt: skip
+        rows = [(n, b"\xab" * (n + 1), f"Größe 50% 好 :{n}", 1.5, "2024-05-06 07:08:09.010", "[1]") for n in range(50)]
+        cursor.executemany("INSERT INTO goods VALUES (%s, %s, %s, %s, %s, %s)", rows)
+    query = "SELECT id, photo, said, price, at, tags FROM goods WHERE said LIKE '%50%%' ORDER BY id"
+    options = {"url": {"env": "SHOP_DB"}, "query": query, "key": "id", "time": "at"}
+    source = settings("image", column="photo", **options)
+    listed = scan(source, tmp_path)
+    row = next(row for row in listed.rows.to_pylist() if row["key"] == "7")
+    assert listed.rows.num_rows == 50 and row["size"] == 8 and row["time"].microsecond == 10_000
+    assert json.loads(row["attributes"]) == {
+        "said": "Größe 50% 好 :7", "price": "1.50", "at": "2024-05-06 07:08:09.010000", "tags": "[1]"
+    }  # fmt: skip
+    made = source.make(tmp_path)
+    first, *_ = made.list()
+    with admin.cursor() as cursor:
+        cursor.execute(
+            "SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND user = 'triptych'"
+        )
+        for (number,) in cursor.fetchall():
+            cursor.execute(f"KILL {number}")
+    assert b"".join(made.open(first)) == b"\xab"
+    assert scan(settings(**{**options, "column": "said"}), tmp_path).rows.num_rows == 50
+    for wrong, words in (("DELETE FROM goods", "READ ONLY"), ("SELECT nothing FROM goods", "nothing")):
+        with pytest.raises(SourceError, match=f"the query fails .*{words}"):
+            scan(settings(**{**options, "query": wrong}, column="said"), tmp_path)
+    with admin.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM goods")
+        assert cursor.fetchone() == (50,)
+    admin.close()
+    monkeypatch.setenv("SHOP_DB", f"mysql://{mariadb}/shop".replace("xyzzy42", "xyzzy43"))
+    with pytest.raises(SourceError, match="cannot be reached") as error:
+        scan(source, tmp_path)
+    assert not any("xyzzy4" in str(said) for said in (error.value, listed.rows.to_pylist(), repr(source), made))

@@ -45,7 +45,7 @@ def test_a_full_disk(tiny, home, size, command):
 @pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
 def test_a_home_that_cannot_be_written(tiny, home):
     advice = f"{home} or a file in it cannot be written: make it writable, or set TRIPTYCH_HOME to another folder"
-    home.mkdir(mode=0o555)
+    home.chmod(0o555)
     for command in ("run", "status"):
         assert error(home, command, str(tiny)).endswith(advice)
     home.chmod(0o755)

@@ -17,7 +17,7 @@ def test_a_run_with_both_in_postgres(postgres, tiny, home):
     import psycopg2
 
     pytest.importorskip("dagster_postgres")
-    home.mkdir()
+    (home / "mlflow.db").unlink()
     settings = (ROOT / "orchestration" / "dagster.yaml").read_text()
     (home / "dagster.yaml").write_text(settings + "storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}\n")
     env = os.environ | {"TRIPTYCH_HOME": str(home), "PYTHONPATH": str(ROOT)}
