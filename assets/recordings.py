@@ -21,7 +21,8 @@ def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str) -> None:
     Args:
         kept: SQL of the rows that become samples, joined to their items (`items` under the name of each modality).
     """
-    used = " UNION ALL ".join(f"SELECT split_key, {m}.sha256 AS parent FROM {kept}" for m in MODALITIES)
+    # Not a UNION of the modalities: DuckDB 2.0.0 takes the first for all, since only their aliases differ.
+    used = f"SELECT split_key, unnest([{', '.join(f'{m}.sha256' for m in MODALITIES)}]) AS parent FROM {kept}"
     pairs = connection.sql(_PAIRS.format(used=used, parts=_PARTS)).fetchnumpy()
     connection.register("tied", _units(pairs["split_key"], pairs["parent"]))
 
@@ -53,7 +54,7 @@ def note_overlaps(connection: duckdb.DuckDBPyConnection) -> None:
         WITH spans AS (
           SELECT source, modality, sha256, uri, member, split_part(cut, '-', 1)::BIGINT AS first,
             split_part(cut, '-', 2)::BIGINT AS last
-          FROM items WHERE regexp_full_match(cut, '[0-9]+-[0-9]+')
+          FROM items WHERE status = 'present' AND regexp_full_match(cut, '[0-9]+-[0-9]+')
         ), behind AS (
           SELECT *, max(last) OVER (PARTITION BY source, sha256, modality ORDER BY first, last
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM spans
@@ -63,5 +64,5 @@ def note_overlaps(connection: duckdb.DuckDBPyConnection) -> None:
         """
     ).fetchall()
     for source, count, examples in rows:
-        said = f"source {source}: {counted(count, 'segment')} begin before another one of the recording ends"
+        said = f"source {source}: overlaps of {counted(count, 'segment')} with an earlier one of the recording"
         note(connection, Finding("overlapping_segments", f"{said}, such as {', '.join(examples)}"))

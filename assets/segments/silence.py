@@ -99,6 +99,8 @@ def spans(
         else:
             runs.append([start, end])
     runs = [run for run in runs if (run[1] - run[0]) * _FRAME >= options.shortest * SECOND]
+    if not runs:
+        return []
     quiet_F = np.convolve(power_F, np.ones(_SMOOTH), "same")
     found, padding, most = [], int(options.padding * SECOND), int(options.longest * SECOND)
     for n, (first, last) in enumerate(runs):
