@@ -6,7 +6,7 @@ before. `item_balance` counts that.
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from training.outputs.base import Output
 from training.schema import MODALITIES, QUARANTINE, SAMPLES
 
 # What tells items apart and where they belong; not the texts, of which samples have the hash.
-ITEM_COLUMNS = ("item_id", "source", "modality", "key", "uri", "member", "row", "time", "sha256", "attributes")
+ITEM_COLUMNS = ("item_id", "source", "modality", "key", "uri", "member", "row", "time", "until", "sha256", "attributes")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Alignment:
     samples: pa.Table  # training.schema.SAMPLES, sorted by sample_id
     quarantine: pa.Table  # training.schema.QUARANTINE, stage align: unmatched items, and links that give no sample
     findings: list[Finding]  # about items, keys and links
+    report: list[tuple[str, str]] = field(default_factory=list)  # what the join tells, as (name, JSON)
 
 
 def align(
@@ -54,7 +55,8 @@ def align(
     Args:
         manifest: ITEM_COLUMNS of training.schema.MANIFEST.
         clean_ids: modality -> table with the contents that are usable now, `id`, and the item's hash, `parent_id` (an
-            item that was cut has several children; without the column an item is its own child).
+            item that was cut has several children; without the column an item is its own child). Where a child lies in
+            time, seconds: `start`, after its item began, and `seconds`, how long it lasts; both may lack.
         root: folder that `settings.table` and the sources' tables start from.
         refused: modality -> content that clean or featurize refused; default: whatever is not in `clean_ids`.
         quarantine: rows of stage manifest, which tell a link to a refused item from a link to nothing, and what else
@@ -82,7 +84,8 @@ def align(
         noted = [Finding(*row) for row in connection.sql("FROM findings").fetchall()]
         noted += pairing_findings(samples, settings.pairing)
         findings = [*first, *(differing_duplicates(quarantine) if quarantine is not None else []), *noted]
-        return Alignment(samples, _unmatched(connection, settings), findings)
+        report = connection.sql("FROM report").fetchall()
+        return Alignment(samples, _unmatched(connection), findings, report)
 
 
 def _cause_first(problem: str, findings: Sequence[Finding]) -> str:
@@ -102,20 +105,21 @@ def _load_items(
     named = {"name": [s.name for s in sources], "keyless": [s.files is not None and s.table is None for s in sources]}
     connection.register("sources", pa.table(named | {"position": list(range(len(sources)))}))
     parts = {
-        m: (rows["id"], rows["parent_id" if "parent_id" in rows.column_names else "id"])
+        m: (rows["id"], rows["parent_id" if "parent_id" in rows.column_names else "id"], *_span(rows))
         for m, rows in clean_ids.items()
     }
-    connection.register("parts", _by_modality(parts, ("id", "parent_id")))
+    connection.register("parts", _by_modality(parts, ("id", "parent_id", "start", "seconds")))
     hashes = {m: (pa.array(sorted(rows), pa.string()),) for m, rows in (refused or {}).items()}
     connection.register("refused", _by_modality(hashes, ("id",)))
     connection.register("manifest", manifest)
     connection.register("quarantine", quarantine if quarantine is not None else QUARANTINE.empty_table())
     connection.execute("CREATE TABLE findings(code VARCHAR, message VARCHAR)")
+    connection.execute("CREATE TABLE report(name VARCHAR, value VARCHAR)")
     connection.execute(
         f"""
         CREATE TABLE items AS
         SELECT {", ".join(f"m.{sql_name(column)}" for column in ITEM_COLUMNS)}, coalesce(p.id, sha256) AS id, keyless,
-          position,
+          position, p.start::DOUBLE AS start, p.seconds::DOUBLE AS seconds,
           row_number() OVER (ORDER BY position, uri, "row" NULLS FIRST, member, item_id, p.id) AS number,
           CASE WHEN EXISTS (FROM refused r WHERE r.id = sha256 AND r.modality = m.modality) THEN 'quarantined'
             WHEN p.id IS NOT NULL THEN 'present' WHEN $lenient THEN 'quarantined' END AS status,
@@ -141,6 +145,11 @@ def _load_items(
         raise ValueError(
             f"{count} items were neither cleaned nor refused, such as {modality} {where}: clean them first"
         )
+
+
+def _span(rows: pa.Table) -> list[Any]:
+    """Where the contents begin in their items, and how long they last, in seconds; null where that is not known."""
+    return [rows[n] if n in rows.column_names else pa.nulls(len(rows)) for n in ("start", "seconds")]
 
 
 def _by_modality(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> pa.Table:
@@ -197,14 +206,15 @@ def _samples(
     slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "status") for m in MODALITIES)
     pools = "".join(f", {pool_sql(settings.pairing, m, columns)} AS {m}_pool" for m in MODALITIES)
     times = ", ".join(f"{m}.time" for m in MODALITIES)
+    also = "split_keys" if "split_keys" in connection.table("joined").columns else "NULL::VARCHAR[]"
     rows = connection.sql(
         f"""
-        SELECT sample_id, split_key, least({times}) AS time{answers}{values}, {slots}{pools},
+        SELECT sample_id, split_key, {also} AS split_keys, least({times}) AS time{answers}{values}, {slots}{pools},
           {", ".join(f"{part} AS {name}" for name, part in parts.items())}
         FROM {_KEPT} ORDER BY sample_id
         """
     ).to_arrow_reader(BATCH_ROWS)
-    cells = {name: f"c{n}" for n, name in enumerate(named)} | {"sample_id": "split_key"}
+    cells = {name: f"c{n}" for n, name in enumerate(named)} | {"sample_id": "split_key", "split_keys": "split_keys"}
     hidden = columns.hidden | {columns.bare(name) for name in labels}
     merged = lru_cache(BATCH_ROWS)(partial(_merged, hidden))
     tables = [SAMPLES.empty_table()]
@@ -256,30 +266,35 @@ _WHY = {
     "ambiguous": "shares its key with another item of its modality, which was taken",
     "too_many": "its key gives more samples than align.max_per_key",
     "no_input": "none of its inputs can be used",
+    "no_time": "says of no time, so nothing can be near it",
+    "no_partner": "nothing is near enough in time",
+    "passed_over": "another item of its source is nearer to every sample",
+    "same_time": "begins at once with another item of its source, which was taken",
+    "outside": "falls between the windows",
 } | {f"requires_{m}": f"nothing that matches has the required {m}" for m in MODALITIES}
 
 
-def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> pa.Table:
+def _unmatched(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """Quarantine rows of the items that no sample uses, and of the links that give no sample."""
     connection.register("reasons", pa.table({"reason": list(_WHY), "why": list(_WHY.values())}))
     uses = " UNION ALL ".join(
         f"SELECT {m}_item AS item_id, dropped FROM judged WHERE {m}_item IS NOT NULL" for m in MODALITIES
     )
     texts = [name for name in MODALITIES if catalog.MODALITIES.load(name).is_text]
-    left = "coalesce((SELECT 'ambiguous' FROM candidates c WHERE c.item_id = i.item_id LIMIT 1), 'not_linked')"
     unmatched = connection.sql(
         f"""
         WITH uses AS (
           SELECT item_id, bool_or(dropped IS NULL) AS used, min(dropped) AS dropped FROM ({uses}) GROUP BY 1
         ), unmatched AS (
-          SELECT DISTINCT ON (i.item_id) i.*, CASE WHEN dropped IS NOT NULL THEN dropped WHEN key IS NULL THEN 'no_key'
-            ELSE {left if settings.table is not None else "'too_many'"} END AS reason
-          FROM items i LEFT JOIN uses u USING (item_id) WHERE i.status = 'present' AND NOT coalesce(used, false)
+          SELECT DISTINCT ON (i.item_id) i.*, coalesce(dropped, l.reason) AS reason,
+            CASE WHEN dropped IS NULL THEN l.why END AS more
+          FROM items i LEFT JOIN uses u USING (item_id) LEFT JOIN left_over l USING (item_id)
+          WHERE i.status = 'present' AND NOT coalesce(used, false)
         )
         SELECT 'align' AS stage, 'unmatched' AS outcome, reason,
           concat_ws(' ', uri || coalesce(': ' || member, ''),
             CASE WHEN list_contains({texts}, modality) THEN 'line ' || "row" END,
-            '(key ' || key || '):', why) AS message,
+            '(key ' || key || '):', coalesce(more, why)) AS message,
           item_id, source, modality, key, uri, member, "row", sha256
         FROM unmatched JOIN reasons USING (reason)
         UNION ALL BY NAME

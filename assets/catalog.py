@@ -14,7 +14,7 @@ SOURCES = Family(
         "vectors": "assets.sources.vectors:VectorsSource",
     },
 )
-JOINS = Family("join", {"key": "assets.joins.key:KeyJoin"})
+JOINS = Family("join", {"key": "assets.joins.key:KeyJoin", "time": "assets.joins.time:TimeJoin"})
 ENGINES = Family(
     "engine",
     {

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from training import catalog
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MODALITIES = catalog.MODALITIES.names()
 SPLITS = ("train", "validation", "test")
 
@@ -43,6 +43,7 @@ MANIFEST = _schema(
     mtime=_TIME,
     etag=_STRING,
     time=_TIME,
+    until=_TIME,
     sha256=_STRING,
     text=pa.large_string(),
     attributes=_STRING,
@@ -155,7 +156,8 @@ COLUMN_WORDS = {
     "size": "bytes",
     "mtime": "of file or archive, or of its inode if later; null: just before it was listed, so it is read again",
     "etag": "what a store calls the content that it has at that place; null: it does not say",
-    "time": "when it was recorded, where the source says so",
+    "time": "when it was recorded, or began, where the source says so",
+    "until": "when it ended, where the source says so",
     "sha256": "of the file's bytes; of a text in UTF-8, whatever the file's encoding",
     "text": "the text itself",
     "attributes": "the table's other columns, as a JSON object of strings",

@@ -52,7 +52,7 @@ def join_links(
 def _match(
     connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSettings], link_columns: dict[str, tuple[str, ...]]
 ) -> None:
-    """Tables `matches`: for each cell of the link table the items that it names, or none; and `candidates`."""
+    """Tables `matches`: for each cell of the link table the items that it names, or none; and `left_over`."""
     cells = " UNION ALL ".join(
         f"SELECT link, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, "
         f"{sql_key([cell('values', column) for column in link_columns[s.name]])} AS key FROM links"
@@ -74,7 +74,11 @@ def _match(
         SELECT link, c.modality, c.source, c.key, item_id, id, unit, coalesce(status, 'not_found') AS status, number,
           n.source IS NOT NULL AS matched
         FROM cells c LEFT JOIN named n ON n.source = c.source AND n.key = c.key;
-        CREATE TABLE candidates AS SELECT DISTINCT item_id FROM matches WHERE item_id IS NOT NULL;
+        CREATE VIEW left_over AS
+        SELECT item_id, CASE WHEN key IS NULL THEN 'no_key'
+          WHEN EXISTS (FROM matches m WHERE m.item_id = i.item_id) THEN 'ambiguous' ELSE 'not_linked' END AS reason,
+          NULL AS why
+        FROM items i;
         """
     )
 
