@@ -1,10 +1,13 @@
 """The clocks of a join in time: what is added to the times of each source."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import duckdb
 
 from assets.clocks import Clock, ClockError, estimate
+from assets.findings import Finding, note
 from assets.joins.columns import Columns, cell
 from assets.joins.time_options import ClockSettings, TimeOptions, instant, microseconds
 from assets.lake import sql_string
@@ -24,7 +27,20 @@ def set_clocks(connection: duckdb.DuckDBPyConnection, options: TimeOptions, colu
             clocks[name] = _estimated(connection, name, settings, options, columns)
             said = {"source": name, "to": settings.to or options.base, **clocks[name].figures()}
             connection.execute("INSERT INTO report VALUES ('clock', $1)", [json.dumps(said)])
+            note(connection, Finding("clock", clock_words(said)))
     _define(connection, clocks)
+
+
+def clock_words(said: Mapping[str, Any]) -> str:
+    """What was estimated, in a line. Args: `said`: as the report has it."""
+    drift = f" and {said['drift_ppm']:.2f} ppm"
+    if said["drift_error_ppm"] is not None:
+        drift += f" (± {1.96 * said['drift_error_ppm']:.2f})"
+    return (
+        f"to the times of source {said['source']} {said['offset']:+.4f} s (± {1960 * said['offset_error']:.2g} ms)"
+        f"{drift if said['drift_ppm'] else ''} are added, as {said['events']:,} of its {said['of']:,} events say that "
+        f"{said['to']} saw, too (at {said['origin'][:19]}Z)"
+    )
 
 
 def _given(settings: ClockSettings) -> Clock:
@@ -71,6 +87,7 @@ def _estimated(
             within=settings.within,
             max_drift=settings.max_drift if settings.drift is None else 0.0,
             drift=settings.drift,
+            accuracy=settings.accuracy,
         )
     except ClockError as error:
         raise ValueError(

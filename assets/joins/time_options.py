@@ -90,12 +90,14 @@ class ClockSettings:
     events: str | None = None  # column of both sources: of equal events it holds the same; default: each item is one
     within: Seconds = 60.0  # the offset is looked for from minus to plus so much
     max_drift: float = 200e-6
+    accuracy: Seconds = 0.01  # an estimate whose 95 % interval is wider, anywhere among the events, is refused
 
     def __post_init__(self) -> None:
         if self.estimate:
             for name in ("offset", "origin"):
                 check(getattr(self, name) is None, name, getattr(self, name), "nothing beside `estimate: true`")
-            check(self.within > 0, "within", self.within, "more than 0 seconds")
+            for name in ("within", "accuracy"):
+                check(getattr(self, name) > 0, name, getattr(self, name), "more than 0 seconds")
             check(0 <= self.max_drift <= 0.01, "max_drift", self.max_drift, "from 0 to 0.01 seconds a second")
         else:
             given = self.offset is not None or self.drift is not None

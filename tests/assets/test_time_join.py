@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -428,3 +429,35 @@ def test_streams_that_never_meet_are_an_error_that_says_how_far_they_are() -> No
         ValueError, match=r"2 of 2 items match nothing of camera within 1 s; the nearest begins 2 h earlier"
     ):
         aligned(items, base="camera", tolerance=1)
+
+
+def claps(offset: float, drift: float, *, share: bool = True) -> list[Item]:
+    """A camera and a log that see the same moments, the log by a clock that is slow; a microphone by the camera's."""
+    random = np.random.default_rng(3)
+    moments = np.sort(random.uniform(0, 900_000, 60)).round().astype(int)
+    told = moments if share else np.sort(random.uniform(0, 900_000, 60)).round().astype(int)
+    written = [round((at - offset * 1000) / (1 + drift)) for at in told]
+    both = ("camera", moments), ("log", written)
+    return [Item(source, int(at), label=str(n)) for source, times in both for n, at in enumerate(times)]
+
+
+def test_a_clock_is_given_or_estimated_and_a_stream_of_other_moments_is_refused() -> None:
+    items = claps(0.25, 50e-6)
+    whole = [(n, None, n + 60) for n in range(60)]
+    rest = {"base": "camera", "tolerance": "20ms"}
+    given = {"log": {"offset": "250ms", "drift": 50e-6, "origin": START.isoformat()}}
+    assert matched(aligned(items, clocks=given, **rest)) == whole
+    with pytest.raises(ValueError, match=r"60 of 60 items match nothing of camera within 20 ms; .* 27\d ms later"):
+        aligned(items, **rest)
+    found = aligned(items, clocks={"log": {"estimate": True}}, **rest)
+    assert matched(found) == whole
+    (clock,) = [json.loads(value) for name, value in found.report if name == "clock"]
+    assert clock["source"] == "log" and clock["events"] == 60 and clock["drift_ppm"] == pytest.approx(50, abs=5)
+    (said,) = [finding.message for finding in found.findings if finding.code == "clock"]
+    assert said.startswith("to the times of source log +0.27") and "60 of its 60 events" in said
+    with pytest.raises(ValueError, match=r"clocks\.log: the clock of log cannot be told from camera: no offset makes"):
+        aligned(claps(0.25, 0, share=False), clocks={"log": {"estimate": True}}, **rest)
+    by_label = {"log": {"estimate": True, "events": "label"}}
+    assert matched(aligned(items, clocks=by_label, **rest)) == whole
+    with pytest.raises(ValueError, match=r"source log has no column 'clap' \(events\)"):
+        aligned(items, clocks={"log": {"estimate": True, "events": "clap"}}, **rest)
