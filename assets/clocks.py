@@ -262,11 +262,9 @@ def _refine(matcher: _Matcher, peak: _Peak, free_drift: bool) -> _Fit:
     while True:
         some = slice(start, stop)
         for _ in range(5):
-            left, when = matcher.residuals(some, offset, drift, gate)
+            left, when = _typical(*matcher.residuals(some, offset, drift, gate), free_drift)
             fit = _line(left, when, offset, drift, free_drift)
-            offset, drift = fit.offset, fit.drift
-            robust = 1.4826 * float(np.median(np.abs(left - np.median(left))))
-            gate = min(gate, max(4 * robust, 1e-4))
+            offset, drift, gate = fit.offset, fit.drift, min(gate, max(4 * fit.spread, 1e-4))
         if (start, stop) == (0, len(matcher.time)):
             return fit
         more = stop - start
@@ -274,22 +272,36 @@ def _refine(matcher: _Matcher, peak: _Peak, free_drift: bool) -> _Fit:
         gate = max(gate, min(peak.width, 6 * fit.spread + 1e-3))
 
 
-def _line(left: np.ndarray, when: np.ndarray, offset: float, drift: float, free_drift: bool) -> _Fit:
-    """Least squares of what is left; what was there before is added."""
-    n, center = len(left), float(when.mean()) if len(when) else 0.0
-    if n < _LEAST:
-        raise ClockError(f"only {n} events agree, and {_LEAST} are the least")
-    about = when - center
+def _typical(left: np.ndarray, when: np.ndarray, free_drift: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Without what is far from where most lie: pairs by chance, which would draw the line to them."""
+    for _ in range(4):
+        if len(left) < _LEAST:
+            break
+        mean, slope = _slope(left, when, free_drift)
+        rest = left - mean - slope * (when - when.mean())
+        rest -= np.median(rest)
+        near = np.abs(rest) <= max(4 * 1.4826 * float(np.median(np.abs(rest))), 2e-6)
+        left, when = left[near], when[near]
+    return left, when
+
+
+def _slope(left: np.ndarray, when: np.ndarray, free_drift: bool) -> tuple[float, float]:
+    about = when - when.mean()
     weight = float((about**2).sum())
     slope = float((about * left).sum()) / weight if free_drift and weight > 0 else 0.0
-    mean = float(left.mean())
-    rest = left - mean - slope * about
-    spread = float(np.sqrt((rest**2).sum() / max(1, n - 2)))
-    slope_error = spread / np.sqrt(weight) if weight > 0 else np.inf
-    return _Fit(
-        offset + mean - slope * center, drift + slope, center, spread / np.sqrt(n), slope_error if free_drift else 0.0,
-        spread, n,
-    )  # fmt: skip
+    return float(left.mean()), slope
+
+
+def _line(left: np.ndarray, when: np.ndarray, offset: float, drift: float, free_drift: bool) -> _Fit:
+    """Least squares of what is left; what was there before is added."""
+    n = len(left)
+    if n < _LEAST:
+        raise ClockError(f"only {n} events agree, and {_LEAST} are the least")
+    (mean, slope), center = _slope(left, when, free_drift), float(when.mean())
+    about = when - center
+    spread = float(np.sqrt(((left - mean - slope * about) ** 2).sum() / (n - 1 - free_drift)))
+    slope_error = spread / max(float(np.sqrt((about**2).sum())), 1e-9) if free_drift else 0.0
+    return _Fit(offset + mean - slope * center, drift + slope, center, spread / np.sqrt(n), slope_error, spread, n)
 
 
 def _check(matcher: _Matcher, fit: _Fit, peak: _Peak, accuracy: float) -> None:
@@ -298,8 +310,8 @@ def _check(matcher: _Matcher, fit: _Fit, peak: _Peak, accuracy: float) -> None:
     thirds = np.quantile(matcher.time, [0, 1 / 3, 2 / 3, 1])
     shares = []
     for first, last in itertools.pairwise(thirds):
-        of = np.count_nonzero((matcher.time >= first) & (matcher.time <= last))
-        shares.append((np.count_nonzero((when >= first) & (when <= last)) / max(1, of), of))
+        of = int(np.count_nonzero((matcher.time >= first) & (matcher.time <= last)))
+        shares.append((int(np.count_nonzero((when >= first) & (when <= last))) / max(1, of), of))
     best = max(share for share, _ in shares)
     if any(share < best / 2 and best * of >= 30 for share, of in shares):
         said = ", ".join(f"{share:.0%}" for share, _ in shares)

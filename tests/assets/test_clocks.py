@@ -75,8 +75,8 @@ def test_shuffled_streams_are_refused(seed: int, events: int, what: str) -> None
     if what == "heavy pauses":
         times = np.cumsum(random.lognormal(0, 2, events))
     others = random.uniform(0, 6 * events, events) if what == "times" else shuffled(times, random)
-    marks = np.arange(events)
-    told = stamped(times, marks), stamped(times[random.permutation(events)] + 0.25, marks)
+    marks, order = np.arange(events), random.permutation(events)
+    told = stamped(times[order], marks), stamped(times[np.roll(order, 1)] + 0.25, marks)  # none its own
     pair = told if what == "marks" else (stamped(times), stamped(others))
     with pytest.raises(ClockError):
         estimate(*pair)
