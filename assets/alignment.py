@@ -6,7 +6,7 @@ before. `item_balance` counts that.
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from assets.catalog import JOINS
 from assets.filtering import TIMES
 from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, listed, note, quoted, refusals
 from assets.joins.columns import Columns
-from assets.joins.several import is_several
 from assets.lake import BATCH_ROWS, open_duckdb, sql_name
 from assets.names import as_object
 from assets.pairing import pairing_findings, pool_sql
@@ -32,7 +31,8 @@ from training.outputs.base import Output
 from training.schema import MODALITIES, QUARANTINE, SAMPLES, conform
 
 # What tells items apart and where they belong; not the texts, of which samples have the hash.
-ITEM_COLUMNS = ("item_id", "source", "modality", "key", "uri", "member", "row", "time", "sha256", "cut", "attributes")
+ITEM_COLUMNS = ("item_id", "source", "modality", "key", "uri", "member", "row", "time", "until", "sha256", "cut")
+ITEM_COLUMNS += ("attributes",)
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Alignment:
     samples: pa.Table  # training.schema.SAMPLES, sorted by sample_id
     quarantine: pa.Table  # training.schema.QUARANTINE, stage align: unmatched items, and links that give no sample
     findings: list[Finding]  # about items, keys and links
+    report: list[tuple[str, str]] = field(default_factory=list)  # what the join tells, as (name, JSON)
 
 
 def align(
@@ -90,7 +91,8 @@ def align(
         noted = [Finding(*row) for row in connection.sql("FROM findings").fetchall()]
         noted += pairing_findings(samples, settings.pairing)
         findings = [*first, *(differing_duplicates(quarantine) if quarantine is not None else []), *noted]
-        return Alignment(samples, _unmatched(connection, settings), findings)
+        report = connection.sql("FROM report").fetchall()
+        return Alignment(samples, _unmatched(connection), findings, report)
 
 
 def _cause_first(problem: str, findings: Sequence[Finding]) -> str:
@@ -116,6 +118,7 @@ def _load_items(
     connection.register("manifest", manifest)
     connection.register("quarantine", quarantine if quarantine is not None else QUARANTINE.empty_table())
     connection.execute("CREATE TABLE findings(code VARCHAR, message VARCHAR)")
+    connection.execute("CREATE TABLE report(name VARCHAR, value VARCHAR)")
     connection.execute(
         f"""
         CREATE TABLE items AS
@@ -238,15 +241,16 @@ def _samples(
     slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "more", "status") for m in MODALITIES)
     pools = "".join(f", {pool_sql(settings.pairing, m, columns)} AS {m}_pool" for m in MODALITIES)
     times = ", ".join(f"{m}.time" for m in MODALITIES)
+    also = "split_keys" if "split_keys" in connection.table("joined").columns else "NULL::VARCHAR[]"
     rows = connection.sql(
         f"""
-        SELECT sample_id, coalesce(tied_unit, split_key) AS split_key, least({times}) AS time{answers}{values},
-          {slots}{pools},
+        SELECT sample_id, coalesce(tied_unit, split_key) AS split_key, {also} AS split_keys, least({times}) AS time
+          {answers}{values}, {slots}{pools},
           {", ".join(f"{part} AS {name}" for name, part in parts.items())}
         FROM {_JUDGED} LEFT JOIN tied USING (split_key) WHERE dropped IS NULL ORDER BY sample_id
         """
     ).to_arrow_reader(BATCH_ROWS)
-    cells = {name: f"c{n}" for n, name in enumerate(named)} | {"sample_id": "split_key"}
+    cells = {name: f"c{n}" for n, name in enumerate(named)} | {"sample_id": "split_key", "split_keys": "split_keys"}
     hidden = columns.hidden | {columns.bare(name) for name in labels}
     merged = lru_cache(BATCH_ROWS)(partial(_merged, hidden))
     tables = [SAMPLES.empty_table()]
@@ -299,10 +303,15 @@ _WHY = {
     "too_many": "its key gives more samples than align.max_per_key",
     "over_several": "its sample has as many of its modality as align.several allows",
     "no_input": "none of its inputs can be used",
+    "no_time": "says of no time, so nothing can be near it",
+    "no_partner": "nothing is near enough in time",
+    "passed_over": "another item of its source is nearer to every sample",
+    "same_time": "begins at once with another item of its source, which was taken",
+    "outside": "falls between the windows",
 } | {f"requires_{m}": f"nothing that matches has the required {m}" for m in MODALITIES}
 
 
-def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> pa.Table:
+def _unmatched(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """Quarantine rows of the items that no sample uses, and of the links that give no sample."""
     connection.register("reasons", pa.table({"reason": list(_WHY), "why": list(_WHY.values())}))
     uses = " UNION ALL ".join(
@@ -311,24 +320,20 @@ def _unmatched(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -
         for m in MODALITIES
     )
     texts = [name for name in MODALITIES if catalog.MODALITIES.load(name).is_text]
-    is_named = "EXISTS (FROM candidates c WHERE c.item_id = i.item_id)"
-    left = (
-        f"CASE WHEN {is_named} THEN 'ambiguous' ELSE 'not_linked' END" if settings.table is not None else "'too_many'"
-    )
-    over = f"{is_several(settings.several)} AND {is_named if settings.table is not None else 'true'}"
     unmatched = connection.sql(
         f"""
         WITH uses AS (
           SELECT item_id, bool_or(dropped IS NULL) AS used, min(dropped) AS dropped FROM ({uses}) GROUP BY 1
         ), unmatched AS (
-          SELECT DISTINCT ON (i.item_id) i.*, CASE WHEN dropped IS NOT NULL THEN dropped WHEN key IS NULL THEN 'no_key'
-            WHEN {over} THEN 'over_several' ELSE {left} END AS reason
-          FROM items i LEFT JOIN uses u USING (item_id) WHERE i.status = 'present' AND NOT coalesce(used, false)
+          SELECT DISTINCT ON (i.item_id) i.*, coalesce(dropped, l.reason) AS reason,
+            CASE WHEN dropped IS NULL THEN l.why END AS more
+          FROM items i LEFT JOIN uses u USING (item_id) LEFT JOIN left_over l USING (item_id)
+          WHERE i.status = 'present' AND NOT coalesce(used, false)
         )
         SELECT 'align' AS stage, 'unmatched' AS outcome, reason,
           concat_ws(' ', uri || coalesce(': ' || member, ''),
             CASE WHEN list_contains({texts}, modality) THEN 'line ' || "row" END,
-            '(key ' || key || '):', why) AS message,
+            '(key ' || key || '):', coalesce(more, why)) AS message,
           item_id, source, modality, key, uri, member, "row", sha256
         FROM unmatched JOIN reasons USING (reason)
         UNION ALL BY NAME

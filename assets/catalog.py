@@ -14,6 +14,7 @@ SOURCES = Family(
         "vectors": "assets.sources.vectors:VectorsSource",
     },
 )
+JOINS = Family("join", {"key": "assets.joins.key:KeyJoin", "time": "assets.joins.time:TimeJoin"})
 SEGMENTS = Family(
     "segments",
     {
@@ -21,7 +22,6 @@ SEGMENTS = Family(
         "times": "assets.segments.times:TimesSegments",
     },
 )
-JOINS = Family("join", {"key": "assets.joins.key:KeyJoin"})
 ENGINES = Family(
     "engine",
     {

@@ -19,6 +19,7 @@ from assets.preview import contact_sheet, counts_table, markdown_table, picture,
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from assets.source_settings import SourceSettings
+from assets.time_report import TimeReport
 from training.credentials import mask
 from training.schema import MODALITIES, SCHEMA_VERSION, tensor
 
@@ -151,6 +152,7 @@ def _samples(project: Project) -> dg.AssetsDefinition:
             context.log.warning(finding.message)
         splits = _counts(lake, "split")
         outcomes = pipeline.balance(lake, settings).counts.values()
+        timing = TimeReport.read(lake)
         return dg.MaterializeResult(
             metadata={
                 "summary": ", ".join(f"{n:,} {split}" for split, n in splits.items()),
@@ -160,6 +162,7 @@ def _samples(project: Project) -> dg.AssetsDefinition:
                 **{name: sum(count[name] for count in outcomes) for name in _OUTCOMES},
                 "splits": counts_table(splits, ("split", "samples")),
                 "inputs": counts_table(_input_counts(lake), ("inputs present", "samples")),
+                **({} if timing is None else _timing_metadata(timing)),
                 "preview": markdown_table(lake.sql("SELECT * FROM samples ORDER BY sample_id LIMIT 5")),
                 "filtered_items": markdown_table(
                     lake.sql("SELECT reason, message FROM quarantine WHERE stage = 'filter' ORDER BY item_id LIMIT 20")
@@ -172,6 +175,13 @@ def _samples(project: Project) -> dg.AssetsDefinition:
         )
 
     return samples
+
+
+def _timing_metadata(timing: TimeReport) -> dict[str, Any]:
+    png = timing.picture()
+    clocks = {"clocks": timing.clocks} if timing.clocks else {}
+    pictured = {"time_differences": picture(png)} if png is not None else {}
+    return {"streams": markdown_table(pa.Table.from_pylist(timing.rows())), **clocks, **pictured}
 
 
 def _dataset(project: Project) -> dg.AssetsDefinition:

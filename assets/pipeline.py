@@ -130,10 +130,12 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     validate_samples(aligned.samples, project.align, aligned.findings, output)
     check_columns(aligned.samples, project.model.columns)
     fingerprint = samples_fingerprint(aligned.samples)
+    note = {"fingerprint": fingerprint}
+    for name in dict.fromkeys(name for name, _ in aligned.report):
+        note[name] = f"[{', '.join(value for of, value in aligned.report if of == name)}]"
     # Where rows were erased the rest may be what is wanted now, under the name of what it was.
-    named = lake.note("samples").get("fingerprint") == fingerprint
-    if not named or not _is_there(lake, "samples", aligned.samples, "sample_id"):
-        lake.replace("samples", aligned.samples, note={"fingerprint": fingerprint})
+    if lake.note("samples") != note or not _is_there(lake, "samples", aligned.samples, "sample_id"):
+        lake.replace("samples", aligned.samples, note=note)
     return Samples(fingerprint, [*aligned.findings, *label_findings(aligned.samples, project)])
 
 

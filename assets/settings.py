@@ -233,6 +233,8 @@ class Project:
         for name in self.align.pairing.by if self.align.pairing else ():
             expected = f"sources of samples ({', '.join(self.of_samples)})"
             check(name in self.of_samples, "align.pairing.by", name, expected)
+        of_samples = [source for source in self.sources if source.use == "samples"]
+        JOINS.make(self.align.on).check(self.align, of_samples)
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
         object.__setattr__(self, "features", self.features.with_encoders(self.model.encoders))
         object.__setattr__(self, "sources", tuple(self._fitting(source) for source in self.sources))

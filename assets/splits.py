@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quote
+from typing import Any
 
 from assets.settings import AlignSettings, SplitSettings
 from training.schema import SPLITS
@@ -19,11 +20,12 @@ def allowed_splits(values: Mapping[str, str | None], settings: AlignSettings) ->
     return _Splitter(settings).allowed(values)
 
 
-def split_of(values: Mapping[str, str | None], settings: AlignSettings) -> str:
+def split_of(values: Mapping[str, Any], settings: AlignSettings) -> str:
     """train, validation, test, or excluded where the row's columns ask for different splits.
 
     Args:
-        values: column -> value as in `allowed_splits`, and `sample_id`, which decides where the columns leave a choice.
+        values: column -> value as in `allowed_splits`, and `sample_id`, which decides where the columns leave a choice,
+            as do the `split_keys`, if there are any.
 
     Raises:
         ValueError: the split column holds another word, or there is a choice and no `sample_id`.
@@ -31,7 +33,7 @@ def split_of(values: Mapping[str, str | None], settings: AlignSettings) -> str:
     return _Splitter(settings).split(values)
 
 
-def assign_splits(rows: Iterable[Mapping[str, str | None]], settings: AlignSettings) -> list[str]:
+def assign_splits(rows: Iterable[Mapping[str, Any]], settings: AlignSettings) -> list[str]:
     """`split_of` each row; a row whose `label` is null is unlabelled."""
     split = _Splitter(settings).split
     return ["unlabelled" if row["label"] is None else split(row) for row in rows]
@@ -63,7 +65,7 @@ class _Splitter:
             choices = ("test",) if is_test else ("train", "validation")
         return (self._pick(column, value, choices),) if column in settings.group else choices
 
-    def split(self, values: Mapping[str, str | None]) -> str:
+    def split(self, values: Mapping[str, Any]) -> str:
         if self._column is not None:
             word = (values.get(self._column) or "").strip().lower()
             if word and word not in _NAMES:
@@ -74,7 +76,8 @@ class _Splitter:
             return allowed[0] if allowed else "excluded"
         if not (sample_id := values.get("sample_id")):
             raise ValueError(f"sample_id is needed to choose between {', '.join(allowed)}")
-        return self._pick("sample_id", sample_id, allowed)
+        picked = {self._pick("sample_id", key, allowed) for key in (sample_id, *(values.get("split_keys") or ()))}
+        return picked.pop() if len(picked) == 1 else "excluded"
 
     def _pick(self, column: str, value: str, choices: tuple[str, ...]) -> str:
         if (pick := self._picks.get((column, choices))) is None:

@@ -16,6 +16,7 @@ from assets.evaluation import STANDINGS
 from assets.labels import label_rows
 from assets.lake import Lake
 from assets.settings import AlignSettings, Project
+from assets.time_report import TimeReport
 from orchestration.inspection import status
 from training.bootstrap import p_value, p_words
 from training.files import write_text
@@ -52,6 +53,7 @@ def write_report(project: Project, path: Path) -> Path:
         chosen=chosen,
         **told,
         **_labels(lake, project),
+        **_timing(lake),
         **_refused(lake, project),
     )
     write_text(path, words)
@@ -156,6 +158,15 @@ def _labels(lake: Lake, project: Project) -> dict[str, Any]:
         "unseen": sum(count["test"] for _, count in labels if not count["train"]),
         "dataset": lake.note("dataset").get("fingerprint"),
     }
+
+
+def _timing(lake: Lake) -> dict[str, Any]:
+    """How items were matched in time, if they were."""
+    timing = TimeReport.read(lake)
+    if timing is None:
+        return {"timing": None}
+    png = timing.picture()
+    return {"timing": timing, "differences": png and base64.b64encode(png).decode()}
 
 
 def _refused(lake: Lake, project: Project) -> dict[str, Any]:

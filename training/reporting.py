@@ -172,6 +172,27 @@ def subsets_picture(rows: Sequence[EvaluationRow], majority: float | None = None
     return _png(figure)
 
 
+def differences_picture(streams: Mapping[str, Sequence[Sequence[float]]], base: str) -> bytes:
+    """How much later than its partner the items of each stream begin, as histograms one below the other.
+
+    Args:
+        streams: name -> bars as (from, width, pairs), in seconds.
+        base: what the partners are of.
+    """
+    figure = _figure(7, 1.5 * len(streams) + 0.9)
+    figure.suptitle(f"Differences in time to {base}", fontsize=10)
+    for axes, (name, bars) in zip(figure.subplots(len(streams), squeeze=False)[:, 0], streams.items(), strict=True):
+        farthest = max(max(abs(start), abs(start + width)) for start, width, _ in bars)
+        unit, scale = ("s", 1.0) if farthest >= 1 else ("ms", 1e3) if farthest >= 1e-3 else ("µs", 1e6)
+        starts, widths, counts = (np.array(column, float) for column in zip(*bars, strict=True))
+        axes.bar(starts * scale, counts, widths * scale, align="edge", color=RIGHT)
+        axes.axvline(0, color=GREY, linestyle=":")
+        axes.set_ylabel(f"{_short(name)}\npairs", fontsize=8)
+        axes.set_xlabel(f"later by ({unit})", fontsize=8)
+        _plain(axes)
+    return _png(figure)
+
+
 def _comparable(row: EvaluationRow) -> Measured:
     """On all rows where that is known, so that bars are of the same rows."""
     return row.main if row.filled.value is None else row.filled

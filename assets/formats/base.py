@@ -15,7 +15,8 @@ from assets.names import as_object, normalize
 from assets.sources.base import SourceError
 from assets.storage import Location
 from assets.table_settings import TableSettings
-from assets.times import parse_time
+from assets.time_settings import TimeSettings
+from assets.times import read_times
 from training.credentials import mask_urls
 
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # first, since one begins like UTF-16's
@@ -42,15 +43,14 @@ class Record:
         cells = {n: normalize(v) for n, v in self.values.items() if v is not None and n not in left_out}
         return as_object({n: mask_urls(v) for n, v in cells.items()})
 
-    def time(self, column: str | None) -> tuple[datetime | None, str | None]:
-        """What the column says (`parse_time`), or why the row cannot be used."""
-        value = self.values.get(column) if column is not None else None
-        if self.problem is not None or not value:
-            return None, self.problem
+    def times(self, settings: TimeSettings) -> tuple[datetime | None, datetime | None, str | None]:
+        """When its item began and ended (`read_times`), or why the row cannot be used."""
+        if self.problem is not None:
+            return None, None, self.problem
         try:
-            return parse_time(value), None
+            return *read_times(self.values, settings), None
         except ValueError as error:
-            return None, f"line {self.line}, column {column!r}: {error}"
+            return None, None, f"line {self.line}, {error}"
 
 
 @dataclass(frozen=True)

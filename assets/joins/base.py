@@ -15,14 +15,22 @@ class Join(ABC):
     """A kind of join (`align.on`). It reads the tables `items` and `refused_keys` of the connection and makes
 
     joined(line, link_uri, sample_id, split_key, values, X_item, X_id, X_status for each modality X)
-      and, where a sample may have several X, X_more STRUCT(item VARCHAR, id VARCHAR)[]: the further ones after X_item,
-      in order; together at most as many as `settings.several` says
-    candidates(item_id): items that a link names, taken or not
+    left_over(item_id, reason, why): the reason of items that no row of `joined` has (a code of `assets.alignment`), and
+      a sentence about it where there is more to say; what it tells of other items does not matter
     broken_links(uri, line, problem)
 
-    and adds to the table `findings(code, message)` what a person should know (`assets.findings`), such as keys that
-    match nothing.
+    `split_key` decides the split where no column does; `joined` may have `split_keys`, a list of more that a row is
+    bound by (it is excluded where they ask for different splits), and, where a sample may have several X, `X_more`
+    STRUCT(item VARCHAR, id VARCHAR)[]: the further ones after X_item, in order; together at most as many as
+    `settings.several` says.
+
+    It adds to the table `findings(code, message)` what a person should know (`assets.findings`), such as keys that
+    match nothing, and to `report(name, value)` what the report shows, as JSON.
     """
+
+    def check(self, settings: AlignSettings, sources: Sequence[SourceSettings]) -> None:
+        """Raises ValueError where the settings do not fit each other or the sources; asked when the file is read."""
+        return
 
     @abstractmethod
     def join(

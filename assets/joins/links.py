@@ -60,7 +60,7 @@ def _match(
     link_columns: LinkColumns,
 ) -> None:
     """Tables `matches`: for each key that a row of the link table names the items that have it, or none; and
-    `candidates`."""
+    `left_over`."""
     cells = " UNION ALL ".join(
         f"SELECT link, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, key, min(place) AS place "
         f"FROM ({_keys(link_columns[s.name], s.modality in settings.several)}) GROUP BY ALL"
@@ -82,7 +82,12 @@ def _match(
         SELECT link, c.modality, c.source, c.key, item_id, id, unit, coalesce(status, 'not_found') AS status,
           position, place, time, number, n.source IS NOT NULL AS matched
         FROM cells c LEFT JOIN named n ON n.source = c.source AND n.key = c.key;
-        CREATE TABLE candidates AS SELECT DISTINCT item_id FROM matches WHERE item_id IS NOT NULL;
+        CREATE VIEW left_over AS
+        SELECT item_id, CASE WHEN key IS NULL THEN 'no_key'
+          WHEN NOT EXISTS (FROM matches m WHERE m.item_id = i.item_id) THEN 'not_linked'
+          WHEN {is_several(settings.several)} THEN 'over_several' ELSE 'ambiguous' END AS reason,
+          NULL AS why
+        FROM items i;
         """
     )
 

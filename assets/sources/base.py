@@ -31,7 +31,8 @@ class Entry:
     mtime: int | None = None  # microseconds since 1970; null: not known or too fresh to rely on, so it is read again
     etag: str | None = None  # what a store calls this content; null: it does not say, or it is too fresh
     version: str | int = ""  # what tells, beside size, that the content is another, fresh or not: a time, an etag
-    time: datetime | None = None  # when it was recorded, with time zone
+    time: datetime | None = None  # when it was recorded, or began, with time zone
+    until: datetime | None = None  # when it ended
     attributes: str = "{}"  # a JSON object of strings: what else is known of the item
     text: str | None = None  # the content itself, of a text item that need not be opened
     crc: int | None = None  # CRC-32 of the content, where the archive has it

@@ -12,6 +12,7 @@ from assets.remote_settings import REMOTE, RemoteSettings
 from assets.sources.base import Entry, Source, signature_of
 from assets.table_settings import TableSettings
 from assets.tables import read_table, table_entries, table_files
+from assets.time_settings import TimeSettings
 from training.catalog import MODALITIES
 from training.validation import Names, Strings
 
@@ -26,11 +27,10 @@ class EmbeddedSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(RemoteSettings):
+    class Options(TimeSettings, RemoteSettings):
         table: str | None = None  # Parquet: a path, a URL that fsspec knows, or a glob of them
         key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
         column: str | None = None  # column that holds the media
-        time: str | None = None  # column that says when they were recorded (`assets.times`)
         missing: Strings = ()  # cells that mean: no value, such as NA
 
     def __init__(self, root: Path, options: Options) -> None:
@@ -58,7 +58,7 @@ class EmbeddedSource(Source):
 
     def list(self) -> Iterator[Entry]:
         options = self.options
-        required = [*options.key, *([options.time] if options.time else [])]
+        required = [*options.key, *options.time_columns]
         settings = TableSettings(missing=options.missing, **{name: getattr(options, name) for name in REMOTE})
         files = {file.uri: file for file in table_entries(options.table, self.root, options)}
         column = {"media": options.column, "vectors": self.vectors}
@@ -73,7 +73,7 @@ class EmbeddedSource(Source):
         member = posixpath.join(options.column, name or "").rstrip("/")
         entry = Entry(key, record.table, member, record.line, record.line - 1, -1, file.mtime, listing=line)
         entry.etag = file.etag
-        entry.time, problem = record.time(options.time)
+        entry.time, entry.until, problem = record.times(options)
         if problem is not None:
             entry.reason, entry.message = "malformed", f"{record.table}: {problem}"
         elif name is None:

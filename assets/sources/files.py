@@ -21,6 +21,8 @@ from assets.sources.embedded import EmbeddedSource
 from assets.storage import opened
 from assets.table_settings import TableSettings
 from assets.tables import holds_media, read_table, table_entries, table_files
+from assets.time_settings import TIMED, TimeSettings
+from assets.times import read_times
 from training.credentials import mask
 from training.validation import Names
 
@@ -39,7 +41,8 @@ class FilesSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(TableSettings):  # `encoding` is of text files, too, and of names in archives that do not say theirs
+    class Options(TimeSettings, TableSettings):
+        # `encoding` is of text files, too, and of names in archives that do not say theirs.
         # Folder, glob, tar, zip or file: a path, or a URL; or several. A folder or glob of nothing but archives stands
         # for the members of all. With a table, https://... is what the URLs in it start with.
         files: Names | None = None
@@ -47,7 +50,6 @@ class FilesSource(Source):
         columns: Names = ()  # names of a table without header
         key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
         file: str | None = None  # column of the table that names the file; default: `key`
-        time: str | None = None  # column that says when it was recorded (`assets.times`)
         path: str | None = None  # what parts of each file's path are: "{speaker}/{chapter}/{name}" (`PathPattern`)
         follow_links: bool = False  # true: links that lead out of the folder are followed, and not refused
         sha256: str | None = None  # column of the table with each file's checksum; without table, that of the one file
@@ -81,9 +83,11 @@ class FilesSource(Source):
         is_one = len(options.files) == 1 and options.sha256 is not None and is_sha256(options.sha256)
         if options.sha256 is not None and not is_one:
             raise ValueError(f"has sha256 {options.sha256!r}: without a table it is the 64 hex digits of one file")
-        for name in ("file", "time"):
-            if getattr(options, name) is not None:
-                raise ValueError(f"has {name} but no table that could have such a column")
+        if options.file is not None:
+            raise ValueError("has file but no table that could have such a column")
+        for name in ("time", "until", "duration"):
+            if getattr(options, name) not in (None, *fields):
+                raise ValueError(f"has {name} but no table that could have such a column, nor a path with it")
         if missing := [column for column in options.key or () if column not in fields]:
             raise ValueError(f"has key {missing[0]!r} but no table that could have such a column, nor a path with it")
         for name in ("columns", "delimiter", "quote", "missing"):
@@ -98,7 +102,7 @@ class FilesSource(Source):
             return source
         if not holds_media(options.table, root, column, options):
             return source
-        shared = {name: getattr(options, name) for name in ("table", "key", "time", "missing", *REMOTE)}
+        shared = {name: getattr(options, name) for name in ("table", "key", "missing", *TIMED, *REMOTE)}
         return EmbeddedSource(root, EmbeddedSource.Options(column=column, **shared))
 
     def exists(self) -> bool:
@@ -157,6 +161,10 @@ class FilesSource(Source):
         """The item of a file that no table tells of; `key` is its key where its path says nothing else."""
         fields = self._fields(entry)
         entry.key, entry.attributes = key_of(fields, self._key) or key, _json(fields, self._key)
+        try:
+            entry.time, entry.until = read_times(fields, self.options)
+        except ValueError as error:
+            return entry.refuse("bad_name", f"its path says no time: {error}")
         return entry
 
     def _fields(self, entry: Entry) -> dict[str, str]:
@@ -173,7 +181,7 @@ class FilesSource(Source):
     def _records(self) -> Iterator[Record]:
         """The rows of the table."""
         options, fields = self.options, self._pattern.fields if self._pattern else ()
-        asked = (*self._key, options.file or self._key[0], options.time, options.sha256)
+        asked = (*self._key, options.file or self._key[0], *options.time_columns, options.sha256)
         for record in self._read([name for name in asked if name is not None and name not in fields]):
             if clash := [name for name in fields if name in record.values]:
                 raise SourceError(
@@ -211,16 +219,16 @@ class FilesSource(Source):
     def _row(self, record: Record, name: str | None, found: Entries, names: FileNames) -> Entry:
         """The item that a row of the table stands for, or why it stands for none."""
         options, where = self.options, self._files
-        line, (time, problem) = record.where, record.time(options.time)
+        line, entry = record.where, replace(found[0]) if len(found) == 1 else None
+        if record.problem is None and entry is not None and (fields := self._fields(entry)):
+            record = replace(record, values={**record.values, **fields})
+        time, until, problem = record.times(options)
         expected = (record.values.get(options.sha256) or "").strip().lower() if options.sha256 else ""
         if problem is None and expected and not is_sha256(expected):
             problem = f"line {record.line}, column {options.sha256!r}: {expected!r} is no SHA-256 (64 hex digits)"
-        if problem is None and len(found) == 1:
-            entry = replace(found[0])
-            if fields := self._fields(entry):
-                record = replace(record, values={**record.values, **fields})
-            entry.key, entry.row, entry.time, entry.listing = key_of(record.values, self._key), record.line, time, line
-            entry.expected = expected or None
+        if problem is None and entry is not None:
+            entry.key, entry.row, entry.listing = key_of(record.values, self._key), record.line, line
+            entry.time, entry.until, entry.expected = time, until, expected or None
             entry.attributes = record.attributes(*(self._key if len(self._key) == 1 else ()))
             return entry
         if problem is not None:

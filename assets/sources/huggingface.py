@@ -22,6 +22,7 @@ from assets.sources.base import Entry, Source, SourceError, signature_of
 from assets.sources.table import text_entry
 from assets.storage import Location, last_change, locate, opened
 from assets.table_settings import TableSettings
+from assets.time_settings import TimeSettings
 from training.catalog import MODALITIES
 from training.messages import one_line
 from training.validation import Names, Strings
@@ -40,14 +41,13 @@ class HuggingfaceSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options:
+    class Options(TimeSettings):
         dataset: str | None = None  # a folder, or a name on the hub: owner/name
         config: str | None = None  # which of several that a data set has
         revision: str | None = None  # branch, tag or commit on the hub
         splits: Names | None = None  # which are read; default: all
         column: str | None = None  # column that holds the media, or the text
         key: Names | None = None  # column that `align` joins on; several are one key. Default: split and row (train/0)
-        time: str | None = None  # column that says when it was recorded (`assets.times`)
         missing: Strings = ()  # cells that mean: no value, such as NA
 
         @property
@@ -156,9 +156,7 @@ class HuggingfaceSource(Source):
 
     def _rows(self, split: str, data: Any) -> Iterator[Entry]:
         options, schema = self.options, data.data.schema
-        required = tuple(
-            dict.fromkeys([options.column, *(options.key or ()), *([options.time] if options.time else [])])
-        )
+        required = tuple(dict.fromkeys([options.column, *(options.key or ()), *options.time_columns]))
         place, settings = cast(Location, Place(f"{self._place}/{split}")), TableSettings(missing=options.missing)
         table = TableFile(place, settings, required=required, text=options.column if self._is_text else None)
         names = [normalize(name) for name in schema.names]
@@ -189,17 +187,17 @@ class HuggingfaceSource(Source):
         record = replace(record, values=values)
         left_out = (options.column, *(options.key if len(options.key or ()) == 1 else ()))
         if self._is_text:
-            return text_entry(record, key, options.column, options.time, mtime, left_out)
+            return text_entry(record, key, options.column, options, mtime, left_out)
         member = posixpath.join(options.column, posixpath.basename(name or "")).rstrip("/")
         entry = Entry(key, record.table, member, record.line, record.line - 1, -1, mtime, listing=record.where)
         if file is not None:
             self._find(entry, file)
-        time, problem = record.time(options.time)
+        entry.time, entry.until, problem = record.times(options)
         if problem is not None:
             entry.reason, entry.message = "malformed", f"{record.table}: {problem}"
         elif name is None and file is None:
             entry.reason, entry.message = "absent", f"{record.where}: column {options.column!r} holds nothing"
-        entry.time, entry.attributes = time, record.attributes(*left_out)
+        entry.attributes = record.attributes(*left_out)
         return entry
 
     def _find(self, entry: Entry, file: str) -> None:

@@ -19,6 +19,7 @@ from assets.sources.files import FilesSource
 from assets.sources.table import text_entry
 from assets.storage import Location
 from assets.table_settings import TableSettings
+from assets.time_settings import TIMED, TimeSettings
 from training.catalog import MODALITIES
 from training.messages import one_line
 from training.validation import Names, Strings, Word
@@ -35,7 +36,7 @@ class SqlSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(RemoteSettings):
+    class Options(TimeSettings, RemoteSettings):
         # Of the database; one with a password lies in a variable of the environment: {env: NAME}.
         url: Annotated[DatabaseUrl, Word("url")] = field(default_factory=DatabaseUrl)
         query: str | None = None  # SELECT ...
@@ -44,7 +45,6 @@ class SqlSource(Source):
         id: Names | None = None  # columns that tell each row with media from all others; default: `key`
         files: Names | None = None  # where the files lie that the rows name, as `kind: files` has it
         file: str | None = None  # column that names the file; default: `key`
-        time: str | None = None  # column that says when it was recorded (`assets.times`)
         missing: Strings = ()  # cells that mean: no value, such as NA
 
         @property
@@ -90,7 +90,7 @@ class SqlSource(Source):
             key = key_of(record.values, options.key)
             member = json.dumps([_plain(cells.get(name)) for name in named], ensure_ascii=False)
             if self._is_text:
-                entry = text_entry(record, key, options.column, options.time, None, left_out)
+                entry = text_entry(record, key, options.column, options, None, left_out)
                 entry.row = None  # rows of a query have no place of their own
                 yield entry
                 continue
@@ -108,7 +108,7 @@ class SqlSource(Source):
 
     def _medium(self, record: Record, key: str | None, member: str, value: Any, left_out: tuple[str, ...]) -> Entry:
         entry = Entry(key, record.table, member)
-        entry.time, problem = record.time(self.options.time)
+        entry.time, entry.until, problem = record.times(self.options)
         if problem is not None:
             entry.refuse("malformed", problem)
         elif value is None:
@@ -145,7 +145,7 @@ class SqlFilesSource(FilesSource):
     """Files that the rows of a query name, as those of a table do (`FilesSource`)."""
 
     def __init__(self, root: Path, options: SqlSource.Options) -> None:
-        shared = {name: getattr(options, name) for name in ("files", "key", "file", "time", "missing", *REMOTE)}
+        shared = {name: getattr(options, name) for name in ("files", "key", "file", "missing", *TIMED, *REMOTE)}
         super().__init__(root, FilesSource.Options(**shared))
         self._rows = _Query(root, options)
         assert options.files is not None and options.key is not None
@@ -188,7 +188,7 @@ class _Query:
         options, columns = self._options, list[str]()
         table: TableFile | None = None
         text = None if media else options.column
-        required = [*dict.fromkeys([*required, *(options.key or ()), *([options.time] if options.time else [])])]
+        required = [*dict.fromkeys([*required, *(options.key or ()), *options.time_columns])]
         for line, (names, row) in enumerate(self._database.rows(self._text, _MEDIA if media else _ROWS), 1):
             if table is None:
                 place = cast(Location, Place(self._database.place))

@@ -8,6 +8,7 @@ from assets.keys import key_of
 from assets.sources.base import Entry, Source, signature_of
 from assets.table_settings import TableSettings
 from assets.tables import read_table, table_entries, table_files
+from assets.time_settings import TimeSettings
 from training.catalog import MODALITIES
 from training.validation import Names
 
@@ -18,12 +19,11 @@ class TableSource(Source):
     holds = "text"  # what cells of the column hold
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(TableSettings):
+    class Options(TimeSettings, TableSettings):
         table: str | None = None  # `assets.tables.read_table`: a path, a URL that fsspec knows, or a glob of them
         columns: Names = ()  # names of a table without header
         key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
         column: str | None = None  # column that holds the text
-        time: str | None = None  # column that says when it was recorded (`assets.times`)
 
     def __str__(self) -> str:
         return self.options.table
@@ -42,7 +42,7 @@ class TableSource(Source):
 
     def list(self) -> Iterator[Entry]:
         options = self.options
-        required = [*options.key, options.column, *([options.time] if options.time else [])]
+        required = [*options.key, options.column, *options.time_columns]
         left_out = (options.column, *(options.key if len(options.key) == 1 else ()))
         times = {file.uri: file.mtime for file in table_entries(options.table, self.root, options)}
         text = options.column if self.holds == "text" else None  # of vectors any cell will do
@@ -51,7 +51,7 @@ class TableSource(Source):
 
     def _item(self, record: Record, mtime: int | None, left_out: tuple[str, ...]) -> Entry:
         options, key = self.options, key_of(record.values, self.options.key)
-        return text_entry(record, key, options.column, options.time, mtime, left_out, self.holds)
+        return text_entry(record, key, options.column, options, mtime, left_out, self.holds)
 
     def open(self, entry: Entry) -> Iterator[bytes]:
         yield (entry.text or "").encode()
@@ -66,7 +66,7 @@ def text_entry(
     record: Record,
     key: str | None,
     column: str,
-    time: str | None,
+    times: TimeSettings,
     mtime: int | None,
     left_out: tuple[str, ...],
     holds: str = "text",
@@ -74,12 +74,12 @@ def text_entry(
     """The item that a row of texts is, or why it is none.
 
     Args:
-        time: the column that says when it was recorded.
+        times: which columns say when it was recorded.
         left_out: columns that are no attributes of it.
     """
     line, text = record.where, record.values.get(column)
     entry = Entry(key, record.table, row=record.line, mtime=mtime, listing=line)
-    entry.time, problem = record.time(time)
+    entry.time, entry.until, problem = record.times(times)
     if problem is not None:
         entry.reason, entry.message = "malformed", f"{record.table}: {problem}"
     elif not text:

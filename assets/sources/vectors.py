@@ -10,6 +10,7 @@ from assets.sources.base import Entry, Source
 from assets.sources.embedded import EmbeddedSource
 from assets.sources.table import TableSource
 from assets.tables import is_parquet
+from assets.time_settings import TIMED
 from training.vectors import text_of_cell
 
 
@@ -23,7 +24,7 @@ class VectorsSource(TableSource):
         """Of Parquet the numbers are read again where they lie: a manifest that holds them would be large."""
         if not is_parquet(options.table):
             return cls(root, options)
-        shared = {name: getattr(options, name) for name in ("table", "key", "column", "time", "missing", *REMOTE)}
+        shared = {name: getattr(options, name) for name in ("table", "key", "column", "missing", *TIMED, *REMOTE)}
         return ParquetVectorsSource(root, EmbeddedSource.Options(**shared))
 
     @classmethod

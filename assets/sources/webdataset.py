@@ -20,7 +20,8 @@ from assets.path_pattern import PathPattern
 from assets.remote_settings import RemoteSettings
 from assets.sources.base import Entry, Source, signature_of
 from assets.table_settings import check_encoding
-from assets.times import parse_time
+from assets.time_settings import TimeSettings
+from assets.times import read_times
 from training.catalog import MODALITIES
 from training.validation import Names
 
@@ -51,12 +52,11 @@ class WebdatasetSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(RemoteSettings):
+    class Options(TimeSettings, RemoteSettings):
         files: Names | None = None  # the tars: folder, glob, path, URL; or several
         member: Names | None = None  # suffix of the item in its sample: jpg, or seg.png; or several that it may have
         column: str | None = None  # of text: the column that holds it, such as txt, or a name in .json
         key: Names | None = None  # column that `align` joins on; several are one key. Default: shard and name
-        time: str | None = None  # column that says when it was recorded (`assets.times`)
         path: str | None = None  # what parts of each shard's path are: "{split}-*" (`PathPattern`)
         encoding: str = "utf-8"  # of texts, labels and the names of members
         follow_links: bool = False  # true: links that lead out of the folder are followed, and not refused
@@ -162,11 +162,10 @@ class WebdatasetSource(Source):
         elif column is not None:
             item.text = columns[column]
         try:
-            written = columns.get(self.options.time or "")
-            item.time = parse_time(written) if written else None
+            item.time, item.until = read_times(columns, self.options)
         except ValueError as error:
             if item.reason is None:
-                item.refuse("malformed", f"column {self.options.time!r}: {error}")
+                item.refuse("malformed", str(error))
 
     def _read(self, sample: Sample, held: dict[int, bytes]) -> tuple[dict[str, str], str | None]:
         """The columns that the members of a sample give, or why one of them cannot be read."""

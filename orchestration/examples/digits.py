@@ -6,30 +6,25 @@ The handwriting is scikit-learn's bundled set of 1,797 scans (E. Alpaydin, C. Ka
 by espeak-ng in 60 voices, each an accent of English and a speaker, at several speeds and pitches.
 """
 
-import csv
 import ctypes
 import importlib.resources
 import io
 import subprocess
 import sys
-import tarfile
-import wave
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
+from orchestration.examples.making import made_once, wav, write_csv, write_tar
 from orchestration.examples.questions import generate_questions
 from orchestration.project import load
 from training import children
-from training.files import write_text
 
 VERSION = "2"  # count up whenever the data change
 FILES = ("handwriting.tar", "handwriting.csv", "recordings.tar", "recordings.csv", "questions.csv")
-_MARKER = "VERSION"
 _SCAN_SIZE = 28  # pixels; the scans are 8 x 8, too small for a person to look at
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
@@ -47,30 +42,23 @@ _RATES, _PITCHES, _SILENCES = (120, 210), (25, 75), (0.0, 0.15)  # words a minut
 def generate(folder: Path) -> None:
     """Writes FILES into `folder`; does nothing where they are. The same installed versions give the same bytes.
 
-    The marker says that all is written, so what a killed call left is written again.
-
     Raises:
         ValueError: the folder holds something else.
         RuntimeError: espeak-ng failed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
-        marker = folder / _MARKER
-        if marker.exists() and marker.read_text() == VERSION:
-            return
-        if not marker.exists() and (others := sorted(path.name for path in folder.iterdir())):
-            raise ValueError(f"{folder} is not empty (it holds {others[0]}): name another folder for the example")
-        marker.write_text("incomplete")
-        scans, takes = list(_scans()), list(_takes())
-        _write_tar(folder / "handwriting.tar", ((scan["file"], scan.pop("png")) for scan in scans))
-        _write_csv(folder / "handwriting.csv", scans)
-        (folder / "recordings.tar").write_bytes(_spoken_by_child())
-        _write_csv(folder / "recordings.csv", (take.row() for take in takes))
-        with importlib.resources.as_file(importlib.resources.files("orchestration") / "examples") as examples:
-            align = load(examples / "digits.yaml").align
-        tables = (folder / "handwriting.csv", folder / "recordings.csv", folder / "questions.csv")
-        generate_questions(*tables, align)
-        write_text(marker, VERSION)
+    made_once(folder, VERSION, _make)
+
+
+def _make(folder: Path) -> None:
+    scans, takes = list(_scans()), list(_takes())
+    write_tar(folder / "handwriting.tar", ((scan["file"], scan.pop("png")) for scan in scans))
+    write_csv(folder / "handwriting.csv", scans)
+    (folder / "recordings.tar").write_bytes(_spoken_by_child())
+    write_csv(folder / "recordings.csv", (take.row() for take in takes))
+    with importlib.resources.as_file(importlib.resources.files("orchestration") / "examples") as examples:
+        align = load(examples / "digits.yaml").align
+    tables = (folder / "handwriting.csv", folder / "recordings.csv", folder / "questions.csv")
+    generate_questions(*tables, align)
 
 
 def _scans() -> Iterator[dict[str, Any]]:
@@ -155,38 +143,12 @@ def _speak(takes: Iterable[Take]) -> Iterator[tuple[str, bytes]]:
         if library.espeak_Synth(text, len(text), 0, characters, 0, utf8, None, None) or not heard:
             raise RuntimeError(f"{take.voice} says nothing for {_WORDS[take.digit]!r}")
         silences = [bytes(2 * round(seconds * sample_rate)) for seconds in (take.before, take.after)]
-        yield take.file, _wav(silences[0] + b"".join(heard) + silences[1], sample_rate)
-
-
-def _wav(samples: bytes, sample_rate: int) -> bytes:
-    data = io.BytesIO()
-    with wave.open(data, "wb") as file:
-        file.setparams((1, 2, sample_rate, 0, "NONE", ""))
-        file.writeframes(samples)
-    return data.getvalue()
-
-
-def _write_tar(target: Path | BinaryIO, members: Iterable[tuple[str, bytes]]) -> None:
-    """Owner and time are left at 0: the bytes depend on the members alone."""
-    opened = {"fileobj": target} if not isinstance(target, Path) else {"name": target}
-    with tarfile.open(**opened, mode="w|") as archive:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-
-
-def _write_csv(target: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    rows = list(rows)
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        yield take.file, wav(silences[0] + b"".join(heard) + silences[1], sample_rate)
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--speak"]:
-        _write_tar(sys.stdout.buffer, _speak(_takes()))
+        write_tar(sys.stdout.buffer, _speak(_takes()))
     elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
         generate(Path(sys.argv[1]))
     else:

@@ -1,5 +1,6 @@
 """Finds the project that a command means, and lays out a built-in example where that is what it means."""
 
+import importlib
 import importlib.resources
 import re
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from orchestration.proposal import Proposal, propose
 from orchestration.registration import registered
 from training.files import write_text
 
-EXAMPLES = ("digits", "spoken_digits")
+EXAMPLES = ("digits", "spoken_digits", "drive")
+_MADE = ("digits", "drive")  # those whose data a module of this folder makes
 _PROJECT_FILES = (".yaml", ".yml", ".json")
 _DATA = "\n# Where the media lie.\n"
 
@@ -62,10 +64,8 @@ def lay_out(name: str, folder: Path, data: str | None = None, overrides: Sequenc
         if data is not None:
             text += f"{_DATA}data: {yaml.safe_dump(data).splitlines()[0]}\n"
         write_text(target, text)
-    if name == "digits":
-        from orchestration.examples.digits import generate
-
-        generate(folder / "data")
+    if name in _MADE:
+        importlib.import_module(f"orchestration.examples.{name}").generate(folder / "data")
     else:
         from orchestration.examples.questions import generate_questions
 

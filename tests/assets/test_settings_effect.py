@@ -301,16 +301,17 @@ def silo(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir()
         for n in range(3):
             (tmp_path / folder / f"{n}.bin").write_bytes(f"{folder} {n}".encode())
-    rows = ["id,file,when,note", *(f"k{n},{n}.bin,2024-01-0{n + 1},grün {n}" for n in range(3))]
+    rows = ["id,file,when,number,note", *(f"k{n},{n}.bin,2024-01-0{n + 1},170000000{n},grün {n}" for n in range(3))]
     (tmp_path / "list.csv").write_text("\n".join(rows), "utf-8")
     (tmp_path / "again.csv").write_text("\n".join(rows[:2]), "utf-8")
-    (tmp_path / "gone.csv").write_text("\n".join([*rows[:2], "k3,gone.bin,2024-01-05,x"]), "utf-8")
+    (tmp_path / "gone.csv").write_text("\n".join([*rows[:2], "k3,gone.bin,2024-01-05,1700000009,x"]), "utf-8")
     items = [{"id": f"k{n}", "file": f"{n}.bin", "note": "x"} for n in range(2)]
     (tmp_path / "list.json").write_text(json.dumps({"a": items, "b": items[:1]}))
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "one.bin").symlink_to(tmp_path / "media" / "1.bin")
     table = pa.table(
-        {"id": ["k0", "k1"], "when": ["2024-01-01", "2024-01-02"], "media": [b"one", b"two"], "other": [b"3", b"4"]}
+        {"id": ["k0", "k1"], "when": ["2024-01-01", "2024-01-02"], "number": ["1700000000", "1700000001"]}
+        | {"media": [b"one", b"two"], "other": [b"3", b"4"]}
     )
     pq.write_table(table, tmp_path / "list.parquet")
     pq.write_table(table.slice(1), tmp_path / "again.parquet")
@@ -339,7 +340,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "FilesSource.follow_links": ({**FILES, "files": "links"}, {"follow_links": True}),
     "FilesSource.sha256": (FILES, {"sha256": "0" * 64}),
     "FilesSource.encoding": (LISTED, {"encoding": "utf-16"}),
-    "FilesSource.columns": (LISTED, {"columns": ("id", "file", "a", "b")}),
+    "FilesSource.columns": (LISTED, {"columns": ("id", "file", "a", "b", "c")}),
     "FilesSource.delimiter": (LISTED, {"delimiter": ";"}),
     "FilesSource.quote": (LISTED, {"quote": "g"}),
     "FilesSource.rows": ({**LISTED, "table": "list.json", "rows": "a"}, {"rows": "b"}),
@@ -349,7 +350,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "TableSource.column": (NOTES, {"column": "file"}),
     "TableSource.time": (NOTES, {"time": "when"}),
     "TableSource.encoding": (NOTES, {"encoding": "latin-1"}),
-    "TableSource.columns": (NOTES, {"columns": ("id", "a", "b", "note")}),
+    "TableSource.columns": (NOTES, {"columns": ("id", "a", "b", "c", "note")}),
     "TableSource.delimiter": (NOTES, {"delimiter": ";"}),
     "TableSource.quote": (NOTES, {"quote": "g"}),
     "TableSource.rows": ({**NOTES, "table": "list.json", "rows": "a"}, {"rows": "b"}),
@@ -359,6 +360,18 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "EmbeddedSource.column": (MEDIA, {"column": "other"}),
     "EmbeddedSource.time": (MEDIA, {"time": "when"}),
     "EmbeddedSource.missing": (MEDIA, {"missing": "k1"}),
+    "FilesSource.until": ({**LISTED, "time": "when"}, {"until": "when"}),
+    "FilesSource.duration": ({**LISTED, "time": "when"}, {"duration": "id"}),
+    "FilesSource.zone": ({**LISTED, "time": "when"}, {"zone": "Asia/Tokyo"}),
+    "FilesSource.unit": ({**LISTED, "time": "number"}, {"unit": "ms"}),
+    "TableSource.until": ({**NOTES, "time": "when"}, {"until": "when"}),
+    "TableSource.duration": ({**NOTES, "time": "when"}, {"duration": "id"}),
+    "TableSource.zone": ({**NOTES, "time": "when"}, {"zone": "Asia/Tokyo"}),
+    "TableSource.unit": ({**NOTES, "time": "number"}, {"unit": "ms"}),
+    "EmbeddedSource.until": ({**MEDIA, "time": "when"}, {"until": "when"}),
+    "EmbeddedSource.duration": ({**MEDIA, "time": "when"}, {"duration": "id"}),
+    "EmbeddedSource.zone": ({**MEDIA, "time": "when"}, {"zone": "Asia/Tokyo"}),
+    "EmbeddedSource.unit": ({**MEDIA, "time": "number"}, {"unit": "ms"}),
     "SourceSettings.name": (FILES, {"name": "other"}),
     "SourceSettings.modality": (FILES, {"modality": "speech"}),
     "SourceSettings.kind": (FILES, {"kind": "table"}),

@@ -1,0 +1,281 @@
+"""Items that are near in time, overlap, or fall into one window belong together (`assets.joins.time_options`)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import duckdb
+
+from assets.joins.base import Join
+from assets.joins.columns import Columns, cell
+from assets.joins.several import most
+from assets.joins.time_clocks import set_clocks
+from assets.joins.time_options import TimeOptions
+from assets.joins.time_outcomes import note_streams, tell_left_over
+from assets.joins.time_pairs import in_windows, matching
+from assets.keys import sql_key
+from assets.lake import sql_string
+from assets.settings import AlignSettings
+from assets.source_settings import SourceSettings
+from training.schema import MODALITIES
+
+
+class TimeJoin(Join):
+    Options = TimeOptions
+
+    def __init__(self, options: TimeOptions) -> None:
+        self.options = options
+
+    def check(self, settings: AlignSettings, sources: Sequence[SourceSettings]) -> None:
+        options, names = self.options, [source.name for source in sources]
+        if settings.table is not None:
+            raise ValueError("align.on is time, and align.table says what belongs together: leave out one of them")
+        if options.base is None and options.windows is None:
+            raise ValueError(
+                f"align.on is time: say around what samples are made, `base` (one of {', '.join(names)}) or windows"
+            )
+        named = {"base": [options.base] if options.base else [], "streams": options.streams, "clocks": options.clocks}
+        named["clocks.to"] = [clock.to for clock in options.clocks.values() if clock.to]
+        for place, given in named.items():
+            if unknown := [name for name in given if name not in names]:
+                raise ValueError(
+                    f"align.on.{place} names {unknown[0]!r}, which is no source; there are {', '.join(names)}"
+                )
+        for name, clock in options.clocks.items():
+            reference = clock.to or options.base
+            if clock.estimate and reference is None:
+                raise ValueError(f"align.on.clocks.{name}: say under `to` whose clock counts: there is no base")
+            if clock.estimate and (
+                reference == name or getattr(options.clocks.get(reference or ""), "estimate", False)
+            ):
+                raise ValueError(f"align.on.clocks.{name}: {reference!r} has to be a source whose clock is known")
+        if not options.relative and (timeless := [s.name for s in sources if not getattr(s.options, "time", None)]):
+            raise ValueError(
+                f"align.on is time, and source {timeless[0]!r} says of no item when it was recorded: name its column "
+                "(`time`), or, where times count from the beginning of a recording, align.on.relative: true"
+            )
+
+    def join(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        settings: AlignSettings,
+        sources: Sequence[SourceSettings],
+        root: Path,
+        columns: Columns,
+    ) -> Columns:
+        options = self.options
+        _load_timed(connection, options, sources, columns)
+        set_clocks(connection, options, columns)
+        _load_anchors(connection, options, sources)
+        for source in sources:
+            if source.name != options.base:
+                _match(connection, options, source.name)
+        if options.once:
+            _keep_nearest(connection)
+        _fill_slots(connection, options, settings.several)
+        _join(connection, options)
+        tell_left_over(connection, options, sources)
+        note_streams(connection, options, sources)
+        connection.execute("DROP TABLE pairs; DROP TABLE filled")
+        return columns
+
+
+def _load_timed(
+    connection: duckdb.DuckDBPyConnection,
+    options: TimeOptions,
+    sources: Sequence[SourceSettings],
+    columns: Columns,
+) -> None:
+    """Table `timed`: when each item began and ended by its own clock, in microseconds since 1970, and its key."""
+    keys = []
+    for source in sources:
+        named = options.key_of(source.name)
+        there = columns.sources.get(source.name, frozenset())
+        if source.name not in columns.empty and (missing := [name for name in named if name not in there]):
+            raise ValueError(
+                f"align.on: source {source.name} has no column {missing[0]!r} (align.on.key); it has "
+                f"{', '.join(sorted(there)) or 'none'}. Where it is called otherwise there, say so under "
+                f"align.on.streams.{source.name}.key"
+            )
+        cells = ["key" if source.keys == (name,) else cell("attributes", name) for name in named]
+        keys.append(f"WHEN {sql_string(source.name)} THEN {sql_key(cells) if cells else chr(39) * 2}")
+    started = "epoch_us(time)" if not options.relative else "coalesce(epoch_us(time), 0)"
+    connection.execute(
+        f"""
+        CREATE TABLE broken_links(uri VARCHAR, line BIGINT, problem VARCHAR);
+        CREATE TABLE timed AS
+        SELECT number, source, modality, position, status, item_id, id, CASE source {" ".join(keys)} END AS lane_key,
+          {started} + coalesce(round(start * 1e6)::BIGINT, 0) AS begin,
+          CASE WHEN seconds IS NOT NULL THEN begin + round(seconds * 1e6)::BIGINT
+            ELSE coalesce(epoch_us(until), begin) END AS until
+        FROM items;
+        CREATE TABLE lanes AS
+        SELECT lane_key, (row_number() OVER (ORDER BY lane_key))::INTEGER AS lane
+        FROM (SELECT DISTINCT lane_key FROM timed WHERE lane_key IS NOT NULL);
+        """
+    )
+
+
+def _load_anchors(
+    connection: duckdb.DuckDBPyConnection, options: TimeOptions, sources: Sequence[SourceSettings]
+) -> None:
+    """Table `placed`: the timed items that can be matched, by the common clock. Table `anchors`: what samples are made
+    around. Tables `pairs` (what matches) and `wanted` (what would, if it could be used), both empty unless there are
+    windows, which are found by what falls into them."""
+    connection.execute(
+        """
+        CREATE TABLE placed AS
+        SELECT number, source, status = 'present' AS usable, lane, t.begin + shift(begin, source) AS begin,
+          t.until + shift(until, source) AS until
+        FROM timed t JOIN lanes USING (lane_key) WHERE t.begin IS NOT NULL AND status IS NOT NULL;
+        CREATE TABLE pairs(source VARCHAR, anchor BIGINT, number BIGINT, distance BIGINT);
+        CREATE TABLE wanted(source VARCHAR, anchor BIGINT)
+        """
+    )
+    if options.windows is None:
+        connection.execute(
+            "CREATE TABLE anchors AS SELECT number AS anchor, lane, begin, until FROM placed WHERE source = $1",
+            [options.base],
+        )
+        return
+    length = round(options.windows.length * 1e6)
+    found = []
+    for source in sources:
+        connection.execute(
+            f"CREATE OR REPLACE TEMP VIEW stream AS FROM placed WHERE source = {sql_string(source.name)}"
+        )
+        tolerance = options.tolerance_of(source.name)
+        if tolerance:
+            raise ValueError("align.on.tolerance: windows have none; make them longer")
+        windows = in_windows(options.windows, options.match_of(source.name) == "within")
+        name = f"in_windows_{len(found)}"
+        connection.execute(
+            f"CREATE TEMP TABLE {name} AS SELECT {sql_string(source.name)} AS source, * FROM ({windows})"
+        )
+        found.append(name)
+    everything = " UNION ALL ".join(f"SELECT * FROM {name}" for name in found)
+    connection.execute(
+        f"""
+        CREATE TABLE anchors AS
+        SELECT row_number() OVER (ORDER BY lane, window_begin) AS anchor, lane, window_begin AS begin,
+          window_begin + {length} AS until
+        FROM (SELECT DISTINCT lane, window_begin FROM ({everything}));
+        CREATE TEMP TABLE fallen AS
+        SELECT w.source, anchor, number, w.begin - a.begin AS distance
+        FROM ({everything}) w JOIN anchors a ON a.lane = w.lane AND a.begin = w.window_begin;
+        INSERT INTO pairs SELECT f.* FROM fallen f JOIN placed USING (number) WHERE usable;
+        INSERT INTO wanted SELECT DISTINCT f.source, anchor FROM fallen f JOIN placed USING (number) WHERE NOT usable;
+        DROP TABLE fallen; {"; ".join(f"DROP TABLE {name}" for name in found)}
+        """
+    )
+
+
+def _match(connection: duckdb.DuckDBPyConnection, options: TimeOptions, source: str) -> None:
+    """Adds the pairs of one stream, and which anchors would have one if an item could be used."""
+    if options.windows is not None:
+        return
+    counts = dict(
+        connection.execute("SELECT usable, count(*) FROM placed WHERE source = $1 GROUP BY 1", [source]).fetchall()
+    )
+    (lanes,) = connection.sql("SELECT count(*) FROM lanes").fetchall()[0]
+    found = matching(options.match_of(source), options.tolerance_of(source), lanes > 1)
+    name = sql_string(source)
+    for usable, into, what in ((True, "pairs", "anchor, number, distance"), (False, "wanted", "anchor")):
+        if counts.get(usable):
+            connection.execute(
+                f"""
+                CREATE OR REPLACE TEMP VIEW stream AS
+                SELECT number, lane, begin, until FROM placed WHERE source = {name} AND usable = {usable};
+                INSERT INTO {into} SELECT {name}, {what} FROM ({found})
+                """
+            )
+
+
+def _keep_nearest(connection: duckdb.DuckDBPyConnection) -> None:
+    """Of the pairs of one item the nearest; of two that are as near that of the earlier anchor."""
+    connection.execute(
+        """
+        CREATE OR REPLACE TABLE pairs AS
+        SELECT p.* FROM pairs p JOIN anchors a USING (anchor)
+        QUALIFY row_number() OVER (PARTITION BY number ORDER BY abs(distance), a.begin, anchor) = 1
+        """
+    )
+
+
+def _fill_slots(connection: duckdb.DuckDBPyConnection, options: TimeOptions, several: Mapping[str, int]) -> None:
+    """Table `filled(anchor, modality, number, rank)`: the items of each sample, as many as there may be; of a modality
+    first the base's own, then by the order of the sources and of time."""
+    own = (
+        "SELECT anchor, anchor AS number FROM anchors"
+        if options.windows is None
+        else "SELECT anchor, number FROM pairs LIMIT 0"
+    )
+    connection.execute(
+        f"""
+        CREATE TABLE filled AS
+        SELECT anchor, modality, number, row_number() OVER (
+          PARTITION BY anchor, modality ORDER BY is_base DESC, position, begin, number) AS rank
+        FROM (SELECT anchor, number, false AS is_base FROM pairs UNION ALL SELECT *, true FROM ({own})) f
+        JOIN timed t USING (number) WHERE status = 'present'
+        QUALIFY rank <= {most(several)}
+        """
+    )
+
+
+def _join(connection: duckdb.DuckDBPyConnection, options: TimeOptions) -> None:
+    """Table `joined`."""
+    block = options.split_block
+    stretch = "''" if block is None else f"((a.begin - ((a.begin % {block}) + {block}) % {block}) // {block})::VARCHAR"
+    split = "lane_key" if block is None else f"concat_ws(' ', nullif(lane_key, ''), {stretch})"
+    named = "lane_key" if options.windows is not None else "i.key"
+    when = (
+        "printf('%.6f', a.begin / 1e6)"
+        if options.relative
+        else "strftime(make_timestamp(a.begin), '%Y-%m-%dT%H:%M:%S.%fZ')"
+    )
+    slots, joins = [], []
+    for m in MODALITIES:
+        slots.append(
+            f"{m}_slot.item_id AS {m}_item, {m}_slot.id AS {m}_id, {m}_slot.more AS {m}_more, "
+            f"CASE WHEN {m}_slot.id IS NOT NULL THEN 'present' WHEN w.{m} THEN 'quarantined' ELSE 'absent' "
+            f"END AS {m}_status"
+        )
+        joins.append(
+            f"""
+            LEFT JOIN (
+              SELECT anchor, any_value(t.item_id) FILTER (rank = 1) AS item_id, any_value(t.id) FILTER (rank = 1) AS id,
+                list({{'item': t.item_id, 'id': t.id}} ORDER BY rank) FILTER (rank > 1) AS more
+              FROM filled f JOIN timed t USING (number) WHERE f.modality = '{m}' GROUP BY anchor
+            ) {m}_slot ON {m}_slot.anchor = a.anchor
+            """
+        )
+    lacking = ", ".join(f"bool_or(modality = '{m}') AS {m}" for m in MODALITIES)
+    connection.execute(
+        f"""
+        CREATE TABLE joined AS
+        WITH stretches AS (
+          SELECT a.anchor, a.begin, {split} AS split_key, {named} AS named, {when} AS moment
+          FROM anchors a JOIN lanes USING (lane) LEFT JOIN items i ON i.number = a.anchor
+        ), shared AS (  -- of items that are in samples of several stretches
+          SELECT number, list(DISTINCT split_key ORDER BY split_key) AS keys FROM filled JOIN stretches USING (anchor)
+          GROUP BY 1 HAVING min(split_key) <> max(split_key)
+        ), beside AS (
+          SELECT anchor, flatten(list(keys)) AS keys FROM filled JOIN shared USING (number) GROUP BY 1
+        ), lacking AS (
+          SELECT anchor, {lacking} FROM (
+            SELECT w.anchor, modality FROM wanted w JOIN (SELECT DISTINCT source, modality FROM items) USING (source)
+            UNION ALL SELECT anchor, modality FROM anchors JOIN timed ON number = anchor
+            WHERE status <> 'present' AND {options.windows is None}
+          ) GROUP BY 1
+        ), named AS (
+          SELECT *, concat_ws('@', nullif(named, ''), moment) AS name FROM stretches
+        ), alike AS (SELECT name FROM named GROUP BY 1 HAVING count(*) > 1)
+        SELECT NULL::BIGINT AS line, NULL::VARCHAR AS link_uri, NULL::VARCHAR AS values, a.split_key,
+          list_distinct(beside.keys) AS split_keys,
+          a.name || CASE WHEN alike.name IS NULL THEN '' ELSE '#' || left(sha256(i.unit), 8) END AS sample_id,
+          {", ".join(slots)}
+        FROM named a LEFT JOIN alike USING (name) LEFT JOIN beside ON beside.anchor = a.anchor
+        LEFT JOIN lacking w ON w.anchor = a.anchor
+        LEFT JOIN items i ON i.number = a.anchor
+        {" ".join(joins)}
+        """
+    )
