@@ -37,7 +37,8 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         """
         CREATE TABLE broken_links(uri VARCHAR, line BIGINT, problem VARCHAR);
         CREATE VIEW left_over AS
-        SELECT item_id, CASE WHEN key IS NULL THEN 'no_key' ELSE 'too_many' END AS reason, NULL AS why FROM items;
+        SELECT DISTINCT item_id, CASE WHEN key IS NULL THEN 'no_key' ELSE 'too_many' END AS reason, NULL AS why
+        FROM items;
         CREATE TABLE ranked AS
         SELECT key, modality, item_id, id, unit,
           row_number() OVER (PARTITION BY key, modality ORDER BY number) - 1 AS rank,

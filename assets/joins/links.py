@@ -75,7 +75,7 @@ def _match(
           n.source IS NOT NULL AS matched
         FROM cells c LEFT JOIN named n ON n.source = c.source AND n.key = c.key;
         CREATE VIEW left_over AS
-        SELECT item_id, CASE WHEN key IS NULL THEN 'no_key'
+        SELECT DISTINCT item_id, CASE WHEN key IS NULL THEN 'no_key'
           WHEN EXISTS (FROM matches m WHERE m.item_id = i.item_id) THEN 'ambiguous' ELSE 'not_linked' END AS reason,
           NULL AS why
         FROM items i;

@@ -138,7 +138,7 @@ def _load_anchors(
         )
         return
     length = round(options.windows.length * 1e6)
-    found = []
+    found: list[str] = []
     for source in sources:
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW stream AS FROM placed WHERE source = {sql_string(source.name)}"

@@ -1,5 +1,6 @@
 """Alignment in time: every way to match against a nested loop, and what becomes of what does not match."""
 
+import csv
 import hashlib
 import json
 import math
@@ -19,8 +20,10 @@ from assets.alignment import Alignment, _load_items, align
 from assets.balance import item_balance
 from assets.catalog import JOINS
 from assets.joins.columns import Columns
+from assets.joins.time import TimeJoin
 from assets.lake import open_duckdb
 from assets.leakage import leakage
+from assets.scan import scan
 from assets.settings import AlignSettings, SplitSettings
 from assets.source_settings import SourceSettings
 from training.schema import MANIFEST, MODALITIES, QUARANTINE, SPLITS
@@ -34,7 +37,7 @@ SOURCES = [
 ]
 
 
-MANY = int(os.environ.get("EXAMPLES", 4))
+MANY = int(os.environ.get("EXAMPLES", 3))
 
 
 class Item(NamedTuple):
@@ -461,3 +464,35 @@ def test_a_clock_is_given_or_estimated_and_a_stream_of_other_moments_is_refused(
     assert matched(aligned(items, clocks=by_label, **rest)) == whole
     with pytest.raises(ValueError, match=r"source log has no column 'clap' \(events\)"):
         aligned(items, clocks={"log": {"estimate": True, "events": "clap"}}, **rest)
+
+
+TRAFFIC = Path(os.environ.get("TRIPTYCH_SHARED", Path(__file__).parents[3] / "shared" / "data")) / "traffic"
+CAMERAS = ("CAM_FRONT", "CAM_FRONT_LEFT", "CAM_FRONT_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+
+
+@pytest.mark.skipif(not TRAFFIC.is_dir(), reason="needs the pictures of traffic")
+def test_six_cameras_are_aligned_by_the_microseconds_in_their_names() -> None:
+    """As `frames.csv` puts them together. Each camera looks once in 0.5 s, within 50 ms of the others."""
+    sources = [
+        SourceSettings.of(
+            name=name.lower(),
+            modality="image",
+            files=f"{TRAFFIC}/frames_jpg.tar/images/{name}/*.jpg",
+            path=f"{{log}}__{name}__{{us}}",
+            time="us",
+        )
+        for name in CAMERAS
+    ]
+    scans = [scan(source, TRAFFIC) for source in sources]
+    manifest = pa.concat_tables(found.rows for found in scans)
+    assert manifest.num_rows == 54 and manifest["time"].null_count == 0
+    with (TRAFFIC / "frames.csv").open(newline="") as file:
+        together = {row["CAM_FRONT"]: [row[name] for name in CAMERAS] for row in csv.DictReader(file)}
+    rule = AlignSettings(on={"kind": "time", "base": "cam_front", "key": "log", "tolerance": "50ms"})
+    with open_duckdb() as connection:
+        _load_items(connection, manifest, {"image": pa.table({"id": manifest["sha256"]})}, sources, {}, None)
+        TimeJoin(JOINS.options(rule.on)).join(connection, rule, sources, TRAFFIC, Columns.of(connection, sources))
+        rows = connection.sql("SELECT image_item, image_more FROM joined").fetchall()
+    place = {row["item_id"]: row["member"] for row in manifest.to_pylist()}
+    found = {place[first]: [place[first], *(place[i["item"]] for i in more)] for first, more in rows}
+    assert found == together
