@@ -3,12 +3,16 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 import wave
 from collections import Counter, defaultdict
 from datetime import datetime
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,6 +39,8 @@ from orchestration.examples.questions import (
     pair,
 )
 from orchestration.project import load
+from orchestration.report import write_report
+from orchestration.run import open_instance
 
 PROJECTS = Path(digits.__file__).parent
 ALIGN = AlignSettings(group=("image", "voice"))
@@ -329,3 +335,19 @@ def test_the_clocks_of_a_drive_are_found(driven, tmp_path, monkeypatch):
         since = (datetime.fromisoformat(clock["origin"]) - drive.START).total_seconds()
         assert abs(clock["offset"] - (offset + drift * since)) < 0.01
         assert abs(clock["drift_ppm"] - drift * 1e6) < 1
+
+
+@pytest.mark.slow
+def test_a_run_of_drive_shows_what_was_matched_in_time(home):
+    command = [sys.executable, "-m", "orchestration.cli", "run", "drive", "--select", "+dataset"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "to the times of source microphone" in done.stderr + done.stdout
+    with open_instance(home) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["drive", "samples"]))
+    told = event.asset_materialization.metadata
+    assert "| microphone | 2219 |" in told["streams"].value and len(told["clocks"].value) == 2
+    assert told["time_differences"].value.startswith("![picture](data:image/png;base64,")
+    project = load(home / "examples" / "drive" / "project.yaml")
+    page = write_report(project, home / "report.html").read_text()
+    assert "<h2>In time</h2>" in page and "2,219 of 2,400" in page
