@@ -53,7 +53,7 @@ def write_report(project: Project, path: Path) -> Path:
         chosen=chosen,
         **told,
         **_labels(lake, project),
-        **_timing(lake),
+        **timing(lake),
         **_refused(lake, project),
     )
     write_text(path, words)
@@ -160,13 +160,13 @@ def _labels(lake: Lake, project: Project) -> dict[str, Any]:
     }
 
 
-def _timing(lake: Lake) -> dict[str, Any]:
+def timing(lake: Lake) -> dict[str, Any]:
     """How items were matched in time, if they were."""
-    timing = TimeReport.read(lake)
-    if timing is None:
+    found = TimeReport.read(lake)
+    if found is None:
         return {"timing": None}
-    png = timing.picture()
-    return {"timing": timing, "differences": png and base64.b64encode(png).decode()}
+    png = found.picture()
+    return {"timing": found, "differences": png and base64.b64encode(png).decode()}
 
 
 def _refused(lake: Lake, project: Project) -> dict[str, Any]:

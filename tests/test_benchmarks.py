@@ -50,6 +50,14 @@ def test_a_rerun_processes_nothing_and_ten_new_items_ten():
 
 
 @pytest.mark.slow
+def test_alignment_finds_what_the_bare_query_finds():
+    # It ends with an error where the pairs differ.
+    found = {line["what"] for line in lines("alignment")}
+    pairs = {f"20,000 events, {match}: pairs" for match in ("backward", "nearest")}
+    assert found == {*pairs, "2,000 events, backward: whole step"}
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # the example's lake
 def test_training_ends_with_the_weights_of_the_bare_loop(tmp_path):
     # It ends with an error where the weights differ.

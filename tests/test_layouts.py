@@ -6,6 +6,7 @@ import sqlite3
 import tarfile
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
@@ -206,6 +207,20 @@ def windows_zip(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {name.replace("\\", "/").removesuffix(".png"): name[0] for name in names}
 
 
+def streams(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    lines, found = ["drive,when,line,action"], {}
+    for n in range(30):
+        drive, at = f"d{n // 2}", datetime(2024, 5, 1, 12, tzinfo=UTC) + timedelta(seconds=n)
+        stamp = round(at.timestamp()) * 10**6
+        write(root / f"front/{drive}_{stamp}.png", png(n))
+        write(root / f"inside/{drive}_{stamp + 12_000}.wav", sound(n, "WAV"))
+        action = "stop" if n % 2 else "go"
+        lines.append(f"{drive},2024-05-01 14:00:{n:02d}.020,speed {n},{action}")
+        found[f"{drive}_{stamp}@{at:%Y-%m-%dT%H:%M:%S.%fZ}"] = action
+    write(root / "log.csv", "\n".join(lines))
+    return found
+
+
 def vectors(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     random = np.random.default_rng(0)
     widths = {"words": 6, "faces": 3, "voices": 4}
@@ -237,6 +252,7 @@ LAYOUTS = {
         webdataset,
         visits,
         links,
+        streams,
         vectors,
         windows_zip,
     )

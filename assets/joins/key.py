@@ -40,8 +40,9 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         f"""
         CREATE TABLE broken_links(uri VARCHAR, line BIGINT, problem VARCHAR);
         CREATE VIEW left_over AS
-        SELECT item_id, CASE WHEN key IS NULL THEN 'no_key' WHEN {is_several(settings.several)} THEN 'over_several'
-          ELSE 'too_many' END AS reason, NULL AS why FROM items;
+        SELECT DISTINCT item_id, CASE WHEN key IS NULL THEN 'no_key'
+          WHEN {is_several(settings.several)} THEN 'over_several' ELSE 'too_many' END AS reason, NULL AS why
+        FROM items;
         CREATE TABLE ranked AS
         SELECT key, modality, item_id, id, unit, NULL::STRUCT(item VARCHAR, id VARCHAR)[] AS more,
           row_number() OVER (PARTITION BY key, modality ORDER BY number) - 1 AS rank,

@@ -83,7 +83,7 @@ def _match(
           position, place, time, number, n.source IS NOT NULL AS matched
         FROM cells c LEFT JOIN named n ON n.source = c.source AND n.key = c.key;
         CREATE VIEW left_over AS
-        SELECT item_id, CASE WHEN key IS NULL THEN 'no_key'
+        SELECT DISTINCT item_id, CASE WHEN key IS NULL THEN 'no_key'
           WHEN NOT EXISTS (FROM matches m WHERE m.item_id = i.item_id) THEN 'not_linked'
           WHEN {is_several(settings.several)} THEN 'over_several' ELSE 'ambiguous' END AS reason,
           NULL AS why

@@ -10,12 +10,6 @@ def is_several(several: Mapping[str, int]) -> str:
     return f"modality IN ({', '.join(map(sql_string, several))})" if several else "false"
 
 
-def most(several: Mapping[str, int]) -> str:
-    """SQL: how many items of what is called `modality` a sample may have."""
-    cases = " ".join(f"WHEN {sql_string(modality)} THEN {n}" for modality, n in several.items())
-    return f"CASE modality {cases} ELSE 1 END" if cases else "1"
-
-
 def gathered(items: str, by: str, order: str, several: Mapping[str, int]) -> str:
     """SQL that makes one row of the items of each `by` and modality that a sample may have together: the first one's
     `item_id`, `id` and `unit`, and `more`, the others, as many as there may be.
@@ -23,7 +17,8 @@ def gathered(items: str, by: str, order: str, several: Mapping[str, int]) -> str
     Args:
         items: SQL of a relation with these columns, the modality and what `order` names; other modalities are left out.
     """
-    further = f"parts[2:{most(several)}]"
+    most = " ".join(f"WHEN {sql_string(modality)} THEN {n}" for modality, n in several.items())
+    further = f"parts[2:{f'CASE modality {most} END' if most else 1}]"
     listed = f"list({{'item': item_id, 'id': id, 'unit': unit}} ORDER BY {order})"
     return f"""
         SELECT {by}, modality, parts[1].item AS item_id, parts[1].id AS id, parts[1].unit AS unit,

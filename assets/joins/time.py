@@ -7,13 +7,12 @@ import duckdb
 
 from assets.joins.base import Join
 from assets.joins.columns import Columns, cell
-from assets.joins.several import most
 from assets.joins.time_clocks import set_clocks
 from assets.joins.time_options import TimeOptions
 from assets.joins.time_outcomes import note_streams, tell_left_over
-from assets.joins.time_pairs import in_windows, matching
+from assets.joins.time_pairs import AS_OF, floor_divided, in_windows, matching
 from assets.keys import sql_key
-from assets.lake import sql_string
+from assets.lake import sql_among, sql_string
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from training.schema import MODALITIES
@@ -71,8 +70,8 @@ class TimeJoin(Join):
                 _match(connection, options, source.name)
         if options.once:
             _keep_nearest(connection)
-        _fill_slots(connection, options, settings.several)
-        _join(connection, options)
+        several = _fill_slots(connection, options, sources, settings.several)
+        _join(connection, options, several)
         tell_left_over(connection, options, sources)
         note_streams(connection, options, sources)
         connection.execute("DROP TABLE pairs; DROP TABLE filled")
@@ -126,19 +125,20 @@ def _load_anchors(
         CREATE TABLE placed AS
         SELECT number, source, status = 'present' AS usable, lane, t.begin + shift(begin, source) AS begin,
           t.until + shift(until, source) AS until
-        FROM timed t JOIN lanes USING (lane_key) WHERE t.begin IS NOT NULL AND status IS NOT NULL;
+        FROM timed t JOIN lanes USING (lane_key) WHERE t.begin IS NOT NULL
+        ORDER BY position, lane, 5, number;
         CREATE TABLE pairs(source VARCHAR, anchor BIGINT, number BIGINT, distance BIGINT);
         CREATE TABLE wanted(source VARCHAR, anchor BIGINT)
         """
     )
     if options.windows is None:
         connection.execute(
-            "CREATE TABLE anchors AS SELECT number AS anchor, lane, begin, until FROM placed WHERE source = $1",
+            "CREATE TABLE anchors AS SELECT number AS anchor, lane, begin, until, usable FROM placed WHERE source = $1",
             [options.base],
         )
         return
     length = round(options.windows.length * 1e6)
-    found = []
+    found: list[str] = []
     for source in sources:
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW stream AS FROM placed WHERE source = {sql_string(source.name)}"
@@ -157,7 +157,7 @@ def _load_anchors(
         f"""
         CREATE TABLE anchors AS
         SELECT row_number() OVER (ORDER BY lane, window_begin) AS anchor, lane, window_begin AS begin,
-          window_begin + {length} AS until
+          window_begin + {length} AS until, true AS usable
         FROM (SELECT DISTINCT lane, window_begin FROM ({everything}));
         CREATE TEMP TABLE fallen AS
         SELECT w.source, anchor, number, w.begin - a.begin AS distance
@@ -173,21 +173,17 @@ def _match(connection: duckdb.DuckDBPyConnection, options: TimeOptions, source: 
     """Adds the pairs of one stream, and which anchors would have one if an item could be used."""
     if options.windows is not None:
         return
-    counts = dict(
-        connection.execute("SELECT usable, count(*) FROM placed WHERE source = $1 GROUP BY 1", [source]).fetchall()
-    )
     (lanes,) = connection.sql("SELECT count(*) FROM lanes").fetchall()[0]
-    found = matching(options.match_of(source), options.tolerance_of(source), lanes > 1)
     name = sql_string(source)
     for usable, into, what in ((True, "pairs", "anchor, number, distance"), (False, "wanted", "anchor")):
-        if counts.get(usable):
-            connection.execute(
-                f"""
-                CREATE OR REPLACE TEMP VIEW stream AS
-                SELECT number, lane, begin, until FROM placed WHERE source = {name} AND usable = {usable};
-                INSERT INTO {into} SELECT {name}, {what} FROM ({found})
-                """
-            )
+        connection.execute(
+            f"CREATE OR REPLACE TEMP VIEW stream AS "
+            f"SELECT number, lane, begin, until FROM placed WHERE source = {name} AND usable = {usable}"
+        )
+        (count,) = connection.sql("SELECT count(*) FROM stream").fetchall()[0]
+        if count:
+            found = matching(options.match_of(source), options.tolerance_of(source), lanes > 1)
+            connection.execute(f"INSERT INTO {into} SELECT {name}, {what} FROM ({found})")
 
 
 def _keep_nearest(connection: duckdb.DuckDBPyConnection) -> None:
@@ -201,81 +197,92 @@ def _keep_nearest(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _fill_slots(connection: duckdb.DuckDBPyConnection, options: TimeOptions, several: Mapping[str, int]) -> None:
-    """Table `filled(anchor, modality, number, rank)`: the items of each sample, as many as there may be; of a modality
-    first the base's own, then by the order of the sources and of time."""
-    own = (
-        "SELECT anchor, anchor AS number FROM anchors"
-        if options.windows is None
-        else "SELECT anchor, number FROM pairs LIMIT 0"
-    )
-    connection.execute(
-        f"""
-        CREATE TABLE filled AS
-        SELECT anchor, modality, number, row_number() OVER (
-          PARTITION BY anchor, modality ORDER BY is_base DESC, position, begin, number) AS rank
-        FROM (SELECT anchor, number, false AS is_base FROM pairs UNION ALL SELECT *, true FROM ({own})) f
-        JOIN timed t USING (number) WHERE status = 'present'
-        QUALIFY rank <= {most(several)}
-        """
-    )
+def _fill_slots(
+    connection: duckdb.DuckDBPyConnection,
+    options: TimeOptions,
+    sources: Sequence[SourceSettings],
+    most: Mapping[str, int],
+) -> set[str]:
+    """Table `filled(anchor, modality, number, rank)`: the items of each sample; of a modality first the base's own,
+    then by the order of the sources and of time, as many as `most` says, or one. Returns the modalities of which a
+    sample may have several."""
+    connection.execute("CREATE TABLE filled(anchor BIGINT, modality VARCHAR, number BIGINT, rank BIGINT)")
+    several = set[str]()
+    for m in MODALITIES:
+        streams = [s.name for s in sources if s.modality == m and s.name != options.base]
+        has_base = any(s.name == options.base and s.modality == m for s in sources)
+        of_base = "SELECT anchor, anchor AS number, true AS is_base FROM anchors WHERE usable"
+        of_streams = f"SELECT anchor, number, false AS is_base FROM pairs WHERE {sql_among('source', streams)}"
+        found = " UNION ALL ".join([*([of_base] if has_base else []), *([of_streams] if streams else [])])
+        if not found:
+            continue
+        rank = "1 AS rank"
+        is_one = all(options.match_of(name) in AS_OF for name in streams)
+        if has_base + len(streams) > 1 or (streams and not is_one):
+            several |= {m} & most.keys()
+            found = f"FROM ({found}) JOIN timed USING (number)"
+            order = "ORDER BY is_base DESC, position, begin, number"
+            rank = f"row_number() OVER (PARTITION BY anchor {order}) AS rank"
+            found = f"SELECT *, {rank} {found} QUALIFY rank <= {most.get(m, 1)}"
+            rank = "rank"
+        connection.execute(f"INSERT INTO filled SELECT anchor, '{m}', number, {rank} FROM ({found})")
+    return several
 
 
-def _join(connection: duckdb.DuckDBPyConnection, options: TimeOptions) -> None:
-    """Table `joined`."""
+def _join(connection: duckdb.DuckDBPyConnection, options: TimeOptions, several: set[str]) -> None:
+    """Table `joined`. Args: `several`: the modalities of which a sample may have more than one item."""
     block = options.split_block
-    stretch = "''" if block is None else f"((a.begin - ((a.begin % {block}) + {block}) % {block}) // {block})::VARCHAR"
-    split = "lane_key" if block is None else f"concat_ws(' ', nullif(lane_key, ''), {stretch})"
-    named = "lane_key" if options.windows is not None else "i.key"
-    when = (
-        "printf('%.6f', a.begin / 1e6)"
-        if options.relative
-        else "strftime(make_timestamp(a.begin), '%Y-%m-%dT%H:%M:%S.%fZ')"
-    )
+    stretch = "NULL::BIGINT" if block is None else floor_divided("a.begin", block)
+    lane = "nullif(lane_key, '')"
+    keyed = block is not None and options.key
+    split = "concat_ws(' ', a.lane_key, {0})" if keyed else "coalesce(({0})::VARCHAR, a.lane_key)"
+    named = lane if options.windows is not None else "i.key"
+    when = "strftime(make_timestamp(a.begin), '%Y-%m-%dT%H:%M:%S.%fZ')"
+    when = "printf('%.6f', a.begin / 1e6)" if options.relative else when
     slots, joins = [], []
     for m in MODALITIES:
+        more = f"{m}_more.more" if m in several else "NULL::STRUCT(item VARCHAR, id VARCHAR)[]"
+        there = f"CASE WHEN w.{m} THEN 'incomplete' ELSE 'present' END" if m in several else "'present'"
         slots.append(
-            f"{m}_slot.item_id AS {m}_item, {m}_slot.id AS {m}_id, {m}_slot.more AS {m}_more, "
-            f"CASE WHEN {m}_slot.id IS NOT NULL THEN 'present' WHEN w.{m} THEN 'quarantined' ELSE 'absent' "
-            f"END AS {m}_status"
+            f"{m}_slot.item_id AS {m}_item, {m}_slot.id AS {m}_id, {more} AS {m}_more, CASE "
+            f"WHEN {m}_slot.id IS NOT NULL THEN {there} WHEN w.{m} THEN 'quarantined' ELSE 'absent' END AS {m}_status"
         )
-        joins.append(
-            f"""
-            LEFT JOIN (
-              SELECT anchor, any_value(t.item_id) FILTER (rank = 1) AS item_id, any_value(t.id) FILTER (rank = 1) AS id,
-                list({{'item': t.item_id, 'id': t.id}} ORDER BY rank) FILTER (rank > 1) AS more
-              FROM filled f JOIN timed t USING (number) WHERE f.modality = '{m}' GROUP BY anchor
-            ) {m}_slot ON {m}_slot.anchor = a.anchor
-            """
-        )
+        of_modality = "SELECT anchor, item_id, id, rank FROM filled f JOIN timed t USING (number) "
+        of_modality += f"WHERE f.modality = '{m}'"
+        joins.append(f"LEFT JOIN ({of_modality} AND rank = 1) {m}_slot ON {m}_slot.anchor = a.anchor")
+        if m in several:
+            listed = "list({'item': item_id, 'id': id} ORDER BY rank) AS more"
+            joins.append(
+                f"LEFT JOIN (SELECT anchor, {listed} FROM ({of_modality} AND rank > 1) GROUP BY anchor) {m}_more "
+                f"ON {m}_more.anchor = a.anchor"
+            )
     lacking = ", ".join(f"bool_or(modality = '{m}') AS {m}" for m in MODALITIES)
     connection.execute(
         f"""
+        CREATE TABLE stretches AS
+        SELECT a.anchor, lane_key, {stretch} AS stretch, concat_ws('@', {named}, {when}) AS name, i.unit
+        FROM anchors a JOIN lanes USING (lane) LEFT JOIN items i ON i.number = a.anchor;
+        CREATE TABLE beside AS  -- the stretches that a sample's items are in, too, through other samples
+        WITH shared AS (
+          SELECT number, list(DISTINCT stretch ORDER BY stretch) AS stretches FROM pairs JOIN stretches USING (anchor)
+          GROUP BY 1 HAVING min(stretch) <> max(stretch)
+        )
+        SELECT anchor, list_distinct(flatten(list(stretches))) AS stretches
+        FROM pairs JOIN shared USING (number) GROUP BY 1;
         CREATE TABLE joined AS
-        WITH stretches AS (
-          SELECT a.anchor, a.begin, {split} AS split_key, {named} AS named, {when} AS moment
-          FROM anchors a JOIN lanes USING (lane) LEFT JOIN items i ON i.number = a.anchor
-        ), shared AS (  -- of items that are in samples of several stretches
-          SELECT number, list(DISTINCT split_key ORDER BY split_key) AS keys FROM filled JOIN stretches USING (anchor)
-          GROUP BY 1 HAVING min(split_key) <> max(split_key)
-        ), beside AS (
-          SELECT anchor, flatten(list(keys)) AS keys FROM filled JOIN shared USING (number) GROUP BY 1
-        ), lacking AS (
+        WITH lacking AS (
           SELECT anchor, {lacking} FROM (
             SELECT w.anchor, modality FROM wanted w JOIN (SELECT DISTINCT source, modality FROM items) USING (source)
-            UNION ALL SELECT anchor, modality FROM anchors JOIN timed ON number = anchor
-            WHERE status <> 'present' AND {options.windows is None}
+            UNION ALL SELECT anchor, modality FROM anchors JOIN timed ON number = anchor WHERE NOT usable
           ) GROUP BY 1
-        ), named AS (
-          SELECT *, concat_ws('@', nullif(named, ''), moment) AS name FROM stretches
-        ), alike AS (SELECT name FROM named GROUP BY 1 HAVING count(*) > 1)
-        SELECT NULL::BIGINT AS line, NULL::VARCHAR AS link_uri, NULL::VARCHAR AS values, a.split_key,
-          list_distinct(beside.keys) AS split_keys,
-          a.name || CASE WHEN alike.name IS NULL THEN '' ELSE '#' || left(sha256(i.unit), 8) END AS sample_id,
+        ), alike AS (SELECT hash(name) AS hashed FROM stretches GROUP BY 1 HAVING count(*) > 1)
+        SELECT NULL::BIGINT AS line, NULL::VARCHAR AS link_uri, NULL::VARCHAR AS values,
+          {split.format("a.stretch")} AS split_key,
+          list_transform(b.stretches, lambda x: {split.format("x")}) AS split_keys,
+          a.name || CASE WHEN alike.hashed IS NULL THEN '' ELSE '#' || left(sha256(a.unit), 8) END AS sample_id,
           {", ".join(slots)}
-        FROM named a LEFT JOIN alike USING (name) LEFT JOIN beside ON beside.anchor = a.anchor
-        LEFT JOIN lacking w ON w.anchor = a.anchor
-        LEFT JOIN items i ON i.number = a.anchor
-        {" ".join(joins)}
+        FROM stretches a LEFT JOIN alike ON alike.hashed = hash(a.name) LEFT JOIN beside b ON b.anchor = a.anchor
+        LEFT JOIN lacking w ON w.anchor = a.anchor {" ".join(joins)};
+        DROP TABLE stretches; DROP TABLE beside
         """
     )

@@ -1,13 +1,14 @@
 """Which items of a stream match which anchors, as SQL over integer microseconds.
 
 `anchors(anchor, lane, begin, until)` are what samples are made around, `stream(number, lane, begin, until)` the items
-of one stream; a lane is a key, and nothing matches across lanes. An item without an end lasts a microsecond. Each
-function gives SQL for (anchor, number, distance): the item begins so many microseconds after the anchor. References:
-`tests/assets/test_time_join.py` compares each with a nested loop.
+of one stream, in the order of lane, begin and number; a lane is a key, and nothing matches across lanes. An item
+without an end lasts a microsecond. Each function gives SQL for (anchor, number, distance): the item begins so many
+microseconds after the anchor. `tests/assets/test_time_join.py` compares each with a nested loop.
 """
 
 from assets.joins.time_options import WindowSettings, instant, microseconds
 
+AS_OF = ("nearest", "backward", "forward")
 _LANES = {True: "a.lane = {0}.lane AND ", False: ""}
 
 
@@ -23,36 +24,24 @@ def matching(match: str, tolerance: int | None, lanes: bool) -> str:
     return _as_of(match, tolerance, lanes)
 
 
-def firsts(stream: str) -> str:
-    """SQL for the items that an as-of match looks at: of those that begin at once, the first in the source."""
-    return f"SELECT lane, begin, min(number) AS number FROM {stream} GROUP BY lane, begin"
-
-
 def _as_of(match: str, tolerance: int | None, lanes: bool) -> str:
     before, after = (
         _LANES[lanes].format(side) + f"a.begin {sign} {side}.begin" for side, sign in (("p", ">="), ("q", "<="))
     )
-    one = f"WITH one AS MATERIALIZED ({firsts('stream')})"
-    limit = "" if tolerance is None else f" WHERE abs(distance) <= {tolerance}"
+    # Of those that begin at once, which are neighbours, the first in the source.
+    other = "begin IS DISTINCT FROM lag(begin) OVER ()" + (" OR lane <> lag(lane) OVER ()" if lanes else "")
     if match == "nearest":
         earlier = "q.begin IS NULL OR a.begin - p.begin <= q.begin - a.begin"
-        return f"""
-            {one}, both_sides AS (
-              SELECT anchor, a.begin, {earlier} AS earlier, p.number AS p_number, p.begin AS p_begin,
-                q.number AS q_number, q.begin AS q_begin
-              FROM anchors a ASOF LEFT JOIN one p ON {before} ASOF LEFT JOIN one q ON {after}
-            )
-            SELECT anchor, number, distance FROM (
-              SELECT anchor, CASE WHEN earlier THEN p_number ELSE q_number END AS number,
-                CASE WHEN earlier THEN p_begin ELSE q_begin END - begin AS distance FROM both_sides)
-            {limit or "WHERE number IS NOT NULL"}
-        """
-    side, condition = ("p", before) if match == "backward" else ("q", after)
+        joined = f"anchors a ASOF LEFT JOIN one p ON {before} ASOF LEFT JOIN one q ON {after}"
+        number, begin = (f"CASE WHEN {earlier} THEN p.{x} ELSE q.{x} END" for x in ("number", "begin"))
+    else:
+        side, condition = ("p", before) if match == "backward" else ("q", after)
+        joined = f"anchors a ASOF JOIN one {side} ON {condition}"
+        number, begin = f"{side}.number", f"{side}.begin"
     return f"""
-        {one} SELECT anchor, number, distance FROM (
-          SELECT anchor, {side}.number AS number, {side}.begin - a.begin AS distance
-          FROM anchors a ASOF JOIN one {side} ON {condition})
-        {limit}
+        WITH one AS (SELECT lane, begin, number FROM stream QUALIFY {other})
+        SELECT * FROM (SELECT anchor, {number} AS number, {begin} - a.begin AS distance FROM {joined})
+        WHERE {"number IS NOT NULL" if tolerance is None else f"abs(distance) <= {tolerance}"}
     """
 
 
@@ -90,13 +79,13 @@ def in_windows(windows: WindowSettings, begins: bool) -> str:
     length, stride = microseconds(windows.length), microseconds(windows.every)
     origin = 0 if windows.origin is None else instant(windows.origin)
     last = "begin" if begins else "greatest(until, begin + 1) - 1"
-    first_window = _floor_divided(f"(begin - {origin} - {length})", stride)
-    last_window = _floor_divided(f"({last} - {origin})", stride)
+    first_window = floor_divided(f"(begin - {origin} - {length})", stride)
+    last_window = floor_divided(f"({last} - {origin})", stride)
     return f"""
         SELECT number, lane, begin, {origin} + stride * {stride} AS window_begin FROM (
           SELECT number, lane, begin, unnest(range({first_window} + 1, {last_window} + 1)) AS stride FROM stream)
     """
 
 
-def _floor_divided(value: str, by: int) -> str:
+def floor_divided(value: str, by: int) -> str:
     return f"(({value} - (({value} % {by}) + {by}) % {by}) // {by})"

@@ -2,20 +2,30 @@
 
 import csv
 import io
+import json
+import os
+import subprocess
+import sys
 import tarfile
 import wave
 from collections import Counter, defaultdict
+from datetime import datetime
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from assets import pipeline
+from assets.alignment import align
 from assets.settings import AlignSettings, SplitSettings
 from assets.splits import split_of
-from orchestration.examples import digits
+from orchestration.examples import digits, drive
 from orchestration.examples.layout import EXAMPLES, lay_out
 from orchestration.examples.questions import (
     COLUMNS,
@@ -29,6 +39,8 @@ from orchestration.examples.questions import (
     pair,
 )
 from orchestration.project import load
+from orchestration.report import write_report
+from orchestration.run import open_instance
 
 PROJECTS = Path(digits.__file__).parent
 ALIGN = AlignSettings(group=("image", "voice"))
@@ -279,3 +291,63 @@ def test_what_is_wrong_with_ones_own_tables_is_named(tables):
     with pytest.raises(ValueError, match=r"recordings.csv line 3: expected a file and, in column digit"):
         generate_questions(*tables, SPEAKERS, counts)
     assert not tables[2].exists()
+
+
+# drive
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("drive")
+    lay_out("drive", folder)
+    return folder
+
+
+def test_streams_of_a_drive_have_the_clocks_that_are_planted(driven):
+    """By the clocks of the example each source stamps the same moments, to some milliseconds."""
+    rows = {name: table(driven / "data" / f"{name}.csv") for name in ("camera", "microphone", "log")}
+    seconds = {
+        name: np.array([(datetime.fromisoformat(row["time"]) - drive.START).total_seconds() for row in listed])
+        for name, listed in rows.items()
+    }
+    camera = np.sort(seconds["camera"])
+    for name, (offset, drift) in drive.CLOCKS.items():
+        mended = seconds[name] * (1 + drift) + offset
+        nearest = np.abs(camera[np.clip(np.searchsorted(camera, mended), 1, len(camera) - 1)] - mended)
+        before = np.abs(camera[np.clip(np.searchsorted(camera, mended) - 1, 0, None)] - mended)
+        assert np.minimum(nearest, before).max() < 0.02
+        assert 0.85 < len(mended) / len(camera) < 0.97
+    assert set(Counter(row["action"] for row in rows["camera"])) == {"go", "stop", "wait", "give way"}
+
+
+def test_the_clocks_of_a_drive_are_found(driven, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path))
+    project = load(driven / "project.yaml")
+    scans = pipeline.scan_sources(pipeline.open_lake(project), project)
+    manifest = pa.concat_tables(scan.rows for scan in scans)
+    contents = {m: manifest.filter(pc.equal(manifest["modality"], m))["sha256"] for m in project.modalities}
+    clean = {m: pa.table({"id": ids}) for m, ids in contents.items()}
+    found = align(manifest, clean, project.align, project.sources, project.root, {})
+    assert found.samples.num_rows == 2400 and set(found.samples["split"].to_pylist()) == {"train", "validation", "test"}
+    assert all(found.samples[f"{m}_id"].null_count < 0.12 * 2400 for m in ("text", "speech"))
+    for clock in (json.loads(value) for name, value in found.report if name == "clock"):
+        offset, drift = drive.CLOCKS[clock["source"]]
+        since = (datetime.fromisoformat(clock["origin"]) - drive.START).total_seconds()
+        assert abs(clock["offset"] - (offset + drift * since)) < 0.01
+        assert abs(clock["drift_ppm"] - drift * 1e6) < 1
+
+
+@pytest.mark.slow
+def test_a_run_of_drive_shows_what_was_matched_in_time(home):
+    command = [sys.executable, "-m", "orchestration.cli", "run", "drive", "--select", "+dataset"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "to the times of source microphone" in done.stderr + done.stdout
+    with open_instance(home) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["drive", "samples"]))
+    told = event.asset_materialization.metadata
+    assert "| microphone | 2219 |" in told["streams"].value and len(told["clocks"].value) == 2
+    assert told["time_differences"].value.startswith("![picture](data:image/png;base64,")
+    project = load(home / "examples" / "drive" / "project.yaml")
+    page = write_report(project, home / "report.html").read_text()
+    assert "<h2>In time</h2>" in page and "2,219 of 2,400" in page
