@@ -3,7 +3,7 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,7 @@ def write_raw(
     with pq.ParquetWriter(path, RAW, compression="NONE") as writer:
         for rows in _raw_rows(lake, split, sources):  # read once, whatever is asked of them
             for subset in asked:
-                hidden = dict.fromkeys(set(MODALITIES).difference(subset))
+                hidden = {f"{m}{part}": None for m in set(MODALITIES).difference(subset) for part in ("", "_more")}
                 shown = [row | hidden for row in rows if any(row[f"{m}_id"] for m in subset)]
                 part = pa.Table.from_pylist(shown, RAW)
                 writer.write_table(part)
@@ -227,19 +227,28 @@ def write_raw(
 
 def _raw_rows(lake: Lake, split: str, sources: dict[str, Source]) -> Iterator[list[dict[str, Any]]]:
     """The fields of RAW, and the ids of the contents."""
-    names, ids = [f"{m}_item" for m in MODALITIES], [f"{m}_id" for m in MODALITIES]
+    # Of each modality all items, the first one first.
+    listed = [f"list_prepend({m}_item, coalesce([i.item for i in {m}_more], []))" for m in MODALITIES]
+    names, ids = [f"{m}_items" for m in MODALITIES], [f"{m}_id" for m in MODALITIES]
+    columns = [*(f"{sql} AS {name}" for sql, name in zip(listed, names, strict=True)), *ids]
     wanted = f"FROM samples WHERE split = $split AND coalesce({', '.join(ids)}) IS NOT NULL"
-    query = f"SELECT sample_id, label, attributes, {', '.join([*names, *ids])} {wanted} ORDER BY sample_id"
+    query = f"SELECT sample_id, label, attributes, {', '.join(columns)} {wanted} ORDER BY sample_id"
     samples = lake.sql(query, {"split": split}).to_pylist()
-    present = f"SELECT unnest([{', '.join(names)}]) {wanted}"
-    listed = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({present})", {"split": split})
-    at = {item: n for n, item in enumerate(listed["item_id"].to_pylist())}
-    bytes_of = listed["size"].to_pylist()
-    sizes = [sum(bytes_of[at[row[name]]] for name in names if row[name]) for row in samples]
+    present = f"SELECT unnest(flatten([{', '.join(listed)}])) {wanted}"
+    items = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({present})", {"split": split})
+    at = {item: n for n, item in enumerate(items["item_id"].to_pylist())}
+    bytes_of = items["size"].to_pylist()
+    sizes = [sum(bytes_of[at[item]] for name in names for item in row[name] if item) for row in samples]
     for part in portions(samples, sizes, _ROWS):
-        items = sorted({at[row[name]] for row in part for name in names if row[name]})
-        data = {item["item_id"]: item["data"] for item in attach_data(listed.take(items), sources).to_pylist()}
-        yield [row | {m: raw_value(m, data.get(row[f"{m}_item"])) for m in MODALITIES} for row in part]
+        some = sorted({at[item] for row in part for name in names for item in row[name] if item})
+        data = {item["item_id"]: item["data"] for item in attach_data(items.take(some), sources).to_pylist()}
+        yield [row | _raw_contents(row, data) for row in part]
+
+
+def _raw_contents(row: Mapping[str, Any], data: Mapping[str, bytes | None]) -> dict[str, Any]:
+    """The columns X and X_more of a raw row, from the items that it has of each modality."""
+    given = {m: [raw_value(m, data.get(item)) for item in row[f"{m}_items"]] for m in MODALITIES}
+    return {m: values[0] for m, values in given.items()} | {f"{m}_more": values[1:] for m, values in given.items()}
 
 
 def raw_value(modality: str, data: bytes | None) -> str | bytes | None:
