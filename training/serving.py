@@ -157,11 +157,13 @@ def _strings(record: Mapping[str, Any], number: int, modality: str) -> list[Any]
     """What a row gives of a modality: a string, or a list of them; as JSON, too, since a column of MLflow's holds
     strings alone."""
     value = listed = record.get(modality)
-    if isinstance(value, str) and value[:1] == "[":
-        with contextlib.suppress(ValueError):
+    if MODALITY_KINDS.load(modality).is_text:
+        listed = None
+    elif isinstance(value, str) and value[:1] == "[":
+        with contextlib.suppress(ValueError, RecursionError):
             listed = json.loads(value)
     is_list = isinstance(listed, list) and len(listed) > 0 and all(isinstance(one, str | None) for one in listed)
-    given = listed if is_list and not MODALITY_KINDS.load(modality).is_text else [value]
+    given = listed if is_list else [value]
     return [string for one in given if (string := _string({modality: one}, number, modality))]
 
 

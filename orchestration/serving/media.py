@@ -40,7 +40,7 @@ def _strings(rows: Sequence[Record]) -> Iterable[str]:
     """Those of the rows, and those in lists of several, which may be JSON within a string."""
     for value in (value for row in rows for value in row.values()):
         if isinstance(value, str) and value[:1] == "[":
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 value = json.loads(value)
         yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one)
 
