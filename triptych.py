@@ -136,7 +136,8 @@ class Model:
             best: how many of the most probable answers come with each.
             inputs: of one row: text="...", and image and speech as a file's name, its bytes, or: a picture as a PIL
                 image or an array (H, W, 3) of uint8; a recording as an array of samples and its rate in Hz; vectors
-                as a list or an array of floats; and a string or number of each column that the prompt names.
+                as a list or an array of floats; of several (`align.several`) a list of these; and a string or number
+                of each column that the prompt names.
 
         Raises:
             ValueError: not one of the rows can be answered; an input is nothing of these.
@@ -168,6 +169,15 @@ def _cell(value: Any) -> str | None:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
+def _is_content(value: Any) -> bool:
+    """Whether it is a picture or recording, one of several: not a number or a vector of a sequence."""
+    return (
+        isinstance(value, str | bytes | Path | tuple)
+        or hasattr(value, "save")
+        or str(getattr(value, "dtype", "")) == "uint8"
+    )
+
+
 def _file(name: str, value: Any) -> Any:
     if value is None or (isinstance(value, float) and value != value):  # NaN of a data frame
         return None
@@ -177,6 +187,8 @@ def _file(name: str, value: Any) -> Any:
         from orchestration.predict import file_of
 
         return file_of(name, value)
+    if isinstance(value, list) and value and all(map(_is_content, value)):
+        return [_file(name, one) for one in value]
     if isinstance(value, list) or getattr(value, "dtype", None) in ("float16", "float32", "float64"):
         import numpy as np
 

@@ -31,7 +31,19 @@ from training.outputs.base import Output
 from training.schema import MODALITIES, QUARANTINE, SAMPLES, conform
 
 # What tells items apart and where they belong; not the texts, of which samples have the hash.
-ITEM_COLUMNS = ("item_id", "source", "modality", "key", "uri", "member", "row", "time", "until", "sha256", "cut")
+ITEM_COLUMNS: tuple[str, ...] = (
+    "item_id",
+    "source",
+    "modality",
+    "key",
+    "uri",
+    "member",
+    "row",
+    "time",
+    "until",
+    "sha256",
+    "cut",
+)
 ITEM_COLUMNS += ("attributes",)
 
 
@@ -260,7 +272,7 @@ def _samples(
             if output is None or output.has_labels:
                 row["label"] = _label({name: batch[cell][n].as_py() for name, cell in labels.items()}, settings)
             else:
-                ids = {m: batch[f"{m}_id"][n].as_py() for m in MODALITIES}
+                ids = {m: _content(batch[f"{m}_id"][n].as_py(), batch[f"{m}_more"][n].as_py()) for m in MODALITIES}
                 row["label"] = output.own_label({m: content for m, content in ids.items() if content is not None})
         derived = {
             "label": [row["label"] for row in each],
@@ -274,6 +286,11 @@ def _samples(
         arrays = [made[f.name] if f.name in made else batch[f.name].cast(f.type) for f in SAMPLES]
         tables.append(pa.table(arrays, schema=SAMPLES))
     return pa.concat_tables(tables)
+
+
+def _content(first: str | None, more: Sequence[Mapping[str, str]] | None) -> str | None:
+    """What a sample has of a modality, as one name."""
+    return "+".join([first, *(item["id"] for item in more)]) if first is not None and more else first
 
 
 def _rows(batch: pa.RecordBatch, columns: Iterable[str]) -> Iterable[tuple[Any, ...]]:

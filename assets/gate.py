@@ -3,7 +3,7 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,7 @@ def write_raw(
     with pq.ParquetWriter(path, RAW, compression="NONE") as writer:
         for rows in _raw_rows(lake, split, sources, limits or MediaLimits()):  # read once, whatever is asked of them
             for subset in asked:
-                hidden = dict.fromkeys(set(MODALITIES).difference(subset))
+                hidden = {f"{m}{part}": None for m in set(MODALITIES).difference(subset) for part in ("", "_more")}
                 shown = [row | hidden for row in rows if any(row[f"{m}_id"] for m in subset)]
                 part = pa.Table.from_pylist(shown, RAW)
                 writer.write_table(part)
@@ -231,27 +231,35 @@ def write_raw(
 def _raw_rows(
     lake: Lake, split: str, sources: dict[str, Source], limits: MediaLimits
 ) -> Iterator[list[dict[str, Any]]]:
-    """The fields of RAW, and the ids of the contents."""
-    names, ids = [f"{m}_item" for m in MODALITIES], [f"{m}_id" for m in MODALITIES]
-    wanted = f"FROM samples WHERE split = $split AND coalesce({', '.join(ids)}) IS NOT NULL"
-    query = f"SELECT sample_id, label, attributes, {', '.join([*names, *ids])} {wanted} ORDER BY sample_id"
-    samples = lake.sql(query, {"split": split}).to_pylist()
-    present = f"SELECT unnest([{', '.join(names)}]) {wanted}"
-    listed = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({present})", {"split": split})
-    at = {item: n for n, item in enumerate(listed["item_id"].to_pylist())}
-    bytes_of = listed["size"].to_pylist()
-    parts = stretches(lake, {row[name] for row in samples for name in ids} - {None})
-    pairs = list(zip(names, ids, strict=True))
-    sizes = [
-        sum(parts[row[c]].size if row[c] in parts else bytes_of[at[row[i]]] for i, c in pairs if row[i])
-        for row in samples
-    ]
-    for part in portions(samples, sizes, _ROWS):
-        items = sorted({at[row[name]] for row in part for name in names if row[name]})
-        read = attach_data(listed.take(items), sources).to_pylist()
-        wanted = [(row[i], row[c]) for row in part for i, c in pairs if row[i]]
+    """The fields of RAW, and the ids of the first contents."""
+    query = f"SELECT * FROM samples WHERE split = $split AND coalesce({', '.join(f'{m}_id' for m in MODALITIES)}) "
+    samples = lake.sql(f"{query} IS NOT NULL ORDER BY sample_id", {"split": split}).to_pylist()
+    given = [{m: _items(row, m) for m in MODALITIES} for row in samples]
+    pairs = [[pair for listed in one.values() for pair in listed] for one in given]
+    parts = stretches(lake, {content for listed in pairs for _, content in listed})
+    present = sorted({item for listed in pairs for item, _ in listed})
+    items = lake.sql("SELECT * FROM manifest WHERE item_id IN (SELECT unnest($ids))", {"ids": present})
+    at = {item: n for n, item in enumerate(items["item_id"].to_pylist())}
+    bytes_of = items["size"].to_pylist()
+    sizes = [sum(parts[c].size if c in parts else bytes_of[at[i]] for i, c in listed) for listed in pairs]
+    for numbers in portions(range(len(samples)), sizes, _ROWS):
+        wanted = [pair for n in numbers for pair in pairs[n]]
+        read = attach_data(items.take(sorted({at[item] for item, _ in wanted})), sources).to_pylist()
         data = content_bytes(read, wanted, parts, limits)
-        yield [row | {m: raw_value(m, data.get(row[f"{m}_id"])) for m in MODALITIES} for row in part]
+        yield [samples[n] | _raw_contents(given[n], data) for n in numbers]
+
+
+def _items(row: Mapping[str, Any], modality: str) -> list[tuple[str, str]]:
+    """Items and contents of a modality that a sample has, the first one first."""
+    first = [(row[f"{modality}_item"], row[f"{modality}_id"])] if row[f"{modality}_id"] else []
+    return [*first, *((one["item"], one["id"]) for one in row[f"{modality}_more"] or ())]
+
+
+def _raw_contents(given: Mapping[str, Sequence[tuple[str, str]]], data: Mapping[str, bytes | None]) -> dict[str, Any]:
+    """The columns X and X_more of a raw row."""
+    values = {m: [raw_value(m, data.get(content)) for _, content in listed] for m, listed in given.items()}
+    first = {m: contents[0] if contents else None for m, contents in values.items()}
+    return first | {f"{m}_more": contents[1:] for m, contents in values.items()}
 
 
 def raw_value(modality: str, data: bytes | None) -> str | bytes | None:

@@ -226,4 +226,6 @@ def plan(project: Project) -> list[RunSpec]:
     for row in noise(lake, project).to_pylist():
         clips.setdefault(row["modality"], set()).add(row["id"])
     listed = {modality: sorted(ids) for modality, ids in clips.items()}
-    return plan_runs(project.model, project.training, project.features, project.modalities, dataset, listed)
+    return plan_runs(
+        project.model, project.training, project.features, project.modalities, dataset, listed, project.align.several
+    )

@@ -233,6 +233,12 @@ class Project:
         for name in self.align.pairing.by if self.align.pairing else ():
             expected = f"sources of samples ({', '.join(self.of_samples)})"
             check(name in self.of_samples, "align.pairing.by", name, expected)
+            modality = next(source.modality for source in self.sources if source.name == name)
+            single = f"sources of which a sample has one item (align.several names {modality})"
+            check(modality not in self.align.several, "align.pairing.by", name, single)
+        for modality in self.align.several:
+            expected = f"modalities that there are sources of ({', '.join(self.modalities)})"
+            check(modality in self.modalities, "align.several", modality, expected)
         of_samples = [source for source in self.sources if source.use == "samples"]
         JOINS.make(self.align.on).check(self.align, of_samples)
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
@@ -293,7 +299,8 @@ class Project:
         parted = getattr(LAUNCHERS.options(self.launcher), "shard", False)
         expected = "false where launcher.shard parts the layers that it would compile"
         check(not (parted and self.training.compile), "training.compile", True, expected)
-        check_mixing(self.training.mixing or 0.0, self.modalities, self.features, output, self.model.columns)
+        mixing, columns = self.training.mixing or 0.0, self.model.columns
+        check_mixing(mixing, self.modalities, self.features, output, columns, self.align.several)
         for modality, settings in self.training.augmentation.items():
             try:
                 self.features.featurizer(modality).augmenter(settings, ())

@@ -120,7 +120,7 @@ def predict(
     from orchestration.predict import answer, named_value, refusal, rows_of_table
     from orchestration.project import load
 
-    if (table is None) == all(value is None for value in inputs.values()):
+    if (table is None) == (not any(inputs.values())):
         options = ", ".join(f"--{name}" for name in inputs)
         raise click.UsageError(f"give one or more of {options}, or --table")
     if table is not None and columns:
@@ -128,7 +128,8 @@ def predict(
     inputs = _given(context, inputs)
     settings = load(*find_project(project, ()))
     named = dict(named_value(text, settings.model.columns) for text in columns)
-    rows = rows_of_table(table, settings.model.columns) if table else [inputs | named]
+    model, several = settings.model, settings.align.several
+    rows = rows_of_table(table, model.columns, several) if table else [inputs | named]
     answers = answer(settings, rows, version, best)
     if as_json:
         click.echo(json.dumps({"predictions": answers}, default=_plain))
@@ -151,14 +152,15 @@ def predict(
 
 
 def _given(context: click.Context, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs that options name: files that are there, texts as they are."""
+    """The inputs that options name: files that are there, texts as they are; a list where there are several."""
     from orchestration.predict import file_of
 
-    given = dict(inputs)
+    given: dict[str, Any] = {}
     for option in context.command.params:
-        if option.name in given and (value := given[option.name]) is not None:
-            is_file = isinstance(file := file_of(option.name, value), Path)
-            given[option.name] = _FILE.convert(value, option, context) if is_file else file
+        if option.name in inputs:
+            files = [file_of(option.name, value) for value in inputs[option.name]]
+            read = [_FILE.convert(file, option, context) if isinstance(file, Path) else file for file in files]
+            given[option.name] = read if len(read) > 1 else read[0] if read else None
     return given
 
 
@@ -181,7 +183,7 @@ def search(
     from orchestration.project import load
     from orchestration.search import search as find_nearest
 
-    if all(value is None for value in inputs.values()):
+    if not any(inputs.values()):
         raise click.UsageError(f"give one or more of {', '.join(f'--{name}' for name in inputs)}")
     given, settings = _given(context, inputs), load(*find_project(project, ()))
     found = find_nearest(settings, given, k, find, version, lambda words: click.echo(words, err=True))

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from assets import pipeline
 from assets.dataset import samples_fingerprint
-from assets.lake import Lake, sql_among
+from assets.lake import Lake, sql_among, sql_string
 from assets.names import normalize
 from assets.settings import Project
 from orchestration.housekeeping import Snapshot, kept_snapshots
@@ -143,8 +143,14 @@ def _holding(items: list[str], hashes: list[str], contents: list[str]) -> dict[s
     return {
         **dict.fromkeys(("manifest", "quarantine"), listed),
         **dict.fromkeys(keyed, sql_among("id", contents)),
-        **dict.fromkeys(("samples", "dataset"), sampled),
+        "samples": " OR ".join([sampled, *(_holds(f"[more.id for more in {m}_more]", contents) for m in MODALITIES)]),
+        "dataset": " OR ".join([sampled, *(_holds(f"{m}_more", contents) for m in MODALITIES)]),
     }
+
+
+def _holds(listed: str, values: Sequence[str]) -> str:
+    """The SQL condition that a list holds one of the values."""
+    return f"coalesce(list_has_any({listed}, [{', '.join(map(sql_string, values))}]::VARCHAR[]), false)"
 
 
 def _erase_from_snapshots(project: Project, lake: Lake, hashes: list[str], kept: Sequence[Snapshot]) -> None:
@@ -175,6 +181,10 @@ def _erase_from_snapshots(project: Project, lake: Lake, hashes: list[str], kept:
 def _without(rows: pa.Table, hashes: list[str]) -> pa.Table:
     for modality in MODALITIES:
         rows = rows.filter(pc.invert(pc.is_in(rows[f"{modality}_id"], pa.array(hashes, pa.string()))))
+        more, gone = rows[f"{modality}_more"], set(hashes)
+        if more.null_count < len(more):
+            ids = ({item if isinstance(item, str) else item["id"] for item in cell or ()} for cell in more.to_pylist())
+            rows = rows.filter(pa.array([gone.isdisjoint(some) for some in ids], pa.bool_()))
     return rows
 
 

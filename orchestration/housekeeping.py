@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from assets import featurizing, pipeline
 from assets.lake import Lake, sql_among, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP
@@ -137,13 +140,19 @@ def kept_snapshots(project: Project, lake: Lake) -> list[Snapshot]:
                 model=version["version"],
                 run_id=version["run_id"],
                 version=number,
-                ids={m: set(rows[f"{m}_id"].to_pylist()) - {None} for m in MODALITIES},
+                ids={m: _ids(rows, m) for m in MODALITIES},
                 note=note,
                 features=json.loads(note.get("features", "{}")),
                 tags=tags,
             )
         )
     return snapshots
+
+
+def _ids(rows: pa.Table, modality: str) -> set[str]:
+    """The contents that rows of `dataset` have of a modality."""
+    further = pc.list_flatten(rows[f"{modality}_more"]).to_pylist()
+    return {*rows[f"{modality}_id"].to_pylist(), *further} - {None}
 
 
 def _delete(lake: Lake, name: str, keys: Iterable[Key], alive: Set[str]) -> None:

@@ -146,7 +146,8 @@ def _check_model(project: Project, samples: pa.Table) -> None:
         return
     from training.building import check_model
 
-    check_model(model, training, project.features, [label for label in splits["train"] if label is not None])
+    labels = [label for label in splits["train"] if label is not None]
+    check_model(model, training, project.features, labels, project.align.several)
 
 
 def _align(

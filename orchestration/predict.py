@@ -1,5 +1,6 @@
 """Asks the champion: rows of text, image and speech to answers that name model version and dataset."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,12 @@ def file_of(modality: str, value: str, root: Path = Path()) -> Path | str:
     return value if is_list or catalog.MODALITIES.load(modality).is_text else root / value
 
 
+def given(row: Mapping[str, Any], modality: str) -> list[Any]:
+    """What a row has of a modality, as a list of any length."""
+    value = row.get(modality)
+    return value if isinstance(value, list) else [] if value is None or value == "" else [value]
+
+
 def named_value(text: str, columns: Sequence[str]) -> tuple[str, str]:
     """Of NAME=VALUE. Raises ValueError where NAME is none of the columns that the prompt names."""
     name, is_said, value = text.partition("=")
@@ -34,9 +41,11 @@ def named_value(text: str, columns: Sequence[str]) -> tuple[str, str]:
     return name, value
 
 
-def rows_of_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+def rows_of_table(
+    path: Path, columns: Sequence[str] = (), several: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
     """The rows of a table (`assets.tables`) with columns text, image and speech (`file_of`), and those that the prompt
-    names; empty is absent.
+    names; empty is absent. Where a row may have several of a modality, a cell is `a.jpg;b.jpg` or a list.
 
     Raises:
         ValueError: it cannot be read, none of the three columns is there, one is misspelt, or a file is not there.
@@ -49,15 +58,27 @@ def rows_of_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, Any
             raise ValueError(f"{path}: {slip}")
         if not record.values.keys() & set(MODALITIES):
             raise ValueError(f"{path}: has columns {', '.join(record.values)}, expected one of {', '.join(MODALITIES)}")
-        given = {m: record.values.get(m) or None for m in MODALITIES}
-        inputs = {m: value and file_of(m, value, path.parent) for m, value in given.items()}
-        for m, file in inputs.items():
-            if isinstance(file, Path) and not file.is_file():
-                raise ValueError(f"{path} line {record.line}: {m} {file} does not exist")
+        inputs: dict[str, Any] = {}
+        for m in MODALITIES:
+            cell = record.values.get(m) or ""
+            names = _listed(cell) if m in (several or {}) else [cell]
+            files = [file_of(m, name, path.parent) for name in names if name]
+            for file in files:
+                if isinstance(file, Path) and not file.is_file():
+                    raise ValueError(f"{path} line {record.line}: {m} {file} does not exist")
+            inputs[m] = files if len(files) > 1 else files[0] if files else None
         rows.append(inputs | {name: record.values.get(name) or None for name in columns})
     if not rows:
         raise ValueError(f"{path}: has no rows")
     return rows
+
+
+def _listed(cell: str) -> list[str]:
+    """What a cell names: between semicolons, or as a JSON list; a list of numbers is one vector."""
+    if not cell.startswith("["):
+        return [name.strip() for name in cell.split(";")]
+    listed = json.loads(cell)
+    return [str(name) for name in listed] if listed and isinstance(listed[0], str) else [cell]
 
 
 def answer(
@@ -95,18 +116,24 @@ def answer(
 
 
 def check_inputs(project: Project, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError where a row has a modality that the project's models do not take."""
+    """Raises ValueError where a row has a modality that the project's models do not take, or more of it."""
     for m in MODALITIES:
         if m not in project.modalities and any(row.get(m) for row in rows):
             takes = ", ".join(project.modalities)
             raise ValueError(f"{project.name} has no source of {m}, so its models take {takes} only")
+        counts, most = [len(given(row, m)) for row in rows], project.align.several.get(m, 1)
+        if (count := max(counts, default=0)) > most:
+            where = f"row {counts.index(count) + 1}" if len(rows) > 1 else "the row"
+            expected = f"{most} at most (align.several)" if most > 1 else "one"
+            raise ValueError(f"{where} has {count} of {m}, and {project.name} takes {expected}")
 
 
 def raw_schema() -> "pa.Schema":
     """Of rows that are asked: as `training.schema.RAW`, without what only samples have."""
     import pyarrow as pa
 
-    return pa.schema([RAW.field(name) for name in (*MODALITIES, "attributes")])
+    names = (*MODALITIES, *(f"{m}_more" for m in MODALITIES), "attributes")
+    return pa.schema([RAW.field(name) for name in names])
 
 
 def raw_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "Iterator[pa.RecordBatch]":
@@ -115,11 +142,15 @@ def raw_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "Iter
     import pyarrow as pa
 
     schema = raw_schema()
-    sizes = [sum(_size(row[m]) for m in MODALITIES if row.get(m)) for row in rows]
+    sizes = [sum(_size(value) for m in MODALITIES for value in given(row, m)) for row in rows]
     for part in portions(list(rows), sizes, _ROWS):
-        values = {m: [_content(row.get(m), schema.field(m).type) for row in part] for m in MODALITIES}
+        values = {
+            m: [[_content(one, schema.field(m).type) for one in given(row, m)] for row in part] for m in MODALITIES
+        }
+        first = {m: [(some or [None])[0] for some in listed] for m, listed in values.items()}
+        more = {f"{m}_more": [some[1:] for some in listed] for m, listed in values.items()}
         named = [as_object({name: row[name] for name in columns if row.get(name)}) for row in part]
-        yield pa.record_batch({**values, "attributes": named}, schema)
+        yield pa.record_batch({**first, **more, "attributes": named}, schema)
 
 
 def _content(value: Any, kind: Any) -> Any:
@@ -141,7 +172,9 @@ def refusal(rows: Sequence[Mapping[str, Any]], number: int, error: str) -> str:
     Args:
         error: as the model says it, with the modality first where it is about one.
     """
-    modality, _, words = error.partition(": ")
-    file = rows[number - 1].get(modality)
+    which, _, words = error.partition(": ")
+    modality, *place = which.split(" ")  # of several `image 2 of 3`
+    files = given(rows[number - 1], modality)
+    file = files[int(place[0]) - 1 if place and place[0].isdigit() else 0] if files else None
     said = f"{modality} {file}: {words}" if isinstance(file, Path) else error
     return said if len(rows) == 1 else f"row {number} cannot be answered: {said}"

@@ -22,9 +22,11 @@ from training.schema import EMBEDDINGS, MODALITIES, fingerprint
 
 _AT_ONCE = 10_000  # contents that one process of the model places; then they are safe
 _ROWS = 256  # that are read at once, if their media are small
-# What stands in samples, one row an item.
+# What stands in samples, one row an item; of several of a modality in their order.
 _ITEMS = " UNION ALL ".join(
-    f"SELECT sample_id, '{m}' AS modality, {m}_id AS id, {m}_item AS item_id FROM samples WHERE {m}_id IS NOT NULL"
+    f"SELECT sample_id, '{m}' AS modality, {m}_id AS id, {m}_item AS item_id, 0 AS place FROM samples "
+    f"WHERE {m}_id IS NOT NULL UNION ALL SELECT sample_id, '{m}', more.id, more.item, place FROM "
+    f"(SELECT sample_id, unnest({m}_more) AS more, generate_subscripts({m}_more, 1) AS place FROM samples)"
     for m in MODALITIES
 )
 
@@ -222,7 +224,7 @@ def _nearest(lake: Lake, keys: Mapping[str, str], query: Sequence[float], k: int
         )
         SELECT sample_id, similarity, nearest, modality, items.id, source, uri, member, "row", "text"
         FROM best JOIN items USING (sample_id) JOIN manifest m USING (item_id, modality)
-        ORDER BY similarity DESC, sample_id
+        ORDER BY similarity DESC, sample_id, place
         """,
         {"query": list(query), "k": k},
     ).to_pylist()

@@ -64,9 +64,9 @@ class _InputOption(click.Option):
 
 
 def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for each modality."""
+    """An option for each modality, which may be given several times."""
     for name in reversed(MODALITIES.names()):
-        command = click.option(f"--{name}", cls=_InputOption)(command)
+        command = click.option(f"--{name}", cls=_InputOption, multiple=True)(command)
     return command
 
 

@@ -189,6 +189,14 @@ def visits(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {f"{patient}/{visit}": f"f{n % 2}" for n, (patient, visit) in enumerate(keys)}
 
 
+def several_pictures(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    for n in range(60):
+        write(root / f"photos/f{n // 3}_{n % 3}.png", png(n))
+    rows = [f"f{n},Flat {n}.,{'high' if n % 2 else 'low'}" for n in range(20)]
+    write(root / "flats.csv", "\n".join(["flat,description,price_class", *rows]))
+    return {f"f{n}": "high" if n % 2 else "low" for n in range(20)}
+
+
 def links(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     (root / "photos").mkdir(parents=True)
     for n in range(24):
@@ -251,6 +259,7 @@ LAYOUTS = {
         shards,
         webdataset,
         visits,
+        several_pictures,
         links,
         streams,
         vectors,

@@ -1,7 +1,7 @@
 """A new model as the settings say it, before its training."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,7 @@ def build_model(
     tokenizer: PreTrainedTokenizerBase,
     modalities: tuple[str, ...],
     labels: Sequence[str] = (),
+    several: Mapping[str, int] | None = None,
 ) -> FusionModel:
     """A new model; the weights of pretrained parts are loaded: encoders of Hugging Face, and the language model unless
     it is `tiny`. Draws from torch's global generator.
@@ -38,6 +39,7 @@ def build_model(
     Args:
         modalities: those it can read.
         labels: of the training rows; the output may need them (`Output.fit`).
+        several: modality -> contents of it that a row may have, where that is not one.
 
     Raises:
         ValueError: the language model is not there or is none (`load_llm`), a target of LoRA is not there (`adapt`),
@@ -54,7 +56,8 @@ def build_model(
     size = None if pretrained is None else embedding_size(pretrained)
     base = {} if pretrained is None else {"model": name, "sha256": digest}
     fitted = output.fit(labels, tokenizer, settings)
-    config = _config(settings, features, starts, tokenizer, fitted, pretrained, embedding_size=size, llm_base=base)
+    facts = {"embedding_size": size, "llm_base": base, "several": _of(several, modalities)}
+    config = _config(settings, features, starts, tokenizer, fitted, pretrained, **facts)
     model = FusionModel(config, pretrained)
     if pretrained is None and not output.reads_answers:
         _silence(model.llm.base_model)
@@ -66,7 +69,11 @@ def build_model(
 
 
 def check_model(
-    settings: ModelSettings, training: TrainingSettings, features: FeatureSettings, labels: Sequence[str]
+    settings: ModelSettings,
+    training: TrainingSettings,
+    features: FeatureSettings,
+    labels: Sequence[str],
+    several: Mapping[str, int] | None = None,
 ) -> None:
     """Raises ValueError as `build_model` of the modalities that `settings` has encoders of would, but for what only
     weights tell: the language model's are not read, and pretrained encoders are looked at by `check_encoders`."""
@@ -75,11 +82,16 @@ def check_model(
     llm = None if name == TINY else empty_llm(name, output, tokenizer)
     # How long answers are the tokenizer of the training will know, which is fitted on more than labels.
     fitted = output.fit(labels, None if name == TINY and output.reads_answers else tokenizer, settings)
-    config = _config(settings, features, {}, tokenizer, fitted, llm, embedding_size=None if llm is None else 1.0)
+    facts = {"embedding_size": None if llm is None else 1.0, "several": _of(several, settings.encoders)}
+    config = _config(settings, features, {}, tokenizer, fitted, llm, **facts)
     for m, encoder in settings.encoders.items():
         if encoder.kind in PRETRAINED_ENCODERS:
             config.encoders[m], config.inputs[m] = "linear", to_dict(FeatureShape("vectors", 8))
     _check_room(FusionModel(config, llm))
+
+
+def _of(several: Mapping[str, int] | None, modalities: Iterable[str]) -> dict[str, int]:
+    return {m: most for m, most in (several or {}).items() if m in set(modalities)}
 
 
 def own_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:

@@ -18,7 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from training.features import FeatureSettings
 from training.mixing import mixed
 from training.padding import padded
-from training.processor import Row
+from training.processor import Row, contents
 from training.schema import MODALITIES
 from training.seeding import generator
 from training.tokenizer import encode
@@ -32,9 +32,10 @@ class Collator:
     """Rows to a batch of tensors, with what `FusionModel.forward` takes.
 
     present bool (B, N) in the order of `modalities`; for each modality X the values `X` in the form of its features,
-    and a mask `X_mask` where the form has one; prompt_ids and prompt_mask (B, P), padded on the left; where the prompt
-    names columns, column_ids and column_mask (B, columns, P); with `targets`, labels: what it makes of those of the
-    rows.
+    and a mask `X_mask` where the form has one; where rows may have several X, these are of the contents of all rows,
+    and `X_rows`, `X_places` (C,) say which row each belongs to and which of its it is; prompt_ids and prompt_mask
+    (B, P), padded on the left; where the prompt names columns, column_ids and column_mask (B, columns, P); with
+    `targets`, labels: what it makes of those of the rows.
 
     Args:
         modalities: those the model reads; the rest of a row is ignored.
@@ -45,6 +46,7 @@ class Collator:
         modality_dropout: chance that a present modality is hidden; the last one of a row never is.
         leads: what stands before a name within a template (`training.prompt`); one without stands by itself.
         columns: that the template names.
+        several: modality -> contents that a row may have of it, where that is not one (`FusionConfig`).
         seeds: the batch has `seeds` (B,), of each row by what is shown of it, for texts that are drawn.
         augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
         mixing: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
@@ -63,6 +65,7 @@ class Collator:
     prompt_room: int | None = None
     leads: Mapping[str, str] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+    several: Mapping[str, int] = field(default_factory=dict)
     seeds: bool = False
     _encoded: dict[tuple[str, bool], list[int]] = field(default_factory=dict, repr=False)
 
@@ -77,6 +80,8 @@ class Collator:
             if modality == self.prompt:
                 ids = [self._prompt(row) if m is not None else [] for m, row in zip(columns, rows, strict=True)]
                 batch["prompt_ids"], batch["prompt_mask"] = padded(ids, int(self.tokenizer.pad_token_id), left=True)
+            elif modality in self.several:
+                batch |= self._several(modality, rows, columns)
             else:
                 values, mask = self._featurizers[modality].batch(self._values(modality, rows, columns))
                 batch |= {modality: values} | ({} if mask is None else {f"{modality}_mask": mask})
@@ -93,6 +98,27 @@ class Collator:
             batch = mixed(batch, self.modalities, self.mixing, random)
         return batch
 
+    def _several(
+        self, modality: str, rows: Sequence[Row], columns: Sequence[dict[str, Any] | None]
+    ) -> dict[str, Tensor]:
+        """The contents of all rows, one after the other; a batch without any has one that is hidden."""
+        shown = [(n, row) for n, (row, first) in enumerate(zip(rows, columns, strict=True)) if first is not None]
+        read = [(n, place, given) for n, row in shown for place, given in enumerate(self._contents(row, modality))]
+        numbers, places, given = zip(*read, strict=True) if read else ((0,), (0,), (None,))
+        values, mask = self._featurizers[modality].batch(
+            self._values(modality, [rows[n] for n in numbers], given, places)
+        )
+        at = {f"{modality}_rows": torch.tensor(numbers), f"{modality}_places": torch.tensor(places)}
+        return {modality: values} | ({} if mask is None else {f"{modality}_mask": mask}) | at
+
+    def _contents(self, row: Row, modality: str) -> list[dict[str, Any]]:
+        """Those that hold anything, of a modality that the encoder reads. Raises ValueError: more than there may be."""
+        most, given = self.several.get(modality, 1), contents(row, modality)
+        if len(given) > most:
+            expected = f"{most} ({modality}: align.several)" if most > 1 else f"one {modality}"
+            raise ValueError(f"{row.get('sample_id') or 'this row'} has {len(given)}, and the model takes {expected}")
+        return [columns for columns in given if len(columns[self._featurizers[modality].read])]
+
     def shown(self, row: Row) -> list[str]:
         """The modalities of the row that the model sees."""
         present = [m for m in self.modalities if self._has(row, m) and (self.keep is None or m in self.keep)]
@@ -107,13 +133,15 @@ class Collator:
     def _has(self, row: Row, modality: str) -> bool:
         if (columns := row[modality]) is None:
             return False
+        if modality in self.several:
+            return bool(self._contents(row, modality))
         return len(columns["text" if modality == self.prompt else self._featurizers[modality].read]) > 0
 
     def _seed(self, row: Row, shown: Sequence[str]) -> int:
         """Of what the model reads, not of its name: who asks the same twice gets the same answer."""
         digest = hashlib.blake2b(digest_size=7)
-        for m in shown:
-            read = row[m]["text" if m == self.prompt else self._featurizers[m].read]
+        for m, columns in ((name, given) for name in shown for given in contents(row, name)):
+            read = columns["text" if m == self.prompt else self._featurizers[m].read]
             content = read.encode() if isinstance(read, str) else np.ascontiguousarray(read).tobytes()
             digest.update(f"{m} {len(content)} ".encode() + content)
         if self.columns:
@@ -121,14 +149,20 @@ class Collator:
         return int.from_bytes(digest.digest(), "big")
 
     def _values(
-        self, modality: str, rows: Sequence[Row], columns: Sequence[dict[str, Any] | None]
+        self,
+        modality: str,
+        rows: Sequence[Row],
+        columns: Sequence[dict[str, Any] | None],
+        places: Sequence[int] = (),
     ) -> list[np.ndarray | None]:
-        """What the featurizer makes a batch of; in training augmented with a generator of the row's own."""
+        """What the featurizer makes a batch of; in training augmented with a generator of the row's own, and of the
+        content's place in it."""
         featurizer = self._featurizers[modality]
         if (change := self.augment.get(modality)) is None:
             return [None if column is None else column[featurizer.read] for column in columns]
         assert featurizer.augmented is not None
-        keys = [(row["epoch"], f"{row['sample_id']} {modality}") for row in rows]
+        named = [f"{modality} {place}" if place else modality for place in places or [0] * len(rows)]
+        keys = [(row["epoch"], f"{row['sample_id']} {name}") for row, name in zip(rows, named, strict=True)]
         return [
             None if column is None else change(column[featurizer.augmented], generator(self.seed, *key))
             for column, key in zip(columns, keys, strict=True)
@@ -194,6 +228,7 @@ def make_collator(
         prompt_room=model.prompt_room,
         leads=config.leads,
         columns=config.columns,
+        several=config.several,
         seeds=bool(config.generation.get("do_sample")),
     )
 

@@ -1,8 +1,9 @@
 """Rows for training and evaluation: feature tables -> memory-mapped Arrow cache -> rows (-> batches: `collator`).
 
 A *row* is a dict with sample_id, label, epoch, and for each modality a dict of its features' columns (tensors, and of a
-text the text), or None where the sample lacks it; where the prompt names columns of the samples, these as `columns`, a
-dict of strings. The same rows come from raw input when a model serves (`Processor`), so both go through one `Collator`.
+text the text), or None where the sample lacks it; where it has several contents of a modality X, `X_more` is the list
+of the further ones; where the prompt names columns of the samples, these as `columns`, a dict of strings. The same rows
+come from raw input when a model serves (`Processor`), so both go through one `Collator`.
 
 Order and pairing of an epoch are drawn from generators keyed by (seed, epoch, sample id), never from global state, so a
 resumed run sees what the undisturbed one would have seen.
@@ -45,13 +46,16 @@ class SampleDataset(torch.utils.data.Dataset):
         """Args: `columns` are those of the samples' attributes that rows have."""
         attributes = [named_columns(cell, columns) for cell in index["attributes"].to_pylist()] if columns else []
         names = (f"{m}_{part}" for part in ("id", "pool") for m in MODALITIES)
-        index = index.select(["sample_id", "label", *names])
+        further = [f"{m}_more" for m in MODALITIES if _has_further(index, m)]
+        index = index.select(["sample_id", "label", *names, *further])
         if columns:
             index = index.append_column("attributes", pa.array(map(json.dumps, attributes), pa.string()))
         self.index, self.columns, self._attributes, self._pairing = index, tuple(columns), attributes, pairing
         self._ids, self._labels = index["sample_id"].combine_chunks(), index["label"].combine_chunks()
         self.caches = dict(caches)
         self._positions = {m: cache.positions(index[f"{m}_id"]) for m, cache in self.caches.items()}
+        some = {m: cache for m, cache in self.caches.items() if f"{m}_more" in further}
+        self._further = {m: _Further(index[f"{m}_more"], cache) for m, cache in some.items()}
 
     def __len__(self) -> int:
         return self.index.num_rows
@@ -72,6 +76,10 @@ class SampleDataset(torch.utils.data.Dataset):
             for row, position in zip(rows, positions.tolist(), strict=True):
                 if position >= 0:
                     row[modality] = cache.read(position)
+        for modality, listed in self._further.items():
+            for row, n in zip(rows, numbers, strict=True):
+                if len(positions := listed.positions(n)):
+                    row[f"{modality}_more"] = [self.caches[modality].read(int(position)) for position in positions]
         if self.columns:
             for row, n in zip(rows, numbers, strict=True):
                 row["columns"] = self._attributes[n]
@@ -121,6 +129,24 @@ class SampleDataset(torch.utils.data.Dataset):
         return SampleDataset(self.index, self.caches, self.columns, Pairing(self.index, seed))
 
 
+def _has_further(index: pa.Table, modality: str) -> bool:
+    """Whether a row has several contents of it."""
+    name = f"{modality}_more"
+    return name in index.column_names and index[name].null_count < len(index)
+
+
+class _Further:
+    """Where the further contents of each row lie in a cache."""
+
+    def __init__(self, more: pa.ChunkedArray, cache: FeatureCache) -> None:
+        lengths = pc.fill_null(pc.list_value_length(more), 0)
+        self._ends = np.cumsum(lengths.to_numpy())
+        self._positions = cache.positions(pc.list_flatten(more))
+
+    def positions(self, row: int) -> np.ndarray:
+        return self._positions[self._ends[row - 1] if row else 0 : self._ends[row]]
+
+
 def named_columns(attributes: str | None, columns: Sequence[str]) -> dict[str, str]:
     """Of a JSON object, the values of these columns; "" where it has none."""
     values = json.loads(attributes or "{}") if columns else {}
@@ -147,6 +173,8 @@ def open_samples(
     caches = {}
     for modality, fingerprint in fingerprints.items():
         ids = pc.unique(index[f"{modality}_id"]).drop_null().to_pylist()
+        if _has_further(index, modality):
+            ids += pc.unique(pc.list_flatten(index[f"{modality}_more"])).to_pylist()
         ids += (noise or {}).get(modality, ())
         if ids:
             store = FeatureCache(cache, modality, fingerprint, needed_columns(modality, features))

@@ -219,6 +219,7 @@ def _task(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "T
         tokenizer=make_tokenizer(splits["train"], run.model, run.training),
         keep=frozenset(run.keep),
         noise=_clips(splits["train"], spec, run),
+        several=run.several,
     )
 
 

@@ -92,6 +92,20 @@ class CrossAttention(nn.Module):
         return self.dropout(self.out(read.transpose(1, 2).flatten(2)))
 
 
+class Places(nn.Module):
+    """What is added to the tokens (B, T, D) of a content for its place among several, at first nothing."""
+
+    def __init__(self, places: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(places, width))
+
+    def reset_parameters(self) -> None:
+        initialization.zeros_(self.weight)
+
+    def forward(self, tokens_BTD: Tensor, places_B: Tensor) -> Tensor:
+        return tokens_BTD + self.weight[places_B][:, None].to(tokens_BTD.dtype)
+
+
 class SizedNorm(nn.RMSNorm):
     """Root mean square norm (Zhang and Sennrich 2019) whose results start at the size `size`, and learn another."""
 

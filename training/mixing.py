@@ -7,7 +7,7 @@ and the loss is l L(y_i) + (1 - l) L(y_j), for a class the same as that of the m
 Shapes: B rows, K masks of a row side by side.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from training.outputs.base import Output
 
 
-def can_mix(modalities: Sequence[str], features: "FeatureSettings", output: "Output", columns: Sequence[str]) -> bool:
+def can_mix(
+    modalities: Sequence[str],
+    features: "FeatureSettings",
+    output: "Output",
+    columns: Sequence[str],
+    several: Collection[str] = (),
+) -> bool:
     """Whether rows may be mixed without anybody having asked for it; see `check_mixing`."""
-    return output.has_labels and not any(_obstacles(modalities, features, output, columns))
+    return output.has_labels and not any(_obstacles(modalities, features, output, columns, several))
 
 
 def check_mixing(
@@ -32,20 +38,28 @@ def check_mixing(
     features: "FeatureSettings",
     output: "Output",
     columns: Sequence[str] = (),
+    several: Collection[str] = (),
 ) -> None:
     """Raises ValueError where rows of such features, or answers of such an output, cannot be mixed.
 
     Args:
         columns: that the prompt names.
+        several: the modalities of which a row may have several contents.
     """
-    for obstacle in _obstacles(modalities, features, output, columns):
+    for obstacle in _obstacles(modalities, features, output, columns, several):
         check(alpha == 0, "training.mixing", alpha, f"0 {obstacle}")
 
 
 def _obstacles(
-    modalities: Sequence[str], features: "FeatureSettings", output: "Output", columns: Sequence[str]
+    modalities: Sequence[str],
+    features: "FeatureSettings",
+    output: "Output",
+    columns: Sequence[str],
+    several: Collection[str],
 ) -> Iterator[str]:
     """Beside what rows cannot be mixed, and why."""
+    if several:
+        yield f"beside align.several ({', '.join(several)}): rows with different numbers of contents cannot be mixed"
     if columns:
         yield "beside columns in model.prompt: texts cannot be mixed"
     for modality in modalities:

@@ -3,8 +3,8 @@
     x_m = f(e_t, e_v, e_s)   soft tokens, read by the language model before the prompt
     y = M(x_m, prompt)       what the output makes of it: generated text, a class, ...
 
-Shapes: B rows, N modalities, T soft tokens of each modality, X soft tokens of x_m, P prompt tokens, S = X + P context,
-D width: of the encoders' tokens before the fusion, of the language model behind it.
+Shapes: B rows, C contents, N modalities, T soft tokens of each, X soft tokens of x_m, P prompt tokens, S = X + P
+context, D width: of the encoders' tokens before the fusion, of the language model behind it.
 """
 
 import math
@@ -26,7 +26,7 @@ from training.compilation import CompiledLayers
 from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
-from training.layers import AttentionPool, ModelShape, Readout, SharedSpace, SizedNorm
+from training.layers import AttentionPool, ModelShape, Places, Readout, SharedSpace, SizedNorm
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
@@ -55,7 +55,9 @@ class FusionModel(AdaptedModel):
         self.projectors = nn.ModuleDict(
             {m: nn.Sequential(nn.LayerNorm(e.width), nn.Linear(e.width, config.width)) for m, e in encoders.items()}
         )
-        self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), shape)
+        self.places = nn.ModuleDict({m: Places(most, config.width) for m, most in config.several.items()})
+        whole = replace(shape, tokens=config.tokens * max(config.several.values(), default=1))
+        self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), whole)
         self.to_llm = nn.Identity() if config.width == config.llm_width else nn.Linear(config.width, config.llm_width)
         size = config.embedding_size
         self.soft_norm = nn.Identity() if size is None else SizedNorm(config.llm_width, size)
@@ -83,7 +85,7 @@ class FusionModel(AdaptedModel):
             initialization.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 initialization.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        elif isinstance(module, Fusion | AttentionPool | Readout | SharedSpace | SizedNorm):
+        elif isinstance(module, Fusion | AttentionPool | Places | Readout | SharedSpace | SizedNorm):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -109,11 +111,13 @@ class FusionModel(AdaptedModel):
     ) -> tuple[Tensor, Tensor]:
         """The projected tokens e_m of all modalities (B, N, T, D) and their mask (B, N, T), true where real.
 
-        Only rows that have a modality are encoded, so what stands in the others is never read.
+        Only rows that have a modality are encoded, so what stands in the others is never read. The tokens of several
+        contents of a row lie one behind the other.
 
         Args:
             present: bool (B, N), which of `config.modalities` each row has.
-            features: for each modality X the values `X` and, where its form has one, the mask `X_mask`.
+            features: for each modality X the values `X` and, where its form has one, the mask `X_mask`; of those of
+                `config.several` not of each row but of each content, whose rows and places are `X_rows`, `X_places`.
         """
         inputs = {m: (features.get(m), features.get(f"{m}_mask")) for m in self.config.modalities}
         if self.prompt is not None and prompt_ids is not None:
@@ -121,12 +125,23 @@ class FusionModel(AdaptedModel):
         tokens_BNTD = self.fusion.stand_in_NTD.new_zeros(len(present), *self.fusion.stand_in_NTD.shape)
         mask_BNT = torch.zeros(tokens_BNTD.shape[:3], dtype=torch.bool, device=present.device)
         for n, modality in enumerate(self.config.modalities):
-            rows_B = present[:, n].nonzero()[:, 0]
-            if len(rows_B):
-                values, mask = (None if tensor is None else tensor[rows_B] for tensor in inputs[modality])
-                encoded, mask_BNT[rows_B, n] = self.encoders[modality](values, mask)
+            if modality in self.places:
+                rows_C, places_C = features[f"{modality}_rows"], features[f"{modality}_places"]
+                read_C = present[rows_C, n].nonzero()[:, 0]
+                rows_C, places_C = rows_C[read_C], places_C[read_C]
+            else:
+                rows_C = read_C = present[:, n].nonzero()[:, 0]
+                places_C = torch.zeros_like(rows_C)
+            if len(rows_C):
+                values, mask = (None if tensor is None else tensor[read_C] for tensor in inputs[modality])
+                encoded, mask_CT = self.encoders[modality](values, mask)
                 projected = self.projectors[modality](encoded)
-                tokens_BNTD = tokens_BNTD.to(projected.dtype).index_put((rows_B, torch.tensor(n)), projected)
+                if modality in self.places:
+                    projected = self.places[modality](projected, places_C)
+                at_CT = places_C[:, None] * mask_CT.shape[1] + torch.arange(mask_CT.shape[1], device=places_C.device)
+                mask_BNT[rows_C[:, None], n, at_CT] = mask_CT
+                at = rows_C[:, None], torch.tensor(n), at_CT
+                tokens_BNTD = tokens_BNTD.to(projected.dtype).index_put(at, projected)
         return tokens_BNTD, mask_BNT
 
     def fuse(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:

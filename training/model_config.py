@@ -27,6 +27,8 @@ class FusionConfig(PreTrainedConfig):
     encoders: dict[str, Any] = field(default_factory=dict)  # modality -> kind, or mapping of kind and options
     inputs: dict[str, Any] = field(default_factory=dict)  # modality -> fields of FeatureShape
     pretrained: dict[str, Any] = field(default_factory=dict)  # modality -> facts of an encoder that is: Encoder.start
+    # modality -> contents that a row may have of it, each with `tokens` of its own; of others one
+    several: dict[str, int] = field(default_factory=dict)
     fusion: Any = "attention"  # as an encoder
     output: Any = "text"  # as an encoder
     fitted: dict[str, Any] = field(default_factory=dict)  # what the output learned of the training labels: Output.fit

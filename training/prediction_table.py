@@ -37,15 +37,21 @@ def prediction_table(spec: JobSpec, predictions: pa.Table, run: RunSpec) -> dict
 
 def _inputs(spec: JobSpec, samples: Sequence[str]) -> Mapping[str, dict[str, Any]]:
     """Sample id -> modality -> text, or name of the file; None where it has none."""
-    columns = [f"{m}_item" for m in MODALITIES]
+    columns, more = [f"{m}_item" for m in MODALITIES], [f"{m}_more" for m in MODALITIES]
     wanted = pc.field("sample_id").isin(samples)
-    joined = _open(spec, "samples").to_table(["sample_id", *columns], filter=wanted).to_pylist()
+    joined = _open(spec, "samples").to_table(["sample_id", *columns, *more], filter=wanted).to_pylist()
     items = {row[column] for row in joined for column in columns} - {None}
     named = _open(spec, "manifest").to_table(
         ["item_id", "modality", "uri", "member", "row", "text"], filter=pc.field("item_id").isin(sorted(items))
     )
     names = {row["item_id"]: _name(row, spec) for row in named.to_pylist()}
-    return {row["sample_id"]: {m: names.get(row[f"{m}_item"]) for m in MODALITIES} for row in joined}
+    return {row["sample_id"]: {m: _named(row, m, names) for m in MODALITIES} for row in joined}
+
+
+def _named(row: Mapping[str, Any], modality: str, names: Mapping[str, str]) -> str | None:
+    """The first item that a sample has, and how many more."""
+    name, more = names.get(row[f"{modality}_item"]), row[f"{modality}_more"]
+    return f"{name} (+{len(more)} more)" if name is not None and more else name
 
 
 def _open(spec: JobSpec, table: str) -> Any:

@@ -20,6 +20,13 @@ from training.settings import MediaLimits
 from training.validation import to_dict
 
 Row = dict[str, Any]
+
+
+def contents(row: Row, modality: str) -> list[dict[str, Any]]:
+    """The columns of each content that a row has of a modality, in order."""
+    return [] if row[modality] is None else [row[modality], *row.get(f"{modality}_more", ())]
+
+
 _FILE = "processor.json"
 
 

@@ -235,6 +235,8 @@ def _example(cell: SubFigure, row: Mapping[str, Any], answer: str | None, modali
     pictured = {m: kind for m, kind in kinds.items() if kind.picture is not None}
     for axes, (m, kind) in zip(np.ravel(cell.subplots(1, max(1, len(pictured)))), pictured.items(), strict=False):
         _picture(axes, m, kind, row[m])
+        if more := row.get(f"{m}_more"):
+            axes.set_title(f"+{len(more)} more", fontsize=6, color=GREY, pad=2)
     label = row["label"] or "none"
     right = answer is not None and row["label"] is not None and answer.strip() == label.strip()
     words = "no answer" if answer is None else _short(answer or "(nothing)", 30)

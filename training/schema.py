@@ -101,8 +101,13 @@ def features_schema(modality: str, tensors: Iterable[str]) -> pa.Schema:
 
 
 # Rows as a model gets them from outside, before anything is decoded: text as it is, media as the bytes of the file.
+_RAW_TYPES = {name: m().raw_type for name, m in _CLASSES.items()}
 RAW = _schema(
-    sample_id=_STRING, label=_STRING, **{name: m().raw_type for name, m in _CLASSES.items()}, attributes=_STRING
+    sample_id=_STRING,
+    label=_STRING,
+    **_RAW_TYPES,
+    **{f"{name}_more": pa.list_(kind) for name, kind in _RAW_TYPES.items()},
+    attributes=_STRING,
 )
 
 # One row per sample, written whole.

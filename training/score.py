@@ -3,10 +3,10 @@
     python -P -m training.score MODEL ROWS ANSWERS
 
 MODEL is a bundle (config.json, model.safetensors, processor.json, tokenizer) or the folder of a logged model that
-holds one. ROWS is Parquet with sample_id (may be absent), text (string), image and speech (binary, as files),
-attributes (a JSON object of other columns, of which the model's prompt may name some); ANSWERS becomes Parquet with
-sample_id, prediction, error, probability, best (`training.schema.BEST`), parts (`training.schema.PARTS`), in the same
-order of rows.
+holds one. ROWS is Parquet with sample_id (may be absent), text (string), image and speech (binary, as files), of
+several in a row the further ones as lists (image_more), attributes (a JSON object of other columns, of which the
+model's prompt may name some); ANSWERS becomes Parquet with sample_id, prediction, error, probability, best
+(`training.schema.BEST`), parts (`training.schema.PARTS`), in the same order of rows.
 Two versions bring two packages called `training`, so they are never loaded in one process: `score_command` says how to
 start one.
 """
@@ -60,26 +60,37 @@ class Answerer:
         # With its config: the tokenizer would look for one of its own, and warn that this one is not known to it.
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
         self.modalities, self.columns = tuple(config.modalities), config.columns  # those that the model reads
+        self.several = config.several
         self.output = self._model.output
         self._collate = make_collator(self._model, self._tokenizer, self.processor.features)
 
     def read(self, inputs: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """The row of `Processor.row` for text, image and speech as given, with the other columns that the prompt names
-        (`training.data.named_columns`). Raises ValueError that names the modality."""
+        """The row of `Processor.row` for text, image and speech as given, or a list of several of a modality, with the
+        other columns that the prompt names (`training.data.named_columns`). Raises ValueError that names the
+        modality."""
         # In the form that the tables' cells have.
         given = columns or {}
         cells = {name: unicodedata.normalize("NFC", given.get(name) or "").strip() for name in self.columns}
         row = self.processor.row() | {"columns": cells}
         for modality, value in inputs.items():
-            try:
-                row[modality] = self.processor.row(**{modality: value})[modality]
-            except MediaError as error:
-                raise ValueError(f"{modality}: {error}") from error
+            values = value if isinstance(value, list) else [value]
+            if len(values) > (most := self.several.get(modality, 1)):
+                raise ValueError(f"{modality}: {len(values)} are given, and the model takes {most} in a row")
+            row[modality], *more = [self._content(modality, values, n) for n in range(len(values))]
+            row |= {f"{modality}_more": more} if more else {}
         try:
             self._collate.check_prompts([row])
         except ValueError as error:
             raise ValueError(f"{self._collate.prompt or self.columns[0]}: {error}") from error
         return row
+
+    def _content(self, modality: str, values: Sequence[Any], number: int) -> dict[str, Any]:
+        try:
+            columns: dict[str, Any] = self.processor.row(**{modality: values[number]})[modality]
+        except MediaError as error:
+            which = f" {number + 1} of {len(values)}" if len(values) > 1 else ""
+            raise ValueError(f"{modality}{which}: {error}") from error
+        return columns
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Answer]:
         parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
@@ -119,7 +130,7 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[
     results = [{"sample_id": row.get("sample_id"), "prediction": None, "error": None} for row in rows]
     read: dict[int, dict[str, Any]] = {}
     for number, row in enumerate(rows):
-        inputs = {m: row[m] for m in answerer.modalities if row.get(m) is not None}
+        inputs = {m: given for m in answerer.modalities if (given := _given(row, m, answerer.several.get(m, 1)))}
         try:
             if not inputs:
                 raise ValueError(f"has nothing that this model reads ({', '.join(answerer.modalities)})")
@@ -130,6 +141,13 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[
         results[number] |= {"prediction": answer.prediction, "probability": answer.probability}
         results[number] |= {"best": answer.best_rows(), "parts": answer.part_rows()}
     return results
+
+
+def _given(row: Mapping[str, Any], modality: str, most: int) -> list[Any]:
+    """What a raw row has of a modality. Of a sample, which a model of fewer may be judged by, no more than the model
+    reads: the first ones."""
+    given = [value for value in (row.get(modality), *(row.get(f"{modality}_more") or ())) if value is not None]
+    return given if row.get("sample_id") is None else given[:most]
 
 
 def score_command(model: Path, rows: Path, answers: Path) -> tuple[list[str], dict[str, str]]:

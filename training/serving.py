@@ -5,7 +5,8 @@
 
 Input (`dataframe_records` or `dataframe_split`): optional string columns text, image, speech; media are files as base64
 (standard or URL-safe, or a data: URL); of a modality that the model reads as vectors, a JSON list of numbers or of such
-lists; and the columns that its prompt names. Null, NaN, "" and a missing column mean: not given. Output: prediction,
+lists; where it takes several in a row (`align.several`), a JSON array of such strings; and the columns that its prompt
+names. Null, NaN, "" and a missing column mean: not given. Output: prediction,
 model_version (null where the model was not fetched as a version), dataset_fingerprint; probability (that the prediction
 is right; null where the output has none), abstained (true: the probability is below `abstain_below`, and the prediction
 null), best (the most probable answers, each with its probability); of a model that gives several answers at once also
@@ -19,6 +20,7 @@ import base64
 import binascii
 import contextlib
 import dataclasses
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
+from training.catalog import MODALITIES as MODALITY_KINDS
 from training.processor import Processor
 from training.records import ANSWERS
 from training.schema import MODALITIES
@@ -70,13 +73,20 @@ class ServedModel(PythonModel):
     # two steps of `predict`, by which it answers many requests together.
 
     def about(self) -> dict[str, Any]:
-        """Version, dataset, inputs (how their files are chosen; of a text: its type), the other columns that it reads
-        and the limits of one row."""
+        """Version, dataset, inputs (how their files are chosen, of a text its type; how many a row takes), the other
+        columns that it reads and the limits of one row."""
         kinds = {name: self.answerer.processor.modalities[name] for name in self.answerer.modalities}
         return {
             "version": self.version,
             "dataset_fingerprint": self.dataset_fingerprint,
-            "inputs": {name: {"type": kind.media_type, "suffixes": kind.file_suffixes} for name, kind in kinds.items()},
+            "inputs": {
+                name: {
+                    "type": kind.media_type,
+                    "suffixes": kind.file_suffixes,
+                    "most": self.answerer.several.get(name, 1),
+                }
+                for name, kind in kinds.items()
+            },
             "columns": list(self.answerer.columns),
             "limits": dataclasses.asdict(self.answerer.processor.limits),
         }
@@ -118,13 +128,14 @@ def read_inputs(
     """What a row gives: texts and vectors as they are, media as the bytes of the file. Raises MlflowException."""
     inputs: dict[str, Any] = {}
     for modality in MODALITIES:
-        if not (value := _string(record, number, modality)):
+        if not (given := _strings(record, number, modality)):
             continue
         if modality not in modalities:
             raise _invalid(f"row {number}, column {modality}: this model takes {', '.join(modalities)} only")
         try:
-            as_string = processor.modalities[modality].as_string
-            inputs[modality] = value if as_string else media_bytes(value, processor.limits.max_bytes)
+            if not processor.modalities[modality].as_string:
+                given = [media_bytes(value, processor.limits.max_bytes) for value in given]
+            inputs[modality] = given
         except ValueError as error:
             raise _invalid(f"row {number}, column {modality}: {error}") from error
     if not inputs:
@@ -140,6 +151,20 @@ def read_columns(record: Mapping[str, Any], number: int, columns: Sequence[str],
             words = f"has {len(value)} characters, and the limit is {most} (max_characters)"
             raise _invalid(f"row {number}, column {name}: {words}")
     return values
+
+
+def _strings(record: Mapping[str, Any], number: int, modality: str) -> list[Any]:
+    """What a row gives of a modality: a string, or a list of them; as JSON, too, since a column of MLflow's holds
+    strings alone."""
+    value = listed = record.get(modality)
+    if MODALITY_KINDS.load(modality).is_text:
+        listed = None
+    elif isinstance(value, str) and value[:1] == "[":
+        with contextlib.suppress(ValueError, RecursionError):
+            listed = json.loads(value)
+    if not (isinstance(listed, list) and listed and all(isinstance(one, str | None) for one in listed)):
+        listed = [value]
+    return [string for one in listed if (string := _string({modality: one}, number, modality))]
 
 
 def _string(record: Mapping[str, Any], number: int, column: str) -> str:

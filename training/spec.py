@@ -32,6 +32,7 @@ class RunSpec:
     training: TrainingSettings
     keep: tuple[str, ...]
     noise: dict[str, tuple[str, ...]]  # modality -> contents of the clips that augmentation adds to it
+    several: dict[str, int]  # modality -> contents of it that a row may have, where that is not one
     fingerprint: str  # of everything that decides the weights
 
     @property
@@ -82,6 +83,7 @@ def plan_runs(
     modalities: Sequence[str],
     dataset: str,
     noise: Mapping[str, Sequence[str]] | None = None,
+    several: Mapping[str, int] | None = None,
 ) -> list[RunSpec]:
     """The model itself, on all modalities that the project has, and what it must beat: each modality alone (where the
     output can answer by one), and plain concatenation (unless the model is that itself); these are the same model
@@ -90,6 +92,7 @@ def plan_runs(
     Args:
         dataset: the snapshot's fingerprint.
         noise: modality -> contents of the clips that augmentation adds to it.
+        several: modality -> contents of it that a row may have, where that is not one.
     """
     versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
     # Features that are applied when a batch is made, so that the dataset's fingerprint does not know them.
@@ -97,11 +100,18 @@ def plan_runs(
     clips = {m: tuple(sorted(ids)) for m, ids in (noise or {}).items() if m in training.augmentation and ids}
 
     def run(name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str]) -> RunSpec:
-        settings = identity(model), training_identity(training), sorted(keep), batches, *([clips] if clips else [])
+        places = {m: most for m, most in (several or {}).items() if m in keep}
+        settings = identity(model), training_identity(training), sorted(keep), batches, *filter(None, (clips, places))
         # With its role: a model is registered, and a baseline of the same settings is not, so neither stands for both.
         name_of_all = fingerprint("training", VERSION, name, versions, dataset, *settings)
         return RunSpec(
-            name=name, model=model, training=training, keep=tuple(keep), noise=clips, fingerprint=name_of_all
+            name=name,
+            model=model,
+            training=training,
+            keep=tuple(keep),
+            noise=clips,
+            several=places,
+            fingerprint=name_of_all,
         )
 
     # A baseline that cannot stop early is validated once, at its end: generating answers takes as long as training.

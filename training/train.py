@@ -35,6 +35,7 @@ from training.model import FusionModel
 from training.objectives.options import check_objectives
 from training.outputs.base import Output
 from training.packing import keeps_rows_apart, unpackable
+from training.processor import contents
 from training.records import Answer
 from training.schema import fingerprint, subset_name
 from training.settings import TINY, ModelSettings, TrainingSettings, for_rows
@@ -78,9 +79,11 @@ class TrainingTask:
     test: Sequence[Row] | SampleDataset = ()  # answered afterwards; decides no weight
     keep: frozenset[str] | None = None  # modalities the model may read (for baselines); None: all of the training rows
     noise: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)  # modality -> clips for augmentation
+    several: Mapping[str, int] = field(default_factory=dict)  # modality -> contents that a row may have, if not one
 
     def __post_init__(self) -> None:
-        mixable = can_mix(self.modalities, self.features, OUTPUTS.make(self.model.output, {}), self.model.columns)
+        output, several = OUTPUTS.make(self.model.output, {}), set(self.several).intersection(self.modalities)
+        mixable = can_mix(self.modalities, self.features, output, self.model.columns, several)
         counts = len(self.train), len(self.validation)
         object.__setattr__(self, "training", for_rows(self.training, self.model, *counts, mixable))
 
@@ -94,7 +97,8 @@ class TrainingTask:
         settings = identity(self.model), training_identity(self.training), self.features.plain()
         # Where layers are parted the optimizer has other groups: neither goes on from the other's checkpoint.
         parted = ["shard"] if shards() else []
-        return fingerprint(*settings, list(self.modalities), self.train.identity(), *parted)
+        several = [dict(self.several)] if self.several else []
+        return fingerprint(*settings, list(self.modalities), self.train.identity(), *parted, *several)
 
 
 def fit(
@@ -163,7 +167,7 @@ def new_model(task: TrainingTask) -> FusionModel:
     """The model before its first step, with its objectives."""
     torch.manual_seed(task.training.seed)  # the weights' start; everything random in the data has keys of its own
     labels = [label for label in task.train.labels if label is not None]
-    network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels)
+    network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels, task.several)
     for modality in network.config.modalities:
         encoder: Encoder = network.encoders[modality]  # type: ignore[assignment]  # of a ModuleDict
         encoder.fit(_read_tensors(task, modality))
@@ -175,10 +179,10 @@ def new_model(task: TrainingTask) -> FusionModel:
 
 
 def _read_tensors(task: TrainingTask, modality: str) -> Iterator[np.ndarray]:
-    """What the encoder of a modality reads of each training row that has it."""
+    """What the encoder of a modality reads of each content of the training rows."""
     name = task.features.featurizer(modality).read
     for n in range(len(task.train)):
-        if (columns := task.train[n][modality]) is not None:
+        for columns in contents(task.train[n], modality):
             yield columns[name]
 
 
@@ -188,7 +192,8 @@ def make_trainer(
     """What trains `network` as the task says; its checkpoints go to `folder`."""
     training, rows = task.training, len(task.train)
     assert training.epochs is not None
-    check_mixing(training.mixing or 0.0, task.modalities, task.features, network.output, network.config.columns)
+    mixing, config = training.mixing or 0.0, network.config
+    check_mixing(mixing, task.modalities, task.features, network.output, config.columns, config.several)
     network.leave_out_base(of_encoders=True)
     network.packs = _packs(task, network)
     if training.compile:

@@ -6,7 +6,9 @@ brings a `training` of its own.
 """
 
 import base64
+import contextlib
 import io
+import json
 import re
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
@@ -35,7 +37,12 @@ def _too_large(what: str) -> Refused:
 
 
 def _strings(rows: Sequence[Record]) -> Iterable[str]:
-    return (value for row in rows for value in row.values() if isinstance(value, str) and value)
+    """Those of the rows, and those in lists of several, which may be JSON within a string."""
+    for value in (value for row in rows for value in row.values()):
+        if isinstance(value, str) and value[:1] == "[":
+            with contextlib.suppress(ValueError, RecursionError):
+                value = json.loads(value)
+        yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one)
 
 
 def _content(value: str) -> bytes | None:

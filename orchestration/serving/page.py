@@ -2,7 +2,7 @@
 
 GET /         the page: `web/`, as it is, no build step and nothing from another host
 GET /about    what it must know of the model, as JSON:
-              {"project", "version", "dataset_fingerprint", "inputs": {NAME: {"type", "suffixes"}},
+              {"project", "version", "dataset_fingerprint", "inputs": {NAME: {"type", "suffixes", "most"}},
                "columns": [NAME, ...], "limits": {...}}
 """
 

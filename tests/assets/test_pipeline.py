@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import duckdb
 import pytest
+from deltalake import CommitProperties, write_deltalake
 
 from assets import contents, featurizing, pipeline
-from assets.asset_checks import check_balance
+from assets.asset_checks import check_balance, check_schema
 from assets.item_warnings import item_warnings
 from assets.settings import Project
 from orchestration.project import load
@@ -219,6 +220,21 @@ def test_tables_without_a_note_are_named_anew(tiny):
     again = run(tiny)
     assert (again.samples, again.dataset) == (first.samples, first.dataset)
     assert lake.note("samples") == {"fingerprint": first.samples}
+
+
+def test_tables_of_an_older_version_get_the_columns_of_this_one(tiny):
+    first = run(tiny)
+    lake = pipeline.open_lake(load(tiny))
+    for name in ("samples", "dataset"):
+        older = [column for column in lake.read(name).column_names if not column.endswith("_more")]
+        rows, note = lake.read(name).select(older), lake.note(name)
+        shutil.rmtree(lake.table_uri(name))
+        commit = CommitProperties(custom_metadata={f"triptych.{key}": value for key, value in note.items()})
+        write_deltalake(lake.table_uri(name), rows, commit_properties=commit)
+        assert not check_schema(name)(lake, load(tiny)).passed
+    assert pipeline.write_samples(lake, load(tiny)).fingerprint == first.samples, "they are called what they were"
+    assert pipeline.write_dataset(lake, load(tiny)).fingerprint == first.dataset
+    assert all(check_schema(name)(lake, load(tiny)).passed for name in ("samples", "dataset"))
 
 
 def test_files_that_go_or_change_after_they_were_listed_are_tried_again(tiny):

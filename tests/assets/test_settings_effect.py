@@ -376,6 +376,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "SourceSettings.modality": (FILES, {"modality": "speech"}),
     "SourceSettings.kind": (FILES, {"kind": "table"}),
     "SourceSettings.options": (FILES, {"files": "other"}),
+    "SourceSettings.segments": ({**FILES, "modality": "speech"}, {"segments": "silence"}),
     "SourceSettings.optional": ({**FILES, "files": "nowhere"}, {"optional": True}),
     "SourceSettings.strict": ({**LISTED, "table": "gone.csv"}, {"strict": True}),
 }
@@ -504,7 +505,7 @@ def test_every_field_has_a_case():
         SpeechEmbeddingOptions: {"model", "weights", "tokens", "layer", "batch_size", "pad"},
         ProcessedOptions: {"model", "weights"},
         ProcessedImageOptions: {"model", "weights", "crop"},
-        ProcessedSpeechOptions: {"model", "weights", "pad"},
+        ProcessedSpeechOptions: {"model", "weights", "pad", "keep_waveform"},
         # In `tests/training/test_vectors.py` and `test_word_vectors.py`:
         VectorOptions: {"width"},
         WordVectorsOptions: {"file", "words"},

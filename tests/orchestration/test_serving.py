@@ -238,13 +238,16 @@ def test_the_media_of_a_request_are_bounded_together(
     url_safe = media.translate(str.maketrans("+/", "-_")).rstrip("=")
     rows = [{"text": "what do you see", "image": value} for value in (media, f"data:x;base64,{url_safe}", media)]
 
-    def post(rows: list[dict[str, str]]) -> requests.Response:
+    def post(rows: list[dict[str, Any]]) -> requests.Response:
         return server.post(json.dumps({"dataframe_records": rows}))
 
     assert len(answers(post(rows[:2]))) == 2
     refused = post(rows)
     assert refused.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     assert says in refused.json()["message"] and "send fewer rows" in refused.json()["message"]
+    for several in ([media] * 3, json.dumps([media] * 3)):
+        together = post([{"text": "of one row", "image": several}, {"text": "["}])
+        assert together.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     large = encoded(np.repeat(content, 9, 0), form)
     assert len(answers(post([{"text": "the model bounds a row", "image": large}]))) == 1
     texts = [{"text": "iVBORw0KGgo", "image": "is no base64: " * 9}] * 20

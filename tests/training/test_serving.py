@@ -129,6 +129,19 @@ def test_a_modality_that_the_model_lacks_is_refused() -> None:
         read_inputs({"speech": SPEECH}, 3, ("text", "image"), Processor(FeatureSettings(), MediaLimits()))
 
 
+def test_several_of_a_modality_are_a_list_or_its_json() -> None:
+    media, vectors = Processor(FeatureSettings(), MediaLimits()), {"kind": "vector", "width": 1}
+    for several in ([IMAGE, IMAGE], json.dumps([IMAGE, IMAGE])):
+        assert read_inputs({"image": several}, 0, MODALITIES, media) == {"image": [png(), png()]}
+    assert read_inputs({"image": IMAGE, "text": '["a"]'}, 0, MODALITIES, media) == {"image": [png()], "text": ['["a"]']}
+    for wrong in ([IMAGE, 3], {"a": IMAGE}):
+        with pytest.raises(MlflowException, match=r"row 0, column image: is (list|dict), expected a string"):
+            read_inputs({"image": wrong}, 0, MODALITIES, media)
+    processor = Processor(FeatureSettings(image=vectors), MediaLimits())
+    for several, expected in (("[[0.5]]", ["[[0.5]]"]), ('["[0.5]", "[1]"]', ["[0.5]", "[1]"])):
+        assert read_inputs({"image": several}, 0, MODALITIES, processor) == {"image": expected}
+
+
 def test_other_columns_are_strings_within_the_limit() -> None:
     given = {"age": "63", "sex": None, "ward": float("nan"), "text": "a"}
     assert read_columns(given, 0, ("age", "sex", "ward", "name"), 9) == {"age": "63", "sex": "", "ward": "", "name": ""}

@@ -1,0 +1,155 @@
+"""Several contents of a modality in one row: over the encoders of each form of features, and over the fusions."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training.building import build_model
+from training.catalog import ENCODERS, FUSIONS
+from training.collator import Collator, make_collator
+from training.features import FeatureSettings
+from training.mixing import can_mix
+from training.model import FusionModel
+from training.recordings import Speech
+from training.settings import ImageAugmentation, ModelSettings
+from training.tokenizer import fit_tokenizer
+
+MODALITIES = ("text", "image", "speech")
+TOKENIZER = fit_tokenizer(["high", "low", "it is"] * 3, 300)
+MEDIA = {"image": {"size": 8, "color": "grey"}, "speech": {"mels": 8, "coefficients": 4}}
+VECTORS: dict[str, Any] = {m: {"kind": "vector", "width": 8} for m in ("image", "speech")}
+FORMS = {"grid": ("image", MEDIA), "frames": ("speech", MEDIA), "vectors": ("image", VECTORS)}
+CASES = [(form, kind) for form in FORMS for kind in ENCODERS.names(form)]
+MOST = 3
+
+
+def content(modality: str, features: FeatureSettings, random: np.random.Generator) -> dict[str, Any]:
+    featurizer, length = features.featurizer(modality), int(random.integers(1, 9))
+    if featurizer.read == "processed":
+        waveform = random.normal(size=1600 * length).astype(np.float32)
+        return featurizer.featurize(Speech(waveform, 16_000, "WAV", 1, len(waveform)))
+    if featurizer.read == "pixels":
+        shape = (3, 32, 32) if features.choice(modality).kind == "processed" else (1, 8, 8)
+        return {"pixels": random.integers(0, 255, shape).astype(np.uint8)}
+    return {featurizer.read: random.normal(size=(length, featurizer.shape().width)).astype(np.float32)}
+
+
+def rows_of(modality: str, features: FeatureSettings, counts: list[int], seed: int = 0) -> list[dict[str, Any]]:
+    """A row for each count, with a text and so many contents."""
+    random, rows = np.random.default_rng(seed), []
+    for n, count in enumerate(counts):
+        contents = [content(modality, features, random) for _ in range(count)]
+        row = dict.fromkeys(MODALITIES) | {"sample_id": str(n), "label": ("high", "low")[n % 2], "epoch": 0}
+        row |= {"text": {"text": "it is", "input_ids": np.zeros(1, np.int32)}, modality: next(iter(contents), None)}
+        rows.append(row | ({f"{modality}_more": contents[1:]} if count > 1 else {}))
+    return rows
+
+
+def make(
+    features: FeatureSettings, modality: str, several: dict[str, int], **settings: Any
+) -> tuple[FusionModel, Collator]:
+    torch.manual_seed(0)
+    chosen: dict[str, Any] = {"output": "class", "width": 16, "layers": 1, "heads": 2, "tokens": 2} | settings
+    read = ("text", modality)
+    model = build_model(ModelSettings(**chosen), features, TOKENIZER, read, ["high", "low"], several)
+    collator = make_collator(model, TOKENIZER, features)
+    return model.eval(), replace(collator, targets=partial(model.output.targets, tokenizer=TOKENIZER))
+
+
+@pytest.fixture
+def made(form: str, kind: str, tiny_encoder: Any) -> tuple[str, FeatureSettings, dict[str, Any]]:
+    """Modality, features, and what the model reads them with."""
+    modality, sections = FORMS[form]
+    features, encoder = FeatureSettings(**sections), {modality: kind}
+    if kind == "huggingface":
+        folder: Path = tiny_encoder({"image": "vit", "speech": "whisper"}[modality])
+        encoder = {modality: {"kind": kind, "model": str(folder)}}
+        features = FeatureSettings().with_encoders(encoder)
+    return modality, features, {"encoders": encoder}
+
+
+@pytest.mark.parametrize(("form", "kind"), CASES)
+def test_contents_of_all_rows_are_encoded_together_and_laid_in_their_rows(made: Any) -> None:
+    modality, features, settings = made
+    rows = rows_of(modality, features, [2, 0, 1, 3])
+    model, collate = make(features, modality, {modality: MOST}, **settings)
+    plain, one_each = make(features, modality, {}, **settings)
+    shared = {name: w for name, w in model.state_dict().items() if name.partition(".")[0] not in ("fusion", "places")}
+    plain.load_state_dict(shared, strict=False)
+    batch, T, n = collate(rows), 2, model.config.modalities.index(modality)
+    tokens, mask = model.encode(**batch)
+    counts = [0 if row[modality] is None else 1 + len(row.get(f"{modality}_more", [])) for row in rows]
+    assert mask[:, n].sum(1).tolist() == [T * count for count in counts]
+    assert len(batch[modality]) == sum(counts), "a row of nothing costs nothing"
+    for number, row in enumerate(rows):
+        for place, given in enumerate([row[modality], *row.get(f"{modality}_more", [])] if row[modality] else []):
+            (alone,), _ = plain.encode(**one_each([{**row, modality: given, f"{modality}_more": []}]))
+            torch.testing.assert_close(tokens[number, n, place * T : (place + 1) * T], alone[n], rtol=1e-4, atol=1e-4)
+    model.train()(**batch).loss.backward()
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad and modality in name]
+    assert any("places" in name for name, _ in trained)
+    assert not [name for name, p in trained if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS.names())
+def test_every_fusion_reads_all_of_them_in_order_and_nothing_else(fusion: str, tmp_path: Path) -> None:
+    features = FeatureSettings(**MEDIA)
+    model, collate = make(features, "image", {"image": MOST}, fusion=fusion)
+    for parameter in model.parameters():
+        if not parameter.any():  # a new decoder says nothing
+            torch.nn.init.normal_(parameter, std=0.2)
+    rows = rows_of("image", features, [2, 1, 0, 3])
+
+    def said(row: dict[str, Any], beside: list[dict[str, Any]] = rows) -> torch.Tensor:
+        with torch.no_grad():
+            return model(**collate([row, *beside])).logits[0]
+
+    (first, second), expected = (rows[0]["image"], rows[0]["image_more"][0]), said(rows[0])
+    torch.testing.assert_close(said(rows[0], [])[None], expected[None], rtol=1e-4, atol=1e-5)
+    for other in (
+        rows[0] | {"image_more": []},
+        rows[0] | {"image": second, "image_more": [first]},
+        rows[0] | {"image_more": [rows[3]["image"]]},
+        rows[0] | {"image_more": [second, second]},
+    ):
+        assert not torch.allclose(said(other), expected, atol=1e-5)
+    hidden = replace(collate, keep=frozenset({"text"}))
+    with torch.no_grad():
+        bare, nothing = (model(**hidden([row])).logits for row in (rows[0], rows[2]))
+    torch.testing.assert_close(bare, nothing)
+    model.save_pretrained(tmp_path)
+    again = FusionModel.from_pretrained(tmp_path).eval()
+    batch = collate(rows)
+    torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
+
+
+def test_a_model_that_may_have_several_starts_as_one_that_may_not() -> None:
+    features = FeatureSettings(**MEDIA)
+    model, _ = make(features, "image", {"image": MOST})
+    assert not model.places["image"].weight.any(), "what a place says is learned"
+    assert set(model.state_dict()) - set(make(features, "image", {})[0].state_dict()) == {"places.image.weight"}
+
+
+def test_more_than_there_may_be_is_an_error_and_each_content_is_augmented_by_itself() -> None:
+    features = FeatureSettings(**MEDIA)
+    _, collate = make(features, "image", {"image": 2})
+    with pytest.raises(ValueError, match=r"0 has 3, and the model takes 2 \(image: align.several\)"):
+        collate(rows_of("image", features, [3]))
+    rows = rows_of("image", features, [2, 1])
+    rows[0]["image_more"] = [rows[0]["image"]]
+    augment = features.featurizer("image").augmenter(ImageAugmentation(rotation=30), ())
+    one, other, single = replace(collate, augment={"image": augment})(rows)["image"]
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(single, replace(collate, augment={"image": augment})(rows[1:])["image"][0])
+
+
+def test_rows_of_several_are_not_mixed() -> None:
+    features = FeatureSettings(**VECTORS)
+    model, _ = make(features, "image", {})
+    assert can_mix(("image",), features, model.output, ())
+    assert not can_mix(("image",), features, model.output, (), {"image"})
