@@ -17,6 +17,7 @@ SOURCES = Family(
 SEGMENTS = Family(
     "segments",
     {
+        "boxes": "assets.segments.boxes:BoxesSegments",
         "silence": "assets.segments.silence:SilenceSegments",
         "times": "assets.segments.times:TimesSegments",
     },

@@ -99,18 +99,19 @@ class Step:
         for row, data in zip(listed, batch["data"], strict=True):
             parts = [row | part for part in row["parts"]]
             items += parts
-            with _naming(row):
-                content = self._decode(parts, data.as_py(), rows)  # one at a time: media are large
-            if content is None:
-                continue
-            for item in parts:
-                with _naming(item):
-                    waiting.append((item, self._clean(item, content, rows)))
-            held += modality.nbytes(content) or featurizer.at_once  # its parts are views of it
-            del content
-            if held >= featurizer.at_once:
-                self._featurize(waiting, rows)
-                waiting, held = [], 0
+            for alike in self._decoded_alike(parts):
+                with _naming(row):
+                    content = self._decode(alike, data.as_py(), rows)  # one at a time: media are large
+                if content is None:
+                    continue
+                for item in alike:
+                    with _naming(item):
+                        waiting.append((item, self._clean(item, content, rows)))
+                held += modality.nbytes(content) or featurizer.at_once  # its parts are views of it
+                del content
+                if held >= featurizer.at_once:
+                    self._featurize(waiting, rows)
+                    waiting, held = [], 0
         self._featurize(waiting, rows)
         _check_balance(items, rows)
         return Outcome(
@@ -121,6 +122,14 @@ class Step:
             features_table(self.modality, featurizer.tensors, rows.features),
         )
 
+    def _decoded_alike(self, items: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        """The parts of one file, those together that one decoding serves: a whole picture may be decoded smaller than
+        it is, and must have the same features whether something is cut out of it or not."""
+        if self.processor.featurizers[self.modality].decoded_size is None:
+            return [items]
+        groups = ([item for item in items if (item["cut"] is None) == is_whole] for is_whole in (True, False))
+        return [group for group in groups if group]
+
     def _decode(self, items: list[dict[str, Any]], data: bytes | None, rows: _Rows) -> Any:
         """The content that the items are parts of; None where it cannot be had: then none of them can."""
         if data is None:
@@ -128,7 +137,7 @@ class Step:
             rows.quarantine += [self._refused(item, "clean", None, error) for item in items]
             return None
         try:
-            return self.processor.decode(self.modality, data)
+            return self.processor.decode(self.modality, data, to_cut=items[0]["cut"] is not None)
         except MediaError as error:
             for item in items:
                 self._refuse(item, "clean" if CLEAN_STEP in item["need"] else "featurize", error, rows)

@@ -53,9 +53,14 @@ class SourceSettings:
                 )
             try:
                 object.__setattr__(self, "segments", SEGMENTS.choose(self.segments))
-                SEGMENTS.load(self.segments.kind)
+                cut = SEGMENTS.load(self.segments.kind).modality
             except ValueError as error:
                 raise ValueError(f"source {self.name!r}: {error}") from None
+            if cut not in (None, self.modality):
+                raise ValueError(
+                    f"source {self.name!r} has segments {self.segments.kind} and is {self.modality}: only {cut} can be "
+                    "cut that way"
+                )
         for place in (*(self.files or ()), self.table or ""):
             if is_web(place) and mask(place) != place:  # the URI that is kept must be one to read it by
                 raise ValueError(

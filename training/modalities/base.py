@@ -49,7 +49,8 @@ class Modality(ABC):
 
         Args:
             data: bytes of the file; of a text its UTF-8.
-            size: what the features need of it at most (`Featurizer.decoded_size`); more may be left out early.
+            size: what the features need of it at most (`Featurizer.decoded_size`); more may be left out early. None
+                where parts are cut out of it.
 
         Raises:
             MediaError: it cannot be used; the reason is a code, the message for a person.
@@ -60,7 +61,8 @@ class Modality(ABC):
         """The clean row of a content: `columns` and `warnings`."""
 
     def part(self, content: Any, cut: str) -> Any:
-        """The part of a content that a cut names: of a recording a stretch of it (`training.spans`).
+        """The part of a content that a cut names: of a recording a stretch of it (`training.spans`), of a
+        picture a crop (`training.crops`).
 
         Raises:
             MediaError: the content has no such part.
