@@ -100,6 +100,19 @@ def kaldi(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return said
 
 
+def long_recordings(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    turns = {f"t{n}": ("monday" if n < 2 else f"day{n // 2}", "calm" if n % 3 else "angry") for n in range(48)}
+    rows = [
+        f"{turn},{call},0:00:00.0{2 * (n % 2)},0.0{4 * (n % 2) + 3},anna,{mood}"
+        for n, (turn, (call, mood)) in enumerate(turns.items())
+    ]
+    for n, call in enumerate(dict.fromkeys(call for call, _ in turns.values())):
+        write(root / f"calls/{call}.flac", sound(n, "FLAC"))
+    write(root / "turns.csv", "\n".join(["turn,call,from,to,speaker,mood", *rows]))
+    write(root / "said.csv", "\n".join(["turn,words", *(f"{turn},Words of {turn}" for turn in turns)]))
+    return {turn: mood for turn, (_, mood) in turns.items()}
+
+
 def annotations(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     rows = [{"file": f"{n}.png", "class": "cat" if n % 2 else "dog"} for n in range(24)]
     for n in range(24):
@@ -229,6 +242,7 @@ LAYOUTS = {
         common_voice,
         librispeech,
         kaldi,
+        long_recordings,
         annotations,
         hub_parquet,
         huggingface,

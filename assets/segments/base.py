@@ -29,6 +29,7 @@ class Segments:
     modality: ClassVar[str | None] = None  # of what it cuts; None: of whatever can be cut
     version: ClassVar[int] = 0  # count up when `cuts` gives others of the same content
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions decide them
+    finds: ClassVar[bool] = True  # by `cuts`; false: `entries` knows all parts
 
     def __init__(self, options: Any = None) -> None:
         self.options = options

@@ -15,6 +15,8 @@ class TimesSegments(ListedSegments):
 
     modality = "speech"
 
+    finds = False
+
     @dataclass(frozen=True, kw_only=True)
     class Options(ListedOptions):
         whole: ClassVar = "recording"
