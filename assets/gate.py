@@ -17,7 +17,7 @@ from assets import pipeline
 from assets.contents import attach_data, portions
 from assets.evaluation import fusion_of, majority_answer, recorded, recorded_predictions
 from assets.lake import Lake
-from assets.parts import content_bytes, stretches
+from assets.parts import content_bytes, parts_of
 from assets.settings import Project
 from assets.sources.base import Source
 from training import catalog
@@ -240,7 +240,7 @@ def _raw_rows(
     listed = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({present})", {"split": split})
     at = {item: n for n, item in enumerate(listed["item_id"].to_pylist())}
     bytes_of = listed["size"].to_pylist()
-    parts = stretches(lake, {row[name] for row in samples for name in ids} - {None})
+    parts = parts_of(lake, {row[name] for row in samples for name in ids} - {None})
     pairs = list(zip(names, ids, strict=True))
     sizes = [
         sum(parts[row[c]].size if row[c] in parts else bytes_of[at[row[i]]] for i, c in pairs if row[i])

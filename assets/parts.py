@@ -6,46 +6,37 @@ from typing import Any, NamedTuple
 
 from assets.lake import Lake
 from training.catalog import MODALITIES
-from training.schema import CLEAN
 from training.settings import MediaLimits
-from training.spans import SECOND, span
-
-_SAMPLE_BYTES = 4  # float32
 
 
-class Stretch(NamedTuple):
-    """Where a part lies in its recording."""
+class Part(NamedTuple):
+    """Which part of its item a content is."""
 
-    start: float  # seconds
-    seconds: float
-    size: int  # bytes of its samples
-
-    @property
-    def cut(self) -> str:
-        return span(*(round(time * SECOND) for time in (self.start, self.start + self.seconds)))
+    cut: str
+    size: int  # bytes, decoded
+    place: dict[str, float]  # where it lies in its item (`Modality.place`)
 
 
-_CUT = [name for name in MODALITIES.names() if MODALITIES.load(name).can_be_cut and "start" in CLEAN[name].names]
-
-
-def stretches(lake: Lake, ids: Iterable[str]) -> dict[str, Stretch]:
-    """Of those contents that are parts of a recording."""
-    wanted, found = {"ids": sorted(set(ids))}, dict[str, Stretch]()
-    for modality in _CUT:
+def parts_of(lake: Lake, ids: Iterable[str]) -> dict[str, Part]:
+    """Of those contents that are no whole items."""
+    wanted, found = {"ids": sorted(set(ids))}, dict[str, Part]()
+    for name in MODALITIES.names():
+        if not (kind := MODALITIES.load(name)).can_be_cut:
+            continue
         rows = lake.sql(
-            f"SELECT DISTINCT id, start, seconds, frames FROM clean_{modality} "
+            f"SELECT DISTINCT id, cut, {', '.join(kind.place)}, {kind.decoded_bytes} AS size FROM clean_{name} "
             "WHERE id <> parent_id AND id IN (SELECT unnest($ids))",
             wanted,
         )
-        for name, start, seconds, frames in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            found[name] = Stretch(start, seconds, frames * _SAMPLE_BYTES)
+        for row in rows.to_pylist():
+            found[row["id"]] = Part(kind().cut_of(row), row["size"], {column: row[column] for column in kind.place})
     return found
 
 
 def content_bytes(
     items: Sequence[Mapping[str, Any]],
     wanted: Iterable[tuple[str, str]],
-    parts: Mapping[str, Stretch],
+    parts: Mapping[str, Part],
     limits: MediaLimits,
 ) -> dict[str, bytes | None]:
     """Content id -> its bytes; null where those of its item could not be read.
@@ -53,7 +44,7 @@ def content_bytes(
     Args:
         items: manifest rows with `data` (`assets.contents.attach_data`).
         wanted: id of an item, and of a content of it.
-        parts: `stretches` of the contents.
+        parts: `parts_of` the contents.
     """
     by_id, found = {item["item_id"]: item for item in items}, dict[str, bytes | None]()
     for item_id, pairs in itertools.groupby(sorted(set(wanted)), key=lambda pair: pair[0]):

@@ -23,9 +23,10 @@ from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, features_table, fin
 
 CLEAN_STEP, FEATURES_STEP = "clean", "features"  # and the kind of each filter that measures
 _ORIGIN = ("item_id", "source", "uri", "member", "row", "sha256", "cut")
-# What is asked of one file: each part of it that is an item (`cut`; null: the whole), with the steps that it lacks.
-_STRINGS = ((name, pa.string()) for name in ("item_id", "source", "cut"))
-PARTS = pa.list_(pa.struct([*_STRINGS, ("need", pa.list_(pa.string()))]))
+# What is asked of the bytes of one file: each part of them that is an item (`cut`; null: the whole), where it stands,
+# and the steps that it lacks.
+_STRINGS = ((name, pa.string()) for name in ("item_id", "source", "uri", "member", "cut"))
+PARTS = pa.list_(pa.struct([*_STRINGS, ("row", pa.int64()), ("need", pa.list_(pa.string()))]))
 
 
 @dataclass(frozen=True)

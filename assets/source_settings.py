@@ -129,7 +129,9 @@ class SourceSettings:
     @property
     def rows(self) -> tuple[str, tuple[str, ...]]:
         """What its columns stand in, and by which key: sources that agree have the same row of it in a sample."""
-        return getattr(self._rows, "table", None) or self.place or self.table or self.name, self.keys
+        of = self._rows if getattr(self._rows, "table", None) else self.options
+        table, which = getattr(of, "table", None) or self.place or self.name, getattr(of, "rows", None)
+        return table if which is None else f"{table}, {which}", self.keys
 
     @property
     def _rows(self) -> Any:

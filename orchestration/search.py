@@ -15,7 +15,7 @@ from assets import pipeline
 from assets.contents import attach_data, portions
 from assets.gate import raw_value
 from assets.lake import Lake
-from assets.parts import content_bytes, stretches
+from assets.parts import content_bytes, parts_of
 from assets.settings import Project
 from orchestration.predict import check_inputs, raw_rows, raw_schema, refusal
 from training.schema import EMBEDDINGS, MODALITIES, fingerprint
@@ -38,8 +38,7 @@ class Place:
     uri: str  # file or archive, or table for text
     member: str | None  # path within the archive
     row: int | None  # line or row of the table
-    start: float | None  # seconds from the beginning of a recording, of a part of it; null: the whole
-    seconds: float | None  # how long that part is
+    place: dict[str, float] | None  # of a part, where in its item it lies (`Modality.place`); null: it is the whole
     text: str | None  # of a text
 
 
@@ -175,7 +174,7 @@ def _answers(
     from training.score import answer_rows
 
     read: list[dict[str, Any]] = []
-    schema, parts = raw_schema(), stretches(pipeline.open_lake(project), contents["id"].to_pylist())
+    schema, parts = raw_schema(), parts_of(pipeline.open_lake(project), contents["id"].to_pylist())
 
     def raw() -> Iterator[pa.RecordBatch]:
         for part in portions(contents, contents["size"].to_pylist(), _ROWS):
@@ -226,9 +225,9 @@ def _nearest(lake: Lake, keys: Mapping[str, str], query: Sequence[float], k: int
         """,
         {"query": list(query), "k": k},
     ).to_pylist()
-    hits, parts = [], stretches(lake, (row["id"] for row in rows))
+    hits, parts = [], parts_of(lake, (row["id"] for row in rows))
     for row in rows:
-        row["start"], row["seconds"], _ = parts.get(row["id"], (None, None, 0))
+        row["place"] = parts[row["id"]].place if row["id"] in parts else None
     for (sample, similarity, nearest), items in itertools.groupby(
         rows, key=lambda row: (row["sample_id"], row["similarity"], row["nearest"])
     ):

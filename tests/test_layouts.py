@@ -122,6 +122,18 @@ def annotations(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {row["file"]: row["class"] for row in rows}
 
 
+def objects(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    images, boxes = [], []
+    for n in range(24):
+        write(root / f"photos/{n}.png", png(n))
+        images.append({"id": n, "file_name": f"{n}.png"})
+        for half in range(2):
+            box = {"id": 100 + 2 * n + half, "image_id": n, "bbox": [10 * half, 2, 9.5, 8], "category_id": n % 3}
+            boxes.append(box | {"segmentation": [[0.5, 0.5, 9, 0.5, 9, 9]]})
+    write(root / "instances.json", json.dumps({"images": images, "annotations": boxes}))
+    return {str(box["id"]): str(box["category_id"]) for box in boxes}
+
+
 def hub_parquet(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     (root / "data").mkdir(parents=True)
     for part in range(2):
@@ -244,6 +256,7 @@ LAYOUTS = {
         kaldi,
         long_recordings,
         annotations,
+        objects,
         hub_parquet,
         huggingface,
         sql,

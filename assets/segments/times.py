@@ -15,8 +15,6 @@ class TimesSegments(ListedSegments):
 
     modality = "speech"
 
-    finds = False
-
     @dataclass(frozen=True, kw_only=True)
     class Options(ListedOptions):
         whole: ClassVar = "recording"

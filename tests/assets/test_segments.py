@@ -30,6 +30,7 @@ from training.children import environment
 from training.family import Choice
 from training.media import MediaError
 from training.recordings import Speech, decode_speech
+from training.schema import MODALITIES
 from training.settings import MediaLimits
 from training.spans import frames_of, span
 
@@ -69,9 +70,12 @@ def test_every_kind_keeps_to_the_contract(kind: str) -> None:
     segments = SEGMENTS.make(Choice(kind))
     assert cut_name(Choice(kind), segments) == cut_name(Choice(kind), SEGMENTS.make(Choice(kind)))
     assert segments.finds == (type(segments).version > 0)
-    assert calls(segments=kind).segments == Choice(kind)
-    with pytest.raises(ValueError, match="only speech can be cut"):
-        SourceSettings.of(name="photos", modality="image", files="photos", segments=kind)
+    others = [name for name in MODALITIES if name != segments.modality]
+    source = SourceSettings.of(name="items", modality=segments.modality, files="items", segments=kind)
+    assert source.segments == Choice(kind)
+    for other in others:
+        with pytest.raises(ValueError, match=rf"only .*{segments.modality}.* can be cut"):
+            SourceSettings.of(name="items", modality=other, files="items", segments=kind)
 
 
 def test_a_setting_that_is_wrong_names_the_source() -> None:

@@ -30,7 +30,9 @@ class Modality(ABC):
     is_text: ClassVar[bool] = False  # items are texts, which tables hold and language models read
     as_string: ClassVar[bool] = False  # tables and requests hold its items themselves: no file names, no base64
     in_python: ClassVar[bool] = False  # its steps work in Python itself most of the time: threads would wait
-    can_be_cut: ClassVar[bool] = False  # `part` and `encode` are there
+    can_be_cut: ClassVar[bool] = False  # `part`, `encode` and what stands here are there
+    place: ClassVar[tuple[str, ...]] = ()  # of `columns`: where in its item a part lies
+    decoded_bytes: ClassVar[str] = ""  # SQL over the clean table: what a content takes
     takes_noise: ClassVar[bool] = False  # a source may bring clips that augmentation adds
     picture: ClassVar[str | None] = None  # the tensor that a picture of a sample shows, if there is one
     picture_title: ClassVar[str] = ""
@@ -69,6 +71,10 @@ class Modality(ABC):
             ValueError: the cut is none.
         """
         raise NotImplementedError
+
+    def cut_of(self, row: Mapping[str, Any]) -> str:
+        """The cut that gives a part anew. Args: `row` has `cut` and `place` of the clean table."""
+        return row["cut"]
 
     def encode(self, content: Any) -> bytes:
         """A file that `decode` reads as this content, so that a part can be given to a model from outside."""

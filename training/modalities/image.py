@@ -30,6 +30,8 @@ class ImageModality(Modality):
     limits: ClassVar = {"max_pixels": "width * height"}
     default_featurizer = "pixels"
     can_be_cut = True
+    place = ("x", "y", "width", "height")
+    decoded_bytes = "3 * width * height"
     picture = "pixels"
     Augmentation = ImageAugmentation
     picture_title = "image"
