@@ -1,10 +1,13 @@
 """Contents as a model gets them from outside: the bytes of a file, and of a part those of one that holds it alone."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
+from assets.contents import attach_data
 from assets.lake import Lake
+from assets.sources.base import Source
 from training.catalog import MODALITIES
 from training.settings import MediaLimits
 
@@ -33,28 +36,48 @@ def parts_of(lake: Lake, ids: Iterable[str]) -> dict[str, Part]:
     return found
 
 
-def content_bytes(
-    items: Sequence[Mapping[str, Any]],
+def read_contents(
+    items: pa.Table,
     wanted: Iterable[tuple[str, str]],
     parts: Mapping[str, Part],
+    sources: Mapping[str, Source],
     limits: MediaLimits,
 ) -> dict[str, bytes | None]:
-    """Content id -> its bytes; null where those of its item could not be read.
+    """Content id -> its bytes; null where they cannot be read. What was cut is read once for all of its parts, and held
+    one at a time.
 
     Args:
-        items: manifest rows with `data` (`assets.contents.attach_data`).
+        items: manifest rows, those wanted among them.
         wanted: id of an item, and of a content of it.
         parts: `parts_of` the contents.
     """
-    by_id, found = {item["item_id"]: item for item in items}, dict[str, bytes | None]()
-    for item_id, pairs in itertools.groupby(sorted(set(wanted)), key=lambda pair: pair[0]):
-        item, ids = by_id[item_id], [content for _, content in pairs]
-        found |= {content: item["data"] for content in ids if found.get(content) is None}
-        if item["data"] is None or not any(content in parts for content in ids):
+    names, hashes = items["item_id"].to_pylist(), items["sha256"].to_pylist()
+    at, asked, places = {name: n for n, name in enumerate(names)}, dict[str, set[str]](), dict[str, set[int]]()
+    for item, content in wanted:
+        sha256 = hashes[at[item]]
+        asked.setdefault(sha256, set()).add(content)
+        places.setdefault(sha256, set()).add(at[item])
+    cut = {sha256 for sha256, contents in asked.items() if not contents.isdisjoint(parts)}
+    groups = [[n for sha256, numbers in places.items() if sha256 not in cut for n in sorted(numbers)]]
+    groups += ([n] for sha256 in cut for n in sorted(places[sha256]))
+    found: dict[str, bytes | None] = {}
+    for group in groups:
+        if not any(found.get(content) is None for n in group for content in asked[hashes[n]]):
             continue
-        modality = MODALITIES.load(item["modality"])()
-        whole = modality.decode(item["data"], limits)  # once for all of them
-        for content in ids:
-            if content in parts:
-                found[content] = modality.encode(modality.part(whole, parts[content].cut))
+        for item in attach_data(items.take(group), sources).to_pylist():
+            for content, data in _contents(item, asked[item["sha256"]], parts, limits):
+                found[content] = found.get(content) or data
     return found
+
+
+def _contents(
+    item: Mapping[str, Any], contents: Iterable[str], parts: Mapping[str, Part], limits: MediaLimits
+) -> Iterator[tuple[str, bytes | None]]:
+    """The contents of one item; it is decoded once for all of its parts."""
+    modality, decoded = MODALITIES.load(item["modality"])(), None
+    for content in contents:
+        if content not in parts or item["data"] is None:
+            yield content, item["data"]
+            continue
+        decoded = modality.decode(item["data"], limits) if decoded is None else decoded
+        yield content, modality.encode(modality.part(decoded, parts[content].cut))
