@@ -1,6 +1,7 @@
 """Crops of pictures: each row of a table is a box or a polygon, with what its other columns say of it."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class BoxesSegments(ListedSegments):
             return 1, 1
         said = [n if n.isdecimal() else _cell(values, n) for n in self.options.of or ()]
         size = [_number(text, f"segments.of, {name!r}") for text, name in zip(said, self.options.of or (), strict=True)]
-        if not all(length >= 1 for length in size):
+        if not all(1 <= length < math.inf for length in size):
             raise ValueError(f"segments.of is {size}: no picture has that width and height")
         return size
 
@@ -128,7 +129,7 @@ class BoxesSegments(ListedSegments):
         if options.box is None:
             return {n: _number(_cell(values, column), f"column {column!r}") for n, column in self._numbers.items()}
         text = _cell(values, options.box)
-        cells = re.split(r"[\s,;]+", text.strip().strip("[]()").strip())
+        cells = _cells(text)
         if len(cells) != len(options.order):
             raise ValueError(f"column {options.box!r}: {text!r} is no box: expected four numbers")
         return {n: _number(cell, f"column {options.box!r}") for n, cell in zip(options.order, cells, strict=True)}
@@ -150,12 +151,12 @@ def _polygons(text: str, column: str) -> list[list[float]]:
     """The corners of each, x, y, x, y, ..."""
     said = f"column {column!r}"
     try:
-        value = json.loads(text)
-    except ValueError:
-        value = [_number(cell, said) for cell in re.split(r"[\s,;]+", text.strip().strip("[]()").strip())]
-    if isinstance(value, dict):
-        raise ValueError(f"{said}: holds a mask ({', '.join(list(value)[:3])}), not a polygon: convert it")
-    found = _flat(value, said)
+        value = json.loads(text) if text.lstrip()[:1] in ("[", "{") else _cells(text)
+        found = _flat(value, said)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{said}: no polygon, and no JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{said}: lists within lists, too many to be a polygon") from None
     if short := [polygon for polygon in found if len(polygon) < 6 or len(polygon) % 2]:
         raise ValueError(f"{said}: {len(short[0])} numbers are no polygon: expected x and y of at least three corners")
     return found
@@ -163,13 +164,20 @@ def _polygons(text: str, column: str) -> list[list[float]]:
 
 def _flat(value: Any, said: str) -> list[list[float]]:
     """Each polygon of nested lists: a list of numbers, or of pairs, is one; a list of others is several."""
+    if isinstance(value, dict):
+        raise ValueError(f"{said}: holds a mask ({', '.join(list(value)[:3])}), not a polygon: convert it")
     if not isinstance(value, list):
         raise ValueError(f"{said}: {value!r} is no list of corners")
-    if all(isinstance(item, int | float) for item in value):
-        return [[float(item) for item in value]]
+    if all(isinstance(item, int | float | str) for item in value):
+        return [[_number(item, said) for item in value]]
     if all(isinstance(item, list) and len(item) == 2 and not isinstance(item[0], list) for item in value):
         return [[_number(number, said) for pair in value for number in pair]]
     return [polygon for item in value for polygon in _flat(item, said)]
+
+
+def _cells(text: str) -> list[str]:
+    """The numbers of a list, in whatever brackets."""
+    return re.split(r"[\s,;]+", text.strip(" \t[]()"))
 
 
 def _cell(values: Mapping[str, str | None], column: str) -> str:
@@ -181,5 +189,5 @@ def _cell(values: Mapping[str, str | None], column: str) -> str:
 def _number(text: Any, said: str) -> float:
     try:
         return float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{said}: {text!r} is no number") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from assets.asset_checks import check_balance, check_leakage
 from assets.catalog import SEGMENTS
 from assets.data_assets import tiles
 from assets.gate import write_raw
+from assets.processing import PARTS
 from assets.segments.base import content_id
 from assets.source_settings import SourceSettings
 from orchestration.inspection import check
@@ -27,7 +29,7 @@ from orchestration.project import load
 from training.crops import Crop
 from training.images import Image, decode_image
 from training.media import MediaError
-from training.schema import SPLITS
+from training.schema import MANIFEST
 from training.settings import MediaLimits
 
 TRAFFIC = Path(os.environ.get("TRIPTYCH_SHARED", Path(__file__).parents[3] / "shared" / "data")) / "traffic"
@@ -185,6 +187,11 @@ BOX = {"left": 1, "top": 2, "width": 3, "height": 4}
         (BOX | {"W": 0, "H": 5}, {"of": ["W", "H"]}, "no picture has that"),
         ({"p": '{"counts": [1], "size": [4, 4]}'}, {"polygon": "p"}, "a mask"),
         ({"p": "[1, 2, 3, 4]"}, {"polygon": "p"}, "4 numbers are no polygon"),
+        ({"p": "[" * 20_000}, {"polygon": "p"}, "lists within lists|no JSON"),
+        ({"p": "[" * 900 + "]" * 900}, {"polygon": "p"}, "lists within lists|no polygon"),
+        ({"p": f"[1, 2, 3, 4, 5, {10**400}]"}, {"polygon": "p"}, "is no number"),
+        ({"p": "here"}, {"polygon": "p"}, "'here' is no number"),
+        (BOX, {"of": ["left", "inf"]}, "column 'inf' says nothing"),
         ({"p": "[1, 2, 1, 4, 1, 5]"}, {"polygon": "p"}, "has no area"),
     ],
 )
@@ -296,14 +303,12 @@ def project(tmp_path: Path, home: Path) -> Path:
     return folder / "project.yaml"
 
 
-def data_side(path: Path) -> tuple[pipeline.Lake, dict[str, dict[str, int]]]:
+def processed(path: Path) -> tuple[pipeline.Lake, int]:
+    """The lake with clean items and features, and how many crops were new."""
     project = load(path)
     lake = pipeline.open_lake(project)
     pipeline.write_manifest(lake, project)
-    counts = {m: featurizing.process_modality(lake, project, m) for m in project.modalities}
-    pipeline.write_samples(lake, project)
-    pipeline.write_dataset(lake, project)
-    return lake, counts
+    return lake, [featurizing.process_modality(lake, project, m)["processed"] for m in ("text", "image")][1]
 
 
 def test_boxes_from_the_project_file_to_the_pixels_of_samples(project: Path, monkeypatch: Any) -> None:
@@ -314,9 +319,10 @@ def test_boxes_from_the_project_file_to_the_pixels_of_samples(project: Path, mon
         return decode_image(data, limits, size)
 
     monkeypatch.setattr("training.modalities.image.decode_image", decode)
-    lake, _ = data_side(project)
+    lake, _ = processed(project)
     assert asked == [None] * 11, "each picture is decoded once, in full, however many boxes it has"
     settings = load(project)
+    pipeline.write_samples(lake, settings)
 
     rows = lake.sql(
         "SELECT key, x, y, width, height, len(warnings) AS warned, id, sha256, c.cut, member, uri FROM manifest m "
@@ -362,38 +368,41 @@ def test_boxes_from_the_project_file_to_the_pixels_of_samples(project: Path, mon
     shown = tiles(settings, "image", lake.read("image_features"))
     area = whole[80:140, 100:160].reshape(60, 60, 3).astype(float)
     assert min(np.abs(t.astype(float).mean((0, 1)) - area.mean((0, 1))).max() for t in shown) < 2
-    given_to = [r for split in (*SPLITS, "unlabelled") for r in raw_rows(lake, settings, split, project.parent)]
-    (row,) = (r for r in given_to if r["sample_id"] == "a1")
+    split = next(row["split"] for row in samples if row["sample_id"] == "a1")
+    write_raw(lake, project.parent / "raw.parquet", split, settings.make_sources())
+    (row,) = (r for r in pq.read_table(project.parent / "raw.parquet").to_pylist() if r["sample_id"] == "a1")
     np.testing.assert_array_equal(decode_image(row["image"], LIMITS, 8).array, whole[80:140, 100:160])
     assert (row["label"], json.loads(row["attributes"])["left"]) == ("car", "100")
 
     decodings, before = len(asked), lake.read("clean_image").num_rows
-    assert data_side(project)[1]["image"]["processed"] == 0 and len(asked) == decodings
+    assert processed(project)[1] == 0 and len(asked) == decodings
     write_boxes(project.parent, [row if row[0] != "a2" else ("a2", "a", 301, 20, 60, 40, "bus") for row in ROWS])
-    assert data_side(project)[1]["image"]["processed"] == 1 and len(asked) == decodings + 1, "only what changed"
+    assert processed(project)[1] == 1 and len(asked) == decodings + 1, "only what changed"
     assert lake.read("clean_image").num_rows == before + 1
 
+    torn = load(project, ["align.group=notes.id"])
+    pipeline.write_samples(lake, torn)
+    leak = check_leakage(lake, torn)
+    assert not leak.passed and "1 item of image stands on more than one side" in (leak.description or "")
 
-def raw_rows(lake: pipeline.Lake, settings: Any, split: str, folder: Path) -> list[dict[str, Any]]:
-    write_raw(lake, folder / "raw.parquet", split, settings.make_sources())
-    return pq.read_table(folder / "raw.parquet").to_pylist()
 
+def test_a_whole_picture_beside_its_crops_has_the_features_that_it_has_alone(project: Path) -> None:
+    data = (project.parent / "frames" / "a.jpg").read_bytes()
+    step = featurizing.make_step(load(project), "image")
+    schema = pa.schema([*MANIFEST, ("data", pa.large_binary()), ("data_error", pa.string()), ("parts", PARTS)])
 
-def test_whole_pictures_beside_their_crops_have_the_features_that_they_have_alone(project: Path) -> None:
-    features = "SELECT pixels FROM image_features JOIN manifest ON id = sha256 WHERE source = 'whole' ORDER BY id"
-    text = project.read_text()
-    whole = "  - {name: whole, modality: image, files: frames}\n  - {name: notes"
-    project.write_text(text.replace("  - {name: notes", whole))
-    beside = data_side(project)[0].sql(features).to_pylist()
-    alone = project.parent / "alone.yaml"
-    alone.write_text(text.replace("name: street", "name: alone").replace("name: objects", "name: whole"))
-    lines = [line for line in alone.read_text().splitlines() if "segments" not in line]
-    alone.write_text("\n".join(lines).replace("label: class, ", ""))
-    project = load(alone)
-    lake = pipeline.open_lake(project)
-    pipeline.write_manifest(lake, project)
-    featurizing.process_modality(lake, project, "image")
-    assert len(beside) == 11 and lake.sql(features).to_pylist() == beside
+    def features(*cuts: str | None) -> dict[str, bytes]:
+        asked = [{"item_id": str(cut), "source": "s", "uri": "a.jpg", "cut": cut, "need": ["features"]} for cut in cuts]
+        item = {"item_id": "item", "uri": "a.jpg", "sha256": "whole", "data": data, "parts": asked}
+        outcome = step(pa.RecordBatch.from_pylist([item], schema))
+        return {row["id"]: row["pixels"] for row in outcome.features.to_pylist()}
+
+    crop = Crop((0, 0, 100, 100)).cut
+    alone, both = features(None), features(None, crop)
+    assert both["whole"] == alone["whole"] and both.keys() == {"whole", content_id("whole", crop)}
+    assert features(crop).items() <= both.items()
+    full = features(Crop((0, 0, 400, 160)).cut)
+    assert list(full.values()) != list(alone.values()), "libjpeg makes a smaller picture than the mean of areas does"
 
 
 def test_check_counts_boxes_by_their_table(project: Path) -> None:
