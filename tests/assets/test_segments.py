@@ -183,6 +183,52 @@ def spoken() -> list[tuple[np.ndarray, int]]:
     return [soundfile.read(io.BytesIO(wav), dtype="float32") for wav in done.stdout.split(b"END")]
 
 
+LONG = """
+import hashlib, resource, sys
+import pyarrow as pa
+from assets.contents import process_contents
+from assets.processing import PARTS, Step
+from assets.segments.silence import SilenceSegments
+from training.features import FeatureSettings
+from training.processor import Processor
+from training.schema import MANIFEST
+from training.settings import MediaLimits
+
+
+class Files:
+    def open(self, entry):
+        with open(entry.uri, "rb") as file:
+            while piece := file.read(2**20):
+                yield piece
+
+
+pauses = {"pauses": SilenceSegments(SilenceSegments.Options())}
+step = Step("speech", Processor(FeatureSettings(), MediaLimits()), {}, pauses)
+for path in sys.argv[1:]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    item = {"item_id": path, "source": "calls", "modality": "speech", "uri": path, "sha256": digest}
+    asked = [{"item_id": path, "source": "calls", "cut": "pauses", "need": ["clean", "features"]}]
+    rows = pa.Table.from_pylist([item], MANIFEST).append_column("parts", pa.array([asked], PARTS))
+    outcome = process_contents(rows.to_batches()[0], step, {"calls": Files()})
+    print(outcome.clean.num_rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_long_recording_takes_its_size_and_that_of_its_file(tmp_path: Path) -> None:
+    for name, count in {"short": 1, "long": 60}.items():
+        with soundfile.SoundFile(tmp_path / f"{name}.wav", "w", 48_000, 1, "PCM_16") as file:
+            for n in range(count):
+                file.write(talk(7, 3, rate=48_000, seed=n))
+    command = [sys.executable, "-c", LONG, str(tmp_path / "short.wav"), str(tmp_path / "long.wav")]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, env=environment())
+    (_, before), (count, peak) = (map(int, line.split()) for line in done.stdout.splitlines())
+    decoded = 600 * 48_000 * 4
+    assert count == 60
+    assert peak - before < 2.6 * decoded, "samples, the file twice (read, and as the decoder has it), and the features"
+
+
 # The part of a recording
 
 
