@@ -17,6 +17,8 @@ from assets.table_settings import TableSettings
 from assets.tables import read_table, table_entries, table_files
 from training.validation import Names
 
+_SHOWN = 3  # items of many in a message
+
 
 @dataclass(frozen=True, kw_only=True)
 class ListedOptions(TableSettings):
@@ -73,7 +75,7 @@ class ListedSegments(Segments):
 
     @property
     def hidden(self) -> Sequence[str]:
-        """Columns that are no attributes."""
+        """Columns that are no attributes, beside a key of one column."""
         return ()
 
     def entries(self, listed: Iterator[Entry], name: str, root: Path) -> Iterator[Entry]:
@@ -82,10 +84,7 @@ class ListedSegments(Segments):
             return
         there = list(listed)  # in full, since a row may name any of them
         items = [entry for entry in there if entry.reason is None]
-        named: dict[str, list[int]] = {}
-        for n, entry in enumerate(items):
-            for called in _names(entry):
-                named.setdefault(called, []).append(n)
+        named = _by_name(items)
         cut, missing = set[int](), list[Entry]()
         yield from (entry for entry in there if entry.reason is not None)
         for record in self._records(root):
@@ -135,6 +134,10 @@ class ListedSegments(Segments):
         elif not numbers:
             refused.reason = "not_found"
             refused.message = f"{record.where}: {called!r} is no {options.whole} of the source"
+        elif len({items[n].key for n in numbers}) > 1:
+            several = " and ".join(items[n].where for n in numbers[:_SHOWN])
+            refused.reason = "ambiguous"
+            refused.message = f"{record.where}: {called!r} fits {several}; write the key of one of them"
         else:
             try:
                 return {n: self._part(record, items[n]) for n in numbers}, None
@@ -145,14 +148,11 @@ class ListedSegments(Segments):
     def _part(self, record: Record, item: Entry) -> Entry:
         options, values = self.options, json.loads(item.attributes)
         cut = self.cut(values | record.values)
-        values |= json.loads(record.attributes(*self._hidden()))
-        key = key_of(record.values, options.key) if options.key else item.key
+        own = options.key or ()
+        values |= json.loads(record.attributes(*self.hidden, *(own if len(own) == 1 else ())))
+        key = key_of(record.values, own) if own else item.key
         row = record.line if item.row is None else item.row  # that of the item is where some sources have its bytes
         return replace(item, key=key, row=row, cut=cut, attributes=as_object(values), listing=record.where)
-
-    def _hidden(self) -> tuple[str, ...]:
-        """The columns that are no attributes: also the key of one column, which is the item's."""
-        return (*self.hidden, *((self.options.key or ()) if len(self.options.key or ()) == 1 else ()))
 
     def _of_own_row(self, entry: Entry) -> Entry:
         if entry.reason is not None:
@@ -168,9 +168,15 @@ class ListedSegments(Segments):
         return entry
 
 
-def _names(entry: Entry) -> set[str]:
-    """What a table may call an item: its key, with the suffix of its file, or the name of its file."""
-    name = entry.member if entry.member is not None else entry.uri
-    suffix = posixpath.splitext(name)[1]
-    names = {entry.key, f"{entry.key}{suffix}", posixpath.basename(name), name}
-    return {normalize(called) for called in names if called}
+def _by_name(items: Sequence[Entry]) -> dict[str, list[int]]:
+    """What a table may call items -> their numbers: by key, with the suffix of the file or without it, and, where that
+    is no key of another, by the name of the file."""
+    by_key: dict[str, list[int]] = {}
+    by_file: dict[str, list[int]] = {}
+    for n, entry in enumerate(items):
+        file = entry.member if entry.member is not None else entry.uri
+        for key in {entry.key, entry.key and entry.key + posixpath.splitext(file)[1]} - {None}:
+            by_key.setdefault(normalize(key or ""), []).append(n)
+        for name in {file, posixpath.basename(file)}:
+            by_file.setdefault(normalize(name), []).append(n)
+    return by_file | by_key

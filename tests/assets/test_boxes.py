@@ -6,6 +6,7 @@ import json
 import os
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from assets.segments.base import content_id
 from assets.source_settings import SourceSettings
 from orchestration.inspection import check
 from orchestration.project import load
+from training import prediction_table
 from training.crops import Crop
 from training.images import Image, decode_image
 from training.media import MediaError
@@ -373,6 +375,9 @@ def test_boxes_from_the_project_file_to_the_pixels_of_samples(project: Path, mon
     (row,) = (r for r in pq.read_table(project.parent / "raw.parquet").to_pylist() if r["sample_id"] == "a1")
     np.testing.assert_array_equal(decode_image(row["image"], LIMITS, 8).array, whole[80:140, 100:160])
     assert (row["label"], json.loads(row["attributes"])["left"]) == ("car", "100")
+
+    spec = SimpleNamespace(lake=lake.uri, storage_options={}, features=settings.features)
+    assert prediction_table._inputs(spec, ["a1"])["a1"]["image"] == "a.jpg, 60x60 pixels from (100, 80)"
 
     decodings, before = len(asked), lake.read("clean_image").num_rows
     assert processed(project)[1] == 0 and len(asked) == decodings

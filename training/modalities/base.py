@@ -76,6 +76,10 @@ class Modality(ABC):
         """The cut that gives a part anew. Args: `row` has `cut` and `place` of the clean table."""
         return row["cut"]
 
+    def where(self, place: Mapping[str, Any]) -> str:
+        """Which part of its item one is, in words. Args: `place` has the columns of that name."""
+        raise NotImplementedError
+
     def encode(self, content: Any) -> bytes:
         """A file that `decode` reads as this content, so that a part can be given to a model from outside."""
         raise NotImplementedError

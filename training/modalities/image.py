@@ -1,6 +1,7 @@
 """Images: pictures of any common format, upright, in 8-bit RGB (`training.images`)."""
 
 import io
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,6 +55,9 @@ class ImageModality(Modality):
 
     def part(self, content: Image, cut: str) -> Image:
         return content.part(cut)
+
+    def where(self, place: Mapping[str, Any]) -> str:
+        return "{width}x{height} pixels from ({x}, {y})".format_map(place)
 
     def encode(self, content: Image) -> bytes:
         """As PNG of the same pixels."""

@@ -68,6 +68,9 @@ class SpeechModality(Modality):
         """By its times: the cut of the row may be what has found it."""
         return span(*(round(time * SECOND) for time in (row["start"], row["start"] + row["seconds"])))
 
+    def where(self, place: Mapping[str, Any]) -> str:
+        return f"{place['start']:.2f} s to {place['start'] + place['seconds']:.2f} s"
+
     def encode(self, content: Speech) -> bytes:
         """As WAV of the same float32 samples."""
         import soundfile
