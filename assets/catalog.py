@@ -18,6 +18,7 @@ JOINS = Family("join", {"key": "assets.joins.key:KeyJoin", "time": "assets.joins
 SEGMENTS = Family(
     "segments",
     {
+        "boxes": "assets.segments.boxes:BoxesSegments",
         "silence": "assets.segments.silence:SilenceSegments",
         "times": "assets.segments.times:TimesSegments",
     },

@@ -55,7 +55,7 @@ WITH items AS (
 ), missing AS (
   SELECT parent_id, cut, list(step ORDER BY step) AS need FROM lacking GROUP BY ALL
 ), asked AS (
-  SELECT item_id, source, sha256, i.cut,
+  SELECT item_id, source, uri, member, sha256, i.cut, "row",
     CASE WHEN c.parent_id IS NULL THEN ['clean', 'features'] || $filters ELSE need END AS need
   FROM items i
   LEFT JOIN (SELECT DISTINCT parent_id, cut FROM children) c
@@ -67,7 +67,8 @@ WITH items AS (
 )
 SELECT items.*, parts FROM items JOIN (
   SELECT min(item_id) AS item_id,
-    list({{'item_id': item_id, 'source': source, 'cut': cut, 'need': need}} ORDER BY item_id) AS parts
+    list({{'item_id': item_id, 'source': source, 'uri': uri, 'member': member, 'cut': cut, 'row': "row",
+      'need': need}} ORDER BY item_id) AS parts
   FROM asked GROUP BY sha256
 ) USING (item_id)
 ORDER BY uri, "offset", member, "row"

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets import pipeline
-from assets.contents import attach_data, portions
+from assets.contents import portions
 from assets.evaluation import fusion_of, majority_answer, recorded, recorded_predictions
 from assets.lake import Lake
-from assets.parts import content_bytes, stretches
+from assets.parts import read_contents
 from assets.settings import Project
 from assets.sources.base import Source
 from training import catalog
@@ -236,16 +236,16 @@ def _raw_rows(
     samples = lake.sql(f"{query} IS NOT NULL ORDER BY sample_id", {"split": split}).to_pylist()
     given = [{m: _items(row, m) for m in MODALITIES} for row in samples]
     pairs = [[pair for listed in one.values() for pair in listed] for one in given]
-    parts = stretches(lake, {content for listed in pairs for _, content in listed})
+    parts = parts_of(lake, {content for listed in pairs for _, content in listed})
     present = sorted({item for listed in pairs for item, _ in listed})
     items = lake.sql("SELECT * FROM manifest WHERE item_id IN (SELECT unnest($ids))", {"ids": present})
     at = {item: n for n, item in enumerate(items["item_id"].to_pylist())}
     bytes_of = items["size"].to_pylist()
     sizes = [sum(parts[c].size if c in parts else bytes_of[at[i]] for i, c in listed) for listed in pairs]
     for numbers in portions(range(len(samples)), sizes, _ROWS):
-        wanted = [pair for n in numbers for pair in pairs[n]]
-        read = attach_data(items.take(sorted({at[item] for item, _ in wanted})), sources).to_pylist()
-        data = content_bytes(read, wanted, parts, limits)
+        wanted = {pair for n in numbers for pair in pairs[n]}
+        read = items.take(sorted({at[item] for item, _ in wanted}))
+        data = read_contents(read, wanted, parts, sources, limits)
         yield [samples[n] | _raw_contents(given[n], data) for n in numbers]
 
 

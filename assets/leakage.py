@@ -15,7 +15,7 @@ from training.schema import MODALITIES, SPLITS
 
 LEAKS = pa.schema(
     [
-        ("kind", pa.string()),  # group | held_out | content | recording | inputs
+        ("kind", pa.string()),  # group | held_out | content | item | inputs
         ("column", pa.string()),  # or modality, or modalities
         ("value", pa.string()),
         ("splits", pa.list_(pa.string())),
@@ -32,7 +32,7 @@ def leakage(samples: pa.Table, settings: AlignSettings, manifest: pa.Table | Non
     """What stands on two sides (schema LEAKS; no rows: nothing does).
 
     A value of a `group` column in two splits; a value of a `held_out` column in test and in another split; the same
-    content of a modality (`telling_modalities`), parts of one recording, or the same inputs as a whole, in two splits.
+    content of a modality (`telling_modalities`), parts of one item, or the same inputs as a whole, in two splits.
     What consists of `allow_shared` modalities only is no leak.
 
     Args:
@@ -42,7 +42,7 @@ def leakage(samples: pa.Table, settings: AlignSettings, manifest: pa.Table | Non
     kinds = [("group", column, _of_groups(column), "") for column in settings.group]
     kinds += [("held_out", c, _of_groups(c), "HAVING bool_or(split = 'test')") for c in settings.held_out]
     kinds += [("content", m, _of_contents(m), "") for m in telling if m not in allowed]
-    kinds += [("recording", m, f"unnest({m}_parents)", "") for m in given if m not in allowed and manifest is not None]
+    kinds += [("item", m, f"unnest({m}_parents)", "") for m in given if m not in allowed and manifest is not None]
     shared, others = ([f"{m}_id" for m in names] for names in (set(telling) & set(allowed), set(given) - set(allowed)))
     if shared and others:
         both = " AND ".join(f"coalesce({', '.join(columns)}) IS NOT NULL" for columns in (shared, others))
@@ -143,7 +143,7 @@ def leak_words(leaks: pa.Table, settings: AlignSettings) -> str:
 
 def _of_kind(kind: str, column: str, rows: Sequence[Mapping[str, Any]], settings: AlignSettings) -> str:
     first, samples = rows[0], sum(row["samples"] for row in rows)
-    noun = {"content": "content", "inputs": "content", "recording": "recording"}.get(kind, "value")
+    noun = {"content": "content", "inputs": "content", "item": "item"}.get(kind, "value")
     by_content = noun != "value"
     counted = f"1 {noun} of {column} stands" if len(rows) == 1 else f"{len(rows):,} {noun}s of {column} stand"
     pairs = zip(first["examples"], first["splits"], strict=True)
@@ -159,8 +159,8 @@ def _of_kind(kind: str, column: str, rows: Sequence[Mapping[str, Any]], settings
     elif kind == "content":
         groups = ", ".join([*settings.group, f"{column}_id"])
         remedies.append(f"set align.group: [{groups}] to keep equal ones on one side")
-    elif kind == "recording":
-        remedies.append("name under align.group and held_out what all parts of a recording have in common")
+    elif kind == "item":
+        remedies.append("name under align.group and held_out what all parts of an item have in common")
     if by_content:
         remedies.append(allow if remedies else f"set {allow}")
     return said + (f": {', or '.join(remedies)}" if remedies else "")

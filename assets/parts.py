@@ -1,69 +1,83 @@
 """Contents as a model gets them from outside: the bytes of a file, and of a part those of one that holds it alone."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
+from assets.contents import attach_data
 from assets.lake import Lake
+from assets.sources.base import Source
 from training.catalog import MODALITIES
-from training.schema import CLEAN
 from training.settings import MediaLimits
-from training.spans import SECOND, span
-
-_SAMPLE_BYTES = 4  # float32
 
 
-class Stretch(NamedTuple):
-    """Where a part lies in its recording."""
+class Part(NamedTuple):
+    """Which part of its item a content is."""
 
-    start: float  # seconds
-    seconds: float
-    size: int  # bytes of its samples
-
-    @property
-    def cut(self) -> str:
-        return span(*(round(time * SECOND) for time in (self.start, self.start + self.seconds)))
+    cut: str
+    size: int  # bytes, decoded
+    place: dict[str, float]  # where it lies in its item (`Modality.place`)
 
 
-_CUT = [name for name in MODALITIES.names() if MODALITIES.load(name).can_be_cut and "start" in CLEAN[name].names]
-
-
-def stretches(lake: Lake, ids: Iterable[str]) -> dict[str, Stretch]:
-    """Of those contents that are parts of a recording."""
-    wanted, found = {"ids": sorted(set(ids))}, dict[str, Stretch]()
-    for modality in _CUT:
+def parts_of(lake: Lake, ids: Iterable[str]) -> dict[str, Part]:
+    """Of those contents that are no whole items."""
+    wanted, found = {"ids": sorted(set(ids))}, dict[str, Part]()
+    for name in MODALITIES.names():
+        if not (kind := MODALITIES.load(name)).can_be_cut:
+            continue
         rows = lake.sql(
-            f"SELECT DISTINCT id, start, seconds, frames FROM clean_{modality} "
+            f"SELECT DISTINCT id, cut, {', '.join(kind.place)}, {kind.decoded_bytes} AS size FROM clean_{name} "
             "WHERE id <> parent_id AND id IN (SELECT unnest($ids))",
             wanted,
         )
-        for name, start, seconds, frames in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            found[name] = Stretch(start, seconds, frames * _SAMPLE_BYTES)
+        for row in rows.to_pylist():
+            found[row["id"]] = Part(kind().cut_of(row), row["size"], {column: row[column] for column in kind.place})
     return found
 
 
-def content_bytes(
-    items: Sequence[Mapping[str, Any]],
+def read_contents(
+    items: pa.Table,
     wanted: Iterable[tuple[str, str]],
-    parts: Mapping[str, Stretch],
+    parts: Mapping[str, Part],
+    sources: Mapping[str, Source],
     limits: MediaLimits,
 ) -> dict[str, bytes | None]:
-    """Content id -> its bytes; null where those of its item could not be read.
+    """Content id -> its bytes; null where they cannot be read. What was cut is read once for all of its parts, and held
+    one at a time.
 
     Args:
-        items: manifest rows with `data` (`assets.contents.attach_data`).
+        items: manifest rows, those wanted among them.
         wanted: id of an item, and of a content of it.
-        parts: `stretches` of the contents.
+        parts: `parts_of` the contents.
     """
-    by_id, found = {item["item_id"]: item for item in items}, dict[str, bytes | None]()
-    for item_id, pairs in itertools.groupby(sorted(set(wanted)), key=lambda pair: pair[0]):
-        item, ids = by_id[item_id], [content for _, content in pairs]
-        found |= {content: item["data"] for content in ids if found.get(content) is None}
-        if item["data"] is None or not any(content in parts for content in ids):
+    names, hashes = items["item_id"].to_pylist(), items["sha256"].to_pylist()
+    at, asked, places = {name: n for n, name in enumerate(names)}, dict[str, set[str]](), dict[str, set[int]]()
+    for item, content in wanted:
+        sha256 = hashes[at[item]]
+        asked.setdefault(sha256, set()).add(content)
+        places.setdefault(sha256, set()).add(at[item])
+    cut = {sha256 for sha256, contents in asked.items() if not contents.isdisjoint(parts)}
+    groups = [[n for sha256, numbers in places.items() if sha256 not in cut for n in sorted(numbers)]]
+    groups += ([n] for sha256 in cut for n in sorted(places[sha256]))
+    found: dict[str, bytes | None] = {}
+    for group in groups:
+        if not any(found.get(content) is None for n in group for content in asked[hashes[n]]):
             continue
-        modality = MODALITIES.load(item["modality"])()
-        whole = modality.decode(item["data"], limits)  # once for all of them
-        for content in ids:
-            if content in parts:
-                found[content] = modality.encode(modality.part(whole, parts[content].cut))
+        for item in attach_data(items.take(group), sources).to_pylist():
+            for content, data in _contents(item, asked[item["sha256"]], parts, limits):
+                found[content] = found.get(content) or data
     return found
+
+
+def _contents(
+    item: Mapping[str, Any], contents: Iterable[str], parts: Mapping[str, Part], limits: MediaLimits
+) -> Iterator[tuple[str, bytes | None]]:
+    """The contents of one item; it is decoded once for all of its parts."""
+    modality, decoded = MODALITIES.load(item["modality"])(), None
+    for content in contents:
+        if content not in parts or item["data"] is None:
+            yield content, item["data"]
+            continue
+        decoded = modality.decode(item["data"], limits) if decoded is None else decoded
+        yield content, modality.encode(modality.part(decoded, parts[content].cut))

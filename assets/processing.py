@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from assets.segments.base import Segments, content_id
@@ -23,9 +24,10 @@ from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, features_table, fin
 
 CLEAN_STEP, FEATURES_STEP = "clean", "features"  # and the kind of each filter that measures
 _ORIGIN = ("item_id", "source", "uri", "member", "row", "sha256", "cut")
-# What is asked of one file: each part of it that is an item (`cut`; null: the whole), with the steps that it lacks.
-_STRINGS = ((name, pa.string()) for name in ("item_id", "source", "cut"))
-PARTS = pa.list_(pa.struct([*_STRINGS, ("need", pa.list_(pa.string()))]))
+# What is asked of the bytes of one file: each part of them that is an item (`cut`; null: the whole), where it stands,
+# and the steps that it lacks.
+_STRINGS = ((name, pa.string()) for name in ("item_id", "source", "uri", "member", "cut"))
+PARTS = pa.list_(pa.struct([*_STRINGS, ("row", pa.int64()), ("need", pa.list_(pa.string()))]))
 
 
 @dataclass(frozen=True)
@@ -96,21 +98,22 @@ class Step:
         featurizer, modality = self.processor.featurizers[self.modality], self.processor.modalities[self.modality]
         listed = batch.select([*_ORIGIN, "data_error", "parts"]).to_pylist()
         items: list[dict[str, Any]] = []
-        for row, data in zip(listed, batch["data"], strict=True):
+        for n, row in enumerate(listed):
             parts = [row | part for part in row["parts"]]
             items += parts
-            with _naming(row):
-                content = self._decode(parts, data.as_py(), rows)  # one at a time: media are large
-            if content is None:
-                continue
-            for item in parts:
-                with _naming(item):
-                    waiting.append((item, self._clean(item, content, rows)))
-            held += modality.nbytes(content) or featurizer.at_once  # its parts are views of it
-            del content
-            if held >= featurizer.at_once:
-                self._featurize(waiting, rows)
-                waiting, held = [], 0
+            for alike in self._decoded_alike(parts):
+                with _naming(row):
+                    content = self._decode(alike, _cell(batch["data"], n), rows)  # one at a time: media are large
+                if content is None:
+                    continue
+                for item in alike:
+                    with _naming(item):
+                        waiting.append((item, self._clean(item, content, rows)))
+                held += modality.nbytes(content) or featurizer.at_once  # its parts are views of it
+                del content
+                if held >= featurizer.at_once:
+                    self._featurize(waiting, rows)
+                    waiting, held = [], 0
         self._featurize(waiting, rows)
         _check_balance(items, rows)
         return Outcome(
@@ -121,6 +124,14 @@ class Step:
             features_table(self.modality, featurizer.tensors, rows.features),
         )
 
+    def _decoded_alike(self, items: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        """The parts of one file, those together that one decoding serves: a whole picture may be decoded smaller than
+        it is, and must have the same features whether something is cut out of it or not."""
+        if self.processor.featurizers[self.modality].decoded_size is None:
+            return [items]
+        groups = ([item for item in items if (item["cut"] is None) == is_whole] for is_whole in (True, False))
+        return [group for group in groups if group]
+
     def _decode(self, items: list[dict[str, Any]], data: bytes | None, rows: _Rows) -> Any:
         """The content that the items are parts of; None where it cannot be had: then none of them can."""
         if data is None:
@@ -128,7 +139,7 @@ class Step:
             rows.quarantine += [self._refused(item, "clean", None, error) for item in items]
             return None
         try:
-            return self.processor.decode(self.modality, data)
+            return self.processor.decode(self.modality, data, to_cut=items[0]["cut"] is not None)
         except MediaError as error:
             for item in items:
                 self._refuse(item, "clean" if CLEAN_STEP in item["need"] else "featurize", error, rows)
@@ -226,6 +237,16 @@ def _naming(item: dict[str, Any]) -> Iterator[None]:
         yield
     except Exception as error:
         raise RuntimeError(one_line(f"{origin(item)}: {type(error).__name__}: {error}")) from error
+
+
+def _cell(column: pa.LargeBinaryArray, n: int) -> bytes | None:
+    """One cell; a scalar of Arrow's would be another copy of it."""
+    cell = column.slice(n, 1)
+    if cell.null_count:
+        return None
+    _, offsets, values = cell.buffers()
+    start, end = np.frombuffer(offsets, np.int64)[cell.offset : cell.offset + 2].tolist()
+    return values.slice(start, end - start).to_pybytes() if end > start else b""
 
 
 def _measured(rule: Filter, content: Any) -> float | None:

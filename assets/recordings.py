@@ -1,4 +1,4 @@
-"""Parts of one recording, where samples are made: they stay on one side of a split, and should not overlap."""
+"""Parts of one item, where samples are made: they stay on one side of a split, and should not overlap."""
 
 import duckdb
 import numpy as np
@@ -7,15 +7,13 @@ import pyarrow as pa
 from assets.findings import SHOWN, Finding, counted, note
 from training.schema import MODALITIES
 
-# Contents that are not whole, and whole ones of the same bytes, by the number of their item in `items`.
-_PARTS = "SELECT DISTINCT sha256 FROM items WHERE id <> sha256 AND status = 'present'"
-_PAIRS = """
-SELECT DISTINCT split_key, parent FROM ({used}) WHERE parent IN ({parts})
-"""
+# The bytes that have parts, and which samples hold something of them: a part, or the whole.
+_PARTS = "SELECT sha256 FROM items WHERE id <> sha256 AND status = 'present'"
+_PAIRS = "SELECT DISTINCT split_key, parent FROM ({used}) WHERE parent IN ({parts})"
 
 
 def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str) -> None:
-    """Table `tied(split_key, tied_unit)`: samples that parts of one recording tie together, directly or by others, are
+    """Table `tied(split_key, tied_unit)`: samples that parts of one item tie together, directly or by others, are
     one unit, which falls into one split; those that it does not name are units of their own.
 
     Args:
@@ -39,11 +37,11 @@ def _units(keys: np.ndarray, parents: np.ndarray) -> pa.Table:
     from scipy.sparse.csgraph import connected_components
 
     names, key_numbers = np.unique(keys.astype(str), return_inverse=True)
-    recordings, numbers = np.unique(parents.astype(str), return_inverse=True)
-    size = len(names) + len(recordings)
+    items, numbers = np.unique(parents.astype(str), return_inverse=True)
+    size = len(names) + len(items)
     edges = coo_array((np.ones(len(keys), bool), (key_numbers, len(names) + numbers)), shape=(size, size))
     labels = connected_components(edges, directed=False)[1]
-    first = dict(zip(labels[len(names) :][::-1].tolist(), recordings[::-1].tolist(), strict=True))
+    first = dict(zip(labels[len(names) :][::-1].tolist(), items[::-1].tolist(), strict=True))
     of_keys = labels[: len(names)]
     several = np.bincount(of_keys)[of_keys] > 1
     units = [first[label] for label in of_keys[several].tolist()]

@@ -87,7 +87,7 @@ class AlignSettings(TableSettings):  # of `table`
     held_out: Strings = ()
     test_values: dict[str, Strings] = field(default_factory=dict)
     require: Strings = ()  # a sample lacking one of these is unmatched
-    max_per_key: int = 64  # samples one key may give when several items share it
+    max_per_key: int = 64  # samples one key may give when several items share it; all parts of an item count as one
     # modality -> how many of its items a sample may have, all in one sample: of one key by source, time and place, of
     # a link table as a cell lists them (`a.jpg;b.jpg`, or a list); of others several of a key are several samples
     several: dict[str, int] = field(default_factory=dict)
@@ -348,7 +348,8 @@ class Project:
 
     def segments_of(self, modality: str) -> dict[str, "Segments"]:
         """What finds the parts of items of a modality, by what the manifest calls it."""
-        return dict(filter(None, (source.cutter() for source in self.sources if source.modality == modality)))
+        cutters = filter(None, (source.cutter() for source in self.sources if source.modality == modality))
+        return {name: segments for name, segments in cutters if segments.finds}
 
     @property
     def cuts(self) -> bool:

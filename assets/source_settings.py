@@ -53,9 +53,14 @@ class SourceSettings:
                 )
             try:
                 object.__setattr__(self, "segments", SEGMENTS.choose(self.segments))
-                SEGMENTS.load(self.segments.kind)
+                cut = SEGMENTS.load(self.segments.kind).modality
             except ValueError as error:
                 raise ValueError(f"source {self.name!r}: {error}") from None
+            if cut not in (None, self.modality):
+                raise ValueError(
+                    f"source {self.name!r} has segments {self.segments.kind} and is {self.modality}: only {cut} can be "
+                    "cut that way"
+                )
         for place in (*(self.files or ()), self.table or ""):
             if is_web(place) and mask(place) != place:  # the URI that is kept must be one to read it by
                 raise ValueError(
@@ -124,7 +129,9 @@ class SourceSettings:
     @property
     def rows(self) -> tuple[str, tuple[str, ...]]:
         """What its columns stand in, and by which key: sources that agree have the same row of it in a sample."""
-        return getattr(self._rows, "table", None) or self.place or self.table or self.name, self.keys
+        of = self._rows if getattr(self._rows, "table", None) else self.options
+        table, which = getattr(of, "table", None) or self.place or self.name, getattr(of, "rows", None)
+        return table if which is None else f"{table}, {which}", self.keys
 
     @property
     def _rows(self) -> Any:

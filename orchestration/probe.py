@@ -81,8 +81,8 @@ def _unreadable(project: Project, modality: str, items: pa.Table) -> pa.Table:
     rows = items.to_pylist()
     parts: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        asked = {"item_id": row["item_id"], "source": row["source"], "cut": row["cut"], "need": [CLEAN_STEP]}
-        parts.setdefault(row["sha256"], []).append(asked)
+        names = ("item_id", "source", "uri", "member", "cut", "row")
+        parts.setdefault(row["sha256"], []).append({name: row[name] for name in names} | {"need": [CLEAN_STEP]})
     firsts = {row["sha256"]: n for n, row in reversed(list(enumerate(rows)))}  # each is decoded once
     items = items.take(pa.array(sorted(firsts.values()), pa.int64()))
     asked_of = [parts[sha256] for sha256 in items["sha256"].to_pylist()]

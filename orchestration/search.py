@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from assets import pipeline
-from assets.contents import attach_data, portions
+from assets.contents import portions
 from assets.gate import raw_value
 from assets.lake import Lake
-from assets.parts import content_bytes, stretches
+from assets.parts import parts_of, read_contents
 from assets.settings import Project
 from orchestration.predict import check_inputs, raw_rows, raw_schema, refusal
 from training.schema import EMBEDDINGS, MODALITIES, fingerprint
@@ -40,8 +40,7 @@ class Place:
     uri: str  # file or archive, or table for text
     member: str | None  # path within the archive
     row: int | None  # line or row of the table
-    start: float | None  # seconds from the beginning of a recording, of a part of it; null: the whole
-    seconds: float | None  # how long that part is
+    place: dict[str, float] | None  # of a part, where in its item it lies (`Modality.place`); null: it is the whole
     text: str | None  # of a text
 
 
@@ -177,17 +176,19 @@ def _answers(
     from training.score import answer_rows
 
     read: list[dict[str, Any]] = []
-    schema, parts = raw_schema(), stretches(pipeline.open_lake(project), contents["id"].to_pylist())
+    schema, parts = raw_schema(), parts_of(pipeline.open_lake(project), contents["id"].to_pylist())
 
     def raw() -> Iterator[pa.RecordBatch]:
-        for part in portions(contents, contents["size"].to_pylist(), _ROWS):
-            items = attach_data(part, project.make_sources()).to_pylist()
-            for item in items:  # several contents may be of one item
-                data = content_bytes([item], [(item["item_id"], item["id"])], parts, project.limits)
-                item["data"] = data[item["id"]]
-            items = [item for item in items if item["data"] is not None]
-            read.extend({"id": item["id"], "modality": item["modality"]} for item in items)
-            rows = [{item["modality"]: raw_value(item["modality"], item["data"])} for item in items]
+        ids, sizes = contents["id"].to_pylist(), contents["size"].to_pylist()
+        sizes = [parts[name].size if name in parts else size for name, size in zip(ids, sizes, strict=True)]
+        for part in portions(contents, sizes, _ROWS):
+            columns = [part[name].to_pylist() for name in ("item_id", "id", "modality")]
+            named = list(zip(*columns, strict=True))
+            wanted = [(item, content) for item, content, _ in named]
+            data = read_contents(part, wanted, parts, project.make_sources(), project.limits)
+            named = [(modality, content) for _, content, modality in named if data[content] is not None]
+            read.extend({"id": content, "modality": modality} for modality, content in named)
+            rows = [{modality: raw_value(modality, data[content])} for modality, content in named]
             yield pa.RecordBatch.from_pylist(rows, schema)
 
     batches = itertools.chain(raw_rows(asked, ()), raw())
@@ -228,9 +229,9 @@ def _nearest(lake: Lake, keys: Mapping[str, str], query: Sequence[float], k: int
         """,
         {"query": list(query), "k": k},
     ).to_pylist()
-    hits, parts = [], stretches(lake, (row["id"] for row in rows))
+    hits, parts = [], parts_of(lake, (row["id"] for row in rows))
     for row in rows:
-        row["start"], row["seconds"], _ = parts.get(row["id"], (None, None, 0))
+        row["place"] = parts[row["id"]].place if row["id"] in parts else None
     for (sample, similarity, nearest), items in itertools.groupby(
         rows, key=lambda row: (row["sample_id"], row["similarity"], row["nearest"])
     ):

@@ -101,6 +101,19 @@ def kaldi(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return said
 
 
+def long_recordings(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    turns = {f"t{n}": ("monday" if n < 2 else f"day{n // 2}", "calm" if n % 3 else "angry") for n in range(48)}
+    rows = [
+        f"{turn},{call},0:00:00.0{2 * (n % 2)},0.0{4 * (n % 2) + 3},anna,{mood}"
+        for n, (turn, (call, mood)) in enumerate(turns.items())
+    ]
+    for n, call in enumerate(dict.fromkeys(call for call, _ in turns.values())):
+        write(root / f"calls/{call}.flac", sound(n, "FLAC"))
+    write(root / "turns.csv", "\n".join(["turn,call,from,to,speaker,mood", *rows]))
+    write(root / "said.csv", "\n".join(["turn,words", *(f"{turn},Words of {turn}" for turn in turns)]))
+    return {turn: mood for turn, (_, mood) in turns.items()}
+
+
 def annotations(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     rows = [{"file": f"{n}.png", "class": "cat" if n % 2 else "dog"} for n in range(24)]
     for n in range(24):
@@ -108,6 +121,18 @@ def annotations(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     document = {"version": 2, "images": [{"id": n, "width": 20} for n in range(24)], "annotations": rows}
     write(root / "labels.json", json.dumps(document))
     return {row["file"]: row["class"] for row in rows}
+
+
+def objects(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    images, boxes = [], []
+    for n in range(24):
+        write(root / f"photos/{n}.png", png(n))
+        images.append({"id": n, "file_name": f"{n}.png"})
+        for half in range(2):
+            box = {"id": 100 + 2 * n + half, "image_id": n, "bbox": [10 * half, 2, 9.5, 8], "category_id": n % 3}
+            boxes.append(box | {"segmentation": [[0.5, 0.5, 9, 0.5, 9, 9]]})
+    write(root / "instances.json", json.dumps({"images": images, "annotations": boxes}))
+    return {str(box["id"]): str(box["category_id"]) for box in boxes}
 
 
 def hub_parquet(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
@@ -252,7 +277,9 @@ LAYOUTS = {
         common_voice,
         librispeech,
         kaldi,
+        long_recordings,
         annotations,
+        objects,
         hub_parquet,
         huggingface,
         sql,

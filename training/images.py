@@ -19,6 +19,7 @@ import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 
+from training.crops import Crop
 from training.media import MediaError, check_size, decoding, too_large, unknown_format, words
 from training.settings import MediaLimits
 
@@ -43,6 +44,24 @@ class Image:
     width: int  # of the upright original; `array` may be smaller (`target`)
     height: int
     warnings: tuple[str, ...] = ()
+    orientation: int = 1  # EXIF's number for how the stored picture was turned to be upright
+    x: int = 0  # pixels from the left edge of the picture that it is a part of, to its own
+    y: int = 0  # from the upper edge
+
+    def part(self, cut: str) -> "Image":
+        """A crop of it (`training.crops`), of a picture that was decoded whole. Raises MediaError where there is none.
+
+        What is not coloured is no copy of its pixels.
+        """
+        assert self.array.shape[:2] == (self.height, self.width), "parts are cut out of all pixels"
+        crop = Crop.of_cut(cut)
+        place, said = crop.place(self.width, self.height, self.orientation)
+        array = crop.taken(self.array, place, self.orientation)
+        height, width = array.shape[:2]
+        warnings = (*self.warnings, *said)
+        return dataclasses.replace(
+            self, array=array, width=width, height=height, warnings=warnings, x=place.left, y=place.top
+        )
 
 
 def decode_image(data: bytes, limits: MediaLimits, target: int | None = None) -> Image:
@@ -75,6 +94,7 @@ def _decode(data: bytes, limits: MediaLimits, target: int | None) -> Image:
     if width * height > limits.max_pixels:
         raise too_large(f"{width}x{height} pixels", "max_pixels", limits.max_pixels)
     warnings: list[str] = []
+    turned = _orientation(image, []) if image_format == "TIFF" else 1  # Pillow turns it by itself, and forgets
     with _decoding():
         if (frames := getattr(image, "n_frames", 1)) > 1:
             warnings.append(f"first of {frames} frames used")
@@ -85,10 +105,11 @@ def _decode(data: bytes, limits: MediaLimits, target: int | None) -> Image:
             if target is not None:
                 image.draft(None, (target, target))
             rgb_HWC = np.asarray(_to_rgb(_loaded(image, data, warnings), warnings))
-    orientation = 1 if image_format == "TIFF" else _orientation(image, warnings)  # Pillow turns TIFFs by itself
+    orientation = 1 if image_format == "TIFF" else _orientation(image, warnings)
     if orientation > 4:  # it lies on its side
         width, height = height, width
-    return Image(_upright(rgb_HWC, orientation), image_format, mode, width, height, tuple(warnings))
+    upright_HWC = _upright(rgb_HWC, orientation)
+    return Image(upright_HWC, image_format, mode, width, height, tuple(warnings), max(turned, orientation))
 
 
 def _jpeg(image: PIL.Image.Image, data: bytes, target: int | None, warnings: list[str]) -> np.ndarray | None:

@@ -36,22 +36,34 @@ def prediction_table(spec: JobSpec, predictions: pa.Table, run: RunSpec) -> dict
 
 
 def _inputs(spec: JobSpec, samples: Sequence[str]) -> Mapping[str, dict[str, Any]]:
-    """Sample id -> modality -> text, or name of the file; None where it has none."""
-    columns, more = [f"{m}_item" for m in MODALITIES], [f"{m}_more" for m in MODALITIES]
+    """Sample id -> modality -> text, or name of the file and which part of it; None where it has none."""
+    columns = [f"{m}_{what}" for m in MODALITIES for what in ("item", "id", "more")]
     wanted = pc.field("sample_id").isin(samples)
-    joined = _open(spec, "samples").to_table(["sample_id", *columns, *more], filter=wanted).to_pylist()
-    items = {row[column] for row in joined for column in columns} - {None}
+    joined = _open(spec, "samples").to_table(["sample_id", *columns], filter=wanted).to_pylist()
+    items = {row[f"{m}_item"] for row in joined for m in MODALITIES} - {None}
+    places = {m: _places(spec, m, {row[f"{m}_id"] for row in joined} - {None}) for m in MODALITIES}
     named = _open(spec, "manifest").to_table(
         ["item_id", "modality", "uri", "member", "row", "text"], filter=pc.field("item_id").isin(sorted(items))
     )
     names = {row["item_id"]: _name(row, spec) for row in named.to_pylist()}
-    return {row["sample_id"]: {m: _named(row, m, names) for m in MODALITIES} for row in joined}
+    return {row["sample_id"]: {m: _given(row, m, names, places[m]) for m in MODALITIES} for row in joined}
 
 
-def _named(row: Mapping[str, Any], modality: str, names: Mapping[str, str]) -> str | None:
-    """The first item that a sample has, and how many more."""
-    name, more = names.get(row[f"{modality}_item"]), row[f"{modality}_more"]
-    return f"{name} (+{len(more)} more)" if name is not None and more else name
+def _given(row: Mapping[str, Any], modality: str, names: Mapping[str, str], places: Mapping[str, str]) -> str | None:
+    """The first that a sample has, which part of its item it is, and how many more there are."""
+    name, place, more = names.get(row[f"{modality}_item"]), places.get(row[f"{modality}_id"]), row[f"{modality}_more"]
+    if name is None:
+        return None
+    return name + (f", {place}" if place else "") + (f" (+{len(more)} more)" if more else "")
+
+
+def _places(spec: JobSpec, modality: str, ids: set[str]) -> dict[str, str]:
+    """Of those contents that are parts of an item which ones, in words."""
+    if not ids or not (kind := spec.features.modality(modality)).can_be_cut:
+        return {}
+    is_part = pc.field("id").isin(sorted(ids)) & (pc.field("id") != pc.field("parent_id"))
+    rows = _open(spec, f"clean_{modality}").to_table(["id", *kind.place], filter=is_part).to_pylist()
+    return {row["id"]: kind.where(row) for row in rows}
 
 
 def _open(spec: JobSpec, table: str) -> Any:

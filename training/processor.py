@@ -53,9 +53,13 @@ class Processor:
                 row[name] = self.featurize(name, self.decode(name, data))
         return row
 
-    def decode(self, modality: str, data: bytes) -> Any:
-        """The content of an item; text is UTF-8. Raises MediaError."""
-        size = self.featurizers[modality].decoded_size
+    def decode(self, modality: str, data: bytes, *, to_cut: bool = False) -> Any:
+        """The content of an item; text is UTF-8. Raises MediaError.
+
+        Args:
+            to_cut: parts will be cut out of it, so nothing that the features of the whole do without is left out.
+        """
+        size = None if to_cut else self.featurizers[modality].decoded_size
         return self.modalities[modality].decode(data, self.limits, size)
 
     def featurize(self, modality: str, content: Any) -> dict[str, Any]:

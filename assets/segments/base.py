@@ -11,6 +11,9 @@ from training.family import Choice
 from training.processor import package_versions
 from training.schema import fingerprint
 
+NO_SEGMENTS = "no_segments"  # the reason of an item that no row of a table of segments names
+FOUND = r" [0-9a-f]{16}$"  # how a cut ends that names what finds the parts (`cut_name`)
+
 
 class Segments:
     """A kind of cutting (`segments` of a source).
@@ -23,8 +26,10 @@ class Segments:
     with its `key`, as those of a source.
     """
 
+    modality: ClassVar[str | None] = None  # of what it cuts; None: of whatever can be cut
     version: ClassVar[int] = 0  # count up when `cuts` gives others of the same content
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions decide them
+    finds: ClassVar[bool] = True  # by `cuts`; false: `entries` knows all parts
 
     def __init__(self, options: Any = None) -> None:
         self.options = options

@@ -26,6 +26,7 @@ _SMOOTH = 3  # frames over which the quietest place is looked for
 class SilenceSegments(Segments):
     """Each stretch of speech between two pauses is a segment; one that is too long is cut at its quietest place."""
 
+    modality = "speech"
     version = 1
     packages = ("webrtcvad-wheels", "soxr")
 

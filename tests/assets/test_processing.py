@@ -43,18 +43,21 @@ def wav(seconds: float = 0.1, level: float = 0.5) -> bytes:
 
 def batch(modality: str, *contents: bytes | None, clean: bool = True, features: bool = True) -> pa.RecordBatch:
     """Manifest rows as the reader hands them over."""
+    suffix = "wav" if modality == "speech" else "png"
+    places = [
+        {"item_id": f"item{i}", "source": "silo", "uri": "data/silo.tar", "member": f"folder/{i}.{suffix}"}
+        for i in range(len(contents))
+    ]
+    need = ["clean"] * clean + ["features"] * features
     rows = [
         {
-            "item_id": f"item{i}",
-            "source": "silo",
+            **places[i],
             "modality": modality,
-            "uri": "data/silo.tar",
-            "member": f"folder/{i}.{'wav' if modality == 'speech' else 'png'}",
             "sha256": hashlib.sha256(content or b"").hexdigest(),
             "text": content.decode() if modality == "text" and content is not None else None,
             "data": content,
             "data_error": None if content is not None else "cannot be read: gone",
-            "parts": [{"item_id": f"item{i}", "source": "silo", "need": ["clean"] * clean + ["features"] * features}],
+            "parts": [{**places[i], "need": need}],
         }
         for i, content in enumerate(contents)
     ]
@@ -205,7 +208,7 @@ def test_every_item_has_exactly_one_outcome(modality: str, kinds: list[tuple[str
 
 def test_a_refusal_is_short_whatever_the_name() -> None:
     rows = batch("image", b"no picture").to_pylist()
-    rows[0]["member"] = "data:image/png;base64," + "iVBORw0KGgo" * 20_000
+    rows[0]["parts"][0]["member"] = "data:image/png;base64," + "iVBORw0KGgo" * 20_000
     (message,) = (
         Step("image", PROCESSOR)(pa.RecordBatch.from_pylist(rows, batch("image", b"").schema))
         .quarantine["message"]

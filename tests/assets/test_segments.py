@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,20 @@ from assets.asset_checks import check_balance, check_leakage
 from assets.catalog import SEGMENTS
 from assets.gate import write_raw
 from assets.leakage import leakage
+from assets.recordings import _units as units
 from assets.segments.base import content_id, cut_name
 from assets.segments.silence import SilenceSegments, detect, spans
 from assets.source_settings import SourceSettings
 from assets.times import parse_duration
 from orchestration.automation import signature
-from orchestration.erasure import erase
 from orchestration.inspection import check
 from orchestration.project import load
+from training import prediction_table
 from training.children import environment
 from training.family import Choice
 from training.media import MediaError
 from training.recordings import Speech, decode_speech
+from training.schema import MODALITIES
 from training.settings import MediaLimits
 from training.spans import frames_of, span
 
@@ -71,10 +74,13 @@ def calls(**more: Any) -> SourceSettings:
 def test_every_kind_keeps_to_the_contract(kind: str) -> None:
     segments = SEGMENTS.make(Choice(kind))
     assert cut_name(Choice(kind), segments) == cut_name(Choice(kind), SEGMENTS.make(Choice(kind)))
-    assert type(segments).version > 0 or type(segments).cuts is SEGMENTS.load(kind).__mro__[1].cuts
-    assert calls(segments=kind).segments == Choice(kind)
-    with pytest.raises(ValueError, match="only speech can be cut"):
-        SourceSettings.of(name="photos", modality="image", files="photos", segments=kind)
+    assert segments.finds == (type(segments).version > 0)
+    others = [name for name in MODALITIES if name != segments.modality]
+    source = SourceSettings.of(name="items", modality=segments.modality, files="items", segments=kind)
+    assert source.segments == Choice(kind)
+    for other in others:
+        with pytest.raises(ValueError, match=rf"only .*{segments.modality}.* can be cut"):
+            SourceSettings.of(name="items", modality=other, files="items", segments=kind)
 
 
 def test_a_setting_that_is_wrong_names_the_source() -> None:
@@ -100,6 +106,18 @@ def test_speech_between_pauses_is_found_at_any_rate(rate: int) -> None:
     for (start, end), (first, last) in zip(cuts, expected, strict=True):
         assert start <= first and end >= last, "all that is said is in a segment"
         assert first - start < 0.3 and end - last < 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("aggressiveness", 3), ("shortest_silence", 0.1), ("shortest", 0.5), ("longest", 1.0), ("padding", 0.0)],
+)
+def test_each_option_changes_what_is_cut(name: str, value: float) -> None:
+    content = recording(talk(1.5, 1.0, 0.3, 0.25, 1.5, 1.0, 0.2, 1.0))
+    before, after = (SilenceSegments(SilenceSegments.Options(**given)) for given in ({}, {name: value}))
+    assert before.cuts(content) != after.cuts(content)
+    changed = {"kind": "silence", name: value}
+    assert calls(segments="silence").cutter()[0] != calls(segments=changed).cutter()[0]
 
 
 def test_a_long_stretch_is_cut_where_it_is_quietest() -> None:
@@ -169,6 +187,52 @@ def spoken() -> list[tuple[np.ndarray, int]]:
     """Two words by espeak-ng, which keeps global state: in a process of its own."""
     done = subprocess.run([sys.executable, "-c", SPEAK], capture_output=True, check=True, env=environment())
     return [soundfile.read(io.BytesIO(wav), dtype="float32") for wav in done.stdout.split(b"END")]
+
+
+LONG = """
+import hashlib, resource, sys
+import pyarrow as pa
+from assets.contents import process_contents
+from assets.processing import PARTS, Step
+from assets.segments.silence import SilenceSegments
+from training.features import FeatureSettings
+from training.processor import Processor
+from training.schema import MANIFEST
+from training.settings import MediaLimits
+
+
+class Files:
+    def open(self, entry):
+        with open(entry.uri, "rb") as file:
+            while piece := file.read(2**20):
+                yield piece
+
+
+pauses = {"pauses": SilenceSegments(SilenceSegments.Options())}
+step = Step("speech", Processor(FeatureSettings(), MediaLimits()), {}, pauses)
+for path in sys.argv[1:]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    item = {"item_id": path, "source": "calls", "modality": "speech", "uri": path, "sha256": digest}
+    asked = [{"item_id": path, "source": "calls", "cut": "pauses", "need": ["clean", "features"]}]
+    rows = pa.Table.from_pylist([item], MANIFEST).append_column("parts", pa.array([asked], PARTS))
+    outcome = process_contents(rows.to_batches()[0], step, {"calls": Files()})
+    print(outcome.clean.num_rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_long_recording_takes_its_size_and_that_of_its_file(tmp_path: Path) -> None:
+    for name, count in {"short": 1, "long": 60}.items():
+        with soundfile.SoundFile(tmp_path / f"{name}.wav", "w", 48_000, 1, "PCM_16") as file:
+            for n in range(count):
+                file.write(talk(7, 3, rate=48_000, seed=n))
+    command = [sys.executable, "-c", LONG, str(tmp_path / "short.wav"), str(tmp_path / "long.wav")]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, env=environment())
+    (_, before), (count, peak) = (map(int, line.split()) for line in done.stdout.splitlines())
+    decoded = 600 * 48_000 * 4
+    assert count == 60
+    assert peak - before < 2.6 * decoded, "samples, the file twice (read, and as the decoder has it), and the features"
 
 
 # The part of a recording
@@ -330,6 +394,8 @@ def test_segments_by_times_and_whole_recordings_of_the_same_files(project: Path,
         f"{project.parent}/calls/b.wav at 1.400 s"
     ]
     assert len(pipeline.noise(lake, settings)) == 3
+    spec = SimpleNamespace(lake=lake.uri, storage_options={}, features=settings.features)
+    assert prediction_table._inputs(spec, ["a1"])["a1"]["speech"] == "a.wav, 1.00 s to 2.00 s"
 
     again = data_side(project)[1]
     assert again["speech"]["processed"] == 0 and len(decoded) == 3
@@ -346,10 +412,6 @@ def test_segments_by_times_and_whole_recordings_of_the_same_files(project: Path,
     (row,) = (r for r in pq.read_table(pipeline_rows).to_pylist() if r["sample_id"] == "a1")
     given = decode_speech(row["speech"], MediaLimits())
     np.testing.assert_array_equal(given.waveform, talk_of(project, "a")[RATE * 5 // 4 : RATE * 2])
-
-    erase(settings, "a2", dry_run=False, purge=False)
-    left = lake.sql("SELECT DISTINCT parent_id FROM clean_speech")["parent_id"].to_pylist()
-    assert len(left) == 2 and a not in left, "the bytes of a segment are its recording's"
 
 
 def talk_of(project: Path, name: str) -> np.ndarray:
@@ -415,7 +477,23 @@ def test_a_part_ties_its_recording_wherever_it_stands_among_several(project: Pat
     samples, manifest = lake.read("samples"), lake.sql("SELECT item_id, sha256, cut FROM manifest")
     torn = [{**row, "split": "test" if row["speech_more"] else "train"} for row in samples.to_pylist()]
     leaks = leakage(pa.Table.from_pylist(torn, samples.schema), several.align, manifest).to_pylist()
-    assert [(leak["kind"], leak["samples"]) for leak in leaks] == [("recording", 12), ("recording", 12)]
+    assert [(leak["kind"], leak["samples"]) for leak in leaks] == [("item", 12), ("item", 12)]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("123456")), max_size=20))
+def test_what_recordings_tie_together_is_one_unit(pairs: list[tuple[str, str]]) -> None:
+    keys, parents = (np.array([pair[n] for pair in pairs], object) for n in (0, 1))
+    tied = {row["split_key"]: row["tied_unit"] for row in units(keys, parents).to_pylist()}
+    together = {key: {key} for key in keys}
+    for _ in pairs:  # until nothing more hangs together
+        for one, parent in pairs:
+            for other, same in pairs:
+                if parent == same:
+                    together[one] |= together[other]
+                    together[other] |= together[one]
+    assert set(tied) == {key for key, others in together.items() if len(others) > 1}
+    for one in tied:
+        assert {other for other in tied if tied[other] == tied[one]} == together[one]
 
 
 def test_check_counts_segments_by_their_table(project: Path) -> None:
@@ -423,6 +501,23 @@ def test_check_counts_segments_by_their_table(project: Path) -> None:
     assert (found.sources["calls"].listed, found.sources["calls"].seen) == (8, 14)
     assert found.refused["no_segments"] == 1 and sum(found.samples.values()) == 12
     assert any("beyond" in message or "not within" in message for message in found.unreadable)
+
+
+def test_all_segments_of_a_key_become_samples(project: Path) -> None:
+    for name, count in {"train_a": 80, "test_b": 1}.items():
+        (project.parent / "talks").mkdir(exist_ok=True)
+        soundfile.write(project.parent / "talks" / f"{name}.wav", talk(*[0.3, 0.3] * count), RATE)
+    cut = "segments: {kind: silence, shortest_silence: 0.1, padding: 0}"
+    sources = f"sources=[{{name: talks, modality: speech, files: talks, path: '{{split}}_{{name}}', {cut}}}]"
+    settings = load(project, [sources, "align.label=name", "align.split={column: split}", "align.max_per_key=2"])
+    assert [finding.code for finding in check(settings).findings] == ["unknown_segments"]
+    lake = pipeline.open_lake(settings)
+    pipeline.write_manifest(lake, settings)
+    featurizing.process_modality(lake, settings, "speech")
+    pipeline.write_samples(lake, settings)
+    names = lake.sql("SELECT sample_id, label FROM samples")
+    assert len(set(names["sample_id"].to_pylist())) == lake.read("clean_speech").num_rows == names.num_rows > 64
+    assert check_balance(lake, settings).passed
 
 
 def test_times_in_the_own_table_of_a_source(tmp_path: Path) -> None:
@@ -439,6 +534,21 @@ def test_times_in_the_own_table_of_a_source(tmp_path: Path) -> None:
     entries = {entry.key: entry for entry in source.make(tmp_path).list()}
     assert entries["b1"].cut == "1400000-2800000" and entries["backwards"].reason == "malformed"
     assert entries["c.wav"].reason == "no_segments" and "'from' and 'to'" in entries["c.wav"].message
+
+
+def test_a_name_that_fits_two_recordings_cuts_none(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / "calls" / folder).mkdir(parents=True)
+        soundfile.write(tmp_path / "calls" / folder / "1.wav", talk(1.0), RATE)
+    (tmp_path / "segments.csv").write_text("call,start,end\n1.wav,0,1\nx/1,0,1\ny/1.wav,0.5,1\n")
+    source = calls(segments={"kind": "times", "table": "segments.csv", "recording": "call"})
+    entries = list(source.make(tmp_path).list())
+    assert [(entry.key, entry.reason, entry.cut) for entry in entries] == [
+        ("1.wav", "ambiguous", None),
+        ("x/1", None, "0-1000000"),
+        ("y/1", None, "500000-1000000"),
+    ]
+    assert "fits" in entries[0].message and "x/1.wav and" in entries[0].message
 
 
 def test_a_table_that_fits_nothing_ends_the_run(tmp_path: Path) -> None:

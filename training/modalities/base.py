@@ -30,7 +30,9 @@ class Modality(ABC):
     is_text: ClassVar[bool] = False  # items are texts, which tables hold and language models read
     as_string: ClassVar[bool] = False  # tables and requests hold its items themselves: no file names, no base64
     in_python: ClassVar[bool] = False  # its steps work in Python itself most of the time: threads would wait
-    can_be_cut: ClassVar[bool] = False  # `part` and `encode` are there
+    can_be_cut: ClassVar[bool] = False  # `part`, `encode` and what stands here are there
+    place: ClassVar[tuple[str, ...]] = ()  # of `columns`: where in its item a part lies
+    decoded_bytes: ClassVar[str] = ""  # SQL over the clean table: what a content takes
     takes_noise: ClassVar[bool] = False  # a source may bring clips that augmentation adds
     picture: ClassVar[str | None] = None  # the tensor that a picture of a sample shows, if there is one
     picture_title: ClassVar[str] = ""
@@ -49,7 +51,8 @@ class Modality(ABC):
 
         Args:
             data: bytes of the file; of a text its UTF-8.
-            size: what the features need of it at most (`Featurizer.decoded_size`); more may be left out early.
+            size: what the features need of it at most (`Featurizer.decoded_size`); more may be left out early. None
+                where parts are cut out of it.
 
         Raises:
             MediaError: it cannot be used; the reason is a code, the message for a person.
@@ -60,12 +63,21 @@ class Modality(ABC):
         """The clean row of a content: `columns` and `warnings`."""
 
     def part(self, content: Any, cut: str) -> Any:
-        """The part of a content that a cut names: of a recording a stretch of it (`training.spans`).
+        """The part of a content that a cut names: of a recording a stretch of it (`training.spans`), of a
+        picture a crop (`training.crops`).
 
         Raises:
             MediaError: the content has no such part.
             ValueError: the cut is none.
         """
+        raise NotImplementedError
+
+    def cut_of(self, row: Mapping[str, Any]) -> str:
+        """The cut that gives a part anew. Args: `row` has `cut` and `place` of the clean table."""
+        return row["cut"]
+
+    def where(self, place: Mapping[str, Any]) -> str:
+        """Which part of its item one is, in words. Args: `place` has the columns of that name."""
         raise NotImplementedError
 
     def encode(self, content: Any) -> bytes:

@@ -1,6 +1,7 @@
 """Images: pictures of any common format, upright, in 8-bit RGB (`training.images`)."""
 
 import io
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,25 +17,32 @@ from training.settings import ImageAugmentation, MediaLimits
 class ImageModality(Modality):
     name = "image"
     described = "upright, checked for damage, RGB"
-    version = 3
+    version = 4
     packages = ("pillow", "simplejpeg")
     columns: ClassVar = {
         "format": pa.string(),
         "mode": pa.string(),
+        "x": pa.int64(),
+        "y": pa.int64(),
         "width": pa.int64(),
         "height": pa.int64(),
     }
     suffixes = SUFFIX_FORMATS
     limits: ClassVar = {"max_pixels": "width * height"}
     default_featurizer = "pixels"
+    can_be_cut = True
+    place = ("x", "y", "width", "height")
+    decoded_bytes = "3 * width * height"
     picture = "pixels"
     Augmentation = ImageAugmentation
     picture_title = "image"
     column_words: ClassVar = {
         "format": "that the content has, whatever the name says",
         "mode": "Pillow's, as stored: RGB, L, P, CMYK, ...",
-        "width": "pixels of the upright picture, after EXIF orientation",
-        "height": "pixels of the upright picture, after EXIF orientation",
+        "x": "pixels from the left edge of its picture, as it is upright; 0 of a whole one",
+        "y": "pixels from the upper edge of its picture, as it is upright; 0 of a whole one",
+        "width": "pixels of the upright picture, after EXIF orientation; of a crop its own",
+        "height": "pixels of the upright picture, after EXIF orientation; of a crop its own",
     }
     media_type = "image/*"
     file_suffixes = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2")
@@ -45,16 +53,29 @@ class ImageModality(Modality):
     def describe(self, content: Image) -> dict[str, Any]:
         return {name: getattr(content, name) for name in (*self.columns, "warnings")}
 
+    def part(self, content: Image, cut: str) -> Image:
+        return content.part(cut)
+
+    def where(self, place: Mapping[str, Any]) -> str:
+        return "{width}x{height} pixels from ({x}, {y})".format_map(place)
+
+    def encode(self, content: Image) -> bytes:
+        """As PNG of the same pixels."""
+        return _png(content.array)
+
     def nbytes(self, content: Image) -> int:
         return content.array.nbytes
 
     def example(self) -> bytes:
         """A gradient, as PNG."""
-        picture = io.BytesIO()
-        pixels_HW = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4
-        PIL.Image.fromarray(pixels_HW).save(picture, "PNG")
-        return picture.getvalue()
+        return _png(np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4)
 
     def draw(self, tensor: np.ndarray) -> np.ndarray:
         pixels_CHW = np.repeat(tensor, 3, axis=0) if tensor.shape[0] == 1 else tensor
         return pixels_CHW.transpose(1, 2, 0)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

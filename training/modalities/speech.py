@@ -1,6 +1,7 @@
 """Speech: recordings of any format that libsndfile reads, mono, as float32 (`training.recordings`)."""
 
 import io
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ from training.media import SUFFIX_FORMATS
 from training.modalities.base import Modality
 from training.recordings import Speech, decode_speech
 from training.settings import MediaLimits, SpeechAugmentation
+from training.spans import SECOND, span
 
 _BLOCK = 2**20  # samples
 
@@ -32,6 +34,8 @@ class SpeechModality(Modality):
     limits: ClassVar = {"max_seconds": "seconds"}
     default_featurizer = "log_mel"
     can_be_cut = True
+    place = ("start", "seconds")
+    decoded_bytes = "4 * frames"
     takes_noise = True
     Augmentation = SpeechAugmentation
     picture = "log_mel"
@@ -59,6 +63,13 @@ class SpeechModality(Modality):
 
     def part(self, content: Speech, cut: str) -> Speech:
         return content.part(cut)
+
+    def cut_of(self, row: Mapping[str, Any]) -> str:
+        """By its times: the cut of the row may be what has found it."""
+        return span(*(round(time * SECOND) for time in (row["start"], row["start"] + row["seconds"])))
+
+    def where(self, place: Mapping[str, Any]) -> str:
+        return f"{place['start']:.2f} s to {place['start'] + place['seconds']:.2f} s"
 
     def encode(self, content: Speech) -> bytes:
         """As WAV of the same float32 samples."""
