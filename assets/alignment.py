@@ -16,20 +16,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.catalog import JOINS
+from assets.filtering import TIMES
 from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, note, quoted, refusals
 from assets.joins.columns import Columns
 from assets.lake import BATCH_ROWS, open_duckdb, sql_name
 from assets.names import as_object
 from assets.pairing import pairing_findings, pool_sql
+from assets.recordings import note_overlaps, tie_parts
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from assets.splits import assign_splits
 from training import catalog
 from training.outputs.base import Output
-from training.schema import MODALITIES, QUARANTINE, SAMPLES
+from training.schema import MODALITIES, QUARANTINE, SAMPLES, conform
 
 # What tells items apart and where they belong; not the texts, of which samples have the hash.
-ITEM_COLUMNS = ("item_id", "source", "modality", "key", "uri", "member", "row", "time", "sha256", "attributes")
+ITEM_COLUMNS = ("item_id", "source", "modality", "key", "uri", "member", "row", "time", "sha256", "cut", "attributes")
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,12 @@ def align(
 
     Args:
         manifest: ITEM_COLUMNS of training.schema.MANIFEST.
-        clean_ids: modality -> table with the contents that are usable now, `id`, and the item's hash, `parent_id` (an
-            item that was cut has several children; without the column an item is its own child).
+        clean_ids: modality -> table with the contents that are usable now, `id`, the item's hash, `parent_id`, and its
+            `cut` (an item may have several; without the columns it is its own); where there are such columns, `start`
+            and `seconds`: the stretch of the item that the content is.
         root: folder that `settings.table` and the sources' tables start from.
-        refused: modality -> content that clean or featurize refused; default: whatever is not in `clean_ids`.
+        refused: modality -> contents that clean or featurize refused (hash of the item, followed by its cut); default:
+            whatever is not in `clean_ids`.
         quarantine: rows of stage manifest, which tell a link to a refused item from a link to nothing, and what else
             says why contents are refused.
         output: what makes the labels, if no column holds them (`Output.own_label`).
@@ -73,6 +77,8 @@ def align(
             columns = Columns.of(connection, sources)
             columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
             _drop(connection, settings)
+            tie_parts(connection, _KEPT)
+            note_overlaps(connection)
             samples = _samples(connection, settings, columns, output)
             _note_rivals(connection, settings, columns)
         except duckdb.InvalidInputException as error:  # `Columns.sql` says what is wrong
@@ -101,13 +107,10 @@ def _load_items(
     """Table `items`: the manifest with `id`, `status` and a stable `number`; table `refused_keys`: see `align`."""
     named = {"name": [s.name for s in sources], "keyless": [s.files is not None and s.table is None for s in sources]}
     connection.register("sources", pa.table(named | {"position": list(range(len(sources)))}))
-    parts = {
-        m: (rows["id"], rows["parent_id" if "parent_id" in rows.column_names else "id"])
-        for m, rows in clean_ids.items()
-    }
-    connection.register("parts", _by_modality(parts, ("id", "parent_id")))
-    hashes = {m: (pa.array(sorted(rows), pa.string()),) for m, rows in (refused or {}).items()}
-    connection.register("refused", _by_modality(hashes, ("id",)))
+    parts = {m: rows if "parent_id" in rows.column_names else _whole(rows["id"]) for m, rows in clean_ids.items()}
+    connection.register("parts", _by_modality(parts, {"id": _STRING, "parent_id": _STRING, "cut": _STRING} | _TIMES))
+    hashes = {m: pa.table({"content": pa.array(sorted(rows), _STRING)}) for m, rows in (refused or {}).items()}
+    connection.register("refused", _by_modality(hashes, {"content": _STRING}))
     connection.register("manifest", manifest)
     connection.register("quarantine", quarantine if quarantine is not None else QUARANTINE.empty_table())
     connection.execute("CREATE TABLE findings(code VARCHAR, message VARCHAR)")
@@ -116,13 +119,16 @@ def _load_items(
         CREATE TABLE items AS
         SELECT {", ".join(f"m.{sql_name(column)}" for column in ITEM_COLUMNS)}, coalesce(p.id, sha256) AS id, keyless,
           position,
-          row_number() OVER (ORDER BY position, uri, "row" NULLS FIRST, member, item_id, p.id) AS number,
-          CASE WHEN EXISTS (FROM refused r WHERE r.id = sha256 AND r.modality = m.modality) THEN 'quarantined'
+          p.start, p.seconds,
+          row_number() OVER (ORDER BY position, uri, "row" NULLS FIRST, member, item_id, p.start, p.id) AS number,
+          CASE WHEN EXISTS (FROM refused r WHERE r.content = concat(sha256, m.cut) AND r.modality = m.modality)
+              THEN 'quarantined'
             WHEN p.id IS NOT NULL THEN 'present' WHEN $lenient THEN 'quarantined' END AS status,
           -- what tells one child from another, in the name of a sample
           CASE WHEN coalesce(p.id, sha256) = sha256 THEN item_id ELSE item_id || ' ' || p.id END AS unit
         FROM manifest m JOIN sources s ON s.name = m.source
-        LEFT JOIN (SELECT DISTINCT * FROM parts) p ON p.parent_id = sha256 AND p.modality = m.modality
+        LEFT JOIN (SELECT DISTINCT * FROM parts) p
+          ON p.parent_id = sha256 AND p.cut IS NOT DISTINCT FROM m.cut AND p.modality = m.modality
         """,
         {"lenient": refused is None},
     )
@@ -143,14 +149,22 @@ def _load_items(
         )
 
 
-def _by_modality(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> pa.Table:
-    """One table of strings of those of all modalities."""
-    schema = pa.schema([("modality", pa.string()), *((name, pa.string()) for name in names)])
-    tables = [schema.empty_table()]
-    for modality, values in columns.items():
-        named = {name: pc.cast(column, pa.string()) for name, column in zip(names, values, strict=True)}
-        tables.append(pa.table({"modality": pa.repeat(modality, len(values[0])), **named}).cast(schema))
-    return pa.concat_tables(tables)
+_STRING = pa.string()
+_TIMES = dict.fromkeys(TIMES, pa.float64())
+
+
+def _whole(ids: pa.ChunkedArray) -> pa.Table:
+    return pa.table({"id": ids, "parent_id": ids})
+
+
+def _by_modality(tables: Mapping[str, pa.Table], columns: Mapping[str, pa.DataType]) -> pa.Table:
+    """One table of those of all modalities, with these columns; what one lacks is null."""
+    schema = pa.schema([("modality", _STRING), *columns.items()])
+    named = [
+        conform(rows.append_column("modality", pa.repeat(modality, rows.num_rows)), schema)
+        for modality, rows in tables.items()
+    ]
+    return pa.concat_tables([schema.empty_table(), *named])
 
 
 def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
@@ -167,7 +181,8 @@ def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
 
 
 _ROWS = " ".join(f"LEFT JOIN items {m} ON {m}.item_id = {m}_item AND {m}.id = {m}_id" for m in MODALITIES)
-_KEPT = f"judged {_ROWS} WHERE dropped IS NULL"  # what becomes a sample, with its items
+_JUDGED = f"judged {_ROWS}"
+_KEPT = f"{_JUDGED} WHERE dropped IS NULL"  # what becomes a sample, with its items
 
 
 def _note_rivals(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns) -> None:
@@ -199,9 +214,10 @@ def _samples(
     times = ", ".join(f"{m}.time" for m in MODALITIES)
     rows = connection.sql(
         f"""
-        SELECT sample_id, split_key, least({times}) AS time{answers}{values}, {slots}{pools},
+        SELECT sample_id, coalesce(tied_unit, split_key) AS split_key, least({times}) AS time{answers}{values},
+          {slots}{pools},
           {", ".join(f"{part} AS {name}" for name, part in parts.items())}
-        FROM {_KEPT} ORDER BY sample_id
+        FROM {_JUDGED} LEFT JOIN tied USING (split_key) WHERE dropped IS NULL ORDER BY sample_id
         """
     ).to_arrow_reader(BATCH_ROWS)
     cells = {name: f"c{n}" for n, name in enumerate(named)} | {"sample_id": "split_key"}

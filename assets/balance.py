@@ -56,7 +56,8 @@ def _judge(connection: duckdb.DuckDBPyConnection) -> None:
         CREATE TABLE outcomes AS
         SELECT m.item_id, m.modality, u.item_id IS NOT NULL AS passed, a.item_id IS NOT NULL AS unmatched,
           NOT passed AND NOT unmatched AND EXISTS (FROM quarantine q WHERE q.sha256 = m.sha256
-            AND q.modality = m.modality AND q.stage IN ('clean', 'featurize', 'filter')) AS quarantined
+            AND q.cut IS NOT DISTINCT FROM m.cut AND q.modality = m.modality
+            AND q.stage IN ('clean', 'featurize', 'filter')) AS quarantined
         FROM manifest m LEFT JOIN ({used}) u USING (item_id)
         LEFT JOIN (SELECT DISTINCT item_id FROM quarantine WHERE stage = 'align') a USING (item_id)
         """
@@ -71,20 +72,21 @@ def _counts(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
             count_if(quarantined) AS quarantined, count_if(passed AND unmatched) AS twice
           FROM outcomes GROUP BY 1
         ), refused AS (
-          SELECT modality, count_if(outcome = 'quarantined') AS refused, count_if(outcome = 'duplicate') AS duplicate
+          SELECT modality, count_if(outcome = 'quarantined') AS refused, count_if(outcome = 'duplicate') AS duplicate,
+            count_if(outcome = 'unmatched') AS left_out
           FROM quarantine WHERE stage = 'manifest' AND modality IS NOT NULL GROUP BY 1
         )
         SELECT modality, coalesce(COLUMNS(* EXCLUDE modality), 0) FROM listed FULL JOIN refused USING (modality)
         """
     ).fetchall()
     counts = {}
-    for modality, items, passed, unmatched, quarantined, twice, refused, duplicate in sorted(
+    for modality, items, passed, unmatched, quarantined, twice, refused, duplicate, left_out in sorted(
         rows, key=lambda row: MODALITIES.index(row[0])
     ):
         counts[modality] = {
-            "seen": items + refused + duplicate,
+            "seen": items + refused + duplicate + left_out,
             "passed": passed,
-            "unmatched": unmatched,
+            "unmatched": unmatched + left_out,
             "quarantined": quarantined + refused,
             "duplicate": duplicate,
             "lost": items - (passed + unmatched - twice + quarantined),

@@ -14,6 +14,13 @@ SOURCES = Family(
         "vectors": "assets.sources.vectors:VectorsSource",
     },
 )
+SEGMENTS = Family(
+    "segments",
+    {
+        "silence": "assets.segments.silence:SilenceSegments",
+        "times": "assets.segments.times:TimesSegments",
+    },
+)
 JOINS = Family("join", {"key": "assets.joins.key:KeyJoin"})
 ENGINES = Family(
     "engine",

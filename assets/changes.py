@@ -9,7 +9,7 @@ from assets.lake import Lake, open_duckdb
 from training.schema import MANIFEST
 
 _SHOWN = 5  # items that are named, of each source and kind
-_ITEM = ["item_id", "source", "uri", "member", "key", "sha256", "attributes", "time"]
+_ITEM = ["item_id", "source", "uri", "member", "key", "sha256", "cut", "attributes", "time"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ WITH everything AS (
     now.item_id IS NOT NULL AS there,
     CASE WHEN before.item_id IS NULL THEN 'new'
       WHEN now.item_id IS NULL AND before.item_id NOT IN (SELECT item_id FROM refused) THEN 'vanished'
-      WHEN now.item_id IS NULL OR now.sha256 <> before.sha256 OR now.attributes <> before.attributes
+      WHEN now.item_id IS NULL OR now.sha256 <> before.sha256
+        OR now.cut IS DISTINCT FROM before.cut OR now.attributes <> before.attributes
         OR now.time IS DISTINCT FROM before.time THEN 'changed' END AS change
   FROM now FULL JOIN before ON now.item_id = before.item_id
 ), named AS (

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from assets.catalog import ENGINES
@@ -28,63 +29,74 @@ def make_processor(project: Project) -> Processor:
 # run.
 _REFUSED = """
 SELECT * FROM quarantine WHERE modality = $modality
-AND sha256 IN (SELECT sha256 FROM manifest WHERE modality = $modality) AND (
+AND concat(sha256, cut) IN (SELECT concat(sha256, cut) FROM manifest WHERE modality = $modality) AND (
   stage = 'clean' AND coalesce(fingerprint, $clean) IN ($clean, $limits)
   OR stage = 'featurize' AND fingerprint = $features)
 """
 
-# One row per distinct content that was not refused before, with the steps that it lacks: its clean rows, or for one of
-# its children (most often itself) features, or a measurement.
+# One row per distinct bytes, with each of their parts (most often the whole) that was not refused before and the steps
+# that it lacks: its clean rows, or for one of its contents (most often itself) features, or a measurement.
 _TO_DO = """
 WITH items AS (
   SELECT * FROM manifest WHERE modality = $modality
-  QUALIFY row_number() OVER (PARTITION BY sha256 ORDER BY item_id) = 1
+  QUALIFY row_number() OVER (PARTITION BY sha256, cut ORDER BY item_id) = 1
 ), children AS (
-  SELECT DISTINCT parent_id, id FROM clean_{modality} WHERE fingerprint = $clean
+  SELECT DISTINCT parent_id, cut, id FROM clean_{modality} WHERE fingerprint = $clean
 ), featured AS (
   SELECT DISTINCT id FROM {modality}_features WHERE fingerprint = $features
 ), wanted AS (SELECT unnest($filters) AS filter, unnest($measures) AS fingerprint
 ), lacking AS (
-  SELECT DISTINCT parent_id, 'features' AS step FROM children ANTI JOIN featured USING (id)
+  SELECT DISTINCT parent_id, cut, 'features' AS step FROM children ANTI JOIN featured USING (id)
   UNION ALL
-  SELECT DISTINCT parent_id, filter AS step FROM (SELECT parent_id, id, filter, fingerprint FROM children, wanted)
+  SELECT DISTINCT parent_id, cut, filter AS step
+  FROM (SELECT parent_id, cut, id, filter, fingerprint FROM children, wanted)
   ANTI JOIN (SELECT id, filter, fingerprint FROM measurements WHERE modality = $modality)
     USING (id, filter, fingerprint)
 ), missing AS (
-  SELECT parent_id, list(step ORDER BY step) AS need FROM lacking GROUP BY 1
+  SELECT parent_id, cut, list(step ORDER BY step) AS need FROM lacking GROUP BY ALL
+), asked AS (
+  SELECT item_id, source, sha256, i.cut,
+    CASE WHEN c.parent_id IS NULL THEN ['clean', 'features'] || $filters ELSE need END AS need
+  FROM items i
+  LEFT JOIN (SELECT DISTINCT parent_id, cut FROM children) c
+    ON c.parent_id = sha256 AND c.cut IS NOT DISTINCT FROM i.cut
+  LEFT JOIN missing m ON m.parent_id = sha256 AND m.cut IS NOT DISTINCT FROM i.cut
+  WHERE (c.parent_id IS NULL OR need IS NOT NULL) AND concat(sha256, i.cut) NOT IN (
+    SELECT concat(sha256, cut) FROM ({refused}) WHERE fingerprint IS NOT NULL
+  )
 )
-SELECT items.*, CASE WHEN children.parent_id IS NULL THEN ['clean', 'features'] || $filters ELSE need END AS need
-FROM items
-LEFT JOIN (SELECT DISTINCT parent_id FROM children) children ON children.parent_id = sha256
-LEFT JOIN missing ON missing.parent_id = sha256
-WHERE (children.parent_id IS NULL OR need IS NOT NULL) AND sha256 NOT IN (
-  SELECT sha256 FROM ({refused}) WHERE fingerprint IS NOT NULL
-)
+SELECT items.*, parts FROM items JOIN (
+  SELECT min(item_id) AS item_id,
+    list({{'item_id': item_id, 'source': source, 'cut': cut, 'need': need}} ORDER BY item_id) AS parts
+  FROM asked GROUP BY sha256
+) USING (item_id)
 ORDER BY uri, "offset", member, "row"
 """
 
 
 def make_step(project: Project, modality: str) -> Step:
-    return Step(modality, make_processor(project), project.filters_of(modality))
+    return Step(modality, make_processor(project), project.filters_of(modality), project.segments_of(modality))
 
 
 def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, int]:
-    """Cleans, measures and featurizes what is new of one modality; each content is decoded once for all.
+    """Cleans, measures and featurizes what is new of one modality; the bytes of each are decoded once for all.
 
     Returns:
-        Contents seen, processed, reused (there already) and quarantined (now or before).
+        Contents seen, processed, reused (there already) and quarantined (now or before); what is cut into as many parts
+        as are found in it is one.
     """
     lake.require("manifest")
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what each thread freed: 50 MB more at the peak
     step = make_step(project, modality)
     query, parameters = _todo(step)
-    todo = lake.sql(f"SELECT count(*) AS n FROM ({query})", parameters)["n"][0].as_py()
+    counts = lake.sql(f"SELECT count(*) AS files, coalesce(sum(len(parts)), 0)::BIGINT AS n FROM ({query})", parameters)
+    files, todo = counts["files"][0].as_py(), counts["n"][0].as_py()
     kind = step.processor.modalities[modality]
     if todo:
         step.processor.prepare(modality)
     featurizer = step.processor.featurizers[modality]
     in_python = kind.in_python and not featurizer.runs_model
-    engine = ENGINES.make(project.engine).suited(in_python, todo, featurizer.most_workers() if todo else None)
+    engine = ENGINES.make(project.engine).suited(in_python, files, featurizer.most_workers() if todo else None)
     rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
     streamed = lake.stream(query, parameters, rows)
     batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
@@ -97,8 +109,8 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     )
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
         _commit(lake, modality, engine.map(work, batches), progress.update)
-    refused = len(set(_refusals(lake, step)["sha256"].to_pylist()))
-    distinct = "SELECT count(DISTINCT sha256) AS n FROM manifest WHERE modality = $modality"
+    refused = len(content_keys(_refusals(lake, step)))
+    distinct = "SELECT count(DISTINCT concat(sha256, cut)) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
     return {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
 
@@ -141,6 +153,11 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
             write()
             size = 0
     write()
+
+
+def content_keys(rows: pa.Table, sha256: str = "sha256") -> set[str]:
+    """What contents are refused by: the hash of the bytes, followed by the cut where there is one."""
+    return set(pc.binary_join_element_wise(rows[sha256], pc.fill_null(rows["cut"], ""), "").to_pylist())
 
 
 def refusals(lake: Lake, project: Project, modality: str) -> pa.Table:

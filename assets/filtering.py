@@ -12,6 +12,8 @@ from assets.lake import Lake, sql_string
 from assets.processing import CLEAN_STEP, Step
 from training.schema import QUARANTINE
 
+TIMES = ("start", "seconds")  # of contents that have a place in time
+
 
 class Rule(NamedTuple):
     """What decides about a content: the first rule that it breaks refuses it."""
@@ -39,8 +41,8 @@ def rules(step: Step) -> list[Rule]:
 
 
 def apply_filters(lake: Lake, step: Step, sources: Collection[str]) -> tuple[pa.Table, pa.Table]:
-    """Of what these sources list: the clean contents that pass (id, parent_id), and rows of `quarantine` (stage filter)
-    for each item with others."""
+    """Of what these sources list: the clean contents that pass (id, parent_id, cut; where there are such columns, start
+    and seconds), and rows of `quarantine` (stage filter) for each item with others."""
     decided = rules(step)
     judged, parameters = _judged(step, decided)
     reasons, expected, names = (
@@ -51,8 +53,8 @@ def apply_filters(lake: Lake, step: Step, sources: Collection[str]) -> tuple[pa.
     with lake.connect(f"{judged} manifest") as connection:
         connection.execute(f"CREATE TEMP TABLE judged AS {judged}", parameters)
         kept = connection.sql(
-            f"SELECT id, parent_id FROM judged WHERE broken IS NULL AND parent_id IN (SELECT sha256 FROM {_LISTED}) "
-            "ORDER BY id",
+            'SELECT * EXCLUDE (broken, "values") FROM judged WHERE broken IS NULL AND concat(parent_id, cut) IN '
+            f"(SELECT concat(sha256, cut) FROM {_LISTED}) ORDER BY id, cut",
             params=of_them,
         ).to_arrow_table()
         refused = connection.sql(
@@ -60,8 +62,8 @@ def apply_filters(lake: Lake, step: Step, sources: Collection[str]) -> tuple[pa.
             SELECT 'filter' AS stage, 'quarantined' AS outcome, ({reasons})[broken] AS reason,
               concat(uri, '/' || member, ', row ' || "row", ': ', ({names})[broken], ' is ',
                 coalesce("values"[broken], 'unknown'), ', expected ', ({expected})[broken]) AS message,
-              item_id, source, modality, key, uri, member, "row", sha256, $key AS fingerprint
-            FROM judged JOIN {_LISTED} ON sha256 = parent_id
+              item_id, source, modality, key, uri, member, "row", sha256, m.cut, $key AS fingerprint
+            FROM judged j JOIN {_LISTED} m ON sha256 = parent_id AND m.cut IS NOT DISTINCT FROM j.cut
             WHERE broken IS NOT NULL ORDER BY item_id, id
             """,
             params={**of_them, "key": parameters["clean"]},
@@ -74,7 +76,8 @@ _LISTED = "(FROM manifest WHERE modality = $modality AND source IN (SELECT unnes
 
 def _judged(step: Step, decided: Sequence[Rule]) -> tuple[str, dict[str, str]]:
     """SQL that gives each clean content the number (from 1) of the first rule that it breaks, as `broken`."""
-    keys = step.fingerprints
+    keys, columns = step.fingerprints, step.processor.modalities[step.modality].columns
+    kept = ", ".join(f"c.{name}" for name in ("id", "parent_id", "cut", *(n for n in TIMES if n in columns)))
     joins, values, parameters = [], [], {"clean": keys[CLEAN_STEP]}
     for n, rule in enumerate(decided):
         if rule.value is None:
@@ -94,9 +97,9 @@ def _judged(step: Step, decided: Sequence[Rule]) -> tuple[str, dict[str, str]]:
         f"""
         WITH clean AS (
           SELECT * FROM clean_{step.modality} WHERE fingerprint = $clean
-          QUALIFY row_number() OVER (PARTITION BY id) = 1
-        ), measured AS (SELECT c.id, c.parent_id {"".join(values)} FROM clean c {" ".join(joins)})
-        SELECT id, parent_id, CASE {cases} END AS broken, [{texts}]::VARCHAR[] AS "values" FROM measured
+          QUALIFY row_number() OVER (PARTITION BY id, cut) = 1
+        ), measured AS (SELECT {kept} {"".join(values)} FROM clean c {" ".join(joins)})
+        SELECT {kept}, CASE {cases} END AS broken, [{texts}]::VARCHAR[] AS "values" FROM measured c
         """,
         parameters,
     )

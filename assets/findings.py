@@ -42,14 +42,16 @@ def refusals(connection: duckdb.DuckDBPyConnection, sources: Sequence[str]) -> l
     rows = connection.execute(
         """
         WITH why AS (
-          SELECT sha256, modality, any_value(reason) AS reason, min(message) AS message FROM quarantine
+          SELECT concat(sha256, cut) AS content, modality, any_value(reason) AS reason, min(message) AS message
+          FROM quarantine
           WHERE stage <> 'manifest' AND sha256 IS NOT NULL GROUP BY ALL
         ), outcomes AS (
           SELECT DISTINCT i.source, i.item_id, i.status <> 'present' AS is_refused, w.reason, w.message, i."row" AS line
-          FROM items i LEFT JOIN why w ON w.sha256 = i.sha256 AND w.modality = i.modality AND i.status <> 'present'
+          FROM items i LEFT JOIN why w
+            ON w.content = concat(i.sha256, i.cut) AND w.modality = i.modality AND i.status <> 'present'
           UNION ALL  -- an empty cell is no fault
           SELECT source, item_id, outcome = 'quarantined', reason, message, "row" FROM quarantine
-          WHERE stage = 'manifest' AND reason <> 'absent'
+          WHERE stage = 'manifest' AND reason <> 'absent' AND outcome <> 'unmatched'
         ), reasons AS (
           SELECT source, coalesce(reason, 'refused') AS reason, count(*) AS n,
             arg_min(message, coalesce(line, 0)) AS message FROM outcomes WHERE is_refused GROUP BY ALL

@@ -17,11 +17,13 @@ from assets import pipeline
 from assets.contents import attach_data, portions
 from assets.evaluation import fusion_of, majority_answer, recorded, recorded_predictions
 from assets.lake import Lake
+from assets.parts import content_bytes, stretches
 from assets.settings import Project
 from assets.sources.base import Source
 from training import catalog
 from training.records import Standing, Verdict
 from training.schema import MODALITIES, RAW, fingerprint, subset_name
+from training.settings import MediaLimits
 from training.spec import RunSpec, shorter_training
 from training.validation import to_dict
 
@@ -178,7 +180,7 @@ def score(project: Project, version: str) -> pa.Table:
     with tempfile.TemporaryDirectory() as temporary:
         rows, answers = Path(temporary) / "rows.parquet", Path(temporary) / "answers.parquet"
         subsets = output.asked(project.modalities)
-        asked = write_raw(pipeline.open_lake(project), rows, "test", project.make_sources(), subsets)
+        asked = write_raw(pipeline.open_lake(project), rows, "test", project.make_sources(), subsets, project.limits)
         run_version(project, version, rows, answers)
         judged = judged_answers(asked, pq.read_table(answers), output)
     return judged.filter(pc.equal(judged["subset"], subset_name(project.modalities)))
@@ -203,6 +205,7 @@ def write_raw(
     split: str,
     sources: dict[str, Source],
     asked: Sequence[Sequence[str]] = (MODALITIES,),
+    limits: MediaLimits | None = None,
 ) -> pa.Table:
     """The raw inputs of a split as Parquet: sample_id, label, text, image, speech, attributes; a portion of samples at
     a time, each of which stands there once for each of the subsets that are asked, with these inputs only, if it has
@@ -213,7 +216,7 @@ def write_raw(
     """
     written = []
     with pq.ParquetWriter(path, RAW, compression="NONE") as writer:
-        for rows in _raw_rows(lake, split, sources):  # read once, whatever is asked of them
+        for rows in _raw_rows(lake, split, sources, limits or MediaLimits()):  # read once, whatever is asked of them
             for subset in asked:
                 hidden = dict.fromkeys(set(MODALITIES).difference(subset))
                 shown = [row | hidden for row in rows if any(row[f"{m}_id"] for m in subset)]
@@ -225,7 +228,9 @@ def write_raw(
     return pa.concat_tables([columns.empty_table(), *(part.cast(columns) for part in written)])
 
 
-def _raw_rows(lake: Lake, split: str, sources: dict[str, Source]) -> Iterator[list[dict[str, Any]]]:
+def _raw_rows(
+    lake: Lake, split: str, sources: dict[str, Source], limits: MediaLimits
+) -> Iterator[list[dict[str, Any]]]:
     """The fields of RAW, and the ids of the contents."""
     names, ids = [f"{m}_item" for m in MODALITIES], [f"{m}_id" for m in MODALITIES]
     wanted = f"FROM samples WHERE split = $split AND coalesce({', '.join(ids)}) IS NOT NULL"
@@ -235,11 +240,18 @@ def _raw_rows(lake: Lake, split: str, sources: dict[str, Source]) -> Iterator[li
     listed = lake.sql(f"SELECT * FROM manifest WHERE item_id IN ({present})", {"split": split})
     at = {item: n for n, item in enumerate(listed["item_id"].to_pylist())}
     bytes_of = listed["size"].to_pylist()
-    sizes = [sum(bytes_of[at[row[name]]] for name in names if row[name]) for row in samples]
+    parts = stretches(lake, {row[name] for row in samples for name in ids} - {None})
+    pairs = list(zip(names, ids, strict=True))
+    sizes = [
+        sum(parts[row[c]].size if row[c] in parts else bytes_of[at[row[i]]] for i, c in pairs if row[i])
+        for row in samples
+    ]
     for part in portions(samples, sizes, _ROWS):
         items = sorted({at[row[name]] for row in part for name in names if row[name]})
-        data = {item["item_id"]: item["data"] for item in attach_data(listed.take(items), sources).to_pylist()}
-        yield [row | {m: raw_value(m, data.get(row[f"{m}_item"])) for m in MODALITIES} for row in part]
+        read = attach_data(listed.take(items), sources).to_pylist()
+        wanted = [(row[i], row[c]) for row in part for i, c in pairs if row[i]]
+        data = content_bytes(read, wanted, parts, limits)
+        yield [row | {m: raw_value(m, data.get(row[f"{m}_id"])) for m in MODALITIES} for row in part]
 
 
 def raw_value(modality: str, data: bytes | None) -> str | bytes | None:

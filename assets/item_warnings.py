@@ -6,10 +6,13 @@ from assets.lake import Lake
 from training.modalities.base import Modality
 
 _ITEMS = """
-SELECT source, uri, member, "row", c.* FROM manifest m JOIN clean_{modality} c ON parent_id = sha256
+SELECT source, uri, member, "row", c.* EXCLUDE (cut) FROM manifest m
+JOIN clean_{modality} c ON parent_id = sha256 AND c.cut IS NOT DISTINCT FROM m.cut
 WHERE modality = '{modality}' AND fingerprint = $clean
 """
-_OF_CONTENT = 'SELECT source, uri, member, "row", unnest(warnings) AS warning FROM ({items}) WHERE len(warnings) > 0'
+_OF_CONTENT = """
+SELECT DISTINCT source, uri, member, "row", unnest(warnings) AS warning FROM ({items}) WHERE len(warnings) > 0
+"""
 # The content is one whatever it is called, and may be called several names: so this is no warning of the clean row.
 _OF_NAME = """
 SELECT DISTINCT source, uri, member, "row", 'named like ' || formats[1] || ', but the content is ' || format AS warning

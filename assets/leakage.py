@@ -15,7 +15,7 @@ from training.schema import MODALITIES, SPLITS
 
 LEAKS = pa.schema(
     [
-        ("kind", pa.string()),  # group | held_out | content | inputs
+        ("kind", pa.string()),  # group | held_out | content | recording | inputs
         ("column", pa.string()),  # or modality, or modalities
         ("value", pa.string()),
         ("splits", pa.list_(pa.string())),
@@ -27,24 +27,42 @@ LEAKS = pa.schema(
 INPUTS = f"nullif(concat_ws('+', {', '.join(f'{m}_id' for m in MODALITIES)}), '')"
 
 
-def leakage(samples: pa.Table, settings: AlignSettings) -> pa.Table:
+def leakage(samples: pa.Table, settings: AlignSettings, manifest: pa.Table | None = None) -> pa.Table:
     """What stands on two sides (schema LEAKS; no rows: nothing does).
 
     A value of a `group` column in two splits; a value of a `held_out` column in test and in another split; the same
-    content of a modality (`telling_modalities`), or the same inputs as a whole, in two splits. What consists of
-    `allow_shared` modalities only is no leak.
+    content of a modality (`telling_modalities`), parts of one recording, or the same inputs as a whole, in two splits.
+    What consists of `allow_shared` modalities only is no leak.
+
+    Args:
+        manifest: `item_id`, `sha256` and `cut` of the items, to tell what parts are of; null: nothing was cut.
     """
     given, telling, allowed = _given(samples), telling_modalities(samples), settings.allow_shared
     kinds = [("group", column, _of_groups(column), "") for column in settings.group]
     kinds += [("held_out", c, _of_groups(c), "HAVING bool_or(split = 'test')") for c in settings.held_out]
     kinds += [("content", m, f"{m}_id", "") for m in telling if m not in allowed]
+    kinds += [("recording", m, f"{m}_parent", "") for m in given if m not in allowed and manifest is not None]
     shared, others = ([f"{m}_id" for m in names] for names in (set(telling) & set(allowed), set(given) - set(allowed)))
     if shared and others:
         both = " AND ".join(f"coalesce({', '.join(columns)}) IS NOT NULL" for columns in (shared, others))
         kinds.append(("inputs", "+".join(given), f"CASE WHEN {both} THEN {INPUTS} END", ""))
     with open_duckdb() as connection:
-        connection.register("samples", samples)
+        if manifest is None:
+            connection.register("samples", samples)
+        else:
+            connection.register("written", samples)
+            connection.register("manifest", manifest)
+            connection.execute(_WITH_PARENTS)
         return pa.concat_tables([LEAKS.empty_table(), *(_on_two_sides(connection, *kind) for kind in kinds)])
+
+
+# Samples with the bytes that are cut somewhere and that their contents are of, as `X_parent` of each modality X.
+_WITH_PARENTS = f"""
+CREATE TABLE cut_items AS SELECT item_id, sha256 FROM manifest
+WHERE sha256 IN (SELECT sha256 FROM manifest WHERE cut IS NOT NULL);
+CREATE VIEW samples AS SELECT w.*{"".join(f", {m}.sha256 AS {m}_parent" for m in MODALITIES)} FROM written w
+{" ".join(f"LEFT JOIN cut_items {m} ON {m}.item_id = {m}_item" for m in MODALITIES)};
+"""
 
 
 def repeated(samples: pa.Table, settings: AlignSettings) -> dict[str, int]:
@@ -103,8 +121,8 @@ def leak_words(leaks: pa.Table, settings: AlignSettings) -> str:
 
 def _of_kind(kind: str, column: str, rows: Sequence[Mapping[str, Any]], settings: AlignSettings) -> str:
     first, samples = rows[0], sum(row["samples"] for row in rows)
-    by_content = kind in ("content", "inputs")
-    noun = "content" if by_content else "value"
+    noun = {"content": "content", "inputs": "content", "recording": "recording"}.get(kind, "value")
+    by_content = noun != "value"
     counted = f"1 {noun} of {column} stands" if len(rows) == 1 else f"{len(rows):,} {noun}s of {column} stand"
     pairs = zip(first["examples"], first["splits"], strict=True)
     sides = ", ".join(f"{quoted(one)} in {split}" for one, split in pairs)
@@ -117,6 +135,8 @@ def _of_kind(kind: str, column: str, rows: Sequence[Mapping[str, Any]], settings
     elif kind == "content":
         groups = ", ".join([*settings.group, f"{column}_id"])
         remedies.append(f"set align.group: [{groups}] to keep equal ones on one side")
+    elif kind == "recording":
+        remedies.append("name under align.group and held_out what all parts of a recording have in common")
     if by_content:
         remedies.append(allow if remedies else f"set {allow}")
     return said + (f": {', or '.join(remedies)}" if remedies else "")

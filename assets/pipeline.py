@@ -15,11 +15,11 @@ from assets.alignment import ITEM_COLUMNS, align, validate_samples
 from assets.balance import Balance, item_balance
 from assets.changes import SourceChange, manifest_before, source_changes
 from assets.dataset import check_columns, dataset_fingerprint, make_dataset, samples_fingerprint
-from assets.featurizing import make_processor, make_step, refusals
+from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
 from assets.findings import Finding
 from assets.labels import label_findings
-from assets.lake import Lake, in_order, sql_name
+from assets.lake import Lake, in_order, open_duckdb, sql_name
 from assets.scan import Scan, scan
 from assets.settings import Project
 from training import catalog
@@ -109,12 +109,11 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     """Filters the clean items and aligns them into samples."""
     lake.require("manifest")
     refusing = {m: refusals(lake, project, m) for m in project.modalities}
-    refused = {m: set(rows["sha256"].to_pylist()) for m, rows in refusing.items()}
+    refused = {m: content_keys(rows) for m, rows in refusing.items()}
     kept, filtered = {}, []
     for modality in project.modalities:
         kept[modality], rows = apply_filters(lake, make_step(project, modality), project.of_samples)
-        has_others = pc.is_in(rows["sha256"], kept[modality]["parent_id"].combine_chunks())
-        refused[modality] |= set(rows.filter(pc.invert(has_others))["sha256"].to_pylist())
+        refused[modality] |= content_keys(rows) - content_keys(kept[modality], "parent_id")  # others of them may pass
         filtered.append(rows)
         if project.noise:
             filtered.append(_noise(lake, project, modality)[1])
@@ -139,9 +138,15 @@ def write_samples(lake: Lake, project: Project) -> Samples:
 def balance(lake: Lake, project: Project) -> Balance:
     """What became of every item in this run."""
     usable = noise(lake, project)["item_id"].to_pylist()
-    manifest = lake.sql("SELECT item_id, modality, sha256 FROM manifest")
+    manifest = lake.sql("SELECT item_id, modality, sha256, cut FROM manifest")
     samples = lake.sql(f"SELECT {', '.join(f'{m}_item' for m in MODALITIES)} FROM samples")
     return item_balance(manifest, quarantined(lake, project), samples, noise=usable)
+
+
+_CLIPS = """
+SELECT item_id, modality, id FROM listed l JOIN usable u ON sha256 = parent_id AND l.cut IS NOT DISTINCT FROM u.cut
+WHERE concat(sha256, l.cut) NOT IN (SELECT concat(sha256, cut) FROM refused)
+"""
 
 
 def noise(lake: Lake, project: Project) -> pa.Table:
@@ -152,10 +157,11 @@ def noise(lake: Lake, project: Project) -> pa.Table:
     manifest = lake.read("manifest")
     listed = manifest.filter(pc.is_in(manifest["source"], pa.array(project.noise, pa.string())))
     for modality in pc.unique(listed["modality"]).to_pylist():
-        usable = _noise(lake, project, modality)[0]
-        refused = refusals(lake, project, modality)["sha256"].combine_chunks()
-        usable = usable.filter(pc.invert(pc.is_in(usable["parent_id"], refused)))
-        clips.append(listed.join(usable, "sha256", "parent_id", "inner").select(clips[0].column_names))
+        usable = {"usable": _noise(lake, project, modality)[0], "refused": refusals(lake, project, modality)}
+        with open_duckdb() as connection:
+            for name, rows in {"listed": listed, **usable}.items():
+                connection.register(name, rows)
+            clips.append(connection.sql(_CLIPS).to_arrow_table())
     return pa.concat_tables(clips).sort_by([("item_id", "ascending"), ("id", "ascending")])
 
 

@@ -5,7 +5,6 @@ Pure Arrow to Arrow; reading the bytes (`contents.attach_data`) and writing the 
 """
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,22 +12,25 @@ from typing import Any
 
 import pyarrow as pa
 
+from assets.segments.base import Segments, content_id
 from training import family
 from training.family import Choice
 from training.filters.base import Filter
 from training.media import MediaError
 from training.messages import one_line
-from training.modalities.base import WHOLE
 from training.processor import Processor, package_versions
 from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, features_table, fingerprint
 
 CLEAN_STEP, FEATURES_STEP = "clean", "features"  # and the kind of each filter that measures
-_ORIGIN = ("item_id", "source", "uri", "member", "row", "sha256")
+_ORIGIN = ("item_id", "source", "uri", "member", "row", "sha256", "cut")
+# What is asked of one file: each part of it that is an item (`cut`; null: the whole), with the steps that it lacks.
+_STRINGS = ((name, pa.string()) for name in ("item_id", "source", "cut"))
+PARTS = pa.list_(pa.struct([*_STRINGS, ("need", pa.list_(pa.string()))]))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of `items` input rows: each is in the table of every step it needed, or in quarantine."""
+    """What became of `items`: each is in the table of every step it needed, or in quarantine."""
 
     items: int
     quarantine: pa.Table
@@ -48,7 +50,7 @@ class _Rows:
 
 
 _Child = tuple[str, Any]  # id and content of a part of an item
-_Decoded = tuple[dict[str, Any], list[_Child]]  # an item, and its parts that lack features
+_Decoded = tuple[dict[str, Any], list[_Child]]  # an item, and the contents of it that lack features
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Step:
     modality: str
     processor: Processor
     filters: Mapping[str, Filter] = field(default_factory=dict)  # by kind
+    segments: Mapping[str, Segments] = field(default_factory=dict)  # by what the manifest calls them as a cut
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -80,7 +83,7 @@ class Step:
         return {CLEAN_STEP: clean, FEATURES_STEP: self.processor.fingerprint(self.modality), **measured}
 
     def __call__(self, batch: pa.RecordBatch) -> Outcome:
-        """`batch` has MANIFEST's columns, `data` (media bytes; for text its UTF-8), and `need`: the steps that lack.
+        """`batch` has a row for each file: MANIFEST's columns, `data` (media bytes; for text its UTF-8) and `parts`.
 
         Content that cannot be used goes to quarantine under the fingerprint of the step that refused it, so that it
         is not tried again; what the limits refuse under one that knows them. Where `data` is null the file could not
@@ -91,33 +94,50 @@ class Step:
         """
         rows, waiting, held = _Rows(), list[_Decoded](), 0
         featurizer, modality = self.processor.featurizers[self.modality], self.processor.modalities[self.modality]
-        items = batch.select([*_ORIGIN, "data_error", "need"]).to_pylist()
-        for item, data in zip(items, batch["data"], strict=True):
-            with _naming(item):
-                children = self._clean(item, data.as_py(), rows)  # one at a time: media are large
-                waiting.append((item, children))
-                held += sum(modality.nbytes(content) or featurizer.at_once for _, content in children)
+        listed = batch.select([*_ORIGIN, "data_error", "parts"]).to_pylist()
+        items: list[dict[str, Any]] = []
+        for row, data in zip(listed, batch["data"], strict=True):
+            parts = [row | part for part in row["parts"]]
+            items += parts
+            with _naming(row):
+                content = self._decode(parts, data.as_py(), rows)  # one at a time: media are large
+            if content is None:
+                continue
+            for item in parts:
+                with _naming(item):
+                    waiting.append((item, self._clean(item, content, rows)))
+            held += modality.nbytes(content) or featurizer.at_once  # its parts are views of it
+            del content
             if held >= featurizer.at_once:
                 self._featurize(waiting, rows)
                 waiting, held = [], 0
         self._featurize(waiting, rows)
-        _check_balance(batch, rows)
+        _check_balance(items, rows)
         return Outcome(
-            batch.num_rows,
+            len(items),
             pa.Table.from_pylist(rows.quarantine, QUARANTINE),
             pa.Table.from_pylist(rows.clean, CLEAN[self.modality]),
             pa.Table.from_pylist(rows.measurements, MEASUREMENTS),
             features_table(self.modality, featurizer.tensors, rows.features),
         )
 
-    def _clean(self, item: dict[str, Any], data: bytes | None, rows: _Rows) -> list[_Child]:
-        """Adds the clean rows and measurements of an item, or why it is refused; gives its parts that lack features."""
+    def _decode(self, items: list[dict[str, Any]], data: bytes | None, rows: _Rows) -> Any:
+        """The content that the items are parts of; None where it cannot be had: then none of them can."""
         if data is None:
-            error = MediaError("unreadable", item.get("data_error") or "the file came without its content")
-            rows.quarantine.append(self._refused(item, "clean", None, error))
-            return []
+            error = MediaError("unreadable", items[0].get("data_error") or "the file came without its content")
+            rows.quarantine += [self._refused(item, "clean", None, error) for item in items]
+            return None
         try:
-            children = list(self._children(item["sha256"], data))
+            return self.processor.decode(self.modality, data)
+        except MediaError as error:
+            for item in items:
+                self._refuse(item, "clean" if CLEAN_STEP in item["need"] else "featurize", error, rows)
+            return None
+
+    def _clean(self, item: dict[str, Any], content: Any, rows: _Rows) -> list[_Child]:
+        """Adds the clean rows and measurements of an item, or why it is refused; gives its parts that lack features."""
+        try:
+            children = list(self._children(item, content))
             clean, measurements = self._clean_rows(item, children)
         except MediaError as error:
             self._refuse(item, "clean" if CLEAN_STEP in item["need"] else "featurize", error, rows)
@@ -157,7 +177,8 @@ class Step:
         """Rows of the clean table, and of the measurements, as far as they are needed."""
         modality, parent, keys = self.processor.modalities[self.modality], item["sha256"], self.fingerprints
         clean = [
-            {"id": name, "parent_id": parent, "fingerprint": keys[CLEAN_STEP], **modality.describe(content)}
+            {"id": name, "parent_id": parent, "cut": item["cut"], "fingerprint": keys[CLEAN_STEP]}
+            | modality.describe(content)
             for name, content in children
             if CLEAN_STEP in item["need"]
         ]
@@ -170,12 +191,14 @@ class Step:
         ]
         return clean, measurements
 
-    def _children(self, parent: str, data: bytes) -> Iterator[_Child]:
-        """The parts of an item; a whole one keeps the id of its bytes."""
-        for cut, content in self.processor.modalities[self.modality].children(
-            self.processor.decode(self.modality, data)
-        ):
-            yield parent if cut == WHOLE else hashlib.sha256(f"{parent}\0{cut}".encode()).hexdigest(), content
+    def _children(self, item: dict[str, Any], content: Any) -> Iterator[_Child]:
+        """What an item consists of; a whole one keeps the id of its bytes."""
+        parent, cut = item["sha256"], item["cut"]
+        if cut is None:
+            yield parent, content
+            return
+        for one in self.segments[cut].cuts(content) if cut in self.segments else [cut]:
+            yield content_id(parent, one), self.processor.modalities[self.modality].part(content, one)
 
     def _refuse(self, item: dict[str, Any], stage: str, error: MediaError, rows: _Rows) -> None:
         """Under the step that refused the content, so that it is not tried again as long as that is the same."""
@@ -220,11 +243,12 @@ def origin(item: dict[str, Any]) -> str:
     return where + (f", row {item['row']}" if item["row"] is not None else "")
 
 
-def _check_balance(batch: pa.RecordBatch, rows: _Rows) -> None:
+def _check_balance(items: list[dict[str, Any]], rows: _Rows) -> None:
     """No item disappears: what a step was asked for it made, or it stands in quarantine."""
     refused = {row["item_id"] for row in rows.quarantine}
-    clean = {row["parent_id"] for row in rows.clean}
-    for item_id, sha256, need in zip(*(batch[n].to_pylist() for n in ("item_id", "sha256", "need")), strict=True):
-        assert CLEAN_STEP not in need or sha256 in clean or item_id in refused, f"{item_id} was lost"
-    wanted = sum(FEATURES_STEP in need for need in batch["need"].to_pylist())
+    clean = {(row["parent_id"], row["cut"]) for row in rows.clean}
+    for item in items:
+        is_there = (item["sha256"], item["cut"]) in clean or item["item_id"] in refused
+        assert CLEAN_STEP not in item["need"] or is_there, f"{item['item_id']} was lost"
+    wanted = sum(FEATURES_STEP in item["need"] for item in items)
     assert len(rows.features) + len(refused) >= wanted, "features were lost"

@@ -18,6 +18,7 @@ from assets.contents import Contents
 from assets.findings import DIFFERING, SHOWN, quoted
 from assets.lake import BATCH_ROWS, open_duckdb
 from assets.names import normalize
+from assets.segments.times import NO_SEGMENTS
 from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
 from training.credentials import mask_urls
@@ -74,10 +75,13 @@ def scan(
     return Scan(settings.name, manifest, quarantine, seen, reused)
 
 
-def item_id(source: str, uri: str, member: str | None, key: str | None, ordinal: int = 0) -> str:
+def item_id(
+    source: str, uri: str, member: str | None, key: str | None, ordinal: int = 0, cut: str | None = None
+) -> str:
     """32 hex digits that name an item's place: `uri` relative to the project, so that a moved project keeps its ids."""
     parts = ", ".join(["null" if part is None else quote(part) for part in (source, uri, member, key)])
-    return hashlib.sha256(f"[{parts}, {ordinal}]".encode()).hexdigest()[:32]
+    place = "" if cut is None else f", {quote(cut)}"
+    return hashlib.sha256(f"[{parts}, {ordinal}{place}]".encode()).hexdigest()[:32]
 
 
 def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
@@ -146,24 +150,28 @@ def _judge(rows: pa.Table, source: SourceSettings, root: str) -> tuple[pa.Table,
 
 
 def _repeats(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Of each entry how many before it have its place and key, as rows of a table do, and the number of the first one
-    of its key and content: its own where there is none."""
+    """Of each entry how many before it have its place, cut and key, as rows of a table do, and the number of the first
+    one of its key and content: its own where there is none."""
     numbers = np.arange(rows.num_rows)
     ordinals, firsts = np.zeros_like(numbers), numbers.copy()
     with open_duckdb() as connection:
         connection.register(
-            "entries", rows.select(["uri", "member", "key", "sha256", "reason"]).append_column("n", pa.array(numbers))
+            "entries",
+            rows.select(["uri", "member", "key", "sha256", "cut", "reason"]).append_column("n", pa.array(numbers)),
         )
         # By their hashes most are seen to be alone at once, in little memory.
         found = connection.sql(
             """
-            WITH hashed AS (SELECT *, hash(uri, member, key) AS place, hash(key, sha256) AS content FROM entries),
+            WITH hashed AS (
+              SELECT *, hash(uri, member, key, cut) AS place, hash(key, sha256, cut) AS content FROM entries
+            ),
             doubtful AS (
               FROM hashed WHERE place IN (SELECT place FROM hashed GROUP BY 1 HAVING count(*) > 1)
                 OR content IN (SELECT content FROM hashed GROUP BY 1 HAVING count(*) > 1)
             )
-            SELECT n, row_number() OVER (PARTITION BY uri, member, key ORDER BY n) - 1 AS ordinal,
-              CASE WHEN reason IS NULL THEN min(n) OVER (PARTITION BY key, sha256, reason IS NULL) ELSE n END AS first
+            SELECT n, row_number() OVER (PARTITION BY uri, member, key, cut ORDER BY n) - 1 AS ordinal,
+              CASE WHEN reason IS NULL THEN min(n) OVER (PARTITION BY key, sha256, cut, reason IS NULL) ELSE n
+                END AS first
             FROM doubtful
             """
         ).fetchnumpy()
@@ -172,7 +180,10 @@ def _repeats(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ids(rows: pa.Table, ordinals: np.ndarray, source: str, root: str) -> pa.ChunkedArray:
+    # What finds the parts of an item may change, and the item is the same.
+    cuts = pc.if_else(pc.match_substring_regex(rows["cut"], r"^\d+-\d+$"), rows["cut"], None)
     places, ids = rows.select(["uri", "member", "key"]).append_column("ordinal", pa.array(ordinals)), []
+    places = places.append_column("cut", cuts)
     for batch in places.to_batches():
         columns = (column.to_pylist() for column in batch.columns)
         ids.append([item_id(source, uri.removeprefix(root), *rest) for uri, *rest in zip(*columns, strict=True)])
@@ -184,7 +195,8 @@ def _refused(refused: pa.Table, rows: pa.Table) -> pa.Table:
     listed = refused.to_pylist()
     firsts = rows.take(refused["first"]).to_pylist()
     for row, first in zip(listed, firsts, strict=True):
-        row |= {"stage": "manifest", "outcome": "quarantined"}
+        is_left_out = row["reason"] == NO_SEGMENTS
+        row |= {"stage": "manifest", "outcome": "unmatched" if is_left_out else "quarantined"}
         if row["reason"] is None:
             other = _differences(first["attributes"], row["attributes"])
             also = f", and other values ({other})" if other else ""

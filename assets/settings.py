@@ -33,6 +33,7 @@ from training.validation import FORBID_EXTRA, Names, Strings, check, to_dict
 from training.vectors import VectorModality
 
 if TYPE_CHECKING:  # a source's module needs these settings
+    from assets.segments.base import Segments
     from assets.sources.base import Source
 
 
@@ -296,6 +297,8 @@ class Project:
             check(source.kind != "vectors", f"source {source.name!r}: kind", source.kind, expected)
             return source
         because = f"features.{modality} reads vectors"
+        cut = None if source.segments is None else source.segments.plain()
+        check(cut is None, f"source {source.name!r}: segments", cut, f"none: {because}, and they are not cut")
         check(source.use == "samples", f"source {source.name!r}: use", source.use, f"samples: {because}, no recordings")
         kinds = [choice.kind for choice in self.filters.get(modality, ())]
         check(not kinds, f"filters.{modality}", kinds, f"none: {because}, and filters judge media and texts")
@@ -324,6 +327,15 @@ class Project:
         """The filters of a modality, by kind."""
         choices = self.filters.get(modality, ())
         return {choice.kind: FILTERS.make(choice, scope=modality) for choice in choices}
+
+    def segments_of(self, modality: str) -> dict[str, "Segments"]:
+        """What finds the parts of items of a modality, by what the manifest calls it."""
+        return dict(filter(None, (source.cutter() for source in self.sources if source.modality == modality)))
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the items of some source are cut."""
+        return any(source.segments is not None for source in self.sources)
 
     @property
     def of_samples(self) -> tuple[str, ...]:

@@ -6,14 +6,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from assets.catalog import SOURCES
+from assets.catalog import SEGMENTS, SOURCES
 from assets.storage import is_web
 from training import catalog
 from training.credentials import mask
+from training.family import Choice
 from training.schema import MODALITIES
 from training.validation import FORBID_EXTRA, validated
 
 if TYPE_CHECKING:  # a source's module reads tables, and needs these settings
+    from assets.segments.base import Segments
     from assets.sources.base import Source
 
 
@@ -34,6 +36,7 @@ class SourceSettings:
     options: Any  # the kind's `Options`
     use: Literal["samples", "noise"] = "samples"
     optional: bool = False  # true: that there is nothing is no error
+    segments: Choice | None = None  # how its items are cut (`assets.catalog.SEGMENTS`); null: each is one content
     strict: bool = False  # true: an item that cannot be read fails the run instead of going to quarantine
 
     def __post_init__(self) -> None:
@@ -42,6 +45,17 @@ class SourceSettings:
             kind.check(self.modality, self.options)
         except ValueError as error:
             raise ValueError(f"source {self.name!r} {error}") from None
+        if self.segments is not None:
+            can = [m for m in MODALITIES if catalog.MODALITIES.load(m).can_be_cut]
+            if self.modality not in can:
+                raise ValueError(
+                    f"source {self.name!r} has segments and is {self.modality}: only {', '.join(can)} can be cut"
+                )
+            try:
+                object.__setattr__(self, "segments", SEGMENTS.choose(self.segments))
+                SEGMENTS.load(self.segments.kind)
+            except ValueError as error:
+                raise ValueError(f"source {self.name!r}: {error}") from None
         for place in (*(self.files or ()), self.table or ""):
             if is_web(place) and mask(place) != place:  # the URI that is kept must be one to read it by
                 raise ValueError(
@@ -61,7 +75,21 @@ class SourceSettings:
 
     def make(self, root: Path) -> "Source":
         """The source itself; `root` is the folder that relative paths start from."""
-        return SOURCES.load(self.kind).make(root, self.options, self.modality)
+        source = SOURCES.load(self.kind).make(root, self.options, self.modality)
+        if (cutter := self.cutter()) is None:
+            return source
+        from assets.segments.base import CutSource
+
+        return CutSource(source, cutter[1], cutter[0])
+
+    def cutter(self) -> "tuple[str, Segments] | None":
+        """What cuts its items, and what the manifest calls it; None: nothing does."""
+        if self.segments is None:
+            return None
+        from assets.segments.base import cut_name
+
+        segments = SEGMENTS.make(self.segments)
+        return cut_name(self.segments, segments), segments
 
     def of_vectors(self) -> "SourceSettings":
         """As what reads vectors, where it reads a column of a table."""
@@ -82,7 +110,7 @@ class SourceSettings:
     @property
     def keys(self) -> tuple[str, ...]:
         """The columns that are the key, together where there are several."""
-        return getattr(self.options, "key", None) or ()
+        return getattr(self._rows, "key", None) or getattr(self.options, "key", None) or ()
 
     @property
     def column(self) -> str | None:
@@ -96,7 +124,12 @@ class SourceSettings:
     @property
     def rows(self) -> tuple[str, tuple[str, ...]]:
         """What its columns stand in, and by which key: sources that agree have the same row of it in a sample."""
-        return self.place or self.table or self.name, self.keys
+        return getattr(self._rows, "table", None) or self.place or self.table or self.name, self.keys
+
+    @property
+    def _rows(self) -> Any:
+        """Options of the segments, whose table may be that of the items' rows; None where there is none."""
+        return None if self.segments is None else SEGMENTS.options(self.segments)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:

@@ -6,6 +6,7 @@ from decimal import Decimal, InvalidOperation
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = datetime(1970, 1, 1, 0, 0, 0, 1) - datetime(1970, 1, 1)
+_CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:[.,]\d*)?)", re.ASCII)
 _LEAST = 10**8  # seconds: March 1973. Smaller numbers are years, months, days of Excel, seconds of a recording, ...
 
 
@@ -25,6 +26,26 @@ def parse_time(value: str) -> datetime:
         raise ValueError(f"{value!r} is no time that is clear: {error}; write it as 2024-01-31T12:00:00") from None
     except (ValueError, OverflowError):
         raise ValueError(f"{value!r} is no time: expected ISO 8601 or seconds since 1970") from None
+
+
+def parse_duration(value: str) -> int:
+    """Microseconds of what is written in seconds, or as hh:mm:ss.mmm (hours may lack, a comma may be the point).
+
+    Raises:
+        ValueError: it is no time from a beginning on.
+    """
+    text = value.strip()
+    try:
+        if clock := _CLOCK.fullmatch(text):
+            hours, minutes, seconds = clock.groups()
+            number = int(hours or 0) * 3600 + int(minutes) * 60 + Decimal(seconds.replace(",", "."))
+        else:
+            number = Decimal(text)
+        if 0 <= number < _LEAST:
+            return round(number * 10**6)
+    except InvalidOperation:
+        pass
+    raise ValueError(f"{value!r} is no time in a recording: expected seconds from its beginning, or hh:mm:ss.mmm")
 
 
 class _UnclearError(ValueError):

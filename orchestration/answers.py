@@ -133,6 +133,7 @@ def say_found(found: Found) -> None:
         click.echo(f"{hit.similarity:7.4f}  {hit.sample_id}")
         for item in hit.items:
             where = item.uri + (f": {item.member}" if item.member else "") + (f" line {item.row}" if item.row else "")
+            where += "" if item.start is None else f" from {item.start:.2f} s, {item.seconds:.2f} s long"
             words = "" if item.text is None else f"  {' '.join(item.text.split())[:_SHOWN]}"
             click.echo(f"           {item.modality:<8} {item.source}  {where}{words}")
     if found.unreadable:

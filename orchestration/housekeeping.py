@@ -89,7 +89,8 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
     for modality in MODALITIES:
         now = featurizing.make_step(project, modality).fingerprints if modality in project.modalities else None
         listed = f"""
-            SELECT id FROM clean_{modality} JOIN manifest ON sha256 = parent_id WHERE modality = $m
+            SELECT id FROM clean_{modality} c JOIN manifest m ON sha256 = parent_id AND m.cut IS NOT DISTINCT FROM c.cut
+            WHERE modality = $m
             UNION SELECT sha256 FROM manifest WHERE modality = $m
         """
         current = set(lake.sql(listed, {"m": modality})["id"].to_pylist())

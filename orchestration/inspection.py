@@ -12,7 +12,7 @@ from assets import pipeline
 from assets.alignment import Alignment, align, validate_samples
 from assets.changes import SourceChange, manifest_before, source_changes
 from assets.dataset import check_columns
-from assets.featurizing import make_processor
+from assets.featurizing import content_keys, make_processor
 from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
 from assets.leakage import leak_words, leakage
@@ -156,9 +156,8 @@ def _align(
     match is often why."""
     usable, bad = {}, {}
     for m in project.modalities:
-        bad[m] = set(unreadable.filter(pc.equal(unreadable["modality"], m))["sha256"].to_pylist())
-        contents = pc.unique(manifest.filter(pc.equal(manifest["modality"], m))["sha256"])
-        usable[m] = pa.table({"id": contents.filter(pc.invert(pc.is_in(contents, pa.array(bad[m], pa.string()))))})
+        bad[m] = content_keys(unreadable.filter(pc.equal(unreadable["modality"], m)))
+        usable[m] = _usable(manifest.filter(pc.equal(manifest["modality"], m)), bad[m])
     why, output = pa.concat_tables([refused, unreadable]), project.make_output()
     try:
         aligned = align(manifest, usable, project.align, project.sources, project.root, bad, why, output)
@@ -170,8 +169,16 @@ def _align(
         _check_model(project, aligned.samples)
     except ValueError as error:
         return aligned, str(error)
-    leaks = leakage(aligned.samples, project.align)
+    leaks = leakage(aligned.samples, project.align, manifest if project.cuts else None)
     return aligned, leak_words(leaks, project.align) if leaks.num_rows else None
+
+
+def _usable(items: pa.Table, bad: set[str]) -> pa.Table:
+    """The contents that can be used, as `align` wants them; what is cut where it is decoded counts as one."""
+    rows = items.select(["sha256", "cut"]).group_by(["sha256", "cut"]).aggregate([])
+    keys = pc.binary_join_element_wise(rows["sha256"], pc.fill_null(rows["cut"], ""), "")
+    rows = rows.append_column("id", keys).filter(pc.invert(pc.is_in(keys, pa.array(bad, pa.string()))))
+    return rows.rename_columns({"sha256": "parent_id"})
 
 
 def _counted(rows: pa.Table, column: str) -> dict[str, int]:

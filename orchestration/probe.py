@@ -4,13 +4,14 @@ import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets import featurizing
 from assets.contents import attach_data, portions
-from assets.processing import CLEAN_STEP
+from assets.processing import CLEAN_STEP, PARTS
 from assets.settings import Project
 from training.schema import QUARANTINE
 
@@ -77,7 +78,15 @@ def _unreadable(project: Project, modality: str, items: pa.Table) -> pa.Table:
         project.make_sources(),
         featurizing.make_step(project, modality),
     )
+    rows = items.to_pylist()
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        asked = {"item_id": row["item_id"], "source": row["source"], "cut": row["cut"], "need": [CLEAN_STEP]}
+        parts.setdefault(row["sha256"], []).append(asked)
+    firsts = {row["sha256"]: n for n, row in reversed(list(enumerate(rows)))}  # each is decoded once
+    items = items.take(pa.array(sorted(firsts.values()), pa.int64()))
+    asked_of = [parts[sha256] for sha256 in items["sha256"].to_pylist()]
+    items = items.append_column("parts", pa.array(asked_of, PARTS))
     for part in portions(items, items["size"].to_pylist()):
-        batch = attach_data(part, sources)
-        refusals.append(step(batch.append_column("need", pa.array([[CLEAN_STEP]] * batch.num_rows))).quarantine)
+        refusals.append(step(attach_data(part, sources)).quarantine)
     return pa.concat_tables(refusals)

@@ -5,7 +5,7 @@ Contents are placed by the same code that answers, once for each model and conte
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from assets import pipeline
 from assets.contents import attach_data, portions
 from assets.gate import raw_value
 from assets.lake import Lake
+from assets.parts import content_bytes, stretches
 from assets.settings import Project
 from orchestration.predict import check_inputs, raw_rows, raw_schema, refusal
 from training.schema import EMBEDDINGS, MODALITIES, fingerprint
@@ -37,6 +38,8 @@ class Place:
     uri: str  # file or archive, or table for text
     member: str | None  # path within the archive
     row: int | None  # line or row of the table
+    start: float | None  # seconds from the beginning of a recording, of a part of it; null: the whole
+    seconds: float | None  # how long that part is
     text: str | None  # of a text
 
 
@@ -172,11 +175,14 @@ def _answers(
     from training.score import answer_rows
 
     read: list[dict[str, Any]] = []
-    schema = raw_schema()
+    schema, parts = raw_schema(), stretches(pipeline.open_lake(project), contents["id"].to_pylist())
 
     def raw() -> Iterator[pa.RecordBatch]:
         for part in portions(contents, contents["size"].to_pylist(), _ROWS):
             items = attach_data(part, project.make_sources()).to_pylist()
+            for item in items:  # several contents may be of one item
+                data = content_bytes([item], [(item["item_id"], item["id"])], parts, project.limits)
+                item["data"] = data[item["id"]]
             items = [item for item in items if item["data"] is not None]
             read.extend({"id": item["id"], "modality": item["modality"]} for item in items)
             rows = [{item["modality"]: raw_value(item["modality"], item["data"])} for item in items]
@@ -214,18 +220,19 @@ def _nearest(lake: Lake, keys: Mapping[str, str], query: Sequence[float], k: int
           FROM items JOIN near USING (modality, id) GROUP BY sample_id
           ORDER BY similarity DESC, sample_id LIMIT $k
         )
-        SELECT sample_id, similarity, nearest, modality, source, uri, member, "row", "text"
+        SELECT sample_id, similarity, nearest, modality, items.id, source, uri, member, "row", "text"
         FROM best JOIN items USING (sample_id) JOIN manifest m USING (item_id, modality)
         ORDER BY similarity DESC, sample_id
         """,
         {"query": list(query), "k": k},
     ).to_pylist()
-    hits = []
+    hits, parts = [], stretches(lake, (row["id"] for row in rows))
+    for row in rows:
+        row["start"], row["seconds"], _ = parts.get(row["id"], (None, None, 0))
     for (sample, similarity, nearest), items in itertools.groupby(
         rows, key=lambda row: (row["sample_id"], row["similarity"], row["nearest"])
     ):
-        fields = ("modality", "source", "uri", "member", "row", "text")
-        places = [Place(**{name: item[name] for name in fields}) for item in items]
+        places = [Place(**{field.name: item[field.name] for field in fields(Place)}) for item in items]
         places.sort(key=lambda place: MODALITIES.index(place.modality))
         hits.append(Hit(sample, round(similarity, 4), nearest, places))
     return hits

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -15,23 +16,38 @@ from orchestration.housekeeping import collect
 from orchestration.project import load
 from training.cache import open_table
 from training.data import open_samples
+
+HALVES = """
+from assets.segments.base import Segments
 from training.media import MediaError
-from training.modalities.speech import SpeechModality
-from training.recordings import Speech
+from training.spans import span
+
+
+class Halves(Segments):
+    version = 1
+
+    def cuts(self, content):
+        middle, end = (n * 1_000_000 // content.sample_rate for n in (content.frames // 2, content.frames))
+        if content.frames < 400:
+            raise MediaError("no_samples", "too short to be cut")
+        return [span(0, middle), span(middle, end)]
+"""
+CUTS = ("0-100000", "100000-200000")  # of 0.2 s
 
 
 @pytest.fixture
-def halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every recording is cut in two; one that is too short for that has no usable part."""
+def halves(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every recording is cut in two by the project's own kind; one that is too short has no usable part."""
+    (tiny.parent / "halving.py").write_text(HALVES)
+    monkeypatch.syspath_prepend(str(tiny.parent))
+    monkeypatch.delitem(sys.modules, "halving", raising=False)
+    text = tiny.read_text()
+    assert text.count("file: file}") == 1
+    tiny.write_text(text.replace("file: file}", "file: file, segments: halving:Halves}"))
 
-    def children(self, content: Speech):
-        middle = content.frames // 2
-        if middle < 200:
-            raise MediaError("no_samples", "too short to be cut")
-        for n, part in enumerate((content.waveform[:middle], content.waveform[middle:])):
-            yield f"half {n}", Speech(part, content.sample_rate, content.format, 1, len(part))
 
-    monkeypatch.setattr(SpeechModality, "children", children)
+def cut_ids(parent: str) -> set[str]:
+    return {hashlib.sha256(f"{parent}\0{cut}".encode()).hexdigest() for cut in CUTS}
 
 
 def data_side(path: Path) -> tuple[pipeline.Lake, dict[str, int], str]:
@@ -49,8 +65,9 @@ def test_the_parts_of_an_item_are_rows_and_samples_of_their_own(tiny, halves):
     rows = lake.sql("SELECT parent_id, list(id ORDER BY id) AS ids FROM clean_speech GROUP BY 1").to_pylist()
     assert len(rows) == 47
     for row in rows:
-        expected = [hashlib.sha256(f"{row['parent_id']}\0half {n}".encode()).hexdigest() for n in (0, 1)]
-        assert row["ids"] == sorted(expected)
+        assert row["ids"] == sorted(cut_ids(row["parent_id"]))
+    times = lake.sql("SELECT DISTINCT start, seconds FROM clean_speech ORDER BY ALL").to_pylist()
+    assert times == [{"start": start, "seconds": 0.1} for start in (0.0, 0.1)]
     assert lake.sql("SELECT DISTINCT frames AS n FROM clean_speech")["n"].to_pylist() == [400]
     features = lake.sql("SELECT count(*) AS n FROM speech_features JOIN clean_speech USING (id)")["n"][0].as_py()
     assert features == 94
@@ -81,7 +98,7 @@ def test_they_are_collected_and_erased_with_their_item(tiny, halves):
     for table in ("clean_speech", "speech_features", "samples"):
         column = "speech_id" if table == "samples" else "id"
         ids = set(lake.sql(f"SELECT {column} AS id FROM {table}")["id"].to_pylist())
-        assert not ids & {hashlib.sha256(f"{gone}\0half {n}".encode()).hexdigest() for n in (0, 1)}
+        assert not ids & cut_ids(gone)
     assert lake.sql("SELECT count(*) AS n FROM clean_speech")["n"][0].as_py() == 92
 
 
@@ -109,17 +126,17 @@ def test_parts_that_were_cut_otherwise_are_erased_as_long_as_a_model_stands_on_t
     note = lake.note("dataset")
     kept = [housekeeping.Snapshot(1, "run", 0, ids, note, json.loads(note["features"]), {})]
     monkeypatch.setattr(housekeeping, "kept_snapshots", lambda *_: kept)  # as if a version were registered
-    halved = SpeechModality.children
-    monkeypatch.setattr(SpeechModality, "version", SpeechModality.version + 1)
-    monkeypatch.setattr(
-        SpeechModality, "children", lambda self, content: ((f"new {cut}", part) for cut, part in halved(self, content))
-    )
+    thirds = HALVES.replace("content.frames // 2", "content.frames // 3")
+    (tiny.parent / "thirding.py").write_text(thirds)
+    tiny.write_text(tiny.read_text().replace("halving:", "thirding:"))
+    project = load(tiny)
     data_side(tiny)
     collect(project, dry_run=False)
     file = tiny.parent / "recordings" / "q10.wav"
     gone = hashlib.sha256(file.read_bytes()).hexdigest()
     erase(project, str(file), dry_run=False, purge=False)
-    cuts = {hashlib.sha256(f"{gone}\0{new}half {n}".encode()).hexdigest() for n in (0, 1) for new in ("", "new ")}
+    thirds = ("0-66500", "66500-200000")
+    cuts = cut_ids(gone) | {hashlib.sha256(f"{gone}\0{cut}".encode()).hexdigest() for cut in thirds}
     assert not cuts & set(lake.sql("SELECT id FROM speech_features")["id"].to_pylist())
 
 

@@ -25,6 +25,7 @@ from training.media import (
 )
 from training.messages import one_line
 from training.settings import MediaLimits
+from training.spans import frames_of
 
 if TYPE_CHECKING:
     import soundfile
@@ -47,6 +48,7 @@ _UNKNOWN_FRAMES = 2**48  # streamed FLAC does not say its length: libsndfile the
 _BLOCK_VALUES = 2**20  # values decoded at a time
 _SILENT = 1e-6  # of the power of the strongest channel: 60 dB below
 _CANCELLED = 0.5  # of the power that the mean of channels has which have nothing to do with each other
+_OVERSHOOT = 0.5  # seconds
 _EXPORT = "export it again as WAV or FLAC"
 
 
@@ -58,10 +60,31 @@ class Speech:
     channels: int  # as stored
     frames: int
     warnings: tuple[str, ...] = ()
+    start: float = 0.0  # seconds from the beginning of the recording that it is a part of
 
     @property
     def seconds(self) -> float:
         return self.frames / self.sample_rate
+
+    def part(self, cut: str) -> "Speech":
+        """A stretch of it (`training.spans`), without a copy of its samples.
+
+        A cut may end up to half a second behind the recording, as annotations do (Kaldi's extract-segments allows the
+        same): it then ends with it, and a warning says so. Raises MediaError where there is no such stretch.
+        """
+        first, last = frames_of(cut, self.sample_rate)
+        start, end = (frame / self.sample_rate for frame in (first, last))
+        where = f"the segment from {start:.3f} s to {end:.3f} s"
+        if first >= self.frames or end - self.seconds > _OVERSHOOT:
+            raise MediaError(
+                "beyond_end", f"{where} is not within the recording of {self.seconds:.3f} s: correct its times"
+            )
+        if (last := min(last, self.frames)) <= first:
+            raise MediaError("no_samples", f"{where} has no samples at {self.sample_rate} Hz: correct its times")
+        said = f"{where} ends behind the recording of {self.seconds:.3f} s, and was cut there"
+        warnings = (*self.warnings, said) if end > self.seconds + 1 / self.sample_rate else self.warnings
+        waveform = self.waveform[first:last]
+        return dataclasses.replace(self, waveform=waveform, frames=last - first, start=start, warnings=warnings)
 
 
 def decode_speech(data: bytes, limits: MediaLimits) -> Speech:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from training import catalog
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MODALITIES = catalog.MODALITIES.names()
 SPLITS = ("train", "validation", "test")
 
@@ -44,12 +44,14 @@ MANIFEST = _schema(
     etag=_STRING,
     time=_TIME,
     sha256=_STRING,
+    cut=_STRING,
     text=pa.large_string(),
     attributes=_STRING,
 )
 
 # Everything that did not pass, with why. Content failures are keyed by (sha256, fingerprint); failures of an item as
-# such (file not found, key not matched) by item_id.
+# such (file not found, key not matched) by item_id. A content is the bytes of `sha256`, or the part of them that `cut`
+# says.
 QUARANTINE = _schema(
     stage=_STRING,
     outcome=_STRING,
@@ -63,10 +65,11 @@ QUARANTINE = _schema(
     member=_STRING,
     row=_INT,
     sha256=_STRING,
+    cut=_STRING,
     fingerprint=_STRING,
 )
 
-_CLEAN_KEY = {"id": _STRING, "parent_id": _STRING, "fingerprint": _STRING}
+_CLEAN_KEY = {"id": _STRING, "parent_id": _STRING, "cut": _STRING, "fingerprint": _STRING}
 _CLASSES = {name: catalog.MODALITIES.load(name) for name in MODALITIES}
 CLEAN = {name: _schema(**_CLEAN_KEY, **m.columns, warnings=pa.list_(_STRING)) for name, m in _CLASSES.items()}
 
@@ -157,6 +160,7 @@ COLUMN_WORDS = {
     "etag": "what a store calls the content that it has at that place; null: it does not say",
     "time": "when it was recorded, where the source says so",
     "sha256": "of the file's bytes; of a text in UTF-8, whatever the file's encoding",
+    "cut": "null: the whole content; two microseconds: that part of it; a name: the parts that this way to cut finds",
     "text": "the text itself",
     "attributes": "the table's other columns, as a JSON object of strings",
     "stage": "of the pipeline: manifest, clean, featurize, filter or align",

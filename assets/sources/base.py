@@ -39,6 +39,7 @@ class Entry:
     message: str | None = None  # the same as a sentence that says where and what
     listing: str | None = None  # the line that lists it, as messages name it; null: named by uri and member
     expected: str | None = None  # SHA-256 that its content must have, as its table says
+    cut: str | None = None  # the part of these bytes that is the item, or what finds its parts; null: all of them
     sha256: str | None = None  # of the content; put in when it has been read, by `list` where it reads it in any case
 
     @property

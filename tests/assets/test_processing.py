@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assets.processing import Outcome, Step
+from assets.processing import PARTS, Outcome, Step
 from training.features import FeatureSettings
 from training.featurizers.log_mel import LogMelFeaturizer
 from training.media import MediaError
@@ -54,14 +54,14 @@ def batch(modality: str, *contents: bytes | None, clean: bool = True, features: 
             "text": content.decode() if modality == "text" and content is not None else None,
             "data": content,
             "data_error": None if content is not None else "cannot be read: gone",
-            "need": ["clean"] * clean + ["features"] * features,
+            "parts": [{"item_id": f"item{i}", "source": "silo", "need": ["clean"] * clean + ["features"] * features}],
         }
         for i, content in enumerate(contents)
     ]
     schema = MANIFEST
     for name, type in (("data", pa.large_binary()), ("data_error", pa.string())):
         schema = schema.append(pa.field(name, type))
-    schema = schema.append(pa.field("need", pa.list_(pa.string())))
+    schema = schema.append(pa.field("parts", PARTS))
     return pa.RecordBatch.from_pylist(rows, schema)
 
 
@@ -192,7 +192,9 @@ def test_every_item_has_exactly_one_outcome(modality: str, kinds: list[tuple[str
         return
     table = pa.concat_batches(rows)
     names = pa.array([f"item{i}" for i in range(len(kinds))])
+    parts = [[parts[0] | {"item_id": f"item{i}"}] for i, parts in enumerate(table["parts"].to_pylist())]
     table = table.set_column(0, "item_id", names)
+    table = table.set_column(table.num_columns - 1, "parts", pa.array(parts, PARTS))
     outcome = Step(modality, PROCESSOR)(table)
     good = [(c, f) for kind, c, f in kinds if kind == "good"]
     assert outcome.clean.num_rows == sum(c for c, _ in good)

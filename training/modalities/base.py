@@ -1,15 +1,13 @@
 """The contract of a modality: how its items are decoded, cleaned, measured and shown."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from training.settings import MediaLimits
-
-WHOLE = ""  # the cut of an item that is its own only child
 
 
 class Modality(ABC):
@@ -32,6 +30,7 @@ class Modality(ABC):
     is_text: ClassVar[bool] = False  # items are texts, which tables hold and language models read
     as_string: ClassVar[bool] = False  # tables and requests hold its items themselves: no file names, no base64
     in_python: ClassVar[bool] = False  # its steps work in Python itself most of the time: threads would wait
+    can_be_cut: ClassVar[bool] = False  # `part` and `encode` are there
     takes_noise: ClassVar[bool] = False  # a source may bring clips that augmentation adds
     picture: ClassVar[str | None] = None  # the tensor that a picture of a sample shows, if there is one
     picture_title: ClassVar[str] = ""
@@ -60,13 +59,18 @@ class Modality(ABC):
     def describe(self, content: Any) -> dict[str, Any]:
         """The clean row of a content: `columns` and `warnings`."""
 
-    def children(self, content: Any) -> Iterator[tuple[str, Any]]:
-        """The parts of an item that are rows of their own, each with a cut that names it; most often only the whole.
+    def part(self, content: Any, cut: str) -> Any:
+        """The part of a content that a cut names: of a recording a stretch of it (`training.spans`).
 
         Raises:
-            MediaError: it has no part that could be used.
+            MediaError: the content has no such part.
+            ValueError: the cut is none.
         """
-        yield WHOLE, content
+        raise NotImplementedError
+
+    def encode(self, content: Any) -> bytes:
+        """A file that `decode` reads as this content, so that a part can be given to a model from outside."""
+        raise NotImplementedError
 
     def extras(self, content: Any) -> dict[str, Any]:
         """The columns `extra` of the feature row."""

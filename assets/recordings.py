@@ -1,0 +1,68 @@
+"""Parts of one recording, where samples are made: they stay on one side of a split, and should not overlap."""
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from assets.findings import SHOWN, Finding, counted, note
+from training.schema import MODALITIES
+
+# Contents that are not whole, and whole ones of the same bytes, by the number of their item in `items`.
+_PARTS = "SELECT DISTINCT sha256 FROM items WHERE id <> sha256 AND status = 'present'"
+_PAIRS = """
+SELECT DISTINCT split_key, parent FROM ({used}) WHERE parent IN ({parts})
+"""
+
+
+def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str) -> None:
+    """Table `tied(split_key, tied_unit)`: samples that parts of one recording tie together, directly or by others, are
+    one unit, which falls into one split; those that it does not name are units of their own.
+
+    Args:
+        kept: SQL of the rows that become samples, joined to their items (`items` under the name of each modality).
+    """
+    # Not a UNION of the modalities: DuckDB 2.0.0 takes the first for all, since only their aliases differ.
+    used = f"SELECT split_key, unnest([{', '.join(f'{m}.sha256' for m in MODALITIES)}]) AS parent FROM {kept}"
+    pairs = connection.sql(_PAIRS.format(used=used, parts=_PARTS)).fetchnumpy()
+    connection.register("tied", _units(pairs["split_key"], pairs["parent"]))
+
+
+def _units(keys: np.ndarray, parents: np.ndarray) -> pa.Table:
+    """Each key that hangs together with others, and the first of the parents by which it does."""
+    schema = pa.schema([("split_key", pa.string()), ("tied_unit", pa.string())])
+    if not len(keys):
+        return schema.empty_table()
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names, key_numbers = np.unique(keys.astype(str), return_inverse=True)
+    recordings, numbers = np.unique(parents.astype(str), return_inverse=True)
+    size = len(names) + len(recordings)
+    edges = coo_array((np.ones(len(keys), bool), (key_numbers, len(names) + numbers)), shape=(size, size))
+    labels = connected_components(edges, directed=False)[1]
+    first = dict(zip(labels[len(names) :][::-1].tolist(), recordings[::-1].tolist(), strict=True))
+    of_keys = labels[: len(names)]
+    several = np.bincount(of_keys)[of_keys] > 1
+    units = [first[label] for label in of_keys[several].tolist()]
+    return pa.table([pa.array(names[several], pa.string()), pa.array(units, pa.string())], schema)
+
+
+def note_overlaps(connection: duckdb.DuckDBPyConnection) -> None:
+    """Notes segments that were given by times and begin before another one of their recording ends."""
+    rows = connection.sql(
+        f"""
+        WITH spans AS (
+          SELECT source, modality, sha256, uri, member, split_part(cut, '-', 1)::BIGINT AS first,
+            split_part(cut, '-', 2)::BIGINT AS last
+          FROM items WHERE status = 'present' AND regexp_full_match(cut, '[0-9]+-[0-9]+')
+        ), behind AS (
+          SELECT *, max(last) OVER (PARTITION BY source, sha256, modality ORDER BY first, last
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM spans
+        )
+        SELECT source, count(*), (list(printf('%s at %.3f s', coalesce(member, uri), first / 1e6) ORDER BY uri, member,
+          first))[:{SHOWN}] FROM behind WHERE before > first GROUP BY source ORDER BY source
+        """
+    ).fetchall()
+    for source, count, examples in rows:
+        said = f"source {source}: overlaps of {counted(count, 'segment')} with an earlier one of the recording"
+        note(connection, Finding("overlapping_segments", f"{said}, such as {', '.join(examples)}"))

@@ -1,0 +1,99 @@
+"""The contract of segments: how the items of a source are cut into parts that are contents of their own."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from assets.sources.base import Entry, Source, signature_of
+from training import family
+from training.family import Choice
+from training.processor import package_versions
+from training.schema import fingerprint
+
+
+class Segments:
+    """A kind of cutting (`segments` of a source).
+
+    A part is named by its cut (`Modality.part`), and known by the bytes of its item and the cut: the same part of the
+    same bytes is one content, whatever has cut it. Either what is cut is known where items are listed, and `entries`
+    gives one for each part, or each item has parts that `cuts` finds in it. Objects can be pickled.
+
+    A kind says its options as `Options`, a frozen dataclass with a default for each field, which may include a `table`
+    with its `key`, as those of a source.
+    """
+
+    version: ClassVar[int] = 0  # count up when `cuts` gives others of the same content
+    packages: ClassVar[tuple[str, ...]] = ()  # whose versions decide them
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options
+
+    def entries(self, listed: Iterator[Entry], name: str, root: Path) -> Iterator[Entry]:
+        """The entries of a source with the `cut` of each, and what cannot be cut refused.
+
+        Args:
+            listed: as the source lists them.
+            name: what stands for `cuts`, which finds the parts.
+            root: folder of the project file.
+
+        Raises:
+            SourceError: a table cannot be read as a whole, or fits nothing of the source.
+        """
+        for entry in listed:
+            entry.cut = name
+            yield entry
+
+    def cuts(self, content: Any) -> Sequence[str]:
+        """The parts of a content, in order.
+
+        Raises:
+            MediaError: it has none.
+        """
+        raise NotImplementedError
+
+    def exists(self, root: Path) -> bool:
+        """Whether what it reads is there."""
+        return True
+
+    def signature(self, root: Path) -> Sequence[Any]:
+        """What changes when something that it reads does."""
+        return ()
+
+
+def cut_name(choice: Choice, segments: Segments) -> str:
+    """What the manifest has as the cut of items whose parts `cuts` finds: another one where it may find others."""
+    versions = package_versions(segments.packages)
+    return f"{choice.kind} {fingerprint('segments', family.identity(choice), segments.version, versions)}"
+
+
+def content_id(parent: str, cut: str) -> str:
+    """The id of a part. Args: `parent` is the hash of the item's bytes."""
+    return hashlib.sha256(f"{parent}\0{cut}".encode()).hexdigest()
+
+
+class CutSource(Source):
+    """A source whose items are cut: it lists their parts, and reads the bytes of the whole."""
+
+    def __init__(self, source: Source, segments: Segments, name: str) -> None:
+        super().__init__(source.root, source.options)
+        self._source, self._segments, self._name = source, segments, name
+        self.encoding, self.vectors = source.encoding, source.vectors
+
+    def __str__(self) -> str:
+        return str(self._source)
+
+    def exists(self) -> bool:
+        return self._source.exists() and self._segments.exists(self.root)
+
+    def list(self) -> Iterator[Entry]:
+        yield from self._segments.entries(self._source.list(), self._name, self.root)
+
+    def open(self, entry: Entry) -> Iterator[bytes]:
+        yield from self._source.open(entry)
+
+    def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
+        return self._source.changed(read)
+
+    def signature(self) -> str:
+        return signature_of([self._name, self._source.signature(), *self._segments.signature(self.root)])
