@@ -19,6 +19,7 @@ SEGMENTS = Family(
     {
         "silence": "assets.segments.silence:SilenceSegments",
         "times": "assets.segments.times:TimesSegments",
+        "transcript": "assets.segments.transcript:TranscriptSegments",
     },
 )
 JOINS = Family("join", {"key": "assets.joins.key:KeyJoin"})

@@ -181,7 +181,9 @@ def _repeats(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def _ids(rows: pa.Table, ordinals: np.ndarray, source: str, root: str) -> pa.ChunkedArray:
     # What finds the parts of an item may change, and the item is the same.
-    cuts = pc.if_else(pc.match_substring_regex(rows["cut"], r"^\d+-\d+$"), rows["cut"], None)
+    given = pc.if_else(pc.match_substring_regex(rows["cut"], r"^\d+-\d+$"), rows["cut"], None)
+    numbers = pc.struct_field(pc.extract_regex(rows["cut"], r"(?s)^\S+ \S+ (?P<number>\d+) .*$"), "number")
+    cuts = pc.coalesce(given, numbers)
     places, ids = rows.select(["uri", "member", "key"]).append_column("ordinal", pa.array(ordinals)), []
     places = places.append_column("cut", cuts)
     for batch in places.to_batches():

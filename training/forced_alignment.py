@@ -8,15 +8,18 @@ with the last one of its last; a CTC model tends to tell a character in fewer fr
 Shapes: T frames, V characters of the model's vocabulary, L characters of the transcript.
 """
 
+import functools
 import itertools
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from training.media import MediaError
+from training.model_files import digest
 from training.preprocessing import loading
 from training.spectra import resample
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 _PIECE, _CONTEXT = 20, 2  # seconds that go through the model at once, and those beside them that it hears, too
 _MOST_CELLS = 2**31  # frames times states (2 L + 1): torchaudio counts them in 32 bits, and crashes on more
 _SHORTEST = 0.1  # seconds that a model reads; a shorter recording is filled up with silence
+_loading = threading.Lock()
 _SAID = re.compile(r"\w")
 
 
@@ -70,7 +74,7 @@ class Aligner:
         Raises:
             MediaError: no word can be spelt, the transcript is too long for the recording, or both for the memory.
         """
-        words = [(word, self._spelled(word)) for word in _words(transcript)]
+        words = [(word, self._spelled(word)) for word in words_of(transcript)]
         if not any(ids for _, ids in words):
             raise MediaError("not_aligned", "the transcript has no character that the model knows: correct it")
         log_probs_TV, edges = self.emissions(waveform, rate)
@@ -119,6 +123,17 @@ class Aligner:
             self._tokenizer(form, add_special_tokens=False).input_ids for form in (word, word.upper(), word.lower())
         ]
         return max(([id for id in ids if id not in self._unspelled] for ids in forms), key=len)
+
+
+def load_aligner(folder: Path) -> Aligner:
+    """The aligner of a model; the same object each time. Raises ValueError where the folder holds no such model."""
+    with _loading:  # threads would each load it
+        return _load(folder, digest(folder))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(folder: Path, content: str) -> Aligner:
+    return Aligner(folder)
 
 
 class Span(NamedTuple):
@@ -171,12 +186,17 @@ def best_path(log_probs_TV: "Tensor", targets: Sequence[int], blank: int) -> tup
     return path_BT[0], scores_BT[0]
 
 
-def _words(transcript: str) -> list[str]:
-    """Those between blanks; what has no letter or digit stands with the one before it."""
-    words: list[str] = []
-    for word in transcript.split():
-        if words and not (_SAID.search(word) and _SAID.search(words[-1])):
-            words[-1] += f" {word}"
+def words_of(transcript: str) -> list[str]:
+    """Those between blanks, as they are aligned."""
+    return glued(transcript.split())
+
+
+def glued(parts: Iterable[str]) -> list[str]:
+    """Parts of a transcript, of which those without letters or digits stand with the one before them."""
+    found: list[str] = []
+    for part in parts:
+        if found and not (_SAID.search(part) and _SAID.search(found[-1])):
+            found[-1] += f" {part}"
         else:
-            words.append(word)
-    return words
+            found.append(part)
+    return found

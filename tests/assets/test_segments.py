@@ -66,13 +66,16 @@ def calls(**more: Any) -> SourceSettings:
 
 
 @pytest.mark.parametrize("kind", SEGMENTS.names())
-def test_every_kind_keeps_to_the_contract(kind: str) -> None:
-    segments = SEGMENTS.make(Choice(kind))
-    assert cut_name(Choice(kind), segments) == cut_name(Choice(kind), SEGMENTS.make(Choice(kind)))
+def test_every_kind_keeps_to_the_contract(kind: str, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    choice = Choice(kind, {name: str(tmp_path) for name in SEGMENTS.load(kind).located})
+    segments = SEGMENTS.make(choice)
+    assert cut_name(choice, segments) == cut_name(choice, SEGMENTS.make(choice))
     assert type(segments).version > 0 or type(segments).cuts is SEGMENTS.load(kind).__mro__[1].cuts
-    assert calls(segments=kind).segments == Choice(kind)
+    assert calls(segments=choice.plain()).segments == choice
     with pytest.raises(ValueError, match="only speech can be cut"):
-        SourceSettings.of(name="photos", modality="image", files="photos", segments=kind)
+        SourceSettings.of(name="photos", modality="image", files="photos", segments=choice.plain())
 
 
 def test_a_setting_that_is_wrong_names_the_source() -> None:

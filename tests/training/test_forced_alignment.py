@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import math
 import subprocess
 import sys
@@ -12,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestration.examples import digits
+from tests.training.tiny_ctc import make, save
 from training import children
 from training.forced_alignment import Aligner, best_path, best_spans
 from training.media import MediaError
@@ -73,51 +72,9 @@ def test_what_torchaudio_cannot_count_is_refused_before_it_crashes() -> None:
 # Models
 
 
-LETTERS = sorted(set("".join(digits._WORDS)))
-_LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "intermediate_size": 128}
-_WAVES = _LAYERS | {
-    "conv_dim": (16, 16, 16, 16),
-    "conv_kernel": (20, 8, 4, 4),
-    "conv_stride": (10, 8, 2, 2),
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
-_NO_DROPOUT = dict.fromkeys(
-    ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout", "layerdrop"),
-    0.0,
-)
-
-
-def tokenizer(folder: Path) -> hf.Wav2Vec2CTCTokenizer:
-    folder.mkdir(exist_ok=True)
-    words = ["<pad>", "<unk>", "|", *LETTERS]
-    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
-    return hf.Wav2Vec2CTCTokenizer(
-        str(folder / "vocab.json"), unk_token="<unk>", pad_token="<pad>", bos_token=None, eos_token=None
-    )
-
-
-def make(family: str, folder: Path) -> tuple:
-    """Network, feature extractor and tokenizer of a family, with random weights."""
-    torch.manual_seed(0)
-    written = tokenizer(folder)
-    common = {"vocab_size": len(written), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None} | _NO_DROPOUT
-    if family == "wav2vec2-bert":
-        mels = {"feature_projection_input_dim": 80, "conv_depthwise_kernel_size": 15, "conformer_conv_dropout": 0.0}
-        config = hf.Wav2Vec2BertConfig(**_LAYERS, **common, **mels, apply_spec_augment=False)
-        return hf.Wav2Vec2BertForCTC(config), hf.SeamlessM4TFeatureExtractor(feature_size=40, num_mel_bins=40), written
-    kind = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}[family]
-    config = getattr(hf, f"{kind}Config")(**_WAVES, **common, feat_extract_norm="layer", do_stable_layer_norm=True)
-    network = getattr(hf, f"{kind}ForCTC")(config)
-    return network, hf.Wav2Vec2FeatureExtractor(return_attention_mask=True), written
-
-
 @pytest.fixture(scope="module")
 def aligner(tmp_path_factory) -> Aligner:
-    folder = tmp_path_factory.mktemp("ctc")
-    for part in make("wav2vec2", folder):
-        part.save_pretrained(folder)
-    return Aligner(folder)
+    return Aligner(save("wav2vec2", tmp_path_factory.mktemp("ctc")))
 
 
 def noise(seconds: float, rate: int = RATE) -> np.ndarray:
@@ -126,9 +83,7 @@ def noise(seconds: float, rate: int = RATE) -> np.ndarray:
 
 @pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm", "wav2vec2-bert"])
 def test_models_of_any_family_give_each_word_its_place(tmp_path: Path, family: str) -> None:
-    for part in make(family, tmp_path):
-        part.save_pretrained(tmp_path)
-    aligner = Aligner(tmp_path)
+    aligner = Aligner(save(family, tmp_path))
     for seconds, rate in ((1.5, RATE), (1.5, 8000), (21.0, RATE)):  # the last one in two pieces
         words = aligner.align(noise(seconds, rate), rate, "One, TWO\nthree")
         assert [word.text for word in words] == ["One,", "TWO", "three"]
@@ -169,7 +124,7 @@ def test_a_model_of_another_kind_is_no_ctc_model(aligner: Aligner, tmp_path: Pat
 # Spoken digits
 
 
-VOICES, STEPS, WARMUP, RANDOM = 4, 480, 120, np.random.default_rng(0)
+VOICES, STEPS, WARMUP, RANDOM = 4, 600, 180, np.random.default_rng(0)
 
 
 def takes() -> dict[tuple[str, str], dict[int, np.ndarray]]:
@@ -210,8 +165,9 @@ def joined(clips: list[dict[int, np.ndarray]], count: int) -> tuple[np.ndarray, 
 
 @pytest.mark.slow
 def test_a_small_model_finds_the_words_of_a_recording(tmp_path: Path) -> None:
-    """Trained on two takes of each voice, it aligns a recording of 60 digits of the third takes: 9 of 10 words begin
-    and end within 0.3 s of where they do, and the middle of each lies in it."""
+    """Trained on two takes of each voice, it aligns a recording of 60 digits of the third takes. 9 of 10 words begin
+    within 0.3 s of where they do (later, mostly: what a digit is, it knows when it has heard some of it) and end within
+    0.2 s, and the middle of each lies in it."""
     network, extractor, written = make("wav2vec2-bert", tmp_path)
     clips = takes()
     known = [words for (_, take), words in clips.items() if take != "2"]
@@ -238,7 +194,7 @@ def test_a_small_model_finds_the_words_of_a_recording(tmp_path: Path) -> None:
     words = Aligner(tmp_path).align(waveform, RATE, transcript)
     found = np.array([(word.start, word.end) for word in words])
     print("seconds off, start and end:", np.quantile(np.abs(found - times), (0.5, 0.9, 1), axis=0).round(3).tolist())
-    assert (np.quantile(np.abs(found - times), 0.9, axis=0) < 0.3).all()
+    assert (np.quantile(np.abs(found - times), 0.9, axis=0) < (0.3, 0.2)).all()
     middles = found.mean(1)
     assert ((times[:, 0] < middles) & (middles < times[:, 1])).all()
     even = np.linspace(0, len(waveform) / RATE, 61)  # what is known without a model
