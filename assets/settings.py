@@ -86,7 +86,7 @@ class AlignSettings(TableSettings):  # of `table`
     held_out: Strings = ()
     test_values: dict[str, Strings] = field(default_factory=dict)
     require: Strings = ()  # a sample lacking one of these is unmatched
-    max_per_key: int = 64  # samples one key may give when several items share it
+    max_per_key: int = 64  # samples one key may give when several items share it; all parts of an item count as one
     # modalities whose contents may stand in several splits; of others that is a leak, but for texts beside media
     allow_shared: Strings = ()
     max_missing: float = 0.95  # a modality that has a source and lacks in more than this share of samples is a fault
@@ -330,7 +330,8 @@ class Project:
 
     def segments_of(self, modality: str) -> dict[str, "Segments"]:
         """What finds the parts of items of a modality, by what the manifest calls it."""
-        return dict(filter(None, (source.cutter() for source in self.sources if source.modality == modality)))
+        cutters = filter(None, (source.cutter() for source in self.sources if source.modality == modality))
+        return {name: segments for name, segments in cutters if segments.finds}
 
     @property
     def cuts(self) -> bool:

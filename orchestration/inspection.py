@@ -108,6 +108,7 @@ def check(project: Project, decoded: int = 50) -> Check:
         unmatched_examples=aligned.quarantine["message"].slice(0, _EXAMPLES).to_pylist(),
         findings=[
             *aligned.findings,
+            *_unknown_parts(project),
             *label_findings(aligned.samples, project),
             *disputed_inputs(aligned.samples, project),
         ],
@@ -171,6 +172,17 @@ def _align(
         return aligned, str(error)
     leaks = leakage(aligned.samples, project.align, manifest if project.cuts else None)
     return aligned, leak_words(leaks, project.align) if leaks.num_rows else None
+
+
+def _unknown_parts(project: Project) -> list[Finding]:
+    """That only decoding tells how many parts the items of some sources have."""
+    cutters = {source.name: source.cutter() for source in project.sources}
+    said = "is cut where it is decoded: each item counts as one segment here, and a run makes as many as it finds"
+    return [
+        Finding("unknown_segments", f"source {name} {said}")
+        for name, cutter in cutters.items()
+        if cutter is not None and cutter[1].finds
+    ]
 
 
 def _usable(items: pa.Table, bad: set[str]) -> pa.Table:

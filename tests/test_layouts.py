@@ -100,6 +100,31 @@ def kaldi(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return said
 
 
+def long_recordings(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    turns = {f"t{n}": ("monday" if n < 2 else f"day{n // 2}", "calm" if n % 3 else "angry") for n in range(48)}
+    rows = [
+        f"{turn},{call},0:00:00.0{2 * (n % 2)},0.0{4 * (n % 2) + 3},anna,{mood}"
+        for n, (turn, (call, mood)) in enumerate(turns.items())
+    ]
+    for n, call in enumerate(dict.fromkeys(call for call, _ in turns.values())):
+        write(root / f"calls/{call}.flac", sound(n, "FLAC"))
+    write(root / "turns.csv", "\n".join(["turn,call,from,to,speaker,mood", *rows]))
+    write(root / "said.csv", "\n".join(["turn,words", *(f"{turn},Words of {turn}" for turn in turns)]))
+    return {turn: mood for turn, (_, mood) in turns.items()}
+
+
+def subtitles(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    speakers = {f"t{n}/{cue}": "anna" if (n + cue) % 2 else "bo" for n in range(24) for cue in (1, 2)}
+    for n in range(24):
+        write(root / f"talks/t{n}.wav", sound(n, "WAV"))
+        cues = [
+            f"00:00.0{4 * cue - 4} --> 00:00.0{4 * cue}\n<v {speakers[f't{n}/{cue}']}>Cue {cue} of {n}"
+            for cue in (1, 2)
+        ]
+        write(root / f"subtitles/t{n}.vtt", "\n\n".join(["WEBVTT", *cues]))
+    return speakers
+
+
 def annotations(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     rows = [{"file": f"{n}.png", "class": "cat" if n % 2 else "dog"} for n in range(24)]
     for n in range(24):
@@ -229,6 +254,8 @@ LAYOUTS = {
         common_voice,
         librispeech,
         kaldi,
+        long_recordings,
+        subtitles,
         annotations,
         hub_parquet,
         huggingface,

@@ -38,23 +38,28 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         CREATE TABLE broken_links(uri VARCHAR, line BIGINT, problem VARCHAR);
         CREATE TABLE candidates(item_id VARCHAR);
         CREATE TABLE ranked AS
-        SELECT key, modality, item_id, id, unit,
-          row_number() OVER (PARTITION BY key, modality ORDER BY number) - 1 AS rank,
-          count(*) OVER (PARTITION BY key, modality) AS n
-        FROM items WHERE status = 'present' AND key IS NOT NULL;
+        SELECT *, max(rank) OVER same + 1 AS n, count(*) OVER same AS parts FROM (
+          SELECT key, modality, item_id, id, unit,
+            dense_rank() OVER (PARTITION BY key, modality
+              ORDER BY position, uri, "row" NULLS FIRST, member, item_id) - 1 AS rank
+          FROM items WHERE status = 'present' AND key IS NOT NULL)
+        WINDOW same AS (PARTITION BY key, modality);
         CREATE TABLE lacking AS
         SELECT DISTINCT key, modality FROM items WHERE status = 'quarantined'
         UNION SELECT key, modality FROM refused_keys WHERE status = 'quarantined';
         """
     )
-    # Combinations are numbered with the last modality running fastest; an item ranked max_per_key or later is in none
-    # of them, and numbering one modality after the other keeps the join small.
-    steps = ["combined_0 AS (SELECT DISTINCT key, 1::BIGINT AS n, 0::BIGINT AS position FROM ranked)"]
+    # Combinations of items are numbered with the last modality running fastest; an item ranked max_per_key or later is
+    # in none of them, and numbering one modality after the other keeps the join small. Parts have the number of their
+    # item.
+    first = "1::BIGINT AS n, 0::BIGINT AS position, 1::BIGINT AS parts"
+    steps = [f"combined_0 AS (SELECT DISTINCT key, {first} FROM ranked)"]
     for number, m in enumerate(MODALITIES):
         steps.append(
             f"""
             combined_{number + 1} AS (
-              SELECT c.* EXCLUDE (n, position), few.item_id AS {m}_item, few.id AS {m}_id, few.unit AS {m}_unit,
+              SELECT c.* EXCLUDE (n, position, parts), few.item_id AS {m}_item, few.id AS {m}_id,
+                few.unit AS {m}_unit, c.parts * coalesce(few.parts, 1) AS parts,
                 c.n * coalesce(few.n, 1) AS n, c.position * coalesce(few.n, 1) + coalesce(few.rank, 0) AS position
               FROM combined_{number} c LEFT JOIN (FROM ranked WHERE modality = '{m}' AND rank < $most) few USING (key)
               WHERE c.position * coalesce(few.n, 1) + coalesce(few.rank, 0) < $most
@@ -74,7 +79,7 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         CREATE TABLE joined AS
         WITH {", ".join(steps)}
         SELECT NULL::BIGINT AS line, NULL::VARCHAR AS link_uri, c.key AS split_key, NULL::VARCHAR AS values,
-          c.key || CASE WHEN n = 1 THEN '' ELSE '#' || left(sha256(concat_ws(' ', {units})), 8) END AS sample_id,
+          c.key || CASE WHEN parts = 1 THEN '' ELSE '#' || left(sha256(concat_ws(' ', {units})), 8) END AS sample_id,
           {slots}
         FROM combined_{len(MODALITIES)} c {lacking}
         """,

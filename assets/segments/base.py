@@ -29,6 +29,7 @@ class Segments:
     version: ClassVar[int] = 0  # count up when `cuts` gives others of the same content
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions decide them
     located: ClassVar[tuple[str, ...]] = ()  # options that name models or files, which `identity` knows by content
+    finds: ClassVar[bool] = True  # by `cuts`; false: `entries` knows all parts
 
     def __init__(self, options: Any = None) -> None:
         self.options = options

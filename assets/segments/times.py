@@ -29,6 +29,8 @@ class TimesSegments(Segments):
     A recording that no row names is unmatched.
     """
 
+    finds = False
+
     @dataclass(frozen=True, kw_only=True)
     class Options(TableSettings):
         table: str | None = None  # one row a segment; default: the source's own

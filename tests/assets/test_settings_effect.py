@@ -362,6 +362,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "SourceSettings.kind": (FILES, {"kind": "table"}),
     "SourceSettings.options": (FILES, {"files": "other"}),
     "SourceSettings.optional": ({**FILES, "files": "nowhere"}, {"optional": True}),
+    "SourceSettings.segments": ({**FILES, "modality": "speech"}, {"segments": "silence"}),
     "SourceSettings.strict": ({**LISTED, "table": "gone.csv"}, {"strict": True}),
 }
 

@@ -124,7 +124,7 @@ def test_a_model_of_another_kind_is_no_ctc_model(aligner: Aligner, tmp_path: Pat
 # Spoken digits
 
 
-VOICES, STEPS, WARMUP, RANDOM = 4, 600, 180, np.random.default_rng(0)
+VOICES, STEPS, WARMUP, RANDOM = 2, 500, 50, np.random.default_rng(0)
 
 
 def takes() -> dict[tuple[str, str], dict[int, np.ndarray]]:
@@ -178,7 +178,7 @@ def test_a_small_model_finds_the_words_of_a_recording(tmp_path: Path) -> None:
         ids = [torch.tensor(written(transcript).input_ids) for _, transcript, _ in spoken]
         return {**read, "labels": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100)}
 
-    batches = {1: [batch(1, 16) for _ in range(30)], 3: [batch(3, 8) for _ in range(30)]}
+    batches = {1: [batch(1, 8) for _ in range(30)], 3: [batch(3, 6) for _ in range(30)]}
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, STEPS)
     for step in range(STEPS):
