@@ -76,11 +76,11 @@ def _cue(times: _Line, identifier: str | None, lines: list[str]) -> Cue:
 
 
 def _time(text: str) -> Decimal:
-    found = _TIME.fullmatch(text)
-    hours, minutes, seconds = found.groups() if found else (None, None, None)
-    if minutes is None or int(minutes) > 59 or Decimal(seconds.replace(",", ".")) >= 60:
-        raise ValueError(f"{text[:40]!r} is no time: expected hours, minutes and seconds, as in 00:01:02.500")
-    return int(hours or 0) * 3600 + int(minutes) * 60 + Decimal(seconds.replace(",", "."))
+    if found := _TIME.fullmatch(text):
+        hours, minutes, seconds = int(found[1] or 0), int(found[2]), Decimal(found[3].replace(",", "."))
+        if minutes < 60 and seconds < 60:
+            return hours * 3600 + minutes * 60 + seconds
+    raise ValueError(f"{text[:40]!r} is no time: expected hours, minutes and seconds, as in 00:01:02.500")
 
 
 def _plain(text: str) -> str:
