@@ -165,24 +165,34 @@ def joined(clips: list[dict[int, np.ndarray]], count: int) -> tuple[np.ndarray, 
 
 @pytest.mark.slow
 def test_a_small_model_finds_the_words_of_a_recording(tmp_path: Path) -> None:
-    """Trained on two takes of each voice, it aligns a recording of 60 digits of the third takes. 9 of 10 words begin
-    within 0.3 s of where they do (later, mostly: what a digit is, it knows when it has heard some of it) and end within
-    0.2 s, and the middle of each lies in it."""
+    """Trained on two takes of each voice, it aligns a recording of 60 digits of the third takes: 9 of 10 words begin
+    and end within 0.2 s of where they do, and all within 0.3 s. It is trained with label priors (Huang et al. 2024,
+    https://arxiv.org/abs/2406.02560): without them a CTC model tells each digit some 0.2 s late."""
     network, extractor, written = make("wav2vec2-bert", tmp_path)
     clips = takes()
     known = [words for (_, take), words in clips.items() if take != "2"]
 
-    def batch(count: int, rows: int) -> dict[str, torch.Tensor]:
+    def batch(count: int, rows: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
         spoken = [joined(known, count) for _ in range(rows)]
         read = extractor([waveform for waveform, _, _ in spoken], sampling_rate=RATE, return_tensors="pt")
         ids = [torch.tensor(written(transcript).input_ids) for _, transcript, _ in spoken]
-        return {**read, "labels": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100)}
+        return (
+            dict(read),
+            torch.nn.utils.rnn.pad_sequence(ids, batch_first=True),
+            torch.tensor([len(row) for row in ids]),
+        )
 
     batches = {1: [batch(1, 8) for _ in range(30)], 3: [batch(3, 6) for _ in range(30)]}
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, STEPS)
+    prior_V = torch.ones(network.config.vocab_size) / network.config.vocab_size
     for step in range(STEPS):
-        loss = network(**batches[1 if step < WARMUP else 3][step % 30]).loss
+        read, labels, lengths = batches[1 if step < WARMUP else 3][step % 30]
+        log_probs_BTV = network(**read).logits.log_softmax(-1)
+        prior_V = 0.9 * prior_V + 0.1 * log_probs_BTV.detach().exp().mean((0, 1))
+        scores_TBV = (log_probs_BTV - 0.3 * prior_V.log()).transpose(0, 1)
+        frames = read["attention_mask"].sum(-1)
+        loss = torch.nn.functional.ctc_loss(scores_TBV, labels, frames, lengths, zero_infinity=True)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -192,10 +202,8 @@ def test_a_small_model_finds_the_words_of_a_recording(tmp_path: Path) -> None:
         part.save_pretrained(tmp_path)
     waveform, transcript, times = joined([words for (_, take), words in clips.items() if take == "2"], 60)
     words = Aligner(tmp_path).align(waveform, RATE, transcript)
-    found = np.array([(word.start, word.end) for word in words])
-    print("seconds off, start and end:", np.quantile(np.abs(found - times), (0.5, 0.9, 1), axis=0).round(3).tolist())
-    assert (np.quantile(np.abs(found - times), 0.9, axis=0) < (0.3, 0.2)).all()
-    middles = found.mean(1)
-    assert ((times[:, 0] < middles) & (middles < times[:, 1])).all()
+    off = np.abs(np.array([(word.start, word.end) for word in words]) - times)
+    print("seconds off, start and end:", np.quantile(off, (0.5, 0.9, 1), axis=0).round(3).tolist())
+    assert np.quantile(off, 0.9) < 0.2 and off.max() < 0.3
     even = np.linspace(0, len(waveform) / RATE, 61)  # what is known without a model
-    assert np.quantile(np.abs(even[:-1] - times[:, 0]), 0.9) > 0.5
+    assert np.quantile(np.abs(even[1:] - times[:, 1]), 0.9) > 0.3

@@ -37,7 +37,6 @@ def make(family: str, folder: Path) -> tuple:
     torch.manual_seed(0)
     written = tokenizer(folder)
     common = {"vocab_size": len(written), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None} | _NO_DROPOUT
-    common |= {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
     if family == "wav2vec2-bert":
         mels = {"feature_projection_input_dim": 80, "conv_depthwise_kernel_size": 15, "conformer_conv_dropout": 0.0}
         config = hf.Wav2Vec2BertConfig(**_LAYERS, **common, **mels, apply_spec_augment=False)
