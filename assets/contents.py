@@ -1,6 +1,7 @@
 """Contents of items: hashed in parallel or taken over from the last scan, and read again by what the manifest says."""
 
 import hashlib
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -204,7 +205,7 @@ def attach_data(rows: pa.RecordBatch | pa.Table, sources: Mapping[str, Source]) 
             if text is not None:
                 content = text.encode()
             elif source is not None:
-                content = b"".join(source.open(entry))
+                content = _joined(source.open(entry))
             if content is None:
                 error = f"its source {name!r} is not in the project file; run again"
             elif hashlib.sha256(content).hexdigest() != sha256:
@@ -217,9 +218,23 @@ def attach_data(rows: pa.RecordBatch | pa.Table, sources: Mapping[str, Source]) 
     fields = [*batch.schema, pa.field("data", pa.large_binary()), pa.field("data_error", pa.string())]
     columns = [batch[name] for name in batch.schema.names]
     columns = [c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for c in columns]
-    return pa.record_batch(
-        [*columns, pa.array(data, pa.large_binary()), pa.array(errors, pa.string())], pa.schema(fields)
-    )
+    return pa.record_batch([*columns, _binary(data), pa.array(errors, pa.string())], pa.schema(fields))
+
+
+def _joined(pieces: Iterable[bytes]) -> bytes:
+    """The pieces as one, of which none is kept: all of them at once would be as large again."""
+    whole = io.BytesIO()
+    for piece in pieces:
+        whole.write(piece)
+    return whole.getvalue()
+
+
+def _binary(data: Sequence[bytes | None]) -> pa.Array:
+    """As large_binary; a large content comes alone, and is not copied."""
+    if len(data) != 1 or data[0] is None:
+        return pa.array(data, pa.large_binary())
+    offsets = pa.array([0, len(data[0])], pa.int64()).buffers()[1]
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(data[0])])
 
 
 def _columns(rows: pa.RecordBatch | pa.Table, names: list[str]) -> Iterator[tuple[Any, ...]]:

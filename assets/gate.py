@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets import pipeline
-from assets.contents import attach_data, portions
+from assets.contents import portions
 from assets.evaluation import fusion_of, majority_answer, recorded, recorded_predictions
 from assets.lake import Lake
-from assets.parts import content_bytes, stretches
+from assets.parts import read_contents, stretches
 from assets.settings import Project
 from assets.sources.base import Source
 from training import catalog
@@ -248,9 +248,8 @@ def _raw_rows(
     ]
     for part in portions(samples, sizes, _ROWS):
         items = sorted({at[row[name]] for row in part for name in names if row[name]})
-        read = attach_data(listed.take(items), sources).to_pylist()
-        wanted = [(row[i], row[c]) for row in part for i, c in pairs if row[i]]
-        data = content_bytes(read, wanted, parts, limits)
+        wanted_ids = {(row[i], row[c]) for row in part for i, c in pairs if row[i]}
+        data = read_contents(listed.take(items), wanted_ids, parts, sources, limits)
         yield [row | {m: raw_value(m, data.get(row[f"{m}_id"])) for m in MODALITIES} for row in part]
 
 

@@ -1,10 +1,13 @@
 """Contents as a model gets them from outside: the bytes of a file, and of a part those of one that holds it alone."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
+from assets.contents import attach_data
 from assets.lake import Lake
+from assets.sources.base import Source
 from training.catalog import MODALITIES
 from training.schema import CLEAN
 from training.settings import MediaLimits
@@ -42,28 +45,42 @@ def stretches(lake: Lake, ids: Iterable[str]) -> dict[str, Stretch]:
     return found
 
 
-def content_bytes(
-    items: Sequence[Mapping[str, Any]],
+def read_contents(
+    items: pa.Table,
     wanted: Iterable[tuple[str, str]],
     parts: Mapping[str, Stretch],
+    sources: Mapping[str, Source],
     limits: MediaLimits,
 ) -> dict[str, bytes | None]:
-    """Content id -> its bytes; null where those of its item could not be read.
+    """Content id -> its bytes; null where they cannot be read. One recording that was cut is held at a time.
 
     Args:
-        items: manifest rows with `data` (`assets.contents.attach_data`).
+        items: manifest rows, those wanted among them.
         wanted: id of an item, and of a content of it.
         parts: `stretches` of the contents.
     """
-    by_id, found = {item["item_id"]: item for item in items}, dict[str, bytes | None]()
-    for item_id, pairs in itertools.groupby(sorted(set(wanted)), key=lambda pair: pair[0]):
-        item, ids = by_id[item_id], [content for _, content in pairs]
-        found |= {content: item["data"] for content in ids if found.get(content) is None}
-        if item["data"] is None or not any(content in parts for content in ids):
-            continue
-        modality = MODALITIES.load(item["modality"])()
-        whole = modality.decode(item["data"], limits)  # once for all of them
-        for content in ids:
-            if content in parts:
-                found[content] = modality.encode(modality.part(whole, parts[content].cut))
+    asked: dict[str, list[str]] = {}
+    for item, content in wanted:
+        asked.setdefault(item, []).append(content)
+    numbers = {item: n for n, item in enumerate(items["item_id"].to_pylist()) if item in asked}
+    cut = [n for item, n in numbers.items() if any(content in parts for content in asked[item])]
+    whole = sorted(set(numbers.values()) - set(cut))
+    found: dict[str, bytes | None] = {}
+    for group in filter(None, (whole, *([n] for n in cut))):
+        for item in attach_data(items.take(group), sources).to_pylist():
+            for content, data in _contents(item, asked[item["item_id"]], parts, limits):
+                found[content] = found.get(content) or data
     return found
+
+
+def _contents(
+    item: Mapping[str, Any], contents: Iterable[str], parts: Mapping[str, Stretch], limits: MediaLimits
+) -> Iterator[tuple[str, bytes | None]]:
+    """The contents of one item; it is decoded once for all of its parts."""
+    modality, decoded = MODALITIES.load(item["modality"])(), None
+    for content in contents:
+        if content not in parts or item["data"] is None:
+            yield content, item["data"]
+            continue
+        decoded = modality.decode(item["data"], limits) if decoded is None else decoded
+        yield content, modality.encode(modality.part(decoded, parts[content].cut))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from assets.segments.base import Segments, content_id, found_by
@@ -97,11 +98,11 @@ class Step:
         featurizer, modality = self.processor.featurizers[self.modality], self.processor.modalities[self.modality]
         listed = batch.select([*_ORIGIN, "data_error", "parts"]).to_pylist()
         items: list[dict[str, Any]] = []
-        for row, data in zip(listed, batch["data"], strict=True):
+        for n, row in enumerate(listed):
             parts = [row | part for part in row["parts"]]
             items += parts
             with _naming(row):
-                content = self._decode(parts, data.as_py(), rows)  # one at a time: media are large
+                content = self._decode(parts, _cell(batch["data"], n), rows)  # one at a time: media are large
             if content is None:
                 continue
             cuts: _Cuts = {}
@@ -243,6 +244,16 @@ def _naming(item: dict[str, Any]) -> Iterator[None]:
         yield
     except Exception as error:
         raise RuntimeError(one_line(f"{origin(item)}: {type(error).__name__}: {error}")) from error
+
+
+def _cell(column: pa.LargeBinaryArray, n: int) -> bytes | None:
+    """One cell; a scalar of Arrow's would be another copy of it."""
+    cell = column.slice(n, 1)
+    if cell.null_count:
+        return None
+    _, offsets, values = cell.buffers()
+    start, end = np.frombuffer(offsets, np.int64)[cell.offset : cell.offset + 2].tolist()
+    return values.slice(start, end - start).to_pybytes() if end > start else b""
 
 
 def _measured(rule: Filter, content: Any) -> float | None:

@@ -7,11 +7,9 @@ import pyarrow as pa
 from assets.findings import SHOWN, Finding, counted, note
 from training.schema import MODALITIES
 
-# Contents that are not whole, and whole ones of the same bytes, by the number of their item in `items`.
-_PARTS = "SELECT DISTINCT sha256 FROM items WHERE id <> sha256 AND status = 'present'"
-_PAIRS = """
-SELECT DISTINCT split_key, parent FROM ({used}) WHERE parent IN ({parts})
-"""
+# The bytes that have parts, and which samples hold something of them: a part, or the whole.
+_PARTS = "SELECT sha256 FROM items WHERE id <> sha256 AND status = 'present'"
+_PAIRS = "SELECT DISTINCT split_key, parent FROM ({used}) WHERE parent IN ({parts})"
 
 
 def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str) -> None:

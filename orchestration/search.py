@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from assets import pipeline
-from assets.contents import attach_data, portions
+from assets.contents import portions
 from assets.gate import raw_value
 from assets.lake import Lake
-from assets.parts import content_bytes, stretches
+from assets.parts import read_contents, stretches
 from assets.settings import Project
 from orchestration.predict import check_inputs, raw_rows, raw_schema, refusal
 from training.schema import EMBEDDINGS, MODALITIES, fingerprint
@@ -178,14 +178,16 @@ def _answers(
     schema, parts = raw_schema(), stretches(pipeline.open_lake(project), contents["id"].to_pylist())
 
     def raw() -> Iterator[pa.RecordBatch]:
-        for part in portions(contents, contents["size"].to_pylist(), _ROWS):
-            items = attach_data(part, project.make_sources()).to_pylist()
-            for item in items:  # several contents may be of one item
-                data = content_bytes([item], [(item["item_id"], item["id"])], parts, project.limits)
-                item["data"] = data[item["id"]]
-            items = [item for item in items if item["data"] is not None]
-            read.extend({"id": item["id"], "modality": item["modality"]} for item in items)
-            rows = [{item["modality"]: raw_value(item["modality"], item["data"])} for item in items]
+        ids, sizes = contents["id"].to_pylist(), contents["size"].to_pylist()
+        sizes = [parts[name].size if name in parts else size for name, size in zip(ids, sizes, strict=True)]
+        for part in portions(contents, sizes, _ROWS):
+            columns = [part[name].to_pylist() for name in ("item_id", "id", "modality")]
+            named = list(zip(*columns, strict=True))
+            wanted = [(item, content) for item, content, _ in named]
+            data = read_contents(part, wanted, parts, project.make_sources(), project.limits)
+            named = [(modality, content) for _, content, modality in named if data[content] is not None]
+            read.extend({"id": content, "modality": modality} for modality, content in named)
+            rows = [{modality: raw_value(modality, data[content])} for modality, content in named]
             yield pa.RecordBatch.from_pylist(rows, schema)
 
     batches = itertools.chain(raw_rows(asked, ()), raw())

@@ -36,16 +36,31 @@ def prediction_table(spec: JobSpec, predictions: pa.Table, run: RunSpec) -> dict
 
 
 def _inputs(spec: JobSpec, samples: Sequence[str]) -> Mapping[str, dict[str, Any]]:
-    """Sample id -> modality -> text, or name of the file; None where it has none."""
-    columns = [f"{m}_item" for m in MODALITIES]
+    """Sample id -> modality -> text, or name of the file and which part of it; None where it has none."""
+    columns = [f"{m}_{what}" for m in MODALITIES for what in ("item", "id")]
     wanted = pc.field("sample_id").isin(samples)
     joined = _open(spec, "samples").to_table(["sample_id", *columns], filter=wanted).to_pylist()
-    items = {row[column] for row in joined for column in columns} - {None}
+    items = {row[f"{m}_item"] for row in joined for m in MODALITIES} - {None}
+    places = {m: _places(spec, m, {row[f"{m}_id"] for row in joined} - {None}) for m in MODALITIES}
     named = _open(spec, "manifest").to_table(
         ["item_id", "modality", "uri", "member", "row", "text"], filter=pc.field("item_id").isin(sorted(items))
     )
     names = {row["item_id"]: _name(row, spec) for row in named.to_pylist()}
-    return {row["sample_id"]: {m: names.get(row[f"{m}_item"]) for m in MODALITIES} for row in joined}
+    return {row["sample_id"]: {m: _given(row, m, names, places[m]) for m in MODALITIES} for row in joined}
+
+
+def _given(row: Mapping[str, Any], modality: str, names: Mapping[str, str], places: Mapping[str, str]) -> str | None:
+    name, place = names.get(row[f"{modality}_item"]), places.get(row[f"{modality}_id"])
+    return name if name is None or place is None else f"{name}, {place}"
+
+
+def _places(spec: JobSpec, modality: str, ids: set[str]) -> dict[str, str]:
+    """Of those contents that are parts of a recording which ones, in words."""
+    if not ids or not spec.features.modality(modality).can_be_cut:
+        return {}
+    is_part = pc.field("id").isin(sorted(ids)) & (pc.field("id") != pc.field("parent_id"))
+    rows = _open(spec, f"clean_{modality}").to_table(["id", "start", "seconds"], filter=is_part).to_pylist()
+    return {row["id"]: f"{row['start']:.2f} s to {row['start'] + row['seconds']:.2f} s" for row in rows}
 
 
 def _open(spec: JobSpec, table: str) -> Any:

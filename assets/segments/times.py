@@ -19,6 +19,7 @@ from assets.times import parse_duration
 from training.spans import span
 from training.validation import Names
 
+_SHOWN = 3  # recordings of many in a message
 NO_SEGMENTS = "no_segments"  # the reason of a recording that no row names
 
 
@@ -54,10 +55,7 @@ class TimesSegments(Segments):
             return
         there = list(listed)  # in full, since a row may name any of them
         items = [entry for entry in there if entry.reason is None]
-        named: dict[str, list[int]] = {}
-        for n, entry in enumerate(items):
-            for called in _names(entry):
-                named.setdefault(called, []).append(n)
+        named = _by_name(items)
         cut, missing = set[int](), list[Entry]()
         yield from (entry for entry in there if entry.reason is not None)
         for record in self._records(root):
@@ -107,19 +105,20 @@ class TimesSegments(Segments):
             refused.message = f"{record.where}: column {'/'.join(options.recording)!r} names no recording"
         elif not numbers:
             refused.reason, refused.message = "not_found", f"{record.where}: {called!r} is no recording of the source"
+        elif len({items[n].key for n in numbers}) > 1:
+            several = " and ".join(items[n].where for n in numbers[:_SHOWN])
+            refused.reason = "ambiguous"
+            refused.message = f"{record.where}: {called!r} fits {several}; write the key of one of them"
         else:
             return {n: self._segment(record, items[n], cut) for n in numbers}, None
         return {}, refused
 
     def _segment(self, record: Record, recording: Entry, cut: str | None) -> Entry:
         options = self.options
-        values = json.loads(recording.attributes) | json.loads(record.attributes(*self._hidden()))
-        key = key_of(record.values, options.key) if options.key else recording.key
+        own = options.key or ()
+        values = json.loads(recording.attributes) | json.loads(record.attributes(*(own if len(own) == 1 else ())))
+        key = key_of(record.values, own) if own else recording.key
         return replace(recording, key=key, cut=cut, attributes=as_object(values), listing=record.where)
-
-    def _hidden(self) -> tuple[str, ...]:
-        """The columns that are no attributes: the key of one column, which is the item's."""
-        return (*(self.options.key or ()),) if len(self.options.key or ()) == 1 else ()
 
     def _of_own_row(self, entry: Entry) -> Entry:
         options, values = self.options, json.loads(entry.attributes)
@@ -149,9 +148,15 @@ class TimesSegments(Segments):
         return span(start, end), None
 
 
-def _names(entry: Entry) -> set[str]:
-    """What a table may call a recording: its key, with the suffix of its file, or the name of its file."""
-    name = entry.member if entry.member is not None else entry.uri
-    suffix = posixpath.splitext(name)[1]
-    names = {entry.key, f"{entry.key}{suffix}", posixpath.basename(name), name}
-    return {normalize(called) for called in names if called}
+def _by_name(items: Sequence[Entry]) -> dict[str, list[int]]:
+    """What a table may call recordings -> their numbers: by key, with the suffix of the file or without it, and, where
+    that is no key of another, by the name of the file."""
+    by_key: dict[str, list[int]] = {}
+    by_file: dict[str, list[int]] = {}
+    for n, entry in enumerate(items):
+        file = entry.member if entry.member is not None else entry.uri
+        for key in {entry.key, entry.key and entry.key + posixpath.splitext(file)[1]} - {None}:
+            by_key.setdefault(normalize(key or ""), []).append(n)
+        for name in {file, posixpath.basename(file)}:
+            by_file.setdefault(normalize(name), []).append(n)
+    return by_file | by_key

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from assets import featurizing, pipeline
 from assets.asset_checks import check_balance, check_leakage
 from assets.catalog import SEGMENTS
 from assets.gate import write_raw
+from assets.recordings import _units as units
 from assets.segments.base import content_id, cut_name
 from assets.segments.silence import SilenceSegments, detect, spans
 from assets.source_settings import SourceSettings
@@ -26,6 +28,7 @@ from assets.times import parse_duration
 from orchestration.automation import signature
 from orchestration.inspection import check
 from orchestration.project import load
+from training import prediction_table
 from training.children import environment
 from training.family import Choice
 from training.media import MediaError
@@ -342,6 +345,8 @@ def test_segments_by_times_and_whole_recordings_of_the_same_files(project: Path,
         f"{project.parent}/calls/b.wav at 1.400 s"
     ]
     assert len(pipeline.noise(lake, settings)) == 3
+    spec = SimpleNamespace(lake=lake.uri, storage_options={}, features=settings.features)
+    assert prediction_table._inputs(spec, ["a1"])["a1"]["speech"] == "a.wav, 1.00 s to 2.00 s"
 
     again = data_side(project)[1]
     assert again["speech"]["processed"] == 0 and len(decoded) == 3
@@ -410,6 +415,22 @@ def test_parts_of_a_recording_fall_into_one_split(project: Path) -> None:
     assert check_leakage(lake, replace(torn, align=replace(torn.align, allow_shared=("speech",)))).passed
 
 
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("123456")), max_size=20))
+def test_what_recordings_tie_together_is_one_unit(pairs: list[tuple[str, str]]) -> None:
+    keys, parents = (np.array([pair[n] for pair in pairs], object) for n in (0, 1))
+    tied = {row["split_key"]: row["tied_unit"] for row in units(keys, parents).to_pylist()}
+    together = {key: {key} for key in keys}
+    for _ in pairs:  # until nothing more hangs together
+        for one, parent in pairs:
+            for other, same in pairs:
+                if parent == same:
+                    together[one] |= together[other]
+                    together[other] |= together[one]
+    assert set(tied) == {key for key, others in together.items() if len(others) > 1}
+    for one in tied:
+        assert {other for other in tied if tied[other] == tied[one]} == together[one]
+
+
 def test_check_counts_segments_by_their_table(project: Path) -> None:
     found = check(load(project))
     assert (found.sources["calls"].listed, found.sources["calls"].seen) == (8, 14)
@@ -448,6 +469,21 @@ def test_times_in_the_own_table_of_a_source(tmp_path: Path) -> None:
     entries = {entry.key: entry for entry in source.make(tmp_path).list()}
     assert entries["b1"].cut == "1400000-2800000" and entries["backwards"].reason == "malformed"
     assert entries["c.wav"].reason == "no_segments" and "'from' and 'to'" in entries["c.wav"].message
+
+
+def test_a_name_that_fits_two_recordings_cuts_none(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / "calls" / folder).mkdir(parents=True)
+        soundfile.write(tmp_path / "calls" / folder / "1.wav", talk(1.0), RATE)
+    (tmp_path / "segments.csv").write_text("call,start,end\n1.wav,0,1\nx/1,0,1\ny/1.wav,0.5,1\n")
+    source = calls(segments={"kind": "times", "table": "segments.csv", "recording": "call"})
+    entries = list(source.make(tmp_path).list())
+    assert [(entry.key, entry.reason, entry.cut) for entry in entries] == [
+        ("1.wav", "ambiguous", None),
+        ("x/1", None, "0-1000000"),
+        ("y/1", None, "500000-1000000"),
+    ]
+    assert "fits" in entries[0].message and "x/1.wav and" in entries[0].message
 
 
 def test_a_table_that_fits_nothing_ends_the_run(tmp_path: Path) -> None:
