@@ -91,7 +91,7 @@ def align(
             columns = Columns.of(connection, sources)
             columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
             _drop(connection, settings)
-            tie_parts(connection, _KEPT)
+            tie_parts(connection, _KEPT, [m for m in MODALITIES if m not in settings.allow_shared])
             note_overlaps(connection)
             samples = _samples(connection, settings, columns, output)
             _note_rivals(connection, settings, columns)
@@ -253,7 +253,11 @@ def _samples(
     slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "more", "status") for m in MODALITIES)
     pools = "".join(f", {pool_sql(settings.pairing, m, columns)} AS {m}_pool" for m in MODALITIES)
     times = ", ".join(f"{m}.time" for m in MODALITIES)
-    also = "split_keys" if "split_keys" in connection.table("joined").columns else "NULL::VARCHAR[]"
+    also = "NULL::VARCHAR[]"
+    if "split_keys" in connection.table("joined").columns:
+        units = "(SELECT unnest(split_keys) AS also) LEFT JOIN tied ON tied.split_key = also"
+        is_tied = connection.sql("SELECT 1 FROM tied LIMIT 1").fetchall() != []
+        also = f"(SELECT list(coalesce(tied_unit, also)) FROM {units})" if is_tied else "split_keys"
     rows = connection.sql(
         f"""
         SELECT sample_id, coalesce(tied_unit, split_key) AS split_key, {also} AS split_keys, least({times}) AS time

@@ -21,6 +21,7 @@ SEGMENTS = Family(
         "boxes": "assets.segments.boxes:BoxesSegments",
         "silence": "assets.segments.silence:SilenceSegments",
         "times": "assets.segments.times:TimesSegments",
+        "transcript": "assets.segments.transcript:TranscriptSegments",
     },
 )
 ENGINES = Family(

@@ -17,7 +17,7 @@ from assets import pipeline
 from assets.contents import portions
 from assets.evaluation import fusion_of, majority_answer, recorded, recorded_predictions
 from assets.lake import Lake
-from assets.parts import read_contents
+from assets.parts import parts_of, read_contents
 from assets.settings import Project
 from assets.sources.base import Source
 from training import catalog

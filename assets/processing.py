@@ -5,7 +5,7 @@ Pure Arrow to Arrow; reading the bytes (`contents.attach_data`) and writing the 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from assets.segments.base import Segments, content_id
+from assets.segments.base import Segments, content_id, found_by
 from training import family
 from training.family import Choice
 from training.filters.base import Filter
@@ -51,6 +51,7 @@ class _Rows:
     features: list[dict[str, Any]] = field(default_factory=list)
 
 
+_Cuts = dict[tuple[str, str], Sequence[str] | MediaError]
 _Child = tuple[str, Any]  # id and content of a part of an item
 _Decoded = tuple[dict[str, Any], list[_Child]]  # an item, and the contents of it that lack features
 
@@ -106,9 +107,10 @@ class Step:
                     content = self._decode(alike, _cell(batch["data"], n), rows)  # one at a time: media are large
                 if content is None:
                     continue
+                cuts: _Cuts = {}
                 for item in alike:
                     with _naming(item):
-                        waiting.append((item, self._clean(item, content, rows)))
+                        waiting.append((item, self._clean(item, content, cuts, rows)))
                 held += modality.nbytes(content) or featurizer.at_once  # its parts are views of it
                 del content
                 if held >= featurizer.at_once:
@@ -145,10 +147,10 @@ class Step:
                 self._refuse(item, "clean" if CLEAN_STEP in item["need"] else "featurize", error, rows)
             return None
 
-    def _clean(self, item: dict[str, Any], content: Any, rows: _Rows) -> list[_Child]:
+    def _clean(self, item: dict[str, Any], content: Any, cuts: _Cuts, rows: _Rows) -> list[_Child]:
         """Adds the clean rows and measurements of an item, or why it is refused; gives its parts that lack features."""
         try:
-            children = list(self._children(item, content))
+            children = list(self._children(item, content, cuts))
             clean, measurements = self._clean_rows(item, children)
         except MediaError as error:
             self._refuse(item, "clean" if CLEAN_STEP in item["need"] else "featurize", error, rows)
@@ -202,14 +204,29 @@ class Step:
         ]
         return clean, measurements
 
-    def _children(self, item: dict[str, Any], content: Any) -> Iterator[_Child]:
+    def _children(self, item: dict[str, Any], content: Any, cuts: _Cuts) -> Iterator[_Child]:
         """What an item consists of; a whole one keeps the id of its bytes."""
         parent, cut = item["sha256"], item["cut"]
         if cut is None:
             yield parent, content
             return
-        for one in self.segments[cut].cuts(content) if cut in self.segments else [cut]:
+        for one in self._parts(cut, content, cuts):
             yield content_id(parent, one), self.processor.modalities[self.modality].part(content, one)
+
+    def _parts(self, cut: str, content: Any, cuts: _Cuts) -> Sequence[str]:
+        """The parts that a cut stands for. Args: `cuts` keeps what was found in this content, or why nothing was."""
+        name, number, asked = found_by(cut)
+        if name not in self.segments:
+            return [cut]
+        if (name, asked) not in cuts:
+            try:
+                cuts[name, asked] = self.segments[name].cuts(content, asked)
+            except MediaError as error:
+                cuts[name, asked] = error
+        found = cuts[name, asked]
+        if isinstance(found, MediaError):
+            raise found
+        return found if number is None else found[number - 1 : number]
 
     def _refuse(self, item: dict[str, Any], stage: str, error: MediaError, rows: _Rows) -> None:
         """Under the step that refused the content, so that it is not tried again as long as that is the same."""

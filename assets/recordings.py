@@ -1,28 +1,32 @@
 """Parts of one item, where samples are made: they stay on one side of a split, and should not overlap."""
 
+from collections.abc import Sequence
+
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from assets.findings import SHOWN, Finding, counted, note
-from training.schema import MODALITIES
 
 # The bytes that have parts, and which samples hold something of them: a part, or the whole.
 _PARTS = "SELECT sha256 FROM items WHERE id <> sha256 AND status = 'present'"
 _PAIRS = "SELECT DISTINCT split_key, parent FROM ({used}) WHERE parent IN ({parts})"
 
 
-def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str) -> None:
+def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str, modalities: Sequence[str]) -> None:
     """Table `tied(split_key, tied_unit)`: samples that parts of one item tie together, directly or by others, are
     one unit, which falls into one split; those that it does not name are units of their own.
 
     Args:
         kept: SQL of the rows that become samples, joined to their items (`items` under the name of each modality).
+        modalities: those whose parts tie.
     """
     # Not a UNION of the modalities: DuckDB 2.0.0 takes the first for all, since only their aliases differ.
-    first = f"SELECT split_key, unnest([{', '.join(f'{m}.sha256' for m in MODALITIES)}]) AS parent FROM {kept}"
-    more = ", ".join(f"coalesce([further.item for further in {m}_more], [])" for m in MODALITIES)
-    further = f"SELECT split_key, unnest(flatten([{more}])) AS item_id FROM {kept}"
+    first = (
+        f"SELECT split_key, unnest([{', '.join(f'{m}.sha256' for m in modalities)}]::VARCHAR[]) AS parent FROM {kept}"
+    )
+    more = ", ".join(f"coalesce([further.item for further in {m}_more], [])" for m in modalities)
+    further = f"SELECT split_key, unnest(flatten([{more}]::VARCHAR[][])) AS item_id FROM {kept}"
     used = f"{first} UNION ALL SELECT split_key, sha256 FROM ({further}) JOIN items USING (item_id)"
     pairs = connection.sql(_PAIRS.format(used=used, parts=_PARTS)).fetchnumpy()
     connection.register("tied", _units(pairs["split_key"], pairs["parent"]))

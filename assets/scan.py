@@ -18,7 +18,7 @@ from assets.contents import Contents
 from assets.findings import DIFFERING, SHOWN, quoted
 from assets.lake import BATCH_ROWS, open_duckdb
 from assets.names import normalize
-from assets.segments.base import FOUND, NO_SEGMENTS
+from assets.segments.base import FOUND, NO_SEGMENTS, NUMBERED
 from assets.source_settings import SourceSettings
 from assets.sources.base import Entry, SourceError
 from training.credentials import mask_urls
@@ -181,7 +181,9 @@ def _repeats(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def _ids(rows: pa.Table, ordinals: np.ndarray, source: str, root: str) -> pa.ChunkedArray:
     # What finds the parts of an item may change, and the item is the same.
-    cuts = pc.if_else(pc.match_substring_regex(rows["cut"], FOUND), None, rows["cut"])
+    given = pc.if_else(pc.match_substring_regex(rows["cut"], FOUND), None, rows["cut"])
+    numbers = pc.struct_field(pc.extract_regex(rows["cut"], NUMBERED), "number")
+    cuts = pc.coalesce(numbers, given)
     places, ids = rows.select(["uri", "member", "key"]).append_column("ordinal", pa.array(ordinals)), []
     places = places.append_column("cut", cuts)
     for batch in places.to_batches():

@@ -54,6 +54,7 @@ class SourceSettings:
             try:
                 object.__setattr__(self, "segments", SEGMENTS.choose(self.segments))
                 cut = SEGMENTS.load(self.segments.kind).modality
+                SEGMENTS.make(self.segments)
             except ValueError as error:
                 raise ValueError(f"source {self.name!r}: {error}") from None
             if cut not in (None, self.modality):
@@ -95,6 +96,14 @@ class SourceSettings:
 
         segments = SEGMENTS.make(self.segments)
         return cut_name(self.segments, segments), segments
+
+    def located(self, locate: Callable[[str], str]) -> "SourceSettings":
+        """With `locate` applied to each option of its segments that names a model or file."""
+        if self.segments is None:
+            return self
+        names = SEGMENTS.load(self.segments.kind).located
+        options = {n: locate(v) if n in names and v else v for n, v in self.segments.options.items()}
+        return replace(self, segments=Choice(self.segments.kind, options))
 
     def of_vectors(self) -> "SourceSettings":
         """As what reads vectors, where it reads a column of a table."""

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import importlib
+import posixpath
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -19,23 +20,31 @@ _FORMATS = {
     **dict.fromkeys((".csv", ".tsv", ".txt"), "delimited"),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json_"),
     ".parquet": "parquet",
+    **dict.fromkeys((".srt", ".vtt"), "subtitles"),
+    ".textgrid": "textgrid",
+    **dict.fromkeys((".ctm", ".rttm"), "scoring"),
     **dict.fromkeys((".xlsx", ".xlsm"), "spreadsheet"),
 }
 
 
 def table_files(name: Path | str, root: Path | None = None, access: RemoteSettings = ANYWHERE) -> list[Location]:
     """The files of a table: what a path or URL names, or all that a glob does, sorted by name."""
+    return [location for _, location in _named_files(name, root, access)]
+
+
+def _named_files(name: Path | str, root: Path | None, access: RemoteSettings) -> list[tuple[str, Location]]:
+    """With their names below the folder that a glob starts from."""
     location = locate(name, root, access)
     if not (location.globs and glob.has_magic(str(name))) or location.is_file():
-        return [location]
+        return [(location.name, location)]
     matching = sorted(location.matches()[1], key=lambda entry: entry.uri)
-    return [locate(entry.uri, None, access) for entry in matching if entry.reason is None]
+    return [(entry.key or "", locate(entry.uri, None, access)) for entry in matching if entry.reason is None]
 
 
 def table_entries(name: Path | str, root: Path | None = None, access: RemoteSettings = ANYWHERE) -> list[Entry]:
     """The files of a table as entries, which tell size and time of each. Raises SourceError if there is none."""
     try:
-        return [location.entry() for location in _existing(name, root, access)]
+        return [location.entry() for _, location in _existing(name, root, access)]
     except FileNotFoundError:
         raise _no_such(locate(name, root)) from None
 
@@ -52,7 +61,7 @@ def holds_media(name: Path | str, root: Path, column: str, access: RemoteSetting
     from assets.formats.media_column import MediaField
 
     try:
-        with _existing(name, root, access)[0].open() as file:
+        with _existing(name, root, access)[0][1].open() as file:
             return MediaField.of(pq.read_schema(file), column) is not None
     except (OSError, SourceError, pa.ArrowException):
         return False
@@ -70,7 +79,8 @@ def read_table(
     vectors: bool = False,
     optional: Collection[str] = (),
 ) -> Iterator[Record]:
-    """The rows of a CSV, TSV, JSON Lines, JSON, Parquet or Excel file, by its suffix; or of all files of a glob.
+    """The rows of a CSV, TSV, JSON Lines, JSON, Parquet or Excel file, of subtitles or a transcript with times
+    (`assets.formats.cues`), by its suffix; or of all files of a glob.
 
     The rows of a JSON file may lie within an object, as the only list of objects in it or as `settings.rows`.
 
@@ -90,10 +100,11 @@ def read_table(
         SourceError: a file is missing, damaged, in another encoding, or lacks one of the `required` columns.
     """
     known: list[str] = []
-    for location in _existing(name, root, settings or ANYWHERE):
+    for called, location in _existing(name, root, settings or ANYWHERE):
         wanted = tuple(dict.fromkeys([*required, *([text] if text else []), *([media] if media else [])]))
         asked = wanted, text, media, vectors, frozenset(optional)
-        yield from _read(TableFile(location, settings or TableSettings(), columns, *asked, known))
+        key = posixpath.splitext(called.removesuffix(".gz"))[0]
+        yield from _read(TableFile(location, settings or TableSettings(), columns, *asked, known, key))
 
 
 def _read(table: TableFile) -> Iterator[Record]:
@@ -119,8 +130,8 @@ def _read(table: TableFile) -> Iterator[Record]:
         raise SourceError(f"{table}: cannot be read: {error}") from None
 
 
-def _existing(name: Path | str, root: Path | None, access: RemoteSettings) -> list[Location]:
-    if not (files := table_files(name, root, access)):
+def _existing(name: Path | str, root: Path | None, access: RemoteSettings) -> list[tuple[str, Location]]:
+    if not (files := _named_files(name, root, access)):
         raise _no_such(locate(name, root))
     return files
 

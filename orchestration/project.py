@@ -99,6 +99,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
             encoders={m: _encoder_beside(path, encoder) for m, encoder in project.model.encoders.items()},
         ),
         features=project.features.located(lambda name: _beside(path, name, "bytes")),
+        sources=tuple(source.located(lambda name: _beside(path, name, "")) for source in project.sources),
     )
 
 

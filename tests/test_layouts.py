@@ -114,6 +114,18 @@ def long_recordings(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {turn: mood for turn, (_, mood) in turns.items()}
 
 
+def subtitles(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    speakers = {f"t{n}/{cue}": "anna" if (n + cue) % 2 else "bo" for n in range(24) for cue in (1, 2)}
+    for n in range(24):
+        write(root / f"talks/t{n}.wav", sound(n, "WAV"))
+        cues = [
+            f"00:00.0{4 * cue - 4} --> 00:00.0{4 * cue}\n<v {speakers[f't{n}/{cue}']}>Cue {cue} of {n}"
+            for cue in (1, 2)
+        ]
+        write(root / f"subtitles/t{n}.vtt", "\n\n".join(["WEBVTT", *cues]))
+    return speakers
+
+
 def annotations(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     rows = [{"file": f"{n}.png", "class": "cat" if n % 2 else "dog"} for n in range(24)]
     for n in range(24):
@@ -278,6 +290,7 @@ LAYOUTS = {
         librispeech,
         kaldi,
         long_recordings,
+        subtitles,
         annotations,
         objects,
         hub_parquet,

@@ -76,6 +76,7 @@ class TableFile:
     vectors: bool = False  # what `media` holds is lists of numbers
     optional: frozenset[str] = frozenset()  # columns that are read whatever they hold, beside those required
     known: list[str] = field(default_factory=list)  # columns of the first file of the table; filled by `check`
+    key: str = ""  # its name below the folder that a glob of tables starts from, without suffix
 
     def __str__(self) -> str:
         return str(self.location)

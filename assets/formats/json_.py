@@ -1,10 +1,11 @@
 """JSON Lines, an object a line; and JSON: an array of objects, also as a value of one object, or objects one after the
-other."""
+other. An object that holds a transcript gives its words (`assets.formats.transcripts`)."""
 
 import json
 from collections.abc import Collection, Iterator
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
+from assets.formats import transcripts
 from assets.formats.base import Record, TableFile, unstorable
 from assets.formats.values import as_text, is_vector, no_text, refused
 from assets.names import normalize
@@ -19,9 +20,21 @@ _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 _Item = tuple[int, Any, str | None]  # line, value, and why there is none
 
 
+class _Rows(NamedTuple):
+    """Where the rows of an object lie."""
+
+    key: str
+    unit: str | None = None  # of a transcript, what a row is
+
+
 def read(table: TableFile) -> Iterator[Record]:
     columns: dict[str, str] = {}  # as written, and cleaned
-    for line, value, problem in _items(table):
+    with table.open_text() as file:
+        start = _start(file)
+    rows = _rows_of(table, start)
+    if rows is not None and rows.unit is not None:
+        columns |= {name: name for name in transcripts.COLUMNS}
+    for line, value, problem in _items(table, start, rows):
         if problem is None and not isinstance(value, dict):
             problem = f"line {line} is no JSON object"
         if problem is not None:
@@ -43,18 +56,24 @@ def read(table: TableFile) -> Iterator[Record]:
     table.check(list(dict.fromkeys(columns.values())))
 
 
-def _items(table: TableFile) -> Iterator[_Item]:
-    with table.open_text() as file:
-        start = _start(file)
-    rows = table.settings.rows
-    if rows is None and start.startswith("{") and (table.suffix == ".json" or start == "{"):
-        rows = _found_rows(table)
+def _items(table: TableFile, start: str, rows: _Rows | None) -> Iterator[_Item]:
     is_document = start.startswith("[") or start == "{" or (table.suffix == ".json" and not _is_value(start))
     with table.open_text() as file:
-        if rows is not None:
-            yield from _rows_within(_Reader(table, file), rows)
+        if rows is not None and rows.unit is not None:
+            yield from _transcribed(table, _Reader(table, file), rows.key, rows.unit)
+        elif rows is not None:
+            yield from _rows_within(_Reader(table, file), rows.key)
         else:
             yield from _document(_Reader(table, file)) if is_document else _lines(file)
+
+
+def _rows_of(table: TableFile, start: str) -> _Rows | None:
+    """As the settings say, else as found; None where what lies in the file is rows."""
+    rows = table.settings.rows
+    is_object = start.startswith("{") and (table.suffix == ".json" or start == "{")
+    if is_object and rows in (None, *transcripts.UNITS):
+        return _found_rows(table, rows)
+    return None if rows is None else _Rows(rows)
 
 
 def _start(file: TextIO) -> str:
@@ -151,26 +170,40 @@ def _document(reader: _Reader) -> Iterator[_Item]:
             yield reader.value()
 
 
-def _found_rows(table: TableFile) -> str | None:
-    """The key of the one list of objects within an object that is all the file holds; None where the objects of the
-    file are rows themselves, as one is that has the columns required."""
+def _found_rows(table: TableFile, rows: str | None) -> _Rows | None:
+    """The transcript, or the one list of objects, within an object that is all the file holds; None where the objects
+    of the file are rows themselves, as one is that has the columns required."""
     keys, lists = [], {}  # key -> columns of the first object
+    firsts: dict[str, Any] = {}  # key -> first element of a list, or what else lies there
     with table.open_text() as file:
         reader = _Reader(table, file)
         reader.next()
         for key in reader.members():
             keys.append(normalize(key))
             if not reader.text.startswith("["):
-                reader.value()
+                firsts[key] = reader.value()[1]
                 continue
+            firsts[key] = None
             for number, (_, value, _) in enumerate(reader.elements()):
                 if number == 0 and isinstance(value, dict):
                     lists[key] = [normalize(name) for name in value]
-        if reader.next() or not lists or (table.required and set(table.required) <= set(keys)):
-            return None
+                firsts[key] = value if number == 0 else firsts[key]
+        is_row = reader.next() or (table.required and set(table.required) <= set(keys))
+    unit = rows or transcripts.WORDS
+    if not is_row and not _have(lists, table.required) and (found := transcripts.find(firsts, unit)):
+        return _Rows(found, unit)
+    if rows is not None:
+        return _Rows(rows)
+    if is_row or not lists:
+        return None
     if len(lists) > 1:
         raise reader.error(_several(lists, table.required))
-    return next(iter(lists))
+    return _Rows(next(iter(lists)))
+
+
+def _have(lists: dict[str, list[str]], required: Collection[str]) -> bool:
+    """Whether a list has columns as it writes them that are asked for, and that no transcript has."""
+    return not set(required) <= set(transcripts.COLUMNS) and any(set(required) <= set(c) for c in lists.values())
 
 
 def _several(lists: dict[str, list[str]], required: Collection[str]) -> str:
@@ -197,6 +230,22 @@ def _rows_within(reader: _Reader, rows: str) -> Iterator[_Item]:
             raise reader.error(f"line {reader.line}: {rows!r} (`rows`) is no list of objects; name another key")
     if rows not in seen:
         raise reader.error(f"its object has no key {rows!r} (`rows`); it has {', '.join(k[:40] for k in seen[:40])}")
+
+
+def _transcribed(table: TableFile, reader: _Reader, key: str, unit: str) -> Iterator[_Item]:
+    """The words or segments at a key of an object, each at the line of the element in which it lies."""
+    number = 0
+    reader.next()
+    for found in reader.members():
+        if not reader.text.startswith("["):
+            values: Iterator[_Item] = iter([reader.value()])
+        else:
+            values = reader.elements()
+        for line, value, _ in values:
+            for cells, problem in transcripts.stretches(value, unit) if found == key else ():
+                number += 1
+                own = {"file": table.key, "number": number}
+                yield line, {**cells, **own}, f"line {line}: {problem}" if problem else None
 
 
 def _words(error: Exception) -> str:

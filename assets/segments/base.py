@@ -1,6 +1,7 @@
 """The contract of segments: how the items of a source are cut into parts that are contents of their own."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,8 @@ from training.schema import fingerprint
 
 NO_SEGMENTS = "no_segments"  # the reason of an item that no row of a table of segments names
 FOUND = r" [0-9a-f]{16}$"  # how a cut ends that names what finds the parts (`cut_name`)
+# One that also says for what: a number that tells the parts of an item apart, and the words to find.
+NUMBERED = r"(?s)^(?P<name>\S+ [0-9a-f]{16}) (?P<number>\d+) (?P<words>.*)$"
 
 
 class Segments:
@@ -29,6 +32,7 @@ class Segments:
     modality: ClassVar[str | None] = None  # of what it cuts; None: of whatever can be cut
     version: ClassVar[int] = 0  # count up when `cuts` gives others of the same content
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions decide them
+    located: ClassVar[tuple[str, ...]] = ()  # options that name models or files, which `identity` knows by content
     finds: ClassVar[bool] = True  # by `cuts`; false: `entries` knows all parts
 
     def __init__(self, options: Any = None) -> None:
@@ -49,13 +53,20 @@ class Segments:
             entry.cut = name
             yield entry
 
-    def cuts(self, content: Any) -> Sequence[str]:
+    def cuts(self, content: Any, asked: str = "") -> Sequence[str]:
         """The parts of a content, in order.
+
+        Args:
+            asked: what `entries` has said of it (`numbered`).
 
         Raises:
             MediaError: it has none.
         """
         raise NotImplementedError
+
+    def identity(self) -> Any:
+        """What a fingerprint knows of the `located` options: the content of their files, wherever they lie."""
+        return None
 
     def exists(self, root: Path) -> bool:
         """Whether what it reads is there."""
@@ -69,7 +80,27 @@ class Segments:
 def cut_name(choice: Choice, segments: Segments) -> str:
     """What the manifest has as the cut of items whose parts `cuts` finds: another one where it may find others."""
     versions = package_versions(segments.packages)
+    if segments.located:
+        options = {name: value for name, value in choice.options.items() if name not in segments.located}
+        choice = Choice(choice.kind, options)
+        versions["located"] = segments.identity()
     return f"{choice.kind} {fingerprint('segments', family.identity(choice), segments.version, versions)}"
+
+
+def numbered(name: str, number: int, asked: str) -> str:
+    """The cut of an item that is one of the parts which `cuts` finds, where what it is asked is known of the item.
+
+    Args:
+        name: what stands for `cuts`.
+        number: of the part, from 1.
+    """
+    return f"{name} {number} {asked}"
+
+
+def found_by(cut: str) -> tuple[str, int | None, str]:
+    """What stands for `cuts`, the number of the part (None: the item is all of them), and what is asked."""
+    found = re.fullmatch(NUMBERED, cut)
+    return (found[1], int(found[2]), found[3]) if found else (cut, None, "")
 
 
 def content_id(parent: str, cut: str) -> str:

@@ -71,16 +71,19 @@ def calls(**more: Any) -> SourceSettings:
 
 
 @pytest.mark.parametrize("kind", SEGMENTS.names())
-def test_every_kind_keeps_to_the_contract(kind: str) -> None:
-    segments = SEGMENTS.make(Choice(kind))
-    assert cut_name(Choice(kind), segments) == cut_name(Choice(kind), SEGMENTS.make(Choice(kind)))
+def test_every_kind_keeps_to_the_contract(kind: str, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    choice = Choice(kind, {name: str(tmp_path) for name in SEGMENTS.load(kind).located})
+    segments = SEGMENTS.make(choice)
+    assert cut_name(choice, segments) == cut_name(choice, SEGMENTS.make(choice))
     assert segments.finds == (type(segments).version > 0)
     others = [name for name in MODALITIES if name != segments.modality]
-    source = SourceSettings.of(name="items", modality=segments.modality, files="items", segments=kind)
-    assert source.segments == Choice(kind)
+    source = SourceSettings.of(name="items", modality=segments.modality, files="items", segments=choice.plain())
+    assert source.segments == choice
     for other in others:
         with pytest.raises(ValueError, match=rf"only .*{segments.modality}.* can be cut"):
-            SourceSettings.of(name="items", modality=other, files="items", segments=kind)
+            SourceSettings.of(name="items", modality=other, files="items", segments=choice.plain())
 
 
 def test_a_setting_that_is_wrong_names_the_source() -> None:
