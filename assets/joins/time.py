@@ -248,7 +248,7 @@ def _join(connection: duckdb.DuckDBPyConnection, options: TimeOptions, several: 
             f"WHEN {m}_slot.id IS NOT NULL THEN {there} WHEN w.{m} THEN 'quarantined' ELSE 'absent' END AS {m}_status"
         )
         of_modality = "SELECT anchor, item_id, id, rank FROM filled f JOIN timed t USING (number) "
-        of_modality += f"WHERE f.modality = '{m}'"
+        of_modality += f"WHERE f.modality = '{m}' AND t.modality = '{m}'"
         joins.append(f"LEFT JOIN ({of_modality} AND rank = 1) {m}_slot ON {m}_slot.anchor = a.anchor")
         if m in several:
             listed = "list({'item': item_id, 'id': id} ORDER BY rank) AS more"

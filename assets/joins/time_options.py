@@ -8,6 +8,7 @@ from assets.times import parse_time
 from training.validation import FORBID_EXTRA, Strings, check
 
 Match = Literal["nearest", "backward", "forward", "overlap", "within"]
+_MOST_WINDOWS = 1000  # that a moment is in
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -53,6 +54,7 @@ class WindowSettings:
     def __post_init__(self) -> None:
         for name, value in (("length", self.length), ("stride", self.every)):
             check(microseconds(value) > 0, name, value, "more than 0 seconds")
+        check(self.length <= _MOST_WINDOWS * self.every, "stride", self.every, f"at least length / {_MOST_WINDOWS}")
         if self.origin is not None:
             instant(self.origin)
 

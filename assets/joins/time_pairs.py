@@ -46,31 +46,26 @@ def _as_of(match: str, tolerance: int | None, lanes: bool) -> str:
 
 
 def _overlapping(tolerance: int, begins: bool, lanes: bool) -> str:
-    """The anchor is widened by the tolerance on both sides. Lanes lie one after the other on one line, further apart
-    than the tolerance, so that two comparisons of times are all there is: DuckDB sorts for these, and of equal lanes it
-    would compare all with all."""
+    """The anchor is widened by the tolerance on both sides. Time is cut into stretches as long as the items last on
+    average, so that these lie in two of them on average: only what shares a stretch is compared, and a pair counts in
+    the first one that it shares."""
     end = "begin + 1" if begins else "greatest(until, begin + 1)"
-    laid_out = ""
-    if lanes:
-        laid_out = f"""
-            spans AS (
-              SELECT lane, min(begin) AS low, max(greatest(until, begin + 1)) - low + {2 * tolerance + 2} AS width
-              FROM (SELECT lane, begin, until FROM anchors UNION ALL SELECT lane, begin, until FROM stream)
-              GROUP BY lane
-            ), places AS (SELECT lane, sum(width) OVER (ORDER BY lane) - width - low AS place FROM spans),
-        """
-    placed = "JOIN places USING (lane)" if lanes else ""
-    place = "place::BIGINT" if lanes else "0"
+    first, last = floor_divided("low", "width"), floor_divided("(high - 1)", "width")
+    shared = floor_divided("greatest(a.low, s.low)", "a.width")
     return f"""
-        WITH {laid_out}
-        a AS MATERIALIZED (
-          SELECT anchor, begin, begin + {place} - {tolerance} AS low,
-            greatest(until, begin + 1) + {place} + {tolerance} AS high
-          FROM anchors {placed}
-        ), s AS MATERIALIZED (
-          SELECT number, begin, begin + {place} AS low, {end} + {place} AS high FROM stream {placed}
-        )
-        SELECT anchor, number, s.begin - a.begin AS distance FROM a JOIN s ON s.low < a.high AND a.low < s.high
+        WITH a AS (
+          SELECT anchor, lane, begin, begin - {tolerance} AS low, greatest(until, begin + 1) + {tolerance} AS high
+          FROM anchors
+        ), s AS (SELECT number, lane, begin, begin AS low, {end} AS high FROM stream),
+        mean AS (
+          SELECT greatest(1, (sum(high - low) // count(*))::BIGINT) AS width
+          FROM (SELECT low, high FROM a UNION ALL SELECT low, high FROM s)
+        ),
+        parted_a AS (SELECT a.*, width, unnest(range({first}, {last} + 1)) AS stretch FROM a, mean),
+        parted_s AS (SELECT s.*, unnest(range({first}, {last} + 1)) AS stretch FROM s, mean)
+        SELECT anchor, number, s.begin - a.begin AS distance FROM parted_a a JOIN parted_s s
+          ON a.stretch = s.stretch {"AND a.lane = s.lane" if lanes else ""}
+        WHERE s.low < a.high AND a.low < s.high AND a.stretch = {shared}
     """
 
 
@@ -87,5 +82,5 @@ def in_windows(windows: WindowSettings, begins: bool) -> str:
     """
 
 
-def floor_divided(value: str, by: int) -> str:
+def floor_divided(value: str, by: int | str) -> str:
     return f"(({value} - (({value} % {by}) + {by}) % {by}) // {by})"
