@@ -159,7 +159,7 @@ class AttentionPool(nn.Module):
 
 
 def positions(length: int, width: int, device: torch.device) -> Tensor:
-    """Sinusoidal position embeddings (length, width), scaled to the size of small embeddings."""
+    """Sinusoidal position embeddings (length, width) of root mean square 0.7 (Vaswani et al. 2017)."""
     rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
     angles = torch.arange(length, device=device)[:, None] * rates
     return torch.stack((angles.sin(), angles.cos()), dim=2).flatten(1)[:, :width]

@@ -48,7 +48,7 @@ class SmallTransformerFramesEncoder(_Sequence):
 
     def __init__(self, source: FeatureShape, shape: ModelShape) -> None:
         super().__init__(source, shape)
-        self.embed = nn.Linear(self.stack * source.width, shape.width)
+        self.embed: nn.Module = nn.Linear(self.stack * source.width, shape.width)
 
     def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         assert mask is not None
@@ -58,17 +58,22 @@ class SmallTransformerFramesEncoder(_Sequence):
 
 
 class SmallTransformerVectorsEncoder(SmallTransformerFramesEncoder):
-    """Each vector is a position."""
+    """Each vector is a position. What is made of it is normalised: vectors may be small beside positions."""
 
     stack = 1
 
+    def __init__(self, source: FeatureShape, shape: ModelShape) -> None:
+        super().__init__(source, shape)
+        self.embed = nn.Sequential(self.embed, nn.LayerNorm(shape.width))
+
 
 class SmallTransformerIdsEncoder(_Sequence):
-    """Token ids (B, S) of the features' tokenizer."""
+    """Token ids (B, S) of the features' tokenizer. New embeddings are a fortieth of the size of positions, which would
+    drown them: normalised, a token is larger than its place."""
 
     def __init__(self, source: FeatureShape, shape: ModelShape) -> None:
         super().__init__(source, shape)
-        self.embed = nn.Embedding(source.width, shape.width)
+        self.embed = nn.Sequential(nn.Embedding(source.width, shape.width), nn.LayerNorm(shape.width))
 
     def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         assert mask is not None
