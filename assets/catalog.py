@@ -18,9 +18,10 @@ JOINS = Family("join", {"key": "assets.joins.key:KeyJoin"})
 ENGINES = Family(
     "engine",
     {
-        "auto": "assets.engines.auto:AutoEngine",
+        "local": "assets.engines.local:LocalEngine",
         "threads": "assets.engines.threads:ThreadsEngine",
         "processes": "assets.engines.processes:ProcessesEngine",
+        "ray": "assets.engines.ray:RayEngine",
     },
 )
 LAUNCHERS = Family(

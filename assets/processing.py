@@ -6,6 +6,7 @@ Pure Arrow to Arrow; reading the bytes (`contents.attach_data`) and writing the 
 
 import contextlib
 import hashlib
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -78,6 +79,26 @@ class Step:
             if f.version
         }
         return {CLEAN_STEP: clean, FEATURES_STEP: self.processor.fingerprint(self.modality), **measured}
+
+    def __getstate__(self) -> dict[str, Any]:
+        _ = self.fingerprints  # which cross with it
+        return {**self.__dict__, "versions": self._versions()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Raises RuntimeError: this process, perhaps of another machine, would make other rows under the same keys."""
+        there = state.pop("versions")
+        self.__dict__.update(state)
+        for package, version in self._versions().items():
+            if version != there[package]:
+                raise RuntimeError(
+                    f"{package} is {version} on {socket.gethostname()} and {there[package]} where the run was started: "
+                    "install the same versions on all machines"
+                )
+
+    def _versions(self) -> dict[str, str]:
+        """Of the packages that decide its rows."""
+        steps = (self.processor.modalities[self.modality], self.processor.featurizers[self.modality])
+        return package_versions(tuple(name for part in (*steps, *self.filters.values()) for name in part.packages))
 
     def __call__(self, batch: pa.RecordBatch) -> Outcome:
         """`batch` has MANIFEST's columns, `data` (media bytes; for text its UTF-8), and `need`: the steps that lack.
