@@ -52,7 +52,7 @@ def test_the_whole_job(tiny: Path, home: Path, store: Any) -> None:
 
     photo = tiny.parent / "photos" / "q01.png"
     (told,) = triptych("predict", tiny, "--text", "Is it bright? (1)", "--image", photo)["predictions"]
-    assert told["dataset"] == first["dataset"]["fingerprint"]
+    assert told["dataset_fingerprint"] == first["dataset"]["fingerprint"]
     status = triptych("status", tiny)
     assert status["lake"] == "s3://bucket/lake" and status["models"][0]["version"] == 1
     counted = triptych("sql", tiny, "SELECT count(*) AS n FROM samples WHERE image_id IS NOT NULL")

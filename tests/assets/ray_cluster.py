@@ -10,17 +10,17 @@ _STORE = {"object_store_memory": 100 * 2**20}
 
 
 @contextmanager
-def clustered() -> Iterator[Any]:
-    """A `ray.cluster_utils.Cluster`. The first of its two nodes says that it has a GPU, which it has not."""
+def clustered(client_port: int | None = None) -> Iterator[Any]:
+    """A `ray.cluster_utils.Cluster`, which Ray Client reaches at `client_port`."""
     for name, value in {"USAGE_STATS_ENABLED": "0", "AUTH_MODE": "token", "AUTH_TOKEN": secrets.token_hex()}.items():
         os.environ.setdefault(f"RAY_{name}", value)  # for as long as this process lives: Ray reads them once
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, **_STORE}
+    head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "ray_client_server_port": client_port, **_STORE}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        for gpus in (1, 0):
-            add_node(cluster, num_gpus=gpus)
+        for _ in range(2):
+            add_node(cluster)
         yield cluster
     finally:
         cluster.shutdown()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,13 @@ for _ in ENGINES.make(ENGINES.choose({"kind": "ray", "workers": 1})).map(sleep, 
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    with clustered() as cluster:
+def client_port(free_ports: Callable[[int], list[int]]) -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="module")
+def cluster(client_port: int) -> Iterator[Any]:
+    with clustered(client_port) as cluster:
         yield cluster
 
 
@@ -93,7 +99,7 @@ def data_side(path: Path, *overrides: str) -> tuple[str, str, dict[str, list[dic
 
 
 @pytest.mark.slow
-def test_a_killed_node_changes_nothing(cluster: Any, tiny: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_killed_node_changes_nothing(cluster: Any, tiny: Path, tmp_path: Path) -> None:
     tiny_encoders.make("vit", tiny.parent / "vit")
     (tiny.parent / "measured_of_test.py").write_text(MEASURED)
     (seen := tmp_path / "seen").mkdir()
@@ -106,21 +112,26 @@ def test_a_killed_node_changes_nothing(cluster: Any, tiny: Path, tmp_path: Path,
         file.unlink()
 
     def kill_one() -> None:
-        while len({file.name.split()[1] for file in seen.iterdir()}) < 2 or len(list(seen.iterdir())) < 6:
+        while not done.is_set() and (len(seen_by()) < 2 or sum(seen_by().values()) < 6):
             time.sleep(0.01)
-        killed.append(len(list(seen.iterdir())))
-        cluster.remove_node(node, allow_graceful=False)
+        killed.append(sum(seen_by().values()))
+        cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
 
-    node, killed = next(node for node in cluster.worker_nodes if not node.get_resource_and_label_spec().num_gpus), []
+    def seen_by() -> Counter[str]:
+        """Node -> pictures that it has measured."""
+        return Counter(file.name.split()[1] for file in seen.iterdir())
+
+    killed, done = [], threading.Event()
     killer = threading.Thread(target=kill_one)
     killer.start()
     try:
         words = f"engine={{kind: ray, address: '{cluster.address}', batch_size: 2, shared_files: true}}"
         found = data_side(tiny, words, f"lake={tmp_path / 'ray'}")
-        killer.join(60)
     finally:
+        done.set()
+        killer.join()
         add_node(cluster)
-    assert killed and 6 <= killed[0] < 40, "in the middle"
+    assert len(seen_by()) == 2 and 6 <= killed[0] < 40, "in the middle"
     assert found[:2] == expected[:2]
     assert found[2].keys() == expected[2].keys()
     for name, rows in expected[2].items():
@@ -136,9 +147,19 @@ def test_a_killed_node_changes_nothing(cluster: Any, tiny: Path, tmp_path: Path,
 
 @pytest.mark.slow
 def test_steps_that_run_a_network_run_where_the_gpus_are(cluster: Any) -> None:
-    on_cluster = engine(address=cluster.address)
+    node, on_cluster = add_node(cluster, num_gpus=1), engine(address=cluster.address)  # it has none, and says so
     assert set(on_cluster.suited(False, 9, None, runs_model=True).map(gpus, range(6))) == {"0"}
     assert set(on_cluster.suited(False, 9, None, runs_model=False).map(gpus, range(6))) == {""}
+    cluster.remove_node(node)
+
+
+@pytest.mark.slow
+def test_a_machine_outside_the_cluster_asks_by_ray_client(cluster: Any, client_port: int) -> None:
+    outside = engine(address=f"ray://127.0.0.1:{client_port}")
+    assert list(outside.map(int, map(str, range(20)))) == list(range(20))
+    with pytest.raises(ValueError, match="invalid literal"):
+        list(outside.map(int, ["1", "x", "3"]))
+    assert next(outside.map(abs, iter(range(10**9)))) == 0
 
 
 @pytest.mark.slow
