@@ -97,7 +97,7 @@ class Step:
 
     def _versions(self) -> dict[str, str]:
         """Of the packages that decide its rows."""
-        steps = (self.processor.modalities[self.modality], self.processor.featurizers[self.modality])
+        steps: tuple[Any, ...] = (self.processor.modalities[self.modality], self.processor.featurizers[self.modality])
         return package_versions(tuple(name for part in (*steps, *self.filters.values()) for name in part.packages))
 
     def __call__(self, batch: pa.RecordBatch) -> Outcome:

@@ -117,9 +117,9 @@ def check_reachable(uri: str) -> None:
 
 
 def check_artifacts(place: str | None) -> None:
-    """Raises ModuleNotFoundError: MLflow has no client for a place of files in S3."""
+    """Raises ValueError: MLflow's client for files in S3 is not installed."""
     if (place or "").startswith("s3://") and importlib.util.find_spec("boto3") is None:
-        raise ModuleNotFoundError(f"artifacts are {place}, which needs boto3: pip install 'triptych[s3]'")
+        raise ValueError(f"artifacts is {place}, which needs boto3, which is not installed: pip install 'triptych[s3]'")
 
 
 def _ask_server(uri: str) -> None:

@@ -154,8 +154,8 @@ def _connected(options: RayEngine.Options, function: bytes) -> Iterator[Any]:
             with _same_signals():
                 # The code is packed and sent to the nodes; there it is the working directory, and the first place to
                 # import from.
-                where = {"address": address, "runtime_env": {"working_dir": code}}
-                ray.init(**where, log_to_driver=False, configure_logging=False, logging_level="ERROR")
+                quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": "ERROR"}
+                ray.init(address, runtime_env={"working_dir": code}, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             raise ConnectionError(f"engine ray cannot use {address}: {one_line(str(error))}") from None
         stack.callback(ray.shutdown)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _STORE = {"object_store_memory": 100 * 2**20}
+_HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}  # by itself it waits half a minute
 
 
 @contextmanager
@@ -16,7 +17,8 @@ def clustered(client_port: int | None = None) -> Iterator[Any]:
         os.environ.setdefault(f"RAY_{name}", value)  # for as long as this process lives: Ray reads them once
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "ray_client_server_port": client_port, **_STORE}
+    head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "ray_client_server_port": client_port}
+    head |= {"_system_config": _HEALTH, **_STORE}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(2):
