@@ -1,4 +1,5 @@
 # One image for every role: `triptych run`, the web UIs, and the head and nodes of a Ray cluster. See docs/cluster.md.
+# Written without a Docker daemon at hand, and never built yet.
 FROM python:3.11-slim
 
 # libgomp: scikit-learn. wget: KubeRay asks by it whether a node is alive.

@@ -91,10 +91,11 @@ class RayEngine(Engine):
             has_gpus = self._runs_model and ray.cluster_resources().get("GPU", 0) > 0
             each = {"num_cpus": 1, "num_gpus": self.options.gpus if has_gpus else 0}
             task = ray.remote(_run).options(**each, max_retries=_RETRIES, name="triptych")
+            everywhere = ray.put(function)  # sent to each node once
             pending: deque[Any] = deque()
             try:
                 for batch in chain(first, batches):
-                    pending.append(task.remote(function, batch))
+                    pending.append(task.remote(everywhere, batch))
                     if len(pending) >= 2 * self._workers(ray, has_gpus):
                         yield _result(ray, pending.popleft())
                 while pending:
@@ -156,7 +157,7 @@ def _connected(options: RayEngine.Options, function: bytes) -> Iterator[Any]:
                 # import from.
                 quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": "ERROR"}
                 ray.init(address, runtime_env={"working_dir": code}, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConnectionError(f"engine ray cannot use {address}: {one_line(str(error))}") from None
         stack.callback(ray.shutdown)
         yield ray
