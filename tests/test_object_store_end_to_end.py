@@ -61,8 +61,6 @@ def test_the_whole_job(tiny: Path, home: Path, store: Any) -> None:
     on_ray = triptych("run", tiny, "--select", "+dataset", "--set", RAY, "--set", "lake=s3://bucket/ray")
     assert on_ray["dataset"] == first["dataset"] and on_ray["items"]["processed"] == 155
 
-    photo.unlink()
-    triptych("run", tiny, "--select", "manifest")
     erased = triptych("gc", tiny, "--erase", "q01", "--purge-artifacts")
     assert erased["removed"]["clean_image"] == 1
     assert not any(name.endswith(".safetensors") for name in keys(store, "artifacts/"))

@@ -104,6 +104,8 @@ def test_a_killed_node_changes_nothing(cluster: Any, tiny: Path, tmp_path: Path)
     (tiny.parent / "measured_of_test.py").write_text(MEASURED)
     (seen := tmp_path / "seen").mkdir()
     document: Any = yaml.safe_load(tiny.read_text())
+    document["sources"] = [source for source in document["sources"] if source["name"] != "recordings"]
+    document["align"] = {"label": "answer"}
     document["features"]["image"] = {"kind": "embedding", "model": "vit", "tokens": 2}
     document["filters"] = {"image": {"kind": "measured_of_test:MeasuredFilter", "folder": str(seen)}}
     tiny.write_text(yaml.safe_dump(document))
