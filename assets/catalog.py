@@ -27,9 +27,10 @@ SEGMENTS = Family(
 ENGINES = Family(
     "engine",
     {
-        "auto": "assets.engines.auto:AutoEngine",
+        "local": "assets.engines.local:LocalEngine",
         "threads": "assets.engines.threads:ThreadsEngine",
         "processes": "assets.engines.processes:ProcessesEngine",
+        "ray": "assets.engines.ray:RayEngine",
     },
 )
 LAUNCHERS = Family(

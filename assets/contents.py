@@ -180,11 +180,12 @@ Outcome = TypeVar("Outcome")
 def process_contents(
     batch: pa.RecordBatch, step: Callable[[pa.RecordBatch], Outcome], sources: Mapping[str, Source]
 ) -> Outcome:
-    """An engine's unit of work: reading at the edge, then a pure step (`assets.processing.Step`).
+    """An engine's unit of work: reading at the edge, unless the batch came with its `data`, then a pure step
+    (`assets.processing.Step`).
 
     It lies here since a process imports the module: this one is light.
     """
-    return step(attach_data(batch, sources))
+    return step(batch if "data" in batch.schema.names else attach_data(batch, sources))
 
 
 def attach_data(rows: pa.RecordBatch | pa.Table, sources: Mapping[str, Source]) -> pa.RecordBatch:

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from assets.catalog import ENGINES
-from assets.contents import portions, process_contents
+from assets.contents import attach_data, portions, process_contents
+from assets.engines.base import Engine
 from assets.lake import Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
 from assets.settings import Project
@@ -97,11 +98,14 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
         step.processor.prepare(modality)
     featurizer = step.processor.featurizers[modality]
     in_python = kind.in_python and not featurizer.runs_model
-    engine = ENGINES.make(project.engine).suited(in_python, files, featurizer.most_workers() if todo else None)
+    most = featurizer.most_workers() if todo else None
+    engine = ENGINES.make(project.engine).suited(in_python, files, most, featurizer.runs_model)
     rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
     streamed = lake.stream(query, parameters, rows)
-    batches = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
-    work = partial(process_contents, step=step, sources=project.make_sources())
+    parts = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
+    sources = project.make_sources()
+    batches = (part if _can_read(engine, part) else attach_data(part, sources) for part in parts)
+    work = partial(process_contents, step=step, sources=sources)
     # What could not be read is tried again in every run, so its rows are this run's only.
     lake.replace(
         "quarantine",
@@ -114,6 +118,12 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     distinct = "SELECT count(DISTINCT concat(sha256, cut)) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
     return {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
+
+
+def _can_read(engine: Engine, rows: pa.RecordBatch) -> bool:
+    """Whether the engine's workers reach what the manifest rows do not hold."""
+    places = zip(rows["uri"].to_pylist(), rows["text"].to_pylist(), strict=True)
+    return all(text is not None or engine.reads(uri) for uri, text in places)
 
 
 def _todo(step: Step) -> tuple[str, dict[str, Any]]:

@@ -243,7 +243,7 @@ def _job(context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpe
         features=project.features,
         limits=project.limits,
         tracking_uri=project.mlflow_uri,
-        artifacts=None if project.mlflow_uri.startswith("http") else str(project.home / "artifacts"),
+        artifacts=project.artifacts_uri,
         cache=str(project.folder / "cache"),
         checkpoints=str(project.folder / "checkpoints"),
         tags={"dagster_run_id": context.run.run_id, "dagster_url": links.dagster_run(project, context.run.run_id)},

@@ -5,6 +5,7 @@ Pure Arrow to Arrow; reading the bytes (`contents.attach_data`) and writing the 
 """
 
 import contextlib
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -84,6 +85,27 @@ class Step:
             if f.version
         }
         return {CLEAN_STEP: clean, FEATURES_STEP: self.processor.fingerprint(self.modality), **measured}
+
+    def __getstate__(self) -> dict[str, Any]:
+        _ = self.fingerprints  # which cross with it
+        return {**self.__dict__, "versions": self._versions()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Raises RuntimeError: this process, perhaps of another machine, would make other rows under the same keys."""
+        there = state.pop("versions")
+        self.__dict__.update(state)
+        for package, version in self._versions().items():
+            if version != there[package]:
+                raise RuntimeError(
+                    f"{package} is {version} on {socket.gethostname()} and {there[package]} where the run was started: "
+                    "install the same versions on all machines"
+                )
+
+    def _versions(self) -> dict[str, str]:
+        """Of the packages that decide its rows."""
+        steps: tuple[Any, ...] = (self.processor.modalities[self.modality], self.processor.featurizers[self.modality])
+        steps = *steps, *self.filters.values(), *self.segments.values()
+        return package_versions(tuple(name for part in steps for name in part.packages))
 
     def __call__(self, batch: pa.RecordBatch) -> Outcome:
         """`batch` has a row for each file: MANIFEST's columns, `data` (media bytes; for text its UTF-8) and `parts`.

@@ -187,7 +187,7 @@ class Project:
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
-    engine: Choice = field(default_factory=lambda: Choice("auto"))  # what runs the steps on batches
+    engine: Choice = field(default_factory=lambda: Choice("local"))  # what runs the steps on batches
     launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
     owners: Strings = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
     schedule: str | None = None  # cron, UTC
@@ -197,13 +197,15 @@ class Project:
     # of a lake on an object store, as deltalake names them: aws_endpoint, aws_region, ...; credentials never
     storage_options: dict[str, str] = field(default_factory=dict)
     tracking_uri: str | None = None  # MLflow's; default: MLFLOW_TRACKING_URI, else mlflow.db under TRIPTYCH_HOME
+    # Where MLflow keeps models and files of this project's runs, from the first run on: a folder, or s3://BUCKET/PREFIX.
+    artifacts: str | None = None  # default: a folder under TRIPTYCH_HOME, or what MLflow's server says
     path: Path = Path("project.yaml")  # the project file itself; set when it is read
     home: Path = Path(".triptych")  # TRIPTYCH_HOME; set when the file is read
 
     def __post_init__(self) -> None:
         engine: Any = self.engine
         if isinstance(engine, Mapping) and "kind" not in engine:
-            engine = {"kind": "auto", **engine}
+            engine = {"kind": "local", **engine}
         object.__setattr__(self, "engine", _choose(ENGINES, engine))
         object.__setattr__(self, "launcher", _choose(LAUNCHERS, self.launcher))
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.name):
@@ -374,6 +376,13 @@ class Project:
     @property
     def lake_uri(self) -> str:
         return self.lake or str(self.folder / "lake")
+
+    @property
+    def artifacts_uri(self) -> str | None:
+        """None: MLflow's server says."""
+        if self.artifacts is not None:
+            return self.artifacts if "://" in self.artifacts else str((self.root / self.artifacts).absolute())
+        return None if self.mlflow_uri.startswith("http") else str(self.home / "artifacts")
 
     @property
     def mlflow_uri(self) -> str:

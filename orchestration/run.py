@@ -15,6 +15,7 @@ import dagster as dg
 import yaml
 
 from assets import pipeline
+from assets.catalog import ENGINES
 from assets.dataset import split_counts
 from assets.resource import resource_key
 from assets.settings import Project
@@ -105,6 +106,7 @@ def run_job(
     register(project)
     free_dead_runs(instance)
     job = project_definitions(project).resolve_job_def(project.name)
+    ENGINES.make(project.engine)  # what it needs has to be installed
     selected, run_id = select(job, project.name, names), str(uuid.uuid4())
     names_of = _OF_MLFLOW if selected is None else {key.path[-1] for key in selected}
     if not set(_TRAINED).isdisjoint(names_of):
@@ -112,9 +114,10 @@ def run_job(
 
         check_pretrained(project)  # what the training could not do, before hours of the data side
     if selected is None or any(key.path[-1] in _OF_MLFLOW for key in selected):
-        from training.mlflow_store import check_reachable
+        from training.mlflow_store import check_artifacts, check_reachable
 
         check_reachable(project.mlflow_uri)  # now, and not when the data side is done
+        check_artifacts(project.artifacts_uri)
         if (database := project.home / "mlflow.db").exists() and not os.access(database, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(database))
     hold(instance, run_id)

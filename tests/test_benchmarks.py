@@ -58,6 +58,16 @@ def test_alignment_finds_what_the_bare_query_finds():
 
 
 @pytest.mark.slow
+def test_engines_make_the_same_rows():
+    found = lines("engines")
+    assert {(line["what"], line["beside"]) for line in found} == {
+        ("40 photos, two nodes of Ray", "one node of Ray"),
+        ("40 photos, threads", "one node of Ray"),
+    }
+    assert all(line["rows"] == [40, 40] and line["speedup"] > 0 for line in found)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # the example's lake
 def test_training_ends_with_the_weights_of_the_bare_loop(tmp_path):
     # It ends with an error where the weights differ.

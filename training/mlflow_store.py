@@ -4,6 +4,7 @@ MLflow is imported where it is used.
 """
 
 import contextlib
+import importlib.util
 import json
 import math
 import sqlite3
@@ -113,6 +114,12 @@ def check_reachable(uri: str) -> None:
             f"MLflow at {mask(uri)} does not answer ({why}): start it, or set MLFLOW_TRACKING_URI to where it is"
         ) from None
     _answered[uri] = time.monotonic()
+
+
+def check_artifacts(place: str | None) -> None:
+    """Raises ValueError: MLflow's client for files in S3 is not installed."""
+    if (place or "").startswith("s3://") and importlib.util.find_spec("boto3") is None:
+        raise ValueError(f"artifacts is {place}, which needs boto3, which is not installed: pip install 'triptych[s3]'")
 
 
 def _ask_server(uri: str) -> None:

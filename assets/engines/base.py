@@ -43,15 +43,20 @@ class Engine(ABC):
         """
         self.options = options
 
-    def suited(self, in_python: bool, items: int, most: int | None = None) -> "Engine":
+    def suited(self, in_python: bool, items: int, most: int | None = None, runs_model: bool = False) -> "Engine":
         """The engine that runs a step; a kind that is one for all is so itself.
 
         Args:
             in_python: the step works in Python itself most of the time (`Modality.in_python`).
             items: how many it is for.
-            most: so many workers are of use, if that is known.
+            most: so many workers of one machine are of use, if that is known.
+            runs_model: the step runs a network, for which there may be GPUs.
         """
         return self
+
+    def reads(self, uri: str) -> bool:
+        """Whether what lies there can be read where the function runs; else its bytes have to come with the batch."""
+        return True
 
     @abstractmethod
     def map(self, fn: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:

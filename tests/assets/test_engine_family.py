@@ -37,14 +37,25 @@ OWN = textwrap.dedent(
     '''
 )
 KINDS = [*ENGINES.names(), "family_test_engine:SerialEngine"]
+SLOW = {"ray": pytest.mark.slow}  # a cluster takes seconds to start
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    from tests.assets.ray_cluster import clustered  # its nodes import this file, and have no others of the tests
+
+    with clustered() as cluster:
+        yield cluster.address
+
+
+@pytest.fixture(params=[pytest.param(kind, marks=SLOW.get(kind, ())) for kind in KINDS])
 def engine(request, tmp_path, monkeypatch) -> Engine:
     (tmp_path / "family_test_engine.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    workers = {} if ":" in request.param else {"workers": 2}
-    return ENGINES.make(ENGINES.choose({"kind": request.param, "batch_size": 3, **workers}))
+    options = {} if ":" in request.param else {"workers": 2}
+    if request.param == "ray":
+        options["address"] = request.getfixturevalue("cluster")
+    return ENGINES.make(ENGINES.choose({"kind": request.param, "batch_size": 3, **options}))
 
 
 def threads(workers: int) -> Engine:
@@ -147,11 +158,11 @@ def test_processes_are_others_with_one_thread_each():
     ],
 )
 def test_what_nobody_names_is_chosen_for_the_step(options, in_python, items, kind):
-    suited = ENGINES.make(ENGINES.choose({"kind": "auto", **options})).suited(in_python, items)
+    suited = ENGINES.make(ENGINES.choose({"kind": "local", **options})).suited(in_python, items)
     assert type(suited) is ENGINES.load(kind)
     assert suited.options.workers == options["workers"]
     assert suited.suited(in_python, items, 1).options.workers == options["workers"], "what is said is used"
-    unsaid = ENGINES.make(ENGINES.choose("auto"))
+    unsaid = ENGINES.make(ENGINES.choose("local"))
     assert [unsaid.suited(in_python, items, most).options.workers for most in (None, 1)] == [None, 1]
     named = threads(2)
     assert named.suited(in_python, items, 1) is named, "what is named is used"
@@ -180,7 +191,7 @@ def test_without_workers_there_is_one_for_each_core():
     [
         ("processes", "processes", {"workers": None, "batch_size": 64}),
         ("{kind: threads, workers: 2, batch_size: 8}", "threads", {"workers": 2, "batch_size": 8}),
-        ("{workers: 3}", "auto", {"workers": 3, "batch_size": 64}),
+        ("{workers: 3}", "local", {"workers": 3, "batch_size": 64}),
         ('"family_test_engine:SerialEngine"', "family_test_engine:SerialEngine", {"pause": 0.0, "batch_size": 64}),
     ],
 )
@@ -195,10 +206,10 @@ def test_the_project_file_names_it(tiny, tmp_path, monkeypatch, words, kind, opt
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("thread", "engine is 'thread', expected one of auto, threads, processes.* did you mean threads"),
-        ("{workers: 0}", "engine auto: workers is 0, expected null or at least 1"),
+        ("thread", "engine is 'thread', expected one of local, threads, processes, ray.* did you mean threads"),
+        ("{workers: 0}", "engine local: workers is 0, expected null or at least 1"),
         ("{kind: processes, worker: 1}", "engine processes has no option 'worker'; .* did you mean workers"),
-        ("{batch_size: many}", "engine auto: batch_size is 'many'"),
+        ("{batch_size: many}", "engine local: batch_size is 'many'"),
         ("{kind: [1]}", "engine is "),
         ('"nowhere:Engine"', "cannot be imported"),
     ],

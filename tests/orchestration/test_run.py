@@ -20,7 +20,7 @@ from orchestration.definitions import project_definitions
 from orchestration.processes import free_dead_runs, wait_quietly, waits_for
 from orchestration.project import load
 from orchestration.run import open_instance, run_job, select
-from training.mlflow_store import client
+from training.mlflow_store import check_artifacts, client
 
 
 def test_a_killed_run_is_ended_and_gives_back_its_slot(tiny, home):
@@ -40,6 +40,17 @@ def test_a_killed_run_is_ended_and_gives_back_its_slot(tiny, home):
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
         assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
         assert free_dead_runs(instance) == []
+
+
+def test_what_is_not_installed_is_told_before_anything_runs(tiny, home, monkeypatch):
+    for module in ("ray", "boto3"):
+        monkeypatch.setitem(sys.modules, module, None)  # as where it is not
+    project = load(tiny, ["engine=ray", "artifacts=s3://bucket/files"])
+    with open_instance(home) as instance, pytest.raises(ValueError, match=r"not installed: .*'triptych\[ray\]'"):
+        run_job(project, instance)
+    assert pipeline.open_lake(project).version("manifest") is None
+    with pytest.raises(ValueError, match=r"s3://bucket/files, .* not installed: pip install 'triptych\[s3\]'"):
+        check_artifacts(project.artifacts_uri)
 
 
 def test_settings_of_the_instance_are_whole_or_not_there(home, monkeypatch):

@@ -10,13 +10,13 @@ from assets.engines.threads import ThreadsEngine
 _WORTH_PROCESSES = 5_000  # items; of fewer, threads have done half before processes have started
 
 
-class AutoEngine(Engine):
+class LocalEngine(Engine):
     """Processes for many items of a step that works in Python itself, where threads wait for each other; else
     threads, which start at once and hand over what they made without copying it."""
 
     Options = WorkerOptions
 
-    def suited(self, in_python: bool, items: int, most: int | None = None) -> Engine:
+    def suited(self, in_python: bool, items: int, most: int | None = None, runs_model: bool = False) -> Engine:
         options = self.options
         if most is not None and options.workers is None:
             options = replace(options, workers=min(cores(), most))
