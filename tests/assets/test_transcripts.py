@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets.formats.base import Record
@@ -440,6 +440,7 @@ WRITERS: dict[str, Callable[[list[Spoken]], str]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
+@settings(max_examples=40)
 @given(cues=SPOKEN)
 def test_what_is_written_is_read(tmp_path_factory, name: str, cues: list[Spoken]) -> None:
     path = tmp_path_factory.mktemp("t") / name
