@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -110,6 +111,14 @@ def test_crops_are_slices_of_the_picture_however_a_box_is_written(box: tuple[int
         np.testing.assert_array_equal(part.array, picture.array[box[1] : box[3], box[0] : box[2]])
         assert (part.x, part.y, part.width, part.height) == (*box[:2], box[2] - box[0], box[3] - box[1])
         assert not part.warnings and np.shares_memory(part.array, picture.array)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_are_of_the_picture_as_people_see_it(orientation: int) -> None:
+    data = encoded(noise(40, 30), "JPEG", orientation)
+    seen = np.asarray(PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data))))
+    part = decode_image(data, LIMITS).part(cut({"left": 3, "top": 5, "width": 17, "height": 23}))
+    np.testing.assert_array_equal(part.array, seen[5:28, 3:20])
 
 
 @settings(max_examples=50)
