@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.catalog import JOINS
-from assets.filtering import TIMES
 from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, listed, note, quoted, refusals
+from assets.items import load_items, unmatched
 from assets.joins.columns import Columns
 from assets.lake import BATCH_ROWS, open_duckdb, sql_name
 from assets.names import as_object
@@ -26,25 +26,8 @@ from assets.recordings import note_overlaps, tie_parts
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from assets.splits import assign_splits
-from training import catalog
 from training.outputs.base import Output
-from training.schema import MODALITIES, QUARANTINE, SAMPLES, conform
-
-# What tells items apart and where they belong; not the texts, of which samples have the hash.
-ITEM_COLUMNS: tuple[str, ...] = (
-    "item_id",
-    "source",
-    "modality",
-    "key",
-    "uri",
-    "member",
-    "row",
-    "time",
-    "until",
-    "sha256",
-    "cut",
-)
-ITEM_COLUMNS += ("attributes",)
+from training.schema import MODALITIES, SAMPLES
 
 
 @dataclass(frozen=True)
@@ -68,7 +51,7 @@ def align(
     """Joins the manifest's clean items into samples.
 
     Args:
-        manifest: ITEM_COLUMNS of training.schema.MANIFEST.
+        manifest: `assets.items.ITEM_COLUMNS` of training.schema.MANIFEST.
         clean_ids: modality -> table with the contents that are usable now, `id`, the item's hash, `parent_id`, and its
             `cut` (an item may have several; without the columns it is its own); where there are such columns, `start`
             and `seconds`: the stretch of the item that the content is.
@@ -85,7 +68,7 @@ def align(
     """
     sources = [source for source in sources if source.use == "samples"]
     with open_duckdb() as connection:
-        _load_items(connection, manifest, clean_ids, sources, refused, quarantine)
+        load_items(connection, manifest, clean_ids, sources, refused, quarantine)
         first = refusals(connection, [source.name for source in sources])
         try:
             columns = Columns.of(connection, sources)
@@ -104,84 +87,12 @@ def align(
         noted += pairing_findings(samples, settings.pairing)
         findings = [*first, *(differing_duplicates(quarantine) if quarantine is not None else []), *noted]
         report = connection.sql("FROM report").fetchall()
-        return Alignment(samples, _unmatched(connection), findings, report)
+        return Alignment(samples, unmatched(connection), findings, report)
 
 
 def _cause_first(problem: str, findings: Sequence[Finding]) -> str:
     """Keys, columns and rows that seem to lack are often those of items that were refused."""
     return "; ".join([*(finding.message for finding in findings if finding.code == REFUSED), problem])
-
-
-def _load_items(
-    connection: duckdb.DuckDBPyConnection,
-    manifest: pa.Table,
-    clean_ids: Mapping[str, pa.Table],
-    sources: Sequence[SourceSettings],
-    refused: Mapping[str, set[str]] | None,
-    quarantine: pa.Table | None,
-) -> None:
-    """Table `items`: the manifest with `id`, `status` and a stable `number`; table `refused_keys`: see `align`."""
-    named = {"name": [s.name for s in sources], "keyless": [s.files is not None and s.table is None for s in sources]}
-    connection.register("sources", pa.table(named | {"position": list(range(len(sources)))}))
-    parts = {m: rows if "parent_id" in rows.column_names else _whole(rows["id"]) for m, rows in clean_ids.items()}
-    connection.register("parts", _by_modality(parts, {"id": _STRING, "parent_id": _STRING, "cut": _STRING} | _TIMES))
-    hashes = {m: pa.table({"content": pa.array(sorted(rows), _STRING)}) for m, rows in (refused or {}).items()}
-    connection.register("refused", _by_modality(hashes, {"content": _STRING}))
-    connection.register("manifest", manifest)
-    connection.register("quarantine", quarantine if quarantine is not None else QUARANTINE.empty_table())
-    connection.execute("CREATE TABLE findings(code VARCHAR, message VARCHAR)")
-    connection.execute("CREATE TABLE report(name VARCHAR, value VARCHAR)")
-    connection.execute(
-        f"""
-        CREATE TABLE items AS
-        SELECT {", ".join(f"m.{sql_name(column)}" for column in ITEM_COLUMNS)}, coalesce(p.id, sha256) AS id, keyless,
-          position,
-          p.start, p.seconds,
-          row_number() OVER (ORDER BY position, uri, "row" NULLS FIRST, member, item_id, p.start, p.id) AS number,
-          CASE WHEN EXISTS (FROM refused r WHERE r.content = concat(sha256, m.cut) AND r.modality = m.modality)
-              THEN 'quarantined'
-            WHEN p.id IS NOT NULL THEN 'present' WHEN $lenient THEN 'quarantined' END AS status,
-          -- what tells one child from another, in the name of a sample
-          CASE WHEN coalesce(p.id, sha256) = sha256 THEN item_id ELSE item_id || ' ' || p.id END AS unit
-        FROM manifest m JOIN sources s ON s.name = m.source
-        LEFT JOIN (SELECT DISTINCT * FROM parts) p
-          ON p.parent_id = sha256 AND p.cut IS NOT DISTINCT FROM m.cut AND p.modality = m.modality
-        """,
-        {"lenient": refused is None},
-    )
-    connection.execute(
-        """
-        CREATE TABLE refused_keys AS
-        SELECT source, modality, key, min(CASE reason WHEN 'absent' THEN 'absent' ELSE 'quarantined' END) AS status
-        FROM quarantine WHERE stage = 'manifest' AND outcome = 'quarantined' AND key IS NOT NULL GROUP BY ALL
-        """
-    )
-    count, modality, uri, member = connection.sql(
-        "SELECT count(*), any_value(modality), any_value(uri), any_value(member) FROM items WHERE status IS NULL"
-    ).fetchall()[0]
-    if count:
-        where = f"{uri}: {member}" if member else uri
-        raise ValueError(
-            f"{count} items were neither cleaned nor refused, such as {modality} {where}: clean them first"
-        )
-
-
-_STRING = pa.string()
-_TIMES = dict.fromkeys(TIMES, pa.float64())
-
-
-def _whole(ids: pa.ChunkedArray) -> pa.Table:
-    return pa.table({"id": ids, "parent_id": ids})
-
-
-def _by_modality(tables: Mapping[str, pa.Table], columns: Mapping[str, pa.DataType]) -> pa.Table:
-    """One table of those of all modalities, with these columns; what one lacks is null."""
-    schema = pa.schema([("modality", _STRING), *columns.items()])
-    named = [
-        conform(rows.append_column("modality", pa.repeat(modality, rows.num_rows)), schema)
-        for modality, rows in tables.items()
-    ]
-    return pa.concat_tables([schema.empty_table(), *named])
 
 
 def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
@@ -315,66 +226,6 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 def _merged(hidden: Collection[str], *parts: str | None) -> str:
     """JSON objects as one, in which the last one counts, without the hidden names."""
     return _encode({k: v for part in parts if part is not None for k, v in json.loads(part).items() if k not in hidden})
-
-
-_WHY = {
-    "no_key": "has no key, so nothing can be joined to it",
-    "not_linked": "is named by no row of the link table",
-    "ambiguous": "shares its key with another item of its modality, which was taken",
-    "too_many": "its key gives more samples than align.max_per_key",
-    "over_several": "its sample has as many of its modality as align.several allows",
-    "no_input": "none of its inputs can be used",
-    "no_time": "says of no time, so nothing can be near it",
-    "no_partner": "nothing is near enough in time",
-    "passed_over": "another item of its source is nearer to every sample",
-    "same_time": "begins at once with another item of its source, which was taken",
-    "outside": "falls between the windows",
-} | {f"requires_{m}": f"nothing that matches has the required {m}" for m in MODALITIES}
-
-
-def _unmatched(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Quarantine rows of the items that no sample uses, and of the links that give no sample."""
-    connection.register("reasons", pa.table({"reason": list(_WHY), "why": list(_WHY.values())}))
-    uses = " UNION ALL ".join(
-        f"SELECT {m}_item AS item_id, dropped FROM judged WHERE {m}_item IS NOT NULL "
-        f"UNION ALL SELECT unnest({m}_more).item, dropped FROM judged"
-        for m in MODALITIES
-    )
-    texts = [name for name in MODALITIES if catalog.MODALITIES.load(name).is_text]
-    unmatched = connection.sql(
-        f"""
-        WITH uses AS (
-          SELECT item_id, bool_or(dropped IS NULL) AS used, min(dropped) AS dropped FROM ({uses}) GROUP BY 1
-        ), unmatched AS (
-          SELECT DISTINCT ON (i.item_id) i.*, coalesce(dropped, l.reason) AS reason,
-            CASE WHEN dropped IS NULL THEN l.why END AS more
-          FROM items i LEFT JOIN uses u USING (item_id) LEFT JOIN left_over l USING (item_id)
-          WHERE i.status = 'present' AND NOT coalesce(used, false)
-        )
-        SELECT 'align' AS stage, 'unmatched' AS outcome, reason,
-          concat_ws(' ', uri || coalesce(': ' || member, ''),
-            CASE WHEN list_contains({texts}, modality) THEN 'line ' || "row" END,
-            '(key ' || key || '):', coalesce(more, why)) AS message,
-          item_id, source, modality, key, uri, member, "row", sha256
-        FROM unmatched JOIN reasons USING (reason)
-        UNION ALL BY NAME
-        SELECT 'align' AS stage, 'unmatched' AS outcome, reason,
-          concat_ws(' ', link_uri, 'line ' || line || ':', why) AS message, link_uri AS uri, line AS "row"
-        FROM judged JOIN reasons ON reason = dropped WHERE line IS NOT NULL
-        UNION ALL BY NAME
-        SELECT 'align' AS stage, 'quarantined' AS outcome, 'malformed' AS reason,
-          uri || ': ' || problem AS message, uri, line AS "row"
-        FROM broken_links
-        ORDER BY item_id, uri, "row"
-        """
-    ).to_arrow_table()
-    return pa.table(
-        [
-            unmatched[f.name].cast(f.type) if f.name in unmatched.column_names else pa.nulls(len(unmatched), f.type)
-            for f in QUARANTINE
-        ],
-        schema=QUARANTINE,
-    )
 
 
 def validate_samples(

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.alignment import ITEM_COLUMNS, align, validate_samples
+from assets.alignment import align, validate_samples
 from assets.balance import Balance, item_balance
 from assets.changes import SourceChange, manifest_before, source_changes
 from assets.dataset import check_columns, dataset_fingerprint, make_dataset, samples_fingerprint
 from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
 from assets.findings import Finding
+from assets.items import ITEM_COLUMNS
 from assets.labels import label_findings
 from assets.lake import Lake, in_order, open_duckdb, sql_name
 from assets.scan import Scan, scan
