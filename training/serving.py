@@ -156,7 +156,8 @@ def read_columns(record: Mapping[str, Any], number: int, columns: Sequence[str],
 def _strings(record: Mapping[str, Any], number: int, modality: str) -> list[Any]:
     """What a row gives of a modality: a string, or a list of them; as JSON, too, since a column of MLflow's holds
     strings alone."""
-    value = listed = record.get(modality)
+    value: Any = record.get(modality)
+    listed: Any = value
     if MODALITY_KINDS.load(modality).is_text:
         listed = None
     elif isinstance(value, str) and value[:1] == "[":
