@@ -104,8 +104,15 @@ def plan_runs(
         settings = identity(model), training_identity(training), sorted(keep), batches, *filter(None, (clips, places))
         # With its role: a model is registered, and a baseline of the same settings is not, so neither stands for both.
         name_of_all = fingerprint("training", VERSION, name, versions, dataset, *settings)
-        facts: dict[str, Any] = {"keep": tuple(keep), "noise": clips, "several": places, "fingerprint": name_of_all}
-        return RunSpec(name=name, model=model, training=training, **facts)
+        return RunSpec(
+            name=name,
+            model=model,
+            training=training,
+            keep=tuple(keep),
+            noise=clips,
+            several=places,
+            fingerprint=name_of_all,
+        )
 
     # A baseline that cannot stop early is validated once, at its end: generating answers takes as long as training.
     often = training.evaluations if training.early_stopping is not None else min(1, training.evaluations)
