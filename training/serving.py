@@ -125,7 +125,11 @@ def registered_version(bundle: Path) -> str | None:
 def read_inputs(
     record: Mapping[str, Any], number: int, modalities: tuple[str, ...], processor: Processor
 ) -> dict[str, Any]:
-    """What a row gives: texts and vectors as they are, media as the bytes of the file. Raises MlflowException."""
+    """What a row gives of each modality, a list: texts and vectors as they are, media as the bytes of the file.
+
+    Raises:
+        MlflowException: it cannot be read; the message names row and column.
+    """
     inputs: dict[str, Any] = {}
     for modality in MODALITIES:
         if not (given := _strings(record, number, modality)):

@@ -21,6 +21,7 @@ from assets.asset_checks import check_leakage, check_null_rates
 from assets.catalog import ENGINES
 from assets.data_assets import data_assets
 from assets.engines.base import WorkerOptions
+from assets.engines.ray import RayEngine
 from assets.pairing import PairingSettings
 from assets.scan import scan
 from assets.settings import AlignSettings, Project, SplitSettings
@@ -467,6 +468,7 @@ PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
     "data": ("data=/media", lambda p: p.data),
     "lake": ("lake=/other/lake", lambda p: pipeline.open_lake(p).uri),
     "storage_options": ("storage_options={aws_region: x}", lambda p: pipeline.open_lake(p).storage_options),
+    "artifacts": ("artifacts=s3://bucket/models", lambda p: p.artifacts_uri),
     "tracking_uri": ("tracking_uri=http://127.0.0.1:1", lambda p: p.mlflow_uri),
 }
 SET_WHEN_READ = {"path", "home"}
@@ -497,6 +499,8 @@ def test_every_field_has_a_case():
         | REMOTE,
         SourceSettings: {name.partition(".")[2] for name in SOURCES if name.startswith("SourceSettings.")} | {"use"},
         WorkerOptions: {"workers", "batch_size"},
+        # In `tests/assets/test_ray.py`:
+        RayEngine.Options: {"address", "workers", "batch_size", "shared_files", "gpus"},
         RangeOptions: {"least", "most"},
         LanguageOptions: {"any_of"},
         # In `tests/training/test_pretrained.py`, `test_huggingface.py` and `test_torch_models.py`:

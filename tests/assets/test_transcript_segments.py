@@ -149,5 +149,9 @@ def test_sentences_hold_the_words_of_the_whole(transcript: str) -> None:
 
 @given(st.integers(1, 99), st.text(max_size=9))
 def test_cuts_tell_what_was_asked(number: int, asked: str) -> None:
-    assert found_by(numbered("transcript 0a1b", number, asked)) == ("transcript 0a1b", number, asked)
+    assert found_by(numbered("transcript 0123456789abcdef", number, asked)) == (
+        "transcript 0123456789abcdef",
+        number,
+        asked,
+    )
     assert found_by("silence 0a1b") == ("silence 0a1b", None, "") and found_by("1-2") == ("1-2", None, "")

@@ -95,6 +95,6 @@ def test_settings_that_do_not_fit_are_named(section, words):
 def test_a_request_gives_vectors_as_json():
     processor = Processor(FeatureSettings(image={"kind": "vector", "width": 3}), MediaLimits())
     inputs = read_inputs({"image": "[[1, 2, 3], [4, 5, 6]]", "text": "Hm?"}, 0, ("text", "image"), processor)
-    assert inputs == {"image": "[[1, 2, 3], [4, 5, 6]]", "text": "Hm?"}
-    row = processor.row(**inputs)
+    assert inputs == {"image": ["[[1, 2, 3], [4, 5, 6]]"], "text": ["Hm?"]}
+    row = processor.row(**{modality: first for modality, (first,) in inputs.items()})
     np.testing.assert_array_equal(row["image"]["vector"], [[1, 2, 3], [4, 5, 6]])

@@ -17,9 +17,9 @@ from training.featurizers.processed import (
     OfImage,
     OfSpeech,
     OfText,
+    PaddedOptions,
     ProcessedImageOptions,
     ProcessedOptions,
-    ProcessedSpeechOptions,
 )
 from training.validation import check
 
@@ -101,7 +101,7 @@ class EmbeddingImageFeaturizer(OfImage, EmbeddingFeaturizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechEmbeddingOptions(EmbeddingOptions, ProcessedSpeechOptions):
+class SpeechEmbeddingOptions(EmbeddingOptions, PaddedOptions):
     pass
 
 

@@ -172,9 +172,13 @@ class ProcessedImageFeaturizer(OfImage, ProcessedFeaturizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessedSpeechOptions(ProcessedOptions):
+class PaddedOptions(ProcessedOptions):
     # With silence, to all that the encoder reads at once (30 s of Whisper), as it was trained: many times the cost.
     pad: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessedSpeechOptions(PaddedOptions):
     keep_waveform: bool = False  # store the resampled waveform too: augmentation needs it
 
 
