@@ -19,10 +19,10 @@ from assets.catalog import JOINS
 from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, listed, note, quoted, refusals
 from assets.items import load_items, unmatched
 from assets.joins.columns import Columns
+from assets.joins.parts import note_overlaps, tie_parts
 from assets.lake import BATCH_ROWS, open_duckdb, sql_name
 from assets.names import as_object
 from assets.pairing import pairing_findings, pool_sql
-from assets.recordings import note_overlaps, tie_parts
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from assets.splits import assign_splits

@@ -132,7 +132,7 @@ def unmatched(connection: duckdb.DuckDBPyConnection) -> pa.Table:
           concat_ws(' ', uri || coalesce(': ' || member, ''),
             CASE WHEN list_contains({texts}, modality) THEN 'line ' || "row" END,
             '(key ' || key || '):', coalesce(more, why)) AS message,
-          item_id, source, modality, key, uri, member, "row", sha256
+          item_id, source, modality, key, uri, member, "row", sha256, cut
         FROM unmatched JOIN reasons USING (reason)
         UNION ALL BY NAME
         SELECT 'align' AS stage, 'unmatched' AS outcome, reason,

@@ -11,7 +11,7 @@ from assets.time_settings import TimeSettings
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_LEAST = 10**8  # seconds: March 1973. Smaller numbers are years, months, days of Excel, seconds of a recording, ...
+LEAST = 10**8  # seconds: March 1973. Smaller numbers are years, months, days of Excel, seconds of a recording, ...
 _UNITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}  # digits after which a second begins
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
@@ -101,7 +101,7 @@ def parse_duration(value: str) -> int:
         ValueError: it is no time from a beginning on.
     """
     with contextlib.suppress(ValueError, ArithmeticError):
-        if 0 <= (found := _since(value.strip(), "s")) < _LEAST * 10**6:
+        if 0 <= (found := _since(value.strip(), "s")) < LEAST * 10**6:
             return found
     raise ValueError(f"{value!r} is no time in a recording: expected seconds from its beginning, or hh:mm:ss.mmm")
 
@@ -155,7 +155,7 @@ def _of_number(text: str) -> datetime | None:
         return None
     if not number.is_finite():
         raise ValueError
-    if number < _LEAST:
+    if number < LEAST:
         raise _UnclearError(
             "as seconds since 1970 it is before 1973, and may be a month, a day of Excel, a duration (of seconds from "
             "a beginning say `unit: s` on the source)"

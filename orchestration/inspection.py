@@ -16,6 +16,7 @@ from assets.featurizing import content_keys, make_processor
 from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
 from assets.leakage import leak_words, leakage
+from assets.segments.base import FOUND
 from assets.settings import Project
 from orchestration.automation import check_schedule
 from orchestration.probe import Decoded, decode_some
@@ -108,7 +109,7 @@ def check(project: Project, decoded: int = 50) -> Check:
         unmatched_examples=aligned.quarantine["message"].slice(0, _EXAMPLES).to_pylist(),
         findings=[
             *aligned.findings,
-            *_unknown_parts(project),
+            *_unknown_parts(manifest),
             *label_findings(aligned.samples, project),
             *disputed_inputs(aligned.samples, project),
         ],
@@ -175,15 +176,11 @@ def _align(
     return aligned, leak_words(leaks, project.align) if leaks.num_rows else None
 
 
-def _unknown_parts(project: Project) -> list[Finding]:
+def _unknown_parts(manifest: pa.Table) -> list[Finding]:
     """That only decoding tells how many parts the items of some sources have."""
-    cutters = {source.name: source.cutter() for source in project.sources}
+    found = manifest.filter(pc.match_substring_regex(manifest["cut"], FOUND))
     said = "is cut where it is decoded: each item counts as one segment here, and a run makes as many as it finds"
-    return [
-        Finding("unknown_segments", f"source {name} {said}")
-        for name, cutter in cutters.items()
-        if cutter is not None and cutter[1].finds
-    ]
+    return [Finding("unknown_segments", f"source {name} {said}") for name in pc.unique(found["source"]).to_pylist()]
 
 
 def _usable(items: pa.Table, bad: set[str]) -> pa.Table:

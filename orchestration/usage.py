@@ -59,7 +59,8 @@ class _InputOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         is_text = MODALITIES.load(str(self.name)).is_text
-        self.metavar, self.help = ("TEXT", "What is asked.") if is_text else ("FILE", f"The file of the {self.name}.")
+        media = "FILE", f"The file of the {self.name}; again for each of several (align.several)."
+        self.metavar, self.help = ("TEXT", "What is asked.") if is_text else media
         return super().get_help_record(ctx)
 
 

@@ -11,10 +11,6 @@ def span(start: int, end: int) -> str:
     return f"{start}-{end}"
 
 
-def is_span(cut: str | None) -> bool:
-    return cut is not None and _SPAN.fullmatch(cut) is not None
-
-
 def frames_of(cut: str, rate: int) -> tuple[int, int]:
     """The first frame of a span, and the one behind its last, of a recording of so many frames a second.
 

@@ -6,12 +6,12 @@ from decimal import Decimal, InvalidOperation
 
 from assets.formats.base import Record, TableFile, unstorable
 from assets.sources.base import SourceError
+from assets.times import LEAST
 
 # Of every such table. `file` is the key of the recording: the name of the table's file without suffix, or what it calls
 # the recording; `number` counts the cues of the file from 1, those that are refused too; times are seconds.
 COLUMNS = ("file", "number", "start", "end", "text")
 _STEP = Decimal("0.000001")  # seconds; what is finer is noise of floats
-_LONGEST = 10**9  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def records(table: TableFile, beside: Sequence[str], cues: Iterable[Cue]) -> Ite
 
 def misplaced(start: Decimal, end: Decimal) -> str | None:
     """Why there is no such stretch; None where there may be."""
-    if not max(abs(start), abs(end)) < _LONGEST:
+    if not max(abs(start), abs(end)) < LEAST:
         return f"is at {max(start, end):.4g} s, where no recording goes on"
     if start < 0:
         return f"begins at {seconds(start)} s, before the recording does"
@@ -68,6 +68,6 @@ def number(text: str) -> Decimal:
         found = Decimal(text)
     except InvalidOperation:
         found = Decimal("NaN")
-    if not (found.is_finite() and abs(found) < _LONGEST):
+    if not (found.is_finite() and abs(found) < LEAST):
         raise ValueError(f"{text[:40]!r} is no time in seconds")
     return found

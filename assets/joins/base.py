@@ -15,7 +15,7 @@ class Join(ABC):
     """A kind of join (`align.on`). It reads the tables `items` and `refused_keys` of the connection and makes
 
     joined(line, link_uri, sample_id, split_key, values, X_item, X_id, X_status for each modality X)
-    left_over(item_id, reason, why): the reason of items that no row of `joined` has (a code of `assets.alignment`), and
+    left_over(item_id, reason, why): the reason of items that no row of `joined` has (a code of `assets.items`), and
       a sentence about it where there is more to say; what it tells of other items does not matter
     broken_links(uri, line, problem)
 

@@ -10,7 +10,8 @@ from assets.joins.base import Join
 from assets.joins.columns import Columns
 from assets.joins.links import join_links
 from assets.joins.matching import unmatched
-from assets.joins.several import gathered, is_several
+from assets.joins.several import gathered
+from assets.lake import sql_among
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from training.schema import MODALITIES
@@ -41,14 +42,14 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         CREATE TABLE broken_links(uri VARCHAR, line BIGINT, problem VARCHAR);
         CREATE VIEW left_over AS
         SELECT DISTINCT item_id, CASE WHEN key IS NULL THEN 'no_key'
-          WHEN {is_several(settings.several)} THEN 'over_several' ELSE 'too_many' END AS reason, NULL AS why
+          WHEN {sql_among("modality", settings.several)} THEN 'over_several' ELSE 'too_many' END AS reason, NULL AS why
         FROM items;
         CREATE TABLE ranked AS
         SELECT *, max(rank) OVER same + 1 AS n, count(*) OVER same AS parts FROM (
           SELECT key, modality, item_id, id, unit, NULL::STRUCT(item VARCHAR, id VARCHAR)[] AS more,
             dense_rank() OVER (PARTITION BY key, modality
               ORDER BY position, uri, "row" NULLS FIRST, member, item_id) - 1 AS rank
-          {usable} AND NOT {is_several(settings.several)})
+          {usable} AND NOT {sql_among("modality", settings.several)})
         WINDOW same AS (PARTITION BY key, modality)
         UNION ALL BY NAME
         SELECT *, 0 AS rank, 1 AS n, 1 AS parts

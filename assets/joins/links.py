@@ -13,9 +13,9 @@ import pyarrow as pa
 from assets.findings import SHOWN, Finding, listed, note
 from assets.joins.columns import Columns, cell
 from assets.joins.matching import unmatched
-from assets.joins.several import gathered, is_several
+from assets.joins.several import gathered
 from assets.keys import sql_key
-from assets.lake import BATCH_ROWS, sql_string
+from assets.lake import BATCH_ROWS, sql_among, sql_string
 from assets.names import normalize
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
@@ -85,7 +85,7 @@ def _match(
         CREATE VIEW left_over AS
         SELECT DISTINCT item_id, CASE WHEN key IS NULL THEN 'no_key'
           WHEN NOT EXISTS (FROM matches m WHERE m.item_id = i.item_id) THEN 'not_linked'
-          WHEN {is_several(settings.several)} THEN 'over_several' ELSE 'ambiguous' END AS reason,
+          WHEN {sql_among("modality", settings.several)} THEN 'over_several' ELSE 'ambiguous' END AS reason,
           NULL AS why
         FROM items i;
         """
@@ -120,7 +120,7 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
         f"coalesce({m}.status, 'absent') AS {m}_status"
         for m in MODALITIES
     )
-    several, usable = is_several(settings.several), "FROM matches WHERE status = 'present'"
+    several, usable = sql_among("modality", settings.several), "FROM matches WHERE status = 'present'"
     together = gathered(usable, "link", "position, place, time, number", settings.several)
     units = ", ".join(f"{m}.unit" for m in MODALITIES)
     joins = " ".join(f"LEFT JOIN (FROM picked WHERE modality = '{m}') {m} ON {m}.link = links.link" for m in MODALITIES)

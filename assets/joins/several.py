@@ -2,12 +2,7 @@
 
 from collections.abc import Mapping
 
-from assets.lake import sql_string
-
-
-def is_several(several: Mapping[str, int]) -> str:
-    """SQL: whether samples may have several items of what is called `modality`."""
-    return f"modality IN ({', '.join(map(sql_string, several))})" if several else "false"
+from assets.lake import sql_among, sql_string
 
 
 def gathered(items: str, by: str, order: str, several: Mapping[str, int]) -> str:
@@ -19,9 +14,10 @@ def gathered(items: str, by: str, order: str, several: Mapping[str, int]) -> str
     """
     most = " ".join(f"WHEN {sql_string(modality)} THEN {n}" for modality, n in several.items())
     further = f"parts[2:{f'CASE modality {most} END' if most else 1}]"
+    among = sql_among("modality", several)
     listed = f"list({{'item': item_id, 'id': id, 'unit': unit}} ORDER BY {order})"
     return f"""
         SELECT {by}, modality, parts[1].item AS item_id, parts[1].id AS id, parts[1].unit AS unit,
           [{{'item': part.item, 'id': part.id}} for part in {further}] AS more
-        FROM (SELECT {by}, modality, {listed} AS parts FROM ({items}) WHERE {is_several(several)} GROUP BY ALL)
+        FROM (SELECT {by}, modality, {listed} AS parts FROM ({items}) WHERE {among} GROUP BY ALL)
         """

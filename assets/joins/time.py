@@ -8,7 +8,7 @@ import duckdb
 from assets.joins.base import Join
 from assets.joins.columns import Columns, cell
 from assets.joins.time_clocks import set_clocks
-from assets.joins.time_options import TimeOptions
+from assets.joins.time_options import TimeOptions, microseconds
 from assets.joins.time_outcomes import note_streams, tell_left_over
 from assets.joins.time_pairs import AS_OF, floor_divided, in_windows, matching
 from assets.keys import sql_key
@@ -137,15 +137,12 @@ def _load_anchors(
             [options.base],
         )
         return
-    length = round(options.windows.length * 1e6)
+    length = microseconds(options.windows.length)
     found: list[str] = []
     for source in sources:
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW stream AS FROM placed WHERE source = {sql_string(source.name)}"
         )
-        tolerance = options.tolerance_of(source.name)
-        if tolerance:
-            raise ValueError("align.on.tolerance: windows have none; make them longer")
         windows = in_windows(options.windows, options.match_of(source.name) == "within")
         name = f"in_windows_{len(found)}"
         connection.execute(

@@ -117,8 +117,9 @@ class TimeOptions:
 
     nearest: the item that begins nearest, of two that are as near the earlier one; backward, forward: the nearest one
     that does not begin after it, or before it. Of items that begin at once the first in its source counts, and the
-    others are `ambiguous`. overlap: all items that last at some time when it does; within: all items that begin while
-    it lasts. An item without an end lasts a microsecond.
+    others are `same_time`. overlap: all items that last at some time when it does; within: all items that begin while
+    it lasts; a sample takes the first of them, or as many as `align.several` says. An item without an end lasts a
+    microsecond.
     """
 
     __pydantic_config__ = FORBID_EXTRA
@@ -141,6 +142,9 @@ class TimeOptions:
         check(self.block is None or microseconds(self.block) > 0, "block", self.block, "more than 0 seconds")
         check(not self.relative or bool(self.key), "relative", True, "`key` beside it: the column of the recording")
         check(self.base is None or self.windows is None, "windows", self.windows, "nothing beside `base`")
+        for tolerance in (self.tolerance, *(stream.tolerance for stream in self.streams.values())):
+            alone = "nothing beside `windows`: make them longer"
+            check(self.windows is None or not tolerance, "tolerance", tolerance, alone)
         matches = [self.match, *(stream.match for stream in self.streams.values())]
         for match in filter(None, matches):
             ok = self.windows is None or match in ("overlap", "within")

@@ -21,8 +21,8 @@ from assets import featurizing, pipeline
 from assets.asset_checks import check_balance, check_leakage
 from assets.catalog import SEGMENTS
 from assets.gate import write_raw
+from assets.joins.parts import units
 from assets.leakage import leakage
-from assets.recordings import _units as units
 from assets.segments.base import content_id, cut_name
 from assets.segments.silence import SilenceSegments, detect, spans
 from assets.source_settings import SourceSettings

@@ -29,10 +29,10 @@ def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str, modalities: Sequ
     further = f"SELECT split_key, unnest(flatten([{more}]::VARCHAR[][])) AS item_id FROM {kept}"
     used = f"{first} UNION ALL SELECT split_key, sha256 FROM ({further}) JOIN items USING (item_id)"
     pairs = connection.sql(_PAIRS.format(used=used, parts=_PARTS)).fetchnumpy()
-    connection.register("tied", _units(pairs["split_key"], pairs["parent"]))
+    connection.register("tied", units(pairs["split_key"], pairs["parent"]))
 
 
-def _units(keys: np.ndarray, parents: np.ndarray) -> pa.Table:
+def units(keys: np.ndarray, parents: np.ndarray) -> pa.Table:
     """Each key that hangs together with others, and the first of the parents by which it does."""
     schema = pa.schema([("split_key", pa.string()), ("tied_unit", pa.string())])
     if not len(keys):
@@ -48,8 +48,8 @@ def _units(keys: np.ndarray, parents: np.ndarray) -> pa.Table:
     first = dict(zip(labels[len(names) :][::-1].tolist(), items[::-1].tolist(), strict=True))
     of_keys = labels[: len(names)]
     several = np.bincount(of_keys)[of_keys] > 1
-    units = [first[label] for label in of_keys[several].tolist()]
-    return pa.table([pa.array(names[several], pa.string()), pa.array(units, pa.string())], schema)
+    tied = [first[label] for label in of_keys[several].tolist()]
+    return pa.table([pa.array(names[several], pa.string()), pa.array(tied, pa.string())], schema)
 
 
 def note_overlaps(connection: duckdb.DuckDBPyConnection) -> None:
