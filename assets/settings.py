@@ -89,8 +89,8 @@ class AlignSettings(TableSettings):  # of `table`
     require: Strings = ()  # a sample lacking one of these is unmatched
     max_per_key: int = 64  # samples one key may give when several items share it; all parts of an item count as one
     # modality -> how many of its items a sample may have, all in one sample: of one key by source, time and place, of
-    # a link table as a cell lists them (`a.jpg;b.jpg`, or a list), of a join in time those that match; of others several
-    # of a key are several samples
+    # a link table as a cell lists them (`a.jpg;b.jpg`, or a list), of a join in time those that match; of others
+    # several of a key are several samples
     several: dict[str, int] = field(default_factory=dict)
     # modalities whose contents may stand in several splits; of others that is a leak, but for texts beside media
     allow_shared: Strings = ()
