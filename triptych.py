@@ -136,8 +136,8 @@ class Model:
             best: how many of the most probable answers come with each.
             inputs: of one row: text="...", and image and speech as a file's name, its bytes, or: a picture as a PIL
                 image or an array (H, W, 3) of uint8; a recording as an array of samples and its rate in Hz; vectors
-                as a list or an array of floats; of several (`align.several`) a list of these; and a string or number
-                of each column that the prompt names.
+                as a list or an array of floats; of several pictures or recordings (`align.several`) a list of these;
+                and a string or number of each column that the prompt names.
 
         Raises:
             ValueError: not one of the rows can be answered; an input is nothing of these.
@@ -187,8 +187,9 @@ def _file(name: str, value: Any) -> Any:
         from orchestration.predict import file_of
 
         return file_of(name, value)
-    if isinstance(value, list) and value and all(map(_is_content, value)):
-        return [_file(name, one) for one in value]
+    contents = [one for one in value if one is not None] if isinstance(value, list) else []
+    if contents and all(map(_is_content, contents)):
+        return [_file(name, one) for one in contents]
     if isinstance(value, list) or getattr(value, "dtype", None) in ("float16", "float32", "float64"):
         import numpy as np
 

@@ -103,7 +103,8 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
     rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
     streamed = lake.stream(query, parameters, rows)
     parts = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
-    sources = project.make_sources()
+    names = [source.name for source in project.sources if source.modality == modality]
+    sources = {name: source for name, source in project.make_sources().items() if name in names}
     batches = (part if _can_read(engine, part) else attach_data(part, sources) for part in parts)
     work = partial(process_contents, step=step, sources=sources)
     # What could not be read is tried again in every run, so its rows are this run's only.

@@ -88,24 +88,26 @@ class Step:
 
     def __getstate__(self) -> dict[str, Any]:
         _ = self.fingerprints  # which cross with it
-        return {**self.__dict__, "versions": self._versions()}
+        return {**self.__dict__, "deciding": self._deciding()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Raises RuntimeError: this process, perhaps of another machine, would make other rows under the same keys."""
-        there = state.pop("versions")
+        there = state.pop("deciding")
         self.__dict__.update(state)
-        for package, version in self._versions().items():
-            if version != there[package]:
+        for name, value in self._deciding().items():
+            if value != there[name]:
                 raise RuntimeError(
-                    f"{package} is {version} on {socket.gethostname()} and {there[package]} where the run was started: "
-                    "install the same versions on all machines"
+                    f"{name} is {value} on {socket.gethostname()} and {there[name]} where the run was started: "
+                    "install the same packages, and lay the same models, on all machines"
                 )
 
-    def _versions(self) -> dict[str, str]:
-        """Of the packages that decide its rows."""
+    def _deciding(self) -> dict[str, Any]:
+        """Versions of the packages, and contents of the models, that decide its rows."""
         steps: tuple[Any, ...] = (self.processor.modalities[self.modality], self.processor.featurizers[self.modality])
         steps = *steps, *self.filters.values(), *self.segments.values()
-        return package_versions(tuple(name for part in steps for name in part.packages))
+        models: tuple[Any, ...] = (self.processor.featurizers[self.modality], *self.segments.values())
+        contents = {f"the model of {type(model).__name__}": model.identity() for model in models}
+        return package_versions(tuple(name for part in steps for name in part.packages)) | contents
 
     def __call__(self, batch: pa.RecordBatch) -> Outcome:
         """`batch` has a row for each file: MANIFEST's columns, `data` (media bytes; for text its UTF-8) and `parts`.

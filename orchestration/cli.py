@@ -297,7 +297,7 @@ def serve(project: str, host: str, port: int, workers: int, batch: int, version:
     from orchestration.examples.layout import find_project
     from orchestration.project import load
     from orchestration.servers import check_free, run_until_stopped, serve_command
-    from training.model_registry import fetch_model, find_version
+    from training.model_registry import find_version, local_model
 
     settings = load(*find_project(project, ()))
     version = find_version(settings.mlflow_uri, settings.name, version)
@@ -307,7 +307,7 @@ def serve(project: str, host: str, port: int, workers: int, batch: int, version:
     click.echo("Ask it, with media as base64 and what is not there null:")
     rows = json.dumps({"dataframe_records": [dict.fromkeys(settings.modalities, "...")]})
     click.echo(f"  curl {url} -H 'Content-Type: application/json' -d '{rows}'")
-    model = fetch_model(settings.mlflow_uri, settings.name, version)
+    model = local_model(settings.mlflow_uri, settings.name, version, settings.folder / "cache")
     command, env = serve_command(model, host, port, "--workers", str(workers), "--batch", str(batch))
     given = json.loads(os.environ.get("SERVING_MODEL_CONFIG") or "{}")
     env["SERVING_MODEL_CONFIG"] = json.dumps({"abstain_below": settings.model.abstain_below, **given})

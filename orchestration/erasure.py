@@ -81,7 +81,9 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool) -> Erased:
     }
     if not dry_run:
         if purge:
-            mlflow_store.purge(project.mlflow_uri, project.name, versions.values(), runs, project.home)
+            artifacts = mlflow_store.local_path(project.artifacts or "")
+            own = [project.home, *([project.root / artifacts] if artifacts and project.artifacts else [])]
+            mlflow_store.purge(project.mlflow_uri, project.name, versions.values(), runs, own)
         _erase_from_snapshots(project, lake, contents, [] if purge else snapshots)
         for name in reversed(predicates):  # the manifest last: what is interrupted finds the item again
             if name not in ("samples", "dataset") and lake.open(name) is not None:

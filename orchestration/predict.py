@@ -1,5 +1,6 @@
 """Asks the champion: rows of text, image and speech to answers that name model version and dataset."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,11 +75,12 @@ def rows_of_table(
 
 
 def _listed(cell: str) -> list[str]:
-    """What a cell names: between semicolons, or as a JSON list; a list of numbers is one vector."""
-    if not cell.startswith("["):
-        return [name.strip() for name in cell.split(";")]
-    listed = json.loads(cell)
-    return [str(name) for name in listed] if listed and isinstance(listed[0], str) else [cell]
+    """What a cell names: between semicolons, or as a JSON list of names; a list of numbers is one vector."""
+    if cell.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            listed = [name for name in json.loads(cell) if name is not None]
+            return listed if listed and all(isinstance(name, str) for name in listed) else [cell]
+    return [name.strip() for name in cell.split(";")]
 
 
 def answer(
@@ -101,7 +103,7 @@ def answer(
 
     version = model_registry.find_version(project.mlflow_uri, project.name, version)
     check_inputs(project, rows)
-    model = model_registry.fetch_model(project.mlflow_uri, project.name, version)
+    model = model_registry.local_model(project.mlflow_uri, project.name, version, project.folder / "cache")
     batches = pa.RecordBatchReader.from_batches(raw_schema(), raw_rows(rows, project.model.columns))
     answers = answer_rows(model, batches).to_pylist()
     if all(row["error"] for row in answers):

@@ -107,7 +107,7 @@ def search(
     missing = _missing(lake, keys)
     if missing.num_rows:
         say(f"{missing.num_rows:,} contents are placed first, once for version {version}")
-    model = model_registry.fetch_model(project.mlflow_uri, project.name, version)
+    model = model_registry.local_model(project.mlflow_uri, project.name, version, project.folder / "cache")
     query: list[float] | None = None
     placed = 0
     for start in range(0, max(1, missing.num_rows), _AT_ONCE):

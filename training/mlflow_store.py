@@ -9,7 +9,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -181,12 +181,15 @@ def make_database(uri: str) -> None:
     _follow(path)
 
 
-def purge(uri: str, project: str, versions: Iterable[int], run_ids: Iterable[str], home: Path) -> None:
+def purge(uri: str, project: str, versions: Iterable[int], run_ids: Iterable[str], own: Sequence[Path]) -> None:
     """Deletes versions of a registered model, and runs with their logged models and their files, which MLflow keeps
     when it marks a run as deleted.
 
+    Args:
+        own: folders of this machine that hold nothing of anybody else's.
+
     Raises:
-        ValueError: files of one lie on this machine outside of `home`; nothing is deleted.
+        ValueError: files of one lie on this machine elsewhere, or cannot be reached; nothing is deleted.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -199,10 +202,11 @@ def purge(uri: str, project: str, versions: Iterable[int], run_ids: Iterable[str
     ]
     places = [model.artifact_location for model in models] + [run.info.artifact_uri for run in runs]
     for place in places:
+        check_artifacts(place)
         folder = local_path(place)
-        if folder is not None and not folder.resolve().is_relative_to(home):
+        if folder is not None and not any(folder.resolve().is_relative_to(ours.resolve()) for ours in own):
             raise ValueError(
-                f"{folder} lies outside of TRIPTYCH_HOME ({home}), so it may be another's: nothing is deleted"
+                f"{folder} lies outside of TRIPTYCH_HOME ({own[0]}), so it may be another's: nothing is deleted"
             )
     for version in versions:  # first: what is interrupted must not leave one without its run
         store.delete_model_version(project, str(version))

@@ -20,7 +20,7 @@ import pyarrow as pa
 from training import descriptions
 from training.catalog import OUTPUTS
 from training.features import FeatureSettings
-from training.mlflow_store import client
+from training.mlflow_store import check_artifacts, client, local_path
 from training.records import ANSWERS
 from training.runs import TAG
 from training.schema import MODALITIES
@@ -243,6 +243,24 @@ def fetch_model(uri: str, project: str, version: str, folder: Path | None = None
     mlflow.set_registry_uri(uri)
     target = None if folder is None else str(folder)
     return Path(mlflow.artifacts.download_artifacts(f"models:/{project}/{version}", dst_path=target))
+
+
+def local_model(uri: str, project: str, version: str, cache: Path) -> Path:
+    """The logged model of a version where it lies, if that is on this machine; else as it was fetched into `cache`,
+    once for a model."""
+    known = client(uri).get_model_version(project, version)
+    location = "" if known.model_id is None else client(uri).get_logged_model(known.model_id).artifact_location
+    if local_path(location) is not None:
+        return fetch_model(uri, project, version)
+    check_artifacts(location)
+    place = cache / "models" / str(known.model_id)
+    if not (place / "MLmodel").is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
+            fetched = fetch_model(uri, project, version, Path(temporary))
+            with contextlib.suppress(OSError):  # another process was faster
+                fetched.rename(place)
+    return place
 
 
 def count_look(uri: str, project: str, dataset: str, version: str) -> int:

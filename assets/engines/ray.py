@@ -67,6 +67,7 @@ class RayEngine(Engine):
             known = self.address in (None, "auto") or _ADDRESS.fullmatch(self.address or "") is not None
             check(known, "address", self.address, "null, auto, HOST:PORT or ray://HOST:PORT")
             check(self.gpus > 0, "gpus", self.gpus, "above 0")
+            check(self.gpus <= 1 or self.gpus.is_integer(), "gpus", self.gpus, "a share of one, or a whole number")
 
     def __init__(self, options: Options, runs_model: bool = False) -> None:
         """Raises ValueError: Ray is not installed."""
@@ -88,7 +89,7 @@ class RayEngine(Engine):
             return  # a cluster takes seconds to start
         function = pickle.dumps(fn)
         with _connected(self.options, function) as ray:
-            has_gpus = self._runs_model and ray.cluster_resources().get("GPU", 0) > 0
+            has_gpus = self._runs_model and self._has_gpus(ray)
             each = {"num_cpus": 1, "num_gpus": self.options.gpus if has_gpus else 0}
             task = ray.remote(_run).options(**each, max_retries=_RETRIES, name="triptych")
             everywhere = ray.put(function)  # sent to each node once
@@ -103,6 +104,13 @@ class RayEngine(Engine):
             finally:  # also where the consumer stops early
                 for left in pending:
                     ray.cancel(left)
+
+    def _has_gpus(self, ray: Any) -> bool:
+        """Raises ValueError: no node has as many as a batch is to have, which Ray would wait for."""
+        most = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if 0 < most < self.options.gpus:
+            raise ValueError(f"engine.gpus is {self.options.gpus:g}, and the node with the most has {most:g}")
+        return bool(most > 0)
 
     def _workers(self, ray: Any, has_gpus: bool) -> int:
         """Batches that run at once; asked anew each time, since nodes come and go."""
@@ -140,12 +148,13 @@ def _connected(options: RayEngine.Options, function: bytes) -> Iterator[Any]:
     """
     # Read when Ray is imported: it would tell its makers how it is used.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if options.address is None:  # nobody else may ask it to run something
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())
-    import ray
-
     with ExitStack() as stack:
+        if options.address is None:  # nobody else may ask it to run something
+            for name, value in (("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", secrets.token_hex())):
+                if os.environ.setdefault(name, value) == value:
+                    stack.callback(os.environ.pop, name, None)
+        import ray
+
         code = stack.enter_context(tempfile.TemporaryDirectory(prefix="triptych-code-"))
         _copy_code(Path(code), function)
         address = options.address or stack.enter_context(_started(options.workers or cores()))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -65,6 +66,7 @@ class HuggingfaceSource(Source):
         self._is_text, folder = is_text, root / options.dataset
         self._folder = folder.resolve() if folder.is_dir() else None  # None: on the hub
         self._place = str(self._folder or f"hf://datasets/{options.dataset}")
+        self._made: bytes | None = None  # what another process had loaded
 
     def __str__(self) -> str:
         return self.options.place
@@ -99,8 +101,13 @@ class HuggingfaceSource(Source):
         return signature_of((e.uri, e.size, e.reason or e.version) for e in locate(self._folder).files())
 
     def __getstate__(self) -> Any:
-        _ = self._splits  # loaded once, and not in every worker: it pickles as the paths of its files
-        return self.__dict__
+        """With the paths of the files that were made of the data set: workers of this machine need not load it again.
+        Another machine finds none there, and loads it where it is asked for."""
+        return {**self.__dict__, "_made": pickle.dumps(self._splits)} if "_splits" in self.__dict__ else self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__dict__.pop("_splits", None)
 
     @cached_property
     def _splits(self) -> dict[str, Any]:
@@ -108,6 +115,9 @@ class HuggingfaceSource(Source):
         import datasets
 
         datasets.disable_progress_bars()
+        if self._made is not None:
+            with contextlib.suppress(OSError):
+                return dict(pickle.loads(self._made))
         found = self._local(datasets) if self._folder is not None else self._hub(datasets)
         if isinstance(found, datasets.Dataset):
             found = {str(found.split or _WHOLE): found}

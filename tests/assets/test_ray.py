@@ -230,10 +230,10 @@ def test_nodes_read_what_lies_where_all_reach_it() -> None:
     assert all(engine().reads(place) for place in places), "a cluster on this machine"
 
 
-def test_a_step_refuses_to_run_with_other_packages(tiny: Path) -> None:
+def test_a_step_refuses_to_run_with_other_packages_or_models(tiny: Path) -> None:
     step = featurizing.make_step(load(tiny), "image")
     state = step.__getstate__()
     step.__setstate__(dict(state))
-    state["versions"] = state["versions"] | {"pillow": "1.0"}
-    with pytest.raises(RuntimeError, match=r"pillow is .* on .* and 1\.0 where the run was started"):
-        step.__setstate__(state)
+    for other, words in (("pillow", "pillow is "), ("the model of PixelsFeaturizer", "PixelsFeaturizer is None on ")):
+        with pytest.raises(RuntimeError, match=rf"{words}.* and 1\.0 where the run was started"):
+            step.__setstate__(state | {"deciding": state["deciding"] | {other: "1.0"}})

@@ -153,10 +153,10 @@ def test_files_outside_of_the_home_are_not_deleted(tmp_path):
         store.log_text(runs[-1], "kept", "a.txt")
     version = store.create_model_version("tiny", f"runs:/{runs[0]}/model", runs[0]).version
     with pytest.raises(ValueError, match=r"elsewhere.* lies outside of TRIPTYCH_HOME .*: nothing is deleted"):
-        purge(uri, "tiny", [version], runs, home)
+        purge(uri, "tiny", [version], runs, [home])
     assert len([*home.rglob("a.txt"), *tmp_path.glob("elsewhere/*/artifacts/a.txt")]) == 2
     assert store.get_model_version("tiny", version).run_id == runs[0]
-    purge(uri, "tiny", [version], runs[:1], home)
+    purge(uri, "tiny", [version], runs[:1], [home])
     assert not list(home.rglob("a.txt")) and (tmp_path / "elsewhere" / runs[1] / "artifacts" / "a.txt").exists()
     with sqlite3.connect(home / "mlflow.db") as database:
         assert database.execute("SELECT run_uuid FROM runs").fetchall() == [(runs[1],)]
