@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestration.cli import main
+from orchestration.predict import _listed as listed_of
 from orchestration.processes import project_lock
 from orchestration.project import load
 from orchestration.run import open_instance
@@ -435,3 +436,18 @@ def test_predict_answers_what_it_can_and_names_the_rest(tiny, champion):
         table.write_text(f"{columns}\nx,y\n")
         assert says in error("predict", tiny, "--table", table)
     assert "ask.csv is no project file, which is YAML" in error("predict", table, "--text", "x")
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("a.jpg", ["a.jpg"]),
+        ("a.jpg; b.jpg", ["a.jpg", "b.jpg"]),
+        ('["a.jpg", null, "b;c.jpg"]', ["a.jpg", "b;c.jpg"]),
+        ("[1.5, 2]", ["[1.5, 2]"]),
+        ("[1] x.jpg", ["[1] x.jpg"]),
+        ("[" * 5000, ["[" * 5000]),
+    ],
+)
+def test_a_cell_of_a_table_names_one_or_several(cell, names):
+    assert listed_of(cell) == names
