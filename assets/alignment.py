@@ -132,8 +132,9 @@ def _note_rivals(connection: duckdb.DuckDBPyConnection, settings: AlignSettings,
 
 def _note_differing(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns) -> None:
     """Notes the samples of which several items say something else than the first one, which counts."""
-    named = (*settings.labels, *settings.group, *settings.held_out, *filter(None, [settings.split.column]))
-    for modality, name in [(m, name) for m in settings.several for name in dict.fromkeys(named)]:
+    named = dict.fromkeys((*settings.labels, *settings.group, *settings.held_out, settings.split.column))
+    contents = [f"{m}_id" for m in MODALITIES]
+    for modality, name in [(m, name) for m in settings.several for name in named if name and name not in contents]:
         further = f"(SELECT * REPLACE (part.item AS {modality}_item, part.id AS {modality}_id) "
         further += f"FROM (SELECT *, unnest({modality}_more) AS part FROM judged))"
         values = " UNION ALL ".join(

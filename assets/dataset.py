@@ -31,8 +31,8 @@ def _further(more: pa.ChunkedArray) -> pa.Array:
     """The contents of the further items of each sample, in order; null where there are none."""
     if more.null_count == len(more):
         return pa.nulls(len(more), pa.list_(pa.string()))
-    listed = (None if items is None else [item["id"] for item in items] for items in more.to_pylist())
-    return pa.array(listed, pa.list_(pa.string()))
+    items = more.combine_chunks()
+    return pa.ListArray.from_arrays(items.offsets, pc.struct_field(items.values, "id"), mask=items.is_null())
 
 
 def check_columns(samples: pa.Table, columns: Sequence[str]) -> None:

@@ -131,7 +131,7 @@ def _conflicting(samples: pa.Table) -> Finding | None:
         connection.register("samples", samples)
         rows = connection.sql(
             """
-            SELECT regexp_replace(sample_id, '#[0-9a-f]{8}$', '') AS key, list(DISTINCT label ORDER BY label)
+            SELECT regexp_replace(sample_id, '#[0-9a-f]{16}$', '') AS key, list(DISTINCT label ORDER BY label)
             FROM samples WHERE label IS NOT NULL GROUP BY 1 HAVING count(DISTINCT label) > 1 ORDER BY 1
             """
         ).fetchall()

@@ -134,10 +134,11 @@ def _judge(rows: pa.Table, source: SourceSettings, root: str) -> tuple[pa.Table,
         rows: schema _ENTRIES, in the order of the source.
         root: what the ids leave out where a `uri` starts with it.
     """
-    ordinals, firsts = _repeats(rows)
+    parts = _told_parts(rows["cut"])
+    ordinals, firsts = _repeats(rows, parts)
     repeated = pa.array(firsts != np.arange(rows.num_rows))
     columns = {
-        "item_id": _ids(rows, ordinals, source.name, root),
+        "item_id": _ids(rows, parts, ordinals, source.name, root),
         "source": pa.repeat(source.name, rows.num_rows),
         "modality": pa.repeat(source.modality, rows.num_rows),
         **{name: rows[name] for name in rows.column_names},
@@ -149,27 +150,31 @@ def _judge(rows: pa.Table, source: SourceSettings, root: str) -> tuple[pa.Table,
     return pa.table(columns).select(MANIFEST.names).filter(is_item).cast(MANIFEST), _refused(refused, rows)
 
 
-def _repeats(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Of each entry how many before it have its place, cut and key, as rows of a table do, and the number of the first
+def _told_parts(cuts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """What of a cut tells a part from the others of its item: what finds parts may change, and the item is the same."""
+    given = pc.if_else(pc.match_substring_regex(cuts, FOUND), None, cuts)
+    return pc.coalesce(pc.struct_field(pc.extract_regex(cuts, NUMBERED), "number"), given)
+
+
+def _repeats(rows: pa.Table, parts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each entry how many before it have its place, part and key, as rows of a table do, and the number of the first
     one of its key and content: its own where there is none."""
     numbers = np.arange(rows.num_rows)
     ordinals, firsts = np.zeros_like(numbers), numbers.copy()
     with open_duckdb() as connection:
-        connection.register(
-            "entries",
-            rows.select(["uri", "member", "key", "sha256", "cut", "reason"]).append_column("n", pa.array(numbers)),
-        )
+        entries = rows.select(["uri", "member", "key", "sha256", "cut", "reason"]).append_column("part", parts)
+        connection.register("entries", entries.append_column("n", pa.array(numbers)))
         # By their hashes most are seen to be alone at once, in little memory.
         found = connection.sql(
             """
             WITH hashed AS (
-              SELECT *, hash(uri, member, key, cut) AS place, hash(key, sha256, cut) AS content FROM entries
+              SELECT *, hash(uri, member, key, part) AS place, hash(key, sha256, cut) AS content FROM entries
             ),
             doubtful AS (
               FROM hashed WHERE place IN (SELECT place FROM hashed GROUP BY 1 HAVING count(*) > 1)
                 OR content IN (SELECT content FROM hashed GROUP BY 1 HAVING count(*) > 1)
             )
-            SELECT n, row_number() OVER (PARTITION BY uri, member, key, cut ORDER BY n) - 1 AS ordinal,
+            SELECT n, row_number() OVER (PARTITION BY uri, member, key, part ORDER BY n) - 1 AS ordinal,
               CASE WHEN reason IS NULL THEN min(n) OVER (PARTITION BY key, sha256, cut, reason IS NULL) ELSE n
                 END AS first
             FROM doubtful
@@ -179,13 +184,9 @@ def _repeats(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return ordinals, firsts
 
 
-def _ids(rows: pa.Table, ordinals: np.ndarray, source: str, root: str) -> pa.ChunkedArray:
-    # What finds the parts of an item may change, and the item is the same.
-    given = pc.if_else(pc.match_substring_regex(rows["cut"], FOUND), None, rows["cut"])
-    numbers = pc.struct_field(pc.extract_regex(rows["cut"], NUMBERED), "number")
-    cuts = pc.coalesce(numbers, given)
+def _ids(rows: pa.Table, parts: pa.ChunkedArray, ordinals: np.ndarray, source: str, root: str) -> pa.ChunkedArray:
     places, ids = rows.select(["uri", "member", "key"]).append_column("ordinal", pa.array(ordinals)), []
-    places = places.append_column("cut", cuts)
+    places = places.append_column("part", parts)
     for batch in places.to_batches():
         columns = (column.to_pylist() for column in batch.columns)
         ids.append([item_id(source, uri.removeprefix(root), *rest) for uri, *rest in zip(*columns, strict=True)])

@@ -123,7 +123,9 @@ class SourceSettings:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The columns that are the key, together where there are several."""
+        """The columns that are the key, together where there are several; none where parts have keys of their own."""
+        if self.segments is not None and SEGMENTS.load(self.segments.kind).own_keys:
+            return ()
         return getattr(self._rows, "key", None) or getattr(self.options, "key", None) or ()
 
     @property

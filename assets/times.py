@@ -12,6 +12,7 @@ from assets.time_settings import TimeSettings
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 LEAST = 10**8  # seconds: March 1973. Smaller numbers are years, months, days of Excel, seconds of a recording, ...
+_MOST = 10**20  # of any unit: more is no time, and would take long to read
 _UNITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}  # digits after which a second begins
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
@@ -39,7 +40,10 @@ def read_times(values: Mapping[str, str | None], settings: TimeSettings) -> tupl
         return None, None
     end = _read(values, settings.until, settings)
     if settings.duration is not None and (lasted := values.get(settings.duration)):
-        end = begin + _MICROSECOND * _lasting(lasted, settings)
+        try:
+            end = begin + _MICROSECOND * _lasting(lasted, settings)
+        except OverflowError:
+            raise ValueError(f"column {settings.duration!r}: {lasted!r} is longer than any time") from None
     if end is not None and end < begin:
         raise ValueError(f"it ends before it begins ({end.isoformat()} and {begin.isoformat()})")
     return begin, end
@@ -124,7 +128,7 @@ def _since(text: str, unit: str) -> int:
         whole = int(hours or 0) * 3600 + int(minutes) * 60
         return round((whole + Decimal(seconds.replace(",", "."))) * 10**6)
     number = Decimal(text)
-    if not number.is_finite():
+    if not (number.is_finite() and abs(number) < _MOST):
         raise ValueError
     return round(number * 10**6 / 10 ** _UNITS[unit])
 

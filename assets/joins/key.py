@@ -89,7 +89,7 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         CREATE TABLE joined AS
         WITH {", ".join(steps)}
         SELECT NULL::BIGINT AS line, NULL::VARCHAR AS link_uri, c.key AS split_key, NULL::VARCHAR AS values,
-          c.key || CASE WHEN parts = 1 THEN '' ELSE '#' || left(sha256(concat_ws(' ', {units})), 8) END AS sample_id,
+          c.key || CASE WHEN parts = 1 THEN '' ELSE '#' || left(sha256(concat_ws(' ', {units})), 16) END AS sample_id,
           {slots}
         FROM combined_{len(MODALITIES)} c {lacking}
         """,

@@ -120,7 +120,11 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
         f"coalesce({m}.status, 'absent') AS {m}_status"
         for m in MODALITIES
     )
-    several, usable = sql_among("modality", settings.several), "FROM matches WHERE status = 'present'"
+    several = sql_among("modality", settings.several)
+    usable = """
+        FROM matches WHERE status = 'present'
+        QUALIFY row_number() OVER (PARTITION BY link, modality, item_id, id ORDER BY place, number) = 1
+    """
     together = gathered(usable, "link", "position, place, time, number", settings.several)
     units = ", ".join(f"{m}.unit" for m in MODALITIES)
     joins = " ".join(f"LEFT JOIN (FROM picked WHERE modality = '{m}') {m} ON {m}.link = links.link" for m in MODALITIES)
@@ -146,7 +150,7 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
         )
         SELECT links.line, links.uri AS link_uri, {named} AS split_key, values,
           split_key || CASE WHEN count(*) OVER (PARTITION BY links.link) = 1 THEN ''
-            ELSE '#' || left(sha256(concat_ws(' ', {units})), 8) END AS sample_id, {slots}
+            ELSE '#' || left(sha256(concat_ws(' ', {units})), 16) END AS sample_id, {slots}
         FROM links LEFT JOIN keyed USING (link) {joins}
         """
     )

@@ -30,6 +30,16 @@ def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str, modalities: Sequ
     used = f"{first} UNION ALL SELECT split_key, sha256 FROM ({further}) JOIN items USING (item_id)"
     pairs = connection.sql(_PAIRS.format(used=used, parts=_PARTS)).fetchnumpy()
     connection.register("tied", units(pairs["split_key"], pairs["parent"]))
+    if not len(pairs["split_key"]):
+        return
+    ((most, total),) = connection.sql(
+        f"SELECT max(n), (SELECT count(DISTINCT split_key) FROM {kept}) FROM (SELECT count(*) AS n FROM tied "
+        "GROUP BY tied_unit)"
+    ).fetchall()
+    if most is not None and 2 * most > total:
+        said = f"parts of the same items tie {most:,} of {total:,} samples (or blocks of them) together, so these fall "
+        said += "into one split; a modality named under align.allow_shared ties nothing"
+        note(connection, Finding("tied_samples", said))
 
 
 def units(keys: np.ndarray, parents: np.ndarray) -> pa.Table:

@@ -71,7 +71,7 @@ class TimeJoin(Join):
         if options.once:
             _keep_nearest(connection)
         several = _fill_slots(connection, options, sources, settings.several)
-        _join(connection, options, several)
+        _join(connection, options, several, [m for m in MODALITIES if m not in settings.allow_shared])
         tell_left_over(connection, options, sources)
         note_streams(connection, options, sources)
         connection.execute("DROP TABLE pairs; DROP TABLE filled")
@@ -103,10 +103,13 @@ def _load_timed(
         CREATE TABLE broken_links(uri VARCHAR, line BIGINT, problem VARCHAR);
         CREATE TABLE timed AS
         SELECT number, source, modality, position, status, item_id, id, CASE source {" ".join(keys)} END AS lane_key,
-          {started} + coalesce(round(start * 1e6)::BIGINT, 0) AS begin,
+          {started} + coalesce(round(start * 1e6)::BIGINT, first, 0) AS begin,
           CASE WHEN seconds IS NOT NULL THEN begin + round(seconds * 1e6)::BIGINT
-            ELSE coalesce(epoch_us(until), begin) END AS until
-        FROM items;
+            WHEN first IS NOT NULL THEN begin + last - first ELSE coalesce(epoch_us(until), begin) END AS until
+        FROM (  -- a part that was refused is where its cut says
+          SELECT *, CASE WHEN is_span THEN split_part(cut, '-', 1)::BIGINT END AS first,
+            CASE WHEN is_span THEN split_part(cut, '-', 2)::BIGINT END AS last
+          FROM (SELECT *, coalesce(regexp_full_match(cut, '[0-9]+-[0-9]+'), false) AS is_span FROM items));
         CREATE TABLE lanes AS
         SELECT lane_key, (row_number() OVER (ORDER BY lane_key))::INTEGER AS lane
         FROM (SELECT DISTINCT lane_key FROM timed WHERE lane_key IS NOT NULL);
@@ -172,15 +175,22 @@ def _match(connection: duckdb.DuckDBPyConnection, options: TimeOptions, source: 
         return
     (lanes,) = connection.sql("SELECT count(*) FROM lanes").fetchall()[0]
     name = sql_string(source)
-    for usable, into, what in ((True, "pairs", "anchor, number, distance"), (False, "wanted", "anchor")):
+    match = options.match_of(source)
+    found = matching(match, options.tolerance_of(source), lanes > 1)
+    # As-of, what cannot be used counts where it would have been taken; else all of it does.
+    for which, into, taken in (
+        ("usable", "pairs", "anchor, number, distance FROM ({0})"),
+        ("true" if match in AS_OF else "NOT usable", "wanted", "anchor FROM ({0}) SEMI JOIN refused USING (number)"),
+    ):
         connection.execute(
-            f"CREATE OR REPLACE TEMP VIEW stream AS "
-            f"SELECT number, lane, begin, until FROM placed WHERE source = {name} AND usable = {usable}"
+            f"CREATE OR REPLACE TEMP VIEW refused AS SELECT number FROM placed WHERE source = {name} AND NOT usable;"
+            "CREATE OR REPLACE TEMP VIEW stream AS "
+            f"SELECT number, lane, begin, until FROM placed WHERE source = {name} AND {which}"
         )
-        (count,) = connection.sql("SELECT count(*) FROM stream").fetchall()[0]
+        needed = "stream" if into == "pairs" else "refused"
+        (count,) = connection.sql(f"SELECT count(*) FROM {needed}").fetchall()[0]
         if count:
-            found = matching(options.match_of(source), options.tolerance_of(source), lanes > 1)
-            connection.execute(f"INSERT INTO {into} SELECT {name}, {what} FROM ({found})")
+            connection.execute(f"INSERT INTO {into} SELECT {name}, {taken.format(found)}")
 
 
 def _keep_nearest(connection: duckdb.DuckDBPyConnection) -> None:
@@ -226,8 +236,15 @@ def _fill_slots(
     return several
 
 
-def _join(connection: duckdb.DuckDBPyConnection, options: TimeOptions, several: set[str]) -> None:
-    """Table `joined`. Args: `several`: the modalities of which a sample may have more than one item."""
+def _join(
+    connection: duckdb.DuckDBPyConnection, options: TimeOptions, several: set[str], telling: Sequence[str]
+) -> None:
+    """Table `joined`.
+
+    Args:
+        several: the modalities of which a sample may have more than one item.
+        telling: those whose items may not be in samples of several splits.
+    """
     block = options.split_block
     stretch = "NULL::BIGINT" if block is None else floor_divided("a.begin", block)
     lane = "nullif(lane_key, '')"
@@ -261,11 +278,11 @@ def _join(connection: duckdb.DuckDBPyConnection, options: TimeOptions, several: 
         FROM anchors a JOIN lanes USING (lane) LEFT JOIN items i ON i.number = a.anchor;
         CREATE TABLE beside AS  -- the stretches that a sample's items are in, too, through other samples
         WITH shared AS (
-          SELECT number, list(DISTINCT stretch ORDER BY stretch) AS stretches FROM pairs JOIN stretches USING (anchor)
-          GROUP BY 1 HAVING min(stretch) <> max(stretch)
+          SELECT number, list(DISTINCT stretch ORDER BY stretch) AS stretches FROM filled JOIN stretches USING (anchor)
+          WHERE {sql_among("modality", telling)} GROUP BY 1 HAVING min(stretch) <> max(stretch)
         )
         SELECT anchor, list_distinct(flatten(list(stretches))) AS stretches
-        FROM pairs JOIN shared USING (number) GROUP BY 1;
+        FROM filled JOIN shared USING (number) GROUP BY 1;
         CREATE TABLE joined AS
         WITH lacking AS (
           SELECT anchor, {lacking} FROM (
@@ -276,7 +293,7 @@ def _join(connection: duckdb.DuckDBPyConnection, options: TimeOptions, several: 
         SELECT NULL::BIGINT AS line, NULL::VARCHAR AS link_uri, NULL::VARCHAR AS values,
           {split.format("a.stretch")} AS split_key,
           list_transform(b.stretches, lambda x: {split.format("x")}) AS split_keys,
-          a.name || CASE WHEN alike.hashed IS NULL THEN '' ELSE '#' || left(sha256(a.unit), 8) END AS sample_id,
+          a.name || CASE WHEN alike.hashed IS NULL THEN '' ELSE '#' || left(sha256(a.unit), 16) END AS sample_id,
           {", ".join(slots)}
         FROM stretches a LEFT JOIN alike ON alike.hashed = hash(a.name) LEFT JOIN beside b ON b.anchor = a.anchor
         LEFT JOIN lacking w ON w.anchor = a.anchor {" ".join(joins)};

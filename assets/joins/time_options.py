@@ -1,5 +1,6 @@
 """What a project file says of a join in time (`align.on: {kind: time, ...}`)."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -20,6 +21,8 @@ class _Span:
 
         def seconds(value: Any) -> Any:
             if not isinstance(value, str):
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise PydanticCustomError("span", "expected a number of seconds; leave it out for any")
                 return value
             found = re.fullmatch(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-zµ]*)", value.strip(), re.IGNORECASE)
             if found is None or (unit := found[2].lower() or "s") not in _UNITS:

@@ -61,9 +61,9 @@ def tell_left_over(
         WITH unused AS (
           SELECT t.* FROM timed t ANTI JOIN filled f ON f.number = t.number WHERE status = 'present'
         ), doubles AS (
-          SELECT DISTINCT p.number FROM placed p JOIN unused USING (number)
-          JOIN placed o ON o.source = p.source AND o.lane = p.lane AND o.begin = p.begin
-          WHERE o.usable AND o.number < p.number
+          SELECT number FROM (
+            SELECT number, min(number) FILTER (usable) OVER (PARTITION BY source, lane, begin) AS first FROM placed)
+          WHERE first < number
         ), judged AS (
           SELECT item_id, u.number, gap, tolerance, match, CASE WHEN u.begin IS NULL THEN 'no_time'
             WHEN lane_key IS NULL THEN 'no_key' WHEN g.number IS NULL THEN 'over_several'
@@ -72,8 +72,8 @@ def tell_left_over(
             WHEN d.number IS NOT NULL THEN 'same_time' ELSE 'passed_over' END AS reason
           FROM unused u LEFT JOIN gaps g USING (number) LEFT JOIN doubles d USING (number)
         )
-        SELECT item_id, arg_min(reason, number) AS reason, arg_min({_why(options)}, number) AS why
-        FROM judged GROUP BY 1
+        SELECT item_id, told.reason, told.why FROM (
+          SELECT item_id, arg_min({{'reason': reason, 'why': {_why(options)}}}, number) AS told FROM judged GROUP BY 1)
         """
     )
 

@@ -9,6 +9,7 @@ microseconds after the anchor. `tests/assets/test_time_join.py` compares each wi
 from assets.joins.time_options import WindowSettings, instant, microseconds
 
 AS_OF = ("nearest", "backward", "forward")
+_MOST_WINDOWS = 1_000_000  # that one item is in
 _LANES = {True: "a.lane = {0}.lane AND ", False: ""}
 
 
@@ -53,10 +54,11 @@ def _overlapping(tolerance: int, begins: bool, lanes: bool) -> str:
     first, last = floor_divided("low", "width"), floor_divided("(high - 1)", "width")
     shared = floor_divided("greatest(a.low, s.low)", "a.width")
     return f"""
-        WITH a AS (
+        WITH all_a AS (
           SELECT anchor, lane, begin, begin - {tolerance} AS low, greatest(until, begin + 1) + {tolerance} AS high
           FROM anchors
-        ), s AS (SELECT number, lane, begin, begin AS low, {end} AS high FROM stream),
+        ), all_s AS (SELECT number, lane, begin, begin AS low, {end} AS high FROM stream),
+        a AS ({_within("all_a", "all_s")}), s AS ({_within("all_s", "all_a")}),
         mean AS (
           SELECT greatest(1, (sum(high - low) // count(*))::BIGINT) AS width
           FROM (SELECT low, high FROM a UNION ALL SELECT low, high FROM s)
@@ -69,6 +71,15 @@ def _overlapping(tolerance: int, begins: bool, lanes: bool) -> str:
     """
 
 
+def _within(these: str, others: str) -> str:
+    """SQL: these, as far as there is something of the others, so that what never ends is no longer than that."""
+    return f"""
+        SELECT these.* REPLACE (greatest(low, least_low) AS low, least(high, greatest_high) AS high)
+        FROM {these} these, (SELECT min(low) AS least_low, max(high) AS greatest_high FROM {others})
+        WHERE low < greatest_high AND least_low < high
+    """
+
+
 def in_windows(windows: WindowSettings, begins: bool) -> str:
     """SQL for (number, lane, begin, window): the windows in which an item begins, or that it overlaps."""
     length, stride = microseconds(windows.length), microseconds(windows.every)
@@ -76,9 +87,13 @@ def in_windows(windows: WindowSettings, begins: bool) -> str:
     last = "begin" if begins else "greatest(until, begin + 1) - 1"
     first_window = floor_divided(f"(begin - {origin} - {length})", stride)
     last_window = floor_divided(f"({last} - {origin})", stride)
+    endless = (
+        f"error('align.on.windows: an item is in over {_MOST_WINDOWS:,} of them: correct its end, or make them longer')"
+    )
+    end = f"CASE WHEN {last_window} - {first_window} > {_MOST_WINDOWS} THEN {endless} ELSE {last_window} + 1 END"
     return f"""
         SELECT number, lane, begin, {origin} + stride * {stride} AS window_begin FROM (
-          SELECT number, lane, begin, unnest(range({first_window} + 1, {last_window} + 1)) AS stride FROM stream)
+          SELECT number, lane, begin, unnest(range({first_window} + 1, {end})) AS stride FROM stream)
     """
 
 

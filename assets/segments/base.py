@@ -1,11 +1,14 @@
 """The contract of segments: how the items of a source are cut into parts that are contents of their own."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from assets.names import as_object
 from assets.sources.base import Entry, Source, signature_of
 from training import family
 from training.family import Choice
@@ -33,6 +36,7 @@ class Segments:
     version: ClassVar[int] = 0  # count up when `cuts` gives others of the same content
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions decide them
     located: ClassVar[tuple[str, ...]] = ()  # options that name models or files, which `identity` knows by content
+    own_keys: ClassVar[bool] = False  # parts have other keys than their items
     finds: ClassVar[bool] = True  # by `cuts`; false: `entries` knows all parts
 
     def __init__(self, options: Any = None) -> None:
@@ -108,6 +112,13 @@ def content_id(parent: str, cut: str) -> str:
     return hashlib.sha256(f"{parent}\0{cut}".encode()).hexdigest()
 
 
+def _with(entry: Entry, column: str) -> Entry:
+    """With its key as a column."""
+    if entry.reason is not None or entry.key is None:
+        return entry
+    return replace(entry, attributes=as_object({**json.loads(entry.attributes), column: entry.key}))
+
+
 class CutSource(Source):
     """A source whose items are cut: it lists their parts, and reads the bytes of the whole."""
 
@@ -123,7 +134,11 @@ class CutSource(Source):
         return self._source.exists() and self._segments.exists(self.root)
 
     def list(self) -> Iterator[Entry]:
-        yield from self._segments.entries(self._source.list(), self._name, self.root)
+        listed = self._source.list()
+        key: Sequence[str] = getattr(self.options, "key", None) or ()
+        if self._segments.own_keys and len(key) == 1:  # what was the key stays a column; of several columns it is one
+            listed = (_with(entry, key[0]) for entry in listed)
+        yield from self._segments.entries(listed, self._name, self.root)
 
     def open(self, entry: Entry) -> Iterator[bytes]:
         yield from self._source.open(entry)

@@ -30,6 +30,7 @@ class TranscriptSegments(Segments):
     """
 
     modality = "speech"
+    own_keys = True
     version = 1
     packages = ("torch", "torchaudio", "transformers", "soxr")
     located = ("model",)

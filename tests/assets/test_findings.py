@@ -242,7 +242,7 @@ def test_one_input_with_several_labels_is_told():
 
 
 def test_a_key_of_several_items_with_several_labels_is_told(tmp_path):
-    rows = [{"sample_id": f"k#0000000{n}", "label": "xy"[n % 2], "split": "train"} for n in range(4)]
+    rows = [{"sample_id": f"k#{n:016x}", "label": "xy"[n % 2], "split": "train"} for n in range(4)]
     found = {f.code: f.message for f in label_findings(pa.Table.from_pylist(rows, SAMPLES), made("class"))}
     assert found["conflicting_labels"] == "1 key of several items with several labels: 'k': 'x', 'y'"
 

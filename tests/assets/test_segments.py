@@ -473,8 +473,9 @@ def test_a_part_ties_its_recording_wherever_it_stands_among_several(project: Pat
     project.write_text(project.read_text().replace("validation: 0.2", "validation: 0, seed: 2"))
     lake, _ = data_side(project)
     several = load(project, ["align.several.speech=2"])
-    pipeline.write_samples(lake, several)
+    written = pipeline.write_samples(lake, several)
     assert lake.sql("SELECT sample_id FROM samples WHERE len(speech_more) = 1").num_rows == 1
+    assert any(f.code == "tied_samples" and "tie 23 of 34" in f.message for f in written.findings)
     sides = lake.sql("SELECT left(sample_id, 1) = 'c' AS is_c, list(DISTINCT split) AS sides FROM samples GROUP BY 1")
     assert {row["is_c"]: row["sides"] for row in sides.to_pylist()} == {True: ["test"], False: ["train"]}
     samples, manifest = lake.read("samples"), lake.sql("SELECT item_id, sha256, cut FROM manifest")

@@ -318,6 +318,40 @@ def test_what_matches_nothing_says_why() -> None:
     assert matched(found) == [(0, 2, None), (1, None, 8)]
 
 
+def test_what_never_ends_costs_no_more_than_what_lasts_as_long_as_all_else() -> None:
+    frames, sounds = ([Item(source, at * 1000, 900) for at in range(3000)] for source in ("camera", "microphone"))
+    endless = Item("microphone", 500, 10**13)
+    found = joined([*frames, *sounds, endless], base="camera", match="overlap")
+    assert {n: slots["speech"] for n, slots in found.items()} == {0: [3000, 6000]} | {
+        n: [6000, 3000 + n] for n in range(1, 3000)
+    }
+    with pytest.raises(ValueError, match=r"align\.on\.windows: an item is in over 1,000,000 of them: correct its end"):
+        aligned([Item("camera", 0), endless], windows={"length": "1s"}, match="overlap")
+
+
+def test_a_sample_is_incomplete_where_what_was_refused_would_have_been_taken() -> None:
+    cameras = [Item("camera", at) for at in (0, 100, 200)]
+    views = [Item("radar", at, usable=at != 201) for at in (1, 101, 201)]
+    rows = aligned([*cameras, *views], base="camera", match="nearest").samples.to_pylist()
+    assert [row["image_status"] for row in rows] == ["present", "present", "incomplete"]
+
+
+def test_what_may_be_shared_excludes_nothing() -> None:
+    frames = [Item("camera", at * 30_000) for at in range(400)]
+    sounds = [Item("microphone", at * 100_000 + 50_000, 100_000) for at in range(120)]
+    rule: dict[str, Any] = {"label": "camera.label", "split": SplitSettings(train=0.5, validation=0.2)}
+    on = {"base": "camera", "match": "overlap", "block": "600s"}
+    for more, excluded in (({}, True), ({"allow_shared": ("speech",)}, False)):
+        rows = aligned([*frames, *sounds], more={**rule, "several": {}, **more}, **on).samples.to_pylist()
+        assert any(row["split"] == "excluded" for row in rows) == excluded
+
+
+@pytest.mark.parametrize("setting", ["block", "tolerance"])
+def test_no_span_is_infinite(setting: str) -> None:
+    with pytest.raises(ValueError, match="expected a number of seconds"):
+        AlignSettings(on={"kind": "time", "base": "camera", setting: float("inf")})
+
+
 def test_a_refused_item_is_told_from_one_that_never_was() -> None:
     items = [Item("camera", 0), Item("camera", 100, usable=False), Item("camera", 200), Item("camera", 900)]
     items += [Item("microphone", 2, usable=False), Item("microphone", 101), Item("microphone", 205)]

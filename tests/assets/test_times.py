@@ -111,6 +111,15 @@ def test_what_could_mean_several(word: str) -> None:
         parse_time(word)
 
 
+@pytest.mark.parametrize("lasts", ["1700000000000", "1e30", "1e999999", "-1e999990", "99999999999:00:00"])
+def test_a_duration_beyond_all_times_is_refused_at_once(lasts: str) -> None:
+    settings = TimeSettings(time="at", duration="lasts")
+    with pytest.raises(ValueError, match="column 'lasts'"):
+        read_times({"at": "2024-01-01", "lasts": lasts}, settings)
+    with pytest.raises(ValueError, match="no time"):
+        parse_time(lasts, unit="s")
+
+
 @pytest.mark.parametrize("word", ["20241301", "3024-1", "31.01.2024", "01/02/2024", "1" * 25])
 def test_what_is_none(word: str) -> None:
     with pytest.raises(ValueError, match="is no time: expected ISO 8601"):

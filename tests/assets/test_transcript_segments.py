@@ -118,6 +118,28 @@ def test_recordings_become_the_sentences_of_their_transcripts(project: Path, mon
     assert aligned == ["six. seve"]
 
 
+def test_parts_keep_their_recording_s_columns_and_each_row_has_its_own(project: Path) -> None:
+    """Two transcripts of one recording are two rows; what the table called the recording can be the group."""
+    write_said(project.parent, {"a": "One. Two.", "b": "six", "f": "eight"})
+    with (project.parent / "said.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(("a.wav", "Three. Four.", "train"))
+    settings = load(project, ["align.group=file"])
+    lake = pipeline.open_lake(settings)
+    pipeline.write_manifest(lake, settings)
+    rows = lake.sql("SELECT item_id, key, attributes->>'file' AS file, attributes->>'text' AS said FROM manifest")
+    found = sorted((row["key"], row["file"], row["said"]) for row in rows.to_pylist())
+    assert found == [
+        ("a.wav/1", "a.wav", "One."),
+        ("a.wav/1", "a.wav", "Three."),
+        ("a.wav/2", "a.wav", "Four."),
+        ("a.wav/2", "a.wav", "Two."),
+        ("b.wav/1", "b.wav", "six"),
+        ("f.wav/1", "f.wav", "eight"),
+    ]
+    assert len(set(rows["item_id"].to_pylist())) == 6
+    assert settings.sources[0].keys == ()
+
+
 def test_segments_are_those_of_a_model_by_its_content(tmp_path: Path) -> None:
     for name in ("one", "same", "other"):
         (tmp_path / name).mkdir()
