@@ -29,6 +29,7 @@ from assets.source_settings import SourceSettings
 from orchestration.inspection import check
 from orchestration.project import load
 from training import prediction_table
+from training.catalog import MODALITIES
 from training.crops import Crop
 from training.images import Image, decode_image
 from training.media import MediaError
@@ -209,6 +210,14 @@ BOX = {"left": 1, "top": 2, "width": 3, "height": 4}
 def test_what_is_no_box_says_why(values: dict[str, Any], options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         cut(values, **options)
+
+
+def test_a_part_that_was_found_is_cut_anew_by_its_place() -> None:
+    place = {"x": 3, "y": 5, "width": 10, "height": 20}
+    kind = MODALITIES.load("image")()
+    assert kind.cut_of({"cut": "mine:Grid 0123456789abcdef", **place}) == Crop(box=(3, 5, 13, 25)).cut
+    given = Crop(box=(3.25, 5, 13, 25)).cut
+    assert kind.cut_of({"cut": given, **place}) == given
 
 
 def test_a_box_beyond_the_picture() -> None:

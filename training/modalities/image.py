@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 
+from training.crops import Crop
 from training.images import Image, decode_image
 from training.media import SUFFIX_FORMATS
 from training.modalities.base import Modality
@@ -52,6 +53,13 @@ class ImageModality(Modality):
 
     def describe(self, content: Image) -> dict[str, Any]:
         return {name: getattr(content, name) for name in (*self.columns, "warnings")}
+
+    def cut_of(self, row: Mapping[str, Any]) -> str:
+        """By its place, where the cut of the row is what has found it."""
+        if row["cut"].startswith("{"):
+            return str(row["cut"])
+        left, top = row["x"], row["y"]
+        return Crop(box=(left, top, left + row["width"], top + row["height"])).cut
 
     def part(self, content: Image, cut: str) -> Image:
         return content.part(cut)
