@@ -42,6 +42,10 @@ from training.validation import check
 _PACKAGES = ("assets", "training", "orchestration")  # ours
 _ADDRESS = re.compile(r"(ray://)?([\w.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})")
 _ANSWER_SECONDS = 5.0
+# Ray's servers speak gRPC, thus HTTP/2 (RFC 9113, section 3.4): a fixed line and a frame of settings, without any; the
+# answer begins with such a frame.
+_SETTINGS = b"\x04"
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0\0\0\0\0"
 _RETRIES = 3  # of a batch whose node or process died: one that kills each process it is in must end some time
 _HEAD = """
 import sys, time, ray
@@ -200,10 +204,19 @@ def _check_answers(address: str) -> None:
     found = _ADDRESS.fullmatch(address)
     assert found is not None
     try:
-        socket.create_connection((found[2].strip("[]"), int(found[3])), _ANSWER_SECONDS).close()
+        with socket.create_connection((found[2].strip("[]"), int(found[3])), _ANSWER_SECONDS) as connection:
+            connection.sendall(_GREETING)
+            told = b"" if _has_tls() else connection.recv(9)
     except (OSError, OverflowError) as error:
         said = f"engine ray: nothing answers at {address} ({error})"
         raise ConnectionError(f"{said}: start the cluster, or correct engine.address") from None
+    if not _has_tls() and told[3:4] != _SETTINGS:
+        raise ConnectionError(f"engine ray: what answers at {address} is no Ray: correct engine.address")
+
+
+def _has_tls() -> bool:
+    """Whether nodes greet each other in another way first."""
+    return os.environ.get("RAY_USE_TLS", "0") not in ("0", "")
 
 
 def _copy_code(folder: Path, function: bytes) -> None:
