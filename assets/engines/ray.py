@@ -143,6 +143,12 @@ def _loaded(function: bytes) -> Any:
     return pickle.loads(function)
 
 
+@functools.cache
+def _token() -> str:
+    """One for all clusters of this process: Ray reads it once."""
+    return secrets.token_hex()
+
+
 @contextmanager
 def _connected(options: RayEngine.Options, function: bytes) -> Iterator[Any]:
     """Ray, connected to the cluster that the options name, or to a new one.
@@ -154,7 +160,7 @@ def _connected(options: RayEngine.Options, function: bytes) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with ExitStack() as stack:
         if options.address is None:  # nobody else may ask it to run something
-            for name, value in (("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", secrets.token_hex())):
+            for name, value in (("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", _token())):
                 if os.environ.setdefault(name, value) == value:
                     stack.callback(os.environ.pop, name, None)
         import ray
