@@ -388,7 +388,7 @@ def champion(monkeypatch, tmp_path):
         told = [{"error": "image: no picture"} if image[:1] == b"q" else sure for image in images]
         return pa.Table.from_pylist(told, answers_schema(pa.string()))
 
-    values = {"find_version": "1", "fetch_model": tmp_path, "version_tags": {"dataset_fingerprint": "d"}}
+    values = {"find_version": "1", "local_model": tmp_path, "version_tags": {"dataset_fingerprint": "d"}}
     for name, value in values.items():
         monkeypatch.setattr(f"training.model_registry.{name}", lambda *given, value=value: value)
     monkeypatch.setattr("training.score.answer_rows", answer_rows)
