@@ -20,6 +20,7 @@ from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicat
 from assets.items import load_items, unmatched
 from assets.joins.columns import Columns
 from assets.joins.parts import note_overlaps, tie_parts
+from assets.joins.several import MORE
 from assets.lake import BATCH_ROWS, open_duckdb, sql_name
 from assets.names import as_object
 from assets.pairing import pairing_findings, pool_sql
@@ -101,7 +102,7 @@ def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
     cases = " ".join(f"WHEN {m}_item IS NULL THEN 'requires_{m}'" for m in settings.require)
     there = connection.table("joined").columns
     more = {m: f"CASE WHEN len({m}_more) > 0 THEN {m}_more END" if f"{m}_more" in there else "NULL" for m in MODALITIES}
-    further = ", ".join(f"{sql}::STRUCT(item VARCHAR, id VARCHAR)[] AS {m}_more" for m, sql in more.items())
+    further = ", ".join(f"{sql}::{MORE} AS {m}_more" for m, sql in more.items())
     others = ", ".join(sql_name(column) for column in there if column not in {f"{m}_more" for m in MODALITIES})
     connection.execute(
         f"""

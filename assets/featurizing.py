@@ -167,9 +167,13 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
     write()
 
 
+def content_key(rows: pa.Table, sha256: str = "sha256") -> pa.ChunkedArray:
+    """What a content is refused by: the hash of the bytes, followed by the cut where there is one."""
+    return pc.binary_join_element_wise(rows[sha256], pc.fill_null(rows["cut"], ""), "")
+
+
 def content_keys(rows: pa.Table, sha256: str = "sha256") -> set[str]:
-    """What contents are refused by: the hash of the bytes, followed by the cut where there is one."""
-    return set(pc.binary_join_element_wise(rows[sha256], pc.fill_null(rows["cut"], ""), "").to_pylist())
+    return set(content_key(rows, sha256).to_pylist())
 
 
 def refusals(lake: Lake, project: Project, modality: str) -> pa.Table:

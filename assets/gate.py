@@ -232,8 +232,10 @@ def _raw_rows(
     lake: Lake, split: str, sources: dict[str, Source], limits: MediaLimits
 ) -> Iterator[list[dict[str, Any]]]:
     """The fields of RAW, and the ids of the first contents."""
-    query = f"SELECT * FROM samples WHERE split = $split AND coalesce({', '.join(f'{m}_id' for m in MODALITIES)}) "
-    samples = lake.sql(f"{query} IS NOT NULL ORDER BY sample_id", {"split": split}).to_pylist()
+    columns = ", ".join(f"{m}_{what}" for m in MODALITIES for what in ("id", "item", "more"))
+    given_any = f"coalesce({', '.join(f'{m}_id' for m in MODALITIES)}) IS NOT NULL"
+    query = f"SELECT sample_id, label, attributes, {columns} FROM samples WHERE split = $split AND {given_any}"
+    samples = lake.sql(f"{query} ORDER BY sample_id", {"split": split}).to_pylist()
     given = [{m: _items(row, m) for m in MODALITIES} for row in samples]
     pairs = [[pair for listed in one.values() for pair in listed] for one in given]
     parts = parts_of(lake, {content for listed in pairs for _, content in listed})

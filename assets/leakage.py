@@ -7,6 +7,7 @@ import duckdb
 import pyarrow as pa
 
 from assets.findings import quoted
+from assets.joins.several import of_sample
 from assets.lake import open_duckdb, sql_string
 from assets.settings import AlignSettings
 from assets.splits import pointer
@@ -83,7 +84,7 @@ def _of_groups(column: str) -> str:
 
 def _of_contents(modality: str) -> str:
     """Each content of a modality, wherever it stands among several."""
-    return f"unnest(list_prepend({modality}_id, coalesce([item.id for item in {modality}_more], [])))"
+    return f"unnest({of_sample(modality, 'id')})"
 
 
 def _with_parents() -> str:
@@ -92,8 +93,8 @@ def _with_parents() -> str:
     parents = {
         m: f"""
         SELECT sample_id, list(DISTINCT sha256) AS parents
-        FROM (SELECT sample_id, unnest(list_prepend({m}_item, coalesce([i.item for i in {m}_more], []))) AS item_id
-          FROM written) JOIN cut_items USING (item_id) GROUP BY 1"""
+        FROM (SELECT sample_id, unnest({of_sample(m, "item")}) AS item_id FROM written)
+        JOIN cut_items USING (item_id) GROUP BY 1"""
         for m in MODALITIES
     }
     return f"""

@@ -12,7 +12,7 @@ from assets import pipeline
 from assets.alignment import Alignment, align, validate_samples
 from assets.changes import SourceChange, manifest_before, source_changes
 from assets.dataset import check_columns
-from assets.featurizing import content_keys, make_processor
+from assets.featurizing import content_key, content_keys, make_processor
 from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
 from assets.leakage import leak_words, leakage
@@ -186,7 +186,7 @@ def _unknown_parts(manifest: pa.Table) -> list[Finding]:
 def _usable(items: pa.Table, bad: set[str]) -> pa.Table:
     """The contents that can be used, as `align` wants them; what is cut where it is decoded counts as one."""
     rows = items.select(["sha256", "cut"]).group_by(["sha256", "cut"]).aggregate([])
-    keys = pc.binary_join_element_wise(rows["sha256"], pc.fill_null(rows["cut"], ""), "")
+    keys = content_key(rows)
     rows = rows.append_column("id", keys).filter(pc.invert(pc.is_in(keys, pa.array(bad, pa.string()))))
     return rows.rename_columns({"sha256": "parent_id"})
 

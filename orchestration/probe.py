@@ -81,7 +81,7 @@ def _unreadable(project: Project, modality: str, items: pa.Table) -> pa.Table:
     rows = items.to_pylist()
     parts: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        names = ("item_id", "source", "uri", "member", "cut", "row")
+        names = [field.name for field in PARTS.value_type if field.name != "need"]
         parts.setdefault(row["sha256"], []).append({name: row[name] for name in names} | {"need": [CLEAN_STEP]})
     firsts = {row["sha256"]: n for n, row in reversed(list(enumerate(rows)))}  # each is decoded once
     items = items.take(pa.array(sorted(firsts.values()), pa.int64()))

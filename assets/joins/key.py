@@ -10,7 +10,7 @@ from assets.joins.base import Join
 from assets.joins.columns import Columns
 from assets.joins.links import join_links
 from assets.joins.matching import unmatched
-from assets.joins.several import gathered
+from assets.joins.several import MORE, gathered
 from assets.lake import sql_among
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
@@ -46,7 +46,7 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         FROM items;
         CREATE TABLE ranked AS
         SELECT *, max(rank) OVER same + 1 AS n, count(*) OVER same AS parts FROM (
-          SELECT key, modality, item_id, id, unit, NULL::STRUCT(item VARCHAR, id VARCHAR)[] AS more,
+          SELECT key, modality, item_id, id, unit, NULL::{MORE} AS more,
             dense_rank() OVER (PARTITION BY key, modality
               ORDER BY position, uri, "row" NULLS FIRST, member, item_id) - 1 AS rank
           {usable} AND NOT {sql_among("modality", settings.several)})

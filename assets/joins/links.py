@@ -13,7 +13,7 @@ import pyarrow as pa
 from assets.findings import SHOWN, Finding, listed, note
 from assets.joins.columns import Columns, cell
 from assets.joins.matching import unmatched
-from assets.joins.several import gathered
+from assets.joins.several import MORE, gathered
 from assets.keys import sql_key
 from assets.lake import BATCH_ROWS, sql_among, sql_string
 from assets.names import normalize
@@ -133,7 +133,7 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
         f"""
         CREATE TABLE joined AS
         WITH picked AS (
-          SELECT link, modality, item_id, id, unit, NULL::STRUCT(item VARCHAR, id VARCHAR)[] AS more, status
+          SELECT link, modality, item_id, id, unit, NULL::{MORE} AS more, status
           FROM matches WHERE NOT {several}
           WINDOW best AS (PARTITION BY link, modality ORDER BY
             array_position(['present', 'quarantined', 'not_found', 'absent'], status), number)

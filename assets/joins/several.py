@@ -4,6 +4,17 @@ from collections.abc import Mapping
 
 from assets.lake import sql_among, sql_string
 
+MORE = "STRUCT(item VARCHAR, id VARCHAR)[]"  # the type of X_more, the further items of a modality X
+
+
+def of_sample(modality: str, what: str) -> str:
+    """SQL: all that a sample has of a modality, a list, the first one first; a null where it has none.
+
+    Args:
+        what: item, or id (of the content).
+    """
+    return f"list_prepend({modality}_{what}, coalesce([further.{what} for further in {modality}_more], []))"
+
 
 def gathered(items: str, by: str, order: str, several: Mapping[str, int]) -> str:
     """SQL that makes one row of the items of each `by` and modality that a sample may have together: the first one's

@@ -7,6 +7,7 @@ import duckdb
 
 from assets.joins.base import Join
 from assets.joins.columns import Columns, cell
+from assets.joins.several import MORE
 from assets.joins.time_clocks import set_clocks
 from assets.joins.time_options import TimeOptions, microseconds
 from assets.joins.time_outcomes import note_streams, tell_left_over
@@ -255,7 +256,7 @@ def _join(
     when = "printf('%.6f', a.begin / 1e6)" if options.relative else when
     slots, joins = [], []
     for m in MODALITIES:
-        more = f"{m}_more.more" if m in several else "NULL::STRUCT(item VARCHAR, id VARCHAR)[]"
+        more = f"{m}_more.more" if m in several else f"NULL::{MORE}"
         there = f"CASE WHEN w.{m} THEN 'incomplete' ELSE 'present' END" if m in several else "'present'"
         slots.append(
             f"{m}_slot.item_id AS {m}_item, {m}_slot.id AS {m}_id, {more} AS {m}_more, CASE "
