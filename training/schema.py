@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from training import catalog
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MODALITIES = catalog.MODALITIES.names()
 SPLITS = ("train", "validation", "test")
 
