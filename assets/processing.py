@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from assets.decoder import decode_each
 from assets.segments.base import Segments, content_id, found_by
 from training import family
 from training.family import Choice
@@ -123,23 +124,18 @@ class Step:
         featurizer, modality = self.processor.featurizers[self.modality], self.processor.modalities[self.modality]
         listed = batch.select([*_ORIGIN, "data_error", "parts"]).to_pylist()
         items: list[dict[str, Any]] = []
-        for n, row in enumerate(listed):
-            parts = [row | part for part in row["parts"]]
-            items += parts
-            for alike in self._decoded_alike(parts):
-                with _naming(row):
-                    content = self._decode(alike, _cell(batch["data"], n), rows)  # one at a time: media are large
-                if content is None:
-                    continue
-                cuts: _Cuts = {}
-                for item in alike:
-                    with _naming(item):
-                        waiting.append((item, self._clean(item, content, cuts, rows)))
-                held += modality.nbytes(content) or featurizer.at_once  # its parts are views of it
-                del content
-                if held >= featurizer.at_once:
-                    self._featurize(waiting, rows)
-                    waiting, held = [], 0
+        for row in listed:
+            items += [row | part for part in row["parts"]]
+        for alike, content in self._contents(batch["data"], listed, rows):
+            cuts: _Cuts = {}
+            for item in alike:
+                with _naming(item):
+                    waiting.append((item, self._clean(item, content, cuts, rows)))
+            held += modality.nbytes(content) or featurizer.at_once  # its parts are views of it
+            del content
+            if held >= featurizer.at_once:
+                self._featurize(waiting, rows)
+                waiting, held = [], 0
         self._featurize(waiting, rows)
         _check_balance(items, rows)
         return Outcome(
@@ -158,18 +154,36 @@ class Step:
         groups = ([item for item in items if (item["cut"] is None) == is_whole] for is_whole in (True, False))
         return [group for group in groups if group]
 
-    def _decode(self, items: list[dict[str, Any]], data: bytes | None, rows: _Rows) -> Any:
-        """The content that the items are parts of; None where it cannot be had: then none of them can."""
-        if data is None:
-            error = MediaError("unreadable", items[0].get("data_error") or "the file came without its content")
-            rows.quarantine += [self._refused(item, "clean", None, error) for item in items]
-            return None
-        try:
-            return self.processor.decode(self.modality, data, to_cut=items[0]["cut"] is not None)
-        except MediaError as error:
-            for item in items:
-                self._refuse(item, "clean" if CLEAN_STEP in item["need"] else "featurize", error, rows)
-            return None
+    def _contents(
+        self, data: pa.LargeBinaryArray, listed: list[dict[str, Any]], rows: _Rows
+    ) -> Iterator[tuple[list[dict[str, Any]], Any]]:
+        """Each content that can be had, with the items that are it or parts of it; the others are refused.
+
+        Args:
+            data: of each row of `listed`; few are copied, and few contents held, at once: media are large.
+        """
+        asked: list[tuple[int, list[dict[str, Any]]]] = []
+        for n, row in enumerate(listed):
+            if data[n].is_valid:
+                asked += [(n, alike) for alike in self._decoded_alike([row | part for part in row["parts"]])]
+                continue
+            error = MediaError("unreadable", row.get("data_error") or "the file came without its content")
+            rows.quarantine += [self._refused(row | part, "clean", None, error) for part in row["parts"]]
+        files = ((_cell(data, n), self._size(alike)) for n, alike in asked)
+        answers = decode_each(self.processor.modalities[self.modality], files, self.processor.limits)
+        for (n, alike), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, MediaError):
+                for item in alike:
+                    self._refuse(item, "clean" if CLEAN_STEP in item["need"] else "featurize", answer, rows)
+            elif isinstance(answer, Exception):
+                with _naming(listed[n]):
+                    raise answer
+            else:
+                yield alike, answer
+
+    def _size(self, items: list[dict[str, Any]]) -> int | None:
+        """What of the content that they are parts of may be left out (`Modality.decode`)."""
+        return None if items[0]["cut"] is not None else self.processor.featurizers[self.modality].decoded_size
 
     def _clean(self, item: dict[str, Any], content: Any, cuts: _Cuts, rows: _Rows) -> list[_Child]:
         """Adds the clean rows and measurements of an item, or why it is refused; gives its parts that lack features."""
@@ -254,9 +268,11 @@ class Step:
 
     def _refuse(self, item: dict[str, Any], stage: str, error: MediaError, rows: _Rows) -> None:
         """Under the step that refused the content, so that it is not tried again as long as that is the same."""
-        key = self.fingerprints[CLEAN_STEP if stage == "clean" else FEATURES_STEP]
-        if error.reason == "too_large":  # whatever step met the limit
+        key: str | None = self.fingerprints[CLEAN_STEP if stage == "clean" else FEATURES_STEP]
+        if error.reason in ("too_large", "too_slow"):  # whatever step met the limit
             stage, key = "clean", self.processor.refused_fingerprint(self.modality)
+        elif error.reason == "killed":  # which says nothing of the content
+            stage, key = "clean", None
         rows.quarantine.append(self._refused(item, stage, key, error))
 
     def _refused(self, item: dict[str, Any], stage: str, key: str | None, error: MediaError) -> dict[str, Any]:
@@ -280,11 +296,9 @@ def _naming(item: dict[str, Any]) -> Iterator[None]:
         raise RuntimeError(one_line(f"{origin(item)}: {type(error).__name__}: {error}")) from error
 
 
-def _cell(column: pa.LargeBinaryArray, n: int) -> bytes | None:
-    """One cell; a scalar of Arrow's would be another copy of it."""
+def _cell(column: pa.LargeBinaryArray, n: int) -> bytes:
+    """One cell that is not null; a scalar of Arrow's would be another copy of it."""
     cell = column.slice(n, 1)
-    if cell.null_count:
-        return None
     _, offsets, values = cell.buffers()
     start, end = np.frombuffer(offsets, np.int64)[cell.offset : cell.offset + 2].tolist()
     return values.slice(start, end - start).to_pybytes() if end > start else b""

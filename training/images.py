@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
-import PIL.ImageOps
 
 from training.crops import Crop
 from training.media import MediaError, check_size, decoding, too_large, unknown_format, words
@@ -33,6 +32,13 @@ _OTHER_BYTE = {
     "RGBA;16B": "RGBA;16L", "RGBA;16L": "RGBA;16B", "RGBA;16N": "RGBA;16B",
 }  # fmt: skip
 _GREY_WITH_ALPHA = "LA;16B"
+_STRIP = 2**22  # pixels that are converted at once
+# EXIF orientation -> whether the upright picture is mirrored up and down, and left and right; from 5 on after rows and
+# columns have changed places.
+_MIRRORED = {
+    1: (False, False), 2: (False, True), 3: (True, True), 4: (True, False),
+    5: (False, False), 6: (False, True), 7: (True, True), 8: (True, False),
+}  # fmt: skip
 _FEW_LEVELS = 32  # of 256: values that fill less of their bit depth are told apart by their own range
 
 
@@ -104,7 +110,7 @@ def _decode(data: bytes, limits: MediaLimits, target: int | None) -> Image:
         if rgb_HWC is None:
             if target is not None:
                 image.draft(None, (target, target))
-            rgb_HWC = np.asarray(_to_rgb(_loaded(image, data, warnings), warnings))
+            rgb_HWC = _pixels(_loaded(image, data, warnings), warnings)
     orientation = 1 if image_format == "TIFF" else _orientation(image, warnings)
     if orientation > 4:  # it lies on its side
         width, height = height, width
@@ -187,16 +193,26 @@ def _orientation(image: PIL.Image.Image, warnings: list[str]) -> int:
 
 
 def _upright(rgb_HWC: np.ndarray, orientation: int) -> np.ndarray:
-    if orientation == 1:
-        return rgb_HWC
-    bare = PIL.Image.fromarray(rgb_HWC)  # without the other tags, of which a damaged one would be in the way
-    bare.getexif()[PIL.ExifTags.Base.Orientation] = orientation
-    return np.asarray(PIL.ImageOps.exif_transpose(bare))
+    on_its_side = orientation > 4
+    turned_HWC = rgb_HWC.transpose(1, 0, 2) if on_its_side else rgb_HWC
+    up_down, left_right = _MIRRORED[orientation]
+    return np.ascontiguousarray(turned_HWC[:: -1 if up_down else 1, :: -1 if left_right else 1])
 
 
-def _to_rgb(image: PIL.Image.Image, warnings: list[str]) -> PIL.Image.Image:
+def _pixels(image: PIL.Image.Image, warnings: list[str]) -> np.ndarray:
+    """uint8 (H, W, 3). In strips, since each step between Pillow's pixels and these would be another whole picture."""
     if image.mode.startswith("I") or image.mode == "F":
-        return PIL.Image.fromarray(_grey(np.asarray(image), warnings)).convert("RGB")
+        return np.repeat(_grey(np.asarray(image), warnings)[..., None], 3, axis=2)
+    rows, (width, height) = max(1, _STRIP // image.width), image.size
+    if rows >= height:
+        return np.asarray(_to_rgb(image))
+    rgb_HWC = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        rgb_HWC[top : top + rows] = np.asarray(_to_rgb(image.crop((0, top, width, min(top + rows, height)))))
+    return rgb_HWC
+
+
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return PIL.Image.alpha_composite(PIL.Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -67,7 +67,7 @@ _AGAIN = "export or download it again"
 
 class MediaError(ValueError):
     """Bytes that cannot be used. `reason` is a code of QUARANTINE: empty, truncated, corrupt, unsupported, too_large,
-    no_samples. `message` is one line for a person, that says what to do."""
+    too_slow, crashed, killed, no_samples. `message` is one line for a person, that says what to do."""
 
     def __init__(self, reason: str, message: str) -> None:
         message = one_line(message)
@@ -87,10 +87,15 @@ def decoding(kind: str, does: str = _AGAIN) -> Iterator[None]:
     except MediaError:
         raise
     except MemoryError as error:
-        raise MediaError("too_large", f"the {kind} does not fit in memory: make it smaller") from error
+        raise out_of_memory(kind, error) from error
     except Exception as error:  # nearly anything: OSError, SyntaxError, struct.error, IndexError, ...
         reason = "truncated" if re.search("truncated|end of file|not enough|EOF", str(error)) else "corrupt"
         raise MediaError(reason, f"the {kind} is {reason} ({words(error)}): {does}") from error
+
+
+def out_of_memory(kind: str, error: MemoryError) -> MediaError:
+    said = f"the {kind} needs more memory than there is for it ({words(error)})"
+    return MediaError("too_large", f"{said}: raise limits.max_decode_memory, or make it smaller")
 
 
 def check_size(data: bytes, limits: MediaLimits) -> None:

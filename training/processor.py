@@ -53,14 +53,9 @@ class Processor:
                 row[name] = self.featurize(name, self.decode(name, data))
         return row
 
-    def decode(self, modality: str, data: bytes, *, to_cut: bool = False) -> Any:
-        """The content of an item; text is UTF-8. Raises MediaError.
-
-        Args:
-            to_cut: parts will be cut out of it, so nothing that the features of the whole do without is left out.
-        """
-        size = None if to_cut else self.featurizers[modality].decoded_size
-        return self.modalities[modality].decode(data, self.limits, size)
+    def decode(self, modality: str, data: bytes) -> Any:
+        """The content of an item; text is UTF-8. Raises MediaError."""
+        return self.modalities[modality].decode(data, self.limits, self.featurizers[modality].decoded_size)
 
     def featurize(self, modality: str, content: Any) -> dict[str, Any]:
         """Tensors and other columns of a content's feature row. Raises MediaError."""
@@ -95,7 +90,8 @@ class Processor:
 
     def refused_fingerprint(self, modality: str) -> str:
         """Names the clean step with its limits: under it stands what they refused, so that others try it again."""
-        names = ("max_bytes", *self.modalities[modality].limits)
+        costs = () if self.modalities[modality].as_string else ("max_decode_memory", "max_decode_seconds")
+        names = ("max_bytes", *costs, *self.modalities[modality].limits)
         limits = {name: getattr(self.limits, name) for name in names}
         return fingerprint("limits", self.clean_fingerprint(modality), limits)
 

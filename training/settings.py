@@ -30,16 +30,18 @@ def choose(settings: Any, name: str, family: Family, scope: str | None = None) -
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLimits:
-    """What a media file may be before it is decoded; more is quarantined as too_large."""
+    """What a media file may be before it is decoded, and cost while it is; more is quarantined."""
 
     __pydantic_config__ = FORBID_EXTRA
     max_bytes: int = 512 * 2**20
     max_pixels: int = 100_000_000
     max_seconds: float = 3600.0
     max_characters: int = 1_000_000
+    max_decode_memory: int = 2**30  # bytes beside the file itself
+    max_decode_seconds: float = 60.0  # of one core
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_seconds", "max_characters"):
+        for name in ("max_bytes", "max_seconds", "max_characters", "max_decode_memory", "max_decode_seconds"):
             check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
         # Pillow refuses more, whatever is set here.
         check(0 < self.max_pixels <= 178_956_970, "max_pixels", self.max_pixels, "1 to 178956970")
