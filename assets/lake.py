@@ -84,6 +84,7 @@ class Lake:
     storage_options: Mapping[str, str] = field(default_factory=dict)
     memory_limit: str = _MEMORY_LIMIT
     threads: int | None = None
+    instead: Mapping[str, pa.Table] = field(default_factory=dict)  # what queries read in place of stored tables
 
     def table_uri(self, name: str) -> str:
         return f"{self.uri.rstrip('/')}/{name}"
@@ -242,6 +243,9 @@ class Lake:
         connection = _shared(os.getpid(), self.memory_limit, self.threads or cores()).cursor()
         for name, schema in TABLES.items():
             if query is not None and name not in query:
+                continue
+            if name in self.instead:
+                connection.register(name, self.instead[name])
                 continue
             table = self.open(name)
             if table is None or not (uris := table.file_uris()):
