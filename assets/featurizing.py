@@ -13,7 +13,7 @@ from tqdm import tqdm
 from assets.catalog import ENGINES
 from assets.contents import attach_data, portions, process_contents
 from assets.engines.base import Engine
-from assets.lake import Lake, sql_string
+from assets.lake import MOST_FILES, Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, Outcome, Step
 from assets.settings import Project
 from training.processor import Processor
@@ -188,6 +188,8 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
             write()
             size = 0
     write()
+    for name in names.values():
+        lake.compact(name, MOST_FILES)
     return needed
 
 
