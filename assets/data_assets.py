@@ -257,11 +257,12 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
     return both
 
 
-def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[str, int]) -> dict[str, Any]:
+def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[str, Any]) -> dict[str, Any]:
     key = featurizing.make_processor(project).clean_fingerprint(modality)
     refused = featurizing.refusals(lake, project, modality).select(["reason", "message"])
     warned, warnings = item_warnings(lake, project.features.modality(modality), key, most=20)
-    shown = {what: n for what, n in counts.items() if what != "seen"} | ({"warnings": warned} if warned else {})
+    shown = {what: counts[what] for what in ("processed", "reused", "quarantined")}
+    shown |= {"warnings": warned} if warned else {}
     return {
         "summary": ", ".join(f"{n:,} {what}" for what, n in shown.items()),
         **table_metadata(lake, f"clean_{modality}"),

@@ -82,7 +82,8 @@ def _portions(files: Iterable[tuple[bytes, int | None]]) -> Iterator[list[tuple[
 def _words(code: int, limits: MediaLimits) -> MediaError:
     if -code in _OWN_LIMITS:
         said = f"decoding takes more than {limits.max_decode_seconds:g} s"
-        return MediaError("too_slow", f"{said}: raise limits.max_decode_seconds, or export the file again")
+        advice = "raise limits.max_decode_seconds, or export the file again"
+        return MediaError("too_slow", f"{said}: {advice}", "max_decode_seconds")
     if code == -signal.SIGKILL:
         return MediaError("killed", "the process that decoded it was killed: most likely the machine is out of memory")
     how = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"

@@ -1,5 +1,7 @@
 """Clean and feature rows of one modality in the lake: what lacks is made, what is refused is known."""
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -11,11 +13,11 @@ from tqdm import tqdm
 from assets.catalog import ENGINES
 from assets.contents import attach_data, portions, process_contents
 from assets.engines.base import Engine
-from assets.lake import Lake, sql_string
-from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
+from assets.lake import MOST_FILES, Lake, sql_string
+from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, Outcome, Step
 from assets.settings import Project
 from training.processor import Processor
-from training.schema import QUARANTINE
+from training.schema import QUARANTINE, STEPS
 
 # Results held before they are committed: writing takes several times that, and a crash loses no more.
 _PORTION_BYTES = 16 * 2**20
@@ -31,7 +33,7 @@ def make_processor(project: Project) -> Processor:
 _REFUSED = """
 SELECT * FROM quarantine WHERE modality = $modality
 AND concat(sha256, cut) IN (SELECT concat(sha256, cut) FROM manifest WHERE modality = $modality) AND (
-  stage = 'clean' AND coalesce(fingerprint, $clean) IN ($clean, $limits)
+  stage = 'clean' AND (coalesce(fingerprint, $clean) = $clean OR list_contains($limits, fingerprint))
   OR stage = 'featurize' AND fingerprint = $features)
 """
 
@@ -80,17 +82,24 @@ def make_step(project: Project, modality: str) -> Step:
     return Step(modality, make_processor(project), project.filters_of(modality), project.segments_of(modality))
 
 
-def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, int]:
+def table_of(modality: str, step: str) -> str:
+    """What a step fills, as people name it; of measurements those of one filter."""
+    tables = {CLEAN_STEP: f"clean_{modality}", FEATURES_STEP: f"{modality}_features"}
+    return tables.get(step, f"measurements.{modality}.{step}")
+
+
+def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, Any]:
     """Cleans, measures and featurizes what is new of one modality; the bytes of each are decoded once for all.
 
     Returns:
         Contents seen, processed, reused (there already) and quarantined (now or before); what is cut into as many parts
-        as are found in it is one.
+        as are found in it is one. And `computed`: `table_of` -> contents whose rows were made anew, or refused.
     """
     lake.require("manifest")
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what each thread freed: 50 MB more at the peak
     step = make_step(project, modality)
-    query, parameters = _todo(step)
+    record(lake, step)
+    query, parameters = todo_query(step)
     counts = lake.sql(f"SELECT count(*) AS files, coalesce(sum(len(parts)), 0)::BIGINT AS n FROM ({query})", parameters)
     files, todo = counts["files"][0].as_py(), counts["n"][0].as_py()
     kind = step.processor.modalities[modality]
@@ -114,11 +123,24 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
         predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = {sql_string(modality)}",
     )
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
-        _commit(lake, modality, engine.map(work, batches), progress.update)
+        needed = _commit(lake, modality, engine.map(work, batches), progress.update)
     refused = len(content_keys(_refusals(lake, step)))
     distinct = "SELECT count(DISTINCT concat(sha256, cut)) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
-    return {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
+    computed = {table_of(modality, name): needed[name] for name in step.fingerprints}
+    counts = {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
+    return counts | {"computed": {table: n for table, n in computed.items() if n}}
+
+
+def record(lake: Lake, step: Step) -> None:
+    """Writes down what the fingerprints stand for that the step's rows get, once."""
+    known = set(lake.sql("SELECT fingerprint FROM steps")["fingerprint"].to_pylist())
+    rows = [
+        {"fingerprint": key, "modality": step.modality, "step": name, "parts": json.dumps(parts, sort_keys=True)}
+        for key, (name, parts) in step.parts().items()
+        if key not in known
+    ]
+    lake.append("steps", [pa.Table.from_pylist(rows, STEPS)])
 
 
 def _can_read(engine: Engine, rows: pa.RecordBatch) -> bool:
@@ -127,8 +149,8 @@ def _can_read(engine: Engine, rows: pa.RecordBatch) -> bool:
     return all(text is not None or engine.reads(uri) for uri, text in places)
 
 
-def _todo(step: Step) -> tuple[str, dict[str, Any]]:
-    """The query for the items that lack something, and its parameters."""
+def todo_query(step: Step) -> tuple[str, dict[str, Any]]:
+    """The query for the items that lack something, a row for each file with its `parts`, and its parameters."""
     keys = step.fingerprints
     measures = {kind: key for kind, key in keys.items() if kind not in (CLEAN_STEP, FEATURES_STEP)}
     lists = {"filters": list(measures), "measures": list(measures.values())}
@@ -138,12 +160,12 @@ def _todo(step: Step) -> tuple[str, dict[str, Any]]:
 
 def _refused_parameters(step: Step) -> dict[str, Any]:
     keys = step.fingerprints
-    limits = step.processor.refused_fingerprint(step.modality)
+    limits = [key for key, (name, _) in step.parts().items() if name == LIMITS]
     return {"modality": step.modality, "clean": keys[CLEAN_STEP], "features": keys[FEATURES_STEP], "limits": limits}
 
 
-def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callable[[int], Any]) -> None:
-    """Writes outcomes in portions of bounded size."""
+def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callable[[int], Any]) -> Counter[str]:
+    """Writes outcomes in portions of bounded size; gives how many contents each step was asked for."""
     # Features last: should the process die in between, the anti-join still finds what is left to do.
     names = {"quarantine": "quarantine", "clean": f"clean_{modality}", "measurements": "measurements"}
     names["features"] = f"{modality}_features"
@@ -154,17 +176,21 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
             lake.append(name, pending[part])
             pending[part].clear()
 
-    size = 0
+    size, needed = 0, Counter[str]()
     for outcome in outcomes:
         for part, tables in pending.items():
             table: pa.Table = getattr(outcome, part)
             tables.append(table)
             size += table.nbytes
         done(outcome.items)
+        needed.update(outcome.needed)
         if size > _PORTION_BYTES:
             write()
             size = 0
     write()
+    for name in names.values():
+        lake.compact(name, MOST_FILES)
+    return needed
 
 
 def content_key(rows: pa.Table, sha256: str = "sha256") -> pa.ChunkedArray:

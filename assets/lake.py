@@ -9,6 +9,7 @@ import functools
 import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProperties, write_deltalake
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
+from filelock import FileLock, Timeout
 
 from assets.engines.base import cores
 from training.messages import one_line
@@ -35,6 +37,7 @@ _KEPT_FOR_EVER = {"samples", "dataset"}
 _WHOLE_LOG = {"delta.enableExpiredLogCleanup": "false"}
 # The log would tell the least and the greatest value of each column, texts and hashes too, after the rows are erased.
 _NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
+MOST_FILES = 64  # a table of more is compacted by the step that has written it
 BATCH_ROWS = 8192  # of a small table that are Python objects at once
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
@@ -84,6 +87,7 @@ class Lake:
     storage_options: Mapping[str, str] = field(default_factory=dict)
     memory_limit: str = _MEMORY_LIMIT
     threads: int | None = None
+    instead: Mapping[str, pa.Table] = field(default_factory=dict)  # what queries read in place of stored tables
 
     def table_uri(self, name: str) -> str:
         return f"{self.uri.rstrip('/')}/{name}"
@@ -175,10 +179,36 @@ class Lake:
             # Not by delta-rs's own deletion: it writes the rest as string views, which pyarrow's filters do not know.
             self._write(name, self.schema(name).empty_table(), "overwrite", predicate)
 
-    def compact(self, name: str) -> None:
-        """Many small files become few large ones; readers see the same rows."""
-        if (table := self.open(name)) is not None:
-            table.optimize.compact()
+    def compact(self, name: str, above: int = 0) -> bool:
+        """Makes few large files of many small ones; whether it was done. Readers see the same rows, and whoever reads
+        the old files goes on: they stay where they are until `vacuum`, or a week.
+
+        Args:
+            above: only a table of more files.
+        """
+        try:
+            with self._compacting():
+                return self._compact(name, above)
+        except (Timeout, CommitFailedError):  # others compact, or have replaced rows: whoever writes next tries again
+            return False
+
+    def _compacting(self) -> AbstractContextManager[Any]:
+        """Two that compact one table at once would leave its rows twice: delta-rs 1.6 takes that for no conflict. On an
+        object store nothing but the project's lock keeps them apart, and what is twice is read once."""
+        if "://" in self.uri or not Path(self.uri).is_dir():
+            return nullcontext()
+        return FileLock(Path(self.uri) / ".compacting", timeout=0)
+
+    def _compact(self, name: str, above: int) -> bool:
+        table = self.open(name)
+        if table is None or len(sizes := table.get_add_actions(flatten=True)["size_bytes"].to_pylist()) <= above:
+            return False
+        row_bytes = sum(sizes) // max(1, table.count())
+        columns = pa.schema(table.schema().to_arrow())
+        # One file after the other, since each that is written is held.
+        table.optimize.compact(max_concurrent_tasks=1, writer_properties=_properties(name, columns, row_bytes))
+        table.vacuum(dry_run=False)  # what has been in no version for a week
+        return True
 
     def vacuum(self, name: str, keep_versions: list[int] | None = None) -> int:
         """Deletes files that no version refers to any more; returns how many.
@@ -212,7 +242,7 @@ class Lake:
     ) -> None:
         if "://" not in self.uri:
             Path(self.uri).mkdir(parents=True, exist_ok=True)
-        row_bytes = max(1, rows.nbytes // max(1, rows.num_rows))
+        row_bytes = rows.nbytes // max(1, rows.num_rows)
         write_deltalake(
             self.table_uri(name),
             rows,
@@ -225,11 +255,7 @@ class Lake:
                 custom_metadata={"schema_version": str(SCHEMA_VERSION)}
                 | {f"triptych.{key}": value for key, value in (note or {}).items()}
             ),
-            writer_properties=WriterProperties(
-                compression="UNCOMPRESSED" if name in _UNCOMPRESSED else "ZSTD",
-                max_row_group_size=max(1, min(1_000_000, _ROW_GROUP_BYTES // row_bytes)),
-                column_properties={f.name: _TENSOR for f in rows.schema if pa.types.is_binary(f.type)},
-            ),
+            writer_properties=_properties(name, rows.schema, row_bytes),
         )
 
     def connect(self, query: str | None = None) -> duckdb.DuckDBPyConnection:
@@ -242,6 +268,9 @@ class Lake:
         connection = _shared(os.getpid(), self.memory_limit, self.threads or cores()).cursor()
         for name, schema in TABLES.items():
             if query is not None and name not in query:
+                continue
+            if name in self.instead:
+                connection.register(name, self.instead[name])
                 continue
             table = self.open(name)
             if table is None or not (uris := table.file_uris()):
@@ -272,6 +301,15 @@ class Lake:
     def read(self, name: str) -> pa.Table:
         """A whole table; for the small ones (manifest, samples, dataset, quarantine)."""
         return _cast(name, self.sql(f"SELECT * FROM {name}"))
+
+
+def _properties(name: str, columns: pa.Schema, row_bytes: int) -> WriterProperties:
+    """How the files of a table are written."""
+    return WriterProperties(
+        compression="UNCOMPRESSED" if name in _UNCOMPRESSED else "ZSTD",
+        max_row_group_size=max(1, min(1_000_000, _ROW_GROUP_BYTES // max(1, row_bytes))),
+        column_properties={f.name: _TENSOR for f in columns if pa.types.is_binary(f.type)},
+    )
 
 
 def _cast(name: str, rows: pa.Table | pa.RecordBatch) -> pa.Table:

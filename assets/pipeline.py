@@ -223,6 +223,11 @@ def plan(project: Project) -> list[RunSpec]:
         )
     if project.model.columns:
         check_columns(lake.read("dataset"), project.model.columns)  # written before the prompt was
+    return runs_on(lake, project, dataset)
+
+
+def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
+    """The trainings that the settings ask for on the dataset of that fingerprint."""
     clips: dict[str, set[str]] = {}
     for row in noise(lake, project).to_pylist():
         clips.setdefault(row["modality"], set()).add(row["id"])

@@ -6,6 +6,7 @@ Pure Arrow to Arrow; reading the bytes (`contents.attach_data`) and writing the 
 
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +25,7 @@ from training.messages import one_line
 from training.processor import Processor, package_versions
 from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, features_table, fingerprint
 
-CLEAN_STEP, FEATURES_STEP = "clean", "features"  # and the kind of each filter that measures
+CLEAN_STEP, FEATURES_STEP, LIMITS = "clean", "features", "limits"  # and the kind of each filter that measures
 _ORIGIN = ("item_id", "source", "uri", "member", "row", "sha256", "cut")
 # What is asked of the bytes of one file: each part of them that is an item (`cut`; null: the whole), where it stands,
 # and the steps that it lacks.
@@ -37,6 +38,7 @@ class Outcome:
     """What became of `items`: each is in the table of every step it needed, or in quarantine."""
 
     items: int
+    needed: Mapping[str, int]  # step -> how many of them it was asked for
     quarantine: pa.Table
     clean: pa.Table
     measurements: pa.Table
@@ -76,16 +78,34 @@ class Step:
 
         Once for all batches, in whatever process: what they depend on may be edited meanwhile.
         """
+        measured = {kind: fingerprint("measure", *parts.values()) for kind, parts in self._measured().items()}
+        clean, features = self.processor.clean_fingerprint(self.modality), self.processor.fingerprint(self.modality)
+        return {CLEAN_STEP: clean, FEATURES_STEP: features, **measured}
+
+    def parts(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Fingerprint -> the step that it names, and what it is made of; those of what limits refuse, too."""
+        processor, modality = self.processor, self.modality
+        parts = {CLEAN_STEP: processor.clean_parts(modality), FEATURES_STEP: processor.parts(modality)}
+        named = {self.fingerprints[step]: (step, of) for step, of in (parts | self._measured()).items()}
+        limits = (*processor.limits_of(modality), None)
+        refused = {n: (LIMITS, processor.refused_parts(modality, n)) for n in limits}
+        return named | {processor.refused_fingerprint(modality, n): of for n, of in refused.items()}
+
+    def _measured(self) -> dict[str, dict[str, Any]]:
+        """Each filter that measures -> what its fingerprint is made of."""
         clean = self.processor.clean_fingerprint(self.modality)
         size = self.processor.featurizers[self.modality].decoded_size  # a picture is measured as it was decoded
-        measured = {
-            kind: fingerprint(
-                "measure", family.identity(Choice(kind)), clean, size, f.version, package_versions(f.packages)
-            )
+        return {
+            kind: {
+                "filter": family.identity(Choice(kind)),
+                "clean": clean,
+                "decoded_size": size,
+                "version": f.version,
+                "packages": package_versions(f.packages),
+            }
             for kind, f in self.filters.items()
             if f.version
         }
-        return {CLEAN_STEP: clean, FEATURES_STEP: self.processor.fingerprint(self.modality), **measured}
 
     def __getstate__(self) -> dict[str, Any]:
         _ = self.fingerprints  # which cross with it
@@ -140,6 +160,7 @@ class Step:
         _check_balance(items, rows)
         return Outcome(
             len(items),
+            Counter(step for item in items for step in item["need"]),
             pa.Table.from_pylist(rows.quarantine, QUARANTINE),
             pa.Table.from_pylist(rows.clean, CLEAN[self.modality]),
             pa.Table.from_pylist(rows.measurements, MEASUREMENTS),
@@ -270,7 +291,7 @@ class Step:
         """Under the step that refused the content, so that it is not tried again as long as that is the same."""
         key: str | None = self.fingerprints[CLEAN_STEP if stage == "clean" else FEATURES_STEP]
         if error.reason in ("too_large", "too_slow"):  # whatever step met the limit
-            stage, key = "clean", self.processor.refused_fingerprint(self.modality)
+            stage, key = "clean", self.processor.refused_fingerprint(self.modality, error.limit)
         elif error.reason == "killed":  # which says nothing of the content
             stage, key = "clean", None
         rows.quarantine.append(self._refused(item, stage, key, error))

@@ -11,6 +11,7 @@ from training.catalog import MODALITIES
 
 if TYPE_CHECKING:  # the command line starts light
     from orchestration.erasure import Erased
+    from orchestration.forecast import Forecast
     from orchestration.housekeeping import Collected
     from orchestration.inspection import Check, SourceCounts, Status
     from orchestration.run import Summary
@@ -102,6 +103,19 @@ def say_check(check: Check) -> None:
     for finding in check.findings:
         click.secho(f"  {finding.message}", fg="yellow")
     click.echo(f"\nsamples: {_rows(dict(sorted(check.samples.items()))) if check.samples else 'none'}")
+    _say_forecast(check.run)
+
+
+def _say_forecast(run: Forecast) -> None:
+    """What a run would make anew, table by table and reason by reason."""
+    click.echo("\na run would make anew: " + ("" if run.work else "no rows"))
+    width = max((_WIDTH, *map(len, run.work)))
+    for table, work in run.work.items():
+        for why, n in work.why.items():
+            click.echo(f"  {table:<{width}} {n:>9,}  {why}")
+    click.echo(f"  samples {run.samples}, dataset {run.dataset}")
+    for name, why in run.trainings.items():
+        click.echo(f"  training of {name}: {why}")
 
 
 def _decoded(source: SourceCounts) -> str:

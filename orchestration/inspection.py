@@ -1,8 +1,8 @@
 """Looks at a project without changing anything: what its sources hold, what its tables and models are."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,13 +12,18 @@ from assets import pipeline
 from assets.alignment import Alignment, align, validate_samples
 from assets.changes import SourceChange, manifest_before, source_changes
 from assets.dataset import check_columns
-from assets.featurizing import content_key, content_keys, make_processor
+from assets.featurizing import content_keys, make_processor, make_step, refusals
+from assets.filtering import apply_filters
 from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
+from assets.lake import Lake
 from assets.leakage import leak_words, leakage
+from assets.processing import CLEAN_STEP
 from assets.segments.base import FOUND
 from assets.settings import Project
+from assets.workload import Work, asked_of, workload
 from orchestration.automation import check_schedule
+from orchestration.forecast import Forecast, forecast
 from orchestration.probe import Decoded, decode_some
 from training.catalog import PRETRAINED_ENCODERS
 from training.fusion_check import fusion_check
@@ -53,6 +58,7 @@ class Check:
     unmatched: Mapping[str, int]  # reason -> items
     unmatched_examples: list[str]
     findings: list[Finding]  # what a person should know of items, keys and labels
+    run: Forecast  # what a run would make anew, and why
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,12 @@ def check(project: Project, decoded: int = 50) -> Check:
     refused = pa.concat_tables(s.quarantine for s in scans)
     changes = {} if before is None else source_changes([s.source for s in scans], before, manifest, refused)
     tried, unreadable = decode_some(project, manifest, decoded)
-    aligned, problem = _align(project, manifest, refused, unreadable)
+    lake = replace(lake, instead={"manifest": manifest})
+    work: dict[str, Work] = {}
+    asked = {m: asked_of(lake, make_step(project, m)) for m in project.modalities}
+    for modality, rows in asked.items():
+        work |= workload(lake, make_step(project, modality), rows, before)
+    aligned, problem = _align(lake, project, manifest, refused, unreadable, asked)
     return Check(
         project=project.name,
         sources={
@@ -113,6 +124,7 @@ def check(project: Project, decoded: int = 50) -> Check:
             *label_findings(aligned.samples, project),
             *disputed_inputs(aligned.samples, project),
         ],
+        run=forecast(lake, project, work, aligned.samples if problem is None else None),
     )
 
 
@@ -153,15 +165,34 @@ def _check_model(project: Project, samples: pa.Table) -> None:
 
 
 def _align(
-    project: Project, manifest: pa.Table, refused: pa.Table, unreadable: pa.Table
+    lake: Lake,
+    project: Project,
+    manifest: pa.Table,
+    refused: pa.Table,
+    unreadable: pa.Table,
+    asked: Mapping[str, pa.Table],
 ) -> tuple[Alignment, str | None]:
     """The samples that the items would make, and why a run would end: told last, since what was refused or does not
-    match is often why."""
-    usable, bad = {}, {}
-    for m in project.modalities:
-        bad[m] = content_keys(unreadable.filter(pc.equal(unreadable["modality"], m)))
-        usable[m] = _usable(manifest.filter(pc.equal(manifest["modality"], m)), bad[m])
-    why, output = pa.concat_tables([refused, unreadable]), project.make_output()
+    match is often why.
+
+    What is cleaned already is judged as a run judges it; of the rest all that was not found to be unreadable may pass.
+
+    Args:
+        asked: of each modality, see `assets.workload.asked_of`.
+    """
+    usable, bad, known = {}, {}, []
+    for m, rows in asked.items():
+        new = rows.filter(pc.equal(rows["step"], CLEAN_STEP)).select(["content", "sha256", "cut"])
+        new = new.rename_columns(["id", "parent_id", "cut"])  # what is cut where it is decoded counts as one
+        broken = content_keys(unreadable.filter(pc.equal(unreadable["modality"], m))) & set(new["id"].to_pylist())
+        usable[m] = new.filter(pc.invert(pc.is_in(new["id"], pa.array(broken, pa.string()))))
+        bad[m] = broken
+        if lake.version(f"clean_{m}") is not None or lake.version("quarantine") is not None:
+            kept, refused_before = _judged(lake, project, m, set(rows["step"].to_pylist()))
+            bad[m] |= content_keys(refused_before) - content_keys(kept, "parent_id")  # others of them may pass
+            usable[m] = pa.concat_tables([usable[m], kept], promote_options="default")
+            known.append(refused_before)
+    why, output = pa.concat_tables([refused, unreadable, *known]), project.make_output()
     try:
         aligned = align(manifest, usable, project.align, project.sources, project.root, bad, why, output)
     except ValueError as error:
@@ -183,12 +214,18 @@ def _unknown_parts(manifest: pa.Table) -> list[Finding]:
     return [Finding("unknown_segments", f"source {name} {said}") for name in pc.unique(found["source"]).to_pylist()]
 
 
-def _usable(items: pa.Table, bad: set[str]) -> pa.Table:
-    """The contents that can be used, as `align` wants them; what is cut where it is decoded counts as one."""
-    rows = items.select(["sha256", "cut"]).group_by(["sha256", "cut"]).aggregate([])
-    keys = content_key(rows)
-    rows = rows.append_column("id", keys).filter(pc.invert(pc.is_in(keys, pa.array(bad, pa.string()))))
-    return rows.rename_columns({"sha256": "parent_id"})
+def _judged(lake: Lake, project: Project, modality: str, asked: Container[str]) -> tuple[pa.Table, pa.Table]:
+    """Of what is cleaned or refused already the contents that pass, and rows of `quarantine` of the others.
+
+    Args:
+        asked: steps that are to be done; a filter that has yet to measure lets all pass.
+    """
+    step = make_step(project, modality)
+    measured = {kind: rule for kind, rule in step.filters.items() if kind not in asked}
+    kept, filtered = apply_filters(lake, replace(step, filters=measured), project.of_samples)
+    refusing = refusals(lake, project, modality)
+    refusing = refusing.filter(pc.is_valid(refusing["fingerprint"]))  # what could not be read is tried again
+    return kept, pa.concat_tables([refusing, filtered])
 
 
 def _counted(rows: pa.Table, column: str) -> dict[str, int]:

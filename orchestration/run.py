@@ -231,6 +231,8 @@ class Summary:
     outputs: Sequence[Mapping[str, Any]] = ()  # where several answer at once: each beside the majority answer
     # Source -> its items, and how many are new, changed or vanished since the run before (assets.changes.SourceChange)
     sources: Mapping[str, Any] = field(default_factory=dict)
+    # Table -> contents whose rows were made anew, or refused: as many as `triptych check` said before the run.
+    computed: Mapping[str, int] = field(default_factory=dict)
     coverage: Sequence[Mapping[str, Any]] = ()  # what is answered from which probability on (training.records.Coverage)
 
 
@@ -284,5 +286,6 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
         findings=metadata.get("samples", {}).get("findings", []),
         outputs=metadata.get("evaluation", {}).get("outputs", []),
         sources=metadata.get("manifest", {}).get("sources", {}),
+        computed={table: n for m in clean for table, n in m["computed"].items()},
         coverage=metadata.get("evaluation", {}).get("coverage", []),
     )

@@ -417,7 +417,11 @@ def test_a_person_asks_by_the_page(done, served, browse):
 
 
 def test_a_second_run_makes_nothing(done):
+    told = done.ask("check", "tiny")["run"]
+    assert (told["work"], told["samples"], told["dataset"]) == ({}, "unchanged", "unchanged")
+    assert told["trainings"] == dict.fromkeys(("model", "text", "image", "speech", "concat"), "unchanged")
     first, second = done.runs[0].answer, done.run().answer
+    assert second["computed"] == {}
     assert second["items"] == {"seen": 157, "processed": 0, "reused": 155, "quarantined": 2}
     same = ("project", "mlflow_run_id", "model", "dataset", "metrics", "subsets")
     assert {name: second[name] for name in same} == {name: first[name] for name in same}
@@ -432,6 +436,8 @@ def test_a_second_run_makes_nothing(done):
 
 
 def test_another_seed_is_another_version_and_the_gate_says_why(done):
+    changed = done.ask("check", "tiny", "--set", "training.seed=1", "--set", "model.abstain_below=0.1")["run"]
+    assert set(changed["trainings"].values()) == {"training.seed: 0 -> 1"}
     told = done.run("training.seed=1").answer
     assert told["dataset"] == done.runs[0].answer["dataset"], "the data are the same"
     assert told["items"]["processed"] == 0

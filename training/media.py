@@ -69,11 +69,12 @@ class MediaError(ValueError):
     """Bytes that cannot be used. `reason` is a code of QUARANTINE: empty, truncated, corrupt, unsupported, too_large,
     too_slow, crashed, killed, no_samples. `message` is one line for a person, that says what to do."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, limit: str | None = None) -> None:
         message = one_line(message)
-        super().__init__(reason, message)
+        super().__init__(reason, message, limit)
         self.reason = reason
         self.message = message
+        self.limit = limit  # the field of MediaLimits that refuses them
 
     def __str__(self) -> str:
         return self.message
@@ -95,7 +96,7 @@ def decoding(kind: str, does: str = _AGAIN) -> Iterator[None]:
 
 def out_of_memory(kind: str, error: MemoryError) -> MediaError:
     said = f"the {kind} needs more memory than there is for it ({words(error)})"
-    return MediaError("too_large", f"{said}: raise limits.max_decode_memory, or make it smaller")
+    return MediaError("too_large", f"{said}: raise limits.max_decode_memory, or make it smaller", "max_decode_memory")
 
 
 def check_size(data: bytes, limits: MediaLimits) -> None:
@@ -107,7 +108,8 @@ def check_size(data: bytes, limits: MediaLimits) -> None:
 
 def too_large(what: str, limit: str, most: float) -> MediaError:
     """What is more than a limit allows, and how to allow more."""
-    return MediaError("too_large", f"{what} are over the limit of {most}: raise limits.{limit}, or make it smaller")
+    words = f"{what} are over the limit of {most}: raise limits.{limit}, or make it smaller"
+    return MediaError("too_large", words, limit)
 
 
 def speech_format(data: bytes) -> str | None:

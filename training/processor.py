@@ -16,7 +16,7 @@ from training.family import is_own
 from training.features import FeatureSettings
 from training.media import MediaError
 from training.schema import MODALITIES, fingerprint
-from training.settings import MediaLimits
+from training.settings import DECODING, MediaLimits
 from training.validation import to_dict
 
 Row = dict[str, Any]
@@ -82,21 +82,41 @@ class Processor:
     def clean_fingerprint(self, modality: str) -> str:
         """Names the clean step: its version, its settings, and the packages that decide its rows. Limits are no part:
         what was within them stays as it is when they change."""
-        cleaner = self.modalities[modality]
-        settings = {} if cleaner.options is None else to_dict(cleaner.options)
-        return fingerprint(
-            "clean", modality, cleaner.version, settings, cleaner.identity(), package_versions(cleaner.packages)
-        )
+        return fingerprint("clean", modality, *self.clean_parts(modality).values())
 
-    def refused_fingerprint(self, modality: str) -> str:
-        """Names the clean step with its limits: under it stands what they refused, so that others try it again."""
-        costs = () if self.modalities[modality].as_string else ("max_decode_memory", "max_decode_seconds")
-        names = ("max_bytes", *costs, *self.modalities[modality].limits)
-        limits = {name: getattr(self.limits, name) for name in names}
-        return fingerprint("limits", self.clean_fingerprint(modality), limits)
+    def clean_parts(self, modality: str) -> dict[str, Any]:
+        """What that name is made of."""
+        cleaner = self.modalities[modality]
+        return {
+            "version": cleaner.version,
+            "settings": {} if cleaner.options is None else to_dict(cleaner.options),
+            "files": cleaner.identity(),
+            "packages": package_versions(cleaner.packages),
+        }
+
+    def refused_fingerprint(self, modality: str, limit: str | None = None) -> str:
+        """Names the clean step with a limit (None: all of them): under it stands what that refused, so that another
+        one tries it again."""
+        return fingerprint("limits", *self.refused_parts(modality, limit).values())
+
+    def refused_parts(self, modality: str, limit: str | None = None) -> dict[str, Any]:
+        names = (limit,) if limit else self.limits_of(modality)
+        return {
+            "clean": self.clean_fingerprint(modality),
+            "limits": {name: getattr(self.limits, name) for name in names},
+        }
+
+    def limits_of(self, modality: str) -> tuple[str, ...]:
+        """The fields of MediaLimits that bound its items."""
+        kind = self.modalities[modality]
+        return "max_bytes", *(() if kind.as_string else DECODING), *kind.limits
 
     def fingerprint(self, modality: str) -> str:
         """Names the featurize step; covers the clean step, which decodes for it."""
+        return fingerprint("featurize", *self.parts(modality).values())
+
+    def parts(self, modality: str) -> dict[str, Any]:
+        """What that name is made of."""
         featurizer = self.featurizers[modality]
         settings = {} if featurizer.options is None else to_dict(featurizer.options)
         for name in (*featurizer.at_batch, *featurizer.located):
@@ -104,8 +124,14 @@ class Processor:
         kind = self.features.identity(modality)
         if not is_own(self.features.choice(modality).kind):  # a user's own may inherit the recipe, and not follow it
             kind = featurizer.recipe or kind
-        steps = self.clean_fingerprint(modality), kind, featurizer.version
-        return fingerprint("featurize", *steps, settings, featurizer.identity(), package_versions(featurizer.packages))
+        return {
+            "clean": self.clean_fingerprint(modality),
+            "kind": kind,
+            "version": featurizer.version,
+            "settings": settings,
+            "files": featurizer.identity(),
+            "packages": package_versions(featurizer.packages),
+        }
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes processor.json, and the files that featurizers need beside it, so that the model can move."""

@@ -78,6 +78,9 @@ CLEAN = {name: _schema(**_CLEAN_KEY, **m.columns, warnings=pa.list_(_STRING)) fo
 # What filters measured of clean contents; each under the fingerprint of its own way to measure.
 MEASUREMENTS = _schema(id=_STRING, modality=_STRING, filter=_STRING, fingerprint=_STRING, value=pa.float64())
 
+# What each fingerprint in these tables stands for, so that it can be said why rows are made anew.
+STEPS = _schema(fingerprint=_STRING, modality=_STRING, step=_STRING, parts=_STRING)
+
 # Where a model places contents (`Output.is_embedding`); the fingerprint names model and modality. Null: it refuses it.
 EMBEDDINGS = _schema(id=_STRING, modality=_STRING, fingerprint=_STRING, embedding=pa.list_(pa.float32()))
 
@@ -184,6 +187,8 @@ COLUMN_WORDS = {
     "warnings": "what is odd and was mended, or should be known",
     "filter": "what was measured",
     "value": "of the measurement",
+    "step": "clean, features, limits (what they refused), or the filter that measures",
+    "parts": "what the fingerprint is made of, as a JSON object: versions, settings, files, packages",
     "embedding": "where a model places the content among all others, as a vector of length 1",
     "sample_id": "names the sample",
     "label": "what the model shall answer",
@@ -220,6 +225,7 @@ TABLES: dict[str, pa.Schema] = {
     "quarantine": QUARANTINE,
     **{f"clean_{m}": CLEAN[m] for m in MODALITIES},
     "measurements": MEASUREMENTS,
+    "steps": STEPS,
     "embeddings": EMBEDDINGS,
     **{f"{m}_features": FEATURES[m] for m in MODALITIES},
     "samples": SAMPLES,

@@ -23,6 +23,9 @@ _EPOCHS, _MOST_EPOCHS, _ENOUGH_STEPS = 10, 100, 600
 _EVALUATIONS, _PATIENCE = 12, 3
 
 
+DECODING = ("max_decode_memory", "max_decode_seconds")  # of MediaLimits: what decoding may cost
+
+
 def choose(settings: Any, name: str, family: Family, scope: str | None = None) -> None:
     """In `__post_init__`: the field `name`, as the project file says it, becomes a checked Choice of the family."""
     object.__setattr__(settings, name, family.choose(getattr(settings, name), scope))
@@ -37,11 +40,12 @@ class MediaLimits:
     max_pixels: int = 100_000_000
     max_seconds: float = 3600.0
     max_characters: int = 1_000_000
+    # Of media, which are decoded in processes of their own (DECODING).
     max_decode_memory: int = 2**30  # bytes beside the file itself
     max_decode_seconds: float = 60.0  # of one core
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_seconds", "max_characters", "max_decode_memory", "max_decode_seconds"):
+        for name in ("max_bytes", "max_seconds", "max_characters", *DECODING):
             check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
         # Pillow refuses more, whatever is set here.
         check(0 < self.max_pixels <= 178_956_970, "max_pixels", self.max_pixels, "1 to 178956970")

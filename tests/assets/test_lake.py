@@ -148,9 +148,10 @@ def _write(uri: str, start: int) -> None:
     lake = Lake(uri)
     for i in range(5):
         lake.append("image_features", [rows(start + 10 * i, 10)])
+        lake.compact("image_features", above=3)
 
 
-def test_two_processes_append_at_once(tmp_path):
+def test_two_processes_append_and_compact_at_once(tmp_path):
     uri = str(tmp_path / "lake")
     _write(uri, 0)
     spawn = multiprocessing.get_context("spawn")
@@ -160,7 +161,36 @@ def test_two_processes_append_at_once(tmp_path):
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    assert Lake(uri).sql("SELECT count(DISTINCT id) AS n FROM image_features")["n"][0].as_py() == 150
+    ids = Lake(uri).sql("SELECT id FROM image_features")["id"].to_pylist()
+    assert (len(ids), len(set(ids))) == (150, 150), "none lost, none twice"
+    table = Lake(uri).open("image_features")
+    assert len(table.file_uris()) < 15
+    assert any(commit["operation"] == "OPTIMIZE" for commit in table.history())
+
+
+def test_compacting_disturbs_no_reader_and_writes_as_a_step_does(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    for i in range(4):
+        lake.append("image_features", [rows(10 * i, 10)])
+    streamed = lake.stream("SELECT id FROM image_features", {}, 5)
+    read = next(streamed)["id"].to_pylist()
+    old = lake.open("image_features").to_pyarrow_dataset()
+    assert not lake.compact("image_features", above=4), "not that many files"
+    assert lake.compact("image_features", above=3)
+    for batch in streamed:
+        read += batch["id"].to_pylist()
+    now = lake.open("image_features")
+    assert sorted(read) == rows(0, 40)["id"].to_pylist() == sorted(old.to_table()["id"].to_pylist())
+    assert sorted(now.to_pyarrow_dataset().to_table()["id"].to_pylist()) == sorted(read)
+    (file,) = now.file_uris()
+    tensor = pq.read_metadata(file.removeprefix("file://")).row_group(0).column(2)
+    assert (tensor.compression, tensor.has_dictionary_page) == ("UNCOMPRESSED", False)
+    version = lake.version("image_features")
+    lake.compact("image_features")
+    assert lake.version("image_features") == version, "there is nothing left to do"
+    lake.replace("samples", pa.table({"sample_id": ["a"]}), note={"fingerprint": "f"})
+    lake.append("samples", [pa.table({"sample_id": ["b"]})])
+    assert lake.compact("samples") and lake.note("samples") == {"fingerprint": "f"}
 
 
 def _write_for_ever(uri: str) -> None:

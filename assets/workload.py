@@ -1,0 +1,166 @@
+"""What a run would make anew: for how many contents, of which table, and why. Nothing is written."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from assets.featurizing import table_of, todo_query
+from assets.lake import Lake, sql_string
+from assets.processing import CLEAN_STEP, FEATURES_STEP, Step
+
+UNRECORDED = "made by other settings or versions, which are not recorded"
+_MANY = 1000  # differences, where they are not known
+
+_ASKED = """
+SELECT part.item_id, part.source, sha256, part.cut AS cut, concat(sha256, part.cut) AS content,
+  unnest(part.need) AS step
+FROM (SELECT sha256, unnest(parts) AS part FROM ({todo}))
+"""
+# Of each content and step that is asked for why it is. `others` says of each fingerprint but the present ones what is
+# different; where several have made rows of a content, that of the last dataset counts, or the one that differs least.
+_REASONS = """
+WITH refused AS (
+  SELECT concat(sha256, cut) AS content,
+    arg_min('tried again: ' || coalesce(why, $unread), coalesce(differences, 0)) AS why
+  FROM (SELECT DISTINCT sha256, cut, fingerprint FROM quarantine
+    WHERE modality = $modality AND stage IN ('clean', 'featurize')) LEFT JOIN others USING (fingerprint) GROUP BY 1
+), cleaned AS (
+  SELECT concat(parent_id, cut) AS content, arg_min(why, differences) AS why
+  FROM clean_{modality} JOIN others USING (fingerprint) GROUP BY 1
+), present AS (
+  SELECT DISTINCT concat(parent_id, cut) AS content, id FROM clean_{modality} WHERE fingerprint = $clean
+), made AS (
+  SELECT content, 'features' AS step, arg_min(why, differences) AS why
+  FROM present JOIN {modality}_features USING (id) JOIN others USING (fingerprint) GROUP BY 1
+  UNION ALL
+  SELECT content, filter AS step, arg_min(why, differences) AS why
+  FROM present JOIN measurements USING (id) JOIN others USING (fingerprint)
+  WHERE modality = $modality GROUP BY 1, 2
+), why_clean AS (
+  SELECT content, any_value(coalesce(c.why, r.why,
+    CASE WHEN b.item_id IS NULL THEN 'new' WHEN b.sha256 <> a.sha256 THEN 'changed'
+      ELSE 'cut otherwise (segments of ' || a.source || ')' END)) AS why
+  FROM asked a LEFT JOIN refused r USING (content) LEFT JOIN cleaned c USING (content)
+  LEFT JOIN before b ON b.item_id = a.item_id WHERE step = 'clean' GROUP BY 1
+)
+SELECT step, why, count(*) AS n FROM (
+  SELECT step, coalesce(w.why, m.why, CASE step WHEN 'features' THEN r.why END,
+    CASE WHEN list_contains($new, step) THEN 'filters.{modality}: ' || step || ' is new' END, 'not there yet') AS why
+  FROM asked LEFT JOIN why_clean w USING (content) LEFT JOIN made m USING (content, step)
+  LEFT JOIN refused r USING (content)
+) GROUP BY ALL ORDER BY step, n DESC, why
+"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run would make anew of one table."""
+
+    contents: int  # each a row, or as many as it is cut into, or a refusal; the run's `computed` is the same
+    why: Mapping[str, int]  # in words -> contents
+
+
+def asked_of(lake: Lake, step: Step) -> pa.Table:
+    """What a run would ask of each step: `item_id`, `source`, `sha256`, `cut`, `content` (of both) and `step`.
+
+    Args:
+        lake: with the manifest that the run would write in the place of the stored one (`Lake.instead`).
+    """
+    todo, parameters = todo_query(step)
+    return lake.sql(_ASKED.format(todo=todo), parameters)
+
+
+def workload(lake: Lake, step: Step, asked: pa.Table, before: pa.Table | None) -> dict[str, Work]:
+    """Table (`table_of`) -> what the run would do, where it would do anything.
+
+    Args:
+        asked: see `asked_of`.
+        before: the stored manifest's columns `item_id` and `sha256`; null before the first run.
+    """
+    if before is None or not asked.num_rows:
+        counts = Counter(asked["step"].to_pylist())
+        return {table_of(step.modality, name): Work(n, {"new": n}) for name, n in sorted(counts.items())}
+    measured = set(lake.sql("SELECT DISTINCT filter FROM measurements")["filter"].to_pylist())
+    new = [kind for kind in step.fingerprints if kind not in (CLEAN_STEP, FEATURES_STEP, *measured)]
+    unread = "it could not be read"
+    query = _REASONS.format(modality=step.modality)
+    with lake.connect(query) as connection:
+        for name, table in {"asked": asked, "before": before, "others": _others(lake, step)}.items():
+            connection.register(name, table)
+        parameters = {"modality": step.modality, "clean": step.fingerprints[CLEAN_STEP], "new": new, "unread": unread}
+        rows = connection.sql(query, params=parameters).to_arrow_table().to_pylist()
+    reasons: dict[str, dict[str, int]] = {}
+    for row in rows:
+        reasons.setdefault(table_of(step.modality, row["step"]), {})[row["why"]] = row["n"]
+    return {table: Work(sum(why.values()), why) for table, why in reasons.items()}
+
+
+def _others(lake: Lake, step: Step) -> pa.Table:
+    """Each fingerprint of stored rows of the modality that is none of the present step's: what is different now, and
+    how much is."""
+    modality, present = step.modality, step.parts()
+    tables = f"clean_{modality}", f"{modality}_features"
+    stored = " UNION ".join(
+        [
+            *(f"SELECT fingerprint FROM {table}" for table in tables),
+            f"SELECT fingerprint FROM measurements WHERE modality = {sql_string(modality)}",
+            f"SELECT fingerprint FROM quarantine WHERE modality = {sql_string(modality)} AND fingerprint IS NOT NULL",
+        ]
+    )
+    told = {key: json.loads(json.dumps(parts)) for key, (_, parts) in present.items()}  # as JSON gives them back
+    now = {name: told[key] for key, (name, _) in present.items()}  # of the limits all, which come last
+    steps = {row["fingerprint"]: row for row in lake.sql("SELECT DISTINCT * FROM steps").to_pylist()}
+    told |= {key: json.loads(row["parts"]) for key, row in steps.items()}
+    last = json.loads(lake.note("dataset").get("features", "{}")).get(modality)
+    rows = []
+    for key in lake.sql(stored)["fingerprint"].to_pylist():
+        if key in present:
+            continue
+        of = now.get(steps[key]["step"]) if key in steps else None  # none of a filter that is there no more
+        words = [] if of is None else list(_differences(modality, of, told[key], told))
+        differences = -1 if key == last else len(words) or _MANY
+        rows.append({"fingerprint": key, "why": "; ".join(words) or UNRECORDED, "differences": differences})
+    schema = pa.schema([("fingerprint", pa.string()), ("why", pa.string()), ("differences", pa.int64())])
+    return pa.Table.from_pylist(rows, schema)
+
+
+def _differences(
+    modality: str, now: Mapping[str, Any], then: Mapping[str, Any], told: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """What is different between the parts of two fingerprints of a step, in words that name settings.
+
+    Args:
+        told: fingerprint -> its parts.
+    """
+    features = f"features.{modality}"
+    if then.get("kind") != now.get("kind"):
+        yield f"{features}.kind: {_words(then.get('kind'))} -> {_words(now.get('kind'))}"
+        return  # its settings are others
+    for part, value in now.items():
+        old: Any = then.get(part)
+        if value == old:
+            continue
+        if part == "clean":
+            yield from _differences(modality, told[value], told[old], told) if old in told else [UNRECORDED]
+        elif part in ("settings", "limits"):
+            section = features if part == "settings" else part
+            for name in sorted(name for name in value if name in old and value[name] != old[name]):
+                yield f"{section}.{name}: {_words(old[name])} -> {_words(value[name])}"
+        elif part == "packages":
+            for name in sorted(name for name in value if value[name] != old.get(name)):
+                yield f"{name} {old.get(name, 'absent')} -> {value[name]}"
+        elif part == "version":
+            yield f"version of the step: {old} -> {value}"
+        elif part == "decoded_size":
+            yield f"{features}: pictures are decoded to {_words(old)} -> {_words(value)} pixels"
+        else:  # files of models, the code of a user's own kind
+            yield f"{features if part == 'files' else 'the filter'}: its files or its code"
+
+
+def _words(value: Any) -> str:
+    """A setting's value as the project file says it."""
+    return "all" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
