@@ -95,6 +95,7 @@ def _client(endpoint: str | None, region: str) -> Any:
         retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
         s3={"addressing_style": "path" if endpoint else "auto"},
         signature_version=None if session.get_credentials() else UNSIGNED,
+        proxies={},  # not those of the environment, which pyarrow does not ask either
     )
     return session.client("s3", endpoint_url=endpoint, config=config)
 
