@@ -61,7 +61,7 @@ class Contents:
         for _ in self._pool.map(self._read_all, _slices(todo)):
             pass
         for entry, first in alike:
-            for name in ("reason", "message", "size", "sha256", "text"):
+            for name in ("reason", "message", "size", "etag", "sha256", "text"):
                 setattr(entry, name, getattr(first, name))
 
     @cached_property
@@ -75,12 +75,15 @@ class Contents:
     def _settled(self, entry: Entry) -> bool:
         """Whether the entry need not be read: refused by its size, or as it was in the last scan."""
         size, mtime, etag, sha256 = self._known.get((entry.uri, entry.member, entry.offset), (None,) * 4)
-        is_known = (mtime, etag) == (entry.mtime, entry.etag) != (None, None) and entry.size in (size, -1)
+        # Not every listing tells both time and etag; what it tells must be as before, and one of them be told.
+        pairs = (mtime, entry.mtime), (etag, entry.etag)
+        same = [before == now for before, now in pairs if before is not None and now is not None]
+        is_known = bool(same) and all(same) and entry.size in (size, -1)
         if is_known:
             entry.size = size or 0
         self._limit(entry)
         if is_known and entry.reason is None and not self._is_text:  # the text depends on the encoding setting too
-            entry.sha256 = sha256
+            entry.sha256, entry.etag = sha256, entry.etag or etag
             self.reused += 1
             _compare(entry)
         return entry.reason is not None or entry.sha256 is not None

@@ -15,6 +15,7 @@ from assets.contents import attach_data, portions, process_contents
 from assets.engines.base import Engine
 from assets.lake import MOST_FILES, Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, Outcome, Step
+from assets.segments.base import NUMBERED
 from assets.settings import Project
 from training.processor import Processor
 from training.schema import QUARANTINE, STEPS
@@ -35,6 +36,17 @@ SELECT * FROM quarantine WHERE modality = $modality
 AND concat(sha256, cut) IN (SELECT concat(sha256, cut) FROM manifest WHERE modality = $modality) AND (
   stage = 'clean' AND (coalesce(fingerprint, $clean) = $clean OR list_contains($limits, fingerprint))
   OR stage = 'featurize' AND fingerprint = $features)
+"""
+
+# Of files with parts that are found by words: what these have in common -> the words of all, whichever are to be done.
+WORDS_OF_PARTS = f"""
+SELECT sha256, map_from_entries(list((together, words))) AS words FROM (
+  SELECT sha256, regexp_extract(cut, '{NUMBERED}', 1) AS together,
+    list(text ORDER BY regexp_extract(cut, '{NUMBERED}', 3)::INT) AS words
+  FROM (SELECT DISTINCT sha256, cut, attributes->>'text' AS text FROM items
+    WHERE sha256 IN (SELECT sha256 FROM asked) AND regexp_matches(cut, '{NUMBERED}'))
+  GROUP BY ALL
+) GROUP BY ALL
 """
 
 # One row per distinct bytes, with each of their parts (most often the whole) that was not refused before and the steps
@@ -68,12 +80,13 @@ WITH items AS (
     SELECT concat(sha256, cut) FROM ({refused}) WHERE fingerprint IS NOT NULL
   )
 )
-SELECT items.*, parts FROM items JOIN (
+SELECT items.*, parts, words FROM items JOIN (
   SELECT min(item_id) AS item_id,
     list({{'item_id': item_id, 'source': source, 'uri': uri, 'member': member, 'cut': cut, 'row': "row",
       'need': need}} ORDER BY item_id) AS parts
   FROM asked GROUP BY sha256
 ) USING (item_id)
+LEFT JOIN ({words}) USING (sha256)
 ORDER BY uri, "offset", member, "row"
 """
 
@@ -154,7 +167,7 @@ def todo_query(step: Step) -> tuple[str, dict[str, Any]]:
     keys = step.fingerprints
     measures = {kind: key for kind, key in keys.items() if kind not in (CLEAN_STEP, FEATURES_STEP)}
     lists = {"filters": list(measures), "measures": list(measures.values())}
-    query = _TO_DO.format(modality=step.modality, refused=_REFUSED)
+    query = _TO_DO.format(modality=step.modality, refused=_REFUSED, words=WORDS_OF_PARTS)
     return query, _refused_parameters(step) | lists
 
 

@@ -8,8 +8,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from assets.archives import archive_kind
 from assets.formats.base import Record
-from assets.sources.base import Entry, SourceError
-from assets.storage import is_outside, is_web, locate
+from assets.sources.base import Entry
+from assets.storage import PrivateAddressError, is_outside, is_web, locate
 from assets.table_settings import TableSettings
 from training.credentials import MASK, mask
 
@@ -102,7 +102,7 @@ class LinkedFiles:
         except OSError as error:
             why = f"cannot be asked for ({error}); the next run tries again"
             return _refused(location.uri, record, "unreadable", why)
-        except SourceError as error:
+        except PrivateAddressError as error:
             return _refused(location.uri, record, "private_address", str(error))
         folder = unquote(urlsplit(self._base).path).rstrip("/")
         entry.key = unquote(urlsplit(url).path).removeprefix(folder).lstrip("/") or entry.key

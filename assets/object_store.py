@@ -2,12 +2,13 @@
 
 That client tries again what the store refuses for a moment (503, 500) or breaks off, each time after a longer wait, and
 looks for credentials as Amazon's own tools do: environment, ~/.aws, the role of the machine; without any, it asks as
-anybody.
+anybody. Its listing lacks the etags of objects: where boto3 is installed, that one lists.
 """
 
+import importlib.util
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -36,7 +37,7 @@ def object_store(url: str, access: RemoteSettings) -> "tuple[ObjectStore, str]":
 def _store(endpoint: str | None, bucket: str | None) -> "ObjectStore":
     """Of an endpoint; without one, of Amazon's region that the bucket lies in."""
     where = {"endpoint_override": endpoint} if endpoint else {"region": pa_fs.resolve_s3_region(bucket)}
-    return ObjectStore(
+    store = ObjectStore(
         pa_fs.S3FileSystem(
             **where,
             connect_timeout=_CONNECT_SECONDS,
@@ -44,12 +45,15 @@ def _store(endpoint: str | None, bucket: str | None) -> "ObjectStore":
             retry_strategy=pa_fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
         )
     )
+    store.endpoint = endpoint
+    return store
 
 
 class ObjectStore(ArrowFSWrapper):
     """As fsspec wants a file system. Where a store does not answer, it is an error, never "not there"."""
 
     cachable = False
+    endpoint: str | None = None
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -59,10 +63,55 @@ class ObjectStore(ArrowFSWrapper):
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **_: Any
     ) -> Iterable[str]:
         """All objects below a path, by one request for a thousand."""
-        selector = pa_fs.FileSelector(self._strip_protocol(path), allow_not_found=True, recursive=maxdepth != 1)
-        infos = [info for info in self.fs.get_file_info(selector) if withdirs or info.is_file]
-        found = {info.path: self._make_entry(info) for info in infos}
+        path = self._strip_protocol(path)
+        if (client := _client(self.endpoint, self.fs.region)) is not None:
+            found = dict(_listed(client, *path.partition("/")[::2], "/" if maxdepth == 1 else ""))
+        else:
+            selector = pa_fs.FileSelector(path, allow_not_found=True, recursive=maxdepth != 1)
+            infos = [info for info in self.fs.get_file_info(selector) if withdirs or info.is_file]
+            found = {info.path: self._make_entry(info) for info in infos}
         return found if detail else list(found)
+
+    def etag(self, path: str) -> str | None:
+        """Of one object: a request of its own."""
+        with self.fs.open_input_file(path) as file:
+            etag = (file.metadata() or {}).get("ETag")
+        return None if etag is None else etag.decode()
+
+
+@lru_cache
+def _client(endpoint: str | None, region: str) -> Any:
+    """boto3's, which asks as pyarrow's does; null where it is not installed."""
+    if importlib.util.find_spec("boto3") is None:
+        return None
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    session = boto3.Session(region_name=region)
+    config = Config(
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_SECONDS,
+        retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+        s3={"addressing_style": "path" if endpoint else "auto"},
+        signature_version=None if session.get_credentials() else UNSIGNED,
+        proxies={},  # not those of the environment, which pyarrow does not ask either
+    )
+    return session.client("s3", endpoint_url=endpoint, config=config)
+
+
+def _listed(client: Any, bucket: str, folder: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and facts of each object below a folder, as fsspec has them. Args: `delimiter`: / for those right in it."""
+    pages = client.get_paginator("list_objects_v2")
+    try:
+        for page in pages.paginate(Bucket=bucket, Prefix=f"{folder}/" if folder else "", Delimiter=delimiter):
+            for found in page.get("Contents", ()):
+                if not found["Key"].endswith("/"):  # what marks a folder
+                    path = f"{bucket}/{found['Key']}"
+                    facts = {"size": found["Size"], "mtime": found["LastModified"], "ETag": found.get("ETag")}
+                    yield path, {"name": path, "type": "file", **facts}
+    except client.exceptions.NoSuchBucket:
+        return
 
 
 class ObjectBytes(Bytes):

@@ -55,7 +55,7 @@ class _Rows:
     features: list[dict[str, Any]] = field(default_factory=list)
 
 
-_Cuts = dict[tuple[str, str], Sequence[str] | MediaError]
+_Cuts = dict[str, Sequence[str] | MediaError]  # by what they have in common (`found_by`)
 _Child = tuple[str, Any]  # id and content of a part of an item
 _Decoded = tuple[dict[str, Any], list[_Child]]  # an item, and the contents of it that lack features
 
@@ -131,7 +131,8 @@ class Step:
         return package_versions(tuple(name for part in steps for name in part.packages)) | contents
 
     def __call__(self, batch: pa.RecordBatch) -> Outcome:
-        """`batch` has a row for each file: MANIFEST's columns, `data` (media bytes; for text its UTF-8) and `parts`.
+        """`batch` has a row for each file: MANIFEST's columns, `data` (media bytes; for text its UTF-8), `parts`, and
+        `words` where some are found by words: what these have in common -> the words of all.
 
         Content that cannot be used goes to quarantine under the fingerprint of the step that refused it, so that it
         is not tried again; what the limits refuse under one that knows them. Where `data` is null the file could not
@@ -142,9 +143,11 @@ class Step:
         """
         rows, waiting, held = _Rows(), list[_Decoded](), 0
         featurizer, modality = self.processor.featurizers[self.modality], self.processor.modalities[self.modality]
-        listed = batch.select([*_ORIGIN, "data_error", "parts"]).to_pylist()
+        names = [*_ORIGIN, "data_error", "parts", *(["words"] if "words" in batch.schema.names else [])]
+        listed = batch.select(names).to_pylist()
         items: list[dict[str, Any]] = []
         for row in listed:
+            row["words"] = dict(row.get("words") or ())
             items += [row | part for part in row["parts"]]
         for alike, content in self._contents(batch["data"], listed, rows):
             cuts: _Cuts = {}
@@ -269,20 +272,20 @@ class Step:
         if cut is None:
             yield parent, content
             return
-        for one in self._parts(cut, content, cuts):
+        for one in self._parts(cut, content, item["words"], cuts):
             yield content_id(parent, one), self.processor.modalities[self.modality].part(content, one)
 
-    def _parts(self, cut: str, content: Any, cuts: _Cuts) -> Sequence[str]:
+    def _parts(self, cut: str, content: Any, words: Mapping[str, Sequence[str]], cuts: _Cuts) -> Sequence[str]:
         """The parts that a cut stands for. Args: `cuts` keeps what was found in this content, or why nothing was."""
-        name, number, asked = found_by(cut)
+        name, together, number = found_by(cut)
         if name not in self.segments:
             return [cut]
-        if (name, asked) not in cuts:
+        if together not in cuts:
             try:
-                cuts[name, asked] = self.segments[name].cuts(content, asked)
+                cuts[together] = self.segments[name].cuts(content, words.get(together, ()))
             except MediaError as error:
-                cuts[name, asked] = error
-        found = cuts[name, asked]
+                cuts[together] = error
+        found = cuts[together]
         if isinstance(found, MediaError):
             raise found
         return found if number is None else found[number - 1 : number]

@@ -112,7 +112,10 @@ class RemoteLocation(Location):
 
     def entry(self) -> Entry:
         with self._fresh() as (files, path):
-            return _remote_entry(posixpath.basename(path), self.uri, files, path, files.info(path))
+            info = files.info(path)
+            if _is_object(self.uri):
+                info = info | {"ETag": files.etag(path)}
+            return _remote_entry(posixpath.basename(path), self.uri, files, path, info)
 
     def open(self) -> BinaryIO:
         with self._fresh() as (files, path):

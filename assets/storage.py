@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from assets.remote_settings import ANYWHERE, RemoteSettings
-from assets.sources.base import Entry
+from assets.sources.base import Entry, SourceError
 
 PIECE = 2**20  # bytes that are read at once
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # A file changed this shortly ago may change again within the same tick: of a coarse file system, of the kernel's clock.
 RACY_SECONDS = 2
 _TICK_SECONDS = 0.05
+
+
+class PrivateAddressError(SourceError):
+    """A URL leads to this machine or into a private network, and its source does not allow that."""
 
 
 def is_outside(name: str) -> bool:

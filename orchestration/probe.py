@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from assets import featurizing
 from assets.contents import attach_data, portions
+from assets.lake import open_duckdb
 from assets.processing import CLEAN_STEP, PARTS
 from assets.settings import Project
 from training.schema import QUARANTINE
@@ -43,7 +44,7 @@ def decode_some(project: Project, manifest: pa.Table, most: int) -> tuple[dict[s
         groups = _by_suffix(items)
         chosen = {group: _spread(rows, max(_EACH, most * len(rows) // len(items))) for group, rows in groups.items()}
         numbers = sorted(number for some in chosen.values() for number in some)
-        bad = _unreadable(project, modality, items.take(pa.array(numbers, pa.int64())))
+        bad = _unreadable(project, modality, items.take(pa.array(numbers, pa.int64())), items)
         why = dict(zip(bad["item_id"].to_pylist(), bad["message"].to_pylist(), strict=True))
         for (source, suffix), rows in groups.items():
             ids = items["item_id"].take(pa.array(chosen[source, suffix], pa.int64())).to_pylist()
@@ -71,8 +72,8 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
     return [numbers[i * len(numbers) // most] for i in range(most)]
 
 
-def _unreadable(project: Project, modality: str, items: pa.Table) -> pa.Table:
-    """Rows of `quarantine` of the items that cannot be read."""
+def _unreadable(project: Project, modality: str, items: pa.Table, listed: pa.Table) -> pa.Table:
+    """Rows of `quarantine` of the items that cannot be read. Args: `listed`: these and all others."""
     refusals, sources, step = (
         [QUARANTINE.empty_table()],
         project.make_sources(),
@@ -87,6 +88,12 @@ def _unreadable(project: Project, modality: str, items: pa.Table) -> pa.Table:
     items = items.take(pa.array(sorted(firsts.values()), pa.int64()))
     asked_of = [parts[sha256] for sha256 in items["sha256"].to_pylist()]
     items = items.append_column("parts", pa.array(asked_of, PARTS))
+    if step.segments:
+        with open_duckdb() as connection:
+            connection.register("items", listed)
+            connection.register("asked", items)
+            told = f"SELECT * FROM asked LEFT JOIN ({featurizing.WORDS_OF_PARTS}) USING (sha256)"
+            items = connection.sql(told).to_arrow_table()
     for part in portions(items, items["size"].to_pylist()):
         refusals.append(step(attach_data(part, sources)).quarantine)
     return pa.concat_tables(refusals)

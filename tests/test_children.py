@@ -26,7 +26,7 @@ from training.spans import span
 class Halves(Segments):
     version = 1
 
-    def cuts(self, content, asked=""):
+    def cuts(self, content, words=()):
         middle, end = (n * 1_000_000 // content.sample_rate for n in (content.frames // 2, content.frames))
         if content.frames < 400:
             raise MediaError("no_samples", "too short to be cut")

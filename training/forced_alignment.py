@@ -85,9 +85,12 @@ class Aligner:
             targets += [*divided, *(ids or [star])]
             owners += [*([None] * len(divided)), *([number] * len(ids or [star]))]
         spans = best_spans(log_probs_TV, targets, self._blank)
+        spans_of: list[list[Span]] = [[] for _ in words]
+        for span, owner in zip(spans, owners, strict=True):
+            if owner is not None:
+                spans_of[owner].append(span)
         aligned = []
-        for number, (word, ids) in enumerate(words):
-            own = [span for span, owner in zip(spans, owners, strict=True) if owner == number]
+        for (word, ids), own in zip(words, spans_of, strict=True):
             frames = sum(span.end - span.start for span in own)
             score = sum(span.score * (span.end - span.start) for span in own) / frames if ids else None
             aligned.append(Word(word, float(edges[own[0].start]), float(edges[own[-1].end]), score))

@@ -174,7 +174,7 @@ COLUMN_WORDS = {
     "until": "when it ended, where the source says so",
     "sha256": "of the file's bytes; of a text in UTF-8, whatever the file's encoding",
     "cut": "null: the whole content; two microseconds: that stretch of it; JSON: that crop; a name: the parts that "
-    "this way to cut finds",
+    "this way to cut finds, or with a number one of them",
     "text": "the text itself",
     "attributes": "the table's other columns, as a JSON object of strings",
     "stage": "of the pipeline: manifest, clean, featurize, filter or align",

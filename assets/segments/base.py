@@ -17,8 +17,8 @@ from training.schema import fingerprint
 
 NO_SEGMENTS = "no_segments"  # the reason of an item that no row of a table of segments names
 FOUND = r" [0-9a-f]{16}$"  # how a cut ends that names what finds the parts (`cut_name`)
-# One that also says for what: a number that tells the parts of an item apart, and the words to find.
-NUMBERED = r"(?s)^(?P<name>\S+ [0-9a-f]{16}) (?P<number>\d+) (?P<words>.*)$"
+# One of the parts that are found by words: what finds it, the fingerprint of the words of all, and its number.
+NUMBERED = r"^(?P<all>(?P<name>\S+ [0-9a-f]{16}) [0-9a-f]{16}) (?P<number>\d+)$"
 
 
 class Segments:
@@ -57,11 +57,11 @@ class Segments:
             entry.cut = name
             yield entry
 
-    def cuts(self, content: Any, asked: str = "") -> Sequence[str]:
+    def cuts(self, content: Any, words: Sequence[str] = ()) -> Sequence[str]:
         """The parts of a content, in order.
 
         Args:
-            asked: what `entries` has said of it (`numbered`).
+            words: of each part, where `entries` has told them (`numbered`).
 
         Raises:
             MediaError: it has none.
@@ -91,20 +91,27 @@ def cut_name(choice: Choice, segments: Segments) -> str:
     return f"{choice.kind} {fingerprint('segments', family.identity(choice), segments.version, versions)}"
 
 
-def numbered(name: str, number: int, asked: str) -> str:
-    """The cut of an item that is one of the parts which `cuts` finds, where what it is asked is known of the item.
+def numbered(entry: Entry, name: str, values: Mapping[str, str], words: Sequence[str]) -> Iterator[Entry]:
+    """An item for each of the parts that `cuts` finds by their words. Each keeps its own words only, as its attribute
+    `text`: those of all are told together where the item is decoded (`assets.featurizing`).
 
     Args:
         name: what stands for `cuts`.
-        number: of the part, from 1.
+        values: further attributes of each.
+        words: of each part, in order.
     """
-    return f"{name} {number} {asked}"
+    all_words = fingerprint(*words)
+    for number, text in enumerate(words, 1):
+        key = None if entry.key is None else f"{entry.key}/{number}"
+        attributes = as_object({**values, "text": text, "number": str(number)})
+        yield replace(entry, key=key, cut=f"{name} {all_words} {number}", attributes=attributes)
 
 
-def found_by(cut: str) -> tuple[str, int | None, str]:
-    """What stands for `cuts`, the number of the part (None: the item is all of them), and what is asked."""
+def found_by(cut: str) -> tuple[str, str, int | None]:
+    """What stands for `cuts`, what all parts that it finds at once have in common, and the number of this one (None:
+    the item is all of them)."""
     found = re.fullmatch(NUMBERED, cut)
-    return (found[1], int(found[2]), found[3]) if found else (cut, None, "")
+    return (found["name"], found["all"], int(found["number"])) if found else (cut, cut, None)
 
 
 def content_id(parent: str, cut: str) -> str:

@@ -44,7 +44,7 @@ class SilenceSegments(Segments):
                 check(getattr(self, name) >= least, name, getattr(self, name), f"{least} seconds or more")
             check(self.longest >= 2 * self.shortest, "longest", self.longest, "at least twice `shortest`")
 
-    def cuts(self, content: Speech, asked: str = "") -> Sequence[str]:
+    def cuts(self, content: Speech, words: Sequence[str] = ()) -> Sequence[str]:
         speech_F, power_F = detect(content, self.options.aggressiveness)
         length = content.frames * SECOND // content.sample_rate
         if found := [span(*times) for times in spans(speech_F, power_F, length, self.options)]:

@@ -3,12 +3,11 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from assets.names import as_object
 from assets.segments.base import Segments, numbered
 from assets.sources.base import Entry
 from training.forced_alignment import Word, glued, load_aligner, words_of
@@ -19,7 +18,6 @@ from training.validation import check
 
 UNITS = ("sentences", "words")
 _ENDS = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*|\s*\n\s*")  # of sentences
-_LONGEST = 2**22  # characters that the cuts of one recording may hold, each of which has the whole transcript
 
 
 class TranscriptSegments(Segments):
@@ -61,21 +59,14 @@ class TranscriptSegments(Segments):
             values = json.loads(entry.attributes)
             transcript = values.pop(self.options.text, "").strip()
             units = self._units(transcript)
-            if not units:
-                yield entry.refuse("absent", f"column {self.options.text!r} has no transcript of it")
-            elif len(units) * len(transcript) > _LONGEST:
-                advice = "cut it into sentences" if self.options.unit == "words" else "divide the recording"
-                yield entry.refuse("too_large", f"its transcript makes {len(units)} {self.options.unit}: {advice}")
+            if units:
+                yield from numbered(entry, name, values, units)
             else:
-                for number, text in enumerate(units, 1):
-                    key = None if entry.key is None else f"{entry.key}/{number}"
-                    attributes = as_object({**values, "text": text, "number": str(number)})
-                    yield replace(entry, key=key, cut=numbered(name, number, transcript), attributes=attributes)
+                yield entry.refuse("absent", f"column {self.options.text!r} has no transcript of it")
 
-    def cuts(self, content: Speech, asked: str = "") -> Sequence[str]:
-        units = self._units(asked)
-        words = load_aligner(self._folder).align(content.waveform, content.sample_rate, " ".join(units))
-        stretches = [(own[0].start, own[-1].end) for own in _divided(words, units)]
+    def cuts(self, content: Speech, words: Sequence[str] = ()) -> Sequence[str]:
+        said = load_aligner(self._folder).align(content.waveform, content.sample_rate, " ".join(words))
+        stretches = [(own[0].start, own[-1].end) for own in _divided(said, words)]
         middles = [(end + start) / 2 for (_, end), (start, _) in pairwise(stretches)]
         ends, most = [0.0, *middles, content.seconds], self.options.padding
         return [

@@ -1,6 +1,8 @@
 """A server on loopback that gives files as web servers and as S3 stores do, and fails as they do when told to."""
 
+import contextlib
 import hashlib
+import socket
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -64,6 +66,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self._answer(405) if not self.server.heads else self._give(head=True)
+
+    def do_CONNECT(self) -> None:
+        """As a proxy; of a request with a whole URL it looks at the path alone, as if it were every server."""
+        self.server.asked.append(f"CONNECT {self.path}")
+        self.server.headers.append(self.headers)
+        host, _, port = self.path.rpartition(":")
+        with socket.create_connection((host, int(port)), 5) as there:
+            self.connection.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+            other = threading.Thread(target=_pass_on, args=(there, self.connection), daemon=True)
+            other.start()
+            _pass_on(self.connection, there)
+            other.join()
+        self.close_connection = True
 
     def do_GET(self) -> None:
         self._give(head=False)
@@ -148,6 +163,13 @@ class _Handler(BaseHTTPRequestHandler):
         rows += [f"<CommonPrefixes><Prefix>{escape(f)}</Prefix></CommonPrefixes>" for f in sorted(folders) if slash]
         head = f"<Name>{bucket}</Name><IsTruncated>false</IsTruncated><KeyCount>{len(rows)}</KeyCount>"
         return f"<ListBucketResult>{head}{''.join(rows)}</ListBucketResult>".encode()
+
+
+def _pass_on(one: socket.socket, other: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := one.recv(2**16):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
 
 
 def _etag(content: bytes) -> str:

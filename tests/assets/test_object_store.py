@@ -3,11 +3,13 @@
 import io
 import os
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -57,6 +59,12 @@ def contents(source: SourceSettings, listed: Scan) -> dict[str, bytes]:
     return dict(zip(batch["key"].to_pylist(), batch["data"].to_pylist(), strict=True))
 
 
+def packed_zip(content: bytes) -> bytes:
+    with zipfile.ZipFile(packed := io.BytesIO(), "w") as archive:
+        archive.writestr(zipfile.ZipInfo("in.png"), content)
+    return packed.getvalue()
+
+
 def test_an_unchanged_bucket_is_listed_and_no_object_is_opened(photos):
     photos.put("bucket/photos/.hidden/d.png", b"x")
     photos.put("bucket/photos/empty.png", b"")
@@ -70,6 +78,36 @@ def test_an_unchanged_bucket_is_listed_and_no_object_is_opened(photos):
     assert not any("png" in line for line in photos.asked) and len(photos.asked) <= 4
     photos.put("bucket/photos/sub/b.png", b"D", OLD + 1)  # of the same size
     assert scan(source, ROOT, first.rows).reused == 2 and len(photos.reads()) == 1
+
+
+def test_etags_tell_what_size_and_time_do_not(photos, monkeypatch):
+    source = SourceSettings.of(name="s", modality="image", files=["s3://bucket/photos", "s3://bucket/left.zip"])
+    photos.put("bucket/left.zip", zipped := packed_zip(b"A"))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # a store is asked directly, whoever lists
+    with monkeypatch.context() as without:
+        without.setattr(object_store, "_client", lambda *_: None)  # boto3 is not installed
+        plain = scan(source, ROOT)
+    assert set(zip(plain.rows["key"].to_pylist(), pc.is_valid(plain.rows["etag"]).to_pylist(), strict=True)) == {
+        ("a", False), ("sub/b", False), ("sub/ü c%20#?", False), ("in", True)
+    }  # fmt: skip
+    first = scan(source, ROOT, plain.rows)
+    assert first.reused == 4, "that it is installed now reads nothing again"
+    assert first.rows.drop_columns("etag").equals(plain.rows.drop_columns("etag"))
+    assert first.rows["etag"].null_count == 0
+    with monkeypatch.context() as without:
+        without.setattr(object_store, "_client", lambda *_: None)
+        assert scan(source, ROOT, first.rows).rows.equals(first.rows), "what is not told stays known"
+    photos.put("bucket/photos/sub/b.png", b"X")  # of the same size and time
+    photos.put("bucket/left.zip", other := packed_zip(b"Z"))
+    assert len(zipped) == len(other)
+    photos.asked.clear()
+    second = scan(source, ROOT, first.rows)
+    assert second.reused == 2 and {line.split()[1] for line in photos.reads()} == {
+        "/bucket/photos/sub/b.png", "/bucket/left.zip"
+    }  # fmt: skip
+    assert contents(source, second) | {"a": b"", "sub/ü c%20#?": b""} == {
+        "a": b"", "sub/b": b"X", "sub/ü c%20#?": b"", "in": b"Z"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

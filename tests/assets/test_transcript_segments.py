@@ -1,6 +1,7 @@
 """Recordings cut by their transcripts: from the project file to segments with text, each once, and none lost."""
 
 import csv
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from assets.catalog import SEGMENTS
 from assets.segments.base import cut_name, found_by, numbered
 from assets.segments.transcript import TranscriptSegments
 from assets.source_settings import SourceSettings
+from assets.sources.base import Entry
+from orchestration.probe import decode_some
 from orchestration.project import load
 from tests.training import tiny_ctc
 from training import forced_alignment
@@ -88,7 +91,7 @@ def test_recordings_become_the_sentences_of_their_transcripts(project: Path, mon
     assert counts == {"seen": 7, "processed": 7, "reused": 0, "quarantined": 2}
     assert sorted(aligned) == ["42!", "One, two.", "eight", "nine nine", "six seven"], "each recording once"
     rows = lake.sql(
-        "SELECT key, attributes->>'text' AS said, start, seconds FROM manifest m "
+        "SELECT c.id, key, attributes->>'text' AS said, start, seconds FROM manifest m "
         "JOIN clean_speech c ON parent_id = sha256 AND m.cut = c.cut ORDER BY key"
     ).to_pylist()
     assert [(row["key"], row["said"]) for row in rows] == [
@@ -116,6 +119,12 @@ def test_recordings_become_the_sentences_of_their_transcripts(project: Path, mon
     write_said(project.parent, SAID | {"b": "six. seven"})
     assert data_side(project)[1] == {"seen": 8, "processed": 2, "reused": 6, "quarantined": 2}
     assert aligned == ["six. seve"]
+
+    lake.open("speech_features").delete(f"id = '{rows[1]['id']}'")  # one of three: found by the words of all
+    assert data_side(project)[1]["processed"] == 1 and aligned == ["six. seve", "One, two."]
+    assert lake.sql("SELECT count(DISTINCT id) AS n FROM speech_features")["n"].to_pylist() == [7]
+    (tried,) = decode_some(load(project), lake.read("manifest"), 8)[0].values()
+    assert [(found.items, found.decoded, found.unreadable) for found in tried.values()] == [(8, 8, 2)], "as a run"
 
 
 def test_parts_keep_their_recording_s_columns_and_each_row_has_its_own(project: Path) -> None:
@@ -169,11 +178,23 @@ def test_sentences_hold_the_words_of_the_whole(transcript: str) -> None:
     assert "".join("".join(units).split()) == "".join(transcript.split())
 
 
-@given(st.integers(1, 99), st.text(max_size=9))
-def test_cuts_tell_what_was_asked(number: int, asked: str) -> None:
-    assert found_by(numbered("transcript 0123456789abcdef", number, asked)) == (
-        "transcript 0123456789abcdef",
-        number,
-        asked,
-    )
-    assert found_by("silence 0a1b") == ("silence 0a1b", None, "") and found_by("1-2") == ("1-2", None, "")
+@given(st.lists(st.text(max_size=9), min_size=1, max_size=12))
+def test_cuts_name_their_words_and_number(words: list[str]) -> None:
+    name = "transcript 0123456789abcdef"
+    parts = list(numbered(Entry("k", "a.wav"), name, {"file": "a"}, words))
+    found = [found_by(part.cut or "") for part in parts]
+    assert {one[0] for one in found} == {name} and len({one[1] for one in found}) == 1
+    assert [one[2] for one in found] == list(range(1, len(words) + 1))
+    assert [json.loads(part.attributes)["text"] for part in parts] == words
+    other = next(numbered(Entry("k", "a.wav"), name, {}, [*words, "more"]))
+    assert found_by(other.cut or "")[1] != found[0][1], "of other words it is another part"
+    assert found_by("silence 0a1b") == ("silence 0a1b", "silence 0a1b", None) and found_by("1-2")[2] is None
+
+
+def test_a_long_transcript_takes_its_own_length(tmp_path: Path, model: Path) -> None:
+    words = [f"word{n}" for n in range(30_000)]  # of ten hours of talk at once
+    kind = TranscriptSegments(TranscriptSegments.Options(model=str(model), unit="words"))
+    entry = Entry("talk", "talk.wav", attributes=json.dumps({"text": " ".join(words)}))
+    parts = list(kind.entries(iter([entry]), "transcript 0123456789abcdef", tmp_path))
+    assert len(parts) == len(words)
+    assert max(len(part.cut or "") + len(part.attributes) for part in parts) < 120

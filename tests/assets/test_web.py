@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from assets import web_requests
+from assets import web_connections, web_requests
 from assets.contents import attach_data
 from assets.scan import Scan, scan
 from assets.source_settings import SourceSettings
@@ -233,14 +233,14 @@ def test_a_table_leads_nowhere_private(server, tmp_path):
     ],
 )
 def test_which_addresses_are_public(public, addresses):
-    assert {web_requests.is_public(address) for address in addresses.split()} == {public}
+    assert {web_connections.is_public(address) for address in addresses.split()} == {public}
 
 
 def test_the_address_that_was_judged_is_connected_to_at_every_redirect(server, monkeypatch):
     """A name that leads elsewhere when it is asked again gains nothing: it is asked once for each connection."""
     judged, asked = [], []
     ask = socket.getaddrinfo
-    monkeypatch.setattr(web_requests, "is_public", lambda address: judged.append(address) or len(judged) == 1)
+    monkeypatch.setattr(web_connections, "is_public", lambda address: judged.append(address) or len(judged) == 1)
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: asked.append(host) or ask(host, *a, **k))
     server.moved["m.png"] = f"http://localhost:{server.server_port}/p/a.png"
     with pytest.raises(SourceError, match=r"localhost .* is this machine"):
