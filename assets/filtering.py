@@ -23,6 +23,7 @@ class Rule(NamedTuple):
     value: str | None  # SQL over the clean table; None: the measurement of the filter called like the reason
     keeps: str  # SQL condition
     expected: str  # what may pass, for a person
+    shown: str  # SQL of the value, for a person
 
 
 def rules(step: Step) -> list[Rule]:
@@ -31,12 +32,11 @@ def rules(step: Step) -> list[Rule]:
     listed: list[Rule] = []
     for name, value in step.processor.modalities[step.modality].limits.items():
         most = getattr(limits, name)
-        listed.append(
-            Rule("too_large", value, value, f"v{len(listed)} <= {most}", f"at most {most} (raise limits.{name})")
-        )
+        it, expected = f"v{len(listed)}", f"at most {most} (raise limits.{name})"
+        listed.append(Rule("too_large", value, value, f"{it} <= {most}", expected, f"{it}::VARCHAR"))
     for kind, rule in step.filters.items():
-        expected = f"{rule.expected()} (filters.{step.modality}.{kind})"
-        listed.append(Rule(kind, kind, rule.value, rule.keeps(f"v{len(listed)}"), expected))
+        it, expected = f"v{len(listed)}", f"{rule.expected()} (filters.{step.modality}.{kind})"
+        listed.append(Rule(kind, kind, rule.value, rule.keeps(it), expected, rule.shown(it)))
     return listed
 
 
@@ -92,7 +92,7 @@ def _judged(step: Step, decided: Sequence[Rule]) -> tuple[str, dict[str, str]]:
         ["WHEN false THEN 0"]
         + [f"WHEN NOT coalesce({rule.keeps}, false) THEN {n + 1}" for n, rule in enumerate(decided)]
     )
-    texts = ", ".join(f"v{n}::VARCHAR" for n in range(len(decided)))
+    texts = ", ".join(rule.shown for rule in decided)
     return (
         f"""
         WITH clean AS (

@@ -52,14 +52,26 @@ FILTERS = Family(
     "filter",
     {
         "text": {
+            "encoding": "training.filters.encoding:EncodingFilter",
             "language": "training.filters.language:LanguageFilter",
             "length": "training.filters.length:LengthFilter",
+            "repetition": "training.filters.repetition:RepetitionFilter",
         },
         "image": {
+            "aspect": "training.filters.aspect:AspectFilter",
+            "brightness": "training.filters.brightness:BrightnessFilter",
+            "contrast": "training.filters.contrast:ContrastFilter",
             "sharpness": "training.filters.sharpness:SharpnessFilter",
             "size": "training.filters.size:SizeFilter",
         },
-        "speech": {"duration": "training.filters.duration:DurationFilter"},
+        "speech": {
+            "channel_balance": "training.filters.channel_balance:ChannelBalanceFilter",
+            "clipping": "training.filters.clipping:ClippingFilter",
+            "duration": "training.filters.duration:DurationFilter",
+            "signal_to_noise": "training.filters.signal_to_noise:SignalToNoiseFilter",
+            "silence": "training.filters.silence:SilenceFilter",
+            "speech_share": "training.filters.speech_share:SpeechShareFilter",
+        },
     },
 )
 FUSIONS = Family(

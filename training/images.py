@@ -54,6 +54,11 @@ class Image:
     x: int = 0  # pixels from the left edge of the picture that it is a part of, to its own
     y: int = 0  # from the upper edge
 
+    @functools.cached_property
+    def luminances(self) -> np.ndarray:
+        """How many pixels have each luminance from 0 to 255 (256,), as ITU-R BT.601 weighs the colours."""
+        return np.array(PIL.Image.fromarray(self.array).convert("L").histogram())
+
     def part(self, cut: str) -> "Image":
         """A crop of it (`training.crops`), of a picture that was decoded whole. Raises MediaError where there is none.
 

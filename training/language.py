@@ -32,6 +32,7 @@ _HAN_OR_WORD = regex.compile(rf"{_HAN.pattern}|{_WORD.pattern}", regex.V1)
 _INVISIBLE = regex.compile(
     r"[\p{Cc}--[\t\n\v\f\r\x85]]|[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]", regex.V1
 )
+_CONTROL = regex.compile(r"[\p{Cc}--[\t\n\v\f\r\x85]]", regex.V1)
 _SURROGATE = regex.compile(r"[\ud800-\udfff]")
 _LINE_BREAK = regex.compile(r"\s*[\n\v\f\r\x85\u2028\u2029]\s*")
 _SPACE = regex.compile(r"\s+")
@@ -72,6 +73,7 @@ class CleanText:
     characters: int  # before it was normalised
     said_language: str  # as the settings say it: a code, or "auto"
     notes: tuple[str, ...]  # what normalising changed
+    controls: int = 0  # characters that were taken out and are none, such as NUL
 
     @functools.cached_property
     def language(self) -> str:
@@ -120,7 +122,8 @@ def clean_text(raw: str, settings: TextCleaning) -> CleanText:
         notes.append(f"{invisible} invisible or control characters removed")
     if broken or "\ufffd" in text:
         notes.append(f"{text.count(chr(0xFFFD))} replacement characters: the text was decoded wrongly before")
-    return CleanText(text, len(raw), settings.language, tuple(notes))
+    controls = len(_CONTROL.findall(raw)) if invisible else 0
+    return CleanText(text, len(raw), settings.language, tuple(notes), controls)
 
 
 def detect_language(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from training import mp3
+from training.levels import Channels, clipped
 from training.media import (
     MediaError,
     check_size,
@@ -46,8 +47,6 @@ _MAX_RATE = 768_000  # Hz; more is a damaged header
 _MIN_RATE = 1_000
 _UNKNOWN_FRAMES = 2**48  # streamed FLAC does not say its length: libsndfile then gives the largest integer
 _BLOCK_VALUES = 2**20  # values decoded at a time
-_SILENT = 1e-6  # of the power of the strongest channel: 60 dB below
-_CANCELLED = 0.5  # of the power that the mean of channels has which have nothing to do with each other
 _OVERSHOOT = 0.5  # seconds
 _EXPORT = "export it again as WAV or FLAC"
 
@@ -61,10 +60,19 @@ class Speech:
     frames: int
     warnings: tuple[str, ...] = ()
     start: float = 0.0  # seconds from the beginning of the recording that it is a part of
+    channel_balance: float = 0.0  # dB between the loudest and the quietest channel of the recording
+    clipped: np.ndarray | None = (
+        None  # bool (F,) where a channel is clipped; None: the waveform says it, of one channel
+    )
 
     @property
     def seconds(self) -> float:
         return self.frames / self.sample_rate
+
+    @property
+    def cut_off(self) -> np.ndarray:
+        """Where (F,) it is clipped."""
+        return clipped(self.waveform[:, None]) if self.clipped is None else self.clipped
 
     def part(self, cut: str) -> "Speech":
         """A stretch of it (`training.spans`), without a copy of its samples.
@@ -83,8 +91,9 @@ class Speech:
             raise MediaError("no_samples", f"{where} has no samples at {self.sample_rate} Hz: correct its times")
         said = f"{where} ends behind the recording of {self.seconds:.3f} s, and was cut there"
         warnings = (*self.warnings, said) if end > self.seconds + 1 / self.sample_rate else self.warnings
-        waveform = self.waveform[first:last]
-        return dataclasses.replace(self, waveform=waveform, frames=last - first, start=start, warnings=warnings)
+        of_part = dataclasses.replace(self, waveform=self.waveform[first:last], frames=last - first, start=start)
+        of_channels = None if self.clipped is None else self.clipped[first:last]
+        return dataclasses.replace(of_part, clipped=of_channels, warnings=warnings)
 
 
 def decode_speech(data: bytes, limits: MediaLimits) -> Speech:
@@ -107,7 +116,7 @@ def decode_speech(data: bytes, limits: MediaLimits) -> Speech:
     elif peak > 1:
         warnings.append(f"samples reach {peak:.3g}, scaled into [-1, 1]")
         waveform /= peak  # in its place: an hour is 700 MB
-    return Speech(waveform, speech.sample_rate, speech.format, speech.channels, len(waveform), tuple(warnings))
+    return dataclasses.replace(speech, waveform=waveform, frames=len(waveform), warnings=tuple(warnings))
 
 
 def _plain_wav(data: bytes, limits: MediaLimits) -> Speech | None:
@@ -172,7 +181,10 @@ def _joined(first: Speech, others: list[bytes], limits: MediaLimits) -> tuple[Sp
         said += one_line(f", without {'; '.join(left_out)}", 200)
     waveform = np.concatenate([part.waveform for part in parts])
     warnings = dict.fromkeys(warning for part in parts for warning in part.warnings)
-    return dataclasses.replace(first, waveform=waveform, warnings=tuple(warnings)), said
+    balance = max(part.channel_balance for part in parts)
+    cut_off = np.concatenate([part.cut_off for part in parts]) if any(p.channels > 1 for p in parts) else None
+    first = dataclasses.replace(first, waveform=waveform, channel_balance=balance, clipped=cut_off)
+    return dataclasses.replace(first, warnings=tuple(warnings)), said
 
 
 def _finished(data: bytes, kind: str) -> bytes | None:
@@ -222,33 +234,17 @@ def _decode(data: bytes, limits: MediaLimits) -> Speech:
     if speech_format(data) == "MP3":
         data = mp3.counted(data)
     speech, channels = _decode_channels(data, limits, None)
-    chosen, said = _with_signal(*channels) if speech.channels > 1 else (None, "")
+    if channels is None:
+        return speech
+    chosen, said = channels.chosen()
     if chosen is not None:
         speech, _ = _decode_channels(data, limits, chosen)
+    speech = dataclasses.replace(speech, channel_balance=channels.balance, clipped=channels.clipped)
     return dataclasses.replace(speech, warnings=(*speech.warnings, said)) if said else speech
 
 
-def _with_signal(power_C: np.ndarray, power_of_mean: float) -> tuple[list[int] | None, str]:
-    """The channels to take the mean of (None: all), and what to say of it, if anything.
-
-    Args:
-        power_C: variance of each channel.
-        power_of_mean: that of their mean.
-    """
-    heard = np.flatnonzero(power_C > _SILENT * power_C.max())
-    if len(heard) == 0:
-        return None, ""
-    expected = power_C[heard].mean() / len(heard)
-    if len(heard) > 1 and power_of_mean * (len(power_C) / len(heard)) ** 2 < _CANCELLED * expected:
-        loudest = int(np.flatnonzero(power_C > 0.99 * power_C.max())[0])  # rounding makes equals differ
-        return [loudest], f"the channels cancel each other: channel {loudest + 1} of {len(power_C)} taken alone"
-    return (None if len(heard) == len(power_C) else heard.tolist()), ""
-
-
-def _decode_channels(
-    data: bytes, limits: MediaLimits, chosen: list[int] | None
-) -> tuple[Speech, tuple[np.ndarray, float]]:
-    """The mean of the chosen channels (None: all); variance of each channel, and of the mean."""
+def _decode_channels(data: bytes, limits: MediaLimits, chosen: list[int] | None) -> tuple[Speech, Channels | None]:
+    """The mean of the chosen channels (None: all); and of several what is known of each."""
     import soundfile
 
     try:
@@ -260,9 +256,7 @@ def _decode_channels(
         raise MediaError("corrupt", f"the audio is damaged or cut ({words(error)}): {_EXPORT}") from error
 
 
-def _read(
-    file: "soundfile.SoundFile", limits: MediaLimits, chosen: list[int] | None
-) -> tuple[Speech, tuple[np.ndarray, float]]:
+def _read(file: "soundfile.SoundFile", limits: MediaLimits, chosen: list[int] | None) -> tuple[Speech, Channels | None]:
     rate, channels, claimed = file.samplerate, file.channels, file.frames
     if not _MIN_RATE <= rate <= _MAX_RATE:
         expected = f"expected {_MIN_RATE} to {_MAX_RATE}"
@@ -272,7 +266,7 @@ def _read(
     if known and claimed > most:
         raise too_large(f"{claimed / rate:.1f} s", "max_seconds", limits.max_seconds)
     parts: list[np.ndarray] = []
-    sums, squares, frames = np.zeros(channels + 1), np.zeros(channels + 1), 0
+    frames, told = 0, Channels(channels) if channels > 1 and chosen is None else None
     # The header's length is not trusted: memory grows with what was decoded.
     while frames < claimed:
         count = min(claimed - frames, max(1, _BLOCK_VALUES // channels))
@@ -287,10 +281,8 @@ def _read(
             raise too_large(f"{frames / rate:.1f} s", "max_seconds", limits.max_seconds)
         mean = block[:, 0] if channels == 1 else block[:, chosen or slice(None)].mean(axis=1, dtype=np.float64)
         parts.append(mean.astype(np.float32))
-        if channels > 1 and chosen is None:
-            both = np.column_stack([block, mean]).astype(np.float64)
-            sums += both.sum(axis=0)
-            squares += np.square(both).sum(axis=0)
+        if told is not None:
+            told.add(block, mean)
     if frames == 0:
         raise MediaError("no_samples", f"the audio has no samples: nothing follows its header; record or {_EXPORT}")
     waveform = parts[0] if len(parts) == 1 else np.empty(frames, np.float32)
@@ -300,8 +292,7 @@ def _read(
         waveform[end - len(part) : end] = part
         end -= len(part)
     warnings = _disagreement(file.extra_info, claimed if known else frames, frames)
-    power = np.maximum(squares / frames - np.square(sums / frames), 0)
-    return Speech(waveform, rate, file.format, channels, frames, warnings), (power[:-1], float(power[-1]))
+    return Speech(waveform, rate, file.format, channels, frames, warnings), told
 
 
 def _disagreement(log: str, claimed: int, frames: int) -> tuple[str, ...]:

@@ -1,11 +1,9 @@
-"""Recordings cut where nobody speaks, by the voice activity detector of WebRTC (Gaussian mixtures over six bands).
-
-https://webrtc.googlesource.com/src/+/main/common_audio/vad/; in integers, so it finds the same on every machine.
+"""Recordings cut where nobody speaks (`training.voice_activity`).
 
 Shapes: F frames of the detector, 30 ms each.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +13,8 @@ from training.media import MediaError
 from training.recordings import Speech
 from training.spans import SECOND, span
 from training.validation import check
+from training.voice_activity import FRAME, PACKAGES, detect
 
-_FRAME = 30_000  # microseconds; the longest that the detector takes
-_RATE = 16_000  # Hz, of what it is given where it does not know the recording's own
-_RATES = (8_000, 16_000, 32_000, 48_000)
-_BLOCK = 30  # seconds that are converted at a time
 _SMOOTH = 3  # frames over which the quietest place is looked for
 
 
@@ -28,7 +23,7 @@ class SilenceSegments(Segments):
 
     modality = "speech"
     version = 1
-    packages = ("webrtcvad-wheels", "soxr")
+    packages = PACKAGES
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
@@ -56,38 +51,6 @@ class SilenceSegments(Segments):
         )
 
 
-def detect(content: Speech, aggressiveness: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each frame whether it is speech, and its power; the rest behind the last whole frame is filled with zeros."""
-    import webrtcvad
-
-    detector = webrtcvad.Vad(aggressiveness)
-    rate = content.sample_rate if content.sample_rate in _RATES else _RATE
-    size = rate * _FRAME // SECOND
-    flags, powers, rest = [], [], np.empty(0, np.float32)
-    for block in (*_blocks(content, rate), None):
-        part = np.concatenate([rest, np.zeros(-len(rest) % size, np.float32) if block is None else block])
-        count = len(part) // size
-        part_FS, rest = part[: count * size].reshape(count, size), part[count * size :]
-        powers.append(np.mean(np.square(part_FS), axis=1))
-        samples_FS = (np.clip(part_FS, -1, 1) * np.float32(32767)).astype("<i2")
-        flags += [detector.is_speech(samples_S.tobytes(), rate) for samples_S in samples_FS]
-    return np.array(flags, bool), np.concatenate(powers)
-
-
-def _blocks(content: Speech, rate: int) -> Iterator[np.ndarray]:
-    """The samples at another rate, a block at a time: an hour at once would take its memory again."""
-    step = _BLOCK * content.sample_rate
-    starts = range(0, content.frames, step)
-    if rate == content.sample_rate:
-        yield from (content.waveform[start : start + step] for start in starts)
-        return
-    import soxr
-
-    stream = soxr.ResampleStream(content.sample_rate, rate, 1, "float32", "LQ")
-    for start in starts:
-        yield stream.resample_chunk(content.waveform[start : start + step], last=start + step >= content.frames)
-
-
 def spans(
     speech_F: np.ndarray, power_F: np.ndarray, length: int, options: SilenceSegments.Options
 ) -> list[tuple[int, int]]:
@@ -95,20 +58,20 @@ def spans(
     edges = np.flatnonzero(np.diff(speech_F, prepend=False, append=False)).reshape(-1, 2)
     runs: list[list[int]] = []
     for start, end in edges.tolist():
-        if runs and (start - runs[-1][1]) * _FRAME < options.shortest_silence * SECOND:
+        if runs and (start - runs[-1][1]) * FRAME < options.shortest_silence * SECOND:
             runs[-1][1] = end
         else:
             runs.append([start, end])
-    runs = [run for run in runs if (run[1] - run[0]) * _FRAME >= options.shortest * SECOND]
+    runs = [run for run in runs if (run[1] - run[0]) * FRAME >= options.shortest * SECOND]
     if not runs:
         return []
     quiet_F = np.convolve(power_F, np.ones(_SMOOTH), "same")
     found, padding, most = [], int(options.padding * SECOND), int(options.longest * SECOND)
     for n, (first, last) in enumerate(runs):
-        before = runs[n - 1][1] * _FRAME if n else -first * _FRAME  # where it is the first, all before it is pause
-        after = runs[n + 1][0] * _FRAME if n + 1 < len(runs) else 2 * length
-        start = max(0, first * _FRAME - padding, (before + first * _FRAME) // 2)
-        end = min(length, last * _FRAME + padding, (last * _FRAME + after) // 2)
+        before = runs[n - 1][1] * FRAME if n else -first * FRAME  # where it is the first, all before it is pause
+        after = runs[n + 1][0] * FRAME if n + 1 < len(runs) else 2 * length
+        start = max(0, first * FRAME - padding, (before + first * FRAME) // 2)
+        end = min(length, last * FRAME + padding, (last * FRAME + after) // 2)
         while end - start > most:
             cut = _quietest(quiet_F, start, min(start + most, end - int(options.shortest * SECOND)))
             found.append((start, cut))
@@ -119,7 +82,7 @@ def spans(
 
 def _quietest(quiet_F: np.ndarray, start: int, end: int) -> int:
     """The quietest place in the later half of a stretch, between two frames; the last of several."""
-    first, last = -(-(start + end) // 2 // _FRAME), end // _FRAME
+    first, last = -(-(start + end) // 2 // FRAME), end // FRAME
     if first >= last:
         return end
-    return (last - int(np.argmin(quiet_F[first : last + 1][::-1]))) * _FRAME
+    return (last - int(np.argmin(quiet_F[first : last + 1][::-1]))) * FRAME

@@ -24,7 +24,7 @@ from assets.gate import write_raw
 from assets.joins.parts import units
 from assets.leakage import leakage
 from assets.segments.base import content_id, cut_name
-from assets.segments.silence import SilenceSegments, detect, spans
+from assets.segments.silence import SilenceSegments, spans
 from assets.source_settings import SourceSettings
 from assets.times import parse_duration
 from orchestration.automation import signature
@@ -38,6 +38,7 @@ from training.recordings import Speech, decode_speech
 from training.schema import MODALITIES
 from training.settings import MediaLimits
 from training.spans import frames_of, span
+from training.voice_activity import detect
 
 RATE = 8000
 FRAME = 30_000

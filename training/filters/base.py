@@ -42,6 +42,10 @@ class Filter(ABC):
     def expected(self) -> str:
         """What passes, for a person: "at least 0.5 s"."""
 
+    def shown(self, value: str) -> str:
+        """SQL for such a value as a person reads it."""
+        return f"{value}::VARCHAR"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RangeOptions:
@@ -68,4 +72,8 @@ class RangeFilter(Filter):
 
     def expected(self) -> str:
         bounds = [("at least", self.options.least), ("at most", self.options.most)]
-        return " and ".join(f"{words} {bound:g}{self.unit}" for words, bound in bounds if bound is not None) or "any"
+        said = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        return f"{said}{self.unit}" if said else "any"
+
+    def shown(self, value: str) -> str:
+        return f"printf('%.6g', {value}::DOUBLE)"

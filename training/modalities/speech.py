@@ -19,7 +19,7 @@ _BLOCK = 2**20  # samples
 class SpeechModality(Modality):
     name = "speech"
     described = "mono, checked for damage and length"
-    version = 5
+    version = 6
     packages = ("soundfile",)
     columns: ClassVar = {
         "format": pa.string(),
@@ -29,6 +29,7 @@ class SpeechModality(Modality):
         "start": pa.float64(),
         "seconds": pa.float64(),
         "rms": pa.float64(),
+        "channel_balance": pa.float64(),
     }
     suffixes = SUFFIX_FORMATS
     limits: ClassVar = {"max_seconds": "seconds"}
@@ -48,6 +49,7 @@ class SpeechModality(Modality):
         "start": "seconds from the beginning of its recording; 0 of a whole one",
         "seconds": "how long it is",
         "rms": "root mean square of the samples, which lie within [-1, 1]",
+        "channel_balance": "dB that the quietest channel of the recording lies below the loudest; 0: one channel",
     }
     media_type = "audio/*"
     file_suffixes = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
@@ -80,7 +82,7 @@ class SpeechModality(Modality):
         return file.getvalue()
 
     def nbytes(self, content: Speech) -> int:
-        return content.waveform.nbytes
+        return content.waveform.nbytes + (0 if content.clipped is None else content.clipped.nbytes)
 
     def example(self) -> bytes:
         """Half a second of a tone, as WAV."""
