@@ -228,5 +228,5 @@ def plan(project: Project) -> list[RunSpec]:
         clips.setdefault(row["modality"], set()).add(row["id"])
     listed = {modality: sorted(ids) for modality, ids in clips.items()}
     return plan_runs(
-        project.model, project.training, project.features, project.modalities, dataset, listed, project.align.several
+        project.model, project.training, project.features, project.modalities, dataset, listed, project.align.places
     )
