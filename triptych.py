@@ -136,8 +136,9 @@ class Model:
             best: how many of the most probable answers come with each.
             inputs: of one row: text="...", and image and speech as a file's name, its bytes, or: a picture as a PIL
                 image or an array (H, W, 3) of uint8; a recording as an array of samples and its rate in Hz; vectors
-                as a list or an array of floats; of several pictures or recordings (`align.several`) a list of these;
-                and a string or number of each column that the prompt names.
+                as a list or an array of floats; of several pictures or recordings (`align.several`) a list of these,
+                or of views a mapping: image={"front": ..., "left": ...}; and a string or number of each column that
+                the prompt names.
 
         Raises:
             ValueError: not one of the rows can be answered; an input is nothing of these.
@@ -183,6 +184,8 @@ def _file(name: str, value: Any) -> Any:
         return None
     if isinstance(value, bytes | Path):
         return value
+    if isinstance(value, Mapping):
+        return {view: file for view, one in value.items() if (file := _file(name, one)) is not None}
     if isinstance(value, str):
         from orchestration.predict import file_of
 

@@ -20,7 +20,7 @@ from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicat
 from assets.items import load_items, unmatched
 from assets.joins.columns import Columns
 from assets.joins.parts import note_overlaps, tie_parts
-from assets.joins.several import MORE
+from assets.joins.several import MORE, set_views
 from assets.lake import BATCH_ROWS, open_duckdb, sql_name
 from assets.names import as_object
 from assets.pairing import pairing_findings, pool_sql
@@ -73,6 +73,7 @@ def align(
         first = refusals(connection, [source.name for source in sources])
         try:
             columns = Columns.of(connection, sources)
+            set_views(connection, settings.views, columns)
             columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
             _drop(connection, settings)
             tie_parts(connection, _KEPT, [m for m in MODALITIES if m not in settings.allow_shared])
@@ -97,13 +98,17 @@ def _cause_first(problem: str, findings: Sequence[Finding]) -> str:
 
 
 def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
-    """View `judged`: `joined` with the column `dropped`, why a row becomes no sample, and `X_more` of each modality."""
+    """View `judged`: `joined` with the column `dropped`, why a row becomes no sample, and of each modality `X_more` and
+    `X_views`."""
     items = ", ".join(f"{m}_item" for m in MODALITIES)
     cases = " ".join(f"WHEN {m}_item IS NULL THEN 'requires_{m}'" for m in settings.require)
     there = connection.table("joined").columns
     more = {m: f"CASE WHEN len({m}_more) > 0 THEN {m}_more END" if f"{m}_more" in there else "NULL" for m in MODALITIES}
     further = ", ".join(f"{sql}::{MORE} AS {m}_more" for m, sql in more.items())
-    others = ", ".join(sql_name(column) for column in there if column not in {f"{m}_more" for m in MODALITIES})
+    views = {m: f"{m}_views" if f"{m}_views" in there and m in settings.views else "NULL" for m in MODALITIES}
+    further += "".join(f", {sql}::VARCHAR[] AS {m}_views" for m, sql in views.items())
+    made = {f"{m}_{what}" for m in MODALITIES for what in ("more", "views")}
+    others = ", ".join(sql_name(column) for column in there if column not in made)
     connection.execute(
         f"""
         CREATE VIEW judged AS SELECT {others}, {further}, CASE
@@ -163,7 +168,7 @@ def _samples(
     attributes = ["values"] if columns.link else [f"{m}.attributes" for m in reversed(MODALITIES)]
     parts = {f"a{n}": attribute for n, attribute in enumerate(attributes)}
     answers = "".join(f", {columns.sql(name)} AS {cell}" for name, cell in labels.items())
-    slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "more", "status") for m in MODALITIES)
+    slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "more", "views", "status") for m in MODALITIES)
     pools = "".join(f", {pool_sql(settings.pairing, m, columns)} AS {m}_pool" for m in MODALITIES)
     times = ", ".join(f"{m}.time" for m in MODALITIES)
     also = "NULL::VARCHAR[]"

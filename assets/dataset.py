@@ -78,12 +78,16 @@ def samples_fingerprint(samples: pa.Table) -> str:
     Covers each sample's id, label, split, groups, attributes, and contents and status of its modalities; not where the
     items lie (`X_item`) nor when they were recorded.
     """
-    names = [f.name for f in SAMPLES if not f.name.endswith(("_item", "_more")) and f.name != "time"]
+    names = [f.name for f in SAMPLES if not f.name.endswith(("_item", "_more", "_views")) and f.name != "time"]
     logical, digest = samples.select(names), hashlib.sha256()
     for more in (f"{m}_more" for m in MODALITIES):
         if samples[more].null_count < samples.num_rows:
             logical = logical.append_column(more, pc.binary_join(_further(samples[more]), ","))
             digest.update(f"{more}\n".encode())
+    for views in (f"{m}_views" for m in MODALITIES):
+        if samples[views].null_count < samples.num_rows:
+            logical = logical.append_column(views, pc.binary_join(samples[views], ","))
+            digest.update(f"{views}\n".encode())
     for batch in in_order(logical, "sample_id").to_batches(max_chunksize=BATCH_ROWS):
         # Each row is a JSON array on a line of its own.
         cells = pc.binary_join_element_wise(*map(_as_json, batch.columns), ",")

@@ -28,6 +28,7 @@ from training.spec import RunSpec, shorter_training
 from training.validation import to_dict
 
 _ROWS = 256  # test rows that are held at once, if their media are small
+_PARTS = ("", "_more", "_views")  # of what a raw row has of a modality
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def write_raw(
     with pq.ParquetWriter(path, RAW, compression="NONE") as writer:
         for rows in _raw_rows(lake, split, sources, limits or MediaLimits()):  # read once, whatever is asked of them
             for subset in asked:
-                hidden = {f"{m}{part}": None for m in set(MODALITIES).difference(subset) for part in ("", "_more")}
+                hidden = {f"{m}{part}": None for m in set(MODALITIES).difference(subset) for part in _PARTS}
                 shown = [row | hidden for row in rows if any(row[f"{m}_id"] for m in subset)]
                 part = pa.Table.from_pylist(shown, RAW)
                 writer.write_table(part)
@@ -232,7 +233,7 @@ def _raw_rows(
     lake: Lake, split: str, sources: dict[str, Source], limits: MediaLimits
 ) -> Iterator[list[dict[str, Any]]]:
     """The fields of RAW, and the ids of the first contents."""
-    columns = ", ".join(f"{m}_{what}" for m in MODALITIES for what in ("id", "item", "more"))
+    columns = ", ".join(f"{m}_{what}" for m in MODALITIES for what in ("id", "item", "more", "views"))
     given_any = f"coalesce({', '.join(f'{m}_id' for m in MODALITIES)}) IS NOT NULL"
     query = f"SELECT sample_id, label, attributes, {columns} FROM samples WHERE split = $split AND {given_any}"
     samples = lake.sql(f"{query} ORDER BY sample_id", {"split": split}).to_pylist()

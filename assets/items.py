@@ -46,7 +46,7 @@ def load_items(
         f"""
         CREATE TABLE items AS
         SELECT {", ".join(f"m.{sql_name(column)}" for column in ITEM_COLUMNS)}, coalesce(p.id, sha256) AS id, keyless,
-          position,
+          position, NULL::INTEGER AS view,
           p.start, p.seconds,
           row_number() OVER (ORDER BY position, uri, "row" NULLS FIRST, member, item_id, p.start, p.id) AS number,
           CASE WHEN EXISTS (FROM refused r WHERE r.content = concat(sha256, m.cut) AND r.modality = m.modality)
@@ -97,6 +97,8 @@ _WHY = {
     "ambiguous": "shares its key with another item of its modality, which was taken",
     "too_many": "its key gives more samples than align.max_per_key",
     "over_several": "its sample has as many of its modality as align.several allows",
+    "no_view": "is of none of the views that align.several names",
+    "same_view": "is of the same view as another item of its sample, which was taken",
     "no_input": "none of its inputs can be used",
     "no_time": "says of no time, so nothing can be near it",
     "no_partner": "nothing is near enough in time",

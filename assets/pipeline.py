@@ -233,5 +233,5 @@ def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
         clips.setdefault(row["modality"], set()).add(row["id"])
     listed = {modality: sorted(ids) for modality, ids in clips.items()}
     return plan_runs(
-        project.model, project.training, project.features, project.modalities, dataset, listed, project.align.several
+        project.model, project.training, project.features, project.modalities, dataset, listed, project.align.places
     )

@@ -11,6 +11,7 @@ from assets.names import normalize
 from assets.pairing import PairingSettings
 from assets.source_settings import SourceSettings
 from assets.table_settings import TableSettings
+from assets.view_settings import SOURCE, Views, read_places
 from training import catalog
 from training.catalog import FILTERS, OUTPUTS
 from training.family import Choice, Family, own_module
@@ -89,9 +90,9 @@ class AlignSettings(TableSettings):  # of `table`
     require: Strings = ()  # a sample lacking one of these is unmatched
     max_per_key: int = 64  # samples one key may give when several items share it; all parts of an item count as one
     # modality -> how many of its items a sample may have, all in one sample: of one key by source, time and place, of
-    # a link table as a cell lists them (`a.jpg;b.jpg`, or a list), of a join in time those that match; of others
-    # several of a key are several samples
-    several: dict[str, int] = field(default_factory=dict)
+    # a link table as a cell lists them (`a.jpg;b.jpg`, or a list), of a join in time those that match; or the views of
+    # which it may have one each (`assets.view_settings`). Of other modalities several of a key are several samples
+    several: dict[str, Any] = field(default_factory=dict)
     # modalities whose contents may stand in several splits; of others that is a leak, but for texts beside media
     allow_shared: Strings = ()
     max_missing: float = 0.95  # a modality that has a source and lacks in more than this share of samples is a fault
@@ -102,11 +103,12 @@ class AlignSettings(TableSettings):  # of `table`
         for name in ("require", "allow_shared"):
             for modality in getattr(self, name):
                 check(modality in MODALITIES, name, modality, f"modalities ({', '.join(MODALITIES)})")
-        for modality, most in self.several.items():
+        for modality in self.several:
             check(modality in MODALITIES, "several", modality, f"modalities ({', '.join(MODALITIES)})")
             is_media = not catalog.MODALITIES.load(modality).is_text
             check(is_media, "several", modality, "pictures or recordings: a sample has one text")
-            check(most >= 2, f"several.{modality}", most, "2 or more: how many of them a sample may have")
+        places = {m: read_places(f"several.{m}", value) for m, value in self.several.items()}
+        object.__setattr__(self, "several", places)
         choose(self, "on", JOINS)
         check(self.max_per_key >= 1, "max_per_key", self.max_per_key, "at least 1")
         super().__post_init__()
@@ -123,6 +125,16 @@ class AlignSettings(TableSettings):  # of `table`
     def labels(self) -> tuple[str, ...]:
         """The columns with what shall be answered."""
         return (self.label,) if isinstance(self.label, str) else self.label or ()
+
+    @property
+    def views(self) -> dict[str, Views]:
+        """Modality -> its views, of those that have some."""
+        return {m: places for m, places in self.several.items() if isinstance(places, Views)}
+
+    @property
+    def places(self) -> dict[str, int | tuple[str, ...]]:
+        """`several` as models have it (`training.views`)."""
+        return {m: places.views if isinstance(places, Views) else places for m, places in self.several.items()}
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -243,6 +255,10 @@ class Project:
             expected = f"modalities that there are sources of ({', '.join(self.modalities)})"
             check(modality in self.modalities, "align.several", modality, expected)
         of_samples = [source for source in self.sources if source.use == "samples"]
+        for modality, views in self.align.views.items():
+            if views.by == SOURCE and self.align.table is None:
+                named = [source.name for source in of_samples if source.modality == modality]
+                views.check_sources(f"align.several.{modality}", named)
         JOINS.make(self.align.on).check(self.align, of_samples)
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
         object.__setattr__(self, "features", self.features.with_encoders(self.model.encoders))

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import click
 from orchestration.usage import Group, input_options, json_option, say_or_dump, set_option, version_option
 from training.catalog import MODALITIES
 from training.credentials import mask
+from training.views import Places, views
 
 # Everything heavy is imported inside the command that needs it: `triptych --help` must answer at once.
 
@@ -125,11 +127,11 @@ def predict(
         raise click.UsageError(f"give one or more of {options}, or --table")
     if table is not None and columns:
         raise click.UsageError("--column goes with the inputs of one row: a --table has such columns of its own")
-    inputs = _given(context, inputs)
     settings = load(*find_project(project, ()))
+    inputs = _given(context, inputs, settings.align.places)
     named = dict(named_value(text, settings.model.columns) for text in columns)
-    model, several = settings.model, settings.align.several
-    rows = rows_of_table(table, model.columns, several) if table else [inputs | named]
+    model, places = settings.model, settings.align.places
+    rows = rows_of_table(table, model.columns, places) if table else [inputs | named]
     answers = answer(settings, rows, version, best)
     if as_json:
         click.echo(json.dumps({"predictions": answers}, default=_plain))
@@ -151,16 +153,19 @@ def predict(
         raise click.ClickException("\n".join(failed))
 
 
-def _given(context: click.Context, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs that options name: files that are there, texts as they are; a list where there are several."""
-    from orchestration.predict import file_of
+def _given(context: click.Context, inputs: dict[str, Any], places: Mapping[str, Places]) -> dict[str, Any]:
+    """The inputs that options name: files that are there, texts as they are; a list where there are several, or by
+    view."""
+    from orchestration.predict import by_view, file_of, one_or_all
 
     given: dict[str, Any] = {}
     for option in context.command.params:
         if option.name in inputs:
-            files = [file_of(option.name, value) for value in inputs[option.name]]
-            read = [_FILE.convert(file, option, context) if isinstance(file, Path) else file for file in files]
-            given[option.name] = read if len(read) > 1 else read[0] if read else None
+            names, values = views(places.get(option.name, 1)), inputs[option.name]
+            named = by_view(values, names, f"--{option.name}") if names else dict(enumerate(values))
+            files = {view: file_of(option.name, value) for view, value in named.items()}
+            read = {v: _FILE.convert(f, option, context) if isinstance(f, Path) else f for v, f in files.items()}
+            given[option.name] = (read if names else one_or_all(list(read.values()))) if read else None
     return given
 
 
@@ -185,7 +190,8 @@ def search(
 
     if not any(inputs.values()):
         raise click.UsageError(f"give one or more of {', '.join(f'--{name}' for name in inputs)}")
-    given, settings = _given(context, inputs), load(*find_project(project, ()))
+    settings = load(*find_project(project, ()))
+    given = _given(context, inputs, settings.align.places)
     found = find_nearest(settings, given, k, find, version, lambda words: click.echo(words, err=True))
     say_or_dump(found, as_json, say_found)
 

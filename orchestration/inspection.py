@@ -161,7 +161,7 @@ def _check_model(project: Project, samples: pa.Table) -> None:
     from training.building import check_model
 
     labels = [label for label in splits["train"] if label is not None]
-    check_model(model, training, project.features, labels, project.align.several)
+    check_model(model, training, project.features, labels, project.align.places)
 
 
 def _align(

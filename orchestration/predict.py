@@ -13,6 +13,7 @@ from assets.tables import read_table
 from orchestration.serving.rows import near_miss
 from training import catalog
 from training.schema import MODALITIES, RAW
+from training.views import Places, most, views
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,9 +29,29 @@ def file_of(modality: str, value: str, root: Path = Path()) -> Path | str:
 
 
 def given(row: Mapping[str, Any], modality: str) -> list[Any]:
-    """What a row has of a modality, as a list of any length."""
+    """What a row has of a modality, as a list of any length; of views in their order there."""
     value = row.get(modality)
+    if isinstance(value, Mapping):
+        return list(value.values())
     return value if isinstance(value, list) else [] if value is None or value == "" else [value]
+
+
+def one_or_all(values: list[Any]) -> Any:
+    """As a row has them: a list only where there are several."""
+    return values if len(values) > 1 else values[0]
+
+
+def by_view(words: Sequence[str], views: Sequence[str], option: str) -> dict[str, str]:
+    """View -> what is given of it, each as VIEW=VALUE. Raises ValueError where one is no such view, or stands twice."""
+    named: dict[str, str] = {}
+    for text in words:
+        view, is_said, value = text.partition("=")
+        if not is_said or view.strip() not in views:
+            raise ValueError(f"{option} {text!r}: expected VIEW=VALUE with a view ({', '.join(views)})")
+        if view.strip() in named:
+            raise ValueError(f"{option} {text!r}: {view.strip()} is given twice")
+        named[view.strip()] = value.strip()
+    return {view: value for view, value in named.items() if value}
 
 
 def named_value(text: str, columns: Sequence[str]) -> tuple[str, str]:
@@ -43,35 +64,57 @@ def named_value(text: str, columns: Sequence[str]) -> tuple[str, str]:
 
 
 def rows_of_table(
-    path: Path, columns: Sequence[str] = (), several: Mapping[str, int] | None = None
+    path: Path, columns: Sequence[str] = (), several: Mapping[str, Places] | None = None
 ) -> list[dict[str, Any]]:
     """The rows of a table (`assets.tables`) with columns text, image and speech (`file_of`), and those that the prompt
-    names; empty is absent. Where a row may have several of a modality, a cell is `a.jpg;b.jpg` or a list.
+    names; empty is absent. Where a row may have several of a modality, a cell is `a.jpg;b.jpg` or a list; of views
+    `front=a.jpg;left=b.jpg` or an object, or a column holds one of them: `image.front`.
 
     Raises:
         ValueError: it cannot be read, none of the three columns is there, one is misspelt, or a file is not there.
     """
     rows: list[dict[str, Any]] = []
-    for record in read_table(path, optional=(*MODALITIES, *columns)):
+    places = several or {}
+    of_views = [f"{m}.{view}" for m in places for view in views(places[m])]
+    known = (*MODALITIES, *of_views)
+    for record in read_table(path, optional=(*known, *columns)):
         if record.problem:
             raise ValueError(f"{path}: {record.problem}")
-        if not rows and (slip := near_miss(record.values, MODALITIES)):
+        if not rows and (slip := near_miss([name for name in record.values if name not in of_views], MODALITIES)):
             raise ValueError(f"{path}: {slip}")
-        if not record.values.keys() & set(MODALITIES):
-            raise ValueError(f"{path}: has columns {', '.join(record.values)}, expected one of {', '.join(MODALITIES)}")
-        inputs: dict[str, Any] = {}
-        for m in MODALITIES:
-            cell = record.values.get(m) or ""
-            names = _listed(cell) if m in (several or {}) else [cell]
-            files = [file_of(m, name, path.parent) for name in names if name]
-            for file in files:
-                if isinstance(file, Path) and not file.is_file():
-                    raise ValueError(f"{path} line {record.line}: {m} {file} does not exist")
-            inputs[m] = files if len(files) > 1 else files[0] if files else None
+        if not record.values.keys() & set(known):
+            raise ValueError(f"{path}: has columns {', '.join(record.values)}, expected one of {', '.join(known)}")
+        try:
+            inputs = {m: _in_row(record.values, m, places.get(m, 1), path.parent) for m in MODALITIES}
+        except ValueError as error:
+            raise ValueError(f"{path} line {record.line}: {error}") from None
         rows.append(inputs | {name: record.values.get(name) or None for name in columns})
     if not rows:
         raise ValueError(f"{path}: has no rows")
     return rows
+
+
+def _in_row(values: Mapping[str, str | None], modality: str, places: Places, folder: Path) -> Any:
+    """What a row of a table names of a modality: one, a list, or by view; None where nothing. Raises ValueError."""
+    cell, names = values.get(modality) or "", views(places)
+    if names:
+        words = [f"{view}={value}" for view in names if (value := values.get(f"{modality}.{view}"))]
+        given: dict[Any, str] = by_view([*_of_views(cell), *words], names, modality)
+    else:
+        given = dict(enumerate(_listed(cell) if most(places) > 1 else [cell]))
+    files = {name: file_of(modality, value, folder) for name, value in given.items() if value}
+    for file in files.values():
+        if isinstance(file, Path) and not file.is_file():
+            raise ValueError(f"{modality} {file} does not exist")
+    return (files if names else one_or_all(list(files.values()))) if files else None
+
+
+def _of_views(cell: str) -> list[str]:
+    """What a cell names, each as VIEW=VALUE: between semicolons, or in a JSON object."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(named := json.loads(cell), dict):
+            return [f"{view}={value}" for view, value in named.items() if value]
+    return [words for words in cell.split(";") if words.strip()]
 
 
 def _listed(cell: str) -> list[str]:
@@ -123,18 +166,25 @@ def check_inputs(project: Project, rows: Sequence[Mapping[str, Any]]) -> None:
         if m not in project.modalities and any(row.get(m) for row in rows):
             takes = ", ".join(project.modalities)
             raise ValueError(f"{project.name} has no source of {m}, so its models take {takes} only")
-        counts, most = [len(given(row, m)) for row in rows], project.align.several.get(m, 1)
-        if (count := max(counts, default=0)) > most:
+        places = project.align.places.get(m, 1)
+        counts, allowed, names = [len(given(row, m)) for row in rows], most(places), views(places)
+        if (count := max(counts, default=0)) > allowed:
             where = f"row {counts.index(count) + 1}" if len(rows) > 1 else "the row"
-            expected = f"{most} at most (align.several)" if most > 1 else "one"
+            expected = f"{allowed} at most (align.several)" if allowed > 1 else "one"
             raise ValueError(f"{where} has {count} of {m}, and {project.name} takes {expected}")
+        for number, row in enumerate(rows, 1):
+            said = row.get(m) if isinstance(row.get(m), Mapping) else None
+            if (given(row, m) and (said is None) == bool(names)) or (said and not set(said) <= set(names)):
+                where = f"row {number}" if len(rows) > 1 else "the row"
+                expected = f"each by its view ({', '.join(names)})" if names else "no views: align.several names none"
+                raise ValueError(f"{where}: {project.name} takes of {m} {expected}")
 
 
 def raw_schema() -> "pa.Schema":
     """Of rows that are asked: as `training.schema.RAW`, without what only samples have."""
     import pyarrow as pa
 
-    names = (*MODALITIES, *(f"{m}_more" for m in MODALITIES), "attributes")
+    names = (*MODALITIES, *(f"{m}_{part}" for part in ("more", "views") for m in MODALITIES), "attributes")
     return pa.schema([RAW.field(name) for name in names])
 
 
@@ -151,8 +201,12 @@ def raw_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "Iter
         }
         first = {m: [(some or [None])[0] for some in listed] for m, listed in values.items()}
         more = {f"{m}_more": [some[1:] for some in listed] for m, listed in values.items()}
-        named = [as_object({name: row[name] for name in columns if row.get(name)}) for row in part]
-        yield pa.record_batch({**first, **more, "attributes": named}, schema)
+        named = {
+            m: [list(v) if isinstance(v := row.get(m), Mapping) and v else None for row in part] for m in MODALITIES
+        }
+        said = {f"{m}_views": cells for m, cells in named.items()}
+        others = [as_object({name: row[name] for name in columns if row.get(name)}) for row in part]
+        yield pa.record_batch({**first, **more, **said, "attributes": others}, schema)
 
 
 def _content(value: Any, kind: Any) -> Any:
@@ -175,8 +229,10 @@ def refusal(rows: Sequence[Mapping[str, Any]], number: int, error: str) -> str:
         error: as the model says it, with the modality first where it is about one.
     """
     which, _, words = error.partition(": ")
-    modality, *place = which.split(" ")  # of several `image 2 of 3`
-    files = given(rows[number - 1], modality)
-    file = files[int(place[0]) - 1 if place and place[0].isdigit() else 0] if files else None
+    modality, _, place = which.partition(" ")  # of several `image 2 of 3`, of views `image front`
+    row, files = rows[number - 1].get(modality), given(rows[number - 1], modality)
+    at = list(row).index(place) if isinstance(row, Mapping) and place in row else 0
+    at = int(place.split()[0]) - 1 if isinstance(row, list) and place[:1].isdigit() else at
+    file = files[at] if files else None
     said = f"{modality} {file}: {words}" if isinstance(file, Path) else error
     return said if len(rows) == 1 else f"row {number} cannot be answered: {said}"

@@ -24,9 +24,10 @@ _AT_ONCE = 10_000  # contents that one process of the model places; then they ar
 _ROWS = 256  # that are read at once, if their media are small
 # What stands in samples, one row an item; of several of a modality in their order.
 _ITEMS = " UNION ALL ".join(
-    f"SELECT sample_id, '{m}' AS modality, {m}_id AS id, {m}_item AS item_id, 0 AS place FROM samples "
-    f"WHERE {m}_id IS NOT NULL UNION ALL SELECT sample_id, '{m}', more.id, more.item, place FROM "
-    f"(SELECT sample_id, unnest({m}_more) AS more, generate_subscripts({m}_more, 1) AS place FROM samples)"
+    f"SELECT sample_id, '{m}' AS modality, {m}_id AS id, {m}_item AS item_id, 0 AS place, {m}_views[1] AS view "
+    f"FROM samples WHERE {m}_id IS NOT NULL UNION ALL "
+    f"SELECT sample_id, '{m}', more.id, more.item, place, views[place + 1] FROM (SELECT sample_id, {m}_views AS views, "
+    f"unnest({m}_more) AS more, generate_subscripts({m}_more, 1) AS place FROM samples)"
     for m in MODALITIES
 )
 
@@ -154,14 +155,15 @@ def _of(keys: Mapping[str, str]) -> str:
 
 
 def _missing(lake: Lake, keys: Mapping[str, str]) -> pa.Table:
-    """Manifest rows of the contents that have no place yet, each once, with `id`."""
+    """Manifest rows of the contents that have no place yet, each once, with `id` and, of views, `view`."""
     lake.require("samples")
     return lake.sql(
         f"""
         WITH wanted AS (
-          SELECT modality, id, min(item_id) AS item_id FROM ({_ITEMS}) GROUP BY ALL
+          SELECT modality, id, min(item_id) AS item_id, min(view) AS view FROM ({_ITEMS}) GROUP BY ALL
         ), placed AS (SELECT DISTINCT modality, id FROM embeddings WHERE {_of(keys)})
-        SELECT w.id, m.* FROM wanted w ANTI JOIN placed p USING (modality, id) JOIN manifest m USING (item_id, modality)
+        SELECT w.id, w.view, m.*
+        FROM wanted w ANTI JOIN placed p USING (modality, id) JOIN manifest m USING (item_id, modality)
         WHERE list_contains($found, w.modality) ORDER BY w.modality, w.id
         """,
         {"found": list(keys)},
@@ -182,13 +184,16 @@ def _answers(
         ids, sizes = contents["id"].to_pylist(), contents["size"].to_pylist()
         sizes = [parts[name].size if name in parts else size for name, size in zip(ids, sizes, strict=True)]
         for part in portions(contents, sizes, _ROWS):
-            columns = [part[name].to_pylist() for name in ("item_id", "id", "modality")]
+            columns = [part[name].to_pylist() for name in ("item_id", "id", "modality", "view")]
             named = list(zip(*columns, strict=True))
-            wanted = [(item, content) for item, content, _ in named]
+            wanted = [(item, content) for item, content, *_ in named]
             data = read_contents(part, wanted, parts, project.make_sources(), project.limits)
-            named = [(modality, content) for _, content, modality in named if data[content] is not None]
-            read.extend({"id": content, "modality": modality} for modality, content in named)
-            rows = [{modality: raw_value(modality, data[content])} for modality, content in named]
+            there = [(m, content, view) for _, content, m, view in named if data[content] is not None]
+            read.extend({"id": content, "modality": modality} for modality, content, _ in there)
+            rows = [
+                {m: raw_value(m, data[content]), f"{m}_views": None if view is None else [view]}
+                for m, content, view in there
+            ]
             yield pa.RecordBatch.from_pylist(rows, schema)
 
     batches = itertools.chain(raw_rows(asked, ()), raw())

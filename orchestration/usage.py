@@ -59,7 +59,10 @@ class _InputOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         is_text = MODALITIES.load(str(self.name)).is_text
-        media = "FILE", f"The file of the {self.name}; again for each of several (align.several)."
+        media = (
+            "FILE",
+            f"The file of the {self.name}; again for each of several (align.several), of views VIEW=FILE.",
+        )
         self.metavar, self.help = ("TEXT", "What is asked.") if is_text else media
         return super().get_help_record(ctx)
 

@@ -234,6 +234,18 @@ def several_pictures(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     return {f"f{n}": "high" if n % 2 else "low" for n in range(20)}
 
 
+def views(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
+    rows = []
+    for n in range(20):
+        names = [f"{n}_{view}.png" if (n + place) % 3 else "" for place, view in enumerate(("f", "l", "r"))]
+        for place, name in enumerate(names):
+            if name:
+                write(root / "frames" / name, png(3 * n + place))
+        rows.append(",".join([f"m{n}", *names, "stop" if n % 2 else "go"]))
+    write(root / "frames.csv", "\n".join(["moment,front,left,right,action", *rows]))
+    return {f"m{n}": "stop" if n % 2 else "go" for n in range(20)}
+
+
 def links(root: Path, png: Callable[[int], bytes]) -> dict[str, str]:
     (root / "photos").mkdir(parents=True)
     for n in range(24):
@@ -300,6 +312,7 @@ LAYOUTS = {
         webdataset,
         visits,
         several_pictures,
+        views,
         links,
         streams,
         vectors,

@@ -61,6 +61,48 @@ def pairs(tmp_path: Path, home: Path) -> Path:
     return tmp_path / "project.yaml"
 
 
+def test_two_photos_by_view(pairs: Path) -> None:
+    said = PROJECT.replace("{pair}_*", "{pair}_{side}").replace("{image: 2}", "{image: {views: [b, a], by: side}}")
+    pairs.write_text(said)
+    told = ask("run", str(pairs))
+    assert told["metrics"]["test/accuracy"] > 0.85
+    lake = "SELECT image_views AS views FROM samples WHERE sample_id < 'p003' ORDER BY sample_id"
+    assert [row["views"] for row in ask("sql", str(pairs), lake)["rows"]] == [["b", "a"], ["b"], ["b", "a"]]
+    (left,) = ask("sql", str(pairs), "SELECT reason, message FROM quarantine WHERE stage = 'align'")["rows"]
+    assert left["reason"] == "no_view" and "p000_c.png" in left["message"]
+
+    one, two = pairs.parent / "one.png", pairs.parent / "two.png"
+    draw(2, 10**6).save(one)
+    draw(0, 10**6 + 1).save(two)
+    turned = ["--image", f"b={two}", "--image", f"a={one}"]
+    (there,) = ask("predict", str(pairs), *turned)["predictions"]
+    assert there["prediction"] == "2"
+    (pairs.parent / "columns.csv").write_text("image.a,image.b\none.png,two.png\none.png,\n")
+    (pairs.parent / "cells.csv").write_text('image\na=one.png;b=two.png\n"{""b"": ""one.png"", ""a"": ""two.png""}"\n')
+    asked = [ask("predict", str(pairs), "--table", str(pairs.parent / f"{t}.csv")) for t in ("columns", "cells")]
+    (columns, cells) = ([row["prediction"] for row in answers["predictions"]] for answers in asked)
+    assert columns[0] == "2" and cells == ["2", "-2"]
+    model = triptych.open(str(pairs)).model()
+    both = model.predict(image={"b": two.read_bytes(), "a": Image.open(one)})
+    assert (both["prediction"], both["probability"]) == ("2", pytest.approx(there["probability"], abs=1e-5))
+    for wrong, says in (([one, two], r"takes of image each by its view \(b, a\)"), ({"c": one}, "each by its view")):
+        with pytest.raises(ValueError, match=says):
+            model.predict(image=wrong)
+    (pairs.parent / "bad.png").write_bytes(b"bad")
+    with pytest.raises(ValueError, match=r"image .*bad.png: "):
+        model.predict(image={"b": one, "a": pairs.parent / "bad.png"})
+
+    import mlflow
+
+    mlflow.set_tracking_uri(triptych.open(str(pairs)).settings.mlflow_uri)
+    served = mlflow.pyfunc.load_model("models:/pairs@champion")
+    encoded = {view: base64.b64encode(path.read_bytes()).decode() for view, path in (("b", two), ("a", one))}
+    answers = served.predict(pd.DataFrame({"image": [json.dumps(encoded)]}))
+    assert answers["prediction"].tolist() == ["2"]
+    with pytest.raises(Exception, match="does not say of which view each is; there are b, a"):
+        served.predict(pd.DataFrame({"image": [encoded["a"]]}))
+
+
 def test_two_photos_that_only_together_tell_the_answer(pairs: Path) -> None:
     told = ask("run", str(pairs))
     assert told["model"]["aliases"] == ["challenger", "champion"]

@@ -23,6 +23,7 @@ from training.prompt import prompt_tokens, turn_end
 from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, complete
 from training.tokenizer import fit_tokenizer, load_tokenizer
 from training.validation import to_dict
+from training.views import Places
 
 
 def build_model(
@@ -31,7 +32,7 @@ def build_model(
     tokenizer: PreTrainedTokenizerBase,
     modalities: tuple[str, ...],
     labels: Sequence[str] = (),
-    several: Mapping[str, int] | None = None,
+    several: Mapping[str, Places] | None = None,
 ) -> FusionModel:
     """A new model; the weights of pretrained parts are loaded: encoders of Hugging Face, and the language model unless
     it is `tiny`. Draws from torch's global generator.
@@ -39,7 +40,7 @@ def build_model(
     Args:
         modalities: those it can read.
         labels: of the training rows; the output may need them (`Output.fit`).
-        several: modality -> contents of it that a row may have, where that is not one.
+        several: modality -> contents of it that a row may have, where that is not one, or its views.
 
     Raises:
         ValueError: the language model is not there or is none (`load_llm`), a target of LoRA is not there (`adapt`),
@@ -73,7 +74,7 @@ def check_model(
     training: TrainingSettings,
     features: FeatureSettings,
     labels: Sequence[str],
-    several: Mapping[str, int] | None = None,
+    several: Mapping[str, Places] | None = None,
 ) -> None:
     """Raises ValueError as `build_model` of the modalities that `settings` has encoders of would, but for what only
     weights tell: the language model's are not read, and pretrained encoders are looked at by `check_encoders`."""
@@ -90,8 +91,8 @@ def check_model(
     _check_room(FusionModel(config, llm))
 
 
-def _of(several: Mapping[str, int] | None, modalities: Iterable[str]) -> dict[str, int]:
-    return {m: most for m, most in (several or {}).items() if m in set(modalities)}
+def _of(several: Mapping[str, Places] | None, modalities: Iterable[str]) -> dict[str, Places]:
+    return {m: places for m, places in (several or {}).items() if m in set(modalities)}
 
 
 def own_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:

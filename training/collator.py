@@ -22,6 +22,7 @@ from training.processor import Row, contents
 from training.schema import MODALITIES
 from training.seeding import generator
 from training.tokenizer import encode
+from training.views import Places, placed, views
 
 if TYPE_CHECKING:
     from training.model import FusionModel
@@ -33,7 +34,7 @@ class Collator:
 
     present bool (B, N) in the order of `modalities`; for each modality X the values `X` in the form of its features,
     and a mask `X_mask` where the form has one; where rows may have several X, these are of the contents of all rows,
-    and `X_rows`, `X_places` (C,) say which row each belongs to and which of its it is; prompt_ids and prompt_mask
+    and `X_rows`, `X_places` (C,) say which row each belongs to and which place of it is its; prompt_ids and prompt_mask
     (B, P), padded on the left; where the prompt names columns, column_ids and column_mask (B, columns, P); with
     `targets`, labels: what it makes of those of the rows.
 
@@ -46,7 +47,8 @@ class Collator:
         modality_dropout: chance that a present modality is hidden; the last one of a row never is.
         leads: what stands before a name within a template (`training.prompt`); one without stands by itself.
         columns: that the template names.
-        several: modality -> contents that a row may have of it, where that is not one (`FusionConfig`).
+        several: modality -> contents that a row may have of it, where that is not one, or their views
+            (`training.views`).
         seeds: the batch has `seeds` (B,), of each row by what is shown of it, for texts that are drawn.
         augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
         mixing: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
@@ -65,7 +67,7 @@ class Collator:
     prompt_room: int | None = None
     leads: Mapping[str, str] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
-    several: Mapping[str, int] = field(default_factory=dict)
+    several: Mapping[str, Places] = field(default_factory=dict)
     seeds: bool = False
     _encoded: dict[tuple[str, bool], list[int]] = field(default_factory=dict, repr=False)
 
@@ -103,7 +105,7 @@ class Collator:
     ) -> dict[str, Tensor]:
         """The contents of all rows, one after the other; a batch without any has one that is hidden."""
         shown = [(n, row) for n, (row, first) in enumerate(zip(rows, columns, strict=True)) if first is not None]
-        read = [(n, place, given) for n, row in shown for place, given in enumerate(self._contents(row, modality))]
+        read = [(n, place, given) for n, row in shown for place, given in self._contents(row, modality)]
         numbers, places, given = zip(*read, strict=True) if read else ((0,), (0,), (None,))
         values, mask = self._featurizers[modality].batch(
             self._values(modality, [rows[n] for n in numbers], given, places)
@@ -111,13 +113,22 @@ class Collator:
         at = {f"{modality}_rows": torch.tensor(numbers), f"{modality}_places": torch.tensor(places)}
         return {modality: values} | ({} if mask is None else {f"{modality}_mask": mask}) | at
 
-    def _contents(self, row: Row, modality: str) -> list[dict[str, Any]]:
-        """Those that hold anything, of a modality that the encoder reads. Raises ValueError: more than there may be."""
-        most, given = self.several.get(modality, 1), contents(row, modality)
-        if len(given) > most:
-            expected = f"{most} ({modality}: align.several)" if most > 1 else f"one {modality}"
-            raise ValueError(f"{row.get('sample_id') or 'this row'} has {len(given)}, and the model takes {expected}")
-        return [columns for columns in given if len(columns[self._featurizers[modality].read])]
+    def _contents(self, row: Row, modality: str) -> list[tuple[int, dict[str, Any]]]:
+        """Those that hold anything, each with its place, in the order of the places. Raises ValueError: a row has
+        others than there may be."""
+        places, given, read = self.several.get(modality, 1), contents(row, modality), self._read(modality)
+        try:
+            at = placed(row.get(f"{modality}_views"), len(given), places)
+        except ValueError as error:
+            who = row.get("sample_id") or "this row"
+            raise ValueError(f"{who} {error} ({modality}: align.several)") from None
+        ordered = [columns for _, columns in sorted(zip(at, given, strict=True), key=lambda pair: pair[0])]
+        kept = [(place, columns) for place, columns in zip(sorted(at), ordered, strict=True) if len(columns[read])]
+        return kept if views(places) else list(enumerate(columns for _, columns in kept))
+
+    def _read(self, modality: str) -> str:
+        """The column that the model reads of a modality."""
+        return "text" if modality == self.prompt else self._featurizers[modality].read
 
     def shown(self, row: Row) -> list[str]:
         """The modalities of the row that the model sees."""
@@ -133,17 +144,17 @@ class Collator:
     def _has(self, row: Row, modality: str) -> bool:
         if (columns := row[modality]) is None:
             return False
-        if modality in self.several:
-            return bool(self._contents(row, modality))
-        return len(columns["text" if modality == self.prompt else self._featurizers[modality].read]) > 0
+        return (
+            bool(self._contents(row, modality)) if modality in self.several else len(columns[self._read(modality)]) > 0
+        )
 
     def _seed(self, row: Row, shown: Sequence[str]) -> int:
         """Of what the model reads, not of its name: who asks the same twice gets the same answer."""
         digest = hashlib.blake2b(digest_size=7)
-        for m, columns in ((name, given) for name in shown for given in contents(row, name)):
-            read = columns["text" if m == self.prompt else self._featurizers[m].read]
+        for m, place, columns in ((name, *given) for name in shown for given in self._contents(row, name)):
+            read = columns[self._read(m)]
             content = read.encode() if isinstance(read, str) else np.ascontiguousarray(read).tobytes()
-            digest.update(f"{m} {len(content)} ".encode() + content)
+            digest.update(f"{m}{place or ''} {len(content)} ".encode() + content)
         if self.columns:
             digest.update(json.dumps(row["columns"]).encode())
         return int.from_bytes(digest.digest(), "big")

@@ -2,8 +2,9 @@
 
 A *row* is a dict with sample_id, label, epoch, and for each modality a dict of its features' columns (tensors, and of a
 text the text), or None where the sample lacks it; where it has several contents of a modality X, `X_more` is the list
-of the further ones; where the prompt names columns of the samples, these as `columns`, a dict of strings. The same rows
-come from raw input when a model serves (`Processor`), so both go through one `Collator`.
+of the further ones, and where these have views, `X_views` names that of each; where the prompt names columns of the
+samples, these as `columns`, a dict of strings. The same rows come from raw input when a model serves (`Processor`), so
+both go through one `Collator`.
 
 Order and pairing of an epoch are drawn from generators keyed by (seed, epoch, sample id), never from global state, so a
 resumed run sees what the undisturbed one would have seen.
@@ -46,7 +47,7 @@ class SampleDataset(torch.utils.data.Dataset):
         """Args: `columns` are those of the samples' attributes that rows have."""
         attributes = [named_columns(cell, columns) for cell in index["attributes"].to_pylist()] if columns else []
         names = (f"{m}_{part}" for part in ("id", "pool") for m in MODALITIES)
-        further = [f"{m}_more" for m in MODALITIES if _has_further(index, m)]
+        further = [f"{m}_{part}" for part in ("more", "views") for m in MODALITIES if _has(index, f"{m}_{part}")]
         index = index.select(["sample_id", "label", *names, *further])
         if columns:
             index = index.append_column("attributes", pa.array(map(json.dumps, attributes), pa.string()))
@@ -56,6 +57,7 @@ class SampleDataset(torch.utils.data.Dataset):
         self._positions = {m: cache.positions(index[f"{m}_id"]) for m, cache in self.caches.items()}
         some = {m: cache for m, cache in self.caches.items() if f"{m}_more" in further}
         self._further = {m: _Further(index[f"{m}_more"], cache) for m, cache in some.items()}
+        self._views = {m: index[f"{m}_views"].combine_chunks() for m in self.caches if f"{m}_views" in further}
 
     def __len__(self) -> int:
         return self.index.num_rows
@@ -80,6 +82,10 @@ class SampleDataset(torch.utils.data.Dataset):
             for row, n in zip(rows, numbers, strict=True):
                 if len(positions := listed.positions(n)):
                     row[f"{modality}_more"] = [self.caches[modality].read(int(position)) for position in positions]
+        for modality, views in self._views.items():
+            for row, n in zip(rows, numbers, strict=True):
+                if row[modality] is not None:
+                    row[f"{modality}_views"] = views[n].as_py()
         if self.columns:
             for row, n in zip(rows, numbers, strict=True):
                 row["columns"] = self._attributes[n]
@@ -89,6 +95,11 @@ class SampleDataset(torch.utils.data.Dataset):
     def modalities(self) -> tuple[str, ...]:
         """Those that at least one row has."""
         return tuple(m for m in MODALITIES if m in self.caches and (self._positions[m] >= 0).any())
+
+    def counts(self, modalities: Sequence[str]) -> list[int]:
+        """Of each row how many contents it has of the one of these modalities that it has most of, at least 1."""
+        further = [listed.counts for m, listed in self._further.items() if m in modalities]
+        return list(np.max([np.zeros(len(self), np.int64), *further], axis=0) + 1)
 
     @property
     def labels(self) -> list[str | None]:
@@ -129,18 +140,17 @@ class SampleDataset(torch.utils.data.Dataset):
         return SampleDataset(self.index, self.caches, self.columns, Pairing(self.index, seed))
 
 
-def _has_further(index: pa.Table, modality: str) -> bool:
-    """Whether a row has several contents of it."""
-    name = f"{modality}_more"
+def _has(index: pa.Table, name: str) -> bool:
+    """Whether a row has anything in that column."""
     return name in index.column_names and index[name].null_count < len(index)
 
 
 class _Further:
-    """Where the further contents of each row lie in a cache."""
+    """How many further contents each row has, and where they lie in a cache."""
 
     def __init__(self, more: pa.ChunkedArray, cache: FeatureCache) -> None:
-        lengths = pc.fill_null(pc.list_value_length(more), 0)
-        self._ends = np.cumsum(lengths.to_numpy())
+        self.counts = pc.fill_null(pc.list_value_length(more), 0).to_numpy()
+        self._ends = np.cumsum(self.counts)
         self._positions = cache.positions(pc.list_flatten(more))
 
     def positions(self, row: int) -> np.ndarray:
@@ -173,7 +183,7 @@ def open_samples(
     caches = {}
     for modality, fingerprint in fingerprints.items():
         ids = pc.unique(index[f"{modality}_id"]).drop_null().to_pylist()
-        if _has_further(index, modality):
+        if _has(index, f"{modality}_more"):
             ids += pc.unique(pc.list_flatten(index[f"{modality}_more"])).to_pylist()
         ids += (noise or {}).get(modality, ())
         if ids:

@@ -25,8 +25,8 @@ _TELLING = 0.05  # share of the most frequent label's errors
 def slices(dataset: pa.Table, output: Output) -> dict[str, dict[str, str]]:
     """Columns that part the rows (training.schema.DATASET) into few kinds: column -> sample id -> value.
 
-    Every attribute with 2 to 12 values, and `given`: the modalities that a sample has. Not the `telling_columns`: where
-    a column says the label, each of its slices is a label.
+    Every attribute with 2 to 12 values, `given`: the modalities that a sample has, and `X_views`: its views of X. Not
+    the `telling_columns`: where a column says the label, each of its slices is a label.
     """
     columns, telling = _columns(dataset), telling_columns(dataset, output)
     return {name: values for name, values in columns.items() if name not in telling}
@@ -58,7 +58,8 @@ def _columns(dataset: pa.Table) -> dict[str, dict[str, str]]:
     columns: dict[str, dict[str, str]] = {}
     for row in dataset.to_pylist():
         present = [m for m in MODALITIES if row[f"{m}_id"] is not None]
-        for column, value in {**json.loads(row["attributes"] or "{}"), "given": subset_name(present)}.items():
+        views = {f"{m}_views": "+".join(said) for m in MODALITIES if (said := row.get(f"{m}_views"))}
+        for column, value in {**json.loads(row["attributes"] or "{}"), "given": subset_name(present), **views}.items():
             columns.setdefault(column, {})[row["sample_id"]] = str(value)
     return {
         column: values

@@ -93,7 +93,8 @@ class CrossAttention(nn.Module):
 
 
 class Places(nn.Module):
-    """What is added to the tokens (B, T, D) of a content for its place among several, at first nothing."""
+    """What is added to the tokens (B, T, D) of a content for its place among several, or for its view, at first
+    nothing."""
 
     def __init__(self, places: int, width: int) -> None:
         super().__init__()

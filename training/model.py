@@ -36,6 +36,7 @@ from training.prompt import SOFT
 from training.readings import AveragedModel, PromptTokens, Readings, Views
 from training.records import Answer
 from training.sampling import sampled
+from training.views import most
 
 
 class FusionModel(AdaptedModel):
@@ -55,8 +56,8 @@ class FusionModel(AdaptedModel):
         self.projectors = nn.ModuleDict(
             {m: nn.Sequential(nn.LayerNorm(e.width), nn.Linear(e.width, config.width)) for m, e in encoders.items()}
         )
-        self.places = nn.ModuleDict({m: Places(most, config.width) for m, most in config.several.items()})
-        whole = replace(shape, tokens=config.tokens * max(config.several.values(), default=1))
+        self.places = nn.ModuleDict({m: Places(most(places), config.width) for m, places in config.several.items()})
+        whole = replace(shape, tokens=config.tokens * max(map(most, config.several.values()), default=1))
         self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), whole)
         self.to_llm = nn.Identity() if config.width == config.llm_width else nn.Linear(config.width, config.llm_width)
         size = config.embedding_size
@@ -112,7 +113,7 @@ class FusionModel(AdaptedModel):
         """The projected tokens e_m of all modalities (B, N, T, D) and their mask (B, N, T), true where real.
 
         Only rows that have a modality are encoded, so what stands in the others is never read. The tokens of several
-        contents of a row lie one behind the other.
+        contents of a row lie one behind the other, each at its place.
 
         Args:
             present: bool (B, N), which of `config.modalities` each row has.

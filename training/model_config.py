@@ -27,8 +27,9 @@ class FusionConfig(PreTrainedConfig):
     encoders: dict[str, Any] = field(default_factory=dict)  # modality -> kind, or mapping of kind and options
     inputs: dict[str, Any] = field(default_factory=dict)  # modality -> fields of FeatureShape
     pretrained: dict[str, Any] = field(default_factory=dict)  # modality -> facts of an encoder that is: Encoder.start
-    # modality -> contents that a row may have of it, each with `tokens` of its own; of others one
-    several: dict[str, int] = field(default_factory=dict)
+    # modality -> contents that a row may have of it, each with `tokens` of its own, or the names of their views
+    # (`training.views`); of others one
+    several: dict[str, Any] = field(default_factory=dict)
     fusion: Any = "attention"  # as an encoder
     output: Any = "text"  # as an encoder
     fitted: dict[str, Any] = field(default_factory=dict)  # what the output learned of the training labels: Output.fit

@@ -37,7 +37,7 @@ def prediction_table(spec: JobSpec, predictions: pa.Table, run: RunSpec) -> dict
 
 def _inputs(spec: JobSpec, samples: Sequence[str]) -> Mapping[str, dict[str, Any]]:
     """Sample id -> modality -> text, or name of the file and which part of it; None where it has none."""
-    columns = [f"{m}_{what}" for m in MODALITIES for what in ("item", "id", "more")]
+    columns = [f"{m}_{what}" for m in MODALITIES for what in ("item", "id", "more", "views")]
     wanted = pc.field("sample_id").isin(samples)
     joined = _open(spec, "samples").to_table(["sample_id", *columns], filter=wanted).to_pylist()
     items = {row[f"{m}_item"] for row in joined for m in MODALITIES} - {None}
@@ -50,10 +50,12 @@ def _inputs(spec: JobSpec, samples: Sequence[str]) -> Mapping[str, dict[str, Any
 
 
 def _given(row: Mapping[str, Any], modality: str, names: Mapping[str, str], places: Mapping[str, str]) -> str | None:
-    """The first that a sample has, which part of its item it is, and how many more there are."""
+    """The first that a sample has, which part of its item it is, and how many more there are, or which views."""
     name, place, more = names.get(row[f"{modality}_item"]), places.get(row[f"{modality}_id"]), row[f"{modality}_more"]
     if name is None:
         return None
+    if views := row[f"{modality}_views"]:
+        return name + (f", {place}" if place else "") + f" ({', '.join(views)})"
     return name + (f", {place}" if place else "") + (f" (+{len(more)} more)" if more else "")
 
 

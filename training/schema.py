@@ -22,6 +22,7 @@ MODALITIES = catalog.MODALITIES.names()
 SPLITS = ("train", "validation", "test")
 
 _STRING, _INT = pa.string(), pa.int64()
+_STRINGS = pa.list_(_STRING)
 _TIME = pa.timestamp("us", tz="UTC")
 _MORE = pa.list_(pa.struct([("item", _STRING), ("id", _STRING)]))  # of a sample's further items; null: none
 
@@ -110,6 +111,7 @@ RAW = _schema(
     label=_STRING,
     **_RAW_TYPES,
     **{f"{name}_more": pa.list_(kind) for name, kind in _RAW_TYPES.items()},
+    **{f"{name}_views": _STRINGS for name in MODALITIES},
     attributes=_STRING,
 )
 
@@ -123,6 +125,7 @@ SAMPLES = _schema(
     **{f"{m}_id": _STRING for m in MODALITIES},
     **{f"{m}_item": _STRING for m in MODALITIES},
     **{f"{m}_more": _MORE for m in MODALITIES},
+    **{f"{m}_views": _STRINGS for m in MODALITIES},
     **{f"{m}_status": _STRING for m in MODALITIES},
     **{f"{m}_pool": _STRING for m in MODALITIES},
     attributes=_STRING,
@@ -133,7 +136,8 @@ DATASET = _schema(
     label=_STRING,
     split=_STRING,
     **{f"{m}_id": _STRING for m in MODALITIES},
-    **{f"{m}_more": pa.list_(_STRING) for m in MODALITIES},
+    **{f"{m}_more": _STRINGS for m in MODALITIES},
+    **{f"{m}_views": _STRINGS for m in MODALITIES},
     **{f"{m}_pool": _STRING for m in MODALITIES},
     attributes=_STRING,
 )
@@ -197,6 +201,7 @@ COLUMN_WORDS = {
     **{f"{m}_id": f"joins the tables of clean {m} items and their features" for m in MODALITIES},
     **{f"{m}_item": "joins the manifest" for m in MODALITIES},
     **{f"{m}_more": f"the further {m} items and contents, in order, where a sample has several" for m in MODALITIES},
+    **{f"{m}_views": f"of which view each {m} is, the first one first, where views have names" for m in MODALITIES},
     **{
         f"{m}_status": "present, incomplete (not all of several), absent (never given), not_found (a link to nothing) "
         "or quarantined"

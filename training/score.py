@@ -4,9 +4,9 @@
 
 MODEL is a bundle (config.json, model.safetensors, processor.json, tokenizer) or the folder of a logged model that
 holds one. ROWS is Parquet with sample_id (may be absent), text (string), image and speech (binary, as files), of
-several in a row the further ones as lists (image_more), attributes (a JSON object of other columns, of which the
-model's prompt may name some); ANSWERS becomes Parquet with sample_id, prediction, error, probability, best
-(`training.schema.BEST`), parts (`training.schema.PARTS`), in the same order of rows.
+several in a row the further ones as lists (image_more) and of which view each is (image_views), attributes (a JSON
+object of other columns, of which the model's prompt may name some); ANSWERS becomes Parquet with sample_id, prediction,
+error, probability, best (`training.schema.BEST`), parts (`training.schema.PARTS`), in the same order of rows.
 Two versions bring two packages called `training`, so they are never loaded in one process: `score_command` says how to
 start one.
 """
@@ -25,11 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training import children
+from training.batches import counted, parts
 from training.guard import guarded
 from training.media import MediaError
 from training.processor import Processor
 from training.records import Answer
 from training.schema import BEST, PARTS
+from training.views import Places, most, placed, views
 
 _BATCH = 64  # rows that are decoded and answered together
 
@@ -65,36 +67,44 @@ class Answerer:
         self._collate = make_collator(self._model, self._tokenizer, self.processor.features)
 
     def read(self, inputs: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """The row of `Processor.row` for text, image and speech as given, or a list of several of a modality, with the
-        other columns that the prompt names (`training.data.named_columns`). Raises ValueError that names the
-        modality."""
+        """The row of `Processor.row` for text, image and speech as given, or a list of several of a modality, or a
+        mapping of its views, with the other columns that the prompt names (`training.data.named_columns`). Raises
+        ValueError that names the modality."""
         # In the form that the tables' cells have.
         given = columns or {}
         cells = {name: unicodedata.normalize("NFC", given.get(name) or "").strip() for name in self.columns}
         row = self.processor.row() | {"columns": cells}
         for modality, value in inputs.items():
-            values = value if isinstance(value, list) else [value]
-            if len(values) > (most := self.several.get(modality, 1)):
-                raise ValueError(f"{modality}: {len(values)} are given, and the model takes {most} in a row")
-            row[modality], *more = [self._content(modality, values, n) for n in range(len(values))]
-            row |= {f"{modality}_more": more} if more else {}
+            names, values = list(value) if isinstance(value, Mapping) else None, listed(value)
+            try:
+                placed(names, len(values), self.several.get(modality, 1))
+            except ValueError as error:
+                raise ValueError(f"{modality}: the row {error}") from None
+            said = names or [f"{n} of {len(values)}" for n in range(1, len(values) + 1)]
+            named = [f"{modality} {which}" if names or len(values) > 1 else modality for which in said]
+            row[modality], *more = [self._content(modality, *one) for one in zip(values, named, strict=True)]
+            row |= ({f"{modality}_more": more} if more else {}) | ({f"{modality}_views": names} if names else {})
         try:
             self._collate.check_prompts([row])
         except ValueError as error:
             raise ValueError(f"{self._collate.prompt or self.columns[0]}: {error}") from error
         return row
 
-    def _content(self, modality: str, values: Sequence[Any], number: int) -> dict[str, Any]:
+    def _content(self, modality: str, value: Any, name: str) -> dict[str, Any]:
         try:
-            columns: dict[str, Any] = self.processor.row(**{modality: values[number]})[modality]
+            columns: dict[str, Any] = self.processor.row(**{modality: value})[modality]
         except MediaError as error:
-            which = f" {number + 1} of {len(values)}" if len(values) > 1 else ""
-            raise ValueError(f"{modality}{which}: {error}") from error
+            raise ValueError(f"{name}: {error}") from error
         return columns
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Answer]:
-        parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-        return [a for part in parts for a in self._model.scored_answers(self._collate(part), self._tokenizer)]
+        batches = ([rows[n] for n in part] for part in parts(counted(rows, self.modalities), _BATCH))
+        return [a for batch in batches for a in self._model.scored_answers(self._collate(batch), self._tokenizer)]
+
+
+def listed(value: Any) -> list[Any]:
+    """What is given of a modality: one, a list, or a mapping of views."""
+    return list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
 
 
 def bundle_of(model: Path) -> Path:
@@ -108,19 +118,23 @@ def bundle_of(model: Path) -> Path:
     return model / flavor["artifacts"]["bundle"]["path"]
 
 
-def score(model: Path, rows: Path, answers: Path) -> None:
+def score(model: Path, asked: Path, answers: Path) -> None:
     """Answers a Parquet file, a batch of rows at a time, none larger than a row group.
 
     A row that this model cannot read (its limits may be others, or it has none of the model's modalities) has no
     prediction, which counts as wrong, and the reason in `error`.
     """
     answerer = Answerer(bundle_of(model))
-    file = pq.ParquetFile(rows)
+    file = pq.ParquetFile(asked)
     groups = ([group] for group in range(file.num_row_groups))
     schema = answers_schema(answerer.output.arrow_type)
     with pq.ParquetWriter(answers, schema) as writer:
         for batch in chain.from_iterable(file.iter_batches(_BATCH, group) for group in groups):
-            writer.write_table(pa.Table.from_pylist(answer_batch(answerer, batch.to_pylist()), schema))
+            rows = batch.to_pylist()
+            counts = [max(len(row.get(f"{m}_more") or ()) + 1 for m in answerer.modalities) for row in rows]
+            for part in parts(counts, _BATCH):
+                answered = answer_batch(answerer, [rows[n] for n in part])
+                writer.write_table(pa.Table.from_pylist(answered, schema))
 
 
 def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -130,7 +144,7 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[
     results = [{"sample_id": row.get("sample_id"), "prediction": None, "error": None} for row in rows]
     read: dict[int, dict[str, Any]] = {}
     for number, row in enumerate(rows):
-        inputs = {m: given for m in answerer.modalities if (given := _given(row, m, answerer.several.get(m, 1)))}
+        inputs = {m: some for m in answerer.modalities if (some := given(row, m, answerer.several.get(m, 1)))}
         try:
             if not inputs:
                 raise ValueError(f"has nothing that this model reads ({', '.join(answerer.modalities)})")
@@ -143,11 +157,16 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[
     return results
 
 
-def _given(row: Mapping[str, Any], modality: str, most: int) -> list[Any]:
-    """What a raw row has of a modality. Of a sample, which a model of fewer may be judged by, no more than the model
-    reads: the first ones."""
-    given = [value for value in (row.get(modality), *(row.get(f"{modality}_more") or ())) if value is not None]
-    return given if row.get("sample_id") is None else given[:most]
+def given(row: Mapping[str, Any], modality: str, places: Places) -> list[Any] | dict[str, Any]:
+    """What a raw row has of a modality, by views where they are said and the model knows any. Of a sample, which a
+    model of fewer may be judged by, no more than the model reads: the first ones, or those of its views."""
+    values, known = [row.get(modality), *(row.get(f"{modality}_more") or ())], views(places)
+    said, is_sample = row.get(f"{modality}_views"), row.get("sample_id") is not None
+    if known and said:
+        named = {view: value for view, value in zip(said, values, strict=True) if value is not None}
+        return {view: value for view, value in named.items() if view in known or not is_sample}
+    there = [value for value in values if value is not None]
+    return there[: most(places)] if is_sample else there
 
 
 def score_command(model: Path, rows: Path, answers: Path) -> tuple[list[str], dict[str, str]]:

@@ -5,15 +5,15 @@
 
 Input (`dataframe_records` or `dataframe_split`): optional string columns text, image, speech; media are files as base64
 (standard or URL-safe, or a data: URL); of a modality that the model reads as vectors, a JSON list of numbers or of such
-lists; where it takes several in a row (`align.several`), a JSON array of such strings; and the columns that its prompt
-names. Null, NaN, "" and a missing column mean: not given. Output: prediction,
+lists; where it takes several in a row (`align.several`), a JSON array of such strings, or of views an object of them by
+name; and the columns that its prompt names. Null, NaN, "" and a missing column mean: not given. Output: prediction,
 model_version (null where the model was not fetched as a version), dataset_fingerprint; probability (that the prediction
 is right; null where the output has none), abstained (true: the probability is below `abstain_below`, and the prediction
 null), best (the most probable answers, each with its probability); of a model that gives several answers at once also
-outputs, where each has these four of its own. What cannot be understood is
-INVALID_PARAMETER_VALUE, HTTP status 400, and names row (from 0) and column. `model_config` (a server takes it from the
-environment's SERVING_MODEL_CONFIG, as JSON) bounds a request: max_rows, max_bytes, max_pixels, max_seconds,
-max_characters; the limits of the model's processor hold as well. `abstain_below` and `best`, how many, are there, too.
+outputs, where each has these four of its own. What cannot be understood is INVALID_PARAMETER_VALUE, HTTP status 400,
+and names row (from 0) and column. `model_config` (a server takes it from the environment's SERVING_MODEL_CONFIG, as
+JSON) bounds a request: max_rows, max_bytes, max_pixels, max_seconds, max_characters; the limits of the model's
+processor hold as well. `abstain_below` and `best`, how many, are there, too.
 """
 
 import base64
@@ -38,6 +38,7 @@ from training.records import ANSWERS
 from training.schema import MODALITIES
 from training.score import Answerer
 from training.settings import MediaLimits
+from training.views import most, views
 
 # What a request may ask for unless model_config says otherwise. A service answers strangers: less than a training set.
 REQUEST_LIMITS = {"max_rows": 256, "max_bytes": 16 * 2**20, "max_pixels": 25_000_000, "max_seconds": 120.0,
@@ -73,8 +74,8 @@ class ServedModel(PythonModel):
     # two steps of `predict`, by which it answers many requests together.
 
     def about(self) -> dict[str, Any]:
-        """Version, dataset, inputs (how their files are chosen, of a text its type; how many a row takes), the other
-        columns that it reads and the limits of one row."""
+        """Version, dataset, inputs (how their files are chosen, of a text its type; how many a row takes, and their
+        views), the other columns that it reads and the limits of one row."""
         kinds = {name: self.answerer.processor.modalities[name] for name in self.answerer.modalities}
         return {
             "version": self.version,
@@ -83,7 +84,8 @@ class ServedModel(PythonModel):
                 name: {
                     "type": kind.media_type,
                     "suffixes": kind.file_suffixes,
-                    "most": self.answerer.several.get(name, 1),
+                    "most": most(self.answerer.several.get(name, 1)),
+                    "views": list(views(self.answerer.several.get(name, 1))),
                 }
                 for name, kind in kinds.items()
             },
@@ -125,12 +127,14 @@ def registered_version(bundle: Path) -> str | None:
 def read_inputs(
     record: Mapping[str, Any], number: int, modalities: tuple[str, ...], processor: Processor
 ) -> dict[str, Any]:
-    """What a row gives of each modality, a list: texts and vectors as they are, media as the bytes of the file.
+    """What a row gives of each modality, a list, or a mapping of its views: texts and vectors as they are, media as the
+    bytes of the file.
 
     Raises:
         MlflowException: it cannot be read; the message names row and column.
     """
     inputs: dict[str, Any] = {}
+    given: dict[Any, Any]
     for modality in MODALITIES:
         if not (given := _strings(record, number, modality)):
             continue
@@ -138,8 +142,8 @@ def read_inputs(
             raise _invalid(f"row {number}, column {modality}: this model takes {', '.join(modalities)} only")
         try:
             if not processor.modalities[modality].as_string:
-                given = [media_bytes(value, processor.limits.max_bytes) for value in given]
-            inputs[modality] = given
+                given = {name: media_bytes(value, processor.limits.max_bytes) for name, value in given.items()}
+            inputs[modality] = given if isinstance(next(iter(given)), str) else list(given.values())
         except ValueError as error:
             raise _invalid(f"row {number}, column {modality}: {error}") from error
     if not inputs:
@@ -157,19 +161,20 @@ def read_columns(record: Mapping[str, Any], number: int, columns: Sequence[str],
     return values
 
 
-def _strings(record: Mapping[str, Any], number: int, modality: str) -> list[Any]:
-    """What a row gives of a modality: a string, or a list of them; as JSON, too, since a column of MLflow's holds
-    strings alone."""
+def _strings(record: Mapping[str, Any], number: int, modality: str) -> dict[int | str, str]:
+    """What a row gives of a modality: a string, a list of them, by number, or an object, by view; as JSON, too, since a
+    column of MLflow's holds strings alone."""
     value: Any = record.get(modality)
-    listed: Any = value
+    said: Any = value
     if MODALITY_KINDS.load(modality).is_text:
-        listed = None
-    elif isinstance(value, str) and value[:1] == "[":
+        said = None
+    elif isinstance(value, str) and value[:1] in ("[", "{"):
         with contextlib.suppress(ValueError, RecursionError):
-            listed = json.loads(value)
-    if not (isinstance(listed, list) and listed and all(isinstance(one, str | None) for one in listed)):
-        listed = [value]
-    return [string for one in listed if (string := _string({modality: one}, number, modality))]
+            said = json.loads(value)
+    named: dict[Any, Any] = said if isinstance(said, dict) else dict(enumerate(said)) if isinstance(said, list) else {}
+    if not (named and all(isinstance(one, str | None) for one in named.values())):
+        named = {0: value}
+    return {name: string for name, one in named.items() if (string := _string({modality: one}, number, modality))}
 
 
 def _string(record: Mapping[str, Any], number: int, column: str) -> str:

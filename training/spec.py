@@ -17,6 +17,7 @@ from training.model_files import digest, llm_folder, model_folder
 from training.schema import MODALITIES, fingerprint
 from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, decisive
 from training.validation import from_dict, to_dict
+from training.views import Places
 
 VERSION = 8  # count up when the same settings and data would train another model, or its run would hold other things
 NEUTRAL = ("abstain_below",)  # settings of the model that decide no weight
@@ -32,7 +33,7 @@ class RunSpec:
     training: TrainingSettings
     keep: tuple[str, ...]
     noise: dict[str, tuple[str, ...]]  # modality -> contents of the clips that augmentation adds to it
-    several: dict[str, int]  # modality -> contents of it that a row may have, where that is not one
+    several: dict[str, Any]  # modality -> contents of it that a row may have, or its views, where that is not one
     fingerprint: str  # of everything that decides the weights
 
     @property
@@ -83,7 +84,7 @@ def plan_runs(
     modalities: Sequence[str],
     dataset: str,
     noise: Mapping[str, Sequence[str]] | None = None,
-    several: Mapping[str, int] | None = None,
+    several: Mapping[str, Places] | None = None,
 ) -> list[RunSpec]:
     """The model itself, on all modalities that the project has, and what it must beat: each modality alone (where the
     output can answer by one), and plain concatenation (unless the model is that itself); these are the same model
@@ -92,7 +93,7 @@ def plan_runs(
     Args:
         dataset: the snapshot's fingerprint.
         noise: modality -> contents of the clips that augmentation adds to it.
-        several: modality -> contents of it that a row may have, where that is not one.
+        several: modality -> contents of it that a row may have, where that is not one, or its views.
     """
     versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
     # Features that are applied when a batch is made, so that the dataset's fingerprint does not know them.

@@ -42,6 +42,7 @@ from training.settings import TINY, ModelSettings, TrainingSettings, for_rows
 from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer
 from training.trainer import EarlyStopping, Trainer, even_batches
+from training.views import Places
 
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
 _CALIBRATION_BATCH = 64
@@ -79,7 +80,8 @@ class TrainingTask:
     test: Sequence[Row] | SampleDataset = ()  # answered afterwards; decides no weight
     keep: frozenset[str] | None = None  # modalities the model may read (for baselines); None: all of the training rows
     noise: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)  # modality -> clips for augmentation
-    several: Mapping[str, int] = field(default_factory=dict)  # modality -> contents that a row may have, if not one
+    # modality -> contents that a row may have, or its views, if not one
+    several: Mapping[str, Places] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         output, several = OUTPUTS.make(self.model.output, {}), set(self.several).intersection(self.modalities)

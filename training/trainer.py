@@ -1,6 +1,5 @@
 """transformers.Trainer with order, losses and evaluation of our own."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.adaptation import parameter_groups
+from training.batches import counted, parts
 from training.collator import Collator
 from training.data import EpochSampler, SampleDataset
 from training.distributed import gathered, number, processes
@@ -139,8 +139,12 @@ class EarlyStopping(EarlyStoppingCallback):
 
 
 def even_batches(rows: Any, collator: Collator, batch_size: int) -> DataLoader:
-    """Batches of `rows` in order, as even as can be, so that no row is alone in the last one."""
-    parts = np.array_split(np.arange(len(rows)), max(1, math.ceil(len(rows) / batch_size)))
-    batches = [part.tolist() for part in parts if len(part)]
+    """Batches of `rows` in order, as even as can be, so that no row is alone in the last one.
+
+    Args:
+        batch_size: contents that are held at once of a modality: as many rows, where each has one of it.
+    """
+    modalities = collator.modalities
+    counts = rows.counts(modalities) if isinstance(rows, SampleDataset) else counted(rows, modalities)
     # A generator of its own: the loader would draw from the global one, which training resumes from.
-    return DataLoader(rows, batch_sampler=batches, collate_fn=collator, generator=torch.Generator())
+    return DataLoader(rows, batch_sampler=parts(counts, batch_size), collate_fn=collator, generator=torch.Generator())

@@ -22,7 +22,8 @@ class Join(ABC):
     `split_key` decides the split where no column does; `joined` may have `split_keys`, a list of more that a row is
     bound by (it is excluded where they ask for different splits), and, where a sample may have several X, `X_more`
     STRUCT(item VARCHAR, id VARCHAR)[]: the further ones after X_item, in order; together at most as many as
-    `settings.several` says.
+    `settings.several` says. Where that names views of X, `X_views` says of which each of them is, VARCHAR[]; `items`
+    has the number of each item's (`assets.joins.several.set_views`).
 
     It adds to the table `findings(code, message)` what a person should know (`assets.findings`), such as keys that
     match nothing, and to `report(name, value)` what the report shows, as JSON.

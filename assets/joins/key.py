@@ -10,7 +10,7 @@ from assets.joins.base import Join
 from assets.joins.columns import Columns
 from assets.joins.links import join_links
 from assets.joins.matching import unmatched
-from assets.joins.several import MORE, gathered
+from assets.joins.several import MORE, gathered, unused
 from assets.lake import sql_among
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
@@ -41,12 +41,12 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         f"""
         CREATE TABLE broken_links(uri VARCHAR, line BIGINT, problem VARCHAR);
         CREATE VIEW left_over AS
-        SELECT DISTINCT item_id, CASE WHEN key IS NULL THEN 'no_key'
-          WHEN {sql_among("modality", settings.several)} THEN 'over_several' ELSE 'too_many' END AS reason, NULL AS why
+        SELECT DISTINCT item_id,
+          CASE WHEN key IS NULL THEN 'no_key' {unused(settings.several)} ELSE 'too_many' END AS reason, NULL AS why
         FROM items;
         CREATE TABLE ranked AS
         SELECT *, max(rank) OVER same + 1 AS n, count(*) OVER same AS parts FROM (
-          SELECT key, modality, item_id, id, unit, NULL::{MORE} AS more,
+          SELECT key, modality, item_id, id, unit, NULL::{MORE} AS more, NULL::VARCHAR[] AS views,
             dense_rank() OVER (PARTITION BY key, modality
               ORDER BY position, uri, "row" NULLS FIRST, member, item_id) - 1 AS rank
           {usable} AND NOT {sql_among("modality", settings.several)})
@@ -69,7 +69,8 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
             f"""
             combined_{number + 1} AS (
               SELECT c.* EXCLUDE (n, position, parts), few.item_id AS {m}_item, few.id AS {m}_id,
-                few.unit AS {m}_unit, few.more AS {m}_more, c.parts * coalesce(few.parts, 1) AS parts,
+                few.unit AS {m}_unit, few.more AS {m}_more, few.views AS {m}_views,
+                c.parts * coalesce(few.parts, 1) AS parts,
                 c.n * coalesce(few.n, 1) AS n, c.position * coalesce(few.n, 1) + coalesce(few.rank, 0) AS position
               FROM combined_{number} c LEFT JOIN (FROM ranked WHERE modality = '{m}' AND rank < $most) few USING (key)
               WHERE c.position * coalesce(few.n, 1) + coalesce(few.rank, 0) < $most
@@ -77,7 +78,7 @@ def join_keys(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) ->
         )
     units = ", ".join(f"{m}_unit" for m in MODALITIES)
     slots = ", ".join(
-        f"c.{m}_item, c.{m}_id, c.{m}_more, CASE WHEN c.{m}_item IS NOT NULL THEN {_there(m, settings)} "
+        f"c.{m}_item, c.{m}_id, c.{m}_more, c.{m}_views, CASE WHEN c.{m}_item IS NOT NULL THEN {_there(m, settings)} "
         f"WHEN lacking_{m}.key IS NULL THEN 'absent' ELSE 'quarantined' END AS {m}_status"
         for m in MODALITIES
     )

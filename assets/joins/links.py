@@ -13,7 +13,7 @@ import pyarrow as pa
 from assets.findings import SHOWN, Finding, listed, note
 from assets.joins.columns import Columns, cell
 from assets.joins.matching import unmatched
-from assets.joins.several import MORE, gathered
+from assets.joins.several import MORE, gathered, sql_list, unused
 from assets.keys import sql_key
 from assets.lake import BATCH_ROWS, sql_among, sql_string
 from assets.names import normalize
@@ -21,6 +21,7 @@ from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
 from assets.storage import Location, locate
 from assets.tables import read_table
+from assets.view_settings import SOURCE, Views
 from training.schema import MODALITIES
 from training.validation import check
 
@@ -62,7 +63,8 @@ def _match(
     """Tables `matches`: for each key that a row of the link table names the items that have it, or none; and
     `left_over`."""
     cells = " UNION ALL ".join(
-        f"SELECT link, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, key, min(place) AS place "
+        f"SELECT link, {sql_string(s.name)} AS source, {sql_string(s.modality)} AS modality, key, min(place) AS place, "
+        f"{_view(link_columns[s.name], settings.views.get(s.modality))} AS view "
         f"FROM ({_keys(link_columns[s.name], s.modality in settings.several)}) GROUP BY ALL"
         for s in sources
     )
@@ -71,44 +73,51 @@ def _match(
         f"""
         CREATE TABLE cells AS SELECT * FROM ({cells}) WHERE key IS NOT NULL;
         CREATE TABLE named AS
-        SELECT source, key, item_id, id, unit, status, position, time, number FROM items WHERE key IS NOT NULL
+        SELECT source, key, item_id, id, unit, status, position, time, number, view FROM items WHERE key IS NOT NULL
         UNION ALL
-        SELECT source, key || suffix, item_id, id, unit, status, position, time, number FROM (
+        SELECT source, key || suffix, item_id, id, unit, status, position, time, number, view FROM (
           SELECT *, regexp_extract(coalesce(member, uri), '\\.[^./]*$') AS suffix FROM items WHERE keyless)
         WHERE suffix <> ''
         UNION ALL
-        SELECT source, key, NULL, NULL, NULL, status, NULL, NULL, NULL FROM refused_keys;
+        SELECT source, key, NULL, NULL, NULL, status, NULL, NULL, NULL, NULL FROM refused_keys;
         CREATE TABLE matches AS
         SELECT link, c.modality, c.source, c.key, item_id, id, unit, coalesce(status, 'not_found') AS status,
-          position, place, time, number, n.source IS NOT NULL AS matched
+          position, place, time, number, coalesce(c.view, n.view) AS view, n.source IS NOT NULL AS matched
         FROM cells c LEFT JOIN named n ON n.source = c.source AND n.key = c.key;
         CREATE VIEW left_over AS
         SELECT DISTINCT item_id, CASE WHEN key IS NULL THEN 'no_key'
           WHEN NOT EXISTS (FROM matches m WHERE m.item_id = i.item_id) THEN 'not_linked'
-          WHEN {sql_among("modality", settings.several)} THEN 'over_several' ELSE 'ambiguous' END AS reason,
-          NULL AS why
+          {unused(settings.several, "EXISTS (FROM matches m WHERE m.item_id = i.item_id AND m.view IS NOT NULL)")}
+          ELSE 'ambiguous' END AS reason, NULL AS why
         FROM items i;
         """
     )
 
 
 def _keys(columns: tuple[tuple[str, ...], ...], is_list: bool) -> str:
-    """SQL: the keys of a source that each row of the link table names, with their places; a cell of one column may hold
-    several, `a;b` or a JSON list."""
+    """SQL: the keys of a source that each row of the link table names, with their places and the number of the column;
+    a cell of one column may hold several, `a;b` or a JSON list."""
     listed = []
-    for key in columns:
+    for number, key in enumerate(columns, 1):
         whole = sql_key([cell("values", column) for column in key])
         parts = (
             f"CASE WHEN json_type(try_cast({whole} AS JSON)) = 'ARRAY' THEN from_json({whole}, '[\"VARCHAR\"]') "
             f"ELSE string_split({whole}, ';') END"
         )
-        listed.append(parts if is_list and len(key) == 1 else f"[{whole}]")
-    keys = f"flatten([{', '.join(f'coalesce({parts}, [])' for parts in listed)}])"
-    every = f"SELECT link, {keys} AS keys FROM links"
+        each = f"coalesce({parts if is_list and len(key) == 1 else f'[{whole}]'}, [])"
+        listed.append(f"list_transform({each}, lambda key: {{'key': key, 'column': {number}}})")
+    every = f"SELECT link, flatten([{', '.join(listed)}]) AS keys FROM links"
     return (
-        "SELECT link, nullif(trim(key), '') AS key, place FROM "
-        f"(SELECT link, unnest(keys) AS key, generate_subscripts(keys, 1) AS place FROM ({every}))"
+        "SELECT link, nullif(trim(named.key), '') AS key, named.column AS number, place FROM "
+        f"(SELECT link, unnest(keys) AS named, generate_subscripts(keys, 1) AS place FROM ({every}))"
     )
+
+
+def _view(columns: tuple[tuple[str, ...], ...], views: Views | None) -> str:
+    """SQL: the number of the view that the column says, where there are several, each called like its view."""
+    if views is None or views.by != SOURCE or len(columns) == 1:
+        return "NULL::INTEGER"
+    return f"{sql_list([views.views.index(column) + 1 for (column,) in columns])}[number]"
 
 
 def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> None:
@@ -117,6 +126,7 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
     slots = ", ".join(
         f"CASE WHEN {m}.status IN ('present', 'incomplete') THEN {m}.item_id END AS {m}_item, "
         f"CASE WHEN {m}.status IN ('present', 'incomplete') THEN {m}.id END AS {m}_id, {m}.more AS {m}_more, "
+        f"{m}.views AS {m}_views, "
         f"coalesce({m}.status, 'absent') AS {m}_status"
         for m in MODALITIES
     )
@@ -133,7 +143,7 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
         f"""
         CREATE TABLE joined AS
         WITH picked AS (
-          SELECT link, modality, item_id, id, unit, NULL::{MORE} AS more, status
+          SELECT link, modality, item_id, id, unit, NULL::{MORE} AS more, NULL::VARCHAR[] AS views, status
           FROM matches WHERE NOT {several}
           WINDOW best AS (PARTITION BY link, modality ORDER BY
             array_position(['present', 'quarantined', 'not_found', 'absent'], status), number)
@@ -202,7 +212,10 @@ def _link_columns(
     columns: LinkColumns = {}
     for source in sources:
         shared = source.keys if source.table and locate(source.table, root).uri == path.uri else ()
-        choices = [settings.key_columns.get(source.name, ()), shared, (source.name,), (source.modality,)]
+        views = settings.views.get(source.modality)
+        each_view = views.views if views is not None and views.by == SOURCE and source.name not in views.views else ()
+        choices = [settings.key_columns.get(source.name, ()), shared, (";".join(each_view),), (source.name,)]
+        choices.append((source.modality,))
         keys = [_each(choice, settings) for choice in choices if choice]
         named = next((key for key in keys if {column for one in key for column in one} <= set(linked)), None)
         if named is None:
@@ -212,6 +225,13 @@ def _link_columns(
             )
         expected = f"one column, unless align.several lets a sample have several of modality {source.modality}"
         check(len(named) == 1 or source.modality in settings.several, f"align.columns.{source.name}", named, expected)
+        if views is not None and views.by == SOURCE:
+            told = [column for (column,) in named] if len(named) > 1 else [source.name]
+            odd = [name for name in told if name not in views.views]
+            expected = (
+                f"columns called like the views of {source.modality} ({', '.join(views.views)}), or one source each"
+            )
+            check(not odd, f"align.columns.{source.name}", told, expected)
         columns[source.name] = named
     return columns
 

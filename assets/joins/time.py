@@ -7,7 +7,7 @@ import duckdb
 
 from assets.joins.base import Join
 from assets.joins.columns import Columns, cell
-from assets.joins.several import MORE
+from assets.joins.several import MORE, most_of, view_name
 from assets.joins.time_clocks import set_clocks
 from assets.joins.time_options import TimeOptions, microseconds
 from assets.joins.time_outcomes import note_streams, tell_left_over
@@ -16,6 +16,7 @@ from assets.keys import sql_key
 from assets.lake import sql_among, sql_string
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
+from assets.view_settings import SOURCE, Places, Views
 from training.schema import MODALITIES
 
 
@@ -67,13 +68,17 @@ class TimeJoin(Join):
         set_clocks(connection, options, columns)
         _load_anchors(connection, options, sources)
         for source in sources:
-            if source.name != options.base:
-                _match(connection, options, source.name)
+            if source.name != options.base and options.windows is None:
+                views = settings.views.get(source.modality)
+                # Of a source with several views each is a stream of its own: what is nearest is asked of each.
+                for view in [None] if views is None or views.by == SOURCE else range(1, len(views.views) + 1):
+                    _match(connection, options, source.name, view)
         if options.once:
             _keep_nearest(connection)
         several = _fill_slots(connection, options, sources, settings.several)
-        _join(connection, options, several, [m for m in MODALITIES if m not in settings.allow_shared])
-        tell_left_over(connection, options, sources)
+        telling = [m for m in MODALITIES if m not in settings.allow_shared]
+        _join(connection, options, {m: places for m, places in settings.several.items() if m in several}, telling)
+        tell_left_over(connection, options, sources, settings.several)
         note_streams(connection, options, sources)
         connection.execute("DROP TABLE pairs; DROP TABLE filled")
         return columns
@@ -103,7 +108,8 @@ def _load_timed(
         f"""
         CREATE TABLE broken_links(uri VARCHAR, line BIGINT, problem VARCHAR);
         CREATE TABLE timed AS
-        SELECT number, source, modality, position, status, item_id, id, CASE source {" ".join(keys)} END AS lane_key,
+        SELECT number, source, modality, position, status, item_id, id, view,
+          CASE source {" ".join(keys)} END AS lane_key,
           {started} + coalesce(round(start * 1e6)::BIGINT, first, 0) AS begin,
           CASE WHEN seconds IS NOT NULL THEN begin + round(seconds * 1e6)::BIGINT
             WHEN first IS NOT NULL THEN begin + last - first ELSE coalesce(epoch_us(until), begin) END AS until
@@ -127,7 +133,7 @@ def _load_anchors(
     connection.execute(
         """
         CREATE TABLE placed AS
-        SELECT number, source, status = 'present' AS usable, lane, t.begin + shift(begin, source) AS begin,
+        SELECT number, source, view, status = 'present' AS usable, lane, t.begin + shift(begin, source) AS begin,
           t.until + shift(until, source) AS until
         FROM timed t JOIN lanes USING (lane_key) WHERE t.begin IS NOT NULL
         ORDER BY position, lane, 5, number;
@@ -170,12 +176,15 @@ def _load_anchors(
     )
 
 
-def _match(connection: duckdb.DuckDBPyConnection, options: TimeOptions, source: str) -> None:
-    """Adds the pairs of one stream, and which anchors would have one if an item could be used."""
-    if options.windows is not None:
-        return
+def _match(connection: duckdb.DuckDBPyConnection, options: TimeOptions, source: str, view: int | None) -> None:
+    """Adds the pairs of one stream, and which anchors would have one if an item could be used.
+
+    Args:
+        view: the stream is of the items of this view only.
+    """
     (lanes,) = connection.sql("SELECT count(*) FROM lanes").fetchall()[0]
     name = sql_string(source)
+    mine = f"source = {name}" + ("" if view is None else f" AND view = {view}")
     match = options.match_of(source)
     found = matching(match, options.tolerance_of(source), lanes > 1)
     # As-of, what cannot be used counts where it would have been taken; else all of it does.
@@ -184,9 +193,9 @@ def _match(connection: duckdb.DuckDBPyConnection, options: TimeOptions, source: 
         ("true" if match in AS_OF else "NOT usable", "wanted", "anchor FROM ({0}) SEMI JOIN refused USING (number)"),
     ):
         connection.execute(
-            f"CREATE OR REPLACE TEMP VIEW refused AS SELECT number FROM placed WHERE source = {name} AND NOT usable;"
+            f"CREATE OR REPLACE TEMP VIEW refused AS SELECT number FROM placed WHERE {mine} AND NOT usable;"
             "CREATE OR REPLACE TEMP VIEW stream AS "
-            f"SELECT number, lane, begin, until FROM placed WHERE source = {name} AND {which}"
+            f"SELECT number, lane, begin, until FROM placed WHERE {mine} AND {which}"
         )
         needed = "stream" if into == "pairs" else "refused"
         (count,) = connection.sql(f"SELECT count(*) FROM {needed}").fetchall()[0]
@@ -209,11 +218,11 @@ def _fill_slots(
     connection: duckdb.DuckDBPyConnection,
     options: TimeOptions,
     sources: Sequence[SourceSettings],
-    most: Mapping[str, int],
+    places: Mapping[str, Places],
 ) -> set[str]:
     """Table `filled(anchor, modality, number, rank)`: the items of each sample; of a modality first the base's own,
-    then by the order of the sources and of time, as many as `most` says, or one. Returns the modalities of which a
-    sample may have several."""
+    then by the order of the sources and of time, as many as `places` says, or one; or the first of each view, in the
+    order of the views. Returns the modalities of which a sample may have several."""
     connection.execute("CREATE TABLE filled(anchor BIGINT, modality VARCHAR, number BIGINT, rank BIGINT)")
     several = set[str]()
     for m in MODALITIES:
@@ -226,24 +235,28 @@ def _fill_slots(
             continue
         rank = "1 AS rank"
         is_one = all(options.match_of(name) in AS_OF for name in streams)
-        if has_base + len(streams) > 1 or (streams and not is_one):
-            several |= {m} & most.keys()
+        has_views = isinstance(places.get(m), Views)
+        if has_views or has_base + len(streams) > 1 or (streams and not is_one):
+            several |= {m} & places.keys()
             found = f"FROM ({found}) JOIN timed USING (number)"
-            order = "ORDER BY is_base DESC, position, begin, number"
-            rank = f"row_number() OVER (PARTITION BY anchor {order}) AS rank"
-            found = f"SELECT *, {rank} {found} QUALIFY rank <= {most.get(m, 1)}"
+            order = "is_base DESC, position, begin, number"
+            if has_views:
+                first = f"row_number() OVER (PARTITION BY anchor, view ORDER BY {order}) = 1"
+                found = f"FROM (SELECT * {found} WHERE view IS NOT NULL QUALIFY {first})"
+            rank = f"row_number() OVER (PARTITION BY anchor ORDER BY view, {order}) AS rank"
+            found = f"SELECT *, {rank} {found} QUALIFY rank <= {most_of(places.get(m, 1))}"
             rank = "rank"
         connection.execute(f"INSERT INTO filled SELECT anchor, '{m}', number, {rank} FROM ({found})")
     return several
 
 
 def _join(
-    connection: duckdb.DuckDBPyConnection, options: TimeOptions, several: set[str], telling: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, options: TimeOptions, several: Mapping[str, Places], telling: Sequence[str]
 ) -> None:
     """Table `joined`.
 
     Args:
-        several: the modalities of which a sample may have more than one item.
+        several: the modalities of which a sample may have more than one item, and how many.
         telling: those whose items may not be in samples of several splits.
     """
     block = options.split_block
@@ -258,17 +271,20 @@ def _join(
     for m in MODALITIES:
         more = f"{m}_more.more" if m in several else f"NULL::{MORE}"
         there = f"CASE WHEN w.{m} THEN 'incomplete' ELSE 'present' END" if m in several else "'present'"
+        views = f"{m}_more.views" if m in several else "NULL::VARCHAR[]"
         slots.append(
-            f"{m}_slot.item_id AS {m}_item, {m}_slot.id AS {m}_id, {more} AS {m}_more, CASE "
+            f"{m}_slot.item_id AS {m}_item, {m}_slot.id AS {m}_id, {more} AS {m}_more, {views} AS {m}_views, CASE "
             f"WHEN {m}_slot.id IS NOT NULL THEN {there} WHEN w.{m} THEN 'quarantined' ELSE 'absent' END AS {m}_status"
         )
-        of_modality = "SELECT anchor, item_id, id, rank FROM filled f JOIN timed t USING (number) "
+        of_modality = "SELECT anchor, item_id, id, view, rank FROM filled f JOIN timed t USING (number) "
         of_modality += f"WHERE f.modality = '{m}' AND t.modality = '{m}'"
         joins.append(f"LEFT JOIN ({of_modality} AND rank = 1) {m}_slot ON {m}_slot.anchor = a.anchor")
         if m in several:
-            listed = "list({'item': item_id, 'id': id} ORDER BY rank) AS more"
+            listed = "list({'item': item_id, 'id': id} ORDER BY rank) FILTER (rank > 1) AS more"
+            name = view_name(several, sql_string(m))
+            listed += f", list({name} ORDER BY rank) FILTER (view IS NOT NULL) AS views"
             joins.append(
-                f"LEFT JOIN (SELECT anchor, {listed} FROM ({of_modality} AND rank > 1) GROUP BY anchor) {m}_more "
+                f"LEFT JOIN (SELECT anchor, {listed} FROM ({of_modality}) GROUP BY anchor) {m}_more "
                 f"ON {m}_more.anchor = a.anchor"
             )
     lacking = ", ".join(f"bool_or(modality = '{m}') AS {m}" for m in MODALITIES)

@@ -1,15 +1,16 @@
 """What a join in time has found: of each stream what matched and how far apart, and why the rest did not."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import duckdb
 
 from assets.findings import Finding, note
 from assets.joins.time_options import TimeOptions
-from assets.lake import sql_string
+from assets.lake import sql_among, sql_string
 from assets.source_settings import SourceSettings
+from assets.view_settings import Places, Views
 
 _BINS = 41  # of the differences in time
 _MANY = 0.5  # of a stream's items: when so many match nothing, that is told
@@ -38,10 +39,14 @@ def _by_source(sources: Sequence[SourceSettings], value: Callable[[str], str]) -
 
 
 def tell_left_over(
-    connection: duckdb.DuckDBPyConnection, options: TimeOptions, sources: Sequence[SourceSettings]
+    connection: duckdb.DuckDBPyConnection,
+    options: TimeOptions,
+    sources: Sequence[SourceSettings],
+    several: Mapping[str, Places],
 ) -> None:
     """Table `gaps(number, source, match, tolerance, gap)`: how far after an item that matches nothing the nearest
-    anchor begins that it may match; and `left_over`, of the items that are the first of their modality in no sample."""
+    anchor begins that it may match; and `left_over`, of the items that are in no sample."""
+    viewed = sql_among("modality", [m for m, places in several.items() if isinstance(places, Views)])
     match = _by_source(sources, lambda name: sql_string(options.match_of(name)))
     tolerance = _by_source(sources, lambda name: str("NULL" if (t := options.tolerance_of(name)) is None else t))
     connection.execute(
@@ -62,11 +67,13 @@ def tell_left_over(
           SELECT t.* FROM timed t ANTI JOIN filled f ON f.number = t.number WHERE status = 'present'
         ), doubles AS (
           SELECT number FROM (
-            SELECT number, min(number) FILTER (usable) OVER (PARTITION BY source, lane, begin) AS first FROM placed)
+            SELECT number, min(number) FILTER (usable) OVER (PARTITION BY source, view, lane, begin) AS first
+            FROM placed)
           WHERE first < number
         ), judged AS (
           SELECT item_id, u.number, gap, tolerance, match, CASE WHEN u.begin IS NULL THEN 'no_time'
-            WHEN lane_key IS NULL THEN 'no_key' WHEN g.number IS NULL THEN 'over_several'
+            WHEN lane_key IS NULL THEN 'no_key' WHEN {viewed} AND u.view IS NULL THEN 'no_view'
+            WHEN g.number IS NULL THEN CASE WHEN {viewed} THEN 'same_view' ELSE 'over_several' END
             WHEN {options.windows is not None} THEN 'outside'
             WHEN gap IS NULL OR match IN ('overlap', 'within') OR abs(gap) > tolerance THEN 'no_partner'
             WHEN d.number IS NOT NULL THEN 'same_time' ELSE 'passed_over' END AS reason

@@ -141,8 +141,8 @@ class Service:
     async def _rows(self, request: Request, body: bytes) -> list[Record]:
         arguments = body, request.headers.get("content-type", ""), self.columns, self.most
         rows = read_rows(*arguments) if len(body) <= _INLINE_BYTES else await asyncio.to_thread(read_rows, *arguments)
-        # The model bounds each picture and recording, and so the only one of a small body without lists.
-        if len(rows) > 1 or any(isinstance(cell, list) or str(cell)[:1] == "[" for cell in rows[0].values()):
+        # The model bounds each picture and recording, and so the only one of a small body without lists and objects.
+        if len(rows) > 1 or any(isinstance(c, list | dict) or str(c)[:1] in ("[", "{") for c in rows[0].values()):
             await asyncio.to_thread(check_media, rows, self.limits.pixels, self.limits.seconds)
         return rows
 

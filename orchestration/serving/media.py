@@ -37,11 +37,12 @@ def _too_large(what: str) -> Refused:
 
 
 def _strings(rows: Sequence[Record]) -> Iterable[str]:
-    """Those of the rows, and those in lists of several, which may be JSON within a string."""
+    """Those of the rows, and those in lists of several or objects of views, which may be JSON within a string."""
     for value in (value for row in rows for value in row.values()):
-        if isinstance(value, str) and value[:1] == "[":
+        if isinstance(value, str) and value[:1] in ("[", "{"):
             with contextlib.suppress(ValueError, RecursionError):
                 value = json.loads(value)
+        value = list(value.values()) if isinstance(value, dict) else value
         yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one)
 
 

@@ -138,6 +138,10 @@ def test_a_content_leaks_wherever_it_stands_in_a_list() -> None:
     ("several", "says"),
     [
         ({"image": 1}, "several.image is 1, expected 2 or more"),
+        ({"image": ["front"]}, r"several.image: views is \['front'\], expected two names or more"),
+        ({"image": ["a", "b", "a"]}, "expected each name once"),
+        ({"image": ["a;b", "c"]}, "names without ;"),
+        ({"image": {"views": ["a", "b"], "of": "x"}}, "several.image: of is not a key that is known here"),
         ({"text": 2}, "a sample has one text"),
         ({"odor": 2}, "modalities"),
     ],

@@ -62,7 +62,7 @@ class Given(NamedTuple):
 
 
 def several(most: int) -> dict[str, int]:
-    """A sample has one text."""
+    """Of pictures and recordings; of texts the first."""
     return dict.fromkeys(("image", "speech"), most) if most > 1 else {}
 
 

@@ -134,7 +134,9 @@ def test_several_of_a_modality_are_a_list_or_its_json() -> None:
     for several in ([IMAGE, IMAGE], json.dumps([IMAGE, IMAGE])):
         assert read_inputs({"image": several}, 0, MODALITIES, media) == {"image": [png(), png()]}
     assert read_inputs({"image": IMAGE, "text": '["a"]'}, 0, MODALITIES, media) == {"image": [png()], "text": ['["a"]']}
-    for wrong in ([IMAGE, 3], {"a": IMAGE}):
+    for views in ({"a": IMAGE, "b": None}, json.dumps({"a": IMAGE})):
+        assert read_inputs({"image": views}, 0, MODALITIES, media) == {"image": {"a": png()}}
+    for wrong in ([IMAGE, 3], {"a": 3}):
         with pytest.raises(MlflowException, match=r"row 0, column image: is (list|dict), expected a string"):
             read_inputs({"image": wrong}, 0, MODALITIES, media)
     processor = Processor(FeatureSettings(image=vectors), MediaLimits())

@@ -51,7 +51,7 @@ def rows_of(modality: str, features: FeatureSettings, counts: list[int], seed: i
 
 
 def make(
-    features: FeatureSettings, modality: str, several: dict[str, int], **settings: Any
+    features: FeatureSettings, modality: str, several: dict[str, Any], **settings: Any
 ) -> tuple[FusionModel, Collator]:
     torch.manual_seed(0)
     chosen: dict[str, Any] = {"output": "class", "width": 16, "layers": 1, "heads": 2, "tokens": 2} | settings
@@ -146,6 +146,56 @@ def test_more_than_there_may_be_is_an_error_and_each_content_is_augmented_by_its
     one, other, single = replace(collate, augment={"image": augment})(rows)["image"]
     assert not torch.equal(one, other)
     torch.testing.assert_close(single, replace(collate, augment={"image": augment})(rows[1:])["image"][0])
+
+
+VIEWS = ["front", "left", "right"]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS.names())
+def test_a_view_is_read_at_its_own_place_whatever_else_a_row_has(fusion: str, tmp_path: Path) -> None:
+    features = FeatureSettings(**MEDIA)
+    model, collate = make(features, "image", {"image": VIEWS}, fusion=fusion)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    given = rows_of("image", features, [2, 2, 1, 0])
+    for row, views in zip(given, (["front", "right"], ["right", "front"], ["right"], None), strict=True):
+        row["image_views"] = views
+    first, swapped, one, none = given
+    swapped |= {"image": first["image_more"][0], "image_more": [first["image"]]}
+    one |= {"image": first["image_more"][0]}
+
+    def said(row: dict[str, Any]) -> torch.Tensor:
+        with torch.no_grad():
+            return model(**collate([row, *given])).logits[0]
+
+    torch.testing.assert_close(said(first), said(swapped), msg="the order of what is given says nothing")
+    batch = collate([first, one, none])
+    assert batch["image_places"].tolist() == [0, 2, 2] and batch["image_rows"].tolist() == [0, 0, 1]
+    tokens, mask = model.encode(**batch)
+    image = model.config.modalities.index("image")
+    assert mask[0, image].tolist() == [True, True, False, False, True, True]
+    assert mask[1, image].tolist() == [False] * 4 + [True] * 2, "what lacks leaves its place empty"
+    torch.testing.assert_close(tokens[0, image, 4:], tokens[1, image, 4:], msg="and moves no other")
+    assert not torch.allclose(said(one), said(one | {"image_views": ["left"]}), atol=1e-5)
+    model.save_pretrained(tmp_path)
+    assert FusionModel.from_pretrained(tmp_path).config.several == {"image": VIEWS}
+
+
+@pytest.mark.parametrize(
+    ("count", "views", "says"),
+    [
+        (1, ["rear"], "0 has the view 'rear', which the model does not know; there are front, left, right"),
+        (2, ["left", "left"], "0 has the view 'left' more than once"),
+        (2, None, "0 does not say of which view each is"),
+        (4, [*VIEWS, "rear"], "0 has 4, and the model takes 3"),
+    ],
+)
+def test_views_that_the_model_does_not_know_are_refused(count: int, views: list[str] | None, says: str) -> None:
+    features = FeatureSettings(**MEDIA)
+    _, collate = make(features, "image", {"image": VIEWS})
+    with pytest.raises(ValueError, match=says):
+        collate([rows_of("image", features, [count])[0] | {"image_views": views}])
 
 
 def test_rows_of_several_are_not_mixed() -> None:

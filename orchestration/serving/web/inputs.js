@@ -58,9 +58,15 @@ export class ColumnInput extends Input {
 }
 
 class FileInput extends Input {
-  constructor(name, { type, suffixes }, limits) {
+  constructor(name, { type, suffixes, views = [] }, limits) {
     super(name, limits);
     this.value = null;
+    this.view = null; // of a model that knows its inputs by view: which one is given here
+    if (views.length) {
+      this.view = make("select");
+      this.view.setAttribute("aria-label", name);
+      this.view.append(...views.map((view) => new Option(view)));
+    }
     const chooser = Object.assign(make("input"), { type: "file", id: `input-${name}`, accept: [type, ...suffixes].join(",") });
     chooser.onchange = () => {
       if (chooser.files[0]) this.take(chooser.files[0]);
@@ -72,7 +78,7 @@ class FileInput extends Input {
     title.id = `title-${name}`;
     this.card.setAttribute("role", "group");
     this.card.setAttribute("aria-labelledby", title.id);
-    this.buttons = make("div", "row", chooser, button);
+    this.buttons = make("div", "row", ...(this.view ? [this.view] : []), chooser, button);
     this.preview = make("div", "preview");
     this.card.append(title, this.buttons, this.preview, this.problem);
   }

@@ -98,7 +98,10 @@ async function ask() {
   answer.setAttribute("aria-busy", "true");
   try {
     const values = new Map();
-    for (const { name, value } of given) values.set(name, await encoded(value));
+    for (const { name, value, view } of given) {
+      const content = await encoded(value);
+      values.set(name, view ? { [view.value]: content } : content);
+    }
     const subsets = subsetsOf([...values.keys()]);
     const named = columns.map((column) => [column.name, column.value]).filter(([, value]) => value !== null);
     const bodies = bodiesOf(subsets.map((subset) => Object.fromEntries([...named, ...subset.map((name) => [name, values.get(name)])])));
