@@ -191,6 +191,22 @@ def make_wav() -> Callable[[Path, int], None]:
     return write_wav
 
 
+@pytest.fixture
+def decoded_sizes(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int | None]]:
+    """Modality -> the size that is asked of each content that the data side decodes from now on."""
+    from assets.decoder import decode_each
+
+    asked: dict[str, list[int | None]] = {}
+
+    def counted(modality: Any, files: Iterable[tuple[bytes, int | None]], *more: Any) -> Iterator[Any]:
+        files = list(files)
+        asked.setdefault(modality.name, []).extend(size for _, size in files)
+        return decode_each(modality, files, *more)
+
+    monkeypatch.setattr("assets.processing.decode_each", counted)
+    return asked
+
+
 @pytest.fixture(scope="session")
 def mariadb(free_ports: Callable[[int], list[int]]) -> Iterator[str]:
     """user:password@host:port of a server with the database shop."""

@@ -331,16 +331,11 @@ def processed(path: Path) -> tuple[pipeline.Lake, int]:
     return lake, [featurizing.process_modality(lake, project, m)["processed"] for m in ("text", "image")][1]
 
 
-def test_boxes_from_the_project_file_to_the_pixels_of_samples(project: Path, monkeypatch: Any) -> None:
-    asked: list[int | None] = []
-
-    def decode(data: bytes, limits: MediaLimits, size: int | None) -> Image:
-        asked.append(size)
-        return decode_image(data, limits, size)
-
-    monkeypatch.setattr("training.modalities.image.decode_image", decode)
+def test_boxes_from_the_project_file_to_the_pixels_of_samples(
+    project: Path, decoded_sizes: dict[str, list[int | None]]
+) -> None:
     lake, _ = processed(project)
-    assert asked == [None] * 11, "each picture is decoded once, in full, however many boxes it has"
+    assert decoded_sizes["image"] == [None] * 11, "each picture is decoded once, in full, however many boxes it has"
     settings = load(project)
     pipeline.write_samples(lake, settings)
 
