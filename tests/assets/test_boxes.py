@@ -392,10 +392,10 @@ def test_boxes_from_the_project_file_to_the_pixels_of_samples(
     spec = SimpleNamespace(lake=lake.uri, storage_options={}, features=settings.features)
     assert prediction_table._inputs(spec, ["a1"])["a1"]["image"] == "a.jpg, 60x60 pixels from (100, 80)"
 
-    decodings, before = len(asked), lake.read("clean_image").num_rows
-    assert processed(project)[1] == 0 and len(asked) == decodings
+    decodings, before = len(decoded_sizes["image"]), lake.read("clean_image").num_rows
+    assert processed(project)[1] == 0 and len(decoded_sizes["image"]) == decodings
     write_boxes(project.parent, [row if row[0] != "a2" else ("a2", "a", 301, 20, 60, 40, "bus") for row in ROWS])
-    assert processed(project)[1] == 1 and len(asked) == decodings + 1, "only what changed"
+    assert processed(project)[1] == 1 and len(decoded_sizes["image"]) == decodings + 1, "only what changed"
     assert lake.read("clean_image").num_rows == before + 1
 
     torn = load(project, ["align.group=notes.id"])

@@ -397,12 +397,12 @@ def test_segments_by_times_and_whole_recordings_of_the_same_files(
     assert prediction_table._inputs(spec, ["a1"])["a1"]["speech"] == "a.wav, 1.00 s to 2.00 s"
 
     again = data_side(project)[1]
-    assert again["speech"]["processed"] == 0 and len(decoded) == 3
+    assert again["speech"]["processed"] == 0 and len(decoded_sizes["speech"]) == 3
     before, sensed = lake.read("clean_speech").num_rows, signature(settings)
     write_calls(project.parent, [turn if turn[0] != "a1" else ("a1", "a", 1.25, 2, "calm") for turn in TURNS])
     assert signature(load(project)) != sensed
     again = data_side(project)[1]
-    assert again["speech"]["processed"] == 1 and len(decoded) == 4, "only the segment that changed"
+    assert again["speech"]["processed"] == 1 and len(decoded_sizes["speech"]) == 4, "only the segment that changed"
     assert lake.read("clean_speech").num_rows == before + 1
 
     pipeline_rows = project.parent / "raw.parquet"
