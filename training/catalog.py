@@ -41,6 +41,8 @@ FEATURIZERS = Family(
         "speech": {
             "log_mel": "training.featurizers.log_mel:LogMelFeaturizer",
             "mfcc": "training.featurizers.mfcc:MfccFeaturizer",
+            "whisper_mel": "training.featurizers.whisper_mel:WhisperMelFeaturizer",
+            "kaldi_fbank": "training.featurizers.kaldi_fbank:KaldiFbankFeaturizer",
             "embedding": "training.featurizers.embedding:EmbeddingSpeechFeaturizer",
             "processed": "training.featurizers.processed:ProcessedSpeechFeaturizer",
             "vector": "training.featurizers.vector:VectorFeaturizer",

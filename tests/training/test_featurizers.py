@@ -123,7 +123,9 @@ def test_options_that_act_in_a_batch_are_no_part_of_the_fingerprint(case):
     featurizer = processor.featurizers[modality]
     for name in FEATURIZERS.option_names(kind, modality):
         if name in featurizer.at_batch:
-            section = to_dict(featurizer.options) | {"kind": kind, name: getattr(featurizer.options, name) + 1}
+            value = getattr(featurizer.options, name)
+            other = not value if isinstance(value, bool) else value + 1
+            section = to_dict(featurizer.options) | {"kind": kind, name: other}
             changed = FeatureSettings(**{modality: section})
             assert Processor(changed, MediaLimits()).fingerprint(modality) == processor.fingerprint(modality)
             assert changed.at_batch(modality) != processor.features.at_batch(modality)
