@@ -40,6 +40,8 @@ class SourceSettings:
     segments: Choice | None = None  # how its items are cut (`assets.catalog.SEGMENTS`); null: each is one content
     strict: bool = False  # true: an item that cannot be read fails the run instead of going to quarantine
 
+    vectors = False  # its items are vectors, as the features of its modality say: no setting of its own
+
     def __post_init__(self) -> None:
         kind = SOURCES.load(self.kind)
         try:
@@ -103,7 +105,8 @@ class SourceSettings:
 
     def make(self, root: Path) -> "Source":
         """The source itself; `root` is the folder that relative paths start from."""
-        source = SOURCES.load(self.kind).make(root, self.options, self.modality)
+        more = {"vectors": True} if self.vectors else {}
+        source = SOURCES.load(self.kind).make(root, self.options, self.modality, **more)
         if (cutter := self.cutter()) is None:
             return source
         from assets.segments.base import CutSource
@@ -128,11 +131,13 @@ class SourceSettings:
         return replace(self, segments=Choice(self.segments.kind, options))
 
     def of_vectors(self) -> "SourceSettings":
-        """As what reads vectors, where it reads a column of a table."""
-        if self.kind not in ("table", "embedded"):
-            return self
-        options = SOURCES.load("vectors").Options(**vars(self.options))
-        return replace(self, kind="vectors", options=options)
+        """As what reads vectors, whatever its modality."""
+        if self.kind in ("table", "embedded"):
+            options = SOURCES.load("vectors").Options(**vars(self.options))
+            return replace(self, kind="vectors", options=options)
+        of_vectors = replace(self)
+        object.__setattr__(of_vectors, "vectors", self.kind != "vectors")
+        return of_vectors
 
     @property
     def files(self) -> tuple[str, ...] | None:

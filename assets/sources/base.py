@@ -87,13 +87,16 @@ class Source(ABC):
         self.root, self.options = root, options
 
     @classmethod
-    def make(cls, root: Path, options: Any, modality: str) -> "Source":
+    def make(cls, root: Path, options: Any, modality: str, vectors: bool = False) -> "Source":
         """The source that reads what the options name; another kind where what is there asks for it.
 
         Args:
             modality: of its items, for kinds that read each in a way of its own.
+            vectors: its items are vectors (`training.vectors`), in the place of those of the modality.
         """
-        return cls(root, options)
+        source = cls(root, options)
+        source.vectors = vectors
+        return source
 
     def __str__(self) -> str:
         """What it reads, for messages."""
@@ -127,6 +130,10 @@ class Source(ABC):
             OSError: it cannot be read.
             ValueError: it is damaged.
         """
+
+    def wholes(self) -> Iterable[Entry]:
+        """The archives and tables that `checksum` can be said of (`assets.checksums`). Raises SourceError."""
+        return ()
 
     def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
         """Which URIs do not hold what was listed any more; asked when they have been read.

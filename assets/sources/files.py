@@ -2,12 +2,12 @@
 
 import json
 import posixpath
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from assets.archives import Archives
+from assets.checksums import ChecksumSettings, is_sha256
 from assets.file_listing import FileListing
 from assets.file_names import FileNames
 from assets.formats.base import Record
@@ -26,8 +26,6 @@ from assets.times import read_times
 from training.credentials import mask
 from training.validation import Names
 
-is_sha256 = re.compile("[0-9a-fA-F]{64}").fullmatch
-
 Entries = list[Entry]
 _SHOWN = 3  # names of many in a message
 
@@ -41,7 +39,7 @@ class FilesSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(TimeSettings, TableSettings):
+    class Options(ChecksumSettings, TimeSettings, TableSettings):
         # `encoding` is of text files, too, and of names in archives that do not say theirs.
         # Folder, glob, tar, zip or file: a path, or a URL; or several. A folder or glob of nothing but archives stands
         # for the members of all. With a table, https://... is what the URLs in it start with.
@@ -95,14 +93,14 @@ class FilesSource(Source):
                 raise ValueError(f"has {name} but no table")
 
     @classmethod
-    def make(cls, root: Path, options: Options, modality: str) -> Source:
+    def make(cls, root: Path, options: Options, modality: str, vectors: bool = False) -> Source:
         """Where `files` is nowhere and the column that should name them holds them: what reads them there."""
-        source, column = cls(root, options), options.file or (options.key or ("",))[0]
+        source, column = super().make(root, options, modality, vectors), options.file or (options.key or ("",))[0]
         if options.table is None or source._links is not None or source._files.exist():
             return source
         if not holds_media(options.table, root, column, options):
             return source
-        shared = {name: getattr(options, name) for name in ("table", "key", "missing", *TIMED, *REMOTE)}
+        shared = {name: getattr(options, name) for name in ("table", "key", "missing", "checksum", *TIMED, *REMOTE)}
         return EmbeddedSource(root, EmbeddedSource.Options(column=column, **shared))
 
     def exists(self) -> bool:
@@ -147,6 +145,12 @@ class FilesSource(Source):
             yield from file.whole(entry.size)
         finally:
             file.close()
+
+    def wholes(self) -> Iterator[Entry]:
+        if self._links is None:
+            yield from self._files.archives()
+        if self.options.table is not None:
+            yield from table_entries(self.options.table, self.root, self.options)
 
     def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
         return self._files.changed(read)

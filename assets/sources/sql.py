@@ -1,12 +1,14 @@
 """Rows of a query to a SQL database: they hold texts, or the bytes of media, or name files."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+from assets.checksums import ChecksumSettings
 from assets.databases import Database, DatabaseUrl
 from assets.file_names import FileNames
 from assets.formats.base import Place, Record, TableFile, unstorable
@@ -23,6 +25,7 @@ from assets.time_settings import TIMED, TimeSettings
 from training.catalog import MODALITIES
 from training.messages import one_line
 from training.validation import Names, Strings, Word
+from training.vectors import text_of_cell
 
 _BYTES = bytes, bytearray, memoryview
 _ROWS, _MEDIA = 1000, 16  # rows that are held at once, without and with media in them
@@ -36,7 +39,7 @@ class SqlSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(TimeSettings, RemoteSettings):
+    class Options(ChecksumSettings, TimeSettings, RemoteSettings):
         # Of the database; one with a password lies in a variable of the environment: {env: NAME}.
         url: Annotated[DatabaseUrl, Word("url")] = field(default_factory=DatabaseUrl)
         query: str | None = None  # SELECT ...
@@ -52,13 +55,16 @@ class SqlSource(Source):
             return f"{self.url}: {' '.join((self.query or '').split())}"
 
     @classmethod
-    def make(cls, root: Path, options: Options, modality: str) -> Source:
+    def make(cls, root: Path, options: Options, modality: str, vectors: bool = False) -> Source:
         if options.files is not None:
-            return SqlFilesSource(root, options)
-        return cls(root, options, MODALITIES.load(modality).is_text)
+            source = SqlFilesSource(root, options)
+            source.vectors = vectors
+            return source
+        return cls(root, options, MODALITIES.load(modality).is_text, vectors)
 
-    def __init__(self, root: Path, options: Options, is_text: bool) -> None:
+    def __init__(self, root: Path, options: Options, is_text: bool, vectors: bool = False) -> None:
         super().__init__(root, options)
+        self.vectors = vectors
         self._is_text, self._rows = is_text, _Query(root, options)
 
     def __str__(self) -> str:
@@ -86,8 +92,15 @@ class SqlSource(Source):
         options, seen = self.options, set()
         named = options.id or options.key
         left_out = (options.column, *(options.key if len(options.key) == 1 else ()))
-        for record, cells in self._rows.records([options.column, *named], media=not self._is_text):
+        as_media = self.vectors or not self._is_text
+        for record, cells in self._rows.records([options.column, *named], media=as_media):
             key = key_of(record.values, options.key)
+            if self.vectors:
+                record = replace(record, values=record.values | {options.column: _vectors(cells[options.column])})
+                entry = text_entry(record, key, options.column, options, None, left_out, "vector")
+                entry.row = None
+                yield entry
+                continue
             member = json.dumps([_plain(cells.get(name)) for name in named], ensure_ascii=False)
             if self._is_text:
                 entry = text_entry(record, key, options.column, options, None, left_out)
@@ -145,7 +158,9 @@ class SqlFilesSource(FilesSource):
     """Files that the rows of a query name, as those of a table do (`FilesSource`)."""
 
     def __init__(self, root: Path, options: SqlSource.Options) -> None:
-        shared = {name: getattr(options, name) for name in ("files", "key", "file", "missing", *TIMED, *REMOTE)}
+        shared = {
+            name: getattr(options, name) for name in ("files", "key", "file", "missing", "checksum", *TIMED, *REMOTE)
+        }
         super().__init__(root, FilesSource.Options(**shared))
         self._rows = _Query(root, options)
         assert options.files is not None and options.key is not None
@@ -210,6 +225,15 @@ class _Query:
         if not isinstance(value, _BYTES):
             raise ValueError("there are no bytes in it any more; run again")
         return bytes(value)
+
+
+def _vectors(value: Any) -> str | None:
+    """As tables keep vectors (`training.vectors`): of an array of the database, JSON in a text, or a NumPy file."""
+    if value is None or isinstance(value, str):
+        return value and text_of_cell(value)
+    if isinstance(value, _BYTES):
+        return base64.b64encode(value).decode()
+    return text_of_cell(json.dumps(value, default=float))
 
 
 def _plain(value: Any) -> Any:
