@@ -71,31 +71,23 @@ class SourceSettings:
                     f"source {self.name!r} names {mask(place)}, and a login or signature is not for this file: a login "
                     "comes from ~/.netrc, signed URLs from a table (docs/layouts.md)"
                 )
-        self._check_token(self.options)
-        self._check_token(self._rows)
+        self._check_token()
         if self.use == "noise" and not catalog.MODALITIES.load(self.modality).takes_noise:
             takers = [m for m in MODALITIES if catalog.MODALITIES.load(m).takes_noise]
             raise ValueError(
                 f"source {self.name!r} has use: noise and is {self.modality}: only {', '.join(takers)} gets noise added"
             )
 
-    def _check_token(self, options: Any) -> None:
-        """That a token goes to one server, and is not to be read on the way. Args: `options`: its own, or those of its
-        segments."""
-        if getattr(options, "token_env", None) is None:
+    def _check_token(self) -> None:
+        """That a token goes to one server."""
+        if getattr(self.options, "token_env", None) is None:
             return
-        named = *(getattr(options, "files", None) or ()), getattr(options, "table", None) or ""
-        places = [urlsplit(place) for place in named if is_web(place)]
+        places = [urlsplit(place) for place in (*(self.files or ()), self.table or "") if is_web(place)]
         servers = {f"{place.scheme.lower()}://{place.netloc.lower()}" for place in places}
         if len(servers) != 1 or not all(place.netloc for place in places):
             raise ValueError(
                 f"source {self.name!r} has a token_env, which is for one web server that `files` or `table` names, and "
                 f"they name {', '.join(sorted(servers)) or 'none'}"
-            )
-        if places[0].scheme.lower() == "http" and not options.allow_private:
-            raise ValueError(
-                f"source {self.name!r} has a token_env, and {servers.pop()} would get it unencrypted: say https://, or "
-                "`allow_private: true` for a server of a private network"
             )
 
     @classmethod
