@@ -151,6 +151,12 @@ class Source(ABC):
         )
 
 
+def signature_of_rows(source: Source) -> str:
+    """That of what is listed, in whatever order: a query without ORDER BY has none."""
+    facts = ((e.key, e.uri, e.member, e.size, e.version, e.text, e.attributes, e.reason) for e in source.list())
+    return signature_of(sorted(signature_of([fact]) for fact in facts))
+
+
 def signature_of(facts: Iterable[Any]) -> str:
     """16 hex digits that name a series of facts."""
     digest = hashlib.sha256()

@@ -10,14 +10,12 @@ from typing import Annotated, Any, cast
 
 from assets.checksums import ChecksumSettings
 from assets.databases import Database, DatabaseUrl
-from assets.file_names import FileNames
 from assets.formats.base import Place, Record, TableFile, unstorable
 from assets.formats.values import as_text, is_vector, no_text, refused
 from assets.keys import key_of
-from assets.linked_files import LinkedFiles
 from assets.remote_settings import REMOTE, RemoteSettings
-from assets.sources.base import Entry, Source, SourceError, signature_of
-from assets.sources.files import FilesSource
+from assets.sources.base import Entry, Source, SourceError, signature_of_rows
+from assets.sources.files import FilesSource, Rows
 from assets.sources.table import text_entry
 from assets.storage import Location
 from assets.table_settings import TableSettings
@@ -27,6 +25,7 @@ from training.messages import one_line
 from training.validation import Names, Strings, Word
 from training.vectors import text_of_cell
 
+_SHARED = "files", "key", "file", "missing", "checksum", *TIMED, *REMOTE
 _BYTES = bytes, bytearray, memoryview
 _ROWS, _MEDIA = 1000, 16  # rows that are held at once, without and with media in them
 
@@ -56,8 +55,9 @@ class SqlSource(Source):
 
     @classmethod
     def make(cls, root: Path, options: Options, modality: str, vectors: bool = False) -> Source:
-        if options.files is not None:
-            source = SqlFilesSource(root, options)
+        if options.files is not None:  # which the rows name, as those of a table do
+            shared = {name: getattr(options, name) for name in _SHARED}
+            source = FilesSource(root, FilesSource.Options(**shared), _Query(root, options))
             source.vectors = vectors
             return source
         return cls(root, options, MODALITIES.load(modality).is_text, vectors)
@@ -93,7 +93,7 @@ class SqlSource(Source):
         named = options.id or options.key
         left_out = (options.column, *(options.key if len(options.key) == 1 else ()))
         as_media = self.vectors or not self._is_text
-        for record, cells in self._rows.records([options.column, *named], media=as_media):
+        for record, cells in self._rows.cells([options.column, *named], media=as_media):
             key = key_of(record.values, options.key)
             if self.vectors:
                 record = replace(record, values=record.values | {options.column: _vectors(cells[options.column])})
@@ -145,51 +145,13 @@ class SqlSource(Source):
         yield self._rows.medium(self.options.column, dict(zip(named, json.loads(entry.member or "[]"), strict=True)))
 
     def signature(self) -> str:
-        return _signature(self)
+        return signature_of_rows(self)
 
 
-def _signature(source: Source) -> str:
-    """The same in whatever order the rows come: a query without ORDER BY has none."""
-    facts = ((e.key, e.uri, e.member, e.size, e.version, e.text, e.attributes, e.reason) for e in source.list())
-    return signature_of(sorted(signature_of([fact]) for fact in facts))
-
-
-class SqlFilesSource(FilesSource):
-    """Files that the rows of a query name, as those of a table do (`FilesSource`)."""
-
-    def __init__(self, root: Path, options: SqlSource.Options) -> None:
-        shared = {
-            name: getattr(options, name) for name in ("files", "key", "file", "missing", "checksum", *TIMED, *REMOTE)
-        }
-        super().__init__(root, FilesSource.Options(**shared))
-        self._rows = _Query(root, options)
-        assert options.files is not None and options.key is not None
-        self._links = LinkedFiles.of(options.files, options.file or options.key[0], self.options, self._records)
-
-    def exists(self) -> bool:
-        return (self._links is not None or self._files.exist()) and self._rows.exist()
-
-    def _has_table(self) -> bool:
-        return True
-
-    def _tables(self) -> set[str]:
-        return set()
-
-    def _read(self, required: Sequence[str]) -> Iterator[Record]:
-        return (record for record, _ in self._rows.records(required))
-
-    def _row(self, record: Record, name: str | None, found: list[Entry], names: FileNames) -> Entry:
-        entry = super()._row(record, name, found, names)
-        if self._links is None:  # else it is by its row that its URL is found again
-            entry.row = None
-        return entry
-
-    def signature(self) -> str:
-        return _signature(self)  # nothing but the rows tells whether they are others
-
-
-class _Query:
+class _Query(Rows):
     """The rows of a source's query."""
+
+    numbered = False
 
     def __init__(self, root: Path, options: SqlSource.Options) -> None:
         assert options.query is not None
@@ -198,7 +160,10 @@ class _Query:
     def exist(self) -> bool:
         return self._database.exists()
 
-    def records(self, required: Sequence[str], media: bool = False) -> Iterator[tuple[Record, dict[str, Any]]]:
+    def records(self, required: Sequence[str]) -> Iterator[Record]:
+        return (record for record, _ in self.cells(required))
+
+    def cells(self, required: Sequence[str], media: bool = False) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Each row as words, and as what the database gives. Args: `media`: the column holds some."""
         options, columns = self._options, list[str]()
         table: TableFile | None = None
