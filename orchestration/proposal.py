@@ -276,9 +276,9 @@ class _Guess:
             lines, output = ["label: text # what is said, as the files with the times have it"], "text"
         if self.saved and not label:
             saved = self.saved[0]
-            if named := saved_label(saved):
-                lines = [f"label: {_flow(named)} # of type {saved.types[named]}"]
-                output = "text" if saved.types[named].startswith(("float", "double")) else "class"
+            if (column := saved_label(saved)) is not None:
+                lines = [f"label: {_flow(column)} # of type {saved.types[column]}"]
+                output = "number" if saved.types[column].startswith("float") else "class"
             if {"train", "test"} <= {split.lower() for split in saved.splits} <= SPLITS:
                 return [*lines, "split: {column: split}"], output
         if self.links:

@@ -131,7 +131,8 @@ class FilesSource(Source):
     @classmethod
     def make(cls, root: Path, options: Options, modality: str, vectors: bool = False) -> Source:
         """Where `files` is nowhere and the column that should name them holds them: what reads them there."""
-        source, column = super().make(root, options, modality, vectors), options.file or (options.key or ("",))[0]
+        source, column = cls(root, options), options.file or (options.key or ("",))[0]
+        source.vectors = vectors
         if options.table is None or source._links is not None or source._files.exist():
             return source
         if not holds_media(options.table, root, column, options):
