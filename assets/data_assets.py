@@ -16,7 +16,7 @@ from assets.item_warnings import item_warnings
 from assets.labels import label_rows, label_table
 from assets.lake import Lake
 from assets.preview import contact_sheet, counts_table, markdown_table, picture, table_metadata
-from assets.resource import load_settings, resource_key
+from assets.resource import check_stores, load_settings, resource_key
 from assets.settings import Project
 from assets.source_settings import SourceSettings
 from assets.time_report import TimeReport
@@ -98,6 +98,7 @@ def _manifest(project: Project) -> dg.AssetsDefinition:
     )
     def manifest(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         settings = load_settings(context, project.name)
+        check_stores(context, settings)
         lake = pipeline.open_lake(settings)
         listing = pipeline.write_manifest(lake, settings)
         return dg.MaterializeResult(

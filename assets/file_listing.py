@@ -87,6 +87,11 @@ class FileListing:
         if files and not readable:
             raise SourceError(f"{self}: none of its {len(files)} shards can be read: {files[0][0].message}")
 
+    def archives(self) -> Entries:
+        """Those whose members are listed."""
+        files = [entry for place in self._places for entry in self._files(place)]
+        return [entry for entry in files if entry.reason is None and archive_kind(entry.uri)]
+
     def folders(self) -> list[tuple[str, str]]:
         """The folders that names may start from: as the project file has them, and as entries do."""
         locations = [place.location for place in self._places]

@@ -16,6 +16,7 @@ from assets.preview import bullets, counts_table
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from training.metrics import Metric
+from training.mlflow_store import kept_elsewhere
 from training.records import TrainingReport, Verdict
 from training.spec import JobSpec, RunSpec, shorter_training
 
@@ -104,6 +105,8 @@ def training_asset(project: Project) -> dg.AssetsDefinition:
     def training(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         selected = {asset.path[-1] for asset in context.selected_asset_keys}
         settings = load_settings(context, name)
+        if elsewhere := kept_elsewhere(settings.mlflow_uri, name, settings.artifacts and settings.artifacts_uri):
+            context.log.warning(elsewhere)
         plan = pipeline.plan(settings)
         runs = [run for run in plan if ("baselines" if run.is_baseline else "model") in selected]
         reports, metric = train(context, settings, runs), settings.make_output().metric()

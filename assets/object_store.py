@@ -65,7 +65,7 @@ class ObjectStore(ArrowFSWrapper):
         """All objects below a path, by one request for a thousand."""
         path = self._strip_protocol(path)
         if (client := _client(self.endpoint, self.fs.region)) is not None:
-            found = dict(_listed(client, *path.partition("/")[::2], "/" if maxdepth == 1 else ""))
+            found = dict(_listed(client, *path.partition("/")[::2], is_deep=maxdepth != 1))
         else:
             selector = pa_fs.FileSelector(path, allow_not_found=True, recursive=maxdepth != 1)
             infos = [info for info in self.fs.get_file_info(selector) if withdirs or info.is_file]
@@ -100,11 +100,11 @@ def _client(endpoint: str | None, region: str) -> Any:
     return session.client("s3", endpoint_url=endpoint, config=config)
 
 
-def _listed(client: Any, bucket: str, folder: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Path and facts of each object below a folder, as fsspec has them. Args: `delimiter`: / for those right in it."""
-    pages = client.get_paginator("list_objects_v2")
+def _listed(client: Any, bucket: str, folder: str, is_deep: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and facts of each object below a folder, or right in it, as fsspec has them."""
+    where = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""} | ({} if is_deep else {"Delimiter": "/"})
     try:
-        for page in pages.paginate(Bucket=bucket, Prefix=f"{folder}/" if folder else "", Delimiter=delimiter):
+        for page in client.get_paginator("list_objects_v2").paginate(**where):
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):  # what marks a folder
                     path = f"{bucket}/{found['Key']}"

@@ -50,12 +50,13 @@ class Listing(NamedTuple):
         return f"{self.listed:,} items, {self.refused:,} refused" + ("" if self.is_first else f"; {differing}")
 
 
-# What the last scan of a source read. What was not there, or not what its hash says, when it was read later, is hashed
-# anew, whatever its times say.
+# What the last scan of a source read. A place that was not there, or not what its hash says, when it was read later, is
+# hashed anew, whatever its times say: for all parts of it and all sources that have it, whichever was asked for.
 _KNOWN = """
 SELECT uri, member, "offset", size, mtime, etag, sha256 FROM manifest
-WHERE source = $source AND item_id NOT IN (
-  SELECT item_id FROM quarantine WHERE stage = 'clean' AND fingerprint IS NULL AND item_id IS NOT NULL)
+WHERE source = $source AND (uri, coalesce(member, ''), coalesce("offset", -1)) NOT IN (
+  SELECT (m.uri, coalesce(m.member, ''), coalesce(m."offset", -1)) FROM manifest m JOIN quarantine q USING (item_id)
+  WHERE q.stage = 'clean' AND q.fingerprint IS NULL)
 """
 
 

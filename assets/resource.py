@@ -3,6 +3,9 @@
 from typing import Any, cast
 
 from assets.settings import Project
+from training.mlflow_store import check_artifacts
+
+OF_MLFLOW = ("baselines", "model", "evaluation", "champion")  # assets that need its server
 
 
 def resource_key(project: str) -> str:
@@ -13,3 +16,14 @@ def resource_key(project: str) -> str:
 def load_settings(context: Any, project: str) -> Project:
     """The project file as this run sees it: read now, with the run's overrides."""
     return cast(Project, getattr(context.resources, resource_key(project)).load())
+
+
+def check_stores(context: Any, project: Project) -> None:
+    """What the last steps of a run need, before the first one is worked through: whoever has started it.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    selected = context.run.asset_selection  # none: all
+    if not selected or any(key.path[-1] in OF_MLFLOW for key in selected):
+        check_artifacts(project.artifacts_uri)

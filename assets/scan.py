@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from assets.checksums import hold, without_marks
 from assets.contents import Contents
 from assets.findings import DIFFERING, SHOWN, quoted
 from assets.lake import BATCH_ROWS, open_duckdb
@@ -60,9 +61,13 @@ def scan(
     source, listed, seen, reused = settings.make(root), [_ENTRIES.empty_table()], 0, 0
     changed: Sequence[str] = ()
     if not settings.optional or source.exists():
-        with Contents(source, settings.modality, limits or MediaLimits(), previous) as contents:
+        marks = hold(source, previous)
+        known = None if previous is None else without_marks(previous)
+        with Contents(source, settings.modality, limits or MediaLimits(), known) as contents:
             for entries in _batches(source.list()):
                 contents.fill(entries)
+                for entry in entries if marks else ():
+                    entry.etag = marks.get(entry.uri, entry.etag)
                 seen += len(entries)
                 listed.append(_rows(entries))
             reused = contents.reused

@@ -40,6 +40,8 @@ class SourceSettings:
     segments: Choice | None = None  # how its items are cut (`assets.catalog.SEGMENTS`); null: each is one content
     strict: bool = False  # true: an item that cannot be read fails the run instead of going to quarantine
 
+    vectors = False  # its items are vectors, as the features of its modality say: no setting of its own
+
     def __post_init__(self) -> None:
         kind = SOURCES.load(self.kind)
         try:
@@ -69,31 +71,23 @@ class SourceSettings:
                     f"source {self.name!r} names {mask(place)}, and a login or signature is not for this file: a login "
                     "comes from ~/.netrc, signed URLs from a table (docs/layouts.md)"
                 )
-        self._check_token(self.options)
-        self._check_token(self._rows)
+        self._check_token()
         if self.use == "noise" and not catalog.MODALITIES.load(self.modality).takes_noise:
             takers = [m for m in MODALITIES if catalog.MODALITIES.load(m).takes_noise]
             raise ValueError(
                 f"source {self.name!r} has use: noise and is {self.modality}: only {', '.join(takers)} gets noise added"
             )
 
-    def _check_token(self, options: Any) -> None:
-        """That a token goes to one server, and is not to be read on the way. Args: `options`: its own, or those of its
-        segments."""
-        if getattr(options, "token_env", None) is None:
+    def _check_token(self) -> None:
+        """That a token goes to one server."""
+        if getattr(self.options, "token_env", None) is None:
             return
-        named = *(getattr(options, "files", None) or ()), getattr(options, "table", None) or ""
-        places = [urlsplit(place) for place in named if is_web(place)]
+        places = [urlsplit(place) for place in (*(self.files or ()), self.table or "") if is_web(place)]
         servers = {f"{place.scheme.lower()}://{place.netloc.lower()}" for place in places}
         if len(servers) != 1 or not all(place.netloc for place in places):
             raise ValueError(
                 f"source {self.name!r} has a token_env, which is for one web server that `files` or `table` names, and "
                 f"they name {', '.join(sorted(servers)) or 'none'}"
-            )
-        if places[0].scheme.lower() == "http" and not options.allow_private:
-            raise ValueError(
-                f"source {self.name!r} has a token_env, and {servers.pop()} would get it unencrypted: say https://, or "
-                "`allow_private: true` for a server of a private network"
             )
 
     @classmethod
@@ -103,7 +97,8 @@ class SourceSettings:
 
     def make(self, root: Path) -> "Source":
         """The source itself; `root` is the folder that relative paths start from."""
-        source = SOURCES.load(self.kind).make(root, self.options, self.modality)
+        more = {"vectors": True} if self.vectors else {}
+        source = SOURCES.load(self.kind).make(root, self.options, self.modality, **more)
         if (cutter := self.cutter()) is None:
             return source
         from assets.segments.base import CutSource
@@ -128,11 +123,13 @@ class SourceSettings:
         return replace(self, segments=Choice(self.segments.kind, options))
 
     def of_vectors(self) -> "SourceSettings":
-        """As what reads vectors, where it reads a column of a table."""
-        if self.kind not in ("table", "embedded"):
-            return self
-        options = SOURCES.load("vectors").Options(**vars(self.options))
-        return replace(self, kind="vectors", options=options)
+        """As what reads vectors, whatever its modality."""
+        if self.kind in ("table", "embedded"):
+            options = SOURCES.load("vectors").Options(**vars(self.options))
+            return replace(self, kind="vectors", options=options)
+        of_vectors = replace(self)
+        object.__setattr__(of_vectors, "vectors", self.kind != "vectors")
+        return of_vectors
 
     @property
     def files(self) -> tuple[str, ...] | None:

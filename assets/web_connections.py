@@ -14,7 +14,7 @@ import socket
 from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import unquote
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -94,13 +94,13 @@ class _Routed(urllib3.PoolManager):
 
     allow_private = False
 
-    def urlopen(self, method: str, url: str, redirect: bool = True, **more: Any) -> Any:
+    def urlopen(self, method: str, url: str, redirect: bool = True, **more: Any) -> Any:  # type: ignore[override]
         way = pools_of(url, self.allow_private)
         # Who asked a proxy has put the host of that URL into the headers, which a redirect would carry on.
         more["headers"] = {name: value for name, value in more.get("headers", {}).items() if name != "Host"}
-        return way.urlopen(method, url, redirect, **more) if way is not self else super().urlopen(
-            method, url, redirect, **more
-        )  # fmt: skip
+        if way is not self:
+            return way.urlopen(method, url, redirect, **more)
+        return super().urlopen(method, url, redirect, **more)
 
 
 class _Proxied(_Routed, urllib3.ProxyManager):
@@ -124,7 +124,7 @@ def pools_of(url: str, allow_private: bool) -> urllib3.PoolManager:
 def _proxy(url: str) -> str | None:
     parts, proxies = parse_url(url), getproxies_environment()
     proxy = proxies.get(parts.scheme or "") or proxies.get("all")
-    if not proxy or proxy_bypass_environment(parts.netloc or "", proxies):
+    if not proxy or proxy_bypass(parts.netloc or ""):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
 

@@ -36,6 +36,11 @@ def asked(method: str, url: str, access: RemoteSettings, **headers: str) -> Iter
     try:
         parts = parse_url(url)
         if parts.auth is None and access.token_env is not None:
+            if parts.scheme != "https" and not access.allow_private:
+                raise SourceError(
+                    f"{mask(url)}: would get the token of {access.token_env} unencrypted: say https://, or "
+                    "`allow_private: true` for a server of a private network"
+                )
             headers["Authorization"] = f"Bearer {_token(access.token_env)}"
         elif login := unquote(parts.auth) if parts.auth else _login(parts.host or ""):
             headers |= make_headers(basic_auth=login)

@@ -1,25 +1,28 @@
-"""What lies in a folder: media by modality, and tables; told from names and from the first rows of tables."""
+"""What lies in a folder: media by modality, tables, and what says what is said when; told from names and first rows."""
 
 import os
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from assets.archives import archive_kind, members
 from assets.sources.base import SourceError
 from assets.sources.webdataset import sample_of
 from assets.storage import locate
 from assets.tables import read_table
+from orchestration.stored_rows import Saved, queries, saved_sets
 from training.catalog import MODALITIES
 
 _FILES = 20_000  # looked at, below a folder
 _ROWS = 20_000  # looked at, of a table
 _MATCH = 0.5  # share of a column's values that must name files, or keys of another table
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_CUES = (".srt", ".vtt", ".textgrid")
 _NO_ITEMS = ("readme", "license", "licence")
 
 
@@ -63,11 +66,26 @@ class Shards:
 
 
 @dataclass(frozen=True)
+class Cues:
+    """Subtitles or annotations: files that say of a recording each what is said when."""
+
+    pattern: str  # a glob, relative to the folder that was looked at
+    stems: frozenset[str]  # names below where the glob starts, without suffix
+
+    def fits(self, media: Media) -> bool:
+        """Whether most recordings have a file of their name."""
+        return len(media.stems & self.stems) >= _MATCH * len(media.stems)
+
+
+@dataclass(frozen=True)
 class Table:
-    """The first rows of a table."""
+    """The first rows of a table, or of one of a database."""
 
     path: str
     rows: Sequence[dict[str, str | None]]
+    database: str | None = None  # that of SQLite in which it lies, which `query` asks for it
+    query: str = ""
+    media: Mapping[str, str] = field(default_factory=dict)  # column of a database that holds them -> modality
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -92,7 +110,8 @@ class Table:
         best = max(shares, key=shares.__getitem__, default=None)
         return best if best is not None and shares[best] >= _MATCH else None
 
-    def called(self, names: Sequence[str], among: Sequence[str]) -> str | None:
+    @staticmethod
+    def called(names: Sequence[str], among: Sequence[str]) -> str | None:
         """The first column that is called like one of `names`, the whole name before a part of it."""
         for whole in (True, False):
             for name in names:
@@ -102,15 +121,28 @@ class Table:
         return None
 
 
-def look(folder: Path) -> tuple[list[Media], list[Table], Shards | None, list[str]]:
-    """Media, tables and shards below a folder, and what else looks like one of them, and why it is none."""
+class Contents(NamedTuple):
+    """What lies below a folder."""
+
+    media: list[Media]
+    tables: list[Table]
+    shards: Shards | None
+    saved: list[Saved]
+    cues: list[Cues]
+    notes: list[str]  # what looks like one of them, and why it is none
+
+
+def look(folder: Path) -> Contents:
     notes: list[str] = []
     names = _below(folder)
     media, held = _media(folder, folder, notes), _held(folder, names, notes)
     shards = {name: members for name, members in held.items() if _is_shard(name, members)}
     media += _archives({name: members for name, members in held.items() if name not in shards}, notes)
     tables = [table for name in names if (table := _read(folder, name, notes))]
-    return media, tables, _as_shards(shards), notes
+    for query in queries(folder, names, _ROWS, notes):
+        path = f"{query.database}: {query.text}"
+        tables.append(Table(path, query.rows, query.database, query.text, query.media))
+    return Contents(media, tables, _as_shards(shards), saved_sets(folder, names, notes), _cues(names), notes)
 
 
 def _media(folder: Path, root: Path, notes: list[str]) -> list[Media]:
@@ -182,6 +214,22 @@ def _archives(archives: Mapping[str, Sequence[str]], notes: list[str]) -> list[M
         Media((pattern if len(parts) > 1 else next(iter(parts)),), modality, frozenset().union(*parts.values()))
         for (pattern, modality), parts in found.items()
     ]
+
+
+def _cues(names: Iterable[str]) -> list[Cues]:
+    """Those of one folder and suffix together, and those of the folders within one."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        stem, suffix = posixpath.splitext(name)
+        if suffix.lower() in _CUES:
+            groups.setdefault((name.partition("/")[0] if "/" in name else "", suffix), []).append(stem)
+    found = []
+    for (top, suffix), stems in groups.items():
+        folders = {posixpath.dirname(stem) for stem in stems}
+        start, within = (folders.pop(), "*") if len(folders) == 1 else (top, "**/*")
+        below = frozenset(posixpath.relpath(stem, start or ".") for stem in stems)
+        found.append(Cues(posixpath.join(start, within + suffix), below))
+    return found
 
 
 def _below(folder: Path) -> list[str]:

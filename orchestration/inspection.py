@@ -1,5 +1,6 @@
 """Looks at a project without changing anything: what its sources hold, what its tables and models are."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from orchestration.forecast import Forecast, forecast
 from orchestration.probe import Decoded, decode_some
 from training.catalog import PRETRAINED_ENCODERS
 from training.fusion_check import fusion_check
+from training.mlflow_store import kept_elsewhere
 from training.schema import QUARANTINE, SAMPLES, SPLITS, TABLES
 from training.settings import TINY
 
@@ -123,9 +125,19 @@ def check(project: Project, decoded: int = 50) -> Check:
             *_unknown_parts(manifest),
             *label_findings(aligned.samples, project),
             *disputed_inputs(aligned.samples, project),
+            *_artifacts(project),
         ],
         run=forecast(lake, project, work, aligned.samples if problem is None else None),
     )
+
+
+def _artifacts(project: Project) -> list[Finding]:
+    """That they are kept elsewhere than the project file says; a server that does not answer is another matter."""
+    with contextlib.suppress(ConnectionError):
+        uri, place = project.mlflow_uri, project.artifacts and project.artifacts_uri
+        if elsewhere := kept_elsewhere(uri, project.name, place):
+            return [Finding("artifacts_elsewhere", elsewhere)]
+    return []
 
 
 def check_pretrained(project: Project) -> None:

@@ -17,7 +17,7 @@ import yaml
 from assets import pipeline
 from assets.catalog import ENGINES
 from assets.dataset import split_counts
-from assets.resource import resource_key
+from assets.resource import OF_MLFLOW, resource_key
 from assets.settings import Project
 from orchestration.definitions import project_definitions
 from orchestration.processes import cancel_when_interrupted, free_dead_runs, hold, let_go
@@ -28,7 +28,6 @@ from training.files import first_use, write_text
 _SETTINGS = importlib.resources.files("orchestration") / "dagster.yaml"
 _QUEUE = "run_queue"  # the section of it with the retries
 _TRAINED = ("baselines", "model")
-_OF_MLFLOW = ("baselines", "model", "evaluation", "champion")  # assets that need its server
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}
 
@@ -108,12 +107,12 @@ def run_job(
     job = project_definitions(project).resolve_job_def(project.name)
     ENGINES.make(project.engine)  # what it needs has to be installed
     selected, run_id = select(job, project.name, names), str(uuid.uuid4())
-    names_of = _OF_MLFLOW if selected is None else {key.path[-1] for key in selected}
+    names_of = OF_MLFLOW if selected is None else {key.path[-1] for key in selected}
     if not set(_TRAINED).isdisjoint(names_of):
         from orchestration.inspection import check_pretrained
 
         check_pretrained(project)  # what the training could not do, before hours of the data side
-    if selected is None or any(key.path[-1] in _OF_MLFLOW for key in selected):
+    if selected is None or any(key.path[-1] in OF_MLFLOW for key in selected):
         from training.mlflow_store import check_artifacts, check_reachable
 
         check_reachable(project.mlflow_uri)  # now, and not when the data side is done

@@ -122,6 +122,26 @@ def check_artifacts(place: str | None) -> None:
         raise ValueError(f"artifacts is {place}, which needs boto3, which is not installed: pip install 'triptych[s3]'")
 
 
+def artifact_location(place: str | None) -> str | None:
+    """A place of artifacts as MLflow's experiments have it."""
+    return Path(place).absolute().as_uri() if place is not None and "://" not in place else place
+
+
+def kept_elsewhere(uri: str, project: str, place: str | None) -> str | None:
+    """That MLflow keeps the files of a project elsewhere than in `place`, in words: where they lie is said once, when
+    its experiment is made."""
+    if place is None or (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()):
+        return None
+    experiment, wanted = client(uri).get_experiment_by_name(project), artifact_location(place)
+    if experiment is None or experiment.artifact_location.rstrip("/") == (wanted or "").rstrip("/"):
+        return None
+    return (
+        f"artifacts is {mask(place)}, and MLflow goes on to keep files of {project} in "
+        f"{mask(experiment.artifact_location)}, where its experiment was made: take `artifacts` back, or give the "
+        "project another name"
+    )
+
+
 def _ask_server(uri: str) -> None:
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request

@@ -15,7 +15,7 @@ from typing import Any
 
 from training import descriptions
 from training.catalog import OUTPUTS
-from training.mlflow_store import check_reachable, client, make_database
+from training.mlflow_store import artifact_location, check_reachable, client, make_database
 from training.records import EvaluationRow, TrainingReport
 from training.runs import REPORT, TAG, end_dead_runs, search
 from training.spec import JobSpec, RunSpec
@@ -44,10 +44,7 @@ def open_experiment(spec: JobSpec) -> None:
     mlflow.set_tracking_uri(spec.tracking_uri)
     mlflow.set_registry_uri(spec.tracking_uri)
     if mlflow.get_experiment_by_name(spec.project) is None:
-        location = spec.artifacts
-        if location is not None and "://" not in location:
-            location = Path(location).absolute().as_uri()
-        mlflow.create_experiment(spec.project, artifact_location=location)
+        mlflow.create_experiment(spec.project, artifact_location=artifact_location(spec.artifacts))
     mlflow.set_experiment(spec.project)
     mlflow.set_experiment_tag(NOTE, descriptions.experiment(spec))
     end_dead_runs(spec.tracking_uri, spec.project, Path(spec.checkpoints))

@@ -25,6 +25,7 @@ class _Rows(NamedTuple):
 
     key: str
     unit: str | None = None  # of a transcript, what a row is
+    per_second: int = 1  # of a transcript, what its times are counted in
 
 
 def read(table: TableFile) -> Iterator[Record]:
@@ -60,7 +61,7 @@ def _items(table: TableFile, start: str, rows: _Rows | None) -> Iterator[_Item]:
     is_document = start.startswith("[") or start == "{" or (table.suffix == ".json" and not _is_value(start))
     with table.open_text() as file:
         if rows is not None and rows.unit is not None:
-            yield from _transcribed(table, _Reader(table, file), rows.key, rows.unit)
+            yield from _transcribed(table, _Reader(table, file), rows.key, rows.unit, rows.per_second)
         elif rows is not None:
             yield from _rows_within(_Reader(table, file), rows.key)
         else:
@@ -191,7 +192,7 @@ def _found_rows(table: TableFile, rows: str | None) -> _Rows | None:
         is_row = reader.next() or (table.required and set(table.required) <= set(keys))
     unit = rows or transcripts.WORDS
     if not is_row and not _have(lists, table.required) and (found := transcripts.find(firsts, unit)):
-        return _Rows(found, unit)
+        return _Rows(found, unit, transcripts.per_second(firsts))
     if rows is not None:
         return _Rows(rows)
     if is_row or not lists:
@@ -232,7 +233,7 @@ def _rows_within(reader: _Reader, rows: str) -> Iterator[_Item]:
         raise reader.error(f"its object has no key {rows!r} (`rows`); it has {', '.join(k[:40] for k in seen[:40])}")
 
 
-def _transcribed(table: TableFile, reader: _Reader, key: str, unit: str) -> Iterator[_Item]:
+def _transcribed(table: TableFile, reader: _Reader, key: str, unit: str, per_second: int) -> Iterator[_Item]:
     """The words or segments at a key of an object, each at the line of the element in which it lies."""
     number = 0
     reader.next()
@@ -242,7 +243,7 @@ def _transcribed(table: TableFile, reader: _Reader, key: str, unit: str) -> Iter
         else:
             values = reader.elements()
         for line, value, _ in values:
-            for cells, problem in transcripts.stretches(value, unit) if found == key else ():
+            for cells, problem in transcripts.stretches(value, unit, None, per_second) if found == key else ():
                 number += 1
                 own = {"file": table.key, "number": number}
                 yield line, {**cells, **own}, f"line {line}: {problem}" if problem else None

@@ -86,7 +86,7 @@ def holds_vectors(kind: pa.DataType, decimals: bool = False) -> bool:
     return depth in (1, 2) and any(test(kind) for test in _NUMBERS)
 
 
-def _numbers(cell: pa.Scalar) -> bytes | None:
+def bytes_of_vectors(cell: pa.Scalar) -> bytes | None:
     """What stands for a cell of a column of vectors (`training.vectors`); None where there is none."""
     if not cell.is_valid:
         return None
@@ -160,7 +160,7 @@ class _Rows:
                 raise ValueError("the table has become shorter; run again")
             self._batch = batch.column(0)
         if self._vectors:
-            return _numbers(self._batch[row - self._first])
+            return bytes_of_vectors(self._batch[row - self._first])
         value = self._batch[row - self._first].as_py()
         return next(iter(value.values())) if isinstance(value, dict) else value
 

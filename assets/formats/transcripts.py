@@ -1,7 +1,7 @@
 """What recognisers of speech write as JSON: words or segments with their times, at whatever depth.
 
-Whisper and WhisperX, Vosk, Deepgram, Google, Amazon Transcribe and Rev have in common: an object with a text and a
-start, in lists under a few names. Of several alternatives the first one is taken. What the objects hold beside stays.
+Whisper and WhisperX, Vosk, Deepgram, Google, Amazon Transcribe, Rev, AssemblyAI have in common: an object with a text
+and a start, in lists under a few names. Of several alternatives the first one is taken. What they hold beside stays.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +25,8 @@ _RENAMED = frozenset(key for keys in _NAMES.values() for key in keys)
 _SHARED = ("speaker", "channel")  # where they are not said of a word, those of what it lies in
 _NO_WORDS = ("punctuation", "punct", "spacing")  # types of things that have no times of their own
 
+_LONGEST_WORD = 10  # seconds
+
 Stretch = tuple[dict[str, Any], str | None]  # cells, and why it cannot be used
 
 
@@ -37,7 +39,17 @@ def find(lists: Mapping[str, Any], unit: str) -> str | None:
     return next((key for key in _order(unit) if key in lists and _holds(key, lists[key])), None)
 
 
-def stretches(value: Any, unit: str, shared: Mapping[str, Any] | None = None) -> Iterator[Stretch]:
+def per_second(lists: Mapping[str, Any]) -> int:
+    """What times are counted in: 1000 where they are milliseconds, as those of AssemblyAI: whole numbers, beside an
+    `audio_duration`, in which the first word lasts too long to be seconds. Args: as of `find`."""
+    word, duration = lists.get(WORDS), lists.get("audio_duration")
+    times = [word.get(name) for name in ("start", "end")] if isinstance(word, dict) and "text" in word else [None]
+    whole = [time for time in times if isinstance(time, int) and not isinstance(time, bool)]
+    is_known = isinstance(duration, int | float) and len(whole) == 2
+    return 1000 if is_known and whole[1] - whole[0] >= _LONGEST_WORD else 1
+
+
+def stretches(value: Any, unit: str, shared: Mapping[str, Any] | None = None, per_second: int = 1) -> Iterator[Stretch]:
     """Those within a value.
 
     Args:
@@ -46,7 +58,7 @@ def stretches(value: Any, unit: str, shared: Mapping[str, Any] | None = None) ->
     """
     if isinstance(value, list):
         for element in value:
-            yield from stretches(element, unit, shared)
+            yield from stretches(element, unit, shared, per_second)
         return
     if not isinstance(value, dict):
         yield {}, "holds something else than an object with text and times"
@@ -61,17 +73,17 @@ def stretches(value: Any, unit: str, shared: Mapping[str, Any] | None = None) ->
     if inner is not None and not (is_whole and inner == WORDS):
         for number, element in enumerate(_listed(value[inner])):
             own = {"channel": number} if inner == "channels" else {}
-            yield from stretches(element, unit, {**shared, **own})
+            yield from stretches(element, unit, {**shared, **own}, per_second)
     elif value.get("type") not in _NO_WORDS:
-        yield _stretch(value, {**shared, **found})
+        yield _stretch(value, {**shared, **found}, per_second)
 
 
-def _stretch(value: Mapping[str, Any], found: Mapping[str, Any]) -> Stretch:
+def _stretch(value: Mapping[str, Any], found: Mapping[str, Any], per_second: int) -> Stretch:
     text = found.get("text")
     if not isinstance(text, str) or not text.strip():
         return {**found}, "holds a word or segment without text"
     try:
-        start, end = (_time(found.get(name)) for name in ("start", "end"))
+        start, end = (_time(found.get(name)) / per_second for name in ("start", "end"))
     except ValueError as error:
         return {**found}, f"{text.strip()[:40]!r}: {error}"
     if problem := cues.misplaced(start, end):

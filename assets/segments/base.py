@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -149,6 +149,9 @@ class CutSource(Source):
 
     def open(self, entry: Entry) -> Iterator[bytes]:
         yield from self._source.open(entry)
+
+    def wholes(self) -> Iterable[Entry]:
+        return self._source.wholes()
 
     def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
         return self._source.changed(read)

@@ -87,13 +87,16 @@ class Source(ABC):
         self.root, self.options = root, options
 
     @classmethod
-    def make(cls, root: Path, options: Any, modality: str) -> "Source":
+    def make(cls, root: Path, options: Any, modality: str, vectors: bool = False) -> "Source":
         """The source that reads what the options name; another kind where what is there asks for it.
 
         Args:
             modality: of its items, for kinds that read each in a way of its own.
+            vectors: its items are vectors (`training.vectors`), in the place of those of the modality.
         """
-        return cls(root, options)
+        source = cls(root, options)
+        source.vectors = vectors
+        return source
 
     def __str__(self) -> str:
         """What it reads, for messages."""
@@ -128,6 +131,10 @@ class Source(ABC):
             ValueError: it is damaged.
         """
 
+    def wholes(self) -> Iterable[Entry]:
+        """The archives and tables that `checksum` can be said of (`assets.checksums`). Raises SourceError."""
+        return ()
+
     def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
         """Which URIs do not hold what was listed any more; asked when they have been read.
 
@@ -142,6 +149,12 @@ class Source(ABC):
             (e.key, e.uri, e.member, e.row, e.size, e.version or e.mtime, e.text, e.attributes, e.reason)
             for e in self.list()
         )
+
+
+def signature_of_rows(source: Source) -> str:
+    """That of what is listed, in whatever order: a query without ORDER BY has none."""
+    facts = ((e.key, e.uri, e.member, e.size, e.version, e.text, e.attributes, e.reason) for e in source.list())
+    return signature_of(sorted(signature_of([fact]) for fact in facts))
 
 
 def signature_of(facts: Iterable[Any]) -> str:

@@ -1,10 +1,11 @@
 """Media as items that lie in a column of a Parquet table, as Hugging Face writes them: bytes, or structs with them."""
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from assets.checksums import ChecksumSettings
 from assets.formats.base import Record
 from assets.formats.media_column import MediaColumn
 from assets.keys import key_of
@@ -27,7 +28,7 @@ class EmbeddedSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(TimeSettings, RemoteSettings):
+    class Options(ChecksumSettings, TimeSettings, RemoteSettings):
         table: str | None = None  # Parquet: a path, a URL that fsspec knows, or a glob of them
         key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
         column: str | None = None  # column that holds the media
@@ -85,6 +86,9 @@ class EmbeddedSource(Source):
     def open(self, entry: Entry) -> Iterator[bytes]:
         assert entry.row is not None
         yield self._media.read(entry.uri, entry.row)
+
+    def wholes(self) -> Iterable[Entry]:
+        return table_entries(self.options.table, self.root, self.options)
 
     def signature(self) -> str:
         return signature_of(

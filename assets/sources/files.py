@@ -2,12 +2,14 @@
 
 import json
 import posixpath
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from assets.archives import Archives
+from assets.checksums import ChecksumSettings, is_sha256
 from assets.file_listing import FileListing
 from assets.file_names import FileNames
 from assets.formats.base import Record
@@ -16,9 +18,9 @@ from assets.linked_files import LinkedFiles
 from assets.names import normalize
 from assets.path_pattern import PathPattern
 from assets.remote_settings import REMOTE
-from assets.sources.base import Entry, Source, SourceError, signature_of
+from assets.sources.base import Entry, Source, SourceError, signature_of, signature_of_rows
 from assets.sources.embedded import EmbeddedSource
-from assets.storage import opened
+from assets.storage import Location, opened
 from assets.table_settings import TableSettings
 from assets.tables import holds_media, read_table, table_entries, table_files
 from assets.time_settings import TIMED, TimeSettings
@@ -26,10 +28,40 @@ from assets.times import read_times
 from training.credentials import mask
 from training.validation import Names
 
-is_sha256 = re.compile("[0-9a-fA-F]{64}").fullmatch
-
 Entries = list[Entry]
 _SHOWN = 3  # names of many in a message
+
+
+class Rows(ABC):
+    """The rows that name files. Objects can be pickled."""
+
+    numbered = True  # each is known by its place; false: they come in any order
+
+    @abstractmethod
+    def exist(self) -> bool: ...
+
+    @abstractmethod
+    def records(self, required: Sequence[str]) -> Iterator[Record]:
+        """Each row. Args: `required`: columns that have to be there. Raises SourceError."""
+
+    def tables(self) -> Sequence[Location]:
+        """The files that hold them, which are no items of their folder."""
+        return ()
+
+
+class _TableRows(Rows):
+    def __init__(self, root: Path, options: Any) -> None:
+        self._root, self._options = root, options
+
+    def exist(self) -> bool:
+        return all(table.exists() for table in self.tables())
+
+    def records(self, required: Sequence[str]) -> Iterator[Record]:
+        options = self._options
+        return read_table(options.table, options, required, root=self._root, columns=options.columns)
+
+    def tables(self) -> Sequence[Location]:
+        return table_files(self._options.table, self._root, self._options)
 
 
 class FilesSource(Source):
@@ -41,7 +73,7 @@ class FilesSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(TimeSettings, TableSettings):
+    class Options(ChecksumSettings, TimeSettings, TableSettings):
         # `encoding` is of text files, too, and of names in archives that do not say theirs.
         # Folder, glob, tar, zip or file: a path, or a URL; or several. A folder or glob of nothing but archives stands
         # for the members of all. With a table, https://... is what the URLs in it start with.
@@ -54,16 +86,18 @@ class FilesSource(Source):
         follow_links: bool = False  # true: links that lead out of the folder are followed, and not refused
         sha256: str | None = None  # column of the table with each file's checksum; without table, that of the one file
 
-    def __init__(self, root: Path, options: Options) -> None:
+    def __init__(self, root: Path, options: Options, rows: Rows | None = None) -> None:
+        """Args: `rows`: in the place of a table."""
         super().__init__(root, options)
         assert options.files is not None
+        self._rows = rows if rows is not None or options.table is None else _TableRows(root, options)
         self.encoding = options.encoding
         self._files = FileListing(options.files, root, options.encoding, options.follow_links, options)
         self._key = options.key or ()
         self._pattern = None if options.path is None else PathPattern(options.path)
         self._archives = Archives(options)
         self._links: LinkedFiles | None = None
-        if options.table is not None:
+        if self._rows is not None:
             self._links = LinkedFiles.of(options.files, options.file or self._key[0], options, self._records)
 
     def __str__(self) -> str:
@@ -95,37 +129,27 @@ class FilesSource(Source):
                 raise ValueError(f"has {name} but no table")
 
     @classmethod
-    def make(cls, root: Path, options: Options, modality: str) -> Source:
+    def make(cls, root: Path, options: Options, modality: str, vectors: bool = False) -> Source:
         """Where `files` is nowhere and the column that should name them holds them: what reads them there."""
         source, column = cls(root, options), options.file or (options.key or ("",))[0]
+        source.vectors = vectors
         if options.table is None or source._links is not None or source._files.exist():
             return source
         if not holds_media(options.table, root, column, options):
             return source
-        shared = {name: getattr(options, name) for name in ("table", "key", "missing", *TIMED, *REMOTE)}
+        shared = {name: getattr(options, name) for name in ("table", "key", "missing", "checksum", *TIMED, *REMOTE)}
         return EmbeddedSource(root, EmbeddedSource.Options(column=column, **shared))
 
     def exists(self) -> bool:
-        tables = table_files(self.options.table, self.root, self.options) if self.options.table else []
-        return (self._links is not None or self._files.exist()) and all(table.exists() for table in tables)
-
-    def _has_table(self) -> bool:
-        return self.options.table is not None
-
-    def _tables(self) -> set[str]:
-        """Its files, which are no items of their folder."""
-        return {file.uri for file in table_files(self.options.table, self.root, self.options)}
-
-    def _read(self, required: Sequence[str]) -> Iterator[Record]:
-        """The rows of the table."""
-        return read_table(self.options.table, self.options, required, root=self.root, columns=self.options.columns)
+        is_there = self._links is not None or self._files.exist()
+        return is_there and (self._rows is None or self._rows.exist())
 
     def list(self) -> Iterator[Entry]:
         if self._links is not None:
             yield from self._linked(self._links)
             return
         entries = self._files.entries()
-        if not self._has_table():
+        if self._rows is None:
             if self.options.sha256 is not None and any(entry.member for entry in entries):
                 raise SourceError(
                     f"{self._files}: sha256 is of a file that is an item, not of an archive: leave it out"
@@ -134,7 +158,7 @@ class FilesSource(Source):
                 entry.expected = self.options.sha256 and self.options.sha256.lower()
                 yield self._of_path(entry, posixpath.splitext(entry.key or "")[0])
         else:
-            tables = self._tables()
+            tables = {table.uri for table in self._rows.tables()}
             yield from self._named([entry for entry in entries if entry.uri not in tables])
 
     def open(self, entry: Entry) -> Iterator[bytes]:
@@ -148,12 +172,23 @@ class FilesSource(Source):
         finally:
             file.close()
 
+    def wholes(self) -> Iterator[Entry]:
+        if self._links is None:
+            yield from self._files.archives()
+        yield from self._table_entries()
+
+    def _table_entries(self) -> Entries:
+        table = self.options.table
+        return [] if table is None else table_entries(table, self.root, self.options)
+
     def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
         return self._files.changed(read)
 
     def signature(self) -> str:
         """Of files that a table names by URL, what the table says: asking for each takes a run."""
-        table = [] if self.options.table is None else table_entries(self.options.table, self.root, self.options)
+        if self._rows is not None and not self._rows.numbered:  # nothing but the rows tells whether they are others
+            return signature_of_rows(self)
+        table = self._table_entries()
         files = [] if self._links is not None else self._files.signature()
         return signature_of([*((e.uri, e.size, e.version) for e in table), *files])
 
@@ -179,10 +214,11 @@ class FilesSource(Source):
         return fields or {}
 
     def _records(self) -> Iterator[Record]:
-        """The rows of the table."""
+        """The rows, without those that `path` clashes with."""
+        assert self._rows is not None
         options, fields = self.options, self._pattern.fields if self._pattern else ()
         asked = (*self._key, options.file or self._key[0], *options.time_columns, options.sha256)
-        for record in self._read([name for name in asked if name is not None and name not in fields]):
+        for record in self._rows.records([name for name in asked if name is not None and name not in fields]):
             if clash := [name for name in fields if name in record.values]:
                 raise SourceError(
                     f"{record.table}: column {clash[0]!r} is a field of `path`, too: give the field another name"
@@ -220,6 +256,8 @@ class FilesSource(Source):
         """The item that a row of the table stands for, or why it stands for none."""
         options, where = self.options, self._files
         line, entry = record.where, replace(found[0]) if len(found) == 1 else None
+        # Of a row without a place the URL of its file is found again by its number.
+        row = record.line if self._links is not None or (self._rows and self._rows.numbered) else None
         if record.problem is None and entry is not None and (fields := self._fields(entry)):
             record = replace(record, values={**record.values, **fields})
         time, until, problem = record.times(options)
@@ -227,7 +265,7 @@ class FilesSource(Source):
         if problem is None and expected and not is_sha256(expected):
             problem = f"line {record.line}, column {options.sha256!r}: {expected!r} is no SHA-256 (64 hex digits)"
         if problem is None and entry is not None:
-            entry.key, entry.row, entry.listing = key_of(record.values, self._key), record.line, line
+            entry.key, entry.row, entry.listing = key_of(record.values, self._key), row, line
             entry.time, entry.until, entry.expected = time, until, expected or None
             entry.attributes = record.attributes(*(self._key if len(self._key) == 1 else ()))
             return entry
@@ -243,7 +281,7 @@ class FilesSource(Source):
         else:
             reason, message = "not_found", f"{line}: {name!r} is not in {where}{names.hint(name)}"
         key = key_of(record.values, self._key)
-        return Entry(key, record.table, name, record.line, reason=reason, message=message, listing=line)
+        return Entry(key, record.table, name, row, reason=reason, message=message, listing=line)
 
     def _nothing_found(self, column: str, rows: Entries, entries: Entries, names: FileNames) -> str:
         """That no row names a file that is there, for a person who sees nothing else."""

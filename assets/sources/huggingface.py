@@ -4,7 +4,7 @@ import contextlib
 import os
 import pickle
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from assets.formats.arrow import is_read, names_of, records
 from assets.formats.base import Place, Record, TableFile
-from assets.formats.media_column import MediaField, holds_binary
+from assets.formats.media_column import MediaField, bytes_of_vectors, holds_binary
 from assets.formats.values import as_text
 from assets.keys import key_of
 from assets.names import normalize
@@ -37,8 +37,8 @@ _WHOLE = "all"  # what the rows of a data set without splits are called
 class HuggingfaceSource(Source):
     """Every row is an item; the other columns are its attributes: of class labels their names; `split`, the split.
 
-    Media are taken as they were put in, undecoded: bytes, or a file that lies in the data set. The library keeps what
-    it has downloaded or read of a folder in its own cache (HF_HOME) as Arrow, which is memory-mapped here.
+    Media are taken as they were put in, undecoded: bytes, or a file that lies in the data set; vectors are lists. What
+    the library has downloaded or read of a folder it keeps in its own cache (HF_HOME) as Arrow, memory-mapped here.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,12 @@ class HuggingfaceSource(Source):
             return " ".join(filter(None, (self.dataset, self.config, self.revision and f"@{self.revision}", splits)))
 
     @classmethod
-    def make(cls, root: Path, options: Options, modality: str) -> Source:
-        return cls(root, options, MODALITIES.load(modality).is_text)
+    def make(cls, root: Path, options: Options, modality: str, vectors: bool = False) -> Source:
+        return cls(root, options, MODALITIES.load(modality).is_text and not vectors, vectors)
 
-    def __init__(self, root: Path, options: Options, is_text: bool) -> None:
+    def __init__(self, root: Path, options: Options, is_text: bool, vectors: bool = False) -> None:
         super().__init__(root, options)
+        self.vectors = vectors
         assert options.dataset is not None and options.column is not None
         self._is_text, folder = is_text, root / options.dataset
         self._folder = folder.resolve() if folder.is_dir() else None  # None: on the hub
@@ -172,9 +173,11 @@ class HuggingfaceSource(Source):
         names = [normalize(name) for name in schema.names]
         if missing := [n for n in required if n not in (schema.names if n == options.column else names)]:
             raise SourceError(f"{table}: no column {missing[0]!r}; it has {', '.join(names)}")
-        media = None if self._is_text else MediaField.of(schema, options.column)
-        if holds_binary(schema.field(options.column).type) == self._is_text or (media is None) != self._is_text:
-            kind, holds = data.features[options.column], "text" if self._is_text else "media"
+        media = None if self._is_text else MediaField.of(schema, options.column, self.vectors)
+        is_binary = holds_binary(schema.field(options.column).type)
+        if (is_binary and self._is_text) or (media is None) != self._is_text:
+            kind, holds = data.features[options.column], "vectors" if self.vectors else "media"
+            holds = "text" if self._is_text else holds
             raise SourceError(f"{table}: column {options.column!r} is {kind} and holds no {holds}; name another")
         fields = [field for field in schema if is_read(table, field)]
         table.check([field.name for field in fields])
@@ -233,8 +236,11 @@ class HuggingfaceSource(Source):
         split, column = entry.uri.rpartition("/")[2], self.options.column
         if split not in self._splits or entry.row is None or entry.row > len(self._splits[split]):
             raise ValueError("the data set has become shorter; run again")
-        (value,) = self._splits[split][entry.row - 1 : entry.row][column].to_pylist()
-        content = value.get("bytes") if isinstance(value, Mapping) else value
+        cell = self._splits[split][entry.row - 1 : entry.row][column][0]
+        if self.vectors:
+            content = bytes_of_vectors(cell)
+        else:
+            content = cell.as_py().get("bytes") if isinstance(cell, pa.StructScalar) else cell.as_py()
         if content is None:
             raise ValueError("there are no bytes in it any more; run again")
         return content

@@ -1,21 +1,21 @@
 """Rows of a query to a SQL database: they hold texts, or the bytes of media, or name files."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+from assets.checksums import ChecksumSettings
 from assets.databases import Database, DatabaseUrl
-from assets.file_names import FileNames
 from assets.formats.base import Place, Record, TableFile, unstorable
 from assets.formats.values import as_text, is_vector, no_text, refused
 from assets.keys import key_of
-from assets.linked_files import LinkedFiles
 from assets.remote_settings import REMOTE, RemoteSettings
-from assets.sources.base import Entry, Source, SourceError, signature_of
-from assets.sources.files import FilesSource
+from assets.sources.base import Entry, Source, SourceError, signature_of_rows
+from assets.sources.files import FilesSource, Rows
 from assets.sources.table import text_entry
 from assets.storage import Location
 from assets.table_settings import TableSettings
@@ -23,7 +23,9 @@ from assets.time_settings import TIMED, TimeSettings
 from training.catalog import MODALITIES
 from training.messages import one_line
 from training.validation import Names, Strings, Word
+from training.vectors import text_of_cell
 
+_SHARED = "files", "key", "file", "missing", "checksum", *TIMED, *REMOTE
 _BYTES = bytes, bytearray, memoryview
 _ROWS, _MEDIA = 1000, 16  # rows that are held at once, without and with media in them
 
@@ -36,7 +38,7 @@ class SqlSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(TimeSettings, RemoteSettings):
+    class Options(ChecksumSettings, TimeSettings, RemoteSettings):
         # Of the database; one with a password lies in a variable of the environment: {env: NAME}.
         url: Annotated[DatabaseUrl, Word("url")] = field(default_factory=DatabaseUrl)
         query: str | None = None  # SELECT ...
@@ -52,13 +54,17 @@ class SqlSource(Source):
             return f"{self.url}: {' '.join((self.query or '').split())}"
 
     @classmethod
-    def make(cls, root: Path, options: Options, modality: str) -> Source:
-        if options.files is not None:
-            return SqlFilesSource(root, options)
-        return cls(root, options, MODALITIES.load(modality).is_text)
+    def make(cls, root: Path, options: Options, modality: str, vectors: bool = False) -> Source:
+        if options.files is not None:  # which the rows name, as those of a table do
+            shared = {name: getattr(options, name) for name in _SHARED}
+            source = FilesSource(root, FilesSource.Options(**shared), _Query(root, options))
+            source.vectors = vectors
+            return source
+        return cls(root, options, MODALITIES.load(modality).is_text, vectors)
 
-    def __init__(self, root: Path, options: Options, is_text: bool) -> None:
+    def __init__(self, root: Path, options: Options, is_text: bool, vectors: bool = False) -> None:
         super().__init__(root, options)
+        self.vectors = vectors
         self._is_text, self._rows = is_text, _Query(root, options)
 
     def __str__(self) -> str:
@@ -86,8 +92,15 @@ class SqlSource(Source):
         options, seen = self.options, set()
         named = options.id or options.key
         left_out = (options.column, *(options.key if len(options.key) == 1 else ()))
-        for record, cells in self._rows.records([options.column, *named], media=not self._is_text):
+        as_media = self.vectors or not self._is_text
+        for record, cells in self._rows.cells([options.column, *named], media=as_media):
             key = key_of(record.values, options.key)
+            if self.vectors:
+                record = replace(record, values=record.values | {options.column: _vectors(cells[options.column])})
+                entry = text_entry(record, key, options.column, options, None, left_out, "vector")
+                entry.row = None
+                yield entry
+                continue
             member = json.dumps([_plain(cells.get(name)) for name in named], ensure_ascii=False)
             if self._is_text:
                 entry = text_entry(record, key, options.column, options, None, left_out)
@@ -132,49 +145,13 @@ class SqlSource(Source):
         yield self._rows.medium(self.options.column, dict(zip(named, json.loads(entry.member or "[]"), strict=True)))
 
     def signature(self) -> str:
-        return _signature(self)
+        return signature_of_rows(self)
 
 
-def _signature(source: Source) -> str:
-    """The same in whatever order the rows come: a query without ORDER BY has none."""
-    facts = ((e.key, e.uri, e.member, e.size, e.version, e.text, e.attributes, e.reason) for e in source.list())
-    return signature_of(sorted(signature_of([fact]) for fact in facts))
-
-
-class SqlFilesSource(FilesSource):
-    """Files that the rows of a query name, as those of a table do (`FilesSource`)."""
-
-    def __init__(self, root: Path, options: SqlSource.Options) -> None:
-        shared = {name: getattr(options, name) for name in ("files", "key", "file", "missing", *TIMED, *REMOTE)}
-        super().__init__(root, FilesSource.Options(**shared))
-        self._rows = _Query(root, options)
-        assert options.files is not None and options.key is not None
-        self._links = LinkedFiles.of(options.files, options.file or options.key[0], self.options, self._records)
-
-    def exists(self) -> bool:
-        return (self._links is not None or self._files.exist()) and self._rows.exist()
-
-    def _has_table(self) -> bool:
-        return True
-
-    def _tables(self) -> set[str]:
-        return set()
-
-    def _read(self, required: Sequence[str]) -> Iterator[Record]:
-        return (record for record, _ in self._rows.records(required))
-
-    def _row(self, record: Record, name: str | None, found: list[Entry], names: FileNames) -> Entry:
-        entry = super()._row(record, name, found, names)
-        if self._links is None:  # else it is by its row that its URL is found again
-            entry.row = None
-        return entry
-
-    def signature(self) -> str:
-        return _signature(self)  # nothing but the rows tells whether they are others
-
-
-class _Query:
+class _Query(Rows):
     """The rows of a source's query."""
+
+    numbered = False
 
     def __init__(self, root: Path, options: SqlSource.Options) -> None:
         assert options.query is not None
@@ -183,7 +160,10 @@ class _Query:
     def exist(self) -> bool:
         return self._database.exists()
 
-    def records(self, required: Sequence[str], media: bool = False) -> Iterator[tuple[Record, dict[str, Any]]]:
+    def records(self, required: Sequence[str]) -> Iterator[Record]:
+        return (record for record, _ in self.cells(required))
+
+    def cells(self, required: Sequence[str], media: bool = False) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Each row as words, and as what the database gives. Args: `media`: the column holds some."""
         options, columns = self._options, list[str]()
         table: TableFile | None = None
@@ -210,6 +190,15 @@ class _Query:
         if not isinstance(value, _BYTES):
             raise ValueError("there are no bytes in it any more; run again")
         return bytes(value)
+
+
+def _vectors(value: Any) -> str | None:
+    """As tables keep vectors (`training.vectors`): of an array of the database, JSON in a text, or a NumPy file."""
+    if value is None or isinstance(value, str):
+        return value and text_of_cell(value)
+    if isinstance(value, _BYTES):
+        return base64.b64encode(value).decode()
+    return text_of_cell(json.dumps(value, default=float))
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """Texts as items: a column of a table holds them, another one their keys."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from assets.checksums import ChecksumSettings
 from assets.formats.base import Record
 from assets.keys import key_of
 from assets.sources.base import Entry, Source, signature_of
@@ -19,7 +20,7 @@ class TableSource(Source):
     holds = "text"  # what cells of the column hold
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(TimeSettings, TableSettings):
+    class Options(ChecksumSettings, TimeSettings, TableSettings):
         table: str | None = None  # `assets.tables.read_table`: a path, a URL that fsspec knows, or a glob of them
         columns: Names = ()  # names of a table without header
         key: Names | None = None  # column that `align` joins on; several are one key (`assets.keys`)
@@ -55,6 +56,9 @@ class TableSource(Source):
 
     def open(self, entry: Entry) -> Iterator[bytes]:
         yield (entry.text or "").encode()
+
+    def wholes(self) -> Iterable[Entry]:
+        return table_entries(self.options.table, self.root, self.options)
 
     def signature(self) -> str:
         return signature_of(

@@ -20,11 +20,12 @@ class VectorsSource(TableSource):
     holds = "vector"
 
     @classmethod
-    def make(cls, root: Path, options: Any, modality: str) -> Source:
+    def make(cls, root: Path, options: Any, modality: str, vectors: bool = True) -> Source:
         """Of Parquet the numbers are read again where they lie: a manifest that holds them would be large."""
         if not is_parquet(options.table):
             return cls(root, options)
-        shared = {name: getattr(options, name) for name in ("table", "key", "column", "missing", *TIMED, *REMOTE)}
+        names = "table", "key", "column", "missing", "checksum", *TIMED, *REMOTE
+        shared = {name: getattr(options, name) for name in names}
         return ParquetVectorsSource(root, EmbeddedSource.Options(**shared))
 
     @classmethod

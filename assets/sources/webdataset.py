@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from assets.archives import Archives
+from assets.checksums import ChecksumSettings
 from assets.file_listing import FileListing
 from assets.formats.base import unstorable
 from assets.formats.values import as_text, is_vector
@@ -18,12 +19,13 @@ from assets.keys import key_of
 from assets.names import as_object, normalize
 from assets.path_pattern import PathPattern
 from assets.remote_settings import RemoteSettings
-from assets.sources.base import Entry, Source, signature_of
+from assets.sources.base import Entry, Source, SourceError, signature_of
 from assets.table_settings import check_encoding
 from assets.time_settings import TimeSettings
 from assets.times import read_times
 from training.catalog import MODALITIES
 from training.validation import Names
+from training.vectors import text_of_cell
 
 KEY, SHARD = "__key__", "__shard__"  # the first as WebDataset calls it
 OBJECTS = frozenset({"json", "jsn"})  # suffixes whose values are columns
@@ -52,7 +54,7 @@ class WebdatasetSource(Source):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(TimeSettings, RemoteSettings):
+    class Options(ChecksumSettings, TimeSettings, RemoteSettings):
         files: Names | None = None  # the tars: folder, glob, path, URL; or several
         member: Names | None = None  # suffix of the item in its sample: jpg, or seg.png; or several that it may have
         column: str | None = None  # of text: the column that holds it, such as txt, or a name in .json
@@ -86,13 +88,20 @@ class WebdatasetSource(Source):
         if not options.files:
             raise ValueError("has no files: say where the shards lie")
         is_text = MODALITIES.load(modality).is_text
-        if options.column is not None and not is_text:
-            raise ValueError(f"is {modality}, which no column holds: name its suffix as `member`, such as jpg or wav")
         if (options.member is None) == (options.column is None):
             column = ", or a `column` that holds the text" if is_text else ""
             raise ValueError(f"needs the suffix of its items in each sample as `member`, such as jpg or wav{column}")
         if options.path is not None:
             PathPattern(options.path)
+
+    @classmethod
+    def make(cls, root: Path, options: Options, modality: str, vectors: bool = False) -> Source:
+        if options.column is not None and not (vectors or MODALITIES.load(modality).is_text):
+            raise SourceError(
+                f"{', '.join(options.files or ())}: {modality} lies in no column: name its suffix as `member`, such as "
+                f"jpg or wav; vectors lie in one where features.{modality} are of kind vector"
+            )
+        return super().make(root, options, modality, vectors)
 
     def exists(self) -> bool:
         return self._files.exist()
@@ -160,7 +169,7 @@ class WebdatasetSource(Source):
         elif column is not None and not columns.get(column):
             item.refuse("absent", f"the sample has no {column!r}; it has {', '.join(sorted(columns))}")
         elif column is not None:
-            item.text = columns[column]
+            item.text = text_of_cell(columns[column]) if self.vectors else columns[column]
         try:
             item.time, item.until = read_times(columns, self.options)
         except ValueError as error:
@@ -170,6 +179,7 @@ class WebdatasetSource(Source):
     def _read(self, sample: Sample, held: dict[int, bytes]) -> tuple[dict[str, str], str | None]:
         """The columns that the members of a sample give, or why one of them cannot be read."""
         columns: dict[str, str | None] = {}
+        vectors = self.options.column if self.vectors else None
         for suffix, entries in sorted(
             sample.items(), key=lambda member: member[0] in WORDS
         ):  # a member's own name wins
@@ -182,7 +192,7 @@ class WebdatasetSource(Source):
                 continue  # too large for a column
             try:
                 text = content.decode(self.encoding if suffix in WORDS else "utf-8").removeprefix("\ufeff")
-                columns |= {suffix: text.strip()} if suffix in WORDS else _object(text)
+                columns |= {suffix: text.strip()} if suffix in WORDS else _object(text, vectors)
             except UnicodeDecodeError as error:
                 advice = "set `encoding` to its own" if suffix in WORDS else "JSON has to be"
                 return {}, f"its {entry.key} is not {error.encoding} at byte {error.start}; {advice}"
@@ -195,6 +205,9 @@ class WebdatasetSource(Source):
     def open(self, entry: Entry) -> Iterator[bytes]:
         return iter([entry.text.encode()]) if entry.text is not None else self._archives.read(entry)
 
+    def wholes(self) -> Entries:
+        return self._files.archives()
+
     def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
         return self._files.changed(read)
 
@@ -202,9 +215,9 @@ class WebdatasetSource(Source):
         return signature_of(self._files.signature())
 
 
-def _object(text: str) -> dict[str, str | None]:
-    """The values of a JSON object as words, without vectors. Raises ValueError where it is none."""
+def _object(text: str, vectors: str | None) -> dict[str, str | None]:
+    """The values of a JSON object as words, of vectors those of that name. Raises ValueError where it is none."""
     values = json.loads(text)
     if not isinstance(values, dict):
         raise ValueError(f"it is a {type(values).__name__}")
-    return {name: as_text(value) for name, value in values.items() if not is_vector(value)}
+    return {name: as_text(value) for name, value in values.items() if name == vectors or not is_vector(value)}

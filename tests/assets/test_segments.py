@@ -413,6 +413,27 @@ def test_segments_by_times_and_whole_recordings_of_the_same_files(
     np.testing.assert_array_equal(given.waveform, talk_of(project, "a")[RATE * 5 // 4 : RATE * 2])
 
 
+def test_a_file_that_changed_unseen_is_read_anew_for_all_of_its_parts(project: Path, monkeypatch: Any) -> None:
+    """Size and time say nothing, and only one of its segments had anything to be done."""
+    monkeypatch.setattr("assets.storage.last_change", lambda status: 1)
+    settings = load(project)
+    lake = pipeline.open_lake(settings)
+
+    def processed() -> tuple[int, list[str]]:
+        pipeline.write_manifest(lake, settings)
+        count = featurizing.process_modality(lake, settings, "speech")["processed"]
+        unread = lake.sql("SELECT message FROM quarantine WHERE stage = 'clean' AND fingerprint IS NULL")
+        return count, [message.split(": ")[-1] for message in unread["message"].to_pylist()]
+
+    processed()
+    part = lake.sql("SELECT id FROM clean_speech WHERE start = 1 AND id <> parent_id")["id"][0].as_py()
+    lake.open("speech_features").delete(f"id = '{part}'")
+    soundfile.write(project.parent / "calls" / "a.wav", talk(4, seed=9), RATE)
+    assert processed() == (1, ["changed since it was listed; run again"])
+    assert processed() == (5, []), "the four segments of a, and all of it"
+    assert processed() == (0, [])
+
+
 def talk_of(project: Path, name: str) -> np.ndarray:
     return decode_speech((project.parent / "calls" / f"{name}.wav").read_bytes(), MediaLimits()).waveform
 

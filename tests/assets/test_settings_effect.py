@@ -483,7 +483,8 @@ def test_a_section_of_the_project_file_changes_what_it_configures(tiny, override
     assert observe(load(tiny)) != changed
 
 
-REMOTE = {"endpoint_url", "allow_private"}  # in `test_object_store.py` and `test_web.py`
+REMOTE = {"endpoint_url", "allow_private", "token_env"}  # in `test_object_store.py`, `test_web.py`, `test_web_ways.py`
+OF_FILES = REMOTE | {"checksum"}  # in `test_checksums.py`
 
 
 def test_every_field_has_a_case():
@@ -493,10 +494,10 @@ def test_every_field_has_a_case():
         AlignSettings: {*ALIGN, "allow_shared", "max_missing", *REMOTE},
         SplitSettings: set(SPLIT),
         PairingSettings: set(PAIRING),
-        FilesSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("FilesSource.")} | REMOTE,
-        TableSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("TableSource.")} | REMOTE,
+        FilesSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("FilesSource.")} | OF_FILES,
+        TableSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("TableSource.")} | OF_FILES,
         EmbeddedSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("EmbeddedSource.")}
-        | REMOTE,
+        | OF_FILES,
         SourceSettings: {name.partition(".")[2] for name in SOURCES if name.startswith("SourceSettings.")} | {"use"},
         WorkerOptions: {"workers", "batch_size"},
         # In `tests/assets/test_ray.py`:

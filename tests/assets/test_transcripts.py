@@ -338,6 +338,12 @@ SAME = [("r", "1", "0.1", "0.3", "hi")]
                                                         {"type": "punct", "value": "."}]}]},
             {"speaker": "3"},
         ),
+        (
+            {"id": "6c", "status": "completed", "text": "hi", "words": [
+                {"text": "hi", "start": 100, "end": 300, "confidence": 0.5, "speaker": "A"}],
+             "utterances": None, "audio_duration": 281},
+            {"speaker": "A", "confidence": "0.5"},
+        ),
     ],
 )  # fmt: skip
 def test_words_of_recognisers(tmp_path: Path, document: dict[str, Any], more: dict[str, str]) -> None:
@@ -367,6 +373,24 @@ def test_segments_of_recognisers_and_what_cannot_be_used(tmp_path: Path) -> None
     path.write_text('{"text": "", "segments": [], "language": "en"}')
     assert read(path, "file", "text") == []  # nothing is said
     assert cells(read(path, "language"), "language") == [("en",)]  # the object is the row
+
+
+def test_times_are_milliseconds_only_where_they_can_be_nothing_else(tmp_path: Path) -> None:
+    """Where a recogniser counts whole seconds, or does not say how long the recording is, they are seconds."""
+    words = [{"text": "hi", "start": 1200, "end": 2050}, {"text": "you", "start": 2050, "end": 3210}]
+    documents = [
+        ({"audio_duration": 4, "words": words}, [("1.2", "2.05"), ("2.05", "3.21")]),
+        ({"words": words}, [("1200", "2050"), ("2050", "3210")]),
+        ({"audio_duration": 4, "words": [{"text": "hi", "start": 1, "end": 2}]}, [("1", "2")]),
+        ({"audio_duration": 4, "words": [{"text": "hi", "start": 100.5, "end": 300.5}]}, [("100.5", "300.5")]),
+    ]
+    for document, expected in documents:
+        (path := tmp_path / "r.json").write_text(json.dumps(document))
+        assert cells(read(path, "file", "text"), "start", "end") == expected
+    (path := tmp_path / "r.json").write_text(
+        json.dumps({"words": [*words, {"text": "x", "start": 9000, "end": 8000}], "audio_duration": 9.5})
+    )
+    assert problems(read(path, "file")) == {1: "line 1: 'x': ends at 8 s, before it begins at 9 s"}
 
 
 def test_other_tables_in_json_are_no_transcripts(tmp_path: Path) -> None:

@@ -163,8 +163,10 @@ def test_a_token_goes_to_the_source_s_own_server_alone(server, monkeypatch):
         for elsewhere in (other.url, "https://", "https://files.example"):
             with pytest.raises(ValueError, match="has a token_env, which is for one web server"):
                 settings(**table | {"files": elsewhere}, token_env="TOKEN")
-    with pytest.raises(ValueError, match="would get it unencrypted"):
-        settings(**table, token_env="TOKEN", allow_private=False)
+    server.asked.clear()
+    with pytest.raises(SourceError, match="would get the token of TOKEN unencrypted"):
+        scan(settings(files=f"{server.url}/p/a.png", token_env="TOKEN", allow_private=False), ROOT)
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(("value", "why"), [(None, "is not set"), (f"{SECRET}\nX: y", "holds what no bearer token")])

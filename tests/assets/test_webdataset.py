@@ -102,11 +102,11 @@ def test_a_shard_that_is_damaged_is_one_thing_refused(tmp_path):
     ("modality", "options", "words"),
     [
         ("image", {}, "suffix of its items in each sample as `member`"),
-        ("image", {"column": "txt"}, "no column holds"),
+        ("image", {"column": "txt"}, "image lies in no column"),
         ("text", {"member": "txt", "column": "txt"}, "or a `column`"),
         ("text", {"column": "txt", "path": "x"}, "fields in braces"),
     ],
 )
 def test_options_that_do_not_fit(modality, options, words):
     with pytest.raises(ValueError, match=words):
-        SourceSettings.of(name="s", modality=modality, kind="webdataset", files="a.tar", **options)
+        SourceSettings.of(name="s", modality=modality, kind="webdataset", files="a.tar", **options).make(Path())

@@ -1,11 +1,13 @@
 """What `triptych init` proposes for a folder that holds files."""
 
 import json
+import sqlite3
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -106,6 +108,74 @@ def test_shards_of_samples(tmp_path: Path, make_png: Any, make_wav: Any, home: P
     assert found["align"] == {"label": "cls", "split": {"column": "split"}} and found["model"]["output"] == "class"
     report = check(load(tmp_path / "project.yaml"))
     assert report.problem is None and report.samples == {"train": 6, "test": 6} and not report.refused
+
+
+def test_a_data_set_that_was_saved(tmp_path: Path, make_png: Any, home: Path) -> None:
+    make_png(tmp_path / "made.png", 1)
+    features = datasets.Features(
+        image=datasets.Image(), said=datasets.Value("string"), kind=datasets.ClassLabel(names=["a", "b"])
+    )
+    image = {"bytes": (tmp_path / "made.png").read_bytes(), "path": None}
+    rows = [{"image": image, "said": f"picture {n}", "kind": n % 2} for n in range(6)]
+    parts = {name: datasets.Dataset.from_list(rows, features) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "sets" / "pets")
+    (tmp_path / "made.png").unlink()
+    found = written(tmp_path)
+    shared = {"kind": "huggingface", "dataset": "sets/pets"}
+    assert found["sources"] == [
+        {"name": "said", "modality": "text", **shared, "column": "said"},
+        {"name": "image", "modality": "image", **shared, "column": "image"},
+    ]
+    assert found["align"] == {"label": "kind", "split": {"column": "split"}} and found["model"]["output"] == "class"
+    report = check(load(tmp_path / "project.yaml"))
+    assert report.samples == {"train": 6, "test": 6} and not report.refused
+
+
+def test_tables_of_a_database(tmp_path: Path, make_png: Any, home: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for n in range(8):
+        make_png(tmp_path / "photos" / f"{n}.png", n)
+    with sqlite3.connect(tmp_path / "shop.db") as connection:
+        connection.execute("CREATE TABLE goods (id INTEGER, photo TEXT, said TEXT, kind TEXT, thumb BLOB)")
+        content = (tmp_path / "photos" / "0.png").read_bytes()
+        rows = [(n, f"{n}.png", f"this is the article {n}", "ab"[n % 2], content) for n in range(8)]
+        connection.executemany("INSERT INTO goods VALUES (?, ?, ?, ?, ?)", rows)
+        connection.execute("CREATE TABLE empty (id)")
+    (tmp_path / "thumbs.db").write_bytes(b"no database")
+    found = written(tmp_path / "project", "--data", str(tmp_path))
+    shared = {"kind": "sql", "url": "sqlite:///${data}/shop.db", "query": "SELECT * FROM goods", "key": "id"}
+    named = {source.pop("name"): source for source in found["sources"]}
+    assert named == {
+        "photos": {"modality": "image", "files": "${data}/photos", **shared, "file": "photo"},
+        "thumb": {"modality": "image", **shared, "column": "thumb"},
+        "said": {"modality": "text", **shared, "column": "said"},
+    }
+    assert found["align"]["label"] == "kind" and found["model"]["output"] == "class"
+    path = tmp_path / "project" / "project.yaml"
+    path.write_text(path.read_text().replace("  - {name: thumb", "  # {name: thumb"))  # one picture a sample
+    report = check(load(path))
+    assert sum(report.samples.values()) == 8 and not report.refused
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_recordings_with_subtitles(tmp_path: Path, make_wav: Any, home: Path, beside: bool) -> None:
+    (tmp_path / "talks").mkdir()
+    subtitles = tmp_path / ("talks" if beside else "subtitles")
+    subtitles.mkdir(exist_ok=True)
+    for n in range(4):
+        make_wav(tmp_path / "talks" / f"t{n}.wav", n)
+        cues = "00:00.000 --> 00:00.050\nYes.\n\n00:00.050 --> 00:00.100\nNo.\n"
+        (subtitles / f"t{n}.vtt").write_text(f"WEBVTT\n\n{cues}")
+    csv(tmp_path / "other" / "film.en.srt", "1", "00:00:01,000 --> 00:00:02,000", "Hello")
+    found = written(tmp_path)
+    (source,) = found["sources"]
+    assert source["files"] == ("talks/*.wav" if beside else "talks")
+    table = f"{subtitles.name}/*.vtt"
+    assert source["segments"] == {"kind": "times", "table": table, "recording": "file", "key": ["file", "number"]}
+    assert found["align"]["label"] == "text" and found["model"]["output"] == "text"
+    assert "not used: other/*.srt" in (tmp_path / "project.yaml").read_text()
+    report = check(load(tmp_path / "project.yaml"))
+    assert sum(report.samples.values()) == 8 and not report.refused
 
 
 def test_a_table_that_another_is_joined_to_by_a_shared_column(tmp_path: Path, make_png: Any, home: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from filelock import FileLock
 from assets import pipeline
 from orchestration import processes
 from orchestration.definitions import project_definitions
+from orchestration.inspection import check
 from orchestration.processes import free_dead_runs, wait_quietly, waits_for
 from orchestration.project import load
 from orchestration.run import open_instance, run_job, select
-from training.mlflow_store import check_artifacts, client
+from training.mlflow_store import artifact_location, check_artifacts, client, kept_elsewhere
 
 
 def test_a_killed_run_is_ended_and_gives_back_its_slot(tiny, home):
@@ -51,6 +53,32 @@ def test_what_is_not_installed_is_told_before_anything_runs(tiny, home, monkeypa
     assert pipeline.open_lake(project).version("manifest") is None
     with pytest.raises(ValueError, match=r"s3://bucket/files, .* not installed: pip install 'triptych\[s3\]'"):
         check_artifacts(project.artifacts_uri)
+
+
+def test_what_the_daemon_starts_tells_it_in_the_first_step(tiny, home, monkeypatch):
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    tiny.write_text(tiny.read_text() + "artifacts: s3://bucket/files\n")
+    job = project_definitions(load(tiny)).resolve_job_def("tiny")
+    with open_instance(home) as instance:
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+        (failed,) = (event for event in result.all_events if event.is_step_failure)
+        assert failed.step_key == "tiny__manifest"
+        assert "not installed: pip install 'triptych[s3]'" in str(failed.step_failure_data.error.cause)
+        data = [dg.AssetKey(["tiny", "manifest"])]
+        assert job.execute_in_process(instance=instance, asset_selection=data).success, "which needs no MLflow"
+
+
+def test_artifacts_that_go_elsewhere_than_is_said_are_told(tiny, home, tmp_path):
+    project = load(tiny, [f"artifacts={tmp_path}/new"])
+    uri, place = project.mlflow_uri, project.artifacts_uri
+    assert kept_elsewhere(uri, "tiny", place) is None, "there is no experiment yet"
+    client(uri).create_experiment("tiny", artifact_location=artifact_location(str(tmp_path / "old")))
+    (told,) = (finding.message for finding in check(project).findings if finding.code == "artifacts_elsewhere")
+    assert told == kept_elsewhere(uri, "tiny", place)
+    assert re.search(
+        rf"artifacts is {place}, and MLflow goes on .* {tmp_path.as_uri()}/old, .*take `artifacts` back", told
+    )
+    assert kept_elsewhere(uri, "tiny", str(tmp_path / "old")) is None
 
 
 def test_settings_of_the_instance_are_whole_or_not_there(home, monkeypatch):
