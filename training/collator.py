@@ -154,9 +154,9 @@ class Collator:
     def _has(self, row: Row, modality: str) -> bool:
         if (columns := row[modality]) is None:
             return False
-        return (
-            bool(self._contents(row, modality)) if modality in self.several else len(columns[self._read(modality)]) > 0
-        )
+        if modality in self.several:
+            return len(self._contents(row, modality)) > 0
+        return len(columns[self._read(modality)]) > 0
 
     def _seed(self, row: Row, shown: Sequence[str]) -> int:
         """Of what the model reads, not of its name: who asks the same twice gets the same answer."""
