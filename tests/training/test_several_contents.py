@@ -268,21 +268,21 @@ def test_a_model_of_six_views_copes_with_four_where_training_hid_some() -> None:
         return made
 
     right = {}
-    for dropout in (0.0, 0.3):
-        torch.manual_seed(0)
+    for dropout in (0.0, ModelSettings().item_dropout):
+        torch.manual_seed(1)
         settings = ModelSettings(fusion="concat", output="class", width=16, layers=1, heads=2, tokens=1)
         model = build_model(settings, features, TOKENIZER, ("image",), ["high", "low"], {"image": six}).train()
         collate = make_collator(model, TOKENIZER, features)
         hiding = replace(collate, targets=partial(model.output.targets, tokenizer=TOKENIZER), item_dropout=dropout)
-        given, optimizer = rows(64, 0, 6), torch.optim.AdamW(model.parameters(), 3e-3)
+        given, optimizer = rows(64, 11, 6), torch.optim.AdamW(model.parameters(), 3e-3)
         for step in range(80):
             optimizer.zero_grad()
             model(**hiding([row | {"epoch": step} for row in given])).loss.backward()
             optimizer.step()
-        test = rows(600, 1, 4)
+        test = rows(600, 101, 4)
         answers = model.eval().answer(collate(test), TOKENIZER)
         right[dropout] = sum(a == row["label"] for a, row in zip(answers, test, strict=True)) / len(test)
-    assert right[0.3] > right[0.0] + 0.01
+    assert right[ModelSettings().item_dropout] > right[0.0] + 0.05
 
 
 def test_a_batch_of_answers_is_bounded_by_contents_and_answers_stay_the_same() -> None:
