@@ -14,7 +14,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,7 @@ class Project:
         """
         from orchestration.search import search
 
-        return search(self.settings, _files(inputs, ()), k, find, version)
+        return search(self.settings, _files(inputs, (), self.settings.align.places), k, find, version)
 
     def model(self, version: str = "champion") -> "Model":
         """A registered version of its model, by number or alias. Raises ValueError: there is none."""
@@ -136,7 +136,8 @@ class Model:
             best: how many of the most probable answers come with each.
             inputs: of one row: text="...", and image and speech as a file's name, its bytes, or: a picture as a PIL
                 image or an array (H, W, 3) of uint8; a recording as an array of samples and its rate in Hz; vectors
-                as a list or an array of floats; of several pictures or recordings (`align.several`) a list of these,
+                as a list or an array of floats; of several in a row (`align.several`) a list of these
+                (of vectors, too: a sequence is then an array of two dimensions, or a list in that list),
                 or of views a mapping: image={"front": ..., "left": ...}; and a string or number of each column that
                 the prompt names.
 
@@ -148,19 +149,25 @@ class Model:
         if (rows is None) == (not inputs):
             raise ValueError("give rows, or the inputs of one: text=..., image=..., speech=...")
         many = [inputs] if rows is None else rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
-        columns = self.settings.model.columns
-        answers = answer(self.settings, [_files(row, columns) for row in many], self.version, best)
+        columns, places = self.settings.model.columns, self.settings.align.places
+        answers = answer(self.settings, [_files(row, columns, places) for row in many], self.version, best)
         return answers[0] if rows is None else answers
 
 
-def _files(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """With media as names or bytes of files, and columns as strings."""
+def _files(row: Mapping[str, Any], columns: Sequence[str], several: Collection[str]) -> dict[str, Any]:
+    """With media as names or bytes of files, and columns as strings.
+
+    Args:
+        several: the modalities of which a row may have several.
+    """
     from training.catalog import MODALITIES
 
     known = (*MODALITIES.names(), *columns)
     if unknown := row.keys() - set(known):
         raise ValueError(f"{', '.join(sorted(unknown))}: no input; there are {', '.join(known)}")
-    return {name: _cell(value) if name in columns else _file(name, value) for name, value in row.items()}
+    return {
+        name: _cell(value) if name in columns else _file(name, value, name in several) for name, value in row.items()
+    }
 
 
 def _cell(value: Any) -> str | None:
@@ -170,8 +177,11 @@ def _cell(value: Any) -> str | None:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _is_content(value: Any) -> bool:
-    """Whether it is a picture or recording, one of several: not a number or a vector of a sequence."""
+def _is_content(value: Any, in_several: bool) -> bool:
+    """Whether it is one of several: a text, picture or recording, or, where there may be several, a vector or sequence
+    of vectors; not a number, nor else a vector of a sequence."""
+    if in_several and (isinstance(value, list) or hasattr(value, "__array__")):
+        return getattr(value, "ndim", 1) > 0
     return (
         isinstance(value, str | bytes | Path | tuple)
         or hasattr(value, "save")
@@ -179,7 +189,7 @@ def _is_content(value: Any) -> bool:
     )
 
 
-def _file(name: str, value: Any) -> Any:
+def _file(name: str, value: Any, several: bool = False) -> Any:
     if value is None or (isinstance(value, float) and value != value):  # NaN of a data frame
         return None
     if isinstance(value, bytes | Path):
@@ -191,7 +201,7 @@ def _file(name: str, value: Any) -> Any:
 
         return file_of(name, value)
     contents = [one for one in value if one is not None] if isinstance(value, list) else []
-    if contents and all(map(_is_content, contents)):
+    if contents and all(_is_content(one, several) for one in contents):
         return [_file(name, one) for one in contents]
     if isinstance(value, list) or getattr(value, "dtype", None) in ("float16", "float32", "float64"):
         import numpy as np

@@ -40,11 +40,6 @@ class Clock:
     spread: float = 0.0  # standard deviation of what is left between matched events, in microseconds
     chance: float = 0.0  # that unrelated events agree as well, at most
 
-    def sql(self, time: str) -> str:
-        """What is added to a time, in SQL."""
-        drift = f" + round({self.drift!r}::DOUBLE * ({time} - {self.origin}))::BIGINT" if self.drift else ""
-        return f"({self.offset}{drift})"
-
     def figures(self) -> dict[str, Any]:
         """For the report: seconds, and parts in a million."""
         at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.origin)
@@ -71,6 +66,7 @@ def estimate(
     max_drift: float = 200e-6,
     drift: float | None = None,
     accuracy: float = 0.01,
+    among: int = 1,
 ) -> Clock:
     """What has to be added to the times of `other` to get those of `reference`.
 
@@ -79,6 +75,7 @@ def estimate(
         max_drift: the drift likewise, in seconds a second.
         drift: it is known.
         accuracy: seconds; twice the standard error has to be less, wherever `other` has events.
+        among: so many clocks are estimated by the same settings: the more, the sooner chance makes one agree.
 
     Raises:
         ClockError: the events do not say it.
@@ -89,7 +86,7 @@ def estimate(
     origin = int(np.median(other[0]))
     low, high = (0.0, 0.0) if drift is not None else (-max_drift, max_drift)
     matcher = _Matcher.of(reference, other, origin, within, drift or 0.0)
-    peak = _find_peak(matcher, within, high)
+    peak = _find_peak(matcher, within, high, among)
     fit = _refine(matcher, peak, free_drift=high > low)
     _check(matcher, fit, peak, accuracy)
     middle = origin + round(fit.center * 1e6)
@@ -172,7 +169,7 @@ class _Peak(NamedTuple):
     chance: float
 
 
-def _find_peak(matcher: _Matcher, within: float, max_drift: float) -> _Peak:
+def _find_peak(matcher: _Matcher, within: float, max_drift: float, among: int) -> _Peak:
     """The best of all widths, drifts and offsets. Raises ClockError where it is not good enough."""
     best: tuple[_Peak, float, float] | None = None
     for width in _WIDTHS:
@@ -181,7 +178,7 @@ def _find_peak(matcher: _Matcher, within: float, max_drift: float) -> _Peak:
         center = float((span[0] + span[-1]) / 2)
         reach = within + max_drift * float(span[-1] - span[0]) / 2
         later, when = matcher.differences(some, reach)
-        trials = len(_WIDTHS) * len(drifts) * 2 * within / width
+        trials = among * len(_WIDTHS) * len(drifts) * 2 * within / width
         all_counts = ((_histogram(later - d * (when - center), within, width), d) for d in drifts)
         counts, found = max(all_counts, key=lambda pair: pair[0].max())
         bins = int(counts.argmax())

@@ -101,6 +101,7 @@ _WHY = {
     "same_view": "is of the same view as another item of its sample, which was taken",
     "no_input": "none of its inputs can be used",
     "no_time": "says of no time, so nothing can be near it",
+    "no_clock": "has the time of a clock that nothing says",
     "no_partner": "nothing is near enough in time",
     "passed_over": "another item of its source is nearer to every sample",
     "same_time": "begins at once with another item of its source, which was taken",

@@ -12,7 +12,6 @@ from assets.pairing import PairingSettings
 from assets.source_settings import SourceSettings
 from assets.table_settings import TableSettings
 from assets.view_settings import SOURCE, Views, read_places
-from training import catalog
 from training.catalog import FILTERS, OUTPUTS
 from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
@@ -105,8 +104,6 @@ class AlignSettings(TableSettings):  # of `table`
                 check(modality in MODALITIES, name, modality, f"modalities ({', '.join(MODALITIES)})")
         for modality in self.several:
             check(modality in MODALITIES, "several", modality, f"modalities ({', '.join(MODALITIES)})")
-            is_media = not catalog.MODALITIES.load(modality).is_text
-            check(is_media, "several", modality, "pictures or recordings: a sample has one text")
         places = {m: read_places(f"several.{m}", value) for m, value in self.several.items()}
         object.__setattr__(self, "several", places)
         choose(self, "on", JOINS)

@@ -67,7 +67,8 @@ def rows_of_table(
     path: Path, columns: Sequence[str] = (), several: Mapping[str, Places] | None = None
 ) -> list[dict[str, Any]]:
     """The rows of a table (`assets.tables`) with columns text, image and speech (`file_of`), and those that the prompt
-    names; empty is absent. Where a row may have several of a modality, a cell is `a.jpg;b.jpg` or a list; of views
+    names; empty is absent. Where a row may have several of a modality, a cell is `a.jpg;b.jpg` or a list (several texts
+    are one); of views
     `front=a.jpg;left=b.jpg` or an object, or a column holds one of them: `image.front`.
 
     Raises:
@@ -99,9 +100,9 @@ def _in_row(values: Mapping[str, str | None], modality: str, places: Places, fol
     cell, names = values.get(modality) or "", views(places)
     if names:
         words = [f"{view}={value}" for view in names if (value := values.get(f"{modality}.{view}"))]
-        given: dict[Any, str] = by_view([*_of_views(cell), *words], names, modality)
+        given: dict[Any, str] = by_view([*_of_views(cell, modality), *words], names, modality)
     else:
-        given = dict(enumerate(_listed(cell) if most(places) > 1 else [cell]))
+        given = dict(enumerate(_listed(cell, modality) if most(places) > 1 else [cell]))
     files = {name: file_of(modality, value, folder) for name, value in given.items() if value}
     for file in files.values():
         if isinstance(file, Path) and not file.is_file():
@@ -109,21 +110,23 @@ def _in_row(values: Mapping[str, str | None], modality: str, places: Places, fol
     return (files if names else one_or_all(list(files.values()))) if files else None
 
 
-def _of_views(cell: str) -> list[str]:
-    """What a cell names, each as VIEW=VALUE: between semicolons, or in a JSON object."""
+def _of_views(cell: str, modality: str) -> list[str]:
+    """What a cell names, each as VIEW=VALUE: between semicolons (but for texts), or in a JSON object."""
     with contextlib.suppress(ValueError, RecursionError):
         if isinstance(named := json.loads(cell), dict):
             return [f"{view}={value}" for view, value in named.items() if value]
-    return [words for words in cell.split(";") if words.strip()]
+    parts = [cell] if catalog.MODALITIES.load(modality).is_text else cell.split(";")
+    return [words for words in parts if words.strip()]
 
 
-def _listed(cell: str) -> list[str]:
-    """What a cell names: between semicolons, or as a JSON list of names; a list of numbers is one vector."""
+def _listed(cell: str, modality: str) -> list[str]:
+    """What a cell names: between semicolons, or as a JSON list of names; a list of numbers is one vector. Several texts
+    are a list, since a semicolon may be part of one."""
     if cell.startswith("["):
         with contextlib.suppress(ValueError, RecursionError):
             listed = [name for name in json.loads(cell) if name is not None]
             return listed if listed and all(isinstance(name, str) for name in listed) else [cell]
-    return [name.strip() for name in cell.split(";")]
+    return [cell] if catalog.MODALITIES.load(modality).is_text else [name.strip() for name in cell.split(";")]
 
 
 def answer(

@@ -63,7 +63,7 @@ class _InputOption(click.Option):
             "FILE",
             f"The file of the {self.name}; again for each of several (align.several), of views VIEW=FILE.",
         )
-        self.metavar, self.help = ("TEXT", "What is asked.") if is_text else media
+        self.metavar, self.help = ("TEXT", "What is asked; again for each of several texts.") if is_text else media
         return super().get_help_record(ctx)
 
 

@@ -18,7 +18,7 @@ def parts(counts: Sequence[int], most: int) -> list[list[int]]:
 
     Args:
         counts: of each row, how many contents it has of the modality that it has most of.
-        most: contents of a batch; two rows may have more.
+        most: contents of a batch; three rows may have more.
     """
     weights = np.maximum(1, np.asarray(counts, np.int64))
     if not len(weights):
@@ -37,5 +37,9 @@ def parts(counts: Sequence[int], most: int) -> list[list[int]]:
             found[-1].append(row)
             held += weight
     if len(found) > 1 and len(found[-1]) == 1:
-        found[-2] += found.pop()
+        if len(found[-2]) > 2:
+            found[-1].insert(0, found[-2].pop())
+        else:
+            last = found.pop()
+            found[-1] += last
     return found

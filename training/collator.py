@@ -22,7 +22,7 @@ from training.processor import Row, contents
 from training.schema import MODALITIES
 from training.seeding import generator
 from training.tokenizer import encode
-from training.views import Places, placed, views
+from training.views import TEXTS, Places, most, placed, views
 
 if TYPE_CHECKING:
     from training.model import FusionModel
@@ -40,11 +40,14 @@ class Collator:
 
     Args:
         modalities: those the model reads; the rest of a row is ignored.
-        prompt: the modality that the language model reads itself: it needs no features of its own.
+        prompt: the modality that the language model reads itself: it needs no features of its own; several texts of
+            a row are one prompt, a line each.
         prompt_room: tokens of a prompt that the language model has positions for (`FusionModel.prompt_room`).
         keep: only these are shown to the model, the others are hidden.
         targets: `Output.targets` of the model; None: no labels are made. Rows without a label are an error with it.
         modality_dropout: chance that a present modality is hidden; the last one of a row never is.
+        item_dropout: chance that one of several contents of a modality is hidden; the last one never is. Of views the
+            place stays empty, else the others move up, as where a row never had it.
         leads: what stands before a name within a template (`training.prompt`); one without stands by itself.
         columns: that the template names.
         several: modality -> contents that a row may have of it, where that is not one, or their views
@@ -61,6 +64,7 @@ class Collator:
     keep: frozenset[str] | None = None
     targets: Callable[[Sequence[str]], Tensor] | None = None
     modality_dropout: float = 0.0
+    item_dropout: float = 0.0
     augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
     mixing: float = 0.0
     seed: int = 0
@@ -114,8 +118,8 @@ class Collator:
         return {modality: values} | ({} if mask is None else {f"{modality}_mask": mask}) | at
 
     def _contents(self, row: Row, modality: str) -> list[tuple[int, dict[str, Any]]]:
-        """Those that hold anything, each with its place, in the order of the places. Raises ValueError: a row has
-        others than there may be."""
+        """Those that hold anything and are not hidden, each with its place, in the order of the places. Raises
+        ValueError: a row has others than there may be."""
         places, given, read = self.several.get(modality, 1), contents(row, modality), self._read(modality)
         try:
             at = placed(row.get(f"{modality}_views"), len(given), places)
@@ -124,6 +128,12 @@ class Collator:
             raise ValueError(f"{who} {error} ({modality}: align.several)") from None
         ordered = [columns for _, columns in sorted(zip(at, given, strict=True), key=lambda pair: pair[0])]
         kept = [(place, columns) for place, columns in zip(sorted(at), ordered, strict=True) if len(columns[read])]
+        if self.item_dropout and len(kept) > 1:
+            random = generator(self.seed, row["epoch"], f"{row['sample_id']} {modality} items")
+            # One draw for each place, so that what a row lacks does not move the draws of the others.
+            draws = random.random(most(places))[[place for place, _ in kept]]
+            left = [one for one, draw in zip(kept, draws, strict=True) if draw >= self.item_dropout]
+            kept = left or [kept[int(draws.argmax())]]
         return kept if views(places) else list(enumerate(columns for _, columns in kept))
 
     def _read(self, modality: str) -> str:
@@ -144,9 +154,9 @@ class Collator:
     def _has(self, row: Row, modality: str) -> bool:
         if (columns := row[modality]) is None:
             return False
-        return (
-            bool(self._contents(row, modality)) if modality in self.several else len(columns[self._read(modality)]) > 0
-        )
+        if modality in self.several:
+            return len(self._contents(row, modality)) > 0
+        return len(columns[self._read(modality)]) > 0
 
     def _seed(self, row: Row, shown: Sequence[str]) -> int:
         """Of what the model reads, not of its name: who asks the same twice gets the same answer."""
@@ -193,7 +203,8 @@ class Collator:
 
     def _prompt(self, row: Row) -> list[int]:
         assert self.prompt is not None
-        ids = self._encode(row[self.prompt]["text"], self.prompt)[: self._featurizers[self.prompt].prompt_tokens]
+        text = TEXTS.join(columns["text"] for _, columns in self._contents(row, self.prompt))
+        ids = self._encode(text, self.prompt)[: self._featurizers[self.prompt].prompt_tokens]
         self._check_room(row, len(ids))
         return ids
 

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
+from training.masks import expanded
 from training.media import MediaError
 
 _FARTHEST = 10_000_000
@@ -30,13 +31,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Crop:
-    """A box, or the box around one or several polygons, outside of which there is a colour.
+    """A box, or the box around one or several polygons or with a mask, outside of which there is a colour.
 
     Coordinates are edges, not numbers of pixels: the picture reaches from 0 to its width.
     """
 
     box: Sequence[float] = ()  # left, top, right, bottom
     polygons: Sequence[Sequence[float]] = ()  # x, y, x, y, ... of each
+    mask: Sequence[int] = ()  # runs within the box (`training.masks`), which then counts in the mask's pixels
     of: Sequence[float] = ()  # width and height of a picture in these coordinates; none: those in pixels
     stored: bool = False  # they count in the picture as its file has it, before EXIF turns it
     margin: float = 0.0  # share of width and height that is added at each side
@@ -102,6 +104,9 @@ class Crop:
         """The pixels at its place, without a copy where nothing is coloured. Args: `picture_HWC` is upright."""
         height, width = picture_HWC.shape[:2]
         taken_HWC = picture_HWC[place.top : place.bottom, place.left : place.right]
+        if self.mask:
+            shown_HW = self._shown(place, width, height, orientation)
+            return np.where(shown_HW[..., None], taken_HWC, np.uint8(COLORS[self.outside]))
         if not self.polygons:
             return taken_HWC
         mask = PIL.Image.new("1", (taken_HWC.shape[1], taken_HWC.shape[0]))
@@ -109,6 +114,21 @@ class Crop:
             points_N2 = np.floor(self._points(polygon, width, height, orientation) - place[:2])
             PIL.ImageDraw.Draw(mask).polygon(np.clip(points_N2, -_FARTHEST, _FARTHEST).ravel().tolist(), fill=1)
         return np.where(np.asarray(mask)[..., None], taken_HWC, np.uint8(COLORS[self.outside]))
+
+    def _shown(self, place: Place, width: int, height: int, orientation: int) -> np.ndarray:
+        """What of a place the mask shows, bool (H, W): of each pixel what the mask has at its centre."""
+        left, top, right, bottom = map(int, self.box)
+        mask_HW = np.pad(expanded(bottom - top, right - left, self.mask), 1)  # nothing is shown beside it
+        # Where the corners of the picture lie in the mask: it is scaled, turned or mirrored, but along its sides.
+        (x0, y0), (x1, y1) = self._points((0, 0, *self.of), width, height, orientation)
+        ys_H, xs_W = np.arange(place.top, place.bottom) + 0.5, np.arange(place.left, place.right) + 0.5
+        down_H, across_W = (ys_H - y0) / (y1 - y0), (xs_W - x0) / (x1 - x0)
+        columns, rows = self.of
+        if self.stored and orientation > 4:  # the mask's columns are the picture's rows
+            rows_W, columns_H = _within(rows * across_W, top, bottom), _within(columns * down_H, left, right)
+            return mask_HW[rows_W[None, :], columns_H[:, None]]
+        rows_H, columns_W = _within(rows * down_H, top, bottom), _within(columns * across_W, left, right)
+        return mask_HW[rows_H[:, None], columns_W[None, :]]
 
     def _points(self, values: Sequence[float], width: int, height: int, orientation: int) -> np.ndarray:
         """Coordinates (N, 2) in pixels of an upright picture of this size.
@@ -143,6 +163,11 @@ class Crop:
                 f"the box counts in {across:g}x{down:g} pixels and EXIF turns the picture to {width}x{height}: say "
                 "segments.pixels: stored where boxes are of the picture before it is turned, else correct segments.of",
             )
+
+
+def _within(at_N: np.ndarray, first: int, end: int) -> np.ndarray:
+    """Numbers of rows or columns as those of a padded mask that begins at `first`."""
+    return np.clip(np.floor(at_N) - first + 1, 0, end - first + 1).astype(np.int64)
 
 
 def _rounded(point: np.ndarray) -> tuple[int, int]:

@@ -111,7 +111,9 @@ class SampleDataset(torch.utils.data.Dataset):
         for modality, cache in self.caches.items():
             if "text" not in cache.columns:
                 continue
-            positions, counts = np.unique(self._positions[modality], return_counts=True)
+            listed = self._further.get(modality)
+            further = [] if listed is None else [listed.every]
+            positions, counts = np.unique(np.concatenate([self._positions[modality], *further]), return_counts=True)
             for position, count in zip(positions.tolist(), counts.tolist(), strict=True):
                 if position >= 0:
                     yield from itertools.repeat(cache.read(position)["text"], count)
@@ -151,10 +153,10 @@ class _Further:
     def __init__(self, more: pa.ChunkedArray, cache: FeatureCache) -> None:
         self.counts = pc.fill_null(pc.list_value_length(more), 0).to_numpy()
         self._ends = np.cumsum(self.counts)
-        self._positions = cache.positions(pc.list_flatten(more))
+        self.every = cache.positions(pc.list_flatten(more))
 
     def positions(self, row: int) -> np.ndarray:
-        return self._positions[self._ends[row - 1] if row else 0 : self._ends[row]]
+        return self.every[self._ends[row - 1] if row else 0 : self._ends[row]]
 
 
 def named_columns(attributes: str | None, columns: Sequence[str]) -> dict[str, str]:

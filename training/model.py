@@ -56,8 +56,10 @@ class FusionModel(AdaptedModel):
         self.projectors = nn.ModuleDict(
             {m: nn.Sequential(nn.LayerNorm(e.width), nn.Linear(e.width, config.width)) for m, e in encoders.items()}
         )
-        self.places = nn.ModuleDict({m: Places(most(places), config.width) for m, places in config.several.items()})
-        whole = replace(shape, tokens=config.tokens * max(map(most, config.several.values()), default=1))
+        # What the language model reads itself is one content: all texts of a row, one after the other.
+        several = {m: most(places) for m, places in config.several.items() if m != config.prompt}
+        self.places = nn.ModuleDict({m: Places(number, config.width) for m, number in several.items()})
+        whole = replace(shape, tokens=config.tokens * max(several.values(), default=1))
         self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), whole)
         self.to_llm = nn.Identity() if config.width == config.llm_width else nn.Linear(config.width, config.llm_width)
         size = config.embedding_size
@@ -118,7 +120,8 @@ class FusionModel(AdaptedModel):
         Args:
             present: bool (B, N), which of `config.modalities` each row has.
             features: for each modality X the values `X` and, where its form has one, the mask `X_mask`; of those of
-                `config.several` not of each row but of each content, whose rows and places are `X_rows`, `X_places`.
+                `config.several` but the prompt not of each row but of each content, whose rows and places are `X_rows`,
+                `X_places`.
         """
         inputs = {m: (features.get(m), features.get(f"{m}_mask")) for m in self.config.modalities}
         if self.prompt is not None and prompt_ids is not None:

@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
 
 from training import catalog
+from training.processor import contents
 from training.records import EvaluationRow
 from training.records import Figure as Measured
 from training.schema import MODALITIES
@@ -228,7 +229,8 @@ def _kinds(modalities: Sequence[str]) -> dict[str, Any]:
 
 def _example(cell: SubFigure, row: Mapping[str, Any], answer: str | None, modalities: Sequence[str]) -> None:
     kinds = _kinds(modalities)
-    texts = [(row[m] or {"text": f"(no {m})"}).get("text", "") for m, kind in kinds.items() if kind.is_text]
+    given = {m: contents(row, m) or [{"text": f"(no {m})"}] for m, kind in kinds.items() if kind.is_text}
+    texts = [" / ".join(columns.get("text", "") for columns in listed) for listed in given.values()]
     if texts:
         lines = textwrap.wrap(" · ".join(texts), 66, max_lines=2, placeholder=" …")
         cell.suptitle("\n".join(lines), fontsize=8, x=0.02, ha="left")

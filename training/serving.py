@@ -38,7 +38,7 @@ from training.records import ANSWERS
 from training.schema import MODALITIES
 from training.score import Answerer
 from training.settings import MediaLimits
-from training.views import most, views
+from training.views import Places, most, views
 
 # What a request may ask for unless model_config says otherwise. A service answers strangers: less than a training set.
 REQUEST_LIMITS = {"max_rows": 256, "max_bytes": 16 * 2**20, "max_pixels": 25_000_000, "max_seconds": 120.0,
@@ -96,7 +96,8 @@ class ServedModel(PythonModel):
     def read(self, record: Mapping[str, Any], number: int) -> dict[str, Any]:
         """The tensors of one row; `number` is its own within the request. Threads may share it. Raises
         MlflowException."""
-        inputs = read_inputs(record, number, self.answerer.modalities, self.answerer.processor)
+        answerer = self.answerer
+        inputs = read_inputs(record, number, answerer.modalities, answerer.processor, answerer.several)
         columns = read_columns(record, number, self.answerer.columns, self.answerer.processor.limits.max_characters)
         try:
             return self.answerer.read(inputs, columns)
@@ -125,10 +126,17 @@ def registered_version(bundle: Path) -> str | None:
 
 
 def read_inputs(
-    record: Mapping[str, Any], number: int, modalities: tuple[str, ...], processor: Processor
+    record: Mapping[str, Any],
+    number: int,
+    modalities: tuple[str, ...],
+    processor: Processor,
+    several: Mapping[str, Places] | None = None,
 ) -> dict[str, Any]:
     """What a row gives of each modality, a list, or a mapping of its views: texts and vectors as they are, media as the
     bytes of the file.
+
+    Args:
+        several: those of which the model takes several (`training.views`).
 
     Raises:
         MlflowException: it cannot be read; the message names row and column.
@@ -136,7 +144,7 @@ def read_inputs(
     inputs: dict[str, Any] = {}
     given: dict[Any, Any]
     for modality in MODALITIES:
-        if not (given := _strings(record, number, modality)):
+        if not (given := _strings(record, number, modality, modality in (several or {}))):
             continue
         if modality not in modalities:
             raise _invalid(f"row {number}, column {modality}: this model takes {', '.join(modalities)} only")
@@ -161,12 +169,12 @@ def read_columns(record: Mapping[str, Any], number: int, columns: Sequence[str],
     return values
 
 
-def _strings(record: Mapping[str, Any], number: int, modality: str) -> dict[int | str, str]:
+def _strings(record: Mapping[str, Any], number: int, modality: str, is_several: bool) -> dict[int | str, str]:
     """What a row gives of a modality: a string, a list of them, by number, or an object, by view; as JSON, too, since a
-    column of MLflow's holds strings alone."""
+    column of MLflow's holds strings alone. A text is that unless there may be several."""
     value: Any = record.get(modality)
     said: Any = value
-    if MODALITY_KINDS.load(modality).is_text:
+    if MODALITY_KINDS.load(modality).is_text and not is_several:
         said = None
     elif isinstance(value, str) and value[:1] in ("[", "{"):
         with contextlib.suppress(ValueError, RecursionError):

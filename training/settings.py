@@ -138,6 +138,10 @@ class ModelSettings:
     tokens: int = 4  # soft tokens per modality that go into the fusion
     dropout: float = 0.0
     modality_dropout: float = 0.1  # chance that a present modality of a training row is hidden, per row and modality
+    # Chance that one of several contents of a modality is hidden from a training row, of each; the last one never is. A
+    # tenth, as of modalities: of six views that all rows have (`concat`, made data, three seeds) four are then answered
+    # as well as six, 0.95, instead of 0.87; all six 0.95, instead of 0.96
+    item_dropout: float = 0.1
     # What the language model reads (`training.prompt`), which may name columns; null: the soft tokens, then the text if
     # it reads one.
     prompt: Any = None
@@ -162,7 +166,7 @@ class ModelSettings:
             turns = isinstance(self.prompt, Chat) and self.llm.model == TINY
             check(not turns, "prompt", self.prompt, "one string: `llm: tiny` has no chat template")
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
-        for name in ("dropout", "modality_dropout", "abstain_below"):
+        for name in ("dropout", "modality_dropout", "item_dropout", "abstain_below"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
 
     @property

@@ -219,6 +219,7 @@ def make_trainer(
             collator,
             seeds=False,
             modality_dropout=task.model.modality_dropout,
+            item_dropout=task.model.item_dropout,
             augment=augmenters(training.augmentation, task.features, task.noise),
             mixing=training.mixing or 0.0,
             seed=training.seed,

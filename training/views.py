@@ -7,6 +7,7 @@ any subset; what it lacks leaves its place empty.
 from collections.abc import Sequence
 
 Places = int | Sequence[str]
+TEXTS = "\n"  # stands between several texts of a row where the language model reads them, as one prompt
 
 
 def most(places: Places) -> int:

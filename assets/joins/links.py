@@ -262,7 +262,9 @@ def _value(connection: duckdb.DuckDBPyConnection, query: str, parameter: str) ->
 def _check_ids(connection: duckdb.DuckDBPyConnection, settings: AlignSettings, path: Location) -> None:
     wrong = connection.sql(
         "SELECT sample_id, list((link_uri, line) ORDER BY link_uri, line) FROM joined GROUP BY 1 "
-        f"HAVING count(*) > 1 OR (sample_id IS NULL AND {settings.id is not None}) ORDER BY min(line) LIMIT {SHOWN}"
+        # Without an id, rows that name no key have none, and give no sample.
+        f"HAVING CASE WHEN sample_id IS NULL THEN {settings.id is not None} ELSE count(*) > 1 END "
+        f"ORDER BY min(line) LIMIT {SHOWN}"
     ).fetchall()
     if not wrong:
         return

@@ -8,7 +8,7 @@ import duckdb
 from assets.joins.base import Join
 from assets.joins.columns import Columns, cell
 from assets.joins.several import MORE, most_of, view_name
-from assets.joins.time_clocks import set_clocks
+from assets.joins.time_clocks import WITH_CLOCKS, by_clock, set_clocks
 from assets.joins.time_options import TimeOptions, microseconds
 from assets.joins.time_outcomes import note_streams, tell_left_over
 from assets.joins.time_pairs import AS_OF, floor_divided, in_windows, matching
@@ -30,7 +30,7 @@ class TimeJoin(Join):
         options, names = self.options, [source.name for source in sources]
         if settings.table is not None:
             raise ValueError("align.on is time, and align.table says what belongs together: leave out one of them")
-        if options.base is None and options.windows is None:
+        if options.base is None and options.fixed is None:
             raise ValueError(
                 f"align.on is time: say around what samples are made, `base` (one of {', '.join(names)}) or windows"
             )
@@ -68,7 +68,7 @@ class TimeJoin(Join):
         set_clocks(connection, options, columns)
         _load_anchors(connection, options, sources)
         for source in sources:
-            if source.name != options.base and options.windows is None:
+            if source.name != options.base and options.fixed is None:
                 views = settings.views.get(source.modality)
                 # Of a source with several views each is a stream of its own: what is nearest is asked of each.
                 for view in [None] if views is None or views.by == SOURCE else range(1, len(views.views) + 1):
@@ -131,29 +131,31 @@ def _load_anchors(
     around. Tables `pairs` (what matches) and `wanted` (what would, if it could be used), both empty unless there are
     windows, which are found by what falls into them."""
     connection.execute(
-        """
+        f"""
         CREATE TABLE placed AS
-        SELECT number, source, view, status = 'present' AS usable, lane, t.begin + shift(begin, source) AS begin,
-          t.until + shift(until, source) AS until
-        FROM timed t JOIN lanes USING (lane_key) WHERE t.begin IS NOT NULL
-        ORDER BY position, lane, 5, number;
+        SELECT number, t.source, view, status = 'present' AS usable, lane, {by_clock("t.begin")} AS begin,
+          {by_clock("t.until")} AS until
+        FROM timed t JOIN lanes USING (lane_key) {WITH_CLOCKS} ANTI JOIN unclocked u
+          ON u.source = t.source AND u.lane_key = t.lane_key
+        WHERE t.begin IS NOT NULL
+        ORDER BY position, lane, 6, number;
         CREATE TABLE pairs(source VARCHAR, anchor BIGINT, number BIGINT, distance BIGINT);
         CREATE TABLE wanted(source VARCHAR, anchor BIGINT)
         """
     )
-    if options.windows is None:
+    if options.fixed is None:
         connection.execute(
             "CREATE TABLE anchors AS SELECT number AS anchor, lane, begin, until, usable FROM placed WHERE source = $1",
             [options.base],
         )
         return
-    length = microseconds(options.windows.length)
+    length = microseconds(options.fixed.length)
     found: list[str] = []
     for source in sources:
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW stream AS FROM placed WHERE source = {sql_string(source.name)}"
         )
-        windows = in_windows(options.windows, options.match_of(source.name) == "within")
+        windows = in_windows(options.fixed, options.match_of(source.name) == "within")
         name = f"in_windows_{len(found)}"
         connection.execute(
             f"CREATE TEMP TABLE {name} AS SELECT {sql_string(source.name)} AS source, * FROM ({windows})"
@@ -186,7 +188,7 @@ def _match(connection: duckdb.DuckDBPyConnection, options: TimeOptions, source: 
     name = sql_string(source)
     mine = f"source = {name}" + ("" if view is None else f" AND view = {view}")
     match = options.match_of(source)
-    found = matching(match, options.tolerance_of(source), lanes > 1)
+    found = matching(match, options.tolerance_of(source), lanes > 1, options.around)
     # As-of, what cannot be used counts where it would have been taken; else all of it does.
     for which, into, taken in (
         ("usable", "pairs", "anchor, number, distance FROM ({0})"),
@@ -264,7 +266,7 @@ def _join(
     lane = "nullif(lane_key, '')"
     keyed = block is not None and options.key
     split = "concat_ws(' ', a.lane_key, {0})" if keyed else "coalesce(({0})::VARCHAR, a.lane_key)"
-    named = lane if options.windows is not None else "i.key"
+    named = lane if options.fixed is not None else "i.key"
     when = "strftime(make_timestamp(a.begin), '%Y-%m-%dT%H:%M:%S.%fZ')"
     when = "printf('%.6f', a.begin / 1e6)" if options.relative else when
     slots, joins = [], []

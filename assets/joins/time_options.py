@@ -13,6 +13,17 @@ _MOST_WINDOWS = 1000  # that a moment is in
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
 
+class _Called:
+    """Marks a field that a project file calls otherwise, since its word is one of Python's own."""
+
+    def __new__(cls, name: str) -> Any:
+        try:
+            from pydantic import Field
+        except ImportError:  # what was checked before comes by its own name
+            return None
+        return Field(alias=name)
+
+
 class _Span:
     """Marks seconds, which a project file may also say in another unit: 50ms, 2 min."""
 
@@ -47,19 +58,38 @@ def instant(words: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSettings:
-    """Windows [origin + n * stride, ... + length), n any whole number; those in which nothing falls are no samples."""
+    """Windows [origin + n * stride, ... + length), n any whole number; those in which nothing falls are no samples. Or,
+    beside a base, one around each of its items: [its begin + from, its begin + to)."""
 
-    __pydantic_config__ = FORBID_EXTRA
+    __pydantic_config__ = FORBID_EXTRA | {"populate_by_name": True}
     length: Seconds = 0.0
     stride: Seconds | None = None  # default: the length; less: they overlap, and an item is in several
     origin: str | None = None  # a time; default: 1970, so that windows begin at whole lengths of UTC
+    start: Annotated[Seconds | None, _Called("from")] = None  # `from` in a project file: -5 s is 5 seconds before
+    end: Annotated[Seconds | None, _Called("to")] = None
 
     def __post_init__(self) -> None:
+        if self.is_around:
+            for name in ("length", "stride", "origin"):
+                check(not getattr(self, name), name, getattr(self, name), "nothing beside `from` and `to`")
+            start, end = self.around
+            check(start < end, "to", self.end, f"more than `from` ({self.start})")
+            return
         for name, value in (("length", self.length), ("stride", self.every)):
             check(microseconds(value) > 0, name, value, "more than 0 seconds")
         check(self.length <= _MOST_WINDOWS * self.every, "stride", self.every, f"at least length / {_MOST_WINDOWS}")
         if self.origin is not None:
             instant(self.origin)
+
+    @property
+    def is_around(self) -> bool:
+        """Whether they are of the items of a base."""
+        return self.start is not None or self.end is not None
+
+    @property
+    def around(self) -> tuple[int, int]:
+        """Microseconds from where an item of the base begins."""
+        return microseconds(self.start or 0.0), microseconds(self.end or 0.0)
 
     @property
     def every(self) -> float:
@@ -80,10 +110,26 @@ class StreamSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeyClock:
+    """As `ClockSettings`, given, of the items of one key."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    offset: Seconds = 0.0
+    drift: float = 0.0
+    origin: str | None = None
+
+    def __post_init__(self) -> None:
+        check(not self.drift or self.origin is not None, "origin", self.origin, "a time, where there is a drift")
+        if self.origin is not None:
+            instant(self.origin)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClockSettings:
     """How the clock of a source differs from that of another one: given, or estimated from events that both saw.
 
-    Given, each time t of the source becomes t + offset + drift * (t - origin): what is written here is added.
+    Given, each time t of the source becomes t + offset + drift * (t - origin): what is written here is added. Where
+    each key (device, patient) has a clock of its own, `keys` gives them, or `each` has them estimated.
     """
 
     __pydantic_config__ = FORBID_EXTRA
@@ -96,16 +142,20 @@ class ClockSettings:
     within: Seconds = 60.0  # the offset is looked for from minus to plus so much
     max_drift: float = 200e-6
     accuracy: Seconds = 0.01  # an estimate whose 95 % interval is wider, anywhere among the events, is refused
+    each: bool = False  # estimated for each key (`align.on.key`) by its own events; keys that do not say it are refused
+    keys: dict[str, KeyClock] = field(default_factory=dict)  # key -> its clock, in the place of the one given here
 
     def __post_init__(self) -> None:
+        check(self.estimate or not self.each, "each", self.each, "nothing without `estimate: true`")
         if self.estimate:
+            check(not self.keys, "keys", list(self.keys), "nothing beside `estimate: true`")
             for name in ("offset", "origin"):
                 check(getattr(self, name) is None, name, getattr(self, name), "nothing beside `estimate: true`")
             for name in ("within", "accuracy"):
                 check(getattr(self, name) > 0, name, getattr(self, name), "more than 0 seconds")
             check(0 <= self.max_drift <= 0.01, "max_drift", self.max_drift, "from 0 to 0.01 seconds a second")
         else:
-            given = self.offset is not None or self.drift is not None
+            given = self.offset is not None or self.drift is not None or bool(self.keys)
             check(given, "offset", self.offset, "seconds; or `estimate: true`")
             check(self.events is None and self.to is None, "events", self.events, "nothing without `estimate: true`")
             check(not self.drift or self.origin is not None, "origin", self.origin, "a time, where there is a drift")
@@ -116,7 +166,7 @@ class ClockSettings:
 @dataclass(frozen=True, kw_only=True)
 class TimeOptions:
     """Each item of the stream `base` (a source) becomes a sample, or each of the `windows`; of every other stream it
-    gets what matches:
+    gets what matches (where there are windows around the items of the base, by these for overlap and within):
 
     nearest: the item that begins nearest, of two that are as near the earlier one; backward, forward: the nearest one
     that does not begin after it, or before it. Of items that begin at once the first in its source counts, and the
@@ -129,7 +179,7 @@ class TimeOptions:
     base: str | None = None
     windows: WindowSettings | None = None
     key: Strings = ()  # columns (of each source) that have to be equal, too: device, patient, drive, recording
-    match: Match | None = None  # default: nearest; in windows: within
+    match: Match | None = None  # default: nearest; where there are windows: within
     tolerance: Seconds | None = None  # how far from each other items may be; default: as far as they are
     streams: dict[str, StreamSettings] = field(default_factory=dict)  # source -> what it does otherwise
     clocks: dict[str, ClockSettings] = field(default_factory=dict)  # source -> how its clock differs
@@ -144,14 +194,30 @@ class TimeOptions:
         check((self.tolerance or 0) >= 0, "tolerance", self.tolerance, "0 seconds or more")
         check(self.block is None or microseconds(self.block) > 0, "block", self.block, "more than 0 seconds")
         check(not self.relative or bool(self.key), "relative", True, "`key` beside it: the column of the recording")
-        check(self.base is None or self.windows is None, "windows", self.windows, "nothing beside `base`")
+        if self.windows is not None:
+            fits = self.windows.is_around == (self.base is not None)
+            expected = "windows {from: ..., to: ...} beside a `base`" if self.base else "length, without a `base`"
+            check(fits, "windows", self.windows, expected)
         for tolerance in (self.tolerance, *(stream.tolerance for stream in self.streams.values())):
             alone = "nothing beside `windows`: make them longer"
-            check(self.windows is None or not tolerance, "tolerance", tolerance, alone)
+            check(self.fixed is None or not tolerance, "tolerance", tolerance, alone)
+        for name, clock in self.clocks.items():
+            keyed = not (clock.each or clock.keys) or bool(self.key)
+            check(keyed, f"clocks.{name}", "of each key", "`key` beside it: the column of what has a clock of its own")
         matches = [self.match, *(stream.match for stream in self.streams.values())]
         for match in filter(None, matches):
-            ok = self.windows is None or match in ("overlap", "within")
+            ok = self.fixed is None or match in ("overlap", "within")
             check(ok, "match", match, "overlap or within, where there are windows")
+
+    @property
+    def fixed(self) -> WindowSettings | None:
+        """The windows that are samples themselves."""
+        return self.windows if self.base is None else None
+
+    @property
+    def around(self) -> tuple[int, int] | None:
+        """The window around each item of the base, in microseconds; null: it lasts as long as the item."""
+        return self.windows.around if self.windows is not None and self.base is not None else None
 
     @property
     def split_block(self) -> int | None:

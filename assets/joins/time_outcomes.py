@@ -71,13 +71,15 @@ def tell_left_over(
             FROM placed)
           WHERE first < number
         ), judged AS (
-          SELECT item_id, u.number, gap, tolerance, match, CASE WHEN u.begin IS NULL THEN 'no_time'
-            WHEN lane_key IS NULL THEN 'no_key' WHEN {viewed} AND u.view IS NULL THEN 'no_view'
+          SELECT item_id, u.number, gap, tolerance, match, c.why AS clock, CASE WHEN u.begin IS NULL THEN 'no_time'
+            WHEN u.lane_key IS NULL THEN 'no_key' WHEN c.why IS NOT NULL THEN 'no_clock'
+            WHEN {viewed} AND u.view IS NULL THEN 'no_view'
             WHEN g.number IS NULL THEN CASE WHEN {viewed} THEN 'same_view' ELSE 'over_several' END
-            WHEN {options.windows is not None} THEN 'outside'
+            WHEN {options.fixed is not None} THEN 'outside'
             WHEN gap IS NULL OR match IN ('overlap', 'within') OR abs(gap) > tolerance THEN 'no_partner'
             WHEN d.number IS NOT NULL THEN 'same_time' ELSE 'passed_over' END AS reason
           FROM unused u LEFT JOIN gaps g USING (number) LEFT JOIN doubles d USING (number)
+          LEFT JOIN unclocked c ON c.source = u.source AND c.lane_key = u.lane_key
         )
         SELECT item_id, told.reason, told.why FROM (
           SELECT item_id, arg_min({{'reason': reason, 'why': {_why(options)}}}, number) AS told FROM judged GROUP BY 1)
@@ -89,7 +91,7 @@ def _why(options: TimeOptions) -> str:
     """SQL for the sentence of a reason that knows more than its code does."""
     base = sql_string(options.base or "the windows")
     return f"""
-        CASE reason WHEN 'no_partner' THEN {base} || CASE WHEN gap IS NOT NULL THEN
+        CASE reason WHEN 'no_clock' THEN clock WHEN 'no_partner' THEN {base} || CASE WHEN gap IS NOT NULL THEN
             ' is too far: the nearest item begins ' || {_span("gap")} ||
             CASE WHEN gap < 0 THEN ' earlier' ELSE ' later' END
             || coalesce(' (allowed: ' || {_span("tolerance")} || ')', '')
@@ -110,7 +112,7 @@ def note_streams(
     (anchors,) = _row(connection, "SELECT count(*) FROM anchors")
     if not anchors:
         what = "no item" if options.base is None else f"source {options.base} is the base, and no item of it"
-        more = (" and a key (align.on.key)" if options.key else "") + (" within a window" if options.windows else "")
+        more = (" and a key (align.on.key)" if options.key else "") + (" within a window" if options.fixed else "")
         raise ValueError(f"align: {what} has a time{more}")
     streams = [_stream(connection, options, s.name) for s in sources if s.name != options.base]
     far = [s for s in streams if s["unmatched"] > _MANY * s["items"] and s["anchors"] <= _MANY * anchors]

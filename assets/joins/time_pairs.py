@@ -13,15 +13,17 @@ _MOST_WINDOWS = 1_000_000  # that one item is in
 _LANES = {True: "a.lane = {0}.lane AND ", False: ""}
 
 
-def matching(match: str, tolerance: int | None, lanes: bool) -> str:
+def matching(match: str, tolerance: int | None, lanes: bool, around: tuple[int, int] | None = None) -> str:
     """SQL for the pairs of a way to match (`assets.joins.time_options`).
 
     Args:
         tolerance: microseconds; null: any distance.
         lanes: whether there are several.
+        around: from where to where, microseconds from its beginning, an anchor reaches; null: as long as it lasts. Not
+            for what is nearest.
     """
     if match in ("overlap", "within"):
-        return _overlapping(tolerance or 0, match == "within", lanes)
+        return _overlapping(tolerance or 0, match == "within", lanes, around)
     return _as_of(match, tolerance, lanes)
 
 
@@ -46,16 +48,17 @@ def _as_of(match: str, tolerance: int | None, lanes: bool) -> str:
     """
 
 
-def _overlapping(tolerance: int, begins: bool, lanes: bool) -> str:
+def _overlapping(tolerance: int, begins: bool, lanes: bool, around: tuple[int, int] | None) -> str:
     """The anchor is widened by the tolerance on both sides. Time is cut into stretches as long as the items last on
     average, so that these lie in two of them on average: only what shares a stretch is compared, and a pair counts in
     the first one that it shares."""
+    start, stop = ("begin", "greatest(until, begin + 1)") if around is None else (f"begin + {a}" for a in around)
     end = "begin + 1" if begins else "greatest(until, begin + 1)"
     first, last = floor_divided("low", "width"), floor_divided("(high - 1)", "width")
     shared = floor_divided("greatest(a.low, s.low)", "a.width")
     return f"""
         WITH all_a AS (
-          SELECT anchor, lane, begin, begin - {tolerance} AS low, greatest(until, begin + 1) + {tolerance} AS high
+          SELECT anchor, lane, begin, {start} - {tolerance} AS low, {stop} + {tolerance} AS high
           FROM anchors
         ), all_s AS (SELECT number, lane, begin, begin AS low, {end} AS high FROM stream),
         a AS ({_within("all_a", "all_s")}), s AS ({_within("all_s", "all_a")}),

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from assets.segments.listed import ListedOptions, ListedSegments
 from training.crops import Crop
+from training.masks import cropped, read_mask
 from training.validation import Names, check
 
 _CORNER_SIZE = ("left", "top", "width", "height")
@@ -20,9 +21,9 @@ _FEW = 2  # pixels: a box within so many, by a table whose unit nobody says, is 
 
 
 class BoxesSegments(ListedSegments):
-    """A row says where in a picture the crop lies: by four columns, by one with four numbers, or by polygons.
+    """A row says where in a picture the crop lies: by four columns, by one with four numbers, or by polygons or a mask.
 
-    A polygon's crop is the box around it; what lies outside becomes black, or what `outside` says.
+    The crop of a polygon or mask is the box around it; what lies outside becomes black, or what `outside` says.
     """
 
     modality = "image"
@@ -42,7 +43,8 @@ class BoxesSegments(ListedSegments):
         center_y: str | None = None
         box: str | None = None  # column with all four: [1, 2, 3, 4] or "1 2 3 4"
         order: Names = ()  # what its numbers are, in words as above: [left, top, right, bottom]
-        # column with corners: [[x, y], ...], [x, y, ...], a list of such as COCO has them, or "x,y x,y ..."
+        # column with corners: [[x, y], ...], [x, y, ...], a list of such as COCO has them, or "x,y x,y ...", or with
+        # COCO's run-length mask
         polygon: str | None = None
         outside: Literal["black", "white", "keep"] = "black"  # what lies in the crop and outside its polygons
         unit: Literal["pixel", "relative"] | None = None  # relative: shares of the picture's width and height
@@ -93,6 +95,10 @@ class BoxesSegments(ListedSegments):
 
     def cut(self, values: Mapping[str, str | None]) -> str:
         options = self.options
+        if options.polygon is not None and (mask := _mask(_cell(values, options.polygon), options.polygon)) is not None:
+            (box, runs), of = cropped(mask[0], mask[2]), (mask[1], mask[0])
+            shown = {} if options.outside == "keep" else {"mask": runs, "outside": options.outside}
+            return Crop(box, of=of, stored=options.pixels == "stored", margin=options.margin, **shown).cut
         polygons = [] if options.polygon is None else _polygons(_cell(values, options.polygon), options.polygon)
         box = () if polygons else _edges(self._four(values))
         if options.outside == "keep" and polygons:
@@ -147,11 +153,26 @@ def _edges(four: Mapping[str, float]) -> tuple[float, float, float, float]:
     return left, top, left + width, top + height
 
 
+def _mask(text: str, column: str) -> tuple[int, int, list[int]] | None:
+    """Height, width and runs of a mask; null where it is none. Raises ValueError: it cannot be read."""
+    if text.lstrip()[:1] != "{":
+        return None
+    said = f"column {column!r}"
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{said}: no mask, and no JSON: {error}") from None
+    try:
+        return read_mask(value)
+    except ValueError as error:
+        raise ValueError(f"{said}: {error}") from None
+
+
 def _polygons(text: str, column: str) -> list[list[float]]:
     """The corners of each, x, y, x, y, ..."""
     said = f"column {column!r}"
     try:
-        value = json.loads(text) if text.lstrip()[:1] in ("[", "{") else _cells(text)
+        value = json.loads(text) if text.lstrip()[:1] == "[" else _cells(text)
         found = _flat(value, said)
     except json.JSONDecodeError as error:
         raise ValueError(f"{said}: no polygon, and no JSON: {error}") from None
@@ -164,8 +185,6 @@ def _polygons(text: str, column: str) -> list[list[float]]:
 
 def _flat(value: Any, said: str) -> list[list[float]]:
     """Each polygon of nested lists: a list of numbers, or of pairs, is one; a list of others is several."""
-    if isinstance(value, dict):
-        raise ValueError(f"{said}: holds a mask ({', '.join(list(value)[:3])}), not a polygon: convert it")
     if not isinstance(value, list):
         raise ValueError(f"{said}: {value!r} is no list of corners")
     if all(isinstance(item, int | float | str) for item in value):

@@ -32,6 +32,7 @@ from training import prediction_table
 from training.catalog import MODALITIES
 from training.crops import Crop
 from training.images import Image, decode_image
+from training.masks import read_mask
 from training.media import MediaError
 from training.schema import MANIFEST
 from training.settings import MediaLimits
@@ -173,6 +174,62 @@ def test_polygons_as_people_write_them() -> None:
     np.testing.assert_array_equal(both.array[:, :10], picture.array[5:15, 10:20])
 
 
+def runs_of(mask: np.ndarray) -> list[int]:
+    flat = mask.T.ravel().astype(int)
+    bounds = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), len(flat)]
+    return [*([0] if flat[0] else []), *np.diff(bounds).tolist()]
+
+
+def compressed(runs: list[int]) -> str:
+    """As COCO's maskApi.c writes them."""
+    text = ""
+    for n, run in enumerate(runs):
+        number, more = run - (runs[n - 2] if n > 2 else 0), True
+        while more:
+            digit, number = number & 31, number >> 5
+            more = number != -1 if digit & 16 else number != 0
+            text += chr(48 + digit + 32 * more)
+    return text
+
+
+def test_a_mask_that_others_have_compressed() -> None:
+    given = {"size": [9, 10], "counts": "61X13mN000`0"}  # an example of pycocotools'
+    assert read_mask(given) == (9, 10, [6, 1, 40, 4, 5, 4, 5, 4, 21])
+
+
+masks = st.integers(1, 9).flatmap(
+    lambda height: st.lists(st.lists(st.booleans(), min_size=height, max_size=height), min_size=1, max_size=9)
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(masks, st.booleans(), st.integers(1, 8), st.sampled_from([1, 2]))
+def test_what_a_mask_shows_is_cut_whichever_way_the_picture_lies(
+    columns: list[list[bool]], is_text: bool, orientation: int, scale: int
+) -> None:
+    mask = np.array(columns).T
+    height, width = mask.shape
+    runs = runs_of(mask)
+    said = json.dumps({"size": [height, width], "counts": compressed(runs) if is_text else runs})
+    assert read_mask(json.loads(said)) == (height, width, runs)
+    if not mask.any():
+        return
+    stored = np.full((scale * height, scale * width, 3), 200, np.uint8)
+    turned = PIL.Image.fromarray(np.repeat(np.repeat(mask, scale, 0), scale, 1).astype(np.uint8))
+    turned.getexif()[274] = orientation
+    shown = np.asarray(PIL.ImageOps.exif_transpose(turned)) > 0
+    picture = decode_image(encoded(stored, "PNG", orientation), LIMITS)
+    part = picture.part(cut({"p": said}, polygon="p", pixels="stored"))
+    rows, across = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
+    expected = shown[rows[0] : rows[-1] + 1, across[0] : across[-1] + 1]
+    np.testing.assert_array_equal(part.array[..., 0] == 200, expected)
+    assert set(np.unique(part.array)) <= {0, 200} and part.array.shape[:2] == expected.shape
+    whole = picture.part(cut({"p": said}, polygon="p", pixels="stored", outside="keep"))
+    assert whole.array.shape == part.array.shape and (whole.array == 200).all()
+    beside = picture.part(cut({"p": said}, polygon="p", pixels="stored", margin=1, outside="white"))
+    assert (beside.array == 200).sum() == 3 * shown.sum(), "a margin shows nothing of it"
+
+
 def test_a_margin_goes_as_far_as_the_picture() -> None:
     picture = decoded()
     part = picture.part(cut({"left": 1, "top": 10, "width": 10, "height": 10}, margin=0.2))
@@ -197,7 +254,11 @@ BOX = {"left": 1, "top": 2, "width": 3, "height": 4}
         ({"left": 0.1, "top": 0.1, "width": 0.2, "height": 0.9}, {}, "say segments.unit: relative"),
         (BOX, {"of": ["W", "H"]}, "column 'W' says nothing"),
         (BOX | {"W": 0, "H": 5}, {"of": ["W", "H"]}, "no picture has that"),
-        ({"p": '{"counts": [1], "size": [4, 4]}'}, {"polygon": "p"}, "a mask"),
+        ({"p": '{"counts": [1], "size": [4, 4]}'}, {"polygon": "p"}, "counts are of 1 pixels, and its size of 16"),
+        ({"p": '{"counts": [16], "size": [4, 4]}'}, {"polygon": "p"}, "a mask that shows nothing"),
+        ({"p": '{"counts": "6 ", "size": [4, 4]}'}, {"polygon": "p"}, "none of COCO's characters"),
+        ({"p": '{"counts": "6X", "size": [4, 4]}'}, {"polygon": "p"}, "end within a number"),
+        ({"p": '{"counts": [1], "size": 4}'}, {"polygon": "p"}, r"a mask of size 4: expected \[height, width\]"),
         ({"p": "[1, 2, 3, 4]"}, {"polygon": "p"}, "4 numbers are no polygon"),
         ({"p": "[" * 20_000}, {"polygon": "p"}, "lists within lists|no JSON"),
         ({"p": "[" * 900 + "]" * 900}, {"polygon": "p"}, "lists within lists|no polygon"),

@@ -94,6 +94,15 @@ def test_cells_of_a_link_table_name_several(tmp_path: Path) -> None:
         aligned(manifest, AlignSettings(**other, columns={"pictures": ("pictures;more",)}), tmp_path, [IMAGES])
 
 
+def test_link_rows_without_any_key_are_no_samples_and_no_double(tmp_path: Path) -> None:
+    write_csv(tmp_path / "links.csv", ["image", "label"], ["a.png", "x"], ["", "y"], ["", "y"], ["b.png", "x"])
+    manifest = manifest_of(items(IMAGES, ["a.png", "b.png"]))
+    found = aligned(manifest, AlignSettings(table="links.csv", label="label"), tmp_path, [IMAGES])
+    assert found.samples["image_item"].to_pylist() in (["pictures:0", "pictures:1"], ["pictures:1", "pictures:0"])
+    rows = [(row["reason"], row["row"]) for row in found.quarantine.to_pylist()]
+    assert rows == [("no_input", 3), ("no_input", 4)]
+
+
 def test_a_list_of_parquet_names_several(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -142,7 +151,6 @@ def test_a_content_leaks_wherever_it_stands_in_a_list() -> None:
         ({"image": ["a", "b", "a"]}, "expected each name once"),
         ({"image": ["a;b", "c"]}, "names without ;"),
         ({"image": {"views": ["a", "b"], "of": "x"}}, "several.image: of is not a key that is known here"),
-        ({"text": 2}, "a sample has one text"),
         ({"odor": 2}, "modalities"),
     ],
 )

@@ -21,6 +21,7 @@ from assets.balance import item_balance
 from assets.catalog import JOINS
 from assets.items import load_items
 from assets.joins.columns import Columns
+from assets.joins.several import set_views
 from assets.joins.time import TimeJoin
 from assets.lake import open_duckdb
 from assets.leakage import leakage
@@ -166,7 +167,15 @@ def joined(items: Sequence[Item], most: int = 64, **on: Any) -> dict[int, dict[s
     return found
 
 
-def reference(items: Sequence[Item], match: str, tolerance: int | None, keyed: bool, once: bool, most: int) -> Any:
+def reference(
+    items: Sequence[Item],
+    match: str,
+    tolerance: int | None,
+    keyed: bool,
+    once: bool,
+    most: int,
+    around: tuple[int, int] | None = None,
+) -> Any:
     """As `joined`, by loops over all pairs."""
     lanes = [item.key if keyed else "" for item in items]
     timed = [n for n, item in enumerate(items) if item.at is not None and lanes[n] is not None]
@@ -183,7 +192,8 @@ def reference(items: Sequence[Item], match: str, tolerance: int | None, keyed: b
             near = [n for n in stream if lanes[n] == lanes[a]]
             reach = math.inf if tolerance is None else tolerance
             if match in ("overlap", "within"):
-                low, high = span(a)[0] - (tolerance or 0), span(a)[1] + (tolerance or 0)
+                low, high = span(a) if around is None else (span(a)[0] + 1000 * shift for shift in around)
+                low, high = low - (tolerance or 0), high + (tolerance or 0)
                 ends = {n: span(n)[1] if match == "overlap" else span(n)[0] + 1 for n in near}
                 pairs += [(a, n) for n in near if span(n)[0] < high and low < ends[n]]
                 continue
@@ -231,14 +241,24 @@ streams = st.lists(
     st.booleans(),
     st.booleans(),
     st.sampled_from([1, 2, 64]),
+    st.none() | st.tuples(st.integers(-9, 3), st.integers(1, 9)),
 )
 def test_every_match_is_that_of_a_nested_loop(
-    items: list[Item], match: str, tolerance: int | None, keyed: bool, once: bool, most: int
+    items: list[Item],
+    match: str,
+    tolerance: int | None,
+    keyed: bool,
+    once: bool,
+    most: int,
+    width: tuple[int, int] | None,
 ) -> None:
+    around = None if width is None else (width[0], width[0] + width[1])
     items = [*items, Item("camera", 500), Item("radar", 500), Item("microphone", 500), Item("log", 500)]
     on = {"base": "camera", "match": match, "tolerance": None if tolerance is None else tolerance / 1e6}
     on |= {"key": "drive" if keyed else (), "once": once}
-    expected = reference(items, match, tolerance, keyed, once, most)
+    on |= {} if around is None else {"windows": {"from": f"{around[0]}ms", "to": f"{around[1]}ms"}}
+    items += [] if around is None else [Item("log", 500 + around[0])]  # where nothing matches, that is an error
+    expected = reference(items, match, tolerance, keyed, once, most, around)
     assert joined(items, most, **on) == expected
     found = aligned(items, more={"several": several(most)}, **on)  # checks the balance
     used = {n for slots in expected.values() for numbers in slots.values() for n in numbers}
@@ -448,7 +468,12 @@ def test_columns_of_a_key_may_differ_in_name() -> None:
         ({"windows": {"length": 1}, "clocks": {"camera": {"estimate": True}}}, "say under `to`"),
         ({"base": "camera", "match": "closest"}, "match is 'closest'"),
         ({"base": "camera", "tolerance": "5 parsecs"}, "tolerance is '5 parsecs': expected seconds, or a number"),
-        ({"base": "camera", "windows": {"length": 1}}, "expected nothing beside `base`"),
+        ({"base": "camera", "windows": {"length": 1}}, r"expected windows \{from: ..., to: ...\} beside a `base`"),
+        ({"windows": {"from": -1, "to": 0}}, "expected length, without a `base`"),
+        ({"base": "camera", "windows": {"from": 1, "to": -1}}, "to is -1.0, expected more than `from` "),
+        ({"base": "camera", "windows": {"from": -1, "length": 2}}, "length is 2.0, expected nothing beside `from`"),
+        ({"base": "camera", "clocks": {"log": {"estimate": True, "each": True}}}, "clocks.log is 'of each key'"),
+        ({"base": "camera", "clocks": {"log": {"offset": 1, "each": True}}}, "nothing without `estimate: true`"),
         ({"windows": {"length": 0}}, "length is 0.0, expected more than 0 seconds"),
         ({"windows": {"length": 1}, "match": "nearest"}, "overlap or within, where there are windows"),
         ({"base": "camera", "relative": True}, "`key` beside it"),
@@ -506,6 +531,68 @@ def test_a_clock_is_given_or_estimated_and_a_stream_of_other_moments_is_refused(
         aligned(items, clocks={"log": {"estimate": True, "events": "clap"}}, **rest)
 
 
+def of_devices(offsets: dict[str, float], few: str = "") -> list[Item]:
+    """Of each device a camera, and a log by a clock of its own that sees the same moments, or of `few` two of them."""
+    random, items = np.random.default_rng(5), list[Item]()
+    for key, offset in offsets.items():
+        moments = np.sort(random.uniform(0, 900_000, 2 if key == few else 40)).round().astype(int)
+        items += [Item("camera", int(at), key=key) for at in moments]
+        items += [Item("log", round(at - 1000 * offset), key=key) for at in moments]
+    return items
+
+
+def test_each_device_has_a_clock_of_its_own() -> None:
+    offsets = {"d1": 0.25, "d2": -12.0, "d3": 3.5}
+    items, rest = of_devices(offsets), {"base": "camera", "key": "drive", "tolerance": "20ms"}
+    whole = sorted((n, None, n + 40) for first in (0, 80, 160) for n in range(first, first + 40))
+    given = {"log": {"offset": 0.25, "keys": {"d2": {"offset": "-12 s"}, "d3": {"offset": 3.5}, "d9": {"offset": 1}}}}
+    found = aligned(items, clocks=given, **rest)
+    assert matched(found) == whole
+    assert "keys has 'd9', which no item has" in next(f.message for f in found.findings if f.code == "unknown_clock")
+    estimated = {"log": {"estimate": True, "each": True, "max_drift": 0}}
+    found = aligned(items, clocks=estimated, **rest)
+    assert matched(found) == whole
+    (clock,) = [json.loads(value) for name, value in found.report if name == "clock"]
+    assert clock["known"] == 3 and not clock["refused"] and clock["worst_error"] < 0.001
+    assert {key: round(one["offset"], 2) for key, one in clock["each"].items()} == offsets
+    (said,) = [finding.message for finding in found.findings if finding.code == "clock"]
+    assert "each of 3 keys has its own offset added, from -12.0000 to +3.5000 s" in said and "'d2' -12.0000 s" in said
+
+
+def test_a_device_whose_events_do_not_tell_its_clock_is_refused_and_the_others_are_not() -> None:
+    rest = {"base": "camera", "key": "drive", "tolerance": "20ms"}
+    estimated = {"log": {"estimate": True, "each": True, "max_drift": 0}}
+    found = aligned(of_devices({"d1": 0.25, "d2": 0.0, "d3": -9.0}, few="d2"), clocks=estimated, **rest)
+    rows = matched(found)
+    assert len(rows) == 82 and [row[2] for row in rows].count(None) == 2, "of d2 nothing is matched"
+    refused = [row for row in found.quarantine.to_pylist() if row["reason"] == "no_clock"]
+    assert len(refused) == 2
+    assert (
+        "has a clock that cannot be told: there are 2 and 2 events, and 4 of each are the least"
+        in refused[0]["message"]
+    )
+    (said,) = [finding.message for finding in found.findings if finding.code == "clock"]
+    assert "of 1 keys the clock is not known, and nothing is matched: 'd2' (there are 2 and 2 events" in said
+    with pytest.raises(ValueError, match=r"clocks.log: the clock of no key can be told; d1: there are 2 and 2 events"):
+        aligned(of_devices({"d1": 0.25}, few="d1"), clocks=estimated, **rest)
+
+
+def test_windows_before_each_event_gather_what_came_before_it() -> None:
+    events = [Item("camera", at) for at in (10_000, 20_000)]
+    lines = [Item("log", at) for at in (4_999, 5_000, 9_999, 10_000, 16_000)]
+    found = aligned(
+        [*events, *lines], base="camera", windows={"from": "-5 s", "to": "0 s"}, more={"several": {"text": 3}}
+    )
+    texts = {
+        int(row["image_item"]): [int(row["text_item"]), *(int(one["item"]) for one in row["text_more"] or [])]
+        for row in found.samples.to_pylist()
+    }
+    assert texts == {0: [3, 4], 1: [6]}
+    assert reasons(found) == {2: "no_partner", 5: "no_partner"}
+    near = {"windows": {"from": "-5 s", "to": "0 s"}, "streams": {"log": {"match": "nearest"}}}
+    assert matched(aligned([*events, *lines], base="camera", **near)) == [(0, None, 5), (1, None, 6)]
+
+
 TRAFFIC = Path(os.environ.get("TRIPTYCH_SHARED", Path(__file__).parents[3] / "shared" / "data")) / "traffic"
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_LEFT", "CAM_FRONT_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 
@@ -534,6 +621,18 @@ def test_six_cameras_are_aligned_by_the_microseconds_in_their_names() -> None:
         load_items(connection, manifest, {"image": pa.table({"id": manifest["sha256"]})}, sources, {}, None)
         TimeJoin(JOINS.options(rule.on)).join(connection, rule, sources, TRAFFIC, Columns.of(connection, sources))
         rows = connection.sql("SELECT image_item, image_more FROM joined").fetchall()
+    views = AlignSettings(on=on, several={"image": [name.lower() for name in sorted(CAMERAS)]})
+    with open_duckdb() as connection:
+        load_items(connection, manifest, {"image": pa.table({"id": manifest["sha256"]})}, sources, {}, None)
+        columns = Columns.of(connection, sources)
+        set_views(connection, views.views, columns)
+        TimeJoin(JOINS.options(views.on)).join(connection, views, sources, TRAFFIC, columns)
+        by_view = connection.sql("SELECT image_item, image_more, image_views FROM joined").fetchall()
     place = {row["item_id"]: row["member"] for row in manifest.to_pylist()}
     found = {place[first]: [place[first], *(place[i["item"]] for i in more)] for first, more in rows}
     assert found == together
+    for first, more, names in by_view:
+        members = [place[first], *(place[one["item"]] for one in more)]
+        assert names == list(views.views["image"].views)
+        assert all(f"/{name.upper()}/" in member for name, member in zip(names, members, strict=True))
+        assert sorted(members) in [sorted(row) for row in together.values()]

@@ -450,4 +450,4 @@ def test_predict_answers_what_it_can_and_names_the_rest(tiny, champion):
     ],
 )
 def test_a_cell_of_a_table_names_one_or_several(cell, names):
-    assert listed_of(cell) == names
+    assert listed_of(cell, "image") == names

@@ -136,6 +136,8 @@ def test_several_of_a_modality_are_a_list_or_its_json() -> None:
     assert read_inputs({"image": IMAGE, "text": '["a"]'}, 0, MODALITIES, media) == {"image": [png()], "text": ['["a"]']}
     for views in ({"a": IMAGE, "b": None}, json.dumps({"a": IMAGE})):
         assert read_inputs({"image": views}, 0, MODALITIES, media) == {"image": {"a": png()}}
+    for texts in (["a", "b; c"], '["a", "b; c"]'):
+        assert read_inputs({"text": texts}, 0, MODALITIES, media, {"text": 3}) == {"text": ["a", "b; c"]}
     for wrong in ([IMAGE, 3], {"a": 3}):
         with pytest.raises(MlflowException, match=r"row 0, column image: is (list|dict), expected a string"):
             read_inputs({"image": wrong}, 0, MODALITIES, media)

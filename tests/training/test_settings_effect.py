@@ -115,6 +115,12 @@ class Effects:
         collator = self.trainer(task).data_collator
         return collator([self.rows[epoch, n] for epoch in range(epochs) for n in range(ROWS)])
 
+    def several(self, settings: ModelSettings) -> dict[str, torch.Tensor]:
+        """All rows, with three pictures each."""
+        task = dataclasses.replace(self.task(settings), several={"image": 3})
+        rows = [self.rows[n] for n in range(ROWS)]
+        return self.trainer(task).data_collator([row | {"image_more": [row["image"]] * 2} for row in rows])
+
     def loss(self, training: TrainingSettings) -> float:
         task = self.task(training=training)
         network = new_model(task).train()
@@ -271,6 +277,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         ),
         "dropout": (0.5, lambda e, s: dropout_rates(e.model(s))),
         "modality_dropout": (0.5, lambda e, s: e.batch(e.task(s), epochs=3)["present"].sum().item()),
+        "item_dropout": (0.5, lambda e, s: e.several(s)["image_rows"].tolist()),
         "max_new_tokens": (9, tokens_answered),
         "prompt": ("See: {text}", lambda e, s: e.model(s).config.template),
         "generation": (GenerationSettings(num_beams=2), lambda e, s: e.model(s).config.generation),

@@ -13,18 +13,22 @@ from training.building import build_model
 from training.catalog import ENCODERS, FUSIONS
 from training.collator import Collator, make_collator
 from training.features import FeatureSettings
+from training.language import clean_text
 from training.mixing import can_mix
 from training.model import FusionModel
 from training.recordings import Speech
-from training.settings import ImageAugmentation, ModelSettings
+from training.settings import ImageAugmentation, ModelSettings, TextCleaning
 from training.tokenizer import fit_tokenizer
+from training.train import scored_answers
 
 MODALITIES = ("text", "image", "speech")
 TOKENIZER = fit_tokenizer(["high", "low", "it is"] * 3, 300)
 MEDIA = {"image": {"size": 8, "color": "grey"}, "speech": {"mels": 8, "coefficients": 4}}
 VECTORS: dict[str, Any] = {m: {"kind": "vector", "width": 8} for m in ("image", "speech")}
 FORMS = {"grid": ("image", MEDIA), "frames": ("speech", MEDIA), "vectors": ("image", VECTORS)}
-CASES = [(form, kind) for form in FORMS for kind in ENCODERS.names(form)]
+FORMS |= {"ids": ("text", MEDIA), "counts": ("text", MEDIA | {"text": {"kind": "tfidf"}})}
+# What the language model reads itself is one content, however many texts it is made of.
+CASES = [(form, kind) for form in FORMS for kind in ENCODERS.names(form) if kind != "llm"]
 MOST = 3
 
 
@@ -33,6 +37,9 @@ def content(modality: str, features: FeatureSettings, random: np.random.Generato
     if featurizer.read == "processed":
         waveform = random.normal(size=1600 * length).astype(np.float32)
         return featurizer.featurize(Speech(waveform, 16_000, "WAV", 1, len(waveform)))
+    if modality == "text":
+        said = clean_text(" ".join(random.choice(["high", "low", "deep", "so"], length)), TextCleaning())
+        return {"text": said.text} | featurizer.featurize(said)
     if featurizer.read == "pixels":
         shape = (3, 32, 32) if features.choice(modality).kind == "processed" else (1, 8, 8)
         return {"pixels": random.integers(0, 255, shape).astype(np.uint8)}
@@ -40,12 +47,14 @@ def content(modality: str, features: FeatureSettings, random: np.random.Generato
 
 
 def rows_of(modality: str, features: FeatureSettings, counts: list[int], seed: int = 0) -> list[dict[str, Any]]:
-    """A row for each count, with a text and so many contents."""
+    """A row for each count, with so many contents, and a text, or beside texts a picture."""
     random, rows = np.random.default_rng(seed), []
     for n, count in enumerate(counts):
         contents = [content(modality, features, random) for _ in range(count)]
         row = dict.fromkeys(MODALITIES) | {"sample_id": str(n), "label": ("high", "low")[n % 2], "epoch": 0}
-        row |= {"text": {"text": "it is", "input_ids": np.zeros(1, np.int32)}, modality: next(iter(contents), None)}
+        row |= {"text": {"text": "it is", "input_ids": np.zeros(1, np.int32)}}
+        row |= {"image": content("image", features, random)} if modality == "text" else {}
+        row |= {modality: next(iter(contents), None)}
         rows.append(row | ({f"{modality}_more": contents[1:]} if count > 1 else {}))
     return rows
 
@@ -55,7 +64,7 @@ def make(
 ) -> tuple[FusionModel, Collator]:
     torch.manual_seed(0)
     chosen: dict[str, Any] = {"output": "class", "width": 16, "layers": 1, "heads": 2, "tokens": 2} | settings
-    read = ("text", modality)
+    read = ("text", "image" if modality == "text" else modality)
     model = build_model(ModelSettings(**chosen), features, TOKENIZER, read, ["high", "low"], several)
     collator = make_collator(model, TOKENIZER, features)
     return model.eval(), replace(collator, targets=partial(model.output.targets, tokenizer=TOKENIZER))
@@ -67,9 +76,10 @@ def made(form: str, kind: str, tiny_encoder: Any) -> tuple[str, FeatureSettings,
     modality, sections = FORMS[form]
     features, encoder = FeatureSettings(**sections), {modality: kind}
     if kind == "huggingface":
-        folder: Path = tiny_encoder({"image": "vit", "speech": "whisper"}[modality])
+        folder: Path = tiny_encoder({"image": "vit", "speech": "whisper", "text": "bert"}[modality])
         encoder = {modality: {"kind": kind, "model": str(folder)}}
-        features = FeatureSettings().with_encoders(encoder)
+        sections = {"image": MEDIA["image"]} if modality == "text" else {}
+        features = FeatureSettings(**sections).with_encoders(encoder)
     return modality, features, {"encoders": encoder}
 
 
@@ -148,6 +158,23 @@ def test_more_than_there_may_be_is_an_error_and_each_content_is_augmented_by_its
     torch.testing.assert_close(single, replace(collate, augment={"image": augment})(rows[1:])["image"][0])
 
 
+def test_several_texts_are_one_prompt_with_a_line_each() -> None:
+    features = FeatureSettings(text={"max_tokens": 5}, **MEDIA)
+    settings: dict[str, Any] = {"output": "text", "encoders": {"text": "llm"}}
+    model, collate = make(features, "text", {"text": 3, "image": 2}, **settings)
+    assert set(model.places) == {"image"} and model.config.prompt == "text"
+    rows = rows_of("text", features, [2, 1, 0, 3])
+    rows[0] |= {"text": {"text": "low"}, "text_more": [{"text": ""}, {"text": "it is"}]}
+    batch = collate(rows)
+    ids = [row[mask].tolist() for row, mask in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)]
+    assert ids[0] == TOKENIZER("low\nit is")["input_ids"][:5] and ids[2] == []
+    joined = "\n".join([rows[3]["text"]["text"], *(more["text"] for more in rows[3]["text_more"])])
+    assert ids[3] == TOKENIZER(joined)["input_ids"][:5] and len(ids[3]) == 5, "cut as one text is"
+    alone = collate([rows[0] | {"text": {"text": "low\nit is"}, "text_more": []}])
+    torch.testing.assert_close(alone["prompt_ids"][0], torch.tensor(ids[0]))
+    assert batch["present"].tolist() == [[True, True], [True, True], [False, True], [True, True]]
+
+
 VIEWS = ["front", "left", "right"]
 
 
@@ -196,6 +223,77 @@ def test_views_that_the_model_does_not_know_are_refused(count: int, views: list[
     _, collate = make(features, "image", {"image": VIEWS})
     with pytest.raises(ValueError, match=says):
         collate([rows_of("image", features, [count])[0] | {"image_views": views}])
+
+
+@pytest.mark.parametrize("places", [4, ["front", "left", "right", "rear"]])
+def test_single_contents_are_hidden_in_training_and_the_last_one_never_is(places: Any) -> None:
+    features = FeatureSettings(**VECTORS)
+    _, collate = make(features, "image", {"image": places})
+    rows = [row | {"image_views": places} for row in rows_of("image", features, [4] * 250)]
+    rows += [
+        row | {"image_views": ["left"], "sample_id": f"one {n}"}
+        for n, row in enumerate(rows_of("image", features, [1] * 9))
+    ]
+    hiding = replace(collate, item_dropout=0.3, seed=3)
+    batch = hiding(rows)
+    counts = torch.bincount(batch["image_rows"], minlength=len(rows))
+    assert batch["present"].all() and counts.min() == 1 and (counts[-9:] == 1).all()
+    assert 0.25 < 1 - counts[:250].sum() / 1000 < 0.35
+    at = batch["image_places"][batch["image_rows"] < 250]
+    held = torch.bincount(at, minlength=4) / 250
+    if isinstance(places, int):
+        assert held[0] == 1 and held[3] < 0.35, "the others move up, as where a row has fewer"
+    else:
+        assert (held > 0.6).all() and (held < 0.8).all(), "views stay at their places"
+    again = hiding(rows[100:])
+    torch.testing.assert_close(again["image_rows"] + 100, batch["image_rows"][batch["image_rows"] >= 100])
+    other = hiding([row | {"epoch": 1} for row in rows])
+    assert other["image_rows"].tolist() != batch["image_rows"].tolist(), "anew in each epoch"
+
+
+def test_a_model_of_six_views_copes_with_four_where_training_hid_some() -> None:
+    """Each view adds a number; the label is the sign of what all of them say together."""
+    six = [f"v{n}" for n in range(6)]
+    features = FeatureSettings(image={"kind": "vector", "width": 8})
+
+    def rows(count: int, seed: int, shown: int) -> list[dict[str, Any]]:
+        random, made = np.random.default_rng(seed), []
+        for n in range(count):
+            side = 1 if n % 2 else -1
+            values = [{"vector": (0.4 * side + random.normal(size=(1, 8))).astype(np.float32)} for _ in six]
+            chosen = sorted(random.permutation(6)[:shown].tolist())
+            row = dict.fromkeys(MODALITIES) | {"sample_id": str(n), "label": "high" if side > 0 else "low", "epoch": 0}
+            row |= {"image": values[chosen[0]], "image_more": [values[c] for c in chosen[1:]]}
+            made.append(row | {"image_views": [six[c] for c in chosen]})
+        return made
+
+    right = {}
+    for dropout in (0.0, ModelSettings().item_dropout):
+        torch.manual_seed(1)
+        settings = ModelSettings(fusion="concat", output="class", width=16, layers=1, heads=2, tokens=1)
+        model = build_model(settings, features, TOKENIZER, ("image",), ["high", "low"], {"image": six}).train()
+        collate = make_collator(model, TOKENIZER, features)
+        hiding = replace(collate, targets=partial(model.output.targets, tokenizer=TOKENIZER), item_dropout=dropout)
+        given, optimizer = rows(64, 11, 6), torch.optim.AdamW(model.parameters(), 3e-3)
+        for step in range(80):
+            optimizer.zero_grad()
+            model(**hiding([row | {"epoch": step} for row in given])).loss.backward()
+            optimizer.step()
+        test = rows(600, 101, 4)
+        answers = model.eval().answer(collate(test), TOKENIZER)
+        right[dropout] = sum(a == row["label"] for a, row in zip(answers, test, strict=True)) / len(test)
+    assert right[ModelSettings().item_dropout] > right[0.0] + 0.05
+
+
+def test_a_batch_of_answers_is_bounded_by_contents_and_answers_stay_the_same() -> None:
+    features = FeatureSettings(**MEDIA)
+    model, collate = make(features, "image", {"image": 16})
+    rows, held = rows_of("image", features, [16, 1, 0, 9, 16, 2, 16, 16, 3, 1]), list[int]()
+    whole = [answer.probability for answer in model.scored_answers(collate(rows), TOKENIZER)]
+    model.encoders["image"].register_forward_hook(lambda _, read, __: held.append(len(read[0])))
+    answers = scored_answers(model, TOKENIZER, rows, features, batch_size=32)
+    assert max(held) <= 32 and sum(held) == 80 and len(held) < len(rows)
+    assert [answer.probability for answer in answers] == pytest.approx(whole, abs=1e-4)
 
 
 def test_rows_of_several_are_not_mixed() -> None:
