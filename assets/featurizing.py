@@ -12,7 +12,7 @@ from assets.catalog import ENGINES
 from assets.contents import attach_data, portions, process_contents
 from assets.engines.base import Engine
 from assets.lake import Lake, sql_string
-from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
+from assets.processing import CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP, Outcome, Step
 from assets.settings import Project
 from training.processor import Processor
 from training.schema import QUARANTINE
@@ -36,7 +36,7 @@ AND concat(sha256, cut) IN (SELECT concat(sha256, cut) FROM manifest WHERE modal
 """
 
 # One row per distinct bytes, with each of their parts (most often the whole) that was not refused before and the steps
-# that it lacks: its clean rows, or for one of its contents (most often itself) features, or a measurement.
+# that it lacks: its clean rows, or for one of its contents (most often itself) features, a measurement, or a signature.
 _TO_DO = """
 WITH items AS (
   SELECT * FROM manifest WHERE modality = $modality
@@ -53,11 +53,14 @@ WITH items AS (
   FROM (SELECT parent_id, cut, id, filter, fingerprint FROM children, wanted)
   ANTI JOIN (SELECT id, filter, fingerprint FROM measurements WHERE modality = $modality)
     USING (id, filter, fingerprint)
+  UNION ALL
+  SELECT DISTINCT parent_id, cut, step FROM (SELECT parent_id, cut, id, unnest($signs) AS step FROM children)
+  WHERE id NOT IN (SELECT id FROM signatures WHERE fingerprint = $signature)
 ), missing AS (
   SELECT parent_id, cut, list(step ORDER BY step) AS need FROM lacking GROUP BY ALL
 ), asked AS (
   SELECT item_id, source, uri, member, sha256, i.cut, "row",
-    CASE WHEN c.parent_id IS NULL THEN ['clean', 'features'] || $filters ELSE need END AS need
+    CASE WHEN c.parent_id IS NULL THEN ['clean', 'features'] || $filters || $signs ELSE need END AS need
   FROM items i
   LEFT JOIN (SELECT DISTINCT parent_id, cut FROM children) c
     ON c.parent_id = sha256 AND c.cut IS NOT DISTINCT FROM i.cut
@@ -77,7 +80,13 @@ ORDER BY uri, "offset", member, "row"
 
 
 def make_step(project: Project, modality: str) -> Step:
-    return Step(modality, make_processor(project), project.filters_of(modality), project.segments_of(modality))
+    return Step(
+        modality,
+        make_processor(project),
+        project.filters_of(modality),
+        project.segments_of(modality),
+        project.signature_of(modality),
+    )
 
 
 def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, int]:
@@ -130,8 +139,10 @@ def _can_read(engine: Engine, rows: pa.RecordBatch) -> bool:
 def _todo(step: Step) -> tuple[str, dict[str, Any]]:
     """The query for the items that lack something, and its parameters."""
     keys = step.fingerprints
-    measures = {kind: key for kind, key in keys.items() if kind not in (CLEAN_STEP, FEATURES_STEP)}
+    measures = {kind: key for kind, key in keys.items() if kind in step.filters}
+    signs = [SIGNATURE_STEP] if SIGNATURE_STEP in keys else []
     lists = {"filters": list(measures), "measures": list(measures.values())}
+    lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, "")}
     query = _TO_DO.format(modality=step.modality, refused=_REFUSED)
     return query, _refused_parameters(step) | lists
 
@@ -146,6 +157,7 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
     """Writes outcomes in portions of bounded size."""
     # Features last: should the process die in between, the anti-join still finds what is left to do.
     names = {"quarantine": "quarantine", "clean": f"clean_{modality}", "measurements": "measurements"}
+    names["signatures"] = "signatures"
     names["features"] = f"{modality}_features"
     pending: dict[str, list[pa.Table]] = {part: [] for part in names}
 

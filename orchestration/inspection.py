@@ -162,8 +162,9 @@ def _align(
         bad[m] = content_keys(unreadable.filter(pc.equal(unreadable["modality"], m)))
         usable[m] = _usable(manifest.filter(pc.equal(manifest["modality"], m)), bad[m])
     why, output = pa.concat_tables([refused, unreadable]), project.make_output()
+    near = pipeline.tying(pipeline.open_lake(project).read("near_duplicates"), project)  # that the last run found
     try:
-        aligned = align(manifest, usable, project.align, project.sources, project.root, bad, why, output)
+        aligned = align(manifest, usable, project.align, project.sources, project.root, bad, why, output, near)
     except ValueError as error:
         return Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), []), str(error)
     try:
@@ -172,7 +173,7 @@ def _align(
         _check_model(project, aligned.samples)
     except ValueError as error:
         return aligned, str(error)
-    leaks = leakage(aligned.samples, project.align, manifest if project.cuts else None)
+    leaks = leakage(aligned.samples, project.align, manifest if project.cuts else None, near)
     return aligned, leak_words(leaks, project.align) if leaks.num_rows else None
 
 
