@@ -3,16 +3,17 @@
     python -m benchmarks.near_duplicates [--data ../shared/data] [--quick] [--half second]
 
 Of each set of real media one half was looked at to choose thresholds (`--half first`), the other is what counts. Each
-item of the half is planted once in each way: kept in another format, made smaller or larger, cropped by up to a tenth
+item of a half (or some of them) is planted once in each way: kept in another format, made smaller or larger, cropped by up to a tenth
 of a side, at another pitch (5 %), speed (5 %) or level, with light noise. A line for each set and way: `found` of
-`planted`. A line for each set alone: `pairs` told among `contents` that nobody planted, with `examples` to look at;
-real sets hold real ones. A line for each modality: microseconds an item to sign it and to decide, beside those to
-decode, clean and featurize it with the default features.
+`planted`, and the similarity that 95 % of them reach. A line for each set alone: `pairs` told among `contents` that
+nobody planted, with `examples` to look at, since real sets hold real ones; and microseconds an item to sign it and to
+decide, beside those to decode, clean and featurize it with the default features.
 """
 
 import functools
 import io
 import json
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ _SETS = {
     "commands": ("text", "smart_home/commands.txt"),
 }
 _KINDS = {"image": "perceptual_hash", "speech": "acoustic", "text": "minhash"}
-_MOST = 100  # items that are planted of a set
+_MOST = 80  # items that are planted of a set
 
 Plant = Callable[[Any], bytes]
 
@@ -291,6 +292,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.sets:
         modality, place = _SETS[name]
+        if not (arguments.data / place).is_file():
+            sys.exit(f"there is no {arguments.data / place}: --data names the folder of real media")
         half = ("first", "second").index(arguments.half)
         measure_set(name, modality, arguments.data / place, half, 6 if arguments.quick else _MOST)
 
