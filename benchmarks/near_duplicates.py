@@ -2,12 +2,12 @@
 
     python -m benchmarks.near_duplicates [--data ../shared/data] [--quick] [--half second]
 
-Of each set of real media one half was looked at to choose thresholds (`--half first`), the other is what counts. Each
-item of a half (or some of them) is planted once in each way: kept in another format, made smaller or larger, cropped by up to a tenth
-of a side, at another pitch (5 %), speed (5 %) or level, with light noise. A line for each set and way: `found` of
-`planted`, and the similarity that 95 % of them reach. A line for each set alone: `pairs` told among `contents` that
-nobody planted, with `examples` to look at, since real sets hold real ones; and microseconds an item to sign it and to
-decide, beside those to decode, clean and featurize it with the default features.
+Of each set of real media one half was looked at to choose thresholds (`--half first`), the other is what counts. Items
+of a half are planted once in each way: kept in another format, made smaller or larger, cropped by up to a tenth of a
+side, at another pitch (5 %), speed (5 %) or level, with light noise. A line for each set and way: `found` of `planted`,
+and the similarity that 95 % of them reach. A line for each set alone: `pairs` told among `contents` that nobody
+planted, with `examples` to look at, since real sets hold real ones; and microseconds an item to sign it and to decide,
+beside those to decode, clean and featurize it with the default features.
 """
 
 import functools
