@@ -48,6 +48,7 @@ def align(
     refused: Mapping[str, set[str]] | None = None,
     quarantine: pa.Table | None = None,
     output: Output | None = None,
+    near: pa.Table | None = None,
 ) -> Alignment:
     """Joins the manifest's clean items into samples.
 
@@ -62,6 +63,7 @@ def align(
         quarantine: rows of stage manifest, which tell a link to a refused item from a link to nothing, and what else
             says why contents are refused.
         output: what makes the labels, if no column holds them (`Output.own_label`).
+        near: groups of near duplicates (assets.near_duplicates.GROUPS), which stay on one side of a split.
 
     Raises:
         ValueError: the link table cannot be read or lacks a column, two samples have one id, no key of a modality
@@ -76,7 +78,7 @@ def align(
             set_views(connection, settings.views, columns)
             columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
             _drop(connection, settings)
-            tie_parts(connection, _KEPT, [m for m in MODALITIES if m not in settings.allow_shared])
+            tie_parts(connection, _KEPT, [m for m in MODALITIES if m not in settings.allow_shared], near)
             note_overlaps(connection)
             samples = _samples(connection, settings, columns, output)
             _note_rivals(connection, settings, columns)

@@ -95,10 +95,11 @@ def check_balance(lake: Lake, project: Project) -> dg.AssetCheckResult:
 
 
 def check_leakage(lake: Lake, project: Project) -> dg.AssetCheckResult:
-    """No group, and no picture, recording or whole input stands on two sides of a split."""
+    """No group, and no picture, recording, near duplicate or whole input stands on two sides of a split."""
     samples = lake.read("samples")
     manifest = lake.sql("SELECT item_id, sha256, cut FROM manifest") if project.cuts else None
-    leaks, shared = leakage(samples, project.align, manifest), repeated(samples, project.align)
+    near = pipeline.tying(lake.read("near_duplicates"), project)
+    leaks, shared = leakage(samples, project.align, manifest, near), repeated(samples, project.align)
     metadata: dict[str, Any] = {"leaks": leaks.num_rows, **{f"shared_{m}": n for m, n in shared.items()}}
     if leaks.num_rows == 0:
         return dg.AssetCheckResult(passed=True, metadata=metadata)

@@ -59,9 +59,11 @@ def _judge(connection: duckdb.DuckDBPyConnection) -> None:
         SELECT m.item_id, m.modality, u.item_id IS NOT NULL AS passed, a.item_id IS NOT NULL AS unmatched,
           NOT passed AND NOT unmatched AND EXISTS (FROM quarantine q WHERE q.sha256 = m.sha256
             AND q.cut IS NOT DISTINCT FROM m.cut AND q.modality = m.modality
-            AND q.stage IN ('clean', 'featurize', 'filter')) AS quarantined
+            AND q.stage IN ('clean', 'featurize', 'filter')) AS quarantined, d.item_id IS NOT NULL AS is_copy
         FROM manifest m LEFT JOIN ({used}) u USING (item_id)
         LEFT JOIN (SELECT DISTINCT item_id FROM quarantine WHERE stage = 'align') a USING (item_id)
+        LEFT JOIN (
+          SELECT DISTINCT item_id FROM quarantine WHERE stage = 'filter' AND outcome = 'duplicate') d USING (item_id)
         """
     )
 
@@ -71,7 +73,8 @@ def _counts(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
         """
         WITH listed AS (
           SELECT modality, count(*) AS items, count_if(passed) AS passed, count_if(unmatched) AS unmatched,
-            count_if(quarantined) AS quarantined, count_if(passed AND unmatched) AS twice
+            count_if(quarantined AND NOT is_copy) AS quarantined, count_if(quarantined AND is_copy) AS copies,
+            count_if(passed AND unmatched) AS twice
           FROM outcomes GROUP BY 1
         ), refused AS (
           SELECT modality, count_if(outcome = 'quarantined') AS refused, count_if(outcome = 'duplicate') AS duplicate,
@@ -82,7 +85,7 @@ def _counts(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
         """
     ).fetchall()
     counts = {}
-    for modality, items, passed, unmatched, quarantined, twice, refused, duplicate, left_out in sorted(
+    for modality, items, passed, unmatched, quarantined, copies, twice, refused, duplicate, left_out in sorted(
         rows, key=lambda row: MODALITIES.index(row[0])
     ):
         counts[modality] = {
@@ -90,8 +93,8 @@ def _counts(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
             "passed": passed,
             "unmatched": unmatched + left_out,
             "quarantined": quarantined + refused,
-            "duplicate": duplicate,
-            "lost": items - (passed + unmatched - twice + quarantined),
+            "duplicate": duplicate + copies,
+            "lost": items - (passed + unmatched - twice + quarantined + copies),
             "twice": twice,
         }
     return counts

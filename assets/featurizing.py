@@ -14,7 +14,7 @@ from assets.catalog import ENGINES
 from assets.contents import attach_data, portions, process_contents
 from assets.engines.base import Engine
 from assets.lake import MOST_FILES, Lake, sql_string
-from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, Outcome, Step
+from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, SIGNATURE_STEP, Outcome, Step
 from assets.segments.base import NUMBERED
 from assets.settings import Project
 from training.processor import Processor
@@ -50,7 +50,7 @@ SELECT sha256, map_from_entries(list((together, words))) AS words FROM (
 """
 
 # One row per distinct bytes, with each of their parts (most often the whole) that was not refused before and the steps
-# that it lacks: its clean rows, or for one of its contents (most often itself) features, or a measurement.
+# that it lacks: its clean rows, or for one of its contents (most often itself) features, a measurement, or a signature.
 _TO_DO = """
 WITH items AS (
   SELECT * FROM manifest WHERE modality = $modality
@@ -67,11 +67,14 @@ WITH items AS (
   FROM (SELECT parent_id, cut, id, filter, fingerprint FROM children, wanted)
   ANTI JOIN (SELECT id, filter, fingerprint FROM measurements WHERE modality = $modality)
     USING (id, filter, fingerprint)
+  UNION ALL
+  SELECT DISTINCT parent_id, cut, step FROM (SELECT parent_id, cut, id, unnest($signs) AS step FROM children)
+  WHERE id NOT IN (SELECT id FROM signatures WHERE fingerprint = $signature)
 ), missing AS (
   SELECT parent_id, cut, list(step ORDER BY step) AS need FROM lacking GROUP BY ALL
 ), asked AS (
   SELECT item_id, source, uri, member, sha256, i.cut, "row",
-    CASE WHEN c.parent_id IS NULL THEN ['clean', 'features'] || $filters ELSE need END AS need
+    CASE WHEN c.parent_id IS NULL THEN ['clean', 'features'] || $filters || $signs ELSE need END AS need
   FROM items i
   LEFT JOIN (SELECT DISTINCT parent_id, cut FROM children) c
     ON c.parent_id = sha256 AND c.cut IS NOT DISTINCT FROM i.cut
@@ -92,12 +95,19 @@ ORDER BY uri, "offset", member, "row"
 
 
 def make_step(project: Project, modality: str) -> Step:
-    return Step(modality, make_processor(project), project.filters_of(modality), project.segments_of(modality))
+    return Step(
+        modality,
+        make_processor(project),
+        project.filters_of(modality),
+        project.segments_of(modality),
+        project.signature_of(modality),
+    )
 
 
 def table_of(modality: str, step: str) -> str:
     """What a step fills, as people name it; of measurements those of one filter."""
     tables = {CLEAN_STEP: f"clean_{modality}", FEATURES_STEP: f"{modality}_features"}
+    tables |= {SIGNATURE_STEP: f"signatures.{modality}"}
     return tables.get(step, f"measurements.{modality}.{step}")
 
 
@@ -165,8 +175,10 @@ def _can_read(engine: Engine, rows: pa.RecordBatch) -> bool:
 def todo_query(step: Step) -> tuple[str, dict[str, Any]]:
     """The query for the items that lack something, a row for each file with its `parts`, and its parameters."""
     keys = step.fingerprints
-    measures = {kind: key for kind, key in keys.items() if kind not in (CLEAN_STEP, FEATURES_STEP)}
+    measures = {kind: key for kind, key in keys.items() if kind in step.filters}
+    signs = [SIGNATURE_STEP] if SIGNATURE_STEP in keys else []
     lists = {"filters": list(measures), "measures": list(measures.values())}
+    lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, "")}
     query = _TO_DO.format(modality=step.modality, refused=_REFUSED, words=WORDS_OF_PARTS)
     return query, _refused_parameters(step) | lists
 
@@ -181,6 +193,7 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
     """Writes outcomes in portions of bounded size; gives how many contents each step was asked for."""
     # Features last: should the process die in between, the anti-join still finds what is left to do.
     names = {"quarantine": "quarantine", "clean": f"clean_{modality}", "measurements": "measurements"}
+    names["signatures"] = "signatures"
     names["features"] = f"{modality}_features"
     pending: dict[str, list[pa.Table]] = {part: [] for part in names}
 

@@ -9,14 +9,15 @@ import pyarrow as pa
 from assets.findings import quoted
 from assets.joins.several import of_sample
 from assets.lake import open_duckdb, sql_string
+from assets.near_duplicates import GROUPS
 from assets.settings import AlignSettings
 from assets.splits import pointer
 from training import catalog
-from training.schema import MODALITIES, SPLITS
+from training.schema import MANIFEST, MODALITIES, SPLITS
 
 LEAKS = pa.schema(
     [
-        ("kind", pa.string()),  # group | held_out | content | item | inputs
+        ("kind", pa.string()),  # group | held_out | content | near | item | inputs
         ("column", pa.string()),  # or modality, or modalities
         ("value", pa.string()),
         ("splits", pa.list_(pa.string())),
@@ -29,32 +30,34 @@ _CONTENTS = [f"{m}_id, array_to_string([item.id for item in {m}_more], '+')" for
 INPUTS = f"nullif(concat_ws('+', {', '.join(_CONTENTS)}), '')"
 
 
-def leakage(samples: pa.Table, settings: AlignSettings, manifest: pa.Table | None = None) -> pa.Table:
+def leakage(
+    samples: pa.Table, settings: AlignSettings, manifest: pa.Table | None = None, near: pa.Table | None = None
+) -> pa.Table:
     """What stands on two sides (schema LEAKS; no rows: nothing does).
 
     A value of a `group` column in two splits; a value of a `held_out` column in test and in another split; the same
-    content of a modality (`telling_modalities`), parts of one item, or the same inputs as a whole, in two splits.
-    What consists of `allow_shared` modalities only is no leak.
+    content of a modality (`telling_modalities`), near duplicates, parts of one item, or the same inputs as a whole, in
+    two splits. What consists of `allow_shared` modalities only is no leak.
 
     Args:
         manifest: `item_id`, `sha256` and `cut` of the items, to tell what parts are of; null: nothing was cut.
+        near: groups of near duplicates (assets.near_duplicates.GROUPS); null: none were sought.
     """
     given, telling, allowed = _given(samples), telling_modalities(samples), settings.allow_shared
     kinds = [("group", column, _of_groups(column), "") for column in settings.group]
     kinds += [("held_out", c, _of_groups(c), "HAVING bool_or(split = 'test')") for c in settings.held_out]
     kinds += [("content", m, _of_contents(m), "") for m in telling if m not in allowed]
-    kinds += [("item", m, f"unnest({m}_parents)", "") for m in given if m not in allowed and manifest is not None]
+    kinds += [("near", m, f"unnest({m}_near)", "") for m in telling if m not in allowed and near]
+    kinds += [("item", m, f"unnest({m}_parents)", "") for m in given if m not in allowed and manifest]
     shared, others = ([f"{m}_id" for m in names] for names in (set(telling) & set(allowed), set(given) - set(allowed)))
     if shared and others:
         both = " AND ".join(f"coalesce({', '.join(columns)}) IS NOT NULL" for columns in (shared, others))
         kinds.append(("inputs", "+".join(given), f"CASE WHEN {both} THEN {INPUTS} END", ""))
     with open_duckdb() as connection:
-        if manifest is None:
-            connection.register("samples", samples)
-        else:
-            connection.register("written", samples)
-            connection.register("manifest", manifest)
-            connection.execute(_with_parents())
+        connection.register("written", samples)
+        connection.register("manifest", manifest or MANIFEST.empty_table())
+        connection.register("near", near or GROUPS.empty_table())
+        connection.execute(_with_origins(bool(manifest), bool(near)))
         return pa.concat_tables([LEAKS.empty_table(), *(_on_two_sides(connection, *kind) for kind in kinds)])
 
 
@@ -87,21 +90,28 @@ def _of_contents(modality: str) -> str:
     return f"unnest({of_sample(modality, 'id')})"
 
 
-def _with_parents() -> str:
+def _with_origins(parts: bool, near: bool) -> str:
     """SQL that makes `samples`: those written, with the bytes that are cut somewhere and that their contents are of, as
-    the list `X_parents` of each modality X."""
-    parents = {
-        m: f"""
-        SELECT sample_id, list(DISTINCT sha256) AS parents
+    the list `X_parents` of each modality X, and the groups of near duplicates of their contents as `X_near`."""
+    items = {
+        f"{m}_parents": f"""
+        SELECT sample_id, list(DISTINCT sha256) AS listed
         FROM (SELECT sample_id, unnest({of_sample(m, "item")}) AS item_id FROM written)
         JOIN cut_items USING (item_id) GROUP BY 1"""
         for m in MODALITIES
     }
+    contents = {
+        f"{m}_near": f"""
+        SELECT sample_id, list(DISTINCT near) AS listed
+        FROM (SELECT sample_id, unnest({of_sample(m, "id")}) AS id FROM written) JOIN near USING (id) GROUP BY 1"""
+        for m in MODALITIES
+    }
+    lists = (items if parts else {}) | (contents if near else {})
     return f"""
     CREATE TABLE cut_items AS SELECT item_id, sha256 FROM manifest
     WHERE sha256 IN (SELECT sha256 FROM manifest WHERE cut IS NOT NULL);
-    CREATE VIEW samples AS SELECT w.*{"".join(f", {m}.parents AS {m}_parents" for m in MODALITIES)} FROM written w
-    {" ".join(f"LEFT JOIN ({sql}) {m} USING (sample_id)" for m, sql in parents.items())};
+    CREATE VIEW samples AS SELECT w.*{"".join(f", {name}.listed AS {name}" for name in lists)} FROM written w
+    {" ".join(f"LEFT JOIN ({sql}) {name} USING (sample_id)" for name, sql in lists.items())};
     """
 
 
@@ -144,9 +154,11 @@ def leak_words(leaks: pa.Table, settings: AlignSettings) -> str:
 
 def _of_kind(kind: str, column: str, rows: Sequence[Mapping[str, Any]], settings: AlignSettings) -> str:
     first, samples = rows[0], sum(row["samples"] for row in rows)
-    noun = {"content": "content", "inputs": "content", "item": "item"}.get(kind, "value")
-    by_content = noun != "value"
-    counted = f"1 {noun} of {column} stands" if len(rows) == 1 else f"{len(rows):,} {noun}s of {column} stand"
+    nouns = {"content": "content", "inputs": "content", "item": "item", "near": "set of near duplicates"}
+    noun = nouns.get(kind, "value")
+    by_content = kind in nouns
+    several = "sets of near duplicates" if kind == "near" else f"{noun}s"
+    counted = f"1 {noun} of {column} stands" if len(rows) == 1 else f"{len(rows):,} {several} of {column} stand"
     pairs = zip(first["examples"], first["splits"], strict=True)
     sides = ", ".join(f"{quoted(one)} in {split}" for one, split in pairs)
     example = sides if by_content else f"{quoted(first['value'])}, {sides}"
@@ -160,7 +172,9 @@ def _of_kind(kind: str, column: str, rows: Sequence[Mapping[str, Any]], settings
     elif kind == "content":
         groups = ", ".join([*settings.group, f"{column}_id"])
         remedies.append(f"set align.group: [{groups}] to keep equal ones on one side")
-    elif kind == "item":
+    if kind == "near":
+        remedies.append(f"set duplicates.{column}: {{keep: one}} to keep one of each")
+    elif kind == "item" and by is None:
         remedies.append("name under align.group and held_out what all parts of an item have in common")
     if by_content:
         remedies.append(allow if remedies else f"set {allow}")

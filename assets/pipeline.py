@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from assets.alignment import align, validate_samples
 from assets.balance import Balance, item_balance
 from assets.changes import SourceChange, manifest_before, source_changes
+from assets.copies import copies, copy_findings, left_out
 from assets.dataset import check_columns, dataset_fingerprint, make_dataset, samples_fingerprint
 from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
@@ -21,6 +22,7 @@ from assets.findings import Finding
 from assets.items import ITEM_COLUMNS
 from assets.labels import label_findings
 from assets.lake import Lake, in_order, open_duckdb, sql_name
+from assets.near_duplicates import near_groups, write_pairs
 from assets.scan import Scan, scan
 from assets.settings import Project
 from training import catalog
@@ -114,9 +116,19 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     lake.require("manifest")
     refusing = {m: refusals(lake, project, m) for m in project.modalities}
     refused = {m: content_keys(rows) for m, rows in refusing.items()}
-    kept, filtered = {}, []
-    for modality in project.modalities:
-        kept[modality], rows = apply_filters(lake, make_step(project, modality), project.of_samples)
+    kept, filtered, told = {}, [], []
+    steps = {m: make_step(project, m) for m in project.modalities}
+    passed = {m: apply_filters(lake, step, project.of_samples) for m, step in steps.items()}
+    near = write_pairs(lake, steps, {m: rows["id"] for m, (rows, _) in passed.items()})
+    for modality, (contents, rows) in passed.items():
+        pairs = near.filter(pc.equal(near["modality"], modality))
+        found = copies(lake, modality, project.of_samples, contents, pairs) if pairs.num_rows else None
+        if found is not None and project.keeps_one(modality):
+            more = found.filter(pc.greater(found["rank"], 1))["id"]
+            contents = contents.filter(pc.invert(pc.is_in(contents["id"], more.combine_chunks())))
+            rows = pa.concat_tables([rows, left_out(found, modality)])
+        told += [] if found is None else copy_findings(found, modality, pairs)
+        kept[modality] = contents
         refused[modality] |= content_keys(rows) - content_keys(kept[modality], "parent_id")  # others of them may pass
         filtered.append(rows)
         if project.noise:
@@ -126,7 +138,8 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     listed = lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
     why = pa.concat_tables([listed, *refusing.values(), *filtered], promote_options="permissive")
     output = project.make_output()
-    aligned = align(manifest, kept, project.align, project.sources, project.root, refused, why, output)
+    near = tying(near, project)
+    aligned = align(manifest, kept, project.align, project.sources, project.root, refused, why, output, near)
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
     # Its errors refer to the rows just written.
     validate_samples(aligned.samples, project.align, aligned.findings, output)
@@ -138,7 +151,15 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     # Where rows were erased the rest may be what is wanted now, under the name of what it was.
     if lake.note("samples") != note or not _is_there(lake, "samples", aligned.samples, "sample_id"):
         lake.replace("samples", aligned.samples, note=note)
-    return Samples(fingerprint, [*aligned.findings, *label_findings(aligned.samples, project)])
+    return Samples(fingerprint, [*aligned.findings, *told, *label_findings(aligned.samples, project)])
+
+
+def tying(near: pa.Table, project: Project) -> pa.Table:
+    """Of the near duplicates (training.schema.NEAR_DUPLICATES) the groups that must not stand on two sides of a split
+    (assets.near_duplicates.GROUPS)."""
+    media = [m for m in project.modalities if not catalog.MODALITIES.load(m).is_text]
+    bound = set(media or project.modalities) - set(project.align.allow_shared)
+    return near_groups(near.filter(pc.is_in(near["modality"], pa.array(sorted(bound), pa.string()))))
 
 
 def balance(lake: Lake, project: Project) -> Balance:

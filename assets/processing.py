@@ -23,9 +23,11 @@ from training.filters.base import Filter
 from training.media import MediaError
 from training.messages import one_line
 from training.processor import Processor, package_versions
-from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, features_table, fingerprint
+from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, SIGNATURES, features_table, fingerprint
+from training.signatures.base import Signature
 
-CLEAN_STEP, FEATURES_STEP, LIMITS = "clean", "features", "limits"  # and the kind of each filter that measures
+# And the kind of each filter that measures.
+CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP, LIMITS = "clean", "features", "signature", "limits"
 _ORIGIN = ("item_id", "source", "uri", "member", "row", "sha256", "cut")
 # What is asked of the bytes of one file: each part of them that is an item (`cut`; null: the whole), where it stands,
 # and the steps that it lacks.
@@ -42,6 +44,7 @@ class Outcome:
     quarantine: pa.Table
     clean: pa.Table
     measurements: pa.Table
+    signatures: pa.Table
     features: pa.Table
 
 
@@ -52,6 +55,7 @@ class _Rows:
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     clean: list[dict[str, Any]] = field(default_factory=list)
     measurements: list[dict[str, Any]] = field(default_factory=list)
+    signatures: list[dict[str, Any]] = field(default_factory=list)
     features: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -71,10 +75,11 @@ class Step:
     processor: Processor
     filters: Mapping[str, Filter] = field(default_factory=dict)  # by kind
     segments: Mapping[str, Segments] = field(default_factory=dict)  # by what the manifest calls them as a cut
+    signature: tuple[str, Signature] | None = None  # kind, and what signs
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Step -> what its rows are keyed by, beside the content: clean, features, each filter that measures.
+        """Step -> what its rows are keyed by, beside the content: clean, features, the signature, filters that measure.
 
         Once for all batches, in whatever process: what they depend on may be edited meanwhile.
         """
@@ -92,19 +97,20 @@ class Step:
         return named | {processor.refused_fingerprint(modality, n): of for n, of in refused.items()}
 
     def _measured(self) -> dict[str, dict[str, Any]]:
-        """Each filter that measures -> what its fingerprint is made of."""
+        """Each filter that measures, and the signature -> what its fingerprint is made of."""
         clean = self.processor.clean_fingerprint(self.modality)
         size = self.processor.featurizers[self.modality].decoded_size  # a picture is measured as it was decoded
+        measuring = [(kind, kind, f) for kind, f in self.filters.items() if f.version]
+        signing = [] if self.signature is None else [(SIGNATURE_STEP, *self.signature)]
         return {
-            kind: {
-                "filter": family.identity(Choice(kind)),
+            step: {
+                "code": family.identity(Choice(kind)),
                 "clean": clean,
                 "decoded_size": size,
-                "version": f.version,
-                "packages": package_versions(f.packages),
+                "version": of.version,
+                "packages": package_versions(of.packages),
             }
-            for kind, f in self.filters.items()
-            if f.version
+            for step, kind, of in (*measuring, *signing)
         }
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,7 +131,7 @@ class Step:
     def _deciding(self) -> dict[str, Any]:
         """Versions of the packages, and contents of the models, that decide its rows."""
         steps: tuple[Any, ...] = (self.processor.modalities[self.modality], self.processor.featurizers[self.modality])
-        steps = *steps, *self.filters.values(), *self.segments.values()
+        steps = *steps, *self.filters.values(), *self.segments.values(), *(self.signature or ())[1:]
         models: tuple[Any, ...] = (self.processor.featurizers[self.modality], *self.segments.values())
         contents = {f"the model of {type(model).__name__}": model.identity() for model in models}
         return package_versions(tuple(name for part in steps for name in part.packages)) | contents
@@ -167,6 +173,7 @@ class Step:
             pa.Table.from_pylist(rows.quarantine, QUARANTINE),
             pa.Table.from_pylist(rows.clean, CLEAN[self.modality]),
             pa.Table.from_pylist(rows.measurements, MEASUREMENTS),
+            pa.Table.from_pylist(rows.signatures, SIGNATURES),
             features_table(self.modality, featurizer.tensors, rows.features),
         )
 
@@ -210,7 +217,8 @@ class Step:
         return None if items[0]["cut"] is not None else self.processor.featurizers[self.modality].decoded_size
 
     def _clean(self, item: dict[str, Any], content: Any, cuts: _Cuts, rows: _Rows) -> list[_Child]:
-        """Adds the clean rows and measurements of an item, or why it is refused; gives its parts that lack features."""
+        """Adds the clean rows, measurements and signatures of an item, or why it is refused; gives its parts that lack
+        features."""
         try:
             children = list(self._children(item, content, cuts))
             clean, measurements = self._clean_rows(item, children)
@@ -219,6 +227,10 @@ class Step:
             return []
         rows.clean += clean
         rows.measurements += measurements
+        if self.signature is not None and SIGNATURE_STEP in item["need"]:
+            kind, signature = self.signature
+            key = {"modality": self.modality, "kind": kind, "fingerprint": self.fingerprints[SIGNATURE_STEP]}
+            rows.signatures += [{"id": name, **key, "value": signature.sign(child)} for name, child in children]
         return children if FEATURES_STEP in item["need"] else []
 
     def _featurize(self, waiting: list[_Decoded], rows: _Rows) -> None:

@@ -12,7 +12,8 @@ from assets.pairing import PairingSettings
 from assets.source_settings import SourceSettings
 from assets.table_settings import TableSettings
 from assets.view_settings import SOURCE, Views, read_places
-from training.catalog import FILTERS, OUTPUTS
+from training import catalog
+from training.catalog import DEFAULT_SIGNATURES, FILTERS, OUTPUTS, SIGNATURES
 from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
 from training.filters.base import Filter
@@ -30,6 +31,7 @@ from training.settings import (
     choose,
     complete,
 )
+from training.signatures.base import Signature
 from training.validation import FORBID_EXTRA, Names, Strings, check, to_dict
 from training.vectors import VectorModality
 
@@ -164,6 +166,29 @@ def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str,
     return filters
 
 
+OFF = "off"
+
+
+def _duplicates(sections: dict[str, Any], modalities: Collection[str]) -> dict[str, Choice | str]:
+    """Modality -> what signs it, checked, or OFF."""
+    for modality in sections:
+        check(modality in modalities, "duplicates", modality, f"modalities of the sources ({', '.join(modalities)})")
+    chosen: dict[str, Choice | str] = {}
+    for modality in modalities:
+        kind = sections.get(modality, DEFAULT_SIGNATURES.get(modality, OFF))
+        if kind == OFF:
+            chosen[modality] = OFF
+            continue
+        if isinstance(kind, dict) and "kind" not in kind and modality in DEFAULT_SIGNATURES:
+            kind = {"kind": DEFAULT_SIGNATURES[modality], **kind}
+        try:
+            chosen[modality] = choice = SIGNATURES.choose(kind, modality)
+            SIGNATURES.make(choice, scope=modality)
+        except ValueError as error:
+            raise ValueError(f"duplicates.{modality}: {error} ({OFF}: none are sought)") from None
+    return chosen
+
+
 _SECRET = re.compile("secret|password|token|key", re.IGNORECASE)  # in names of storage options
 
 
@@ -194,6 +219,8 @@ class Project:
     limits: MediaLimits = field(default_factory=MediaLimits)
     # Modality -> filters (`training.catalog.FILTERS`, a tuple of Choice) that decide what of it samples may have.
     filters: dict[str, Any] = field(default_factory=dict)
+    # Modality -> what near duplicates are told by (`training.catalog.SIGNATURES`, a Choice), or OFF.
+    duplicates: dict[str, Any] = field(default_factory=dict)
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
@@ -258,6 +285,7 @@ class Project:
                 views.check_sources(f"align.several.{modality}", named)
         JOINS.make(self.align.on).check(self.align, of_samples)
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
+        object.__setattr__(self, "duplicates", self._signed())
         object.__setattr__(self, "features", self.features.with_encoders(self.model.encoders))
         object.__setattr__(self, "sources", tuple(self._fitting(source) for source in self.sources))
         object.__setattr__(self, "model", complete(self.model, {m: self.features.forms[m] for m in self.modalities}))
@@ -270,6 +298,14 @@ class Project:
         self._check_output(output)
         self._check_prompt(output)
         self._check_training(output)
+
+    def _signed(self) -> dict[str, Choice | str]:
+        """What signs which modality: nothing those whose features read vectors."""
+        vectors = [m for m in self.modalities if isinstance(self.features.modality(m), VectorModality)]
+        for modality in vectors:
+            said = self.duplicates.get(modality, OFF)
+            check(said == OFF, f"duplicates.{modality}", said, f"{OFF}: features.{modality} reads vectors")
+        return _duplicates({**self.duplicates, **dict.fromkeys(vectors, OFF)}, self.modalities)
 
     def _check_output(self, output: Output) -> None:
         """What the output asks of labels and sources; the labels of several outputs are theirs."""
@@ -361,6 +397,18 @@ class Project:
         """The filters of a modality, by kind."""
         choices = self.filters.get(modality, ())
         return {choice.kind: FILTERS.make(choice, scope=modality) for choice in choices}
+
+    def signature_of(self, modality: str) -> tuple[str, Signature] | None:
+        """What signs the contents of a modality, after its kind; None: nothing does."""
+        choice = self.duplicates[modality]
+        if choice == OFF:
+            return None
+        return choice.kind, SIGNATURES.make(choice, scope=modality)
+
+    def keeps_one(self, modality: str) -> bool:
+        """Whether of near duplicates of a modality only one becomes samples."""
+        signed = self.signature_of(modality)
+        return signed is not None and signed[1].options.keep == "one"
 
     def segments_of(self, modality: str) -> dict[str, "Segments"]:
         """What finds the parts of items of a modality, by what the manifest calls it."""

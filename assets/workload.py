@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from assets.featurizing import table_of, todo_query
 from assets.lake import Lake, sql_string
-from assets.processing import CLEAN_STEP, FEATURES_STEP, Step
+from assets.processing import CLEAN_STEP, Step
 
 UNRECORDED = "made by other settings or versions, which are not recorded"
 _MANY = 1000  # differences, where they are not known
@@ -40,6 +40,10 @@ WITH refused AS (
   SELECT content, filter AS step, arg_min(why, differences) AS why
   FROM present JOIN measurements USING (id) JOIN others USING (fingerprint)
   WHERE modality = $modality GROUP BY 1, 2
+  UNION ALL
+  SELECT content, 'signature' AS step, arg_min(why, differences) AS why
+  FROM present JOIN signatures USING (id) JOIN others USING (fingerprint)
+  WHERE modality = $modality GROUP BY 1
 ), why_clean AS (
   SELECT content, any_value(coalesce(c.why, r.why,
     CASE WHEN b.item_id IS NULL THEN 'new' WHEN b.sha256 <> a.sha256 THEN 'changed'
@@ -85,7 +89,7 @@ def workload(lake: Lake, step: Step, asked: pa.Table, before: pa.Table | None) -
         counts = Counter(asked["step"].to_pylist())
         return {table_of(step.modality, name): Work(n, {"new": n}) for name, n in sorted(counts.items())}
     measured = set(lake.sql("SELECT DISTINCT filter FROM measurements")["filter"].to_pylist())
-    new = [kind for kind in step.fingerprints if kind not in (CLEAN_STEP, FEATURES_STEP, *measured)]
+    new = [kind for kind in step.filters if kind not in measured]
     unread = "it could not be read"
     query = _REASONS.format(modality=step.modality)
     with lake.connect(query) as connection:
@@ -107,8 +111,10 @@ def _others(lake: Lake, step: Step) -> pa.Table:
     stored = " UNION ".join(
         [
             *(f"SELECT fingerprint FROM {table}" for table in tables),
-            f"SELECT fingerprint FROM measurements WHERE modality = {sql_string(modality)}",
-            f"SELECT fingerprint FROM quarantine WHERE modality = {sql_string(modality)} AND fingerprint IS NOT NULL",
+            *(
+                f"SELECT fingerprint FROM {table} WHERE modality = {sql_string(modality)} AND fingerprint IS NOT NULL"
+                for table in ("measurements", "signatures", "quarantine")
+            ),
         ]
     )
     told = {key: json.loads(json.dumps(parts)) for key, (_, parts) in present.items()}  # as JSON gives them back

@@ -140,11 +140,14 @@ def _holding(items: list[str], hashes: list[str], contents: list[str]) -> dict[s
     listed = sql_among("sha256", hashes) + " OR " + sql_among("item_id", items)
     sampled = " OR ".join(sql_among(f"{m}_id", contents) for m in MODALITIES)
     keyed = [
-        name for name in TABLES if name.startswith("clean_") or name in (*FEATURE_TABLES, "measurements", "embeddings")
+        name
+        for name in TABLES
+        if name.startswith("clean_") or name in (*FEATURE_TABLES, "measurements", "signatures", "embeddings")
     ]
     return {
         **dict.fromkeys(("manifest", "quarantine"), listed),
         **dict.fromkeys(keyed, sql_among("id", contents)),
+        "near_duplicates": f"{sql_among('first', contents)} OR {sql_among('second', contents)}",
         "samples": " OR ".join([sampled, *(_holds(f"[more.id for more in {m}_more]", contents) for m in MODALITIES)]),
         "dataset": " OR ".join([sampled, *(_holds(f"{m}_more", contents) for m in MODALITIES)]),
     }

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from assets import featurizing, pipeline
 from assets.lake import Lake, sql_among, sql_string
-from assets.processing import CLEAN_STEP, FEATURES_STEP
+from assets.processing import CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP
 from assets.settings import Project
 from orchestration.search import embedding_fingerprint
 from training.schema import MODALITIES, TABLES
@@ -87,7 +87,7 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
 
     A clean row lives as long as its content is needed at all.
     """
-    needed: dict[str, set[Key]] = {"measurements": set(), "embeddings": set()}
+    needed: dict[str, set[Key]] = {"measurements": set(), "signatures": set(), "embeddings": set()}
     tags = [s.tags for s in kept]
     for modality in MODALITIES:
         now = featurizing.make_step(project, modality).fingerprints if modality in project.modalities else None
@@ -108,7 +108,8 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
         trained = set().union(*(snapshot.ids[modality] for snapshot in kept))
         needed[f"clean_{modality}"] |= {(part["id"], part["fingerprint"]) for part in parts if part["id"] in trained}
         needed[f"{modality}_features"] = features
-        measures = [key for step, key in (now or {}).items() if step not in (CLEAN_STEP, FEATURES_STEP)]
+        measures = [key for step, key in (now or {}).items() if step not in (CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP)]
+        needed["signatures"] |= {(id, now[SIGNATURE_STEP]) for id in ids if now and SIGNATURE_STEP in now}
         needed["embeddings"] |= {(id, embedding_fingerprint(of, modality)) for id in current for of in tags}
         needed["measurements"] |= {(id, key) for id in ids for key in measures}
     return needed

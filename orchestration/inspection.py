@@ -205,8 +205,9 @@ def _align(
             usable[m] = pa.concat_tables([usable[m], kept], promote_options="default")
             known.append(refused_before)
     why, output = pa.concat_tables([refused, unreadable, *known]), project.make_output()
+    near = pipeline.tying(lake.read("near_duplicates"), project)  # that the last run found
     try:
-        aligned = align(manifest, usable, project.align, project.sources, project.root, bad, why, output)
+        aligned = align(manifest, usable, project.align, project.sources, project.root, bad, why, output, near)
     except ValueError as error:
         return Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), []), str(error)
     try:
@@ -215,7 +216,7 @@ def _align(
         _check_model(project, aligned.samples)
     except ValueError as error:
         return aligned, str(error)
-    leaks = leakage(aligned.samples, project.align, manifest if project.cuts else None)
+    leaks = leakage(aligned.samples, project.align, manifest if project.cuts else None, near)
     return aligned, leak_words(leaks, project.align) if leaks.num_rows else None
 
 

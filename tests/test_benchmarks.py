@@ -160,3 +160,16 @@ def test_the_product_does_not_import_them():
                 names = [node.module] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 assert not any((name or "").split(".")[0] == "benchmarks" for name in names), path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "smart_home").is_dir(), reason="needs the recordings of smart_home")
+def test_planted_near_duplicates_are_found():
+    command = [sys.executable, "-m", "benchmarks.near_duplicates", "--quick", "--data", str(DATA)]
+    sets = ["--sets", "smart_home", "clothing", "commands"]
+    done = subprocess.run([*command, *sets], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {line["contents"] for line in found if "pairs" in line} == {6}
+    ways = [line for line in found if "way" in line]
+    assert len(ways) > 20 and sum(line["found"] for line in ways) > 0.9 * sum(line["planted"] for line in ways)

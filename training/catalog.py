@@ -76,6 +76,17 @@ FILTERS = Family(
         },
     },
 )
+# By modality.
+SIGNATURES = Family(
+    "signature",
+    {
+        "text": {"minhash": "training.signatures.minhash:MinhashSignature"},
+        "image": {"perceptual_hash": "training.signatures.perceptual_hash:PerceptualHashSignature"},
+        "speech": {"acoustic": "training.signatures.acoustic:AcousticSignature"},
+    },
+)
+# What signs where the project file does not say; other modalities are not signed: short texts repeat.
+DEFAULT_SIGNATURES = {"image": "perceptual_hash", "speech": "acoustic"}
 FUSIONS = Family(
     "fusion",
     {

@@ -82,6 +82,12 @@ MEASUREMENTS = _schema(id=_STRING, modality=_STRING, filter=_STRING, fingerprint
 # What each fingerprint in these tables stands for, so that it can be said why rows are made anew.
 STEPS = _schema(fingerprint=_STRING, modality=_STRING, step=_STRING, parts=_STRING)
 
+# What near duplicates are told by (`training.signatures`). Null: too little to tell the content from others.
+SIGNATURES = _schema(id=_STRING, modality=_STRING, kind=_STRING, fingerprint=_STRING, value=pa.binary())
+
+# Contents that are the same but for how they were kept or changed, by their signatures; `first` is the lesser id.
+NEAR_DUPLICATES = _schema(modality=_STRING, first=_STRING, second=_STRING, similarity=pa.float64())
+
 # Where a model places contents (`Output.is_embedding`); the fingerprint names model and modality. Null: it refuses it.
 EMBEDDINGS = _schema(id=_STRING, modality=_STRING, fingerprint=_STRING, embedding=pa.list_(pa.float32()))
 
@@ -190,9 +196,13 @@ COLUMN_WORDS = {
     "parent_id": "hash of the item's own bytes",
     "warnings": "what is odd and was mended, or should be known",
     "filter": "what was measured",
-    "value": "of the measurement",
+    "value": "of the measurement, or the signature itself",
     "step": "clean, features, limits (what they refused), or the filter that measures",
     "parts": "what the fingerprint is made of, as a JSON object: versions, settings, files, packages",
+    "kind": "of the signature, as the project file names it",
+    "first": "a content",
+    "second": "another content that is a near duplicate of it",
+    "similarity": "of their signatures; 1: the same",
     "embedding": "where a model places the content among all others, as a vector of length 1",
     "sample_id": "names the sample",
     "label": "what the model shall answer",
@@ -219,7 +229,7 @@ def column_words(table: str, schema: pa.Schema) -> dict[str, str | None]:
     of = next((m for m in MODALITIES if table in (f"clean_{m}", f"{m}_features")), None)
     words: dict[str, str] = COLUMN_WORDS | ({} if of is None else dict(_CLASSES[of].column_words))
     for field in schema:
-        if pa.types.is_binary(field.type):
+        if pa.types.is_binary(field.type) and f"{field.name}_shape" in schema.names:
             words |= {field.name: "a tensor: its bytes in C order", f"{field.name}_shape": "shape of that tensor"}
     return {name: words.get(name) for name in schema.names}
 
@@ -231,6 +241,8 @@ TABLES: dict[str, pa.Schema] = {
     **{f"clean_{m}": CLEAN[m] for m in MODALITIES},
     "measurements": MEASUREMENTS,
     "steps": STEPS,
+    "signatures": SIGNATURES,
+    "near_duplicates": NEAR_DUPLICATES,
     "embeddings": EMBEDDINGS,
     **{f"{m}_features": FEATURES[m] for m in MODALITIES},
     "samples": SAMPLES,

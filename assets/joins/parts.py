@@ -1,4 +1,5 @@
-"""Parts of one item, where samples are made: they stay on one side of a split, and should not overlap."""
+"""Parts of one item, where samples are made: they stay on one side of a split, and should not overlap. Near duplicates
+stay on one side, too."""
 
 from collections.abc import Sequence
 
@@ -7,19 +8,23 @@ import numpy as np
 import pyarrow as pa
 
 from assets.findings import SHOWN, Finding, counted, note
+from assets.joins.several import of_sample
 
 # The bytes that have parts, and which samples hold something of them: a part, or the whole.
 _PARTS = "SELECT sha256 FROM items WHERE id <> sha256 AND status = 'present'"
 _PAIRS = "SELECT DISTINCT split_key, parent FROM ({used}) WHERE parent IN ({parts})"
 
 
-def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str, modalities: Sequence[str]) -> None:
-    """Table `tied(split_key, tied_unit)`: samples that parts of one item tie together, directly or by others, are
-    one unit, which falls into one split; those that it does not name are units of their own.
+def tie_parts(
+    connection: duckdb.DuckDBPyConnection, kept: str, modalities: Sequence[str], near: pa.Table | None = None
+) -> None:
+    """Table `tied(split_key, tied_unit)`: samples that parts of one item, or near duplicates, tie together, directly or
+    by others, are one unit, which falls into one split; those that it does not name are units of their own.
 
     Args:
         kept: SQL of the rows that become samples, joined to their items (`items` under the name of each modality).
         modalities: those whose parts tie.
+        near: the contents that have near duplicates (assets.near_duplicates.GROUPS).
     """
     # Not a UNION of the modalities: DuckDB 2.0.0 takes the first for all, since only their aliases differ.
     first = (
@@ -28,7 +33,11 @@ def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str, modalities: Sequ
     more = ", ".join(f"coalesce([further.item for further in {m}_more], [])" for m in modalities)
     further = f"SELECT split_key, unnest(flatten([{more}]::VARCHAR[][])) AS item_id FROM {kept}"
     used = f"{first} UNION ALL SELECT split_key, sha256 FROM ({further}) JOIN items USING (item_id)"
-    pairs = connection.sql(_PAIRS.format(used=used, parts=_PARTS)).fetchnumpy()
+    pairs = _PAIRS.format(used=used, parts=_PARTS)
+    if near is not None and near.num_rows:
+        connection.register("near", near)
+        pairs += f" UNION SELECT split_key, near FROM ({_contents(kept, modalities)}) JOIN near USING (id)"
+    pairs = connection.sql(pairs).fetchnumpy()
     connection.register("tied", units(pairs["split_key"], pairs["parent"]))
     if not len(pairs["split_key"]):
         return
@@ -37,9 +46,15 @@ def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str, modalities: Sequ
         "GROUP BY tied_unit)"
     ).fetchall()
     if most is not None and 2 * most > total:
-        said = f"parts of the same items tie {most:,} of {total:,} samples (or blocks of them) together, so these fall "
-        said += "into one split; a modality named under align.allow_shared ties nothing"
+        said = f"parts of the same items, or near duplicates, tie {most:,} of {total:,} samples (or blocks of them) "
+        said += "together, so these fall into one split; a modality named under align.allow_shared ties nothing"
         note(connection, Finding("tied_samples", said))
+
+
+def _contents(kept: str, modalities: Sequence[str]) -> str:
+    """SQL of the contents of each sample that is `kept`."""
+    listed = ", ".join(of_sample(m, "id") for m in modalities)
+    return f"SELECT split_key, unnest(flatten([{listed}]::VARCHAR[][])) AS id FROM {kept}"
 
 
 def units(keys: np.ndarray, parents: np.ndarray) -> pa.Table:

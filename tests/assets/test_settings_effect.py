@@ -31,7 +31,7 @@ from assets.sources.files import FilesSource
 from assets.sources.table import TableSource
 from orchestration.definitions import project_definitions
 from orchestration.project import ProjectError, load
-from training.catalog import FEATURIZERS, FILTERS
+from training.catalog import FEATURIZERS, FILTERS, SIGNATURES
 from training.family import Choice
 from training.features import FeatureSettings
 from training.featurizers.embedding import EmbeddingOptions, ImageEmbeddingOptions, SpeechEmbeddingOptions
@@ -457,6 +457,7 @@ PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
     "features": ("features.image.size=9", lambda p: featurizing.make_processor(p).fingerprint("image")),
     "limits": ("limits.max_pixels=9", lambda p: featurizing.make_processor(p).refused_fingerprint("image")),
     "filters": ("filters={image: sharpness}", lambda p: featurizing.make_step(p, "image").fingerprints),
+    "duplicates": ("duplicates={image: off}", lambda p: featurizing.make_step(p, "image").fingerprints),
     "model": ("model.fusion=concat", lambda p: p.model.fusion),
     "training": ("training.epochs=9", lambda p: p.training.epochs),
     "promotion": ("promotion.margin=0.1", lambda p: p.promotion.margin),
@@ -483,6 +484,7 @@ def test_a_section_of_the_project_file_changes_what_it_configures(tiny, override
     assert observe(load(tiny)) != changed
 
 
+SIGNED = [(m, kind) for m in SIGNATURES.kinds for kind in SIGNATURES.names(m)]
 REMOTE = {"endpoint_url", "allow_private", "token_env"}  # in `test_object_store.py`, `test_web.py`, `test_web_ways.py`
 OF_FILES = REMOTE | {"checksum"}  # in `test_checksums.py`
 
@@ -504,6 +506,8 @@ def test_every_field_has_a_case():
         RayEngine.Options: {"address", "workers", "batch_size", "shared_files", "gpus"},
         RangeOptions: {"least", "most"},
         LanguageOptions: {"any_of"},
+        # In `tests/assets/test_near_duplicates.py`:
+        **{key: {"least", "keep"} for key in (type(SIGNATURES.options(Choice(k), m)) for m, k in SIGNED)},
         # In `tests/training/test_pretrained.py`, `test_huggingface.py` and `test_torch_models.py`:
         EmbeddingOptions: {"model", "weights", "tokens", "layer", "batch_size"},
         ImageEmbeddingOptions: {"model", "weights", "tokens", "layer", "batch_size", "crop"},
@@ -520,5 +524,6 @@ def test_every_field_has_a_case():
         assert names == {field.name for field in dataclasses.fields(cls)}, cls
     listed = {type(FEATURIZERS.options(Choice(kind), m)) for m in FEATURIZERS.kinds for kind in FEATURIZERS.names(m)}
     listed |= {type(FILTERS.options(Choice(kind), m)) for m in FILTERS.kinds for kind in FILTERS.names(m)}
+    listed |= {type(SIGNATURES.options(Choice(kind), m)) for m, kind in SIGNED}
     listed |= {type(ENGINES.options(Choice(kind))) for kind in ENGINES.names()}
     assert listed <= {*cases, WorkerOptions}
