@@ -45,6 +45,13 @@ def _common(project: Project, group: str) -> dict[str, Any]:
     }
 
 
+def _retries(project: Project) -> dg.RetryPolicy | None:
+    """Of the steps that read the sources."""
+    if not project.retries.steps:
+        return None
+    return dg.RetryPolicy(project.retries.steps, project.retries.delay, dg.Backoff.EXPONENTIAL)
+
+
 def source_assets(project: Project) -> list[dg.AssetSpec]:
     """What lies outside, and the manifest lists: one asset for each source, which Dagster shows and does not make."""
     return [
@@ -87,6 +94,7 @@ def _manifest(project: Project) -> dg.AssetsDefinition:
         kinds={"deltalake", "parquet"},
         deps=[source_key(project, source) for source in project.sources],
         description="What exists: one row per input item of every source, with its hash, size, time and place.",
+        retry_policy=_retries(project),
         check_specs=[
             dg.AssetCheckSpec(
                 "every_item_listed",
@@ -247,6 +255,7 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
         can_subset=False,
         required_resource_keys={resource_key(name)},
         pool=GPU_POOL if featurizer.runs_model else None,
+        retry_policy=_retries(project),
     )
     def both(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         settings = load_settings(context, name)

@@ -30,9 +30,9 @@ def make_processor(project: Project) -> Processor:
 
 
 # What the present steps and limits refuse of one modality, and (without a fingerprint) what could not be read in this
-# run.
+# run; once, where two runs at once have said so.
 _REFUSED = """
-SELECT * FROM quarantine WHERE modality = $modality
+SELECT DISTINCT * FROM quarantine WHERE modality = $modality
 AND concat(sha256, cut) IN (SELECT concat(sha256, cut) FROM manifest WHERE modality = $modality) AND (
   stage = 'clean' AND (coalesce(fingerprint, $clean) = $clean OR list_contains($limits, fingerprint))
   OR stage = 'featurize' AND fingerprint = $features)

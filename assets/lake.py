@@ -7,7 +7,10 @@ locked and nothing can be half written: a crash leaves whole commits only.
 import atexit
 import functools
 import glob
+import itertools
 import os
+import random
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -41,6 +44,7 @@ MOST_FILES = 64  # a table of more is compacted by the step that has written it
 BATCH_ROWS = 8192  # of a small table that are Python objects at once
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
+_ATTEMPTS = 8  # of a commit that another run's commit is in the way of
 _MEMORY_LIMIT = "4GB"  # of DuckDB; what is more is spilled to disk
 
 
@@ -243,6 +247,24 @@ class Lake:
         if "://" not in self.uri:
             Path(self.uri).mkdir(parents=True, exist_ok=True)
         row_bytes = rows.nbytes // max(1, rows.num_rows)
+        for n in itertools.count():
+            try:
+                return self._commit(name, rows, mode, predicate, note, row_bytes)
+            except DeltaError as error:
+                # Another run has replaced the same rows, added columns, or made the table.
+                if n == _ATTEMPTS or not (isinstance(error, CommitFailedError) or "already exists" in str(error)):
+                    raise
+                time.sleep(random.uniform(0, 0.05 * 2**n))
+
+    def _commit(
+        self,
+        name: str,
+        rows: pa.Table,
+        mode: Any,
+        predicate: str | None,
+        note: Mapping[str, str] | None,
+        row_bytes: int,
+    ) -> None:
         write_deltalake(
             self.table_uri(name),
             rows,

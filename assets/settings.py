@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
 from assets.names import normalize
+from assets.operation_settings import AlertSettings, FreshnessSettings, RetrySettings
 from assets.pairing import PairingSettings
 from assets.source_settings import SourceSettings
 from assets.table_settings import TableSettings
@@ -229,6 +230,12 @@ class Project:
     owners: Strings = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
     schedule: str | None = None  # cron, UTC
     watch: bool = False  # true: the sensor that starts a run when files change is on from the start
+    # Asset, or `all` -> eager: whenever what it is made of is made anew; missing: once, as soon as it can be; or cron,
+    # UTC: then, as soon as what it is made of was made since
+    automation: dict[str, str] = field(default_factory=dict)
+    freshness: FreshnessSettings | None = None
+    retries: RetrySettings = field(default_factory=RetrySettings)
+    alerts: AlertSettings | None = None
     data: str | None = None  # the folder that ${data} stands for in the paths of this file
     lake: str | None = None  # where the tables lie; default: a folder under TRIPTYCH_HOME
     # of a lake on an object store, as deltalake names them: aws_endpoint, aws_region, ...; credentials never

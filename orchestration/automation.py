@@ -1,20 +1,37 @@
-"""What starts a project's job without a person: its schedule, and a sensor that sees new or changed files."""
+"""What starts a project's job, or makes single assets, without a person: its schedule, a sensor that sees new or
+changed files, and conditions of assets. And how fresh assets have to be."""
 
-from typing import Any
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import dagster as dg
 
+from assets.operation_settings import FreshnessSettings
 from assets.settings import Project
 from assets.sources.base import signature_of
 from assets.tables import table_entries
+from orchestration.alerts import alert_sensors
 from orchestration.project import ProjectError, load
 
 SENSOR_SECONDS = 30
+ALL = "all"  # assets, in `automation`
+FRESH = ("samples", "model")  # what `freshness` is said of
 
 
 def automation(project: Project, job: Any) -> tuple[list[dg.ScheduleDefinition], list[dg.SensorDefinition]]:
     """The schedules and sensors of a project; both can be switched on and off in the web UI."""
     check_schedule(project)
+    sensors: list[dg.SensorDefinition] = alert_sensors(project)
+    if project.automation:
+        sensors.append(
+            dg.AutomationConditionSensorDefinition(
+                name=f"{project.name}_automation",
+                target=dg.AssetSelection.key_prefixes(project.name),
+                default_status=dg.DefaultSensorStatus.RUNNING,
+                description="Makes assets as `automation` of the project file says.",
+            )
+        )
     schedules = []
     if project.schedule:
         schedules.append(
@@ -51,17 +68,71 @@ def automation(project: Project, job: Any) -> tuple[list[dg.ScheduleDefinition],
         # Without a run key: Dagster would ignore a change that brings back what was there before.
         return dg.RunRequest()
 
-    return schedules, [files]
+    return schedules, [files, *sensors]
+
+
+Asset = TypeVar("Asset", dg.AssetsDefinition, dg.AssetSpec)
+
+
+def with_conditions(project: Project, assets: Iterable[Asset]) -> list[Asset]:
+    """The assets with the freshness policies and automation conditions that the project file asks for.
+
+    Raises:
+        ProjectError: it names an asset that there is not, or no condition.
+    """
+    listed = list(assets)
+    fresh = None if project.freshness is None else _policy(project.freshness)
+    conditions = {name: _condition(project, name, words) for name, words in project.automation.items()}
+    names = {key.path[-1] for made in listed if isinstance(made, dg.AssetsDefinition) for key in made.keys}
+    for name in conditions:
+        if name not in (*names, ALL):
+            there = ", ".join(sorted(names))
+            raise ProjectError(f"{project.path}: automation.{name} names no asset; there are {ALL}, {there}")
+
+    def adorned(spec: dg.AssetSpec) -> dg.AssetSpec:
+        name = spec.key.path[-1]
+        condition = conditions.get(name, conditions.get(ALL)) if name in names else None
+        spec = spec if condition is None else spec.replace_attributes(automation_condition=condition)
+        is_fresh = fresh is not None and name in FRESH
+        return spec.replace_attributes(freshness_policy=fresh) if is_fresh else spec
+
+    return list(dg.map_asset_specs(adorned, listed))
+
+
+def _policy(freshness: FreshnessSettings) -> dg.FreshnessPolicy:
+    warn = None if freshness.warn_after is None else timedelta(seconds=freshness.warn_after)
+    return dg.FreshnessPolicy.time_window(timedelta(seconds=freshness.fail_after), warn)
+
+
+def _condition(project: Project, name: str, words: str) -> dg.AutomationCondition:
+    if words == "eager":
+        condition = dg.AutomationCondition.eager()
+    elif words == "missing":
+        condition = dg.AutomationCondition.on_missing()
+    elif _is_cron(words):
+        condition = dg.AutomationCondition.on_cron(words)
+    else:
+        raise ProjectError(
+            f"{project.path}: automation.{name} is {words!r}, expected eager, missing or cron such as '0 3 * * *'"
+        )
+    # Dagster's own would go on while a blocking check of what the asset is made of has failed, and wait for the
+    # sources, which it does not make.
+    both = condition & dg.AutomationCondition.all_deps_blocking_checks_passed()
+    return both.ignore(dg.AssetSelection.key_prefixes([project.name, "sources"])).with_label(words)
+
+
+def _is_cron(words: str) -> bool:
+    try:
+        dg.ScheduleDefinition(name="tried", job_name="tried", cron_schedule=words)
+    except dg.DagsterInvalidDefinitionError:
+        return False
+    return True
 
 
 def check_schedule(project: Project) -> None:
     """Raises ProjectError if the schedule is not one that Dagster knows."""
-    try:
-        dg.ScheduleDefinition(name="tried", job_name=project.name, cron_schedule=project.schedule or "@daily")
-    except dg.DagsterInvalidDefinitionError:
-        raise ProjectError(
-            f"{project.path}: schedule is {project.schedule!r}, expected cron such as '0 3 * * *'"
-        ) from None
+    if project.schedule and not _is_cron(project.schedule):
+        raise ProjectError(f"{project.path}: schedule is {project.schedule!r}, expected cron such as '0 3 * * *'")
 
 
 def signature(project: Project) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from filelock import FileLock
 from pydantic import PrivateAttr
 
@@ -17,7 +18,7 @@ from assets.data_assets import data_assets, source_assets
 from assets.model_assets import model_assets
 from assets.resource import resource_key
 from assets.settings import Project
-from orchestration.automation import automation
+from orchestration.automation import automation, with_conditions
 from orchestration.console import lines
 from orchestration.processes import cancel_when_interrupted, hold, wait_for_project, wait_quietly
 from orchestration.project import home, load
@@ -60,10 +61,11 @@ def project_definitions(project: Project) -> dg.Definitions:
         selection=dg.AssetSelection.key_prefixes(project.name),
         description=f"Everything from {project.path.name} to the champion.",
         executor_def=dg.in_process_executor,  # steps share what they import; the trainer is a child anyway
+        tags={MAX_RETRIES_TAG: str(project.retries.runs)} if project.retries.runs else None,  # from the failed step on
     )
     schedules, sensors = automation(project, job)
     return dg.Definitions(
-        assets=[*source_assets(project), *data_assets(project), *model_assets(project)],
+        assets=with_conditions(project, [*source_assets(project), *data_assets(project), *model_assets(project)]),
         asset_checks=asset_checks(project),
         jobs=[job],
         schedules=schedules,

@@ -15,10 +15,10 @@ _BUSY_SECONDS = 30  # that others may keep a database
 
 def recorded_runs(instance: dg.DagsterInstance, project: str) -> list[str]:
     """The ids of the finished runs that made assets of the project, also those of Dagster's own jobs."""
-    return [run.run_id for run in instance.get_runs() if run.is_finished and _is_of(run, project)]
+    return [run.run_id for run in instance.get_runs() if run.is_finished and is_of(run, project)]
 
 
-def _is_of(run: dg.DagsterRun, project: str) -> bool:
+def is_of(run: dg.DagsterRun, project: str) -> bool:
     keys = {*(run.asset_selection or ()), *(check.asset_key for check in run.asset_check_selection or ())}
     return run.job_name == project or any(key.path[0] == project for key in keys)
 
@@ -38,7 +38,7 @@ def forget(instance: dg.DagsterInstance, project: str) -> None:
             file.unlink()
     instance.wipe_assets([key for key in instance.get_asset_keys() if key.path[0] == project])
     for state in instance.all_instigator_state():
-        if state.name in (f"{project}_schedule", f"{project}_files"):
+        if state.name in {f"{project}_{what}" for what in ("schedule", "files", "failures", "refusals", "automation")}:
             # Of a failed look the message, which may name a file.
             instance.purge_ticks(state.instigator_origin_id, state.selector_id, time.time(), list(TickStatus))
 

@@ -71,13 +71,18 @@ def _end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
 
 
 def project_lock(project: Project) -> FileLock:
-    """Held by the run of the project that is at work; raises Timeout at once where another process holds it."""
-    project.folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(project.folder / "run.lock", timeout=0, thread_local=False)
+    """Held by the run of the project that is at work; raises Timeout at once where another process holds it.
+
+    Where the file says where its lake lies, on a disk, the lock lies there: others may use it from another
+    TRIPTYCH_HOME.
+    """
+    folder = Path(project.lake_uri) if project.lake and "://" not in project.lake else project.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "run.lock", timeout=0, thread_local=False)
 
 
 def wait_for_project(project: Project, instance: dg.DagsterInstance, run_id: str) -> FileLock:
-    """Waits while another run of the project is at work; returns the lock that keeps others waiting.
+    """Waits while another run of the project, or on its lake, is at work; returns the lock that keeps others waiting.
 
     Two at once would mix: each step reads the newest tables, and both could move the champion. The later one waits
     rather than fails, since a schedule's run that meets a person's is no fault, and finds most of its work done.

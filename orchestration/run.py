@@ -20,13 +20,15 @@ from assets.dataset import split_counts
 from assets.resource import OF_MLFLOW, resource_key
 from assets.settings import Project
 from orchestration.definitions import project_definitions
+from orchestration.failures import why
 from orchestration.processes import cancel_when_interrupted, free_dead_runs, hold, let_go
 from orchestration.registration import register
 from orchestration.signals import Stopped, came
 from training.files import first_use, write_text
 
 _SETTINGS = importlib.resources.files("orchestration") / "dagster.yaml"
-_QUEUE = "run_queue"  # the section of it with the retries
+# The sections of it with the retries, and what stands in their place.
+_SECTIONS = {"run_queue": ("run_coordinator",), "run_retries": ()}
 _TRAINED = ("baselines", "model")
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}
@@ -52,15 +54,18 @@ def open_instance(home: Path) -> dg.DagsterInstance:
 
 def _retries(text: str) -> str | None:
     """What the settings of a home that was made before there were retries lack; None where they say their own."""
-    ours = _SETTINGS.read_text()
-    section = re.findall(rf"^{_QUEUE}:.*\n(?: .*\n)+", ours, re.MULTILINE)[0]
-    added = ("" if text.endswith("\n") else "\n") + section
+    ours, added = _SETTINGS.read_text(), "" if text.endswith("\n") else "\n"
     try:
-        theirs, both = yaml.safe_load(text), yaml.safe_load(text + added)
+        theirs = yaml.safe_load(text)
+        if not isinstance(theirs, dict):
+            return None
+        for name, others in _SECTIONS.items():
+            if not theirs.keys() & {name, *others}:
+                added += re.findall(rf"^{name}:.*\n(?: .*\n)+", ours, re.MULTILINE)[0]
+        both = yaml.safe_load(text + added)
     except yaml.YAMLError:  # Dagster says what is wrong with them; or they are written so that nothing can be added
         return None
-    is_new = isinstance(theirs, dict) and not theirs.keys() & {_QUEUE, "run_coordinator"}
-    return added if is_new and both == theirs | yaml.safe_load(section) else None
+    return added if added.strip() and both == theirs | yaml.safe_load(added) else None
 
 
 def select(job: dg.JobDefinition, project: str, names: str | None) -> list[dg.AssetKey] | None:
@@ -140,7 +145,7 @@ def run_job(
     finally:
         let_go(run_id)
     if not result.success:
-        raise RunFailed(_why(result)) if came() is None else _stopped(instance, run_id)
+        raise RunFailed(why(result.all_events)) if came() is None else _stopped(instance, run_id)
     return result
 
 
@@ -150,41 +155,6 @@ def _stopped(instance: dg.DagsterInstance, run_id: str) -> Stopped:
     if run is not None and run.status != dg.DagsterRunStatus.CANCELED:
         instance.report_run_canceled(run)
     return Stopped(f"run {run_id[:8]} is CANCELED; what is done is kept, and the same command goes on from there")
-
-
-def _why(result: dg.ExecuteInProcessResult) -> str:
-    """The failed steps and the innermost cause of each, without Dagster's wrapping."""
-    reasons = []
-    for event in result.all_events:
-        evaluated = event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
-        check = event.asset_check_evaluation_data if evaluated else None
-        if check is not None and not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
-            what = check.description or "see its figures above, or in the web UI"
-            reasons.append(f"check {check.check_name} of {check.asset_key.path[-1]} failed: {what}")
-        elif event.is_step_failure:
-            error = _innermost(event.step_failure_data.error)
-            if error is None or error.cls_name != "DagsterAssetCheckFailedError":  # of the check itself, named before
-                reasons.append(f"{event.step_key}: {_words(error) if error else 'failed'}")
-        elif event.is_failure and not event.is_step_event and not reasons:  # before the first step, or between two
-            error = _innermost(event.job_failure_data.error)
-            reasons += [_words(error)] if error else []
-    return "\n".join(reasons) or "the run failed; see the web UI (`triptych ui`)"
-
-
-def _innermost(error: Any) -> Any:
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return error
-
-
-def _words(error: Any) -> str:
-    """What an error says, without its class; where it says nothing, its class and place."""
-    name, _, words = error.message.strip().partition(": ")
-    said = words if error.cls_name and name.rstrip(":").endswith(error.cls_name) else error.message.strip()
-    if said:
-        return said
-    place = " ".join(error.stack[-1].split()) if error.stack else "an unknown place"
-    return f"{error.cls_name}, without a word, in {place}"
 
 
 @dataclass(frozen=True)

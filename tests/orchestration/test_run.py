@@ -126,8 +126,10 @@ def test_a_home_from_before_gets_the_retries_unless_its_settings_say_otherwise(h
             assert config.pool_config.default_pool_limit == 2
             queue = config.run_queue_config
             assert (queue and queue.max_user_code_failure_retries) == retries
+            assert instance.run_retries_enabled == (not before.startswith("{"))
     after = (home / "dagster.yaml").read_text()
-    assert after == before if retries != 10 else after.startswith(before) and after.count("run_queue:") == 1
+    assert after.startswith(before) and after.count("run_queue:") == (before.count("run_queue:") or retries == 10)
+    assert after.count("run_retries:") == (not before.startswith("{"))
 
 
 STATES = ["NOT_STARTED", "STARTING", "STARTED", "CANCELING"]
