@@ -143,6 +143,7 @@ def _samples(project: Project) -> dg.AssetsDefinition:
         kinds={"deltalake", "duckdb"},
         deps=[[*key, "manifest"], *([*key, f"clean_{m}"] for m in project.modalities)],
         description="One row per sample: text, image and speech that belong together, its label and its split.",
+        pool=GPU_POOL if project.pair_filters else None,
     )
     def samples(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         settings = load_settings(context, project.name)

@@ -23,6 +23,7 @@ from assets.labels import label_findings
 from assets.lake import Lake, in_order, open_duckdb, sql_name
 from assets.scan import Scan, scan
 from assets.settings import Project
+from assets.similarity import apply_similarity
 from training import catalog
 from training.schema import MODALITIES
 from training.spec import RunSpec, plan_runs
@@ -127,6 +128,10 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     output = project.make_output()
     aligned = align(manifest, kept, project.align, project.sources, project.root, refused, why, output)
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
+    if project.pair_filters:
+        samples, dissimilar, found = apply_similarity(lake, project, aligned.samples)
+        lake.append("quarantine", [dissimilar])
+        aligned = replace(aligned, samples=samples, findings=[*aligned.findings, *found])
     # Its errors refer to the rows just written.
     validate_samples(aligned.samples, project.align, aligned.findings, output)
     check_columns(aligned.samples, project.model.columns)

@@ -47,7 +47,7 @@ FEATURIZERS = Family(
         },
     },
 )
-# By modality.
+# By modality, and by two of them, of which each sample that has both is judged.
 FILTERS = Family(
     "filter",
     {
@@ -72,6 +72,8 @@ FILTERS = Family(
             "silence": "training.filters.silence:SilenceFilter",
             "speech_share": "training.filters.speech_share:SpeechShareFilter",
         },
+        "text+image": {"similarity": "training.filters.similarity:SimilarityFilter"},
+        "text+speech": {"similarity": "training.filters.similarity:SimilarityFilter"},
     },
 )
 FUSIONS = Family(

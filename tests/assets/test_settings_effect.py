@@ -44,6 +44,7 @@ from training.featurizers.vector import VectorOptions
 from training.featurizers.word_vectors import WordVectorsOptions
 from training.filters.base import RangeOptions
 from training.filters.language import LanguageOptions
+from training.filters.similarity import SimilarityOptions
 from training.media import MediaError
 from training.modalities.image import ImageModality
 from training.processor import Processor
@@ -503,6 +504,7 @@ def test_every_field_has_a_case():
         RayEngine.Options: {"address", "workers", "batch_size", "shared_files", "gpus"},
         RangeOptions: {"least", "most"},
         LanguageOptions: {"any_of"},
+        SimilarityOptions: {"model", "least", "most"},  # in `test_similarity.py`
         # In `tests/training/test_pretrained.py`, `test_huggingface.py` and `test_torch_models.py`:
         EmbeddingOptions: {"model", "weights", "tokens", "layer", "batch_size"},
         ImageEmbeddingOptions: {"model", "weights", "tokens", "layer", "batch_size", "crop"},
