@@ -92,7 +92,7 @@ def scan_sources(lake: Lake, project: Project) -> list[Scan]:
     for source in project.sources:
         is_text = catalog.MODALITIES.load(source.modality).is_text  # which is read in any case
         known = None if is_text else lake.sql(_KNOWN, {"source": source.name})
-        scans.append(scan(source, project.root, known, project.limits))
+        scans.append(scan(source, project.root, known, project.limits, project.cleaning))
     return scans
 
 

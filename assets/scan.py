@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from assets.admission import guard, permit
 from assets.contents import Contents
 from assets.findings import DIFFERING, SHOWN, quoted
 from assets.lake import BATCH_ROWS, open_duckdb
@@ -24,7 +25,7 @@ from assets.sources.base import Entry, SourceError
 from training.credentials import mask_urls
 from training.messages import one_line
 from training.schema import MANIFEST, QUARANTINE
-from training.settings import MediaLimits
+from training.settings import MediaLimits, TextCleaning
 
 _SHOWN = 20  # bad items that an error lists
 
@@ -45,6 +46,7 @@ def scan(
     root: Path,
     previous: pa.Table | None = None,
     limits: MediaLimits | None = None,
+    cleaning: TextCleaning | None = None,
 ) -> Scan:
     """Lists a source.
 
@@ -52,6 +54,7 @@ def scan(
         root: folder that the source's relative paths start from.
         previous: this source's manifest rows of the last scan; what has not changed since is not read again.
         limits: what is larger than `max_bytes` is refused unread.
+        cleaning: says what becomes of personal data.
 
     Raises:
         SourceError: nothing is there, a table or an archive cannot be read as a whole, or `strict` and something is
@@ -62,7 +65,10 @@ def scan(
     if not settings.optional or source.exists():
         with Contents(source, settings.modality, limits or MediaLimits(), previous) as contents:
             for entries in _batches(source.list()):
+                permit(entries, settings.require)
                 contents.fill(entries)
+                if cleaning is not None:
+                    guard(entries, cleaning)
                 seen += len(entries)
                 listed.append(_rows(entries))
             reused = contents.reused

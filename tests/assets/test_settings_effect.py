@@ -380,6 +380,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "SourceSettings.options": (FILES, {"files": "other"}),
     "SourceSettings.segments": ({**FILES, "modality": "speech"}, {"segments": "silence"}),
     "SourceSettings.optional": ({**FILES, "files": "nowhere"}, {"optional": True}),
+    "SourceSettings.require": (LISTED, {"require": {"note": ["grün 1"]}}),
     "SourceSettings.strict": ({**LISTED, "table": "gone.csv"}, {"strict": True}),
 }
 
@@ -490,6 +491,8 @@ REMOTE = {"endpoint_url", "allow_private"}  # in `test_object_store.py` and `tes
 def test_every_field_has_a_case():
     cases = {
         **{cls: set(values) for cls, (_, values) in OPTIONS.items()},
+        # The last three in `tests/training/test_personal_data.py`:
+        TextCleaning: {*OPTIONS[TextCleaning][1], "personal_data", "personal_kinds", "phone_regions"},
         MediaLimits: {"max_bytes", "max_pixels", "max_seconds", "max_characters"},
         AlignSettings: {*ALIGN, "allow_shared", "max_missing", *REMOTE},
         SplitSettings: set(SPLIT),
