@@ -195,7 +195,8 @@ def attach_data(rows: pa.RecordBatch | pa.Table, sources: Mapping[str, Source]) 
     """Manifest rows with a column `data` (large_binary) of their bytes.
 
     Where the bytes cannot be had, or are no longer those that were hashed, `data` is null and `data_error` says why.
-    Texts get their UTF-8 bytes.
+    Texts get their UTF-8 bytes, as the manifest has them: the hash is that of the original, in which personal data may
+    be masked.
 
     Args:
         sources: by name, those that have listed the rows.
@@ -210,10 +211,10 @@ def attach_data(rows: pa.RecordBatch | pa.Table, sources: Mapping[str, Source]) 
                 content = text.encode()
             elif source is not None:
                 content = _joined(source.open(entry))
-            if content is None:
+                if hashlib.sha256(content).hexdigest() != sha256:
+                    error, content = "changed since it was listed; run again", None
+            else:
                 error = f"its source {name!r} is not in the project file; run again"
-            elif hashlib.sha256(content).hexdigest() != sha256:
-                error, content = "changed since it was listed; run again", None
         except (OSError, ValueError) as failure:
             error = f"cannot be read: {failure}"
         data.append(content)

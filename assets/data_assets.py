@@ -152,6 +152,7 @@ def _samples(project: Project) -> dg.AssetsDefinition:
         kinds={"deltalake", "duckdb"},
         deps=[[*key, "manifest"], *([*key, f"clean_{m}"] for m in project.modalities)],
         description="One row per sample: text, image and speech that belong together, its label and its split.",
+        pool=GPU_POOL if project.pair_filters else None,
     )
     def samples(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         settings = load_settings(context, project.name)
@@ -277,10 +278,20 @@ def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[st
         "summary": ", ".join(f"{n:,} {what}" for what, n in shown.items()),
         **table_metadata(lake, f"clean_{modality}"),
         **counts,
+        **_sums(lake, project, modality, key),
         "preview": markdown_table(first_rows(lake, f"clean_{modality}", key, 5)),
         "quarantined_items": markdown_table(refused.slice(0, 20)),
         "warnings": markdown_table(warnings),
     }
+
+
+def _sums(lake: Lake, project: Project, modality: str, key: str) -> dict[str, int]:
+    """What the modality counts in its clean rows (`Modality.counted`)."""
+    if not (counted := project.features.modality(modality).counted):
+        return {}
+    sums = ", ".join(f"coalesce(sum({sql}), 0)::BIGINT AS {name}" for name, sql in counted.items())
+    rows = f"SELECT DISTINCT ON (id) * FROM clean_{modality} WHERE fingerprint = $key"
+    return lake.sql(f"SELECT {sums} FROM ({rows})", {"key": key}).to_pylist()[0]
 
 
 def _features_metadata(lake: Lake, project: Project, modality: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from assets.lake import Lake, in_order, open_duckdb, sql_name
 from assets.near_duplicates import near_groups, write_pairs
 from assets.scan import Scan, scan
 from assets.settings import Project
+from assets.similarity import apply_similarity
 from training import catalog
 from training.schema import MODALITIES
 from training.spec import RunSpec, plan_runs
@@ -94,7 +95,7 @@ def scan_sources(lake: Lake, project: Project) -> list[Scan]:
     for source in project.sources:
         is_text = catalog.MODALITIES.load(source.modality).is_text  # which is read in any case
         known = None if is_text else lake.sql(_KNOWN, {"source": source.name})
-        scans.append(scan(source, project.root, known, project.limits))
+        scans.append(scan(source, project.root, known, project.limits, project.cleaning))
     return scans
 
 
@@ -141,6 +142,10 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     near = tying(near, project)
     aligned = align(manifest, kept, project.align, project.sources, project.root, refused, why, output, near)
     lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
+    if project.pair_filters:
+        samples, dissimilar, found = apply_similarity(lake, project, aligned.samples)
+        lake.append("quarantine", [dissimilar])
+        aligned = replace(aligned, samples=samples, findings=[*aligned.findings, *found])
     # Its errors refer to the rows just written.
     validate_samples(aligned.samples, project.align, aligned.findings, output)
     check_columns(aligned.samples, project.model.columns)

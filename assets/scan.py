@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from assets.admission import guard, permit
 from assets.checksums import hold, without_marks
 from assets.contents import Contents
 from assets.findings import DIFFERING, SHOWN, quoted
@@ -25,7 +26,7 @@ from assets.sources.base import Entry, SourceError
 from training.credentials import mask_urls
 from training.messages import one_line
 from training.schema import MANIFEST, QUARANTINE
-from training.settings import MediaLimits
+from training.settings import MediaLimits, TextCleaning
 
 _SHOWN = 20  # bad items that an error lists
 
@@ -46,6 +47,7 @@ def scan(
     root: Path,
     previous: pa.Table | None = None,
     limits: MediaLimits | None = None,
+    cleaning: TextCleaning | None = None,
 ) -> Scan:
     """Lists a source.
 
@@ -53,6 +55,7 @@ def scan(
         root: folder that the source's relative paths start from.
         previous: this source's manifest rows of the last scan; what has not changed since is not read again.
         limits: what is larger than `max_bytes` is refused unread.
+        cleaning: says what becomes of personal data.
 
     Raises:
         SourceError: nothing is there, a table or an archive cannot be read as a whole, or `strict` and something is
@@ -65,9 +68,12 @@ def scan(
         known = None if previous is None else without_marks(previous)
         with Contents(source, settings.modality, limits or MediaLimits(), known) as contents:
             for entries in _batches(source.list()):
+                permit(entries, settings.require)
                 contents.fill(entries)
                 for entry in entries if marks else ():
                     entry.etag = marks.get(entry.uri, entry.etag)
+                if cleaning is not None:
+                    guard(entries, cleaning)
                 seen += len(entries)
                 listed.append(_rows(entries))
             reused = contents.reused

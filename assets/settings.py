@@ -28,6 +28,7 @@ from training.settings import (
     MediaLimits,
     ModelSettings,
     PromotionSettings,
+    TextCleaning,
     TrainingSettings,
     choose,
     complete,
@@ -151,7 +152,9 @@ def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str,
     """Checked; the project file may say one filter without a list."""
     filters = {}
     for modality, section in sections.items():
-        check(modality in modalities, "filters", modality, f"modalities of the sources ({', '.join(modalities)})")
+        pairs = [pair for pair in FILTERS.kinds if "+" in pair and set(pair.split("+")) <= set(modalities)]
+        expected = f"modalities of the sources, or two of them ({', '.join((*modalities, *pairs))})"
+        check(modality in (*modalities, *pairs), "filters", modality, expected)
         listed = section if isinstance(section, list | tuple) else [section]
         try:
             choices = tuple(FILTERS.choose(item, modality) for item in listed)
@@ -163,6 +166,8 @@ def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str,
             raise ValueError(f"filters.{modality}: {error}") from None
         kinds = [choice.kind for choice in choices]
         check(len(set(kinds)) == len(kinds), f"filters.{modality}", kinds, "each kind once")
+        expected = "similarity alone: it judges samples, not items"
+        check(modality in modalities or kinds == ["similarity"], f"filters.{modality}", kinds, expected)
         filters[modality] = choices
     return filters
 
@@ -218,7 +223,8 @@ class Project:
     align: AlignSettings
     features: FeatureSettings = field(default_factory=FeatureSettings)
     limits: MediaLimits = field(default_factory=MediaLimits)
-    # Modality -> filters (`training.catalog.FILTERS`, a tuple of Choice) that decide what of it samples may have.
+    # Modality -> filters (`training.catalog.FILTERS`, a tuple of Choice) that decide what of it samples may have; two,
+    # such as text+image -> filters that decide which samples with both there may be.
     filters: dict[str, Any] = field(default_factory=dict)
     # Modality -> what near duplicates are told by (`training.catalog.SIGNATURES`, a Choice), or OFF.
     duplicates: dict[str, Any] = field(default_factory=dict)
@@ -377,9 +383,16 @@ class Project:
         cut = None if source.segments is None else source.segments.plain()
         check(cut is None, f"source {source.name!r}: segments", cut, f"none: {because}, and they are not cut")
         check(source.use == "samples", f"source {source.name!r}: use", source.use, f"samples: {because}, no recordings")
-        kinds = [choice.kind for choice in self.filters.get(modality, ())]
+        kinds = [c.kind for name, listed in self.filters.items() if modality in name.split("+") for c in listed]
         check(not kinds, f"filters.{modality}", kinds, f"none: {because}, and filters judge media and texts")
         return source.of_vectors()
+
+    @property
+    def cleaning(self) -> TextCleaning | None:
+        """How texts are cleaned; None: they are vectors."""
+        texts = (m for m in MODALITIES if catalog.MODALITIES.load(m).is_text)
+        options = (self.features.modality(m).options for m in texts)
+        return next((one for one in options if isinstance(one, TextCleaning)), None)
 
     @property
     def root(self) -> Path:
@@ -416,6 +429,15 @@ class Project:
         """Whether of near duplicates of a modality only one becomes samples."""
         signed = self.signature_of(modality)
         return signed is not None and signed[1].options.keep == "one"
+
+    @property
+    def pair_filters(self) -> dict[str, Filter]:
+        """Two modalities, such as text+image -> the filter of samples that have both."""
+        return {
+            name: FILTERS.make(choices[0], scope=name)
+            for name, choices in self.filters.items()
+            if "+" in name and choices
+        }
 
     def segments_of(self, modality: str) -> dict[str, "Segments"]:
         """What finds the parts of items of a modality, by what the manifest calls it."""

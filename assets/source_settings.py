@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from training import catalog
 from training.credentials import mask
 from training.family import Choice
 from training.schema import MODALITIES
-from training.validation import FORBID_EXTRA, validated
+from training.validation import FORBID_EXTRA, Names, validated
 
 if TYPE_CHECKING:  # a source's module reads tables, and needs these settings
     from assets.segments.base import Segments
@@ -38,6 +38,9 @@ class SourceSettings:
     use: Literal["samples", "noise"] = "samples"
     optional: bool = False  # true: that there is nothing is no error
     segments: Choice | None = None  # how its items are cut (`assets.catalog.SEGMENTS`); null: each is one content
+    # column of its table, or of its path -> the values that permit the use of a row; without one of them it is
+    # quarantined, unread
+    require: dict[str, Names] = field(default_factory=dict)
     strict: bool = False  # true: an item that cannot be read fails the run instead of going to quarantine
 
     vectors = False  # its items are vectors, as the features of its modality say: no setting of its own

@@ -11,6 +11,7 @@ from assets import featurizing, pipeline
 from assets.lake import Lake, sql_among, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP
 from assets.settings import Project
+from assets.similarity import pairs_of
 from orchestration.search import embedding_fingerprint
 from training.schema import MODALITIES, TABLES
 
@@ -89,6 +90,7 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
     """
     needed: dict[str, set[Key]] = {"measurements": set(), "signatures": set(), "embeddings": set()}
     tags = [s.tags for s in kept]
+    pairs = [pair.keys(featurizing.make_processor(project)) for pair in pairs_of(project)]
     for modality in MODALITIES:
         now = featurizing.make_step(project, modality).fingerprints if modality in project.modalities else None
         listed = f"""
@@ -111,6 +113,7 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
         measures = [key for step, key in (now or {}).items() if step not in (CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP)]
         needed["signatures"] |= {(id, now[SIGNATURE_STEP]) for id in ids if now and SIGNATURE_STEP in now}
         needed["embeddings"] |= {(id, embedding_fingerprint(of, modality)) for id in current for of in tags}
+        needed["embeddings"] |= {(id, pair[modality]) for pair in pairs if modality in pair for id in current}
         needed["measurements"] |= {(id, key) for id in ids for key in measures}
     return needed
 

@@ -141,12 +141,16 @@ def _artifacts(project: Project) -> list[Finding]:
 
 
 def check_pretrained(project: Project) -> None:
-    """Raises ValueError where the language model, or a pretrained encoder in the model, cannot do what is asked of
-    it."""
+    """Raises ValueError where the language model, a pretrained encoder in the model, or the model of a filter cannot do
+    what is asked of it."""
     if project.model.llm.model != TINY:
         from training.llm import check_llm
 
         check_llm(project.model.llm, project.make_output(), project.training.packing)
+    for name, rule in project.pair_filters.items():
+        from training import two_towers
+
+        two_towers.load(rule.options.model, tuple(name.split("+")))
     encoders = {m: encoder for m, encoder in project.model.encoders.items() if encoder.kind in PRETRAINED_ENCODERS}
     if encoders:
         from training.building import check_encoders

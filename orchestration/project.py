@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from assets.settings import Project
-from training.catalog import PRETRAINED_ENCODERS
+from training.catalog import FILTERS, PRETRAINED_ENCODERS
 from training.credentials import has_password, is_signed, mask, to_environment
 from training.family import Choice, is_own
 from training.settings import TINY
@@ -99,6 +99,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
             encoders={m: _encoder_beside(path, encoder) for m, encoder in project.model.encoders.items()},
         ),
         features=project.features.located(lambda name: _beside(path, name, "bytes")),
+        filters={name: [_filter_beside(path, name, one) for one in listed] for name, listed in project.filters.items()},
         sources=tuple(source.located(lambda name: _beside(path, name, "")) for source in project.sources),
     )
 
@@ -196,6 +197,13 @@ def _beside(path: Path, name: str, ours: str) -> str:
     """
     place = path.parent / name
     return str(place.resolve()) if name != ours and place.exists() else name
+
+
+def _filter_beside(path: Path, name: str, choice: Choice) -> Choice:
+    """With its model found beside the project file, where it names one."""
+    located = FILTERS.load(choice.kind, name).located
+    options = {n: _beside(path, v, "") if n in located else v for n, v in choice.options.items()}
+    return Choice(choice.kind, options)
 
 
 def _encoder_beside(path: Path, encoder: Choice) -> Choice:

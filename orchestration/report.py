@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from jinja2 import Environment, select_autoescape
 
 from assets.evaluation import STANDINGS
@@ -170,10 +169,9 @@ def timing(lake: Lake) -> dict[str, Any]:
 
 
 def _refused(lake: Lake, project: Project) -> dict[str, Any]:
-    """What did not pass, by reason."""
+    """What did not pass, and why."""
     from assets.pipeline import quarantined
+    from orchestration.dropped import dropped
 
-    refused: pa.Table = quarantined(lake, project)
-    counted = refused.group_by(["stage", "outcome", "reason"]).aggregate([([], "count_all"), ("message", "min")])
-    counted = counted.rename_columns({"count_all": "n", "message_min": "example"}).sort_by([("n", "descending")])
-    return {"quarantine": counted[:30].to_pylist(), "refused": refused.num_rows}
+    refused = quarantined(lake, project)
+    return {"losses": dropped(lake, project, refused), "refused": refused.num_rows}

@@ -49,7 +49,7 @@ FEATURIZERS = Family(
         },
     },
 )
-# By modality.
+# By modality, and by two of them, of which each sample that has both is judged.
 FILTERS = Family(
     "filter",
     {
@@ -74,6 +74,8 @@ FILTERS = Family(
             "silence": "training.filters.silence:SilenceFilter",
             "speech_share": "training.filters.speech_share:SpeechShareFilter",
         },
+        "text+image": {"similarity": "training.filters.similarity:SimilarityFilter"},
+        "text+speech": {"similarity": "training.filters.similarity:SimilarityFilter"},
     },
 )
 # By modality.

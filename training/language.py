@@ -12,11 +12,13 @@ import threading
 import unicodedata
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import regex
 
+from training import personal_data
 from training.media import MediaError
 from training.settings import TextCleaning
 from training.stop_words import is_stop_word, stop_words
@@ -74,6 +76,7 @@ class CleanText:
     said_language: str  # as the settings say it: a code, or "auto"
     notes: tuple[str, ...]  # what normalising changed
     controls: int = 0  # characters that were taken out and are none, such as NUL
+    personal_data: Mapping[str, int] = field(default_factory=dict)  # kind -> how many were masked
 
     @functools.cached_property
     def language(self) -> str:
@@ -97,13 +100,13 @@ class CleanText:
 
 
 def clean_text(raw: str, settings: TextCleaning) -> CleanText:
-    """Normalised text; raises MediaError("empty") where nothing is left.
+    """Normalised text; raises MediaError: "empty" where nothing is left, "personal_data" where the settings refuse it.
 
     Line breaks stay (one for several), other runs of white space become one space.
     """
     notes = []
     text, broken = _SURROGATE.subn("\ufffd", raw)
-    before, invisible, repaired = "", 0, False
+    before, invisible, repaired, found = "", 0, False, Counter[str]()
     while text != before:  # each step may bring together what another one changes
         before, text = text, repair_encoding(text)
         repaired |= text != before
@@ -112,8 +115,14 @@ def clean_text(raw: str, settings: TextCleaning) -> CleanText:
         text, removed = _INVISIBLE.subn("", text)
         invisible += removed
         text = "\n".join(_SPACE.sub(" ", line) for line in _LINE_BREAK.split(text.strip()))
+        if settings.personal_data != "keep":
+            text, masked = personal_data.mask(text, settings.personal_kinds, settings.phone_regions)
+            found += masked
         if settings.lowercase:
             text = text.lower()
+    if found and settings.personal_data == "quarantine":
+        advice = "take it out, or set features.text.personal_data to mask"
+        raise MediaError("personal_data", f"the text holds personal data ({personal_data.said(found)}): {advice}")
     if not text:
         raise MediaError("empty", "the text is empty" if not raw else "the text is only white space and controls")
     if repaired:
@@ -123,7 +132,7 @@ def clean_text(raw: str, settings: TextCleaning) -> CleanText:
     if broken or "\ufffd" in text:
         notes.append(f"{text.count(chr(0xFFFD))} replacement characters: the text was decoded wrongly before")
     controls = len(_CONTROL.findall(raw)) if invisible else 0
-    return CleanText(text, len(raw), settings.language, tuple(notes), controls)
+    return CleanText(text, len(raw), settings.language, tuple(notes), controls, found)
 
 
 def detect_language(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from training.adaptation import Adaptation
 from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, PRETRAINED_ENCODERS
 from training.family import Choice, Family
+from training.personal_data import KINDS
 from training.prompt import Chat, columns, named, read_prompt
 from training.validation import FORBID_EXTRA, OneOrMore, Strings, Word, check, to_dict, validated
 
@@ -60,6 +61,18 @@ class TextCleaning:
     form: Literal["NFC", "NFKC", "none"] = "NFC"
     language: str = "auto"  # ISO 639-1 code, or "auto": found for each text
     lowercase: bool = False
+    # What becomes of personal data (`training.personal_data`): mask puts [EMAIL], [PHONE], ... in their place, in the
+    # other columns of tables, too; quarantine refuses the text.
+    personal_data: Literal["keep", "mask", "quarantine"] = "keep"
+    personal_kinds: Strings = KINDS
+    phone_regions: Strings = ()  # ISO 3166: whose numbers are found without +49 before them, too
+
+    def __post_init__(self) -> None:
+        for kind in self.personal_kinds:
+            check(kind in KINDS, "personal_kinds", kind, f"kinds of personal data ({', '.join(KINDS)})")
+        for region in self.phone_regions:
+            is_code = len(region) == 2 and region.isascii() and region.isupper()
+            check(is_code, "phone_regions", region, "ISO 3166 codes of countries, such as US")
 
 
 @dataclass(frozen=True, kw_only=True)

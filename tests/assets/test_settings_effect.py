@@ -44,6 +44,7 @@ from training.featurizers.vector import VectorOptions
 from training.featurizers.word_vectors import WordVectorsOptions
 from training.filters.base import RangeOptions
 from training.filters.language import LanguageOptions
+from training.filters.similarity import SimilarityOptions
 from training.media import MediaError
 from training.modalities.image import ImageModality
 from training.processor import Processor
@@ -379,6 +380,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "SourceSettings.options": (FILES, {"files": "other"}),
     "SourceSettings.segments": ({**FILES, "modality": "speech"}, {"segments": "silence"}),
     "SourceSettings.optional": ({**FILES, "files": "nowhere"}, {"optional": True}),
+    "SourceSettings.require": (LISTED, {"require": {"note": ["grün 1"]}}),
     "SourceSettings.strict": ({**LISTED, "table": "gone.csv"}, {"strict": True}),
 }
 
@@ -492,6 +494,8 @@ OF_FILES = REMOTE | {"checksum"}  # in `test_checksums.py`
 def test_every_field_has_a_case():
     cases = {
         **{cls: set(values) for cls, (_, values) in OPTIONS.items()},
+        # The last three in `tests/training/test_personal_data.py`:
+        TextCleaning: {*OPTIONS[TextCleaning][1], "personal_data", "personal_kinds", "phone_regions"},
         MediaLimits: {"max_bytes", "max_pixels", "max_seconds", "max_characters"},
         AlignSettings: {*ALIGN, "allow_shared", "max_missing", *REMOTE},
         SplitSettings: set(SPLIT),
@@ -508,6 +512,7 @@ def test_every_field_has_a_case():
         LanguageOptions: {"any_of"},
         # In `tests/assets/test_near_duplicates.py`:
         **{key: {"least", "keep"} for key in (type(SIGNATURES.options(Choice(k), m)) for m, k in SIGNED)},
+        SimilarityOptions: {"model", "least", "most"},  # in `test_similarity.py`
         # In `tests/training/test_pretrained.py`, `test_huggingface.py` and `test_torch_models.py`:
         EmbeddingOptions: {"model", "weights", "tokens", "layer", "batch_size"},
         ImageEmbeddingOptions: {"model", "weights", "tokens", "layer", "batch_size", "crop"},

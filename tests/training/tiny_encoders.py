@@ -110,14 +110,15 @@ def _ast() -> tuple:
 
 
 def _clap() -> tuple:
-    audio = {"hidden_size": 32, "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [2, 2],
+    audio = {"hidden_size": 16, "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [2, 2],
              "num_hidden_layers": 2, "spec_size": 64, "num_mel_bins": 16, "window_size": 4}  # fmt: skip
     config = hf.ClapConfig(
         text_config=_LAYERS | {"vocab_size": 300, "max_position_embeddings": 24, "pad_token_id": 0},
         audio_config=audio,
         projection_dim=8,
     )
-    return hf.ClapModel(config), hf.ClapFeatureExtractor(feature_size=16, max_length_s=2, truncation="rand_trunc")
+    extractor = hf.ClapFeatureExtractor(feature_size=16, max_length_s=2, truncation="rand_trunc")
+    return hf.ClapModel(config), extractor, _tokenizer()
 
 
 def _torchvision() -> tuple:

@@ -21,6 +21,7 @@ class Filter(ABC):
 
     version: ClassVar[int] = 0  # of `measure`; 0: the clean table says enough
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions decide what is measured
+    located: ClassVar[tuple[str, ...]] = ()  # options that name a model: a local folder may be relative
     value: ClassVar[str | None] = None
 
     def __init__(self, options: Any = None) -> None:

@@ -102,9 +102,18 @@ class Modality(ABC):
         return None
 
     @property
+    def counted(self) -> Mapping[str, str]:
+        """What people are told how much of it there is -> SQL over the clean table, summed over its rows."""
+        return {}
+
+    @property
     def raw_type(self) -> pa.DataType:
         """Of an item as it comes, in a table of raw rows."""
         return pa.large_string() if self.is_text else pa.large_binary()
+
+    def sketch(self, content: Any) -> np.ndarray | str | None:
+        """What a person is shown of a content: pixels uint8 (H, W, 3) or (H, W), or words; None: there is nothing."""
+        return None
 
     def draw(self, tensor: np.ndarray) -> np.ndarray:
         """The tensor `picture` as pixels uint8: (H, W, 3), or (H, W) for what has no colours of its own."""

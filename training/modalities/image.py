@@ -14,6 +14,8 @@ from training.media import SUFFIX_FORMATS
 from training.modalities.base import Modality
 from training.settings import ImageAugmentation, MediaLimits
 
+_SKETCH = 320  # pixels of the long side
+
 
 class ImageModality(Modality):
     name = "image"
@@ -77,6 +79,11 @@ class ImageModality(Modality):
     def example(self) -> bytes:
         """A gradient, as PNG."""
         return _png(np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4)
+
+    def sketch(self, content: Image) -> np.ndarray:
+        picture = PIL.Image.fromarray(content.array)
+        picture.thumbnail((_SKETCH, _SKETCH))
+        return np.asarray(picture)
 
     def draw(self, tensor: np.ndarray) -> np.ndarray:
         pixels_CHW = np.repeat(tensor, 3, axis=0) if tensor.shape[0] == 1 else tensor

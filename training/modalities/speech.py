@@ -1,6 +1,7 @@
 """Speech: recordings of any format that libsndfile reads, mono, as float32 (`training.recordings`)."""
 
 import io
+import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from training.settings import MediaLimits, SpeechAugmentation
 from training.spans import SECOND, span
 
 _BLOCK = 2**20  # samples
+_SKETCH = 96, 320  # pixels, height and width
 
 
 class SpeechModality(Modality):
@@ -92,6 +94,15 @@ class SpeechModality(Modality):
         waveform = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4000) / 8000)
         soundfile.write(tone, waveform, 8000, format="WAV", subtype="PCM_16")
         return tone.getvalue()
+
+    def sketch(self, content: Speech) -> np.ndarray:
+        """The waveform: how far it reaches in each of as many stretches as there are columns."""
+        height, width = _SKETCH
+        edges = np.linspace(0, content.frames, width + 1).astype(int)
+        parts = [content.waveform[a : max(b, a + 1)] for a, b in itertools.pairwise(edges)]
+        middle, rows = (height - 1) / 2, np.arange(height)[:, None]
+        high, low = (np.array([end(part) for part in parts]) * middle for end in (np.max, np.min))
+        return np.where((rows >= middle - high - 0.5) & (rows <= middle - low + 0.5), 60, 244).astype(np.uint8)
 
     def draw(self, tensor: np.ndarray) -> np.ndarray:
         """A spectrogram, low frequencies below."""

@@ -1,11 +1,14 @@
 """Text: normalised, its language found, segmented into words (`training.language`)."""
 
 import unicodedata
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from training import personal_data
 from training.media import too_large
+from training.messages import one_line
 from training.modalities.base import Modality
 from training.settings import MediaLimits, TextCleaning
 
@@ -58,9 +61,22 @@ class TextModality(Modality):
     def nbytes(self, content: Any) -> int:
         return 4 * len(content.text)
 
+    def sketch(self, content: Any) -> str:
+        return one_line(content.text, 200)
+
     def example(self) -> bytes:
         return b"What do you see?"
 
     def identity(self) -> Any:
-        """The version of the character database, which decides normalisation."""
-        return unicodedata.unidata_version
+        """The version of the character database, which decides normalisation; and what finds personal data."""
+        if self.options.personal_data == "keep":
+            return unicodedata.unidata_version
+        return [unicodedata.unidata_version, personal_data.identity()]
+
+    @property
+    def counted(self) -> Mapping[str, str]:
+        if self.options.personal_data != "mask":
+            return {}
+        signs = {kind: f"[{kind.lower() if self.options.lowercase else kind.upper()}]" for kind in personal_data.KINDS}
+        without = {kind: f"length(replace(text, '{sign}', ''))" for kind, sign in signs.items()}
+        return {f"masked_{kind}": f"(length(text) - {without[kind]}) // {len(signs[kind])}" for kind in signs}

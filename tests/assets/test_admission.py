@@ -1,0 +1,121 @@
+"""Personal data do not enter the lake where they are masked; rows that permit no use are not read."""
+
+import json
+
+import pytest
+
+from assets import featurizing, pipeline
+from assets.asset_checks import check_balance
+from assets.data_assets import _clean_metadata
+from orchestration.project import ProjectError, load
+from training.processor import Processor
+from training.schema import TABLES
+
+SECRETS = ("anna@example.org", "4111 1111 1111 1111", "+1 202-555-0143")
+
+
+def data_side(project):
+    lake = pipeline.open_lake(project)
+    pipeline.write_manifest(lake, project)
+    for modality in project.modalities:
+        featurizing.process_modality(lake, project, modality)
+    pipeline.write_samples(lake, project)
+    pipeline.write_dataset(lake, project)
+    return lake
+
+
+def plant(path):
+    """Personal data in three questions, in a column beside them, and in one of another source."""
+    questions = path.parent / "questions.csv"
+    text = questions.read_text().replace("id,question,answer", "id,question,answer,from")
+    lines = [
+        f"{line},{SECRETS[0] if n == 1 else 'somebody'}" if n else line for n, line in enumerate(text.splitlines())
+    ]
+    for n, secret in enumerate(SECRETS):
+        lines[n + 1] = lines[n + 1].replace("Is it", f"Ask {secret}: is it")
+    questions.write_text("\n".join(lines) + "\n")
+    recordings = path.parent / "recordings.csv"
+    recordings.write_text(recordings.read_text().replace("speaker0", SECRETS[2]))
+
+
+def holds(folder, secrets):
+    """Files in a folder that hold one of these, as they are."""
+    return [
+        path for path in folder.rglob("*") if path.is_file() and any(s.encode() in path.read_bytes() for s in secrets)
+    ]
+
+
+def test_masked_originals_are_nowhere_in_the_lake_and_the_server_masks_the_same(tiny, home):
+    plant(tiny)
+    project = load(tiny, ["features.text={personal_data: mask}"])
+    lake = data_side(project)
+    for name in TABLES:
+        said = json.dumps(lake.sql(f"SELECT * FROM {name}").to_pylist(), default=str)
+        assert not any(secret in said for secret in SECRETS), name
+    assert holds(home / "projects", SECRETS) == []
+    texts = lake.sql(
+        "SELECT m.text AS kept, c.text AS clean FROM manifest m JOIN clean_text c ON sha256 = id"
+    ).to_pylist()
+    masked = sorted(row["clean"] for row in texts if "[" in row["clean"])
+    assert masked == ["Ask [CARD]: is it bright? (1)", "Ask [EMAIL]: is it bright? (0)", "Ask [PHONE]: is it high? (2)"]
+    assert all(row["kept"] == row["clean"] for row in texts if "[" in row["clean"])
+    processor = Processor(project.features, project.limits)
+    assert processor.row(text=f"Ask {SECRETS[0]}: is it bright? (0)")["text"]["text"] == masked[1]
+    counts = _clean_metadata(lake, project, "text", {})
+    assert {name: n for name, n in counts.items() if name.startswith("masked_") and n} == {
+        "masked_email": 1, "masked_card": 1, "masked_phone": 1
+    }  # fmt: skip
+    groups = {
+        json.loads(row)["speaker"]
+        for row in lake.sql("SELECT groups FROM samples")["groups"].to_pylist()
+        if row != "{}"
+    }
+    assert len(groups) == 20 and sum("[PHONE " in group for group in groups) == 1, "the group stays one"
+    assert check_balance(lake, project).passed
+    versions = {name: lake.version(name) for name in ("clean_text", "text_features")}
+    data_side(project)
+    assert {name: lake.version(name) for name in versions} == versions, "a second run makes nothing anew"
+
+
+def test_texts_with_personal_data_are_quarantined_without_them(tiny, home):
+    plant(tiny)
+    project = load(tiny, ["features.text={personal_data: quarantine, personal_kinds: [email, card]}"])
+    lake = data_side(project)
+    refused = lake.sql("SELECT stage, reason, message FROM quarantine WHERE reason = 'personal_data'").to_pylist()
+    assert len(refused) == 2 and {row["stage"] for row in refused} == {"manifest"}
+    assert any("questions.csv line 2: the text holds personal data" in row["message"] for row in refused)
+    assert holds(home / "projects", SECRETS[:2]) == []
+    assert check_balance(lake, project).passed
+    lake = data_side(load(tiny))
+    assert (
+        lake.sql("SELECT count(*) AS n FROM clean_text WHERE contains(text, $s)", {"s": SECRETS[0]})["n"][0].as_py()
+        == 1
+    )
+
+
+def test_rows_that_permit_no_use_are_quarantined_and_a_changed_rule_decodes_nothing(tiny, monkeypatch):
+    recordings = tiny.parent / "recordings.csv"
+    lines = recordings.read_text().splitlines()
+    licences = ["licence,consent", "CC0-1.0,yes", "CC-BY-4.0,yes", "CC0-1.0,no", ",yes"]
+    said = [licences[n] if n < len(licences) else "CC0-1.0,yes" for n in range(len(lines))]
+    recordings.write_text("\n".join(f"{line},{more}" for line, more in zip(lines, said, strict=True)) + "\n")
+    rule = "sources.1.require={licence: [CC0-1.0, CC-BY-4.0], consent: yes}"
+    project = load(tiny, [rule])
+    assert project.sources[1].require == {"licence": ("CC0-1.0", "CC-BY-4.0"), "consent": ("yes",)}
+    lake = data_side(project)
+    query = "SELECT stage, outcome, message FROM quarantine WHERE reason = 'not_permitted' ORDER BY row"
+    refused = lake.sql(query).to_pylist()
+    assert {(row["stage"], row["outcome"]) for row in refused} == {("manifest", "quarantined")}
+    assert [row["message"].partition("wav: ")[2] for row in refused] == [
+        "consent is 'no', and the source requires yes",
+        "licence is empty or not there, and the source requires CC0-1.0 or CC-BY-4.0",
+    ]
+    assert check_balance(lake, project).passed
+    stricter = load(tiny, ["sources.1.require={licence: CC0-1.0, consent: yes}"])
+    lake = data_side(stricter)
+    assert lake.sql(query).num_rows == 3 and check_balance(lake, stricter).passed
+    version = lake.version("clean_speech")
+    lake = data_side(project)
+    assert lake.version("clean_speech") == version, "what is permitted again was decoded before"
+    with pytest.raises(ProjectError, match="require"):
+        load(tiny, ["sources.1.require={licence: []}"])
