@@ -34,10 +34,14 @@ from training.schema import BEST, PARTS
 _BATCH = 64  # rows that are decoded and answered together
 
 
-def answers_schema(answer: pa.DataType) -> pa.Schema:
+X_M = b"x_m"  # in the metadata of ROWS: the answers shall say it, too; code of a version that does not know it does not
+
+
+def answers_schema(answer: pa.DataType, with_x_m: bool = False) -> pa.Schema:
     """Of ANSWERS; a prediction has the output's type (`training.outputs.base.Output.arrow_type`)."""
     columns = {"sample_id": pa.string(), "prediction": answer, "error": pa.string()}
-    return pa.schema({**columns, "probability": pa.float64(), "best": BEST, "parts": PARTS})
+    columns |= {"probability": pa.float64(), "best": BEST, "parts": PARTS}
+    return pa.schema({**columns, **({"x_m": pa.list_(pa.float32())} if with_x_m else {})})
 
 
 class Answerer:
@@ -96,6 +100,11 @@ class Answerer:
         parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
         return [a for part in parts for a in self._model.scored_answers(self._collate(part), self._tokenizer)]
 
+    def x_m(self, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+        """Where the model places each row: `FusionModel.pooled_x_m`."""
+        parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+        return [place for part in parts for place in self._model.pooled_x_m(self._collate(part)).tolist()]
+
 
 def bundle_of(model: Path) -> Path:
     """The bundle in the folder of a logged model; a folder that is none is taken as the bundle itself."""
@@ -117,13 +126,14 @@ def score(model: Path, rows: Path, answers: Path) -> None:
     answerer = Answerer(bundle_of(model))
     file = pq.ParquetFile(rows)
     groups = ([group] for group in range(file.num_row_groups))
-    schema = answers_schema(answerer.output.arrow_type)
+    with_x_m = X_M in (file.schema_arrow.metadata or {})
+    schema = answers_schema(answerer.output.arrow_type, with_x_m)
     with pq.ParquetWriter(answers, schema) as writer:
         for batch in chain.from_iterable(file.iter_batches(_BATCH, group) for group in groups):
-            writer.write_table(pa.Table.from_pylist(answer_batch(answerer, batch.to_pylist()), schema))
+            writer.write_table(pa.Table.from_pylist(answer_batch(answerer, batch.to_pylist(), with_x_m), schema))
 
 
-def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]], with_x_m: bool = False) -> list[dict[str, Any]]:
     """Rows of ANSWERS for raw rows."""
     from training.data import named_columns
 
@@ -140,6 +150,8 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[
     for number, answer in zip(read, answerer(list(read.values())), strict=True):
         results[number] |= {"prediction": answer.prediction, "probability": answer.probability}
         results[number] |= {"best": answer.best_rows(), "parts": answer.part_rows()}
+    for number, place in zip(read, answerer.x_m(list(read.values())) if with_x_m else (), strict=with_x_m):
+        results[number]["x_m"] = place
     return results
 
 
