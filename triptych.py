@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from orchestration.inspection import Check, Status
     from orchestration.run import Summary
     from orchestration.search import Found
+    from orchestration.traced import Traced
 
 __all__ = ["Model", "Project", "open"]
 
@@ -83,11 +84,20 @@ class Project:
         with open_instance(self.settings.home) as instance:
             return summary(self.settings, run_job(self.settings, instance, select, self.overrides))
 
-    def sql(self, query: str) -> "pa.Table":
-        """DuckDB over its tables: manifest, clean_*, quarantine, samples, *_features, dataset."""
-        from assets.pipeline import open_lake
+    def sql(self, query: str, snapshot: str | None = None) -> "pa.Table":
+        """DuckDB over its tables: manifest, clean_*, quarantine, samples, *_features, dataset.
 
-        return open_lake(self.settings).sql(query)
+        Args:
+            snapshot: fingerprint of a dataset; the tables are those that it was made of.
+
+        Raises:
+            ValueError: there is no such snapshot.
+        """
+        from assets.pipeline import open_lake
+        from assets.snapshots import as_of
+
+        lake = open_lake(self.settings)
+        return (lake if snapshot is None else as_of(lake, snapshot)).sql(query)
 
     def table(self, name: str) -> "pa.Table":
         """All rows of one table. Raises ValueError: there is none of that name."""
@@ -112,6 +122,21 @@ class Project:
         from orchestration.search import search
 
         return search(self.settings, _files(inputs, (), self.settings.align.places), k, find, version)
+
+    def trace(self, name: str, version: str | None = None, k: int = 5) -> "Traced":
+        """From an answer, a test sample or an item to model, dataset, rows and raw files (`orchestration.traced`).
+
+        Args:
+            name: the id of an answer or a sample; of an item its id, key, hash or path.
+            version: of the model whose test row a sample was; default: the champion, or the newest.
+            k: how many of the nearest training rows.
+
+        Raises:
+            ValueError: nothing is called that, or there is no such version.
+        """
+        from orchestration.trace import trace
+
+        return trace(self.settings, name, version, k)
 
     def model(self, version: str = "champion") -> "Model":
         """A registered version of its model, by number or alias. Raises ValueError: there is none."""

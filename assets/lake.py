@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from assets.engines.base import cores
 from training.messages import one_line
-from training.schema import FEATURE_TABLES, SCHEMA_VERSION, TABLES, conform
+from training.schema import FEATURE_TABLES, INDEX_TABLES, SCHEMA_VERSION, TABLES, conform
 
 # Which tensors they hold depends on the kind of features: another kind adds columns.
 GROWING = FEATURE_TABLES
@@ -36,8 +36,10 @@ GROWING = FEATURE_TABLES
 _UNCOMPRESSED = FEATURE_TABLES
 _TENSOR = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
 # Versions of these say which rows made a model. Of other tables delta-rs deletes the log of what is older than a month.
-_KEPT_FOR_EVER = {"samples", "dataset"}
+_KEPT_FOR_EVER = set(INDEX_TABLES)
 _WHOLE_LOG = {"delta.enableExpiredLogCleanup": "false"}
+# Servers append at any time: a file that no commit names may be about to be named.
+_APPENDED = {"answers"}
 # The log would tell the least and the greatest value of each column, texts and hashes too, after the rows are erased.
 _NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
 MOST_FILES = 64  # a table of more is compacted by the step that has written it
@@ -92,12 +94,17 @@ class Lake:
     memory_limit: str = _MEMORY_LIMIT
     threads: int | None = None
     instead: Mapping[str, pa.Table] = field(default_factory=dict)  # what queries read in place of stored tables
+    # To be read as it was (`assets.snapshots`): table -> version, and table -> SQL condition of its rows.
+    versions: Mapping[str, int] = field(default_factory=dict)
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
     def table_uri(self, name: str) -> str:
         return f"{self.uri.rstrip('/')}/{name}"
 
     def open(self, name: str) -> DeltaTable | None:
-        """The table's newest version, or None where nothing was ever written."""
+        """The table's newest version (of a lake as it was: that one), or None where nothing was ever written."""
+        if name in self.versions:
+            return self.open_version(name, self.versions[name])
         uri = self.table_uri(name)
         options = dict(self.storage_options)
         return DeltaTable(uri, storage_options=options) if DeltaTable.is_deltatable(uri, options) else None
@@ -214,6 +221,21 @@ class Lake:
         table.vacuum(dry_run=False)  # what has been in no version for a week
         return True
 
+    def create(self, name: str) -> None:
+        """Makes the table, without rows, where it is not there yet: others then write it as it was made."""
+        if self.open(name) is None:
+            try:
+                self._write(name, TABLES[name].empty_table(), "error")
+            except DeltaError:  # another process has just made it
+                if self.open(name) is None:
+                    raise
+
+    def keep_log(self, name: str) -> None:
+        """Older versions of the table stay readable for ever; one of older code may have been made otherwise."""
+        table = self.open(name)
+        if table is not None and not _WHOLE_LOG.items() <= table.metadata().configuration.items():
+            table.alter.set_table_properties(_WHOLE_LOG)
+
     def vacuum(self, name: str, keep_versions: list[int] | None = None) -> int:
         """Deletes files that no version refers to any more; returns how many.
 
@@ -222,8 +244,15 @@ class Lake:
         """
         if (table := self.open(name)) is None:
             return 0
-        return len(
-            table.vacuum(0, dry_run=False, enforce_retention_duration=False, full=True, keep_versions=keep_versions)
+        # Full: also files that no commit names, of writers that were killed; of others who append, old ones only.
+        ways = [(0, False), (1, True)] if name in _APPENDED else [(0, True)]
+        return sum(
+            len(
+                table.vacuum(
+                    hours, dry_run=False, enforce_retention_duration=False, full=full, keep_versions=keep_versions
+                )
+            )
+            for hours, full in ways
         )
 
     def forget(self, name: str) -> None:
@@ -244,6 +273,7 @@ class Lake:
         predicate: str | None = None,
         note: Mapping[str, str] | None = None,
     ) -> None:
+        assert not self.versions, "what was is read only"
         if "://" not in self.uri:
             Path(self.uri).mkdir(parents=True, exist_ok=True)
         row_bytes = rows.nbytes // max(1, rows.num_rows)
@@ -288,6 +318,9 @@ class Lake:
             query: only the tables whose names occur in it, since opening each takes milliseconds; default: all.
         """
         connection = _shared(os.getpid(), self.memory_limit, self.threads or cores()).cursor()
+        if query is not None:
+            for name in reversed(TABLES):
+                query += self.conditions.get(name, "") if name in query else ""  # they name earlier tables
         for name, schema in TABLES.items():
             if query is not None and name not in query:
                 continue
@@ -307,7 +340,9 @@ class Lake:
                 stored = f"read_parquet([{files}], union_by_name = true)"  # columns may have been added
             # Columns that its files do not have are null: they may be older than this code.
             connection.register(f"declared_{name}", schema.empty_table())
-            connection.execute(f"CREATE TEMP VIEW {name} AS FROM {stored} UNION ALL BY NAME FROM declared_{name}")
+            rows = f"FROM {stored} UNION ALL BY NAME FROM declared_{name}"
+            rows = f"FROM ({rows}) WHERE {self.conditions[name]}" if name in self.conditions else rows
+            connection.execute(f"CREATE TEMP VIEW {name} AS {rows}")
         return connection
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:

@@ -23,9 +23,11 @@ from assets.items import ITEM_COLUMNS
 from assets.labels import label_findings
 from assets.lake import Lake, in_order, open_duckdb, sql_name
 from assets.near_duplicates import near_groups, write_pairs
+from assets.processing import CLEAN_STEP, FEATURES_STEP
 from assets.scan import Scan, scan
 from assets.settings import Project
 from assets.similarity import apply_similarity
+from assets.snapshots import record
 from training import catalog
 from training.schema import MODALITIES
 from training.spec import RunSpec, plan_runs
@@ -220,10 +222,22 @@ def write_dataset(lake: Lake, project: Project) -> Snapshot:
     fingerprint = dataset_fingerprint(name, features)
     rows = make_dataset(samples)
     there = lake.note("dataset").get("fingerprint") == fingerprint
-    if not there or not _is_there(lake, "dataset", rows, "sample_id"):  # rows may have been erased
+    there = there and _is_there(lake, "dataset", rows, "sample_id")  # rows may have been erased
+    if not there:
         note = {"fingerprint": fingerprint, "samples": name, "features": json.dumps(features)}
         lake.replace("dataset", rows, note=note)
+    record(lake, fingerprint, _steps(project), is_new=not there)
     return present_snapshot(lake)
+
+
+def _steps(project: Project) -> dict[str, list[str]]:
+    """Table of contents -> what its rows of the present settings are keyed by, beside the content."""
+    steps: dict[str, list[str]] = {"measurements": []}
+    for modality in project.modalities:
+        keys = dict(make_step(project, modality).fingerprints)
+        steps[f"clean_{modality}"], steps[f"{modality}_features"] = [keys.pop(CLEAN_STEP)], [keys.pop(FEATURES_STEP)]
+        steps["measurements"] += keys.values()
+    return steps
 
 
 def present_snapshot(lake: Lake) -> Snapshot:

@@ -200,8 +200,10 @@ class Step:
                 continue
             error = MediaError("unreadable", row.get("data_error") or "the file came without its content")
             rows.quarantine += [self._refused(row | part, "clean", None, error) for part in row["parts"]]
-        files = ((_cell(data, n), self._size(alike)) for n, alike in asked)
-        answers = decode_each(self.processor.modalities[self.modality], files, self.processor.limits)
+        processor, modality = self.processor, self.modality
+        sizes = (processor.decoded_size(modality, to_cut=alike[0]["cut"] is not None) for _, alike in asked)
+        files = ((_cell(data, n), size) for (n, _), size in zip(asked, sizes, strict=True))
+        answers = decode_each(processor.modalities[modality], files, processor.limits)
         for (n, alike), answer in zip(asked, answers, strict=True):
             if isinstance(answer, MediaError):
                 for item in alike:
@@ -211,10 +213,6 @@ class Step:
                     raise answer
             else:
                 yield alike, answer
-
-    def _size(self, items: list[dict[str, Any]]) -> int | None:
-        """What of the content that they are parts of may be left out (`Modality.decode`)."""
-        return None if items[0]["cut"] is not None else self.processor.featurizers[self.modality].decoded_size
 
     def _clean(self, item: dict[str, Any], content: Any, cuts: _Cuts, rows: _Rows) -> list[_Child]:
         """Adds the clean rows, measurements and signatures of an item, or why it is refused; gives its parts that lack

@@ -148,6 +148,19 @@ class AlignSettings(TableSettings):  # of `table`
         return self.columns if isinstance(self.columns, dict) else {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings:
+    """Whether answers are logged, into the table `answers`. Off by default: what people ask is theirs, and even the
+    hash of a short text tells it to who tries all that it could be."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    log: bool = False  # each under an id, with model version, dataset and the SHA-256 of what was asked
+    texts: bool = False  # also the texts and columns that were asked, as they are
+
+    def __post_init__(self) -> None:
+        check(self.log or not self.texts, "texts", self.texts, "false, unless `log` is true")
+
+
 def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str, tuple[Choice, ...]]:
     """Checked; the project file may say one filter without a list."""
     filters = {}
@@ -249,6 +262,9 @@ class Project:
     tracking_uri: str | None = None  # MLflow's; default: MLFLOW_TRACKING_URI, else mlflow.db under TRIPTYCH_HOME
     # Where MLflow keeps models and files of this project's runs, from the first run on: a folder, or s3://BUCKET/PREFIX.
     artifacts: str | None = None  # default: a folder under TRIPTYCH_HOME, or what MLflow's server says
+    answers: AnswerSettings = field(default_factory=AnswerSettings)  # what is kept of them
+    # How many of the newest datasets `gc` leaves as they were, beside the present one and those of registered models.
+    keep_snapshots: int = 0
     path: Path = Path("project.yaml")  # the project file itself; set when it is read
     home: Path = Path(".triptych")  # TRIPTYCH_HOME; set when the file is read
 
@@ -269,6 +285,7 @@ class Project:
         for name, path in (("TRIPTYCH_HOME", str(self.home)), ("lake", self.lake_uri)):
             if "://" not in path and (bad := _NO_PATH.search(path)):
                 raise ValueError(f"{name} is {path}: tables cannot lie under a path with {bad[0]!r}; choose another")
+        check(self.keep_snapshots >= 0, "keep_snapshots", self.keep_snapshots, "0 or more")
         for owner in self.owners:
             check(_OWNER.fullmatch(owner) is not None, "owners", owner, "an address, or team:NAME")
         for option in self.storage_options:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the command line starts light
     from orchestration.inspection import Check, SourceCounts, Status
     from orchestration.run import Summary
     from orchestration.search import Found
+    from orchestration.traced import Item, Traced
 
 _BAR = 40  # characters of an accuracy of 1
 _WIDTH = 18  # of the column of names
@@ -156,6 +157,45 @@ def say_found(found: Found) -> None:
     click.echo(f"({found.project} version {found.model_version}, searched {searched})", err=True)
 
 
+def say_traced(traced: Traced) -> None:
+    """From the model down to the files, or from an item up."""
+    click.echo(f"{traced.kind} {traced.id}")
+    if traced.answer is not None:
+        said = ", ".join(f"{name} {value}" for name, value in traced.answer.items() if name not in ("inputs", "subset"))
+        click.echo(f"  of {traced.answer['subset']}: {said}")
+    if (model := traced.model) is not None:
+        names = f" ({', '.join(model.aliases)})" if model.aliases else ""
+        click.echo(f"  model    version {model.version}{names}, MLflow run {model.run_id or 'unknown'}")
+    if (snapshot := traced.snapshot) is not None:
+        tables = ", ".join(f"{name} {version}" for name, version in sorted(snapshot.tables.items()))
+        click.echo(f"  dataset  {snapshot.fingerprint}" + (f", made {snapshot.time}, of {tables}" if tables else ""))
+    if traced.sample is not None:
+        click.echo(f"  sample   {traced.sample['split']}, label {traced.sample.get('label')}")
+    for item in traced.items:
+        _say_item(item)
+    for near in traced.nearest:
+        shown = "; ".join(" ".join(words.split())[:_SHOWN] for words in near.given)
+        click.echo(f"  nearest  {near.similarity:7.4f}  {near.sample_id}, label {near.label}: {shown}")
+    if traced.nearest:
+        click.echo(f"           (training rows, by {traced.nearest_by})")
+    for seen in traced.seen:
+        splits = ", ".join(f"{split}: {', '.join(names)}" for split, names in seen.samples.items())
+        models = f"; model version {', '.join(seen.models)}" if seen.models else ""
+        runs = f"; runs {', '.join(f'{role} {run}' for run, role in seen.runs.items())}" if seen.runs else ""
+        click.echo(f"  seen by  {seen.snapshot} ({seen.time})  {splits or 'in no sample'}{models}{runs}")
+    for remark in traced.remarks:
+        click.secho(f"  {remark}", fg="yellow", err=True)
+
+
+def _say_item(item: Item) -> None:
+    where = item.uri + (f": {item.member}" if item.member else "") + (f" line {item.row}" if item.row else "")
+    where += "" if item.part is None else f", {item.part}"
+    click.echo(f"  {item.modality:<8} {item.source}  {where}  ({item.now})")
+    click.echo(f"           item {item.item_id}, content {item.id}")
+    if item.text is not None:
+        click.echo(f"           {' '.join(item.text.split())[:_SHOWN]}")
+
+
 def _say_reasons(title: str, reasons: Mapping[str, int], examples: list[str]) -> None:
     if reasons:
         click.echo(f"\n{title}: " + ", ".join(f"{n:,} {reason}" for reason, n in reasons.items()))
@@ -197,7 +237,16 @@ def say_erased(erased: Erased, purge: bool) -> None:
         click.echo(f"  made from it: {run.role}, MLflow run {run.run_id}")
     if erased.history:
         click.echo(f"  may show it:  Dagster's history of {erased.project} ({erased.history:,} runs)")
+    if (proof := erased.proof) is not None:
+        where = f"{proof.files:,} files ({proof.bytes / 1e6:,.1f} MB)"
+        click.echo(f"  looked for its bytes, texts and hashes in {where}: " + ("found" if proof.found else "nowhere"))
+        for found in proof.found:
+            click.secho(f"  still in:     {found.file}: {found.what}", fg="yellow")
+        for words in proof.not_searched:
+            click.secho(f"  not searched: {words}", fg="yellow")
     click.echo("  The source is not touched: what is still there comes back with the next run.")
+    if erased.retrained is not None:
+        click.echo(f"  trained without it: version {erased.retrained} ({', '.join(erased.aliases) or 'no alias'})")
     if (erased.models or erased.runs or erased.history) and (erased.dry_run or not purge):
         click.echo("  --purge-artifacts deletes these models, runs and this history")
 

@@ -64,18 +64,21 @@ def run(
 @main.command()
 @click.argument("project")
 @click.argument("query")
+@click.option("--snapshot", metavar="FINGERPRINT", help="The tables as they were when this dataset was made.")
 @set_option
 @json_option
-def sql(project: str, query: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def sql(project: str, query: str, snapshot: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Ask DuckDB over the project's tables: manifest, clean_*, quarantine, samples, *_features, dataset."""
     import duckdb
 
     from assets.pipeline import open_lake
+    from assets.snapshots import as_of
     from orchestration.examples.layout import find_project
     from orchestration.project import load
 
     path, overrides = find_project(project, overrides)
-    with open_lake(load(path, overrides)).connect() as connection:
+    lake = open_lake(load(path, overrides))
+    with (lake if snapshot is None else as_of(lake, snapshot)).connect() as connection:
         try:
             relation = connection.sql(query)
         except duckdb.Error as error:
@@ -148,7 +151,8 @@ def predict(
         first, only = answers[0], len(answers) == 1 and answers[0]["probability"] is not None
         sure = f", probability {first['probability']:g}" if only else ""
         origin = f"{settings.name} version {first['model_version']}, dataset {first['dataset_fingerprint']}"
-        click.echo(f"({origin}{sure})", err=True)
+        logged = f", answer {first['answer_id']}" if len(answers) == 1 and "answer_id" in first else ""
+        click.echo(f"({origin}{sure}{logged})", err=True)
     if failed := [refusal(rows, n, row["error"]) for n, row in enumerate(answers, 1) if "error" in row]:
         raise click.ClickException("\n".join(failed))
 
@@ -194,6 +198,26 @@ def search(
     given = _given(context, inputs, settings.align.places)
     found = find_nearest(settings, given, k, find, version, lambda words: click.echo(words, err=True))
     say_or_dump(found, as_json, say_found)
+
+
+@main.command()
+@click.argument("project")
+@click.argument("name", metavar="ID")
+@click.option("--version", help="The model whose test row a sample was; default: the champion, or the newest version.")
+@click.option("--k", type=click.IntRange(0), default=5, show_default=True, help="How many of the nearest rows.")
+@json_option
+def trace(project: str, name: str, version: str | None, k: int, as_json: bool) -> None:
+    """From an answer, a test sample or a file to model, dataset, rows and raw files, and back.
+
+    ID is that of an answer or of a sample; of an item its id, key, hash or path: then every sample, dataset and model
+    that saw it.
+    """
+    from orchestration.answers import say_traced
+    from orchestration.examples.layout import find_project
+    from orchestration.project import load
+    from orchestration.trace import trace as follow
+
+    say_or_dump(follow(load(*find_project(project, ())), name, version, k), as_json, say_traced)
 
 
 @main.command()
@@ -300,6 +324,7 @@ def ui(host: str, port: int, mlflow_port: int) -> None:
 @version_option
 def serve(project: str, host: str, port: int, workers: int, batch: int, version: str) -> None:
     """Serve the champion over HTTP: a page at /, MLflow's scoring protocol at POST /invocations."""
+    from orchestration.answer_log import log_environment
     from orchestration.examples.layout import find_project
     from orchestration.project import load
     from orchestration.servers import check_free, run_until_stopped, serve_command
@@ -315,6 +340,7 @@ def serve(project: str, host: str, port: int, workers: int, batch: int, version:
     click.echo(f"  curl {url} -H 'Content-Type: application/json' -d '{rows}'")
     model = local_model(settings.mlflow_uri, settings.name, version, settings.folder / "cache")
     command, env = serve_command(model, host, port, "--workers", str(workers), "--batch", str(batch))
+    env |= log_environment(settings, version)
     given = json.loads(os.environ.get("SERVING_MODEL_CONFIG") or "{}")
     env["SERVING_MODEL_CONFIG"] = json.dumps({"abstain_below": settings.model.abstain_below, **given})
     sys.exit(run_until_stopped([command], env, left=": the requests under way were answered."))
@@ -325,30 +351,36 @@ def serve(project: str, host: str, port: int, workers: int, batch: int, version:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--erase", "item", metavar="ITEM", help="Remove an item (id, key, hash or path) from every table.")
 @click.option("--purge-artifacts", is_flag=True, help="With --erase: also delete the models trained on it.")
+@click.option("--retrain", is_flag=True, help="With --erase: then train a model without it, which the gate judges.")
 @json_option
-def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, as_json: bool) -> None:
+def gc(project: str, dry_run: bool, item: str | None, purge_artifacts: bool, retrain: bool, as_json: bool) -> None:
     """Compact the tables and remove what no manifest or kept snapshot refers to."""
     from filelock import Timeout
 
     from orchestration.answers import say_collected, say_erased
-    from orchestration.erasure import erase
+    from orchestration.erasure import erase, train_again
     from orchestration.examples.layout import find_project
     from orchestration.housekeeping import collect
     from orchestration.processes import project_lock
     from orchestration.project import load
 
-    if purge_artifacts and item is None:
-        raise click.UsageError("--purge-artifacts goes with --erase")
+    for option, is_given in (("--purge-artifacts", purge_artifacts), ("--retrain", retrain)):
+        if is_given and item is None:
+            raise click.UsageError(f"{option} goes with --erase")
     settings = load(*find_project(project, ()))
     try:
         with project_lock(settings):  # what a run is reading must not go
             if item is None:
                 say_or_dump(collect(settings, dry_run), as_json, say_collected)
             else:
-                say = partial(say_erased, purge=purge_artifacts)
-                say_or_dump(erase(settings, item, dry_run, purge_artifacts), as_json, say)
+                erased = erase(settings, item, dry_run, purge_artifacts, retrain)
     except Timeout:
         raise click.ClickException(f"a run of {settings.name} is at work: try again when it is done") from None
+    if item is None:
+        return
+    if retrain and not dry_run:
+        erased = train_again(settings, erased)
+    say_or_dump(erased, as_json, partial(say_erased, purge=purge_artifacts))
 
 
 def entry() -> None:

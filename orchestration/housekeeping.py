@@ -7,16 +7,17 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets import featurizing, pipeline
+from assets import featurizing, pipeline, snapshots
 from assets.lake import Lake, sql_among, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP
 from assets.settings import Project
 from assets.similarity import pairs_of
+from assets.snapshots import Recorded
 from orchestration.search import embedding_fingerprint
-from training.schema import MODALITIES, TABLES
+from training.schema import INDEX_TABLES, MODALITIES, TABLES
 
 _FILES = 8  # a table of fewer files is not worth compacting
-_IDS = 5000  # ids in one predicate; delta-rs ends the process at 100,000
+IDS = 5000  # ids in one predicate; delta-rs ends the process at 100,000
 
 Key = tuple[str, str]  # id and fingerprint of a clean or feature row
 
@@ -49,8 +50,9 @@ def collect(project: Project, dry_run: bool) -> Collected:
     """Removes clean and feature rows that neither the manifest nor a kept snapshot needs, and refusals that hold no
     longer, then compacts and vacuums.
 
-    A snapshot is kept while a registered version was trained on it. Files of older table versions go, except those of
-    kept snapshots of `dataset`. The caller holds the project's lock: a run would lose what it is reading.
+    A snapshot is kept while a registered version was trained on it, and as long as it is the present one or among the
+    newest `keep_snapshots` others. Files of older table versions go, except those of kept snapshots. The caller holds
+    the project's lock: a run would lose what it is reading.
 
     Returns:
         Rows removed and files compacted by table; with `dry_run` those that would be.
@@ -60,8 +62,12 @@ def collect(project: Project, dry_run: bool) -> Collected:
     """
     lake = pipeline.open_lake(project)
     kept = kept_snapshots(project, lake)
-    removed: dict[str, int] = {}
-    for name, alive in _needed(project, lake, kept).items():
+    known = snapshots.recorded(lake)
+    whole = kept_records(project, lake, kept)
+    removed = {"snapshots": sum(len(one.rows()) for name, one in known.items() if name not in whole)}
+    if removed["snapshots"] and not dry_run:
+        snapshots.keep(lake, whole.values())
+    for name, alive in _needed(project, lake, kept, whole.values()).items():
         rows = lake.sql(f"SELECT id, fingerprint FROM {name}")  # file after file
         keys = dict.fromkeys(zip(rows["id"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
         dead = [key for key in keys if key not in alive]
@@ -79,11 +85,27 @@ def collect(project: Project, dry_run: bool) -> Collected:
         for name in tables:
             if name in compacted:
                 lake.compact(name)
-            vacuumed += lake.vacuum(name, [s.version for s in kept] if name == "dataset" else None)
+            vacuumed += lake.vacuum(name, kept_versions(name, kept, whole.values()))
     return Collected(project.name, dry_run, removed, compacted, vacuumed)
 
 
-def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str, set[Key]]:
+def kept_records(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str, Recorded]:
+    """What the snapshots that stay whole were made of, by fingerprint, the newest first."""
+    known = {name: one for name, one in snapshots.recorded(lake).items() if not snapshots.missing(lake, one)}
+    wanted = {snapshot.note.get("fingerprint") for snapshot in kept} | {lake.note("dataset").get("fingerprint")}
+    others = [name for name in known if name not in wanted]
+    return {name: known[name] for name in known if name in wanted or name in others[: project.keep_snapshots]}
+
+
+def kept_versions(name: str, kept: Iterable[Snapshot], whole: Iterable[Recorded]) -> list[int]:
+    """The older versions of a table that stay readable."""
+    if name not in INDEX_TABLES:
+        return []
+    trained = {snapshot.version for snapshot in kept} if name == "dataset" else set()
+    return sorted(trained | {one.versions[name] for one in whole if name in one.versions})
+
+
+def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot], whole: Iterable[Recorded]) -> dict[str, set[Key]]:
     """The keys of the rows of each table of contents that the manifest or a kept snapshot needs.
 
     A clean row lives as long as its content is needed at all.
@@ -115,6 +137,12 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str,
         needed["embeddings"] |= {(id, embedding_fingerprint(of, modality)) for id in current for of in tags}
         needed["embeddings"] |= {(id, pair[modality]) for pair in pairs if modality in pair for id in current}
         needed["measurements"] |= {(id, key) for id in ids for key in measures}
+    made = {(one.versions.get("manifest"), str(one.steps)): one for one in whole}  # most share it
+    for one in made.values():
+        then = snapshots.view(lake, one)
+        for name in one.steps:
+            rows = then.sql(f"SELECT id, fingerprint FROM {name}")
+            needed[name].update(zip(rows["id"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
     return needed
 
 
@@ -175,5 +203,5 @@ def _delete(lake: Lake, name: str, keys: Iterable[Key], alive: Set[str]) -> None
         if fingerprint not in alive:
             lake.delete(name, condition)
             continue
-        for start in range(0, len(ids), _IDS):
-            lake.delete(name, f"{condition} AND {sql_among('id', ids[start : start + _IDS])}")
+        for start in range(0, len(ids), IDS):
+            lake.delete(name, f"{condition} AND {sql_among('id', ids[start : start + IDS])}")

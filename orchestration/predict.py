@@ -10,6 +10,7 @@ from assets.contents import portions
 from assets.names import as_object
 from assets.settings import Project
 from assets.tables import read_table
+from orchestration.answer_log import Given, log_answers, watched
 from orchestration.serving.rows import near_miss
 from training import catalog
 from training.schema import MODALITIES, RAW
@@ -133,7 +134,7 @@ def answer(
     project: Project, rows: Sequence[Mapping[str, Any]], version: str = "champion", best: int = 5
 ) -> list[dict[str, Any]]:
     """The answers (`training.records.Answer.to_json`) of a version (number or alias), in the order of the rows, by the
-    code that was logged with it.
+    code that was logged with it; each with its `answer_id`, where they are logged.
 
     Media are given as files, or as their bytes; beside them the columns that `model.prompt` names, as strings. A row
     that cannot be answered has no prediction, and the reason in `error`.
@@ -145,22 +146,26 @@ def answer(
 
     from training import model_registry
     from training.records import Answer
-    from training.score import answer_rows
+    from training.score import X_M, answer_rows
 
     version = model_registry.find_version(project.mlflow_uri, project.name, version)
     check_inputs(project, rows)
     model = model_registry.local_model(project.mlflow_uri, project.name, version, project.folder / "cache")
-    batches = pa.RecordBatchReader.from_batches(raw_schema(), raw_rows(rows, project.model.columns))
-    answers = answer_rows(model, batches).to_pylist()
+    given: list[Given] = []
+    schema, batches = raw_schema(), raw_rows(rows, project.model.columns)
+    if project.answers.log:
+        schema, batches = schema.with_metadata({X_M: b"true"}), watched(batches, given)
+    answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, batches)).to_pylist()
     if all(row["error"] for row in answers):
         raise ValueError(refusal(rows, 1, answers[0]["error"]))
     dataset = model_registry.version_tags(project.mlflow_uri, project.name, version).get("dataset_fingerprint")
     origin = {"model_version": version, "dataset_fingerprint": dataset}
     below = project.model.abstain_below
-    return [
+    told = [
         {**Answer.from_row(row).to_json(below, best), **origin, **({"error": row["error"]} if row["error"] else {})}
         for row in answers
     ]
+    return log_answers(project, given, told, [row.get("x_m") for row in answers]) if project.answers.log else told
 
 
 def check_inputs(project: Project, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """The whole job as a person starts it: from files to a registered, judged and answering model, and again for free."""
 
+import base64
 import contextlib
 import csv
 import itertools
@@ -20,6 +21,8 @@ import nbformat
 import numpy as np
 import pandas as pd
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import requests
 import soundfile
@@ -28,7 +31,8 @@ from click.testing import CliRunner
 import triptych
 from orchestration.cli import main
 from orchestration.run import open_instance
-from training.runs import TRAINING_PAGES
+from tests.orchestration.test_housekeeping import take_away
+from training.runs import TRAINING_PAGES, read_artifact
 
 pytestmark = pytest.mark.slow
 
@@ -351,10 +355,10 @@ def test_the_notebook_runs(done, tmp_path, monkeypatch):
     assert [line.split()[0] for line in table.splitlines()[1:]] == SUBSETS
 
 
-@pytest.fixture
-def served(done: Home, free_ports: Callable[[int], list[int]]) -> Iterator[str]:
+@contextlib.contextmanager
+def serving(done: Home, port: int) -> Iterator[str]:
     """The page of a running `triptych serve`."""
-    command = [sys.executable, "-P", "-m", "orchestration.cli", "serve", "tiny", "--port", str(free_ports(1)[0])]
+    command = [sys.executable, "-P", "-m", "orchestration.cli", "serve", str(done.path), "--port", str(port)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=env, cwd=done.home.parent, text=True, stdout=subprocess.PIPE)
     try:
@@ -369,6 +373,12 @@ def served(done: Home, free_ports: Callable[[int], list[int]]) -> Iterator[str]:
     finally:
         process.terminate()
         assert process.wait(60) == 128 + signal.SIGTERM
+
+
+@pytest.fixture
+def served(done: Home, free_ports: Callable[[int], list[int]]) -> Iterator[str]:
+    with serving(done, free_ports(1)[0]) as url:
+        yield url
 
 
 def test_a_person_asks_by_the_page(done, served, browse):
@@ -455,3 +465,40 @@ def test_another_seed_is_another_version_and_the_gate_says_why(done):
     page = Path(done.ask("report", "tiny")["report"]).read_text()
     assert reason.split(":")[0] in page
     assert page.count("data:image/png;base64,") == 4
+
+
+def test_answers_of_predict_and_of_the_server_lead_to_what_made_them(done, free_ports):
+    done.path.write_text(done.path.read_text() + "answers: {log: true}\n")
+    photo = done.path.parent / "photos" / "q01.png"
+    (told,) = done.ask("predict", done.path, "--image", photo, "--text", "Is it bright? (1)")["predictions"]
+    with serving(done, free_ports(1)[0]) as url:
+        asked = {"text": "Is it bright? (1)", "image": base64.b64encode(photo.read_bytes()).decode()}
+        response = requests.post(f"{url}invocations", json={"dataframe_records": [asked]}, timeout=60)
+        (heard,) = response.json()["predictions"]
+    assert told["prediction"] == heard["prediction"] and told["answer_id"] < heard["answer_id"]
+    first, second = (done.ask("trace", done.path, answer["answer_id"]) for answer in (told, heard))
+    same = ("model", "snapshot", "nearest", "nearest_by")
+    assert {name: first[name] for name in same} == {name: second[name] for name in same}
+    assert first["answer"]["inputs"] == second["answer"]["inputs"]
+    assert first["nearest_by"] == "the model's own x_m" and len(first["nearest"]) == 5
+    assert {item["uri"].split("/")[-1] for item in first["items"]} == {"questions.csv", "q01.png"}
+    (row,) = done.ask("sql", done.path, "SELECT sample_id FROM dataset WHERE split = 'test' LIMIT 1")["rows"]
+    of_test = done.ask("trace", done.path, row["sample_id"], "--version", "1")
+    (predicted,) = [one for one in predictions_of(done) if one["sample_id"] == row["sample_id"]]
+    assert of_test["answer"]["prediction"] == predicted["prediction"] and not of_test["remarks"]
+
+
+def predictions_of(done: Home) -> list[dict[str, Any]]:
+    """What the first version answered to the test rows with all inputs."""
+    content = read_artifact(f"sqlite:///{done.home / 'mlflow.db'}", done.versions()[0].run_id, "predictions.parquet")
+    rows = pq.read_table(pa.BufferReader(content)).to_pylist()
+    return [row for row in rows if row["subset"] == SUBSETS[-1]]
+
+
+def test_a_model_is_trained_without_what_was_erased(done):
+    take_away(done.path, "q01")
+    told = done.ask("gc", done.path, "--erase", "q01", "--purge-artifacts", "--retrain")
+    assert told["removed"]["samples"] == 1 and told["removed"]["answers"] == 2
+    assert told["proof"]["found"] == []
+    assert told["retrained"] is not None and told["retrained"] not in told["purged"]
+    assert done.ask("status", done.path)["models"][0]["version"] == told["retrained"]

@@ -110,7 +110,7 @@ class Home:
         store = client(self.mlflow_uri)
         runs = store.search_runs([store.get_experiment_by_name("tiny").experiment_id])
         return {
-            **{name: sorted(map(repr, lake.read(name).to_pylist())) for name in TABLES},
+            **{name: sorted(map(repr, lake.read(name).to_pylist())) for name in TABLES if name != "snapshots"},
             **{f"{name} note": lake.note(name) for name in ("samples", "dataset")},
             **{name: told.answer[name] for name in ("model", "dataset", "metrics", "subsets")},
             "runs": {run.info.run_name: measured(run.data.metrics) for run in runs},

@@ -135,6 +135,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
     from training import model_registry, tracking
     from training.catalog import OUTPUTS
     from training.prediction_table import prediction_table
+    from training.representations import log_x_m
     from training.results import evaluate
     from training.train import fit
 
@@ -159,6 +160,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
         clock.stop("evaluate")
         version = None
         if not run.is_baseline:
+            log_x_m(task, trained, Path(temporary))
             tracking.log_predictions(prediction_table(spec, pq.read_table(results / "predictions.parquet"), run))
             version = _register(spec, run, task, trained, metrics, Path(temporary) / "bundle")
         clock.stop("log")

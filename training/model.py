@@ -350,6 +350,15 @@ class FusionModel(AdaptedModel):
         return answers if readings is None else [answers[n] for n in readings.first_B.tolist()]
 
     @torch.inference_mode()
+    def pooled_x_m(self, batch: dict[str, Tensor]) -> Tensor:
+        """Where the rows of a `Collator`'s batch lie: the mean of the soft tokens x_m of each (B, D), in float32."""
+        given = {name: tensor.to(self.device) for name, tensor in batch.items() if name not in ("labels", "seeds")}
+        tokens_BNTD, mask_BNT = self.encode(**given)
+        x_m, soft_BX = self.fuse(tokens_BNTD, mask_BNT).float(), self.fusion.soft_mask(mask_BNT)
+        read_BX1 = (x_m.new_ones(x_m.shape[:2]) if soft_BX is None else soft_BX.to(x_m.dtype))[..., None]
+        return (x_m * read_BX1).sum(1) / read_BX1.sum(1).clamp(min=1)
+
+    @torch.inference_mode()
     def surprises(
         self,
         batch: dict[str, Tensor],

@@ -174,6 +174,12 @@ def alias(uri: str, project: str, name: str) -> str | None:
         raise
 
 
+def newest(uri: str, project: str) -> str | None:
+    """The version that was registered last."""
+    numbers = [int(version.version) for version in client(uri).search_model_versions(f"name = '{project}'")]
+    return str(max(numbers)) if numbers else None
+
+
 def find_version(uri: str, project: str, wanted: str) -> str:
     """The version that a number or an alias names.
 

@@ -53,9 +53,13 @@ class Processor:
                 row[name] = self.featurize(name, self.decode(name, data))
         return row
 
-    def decode(self, modality: str, data: bytes) -> Any:
-        """The content of an item; text is UTF-8. Raises MediaError."""
-        return self.modalities[modality].decode(data, self.limits, self.featurizers[modality].decoded_size)
+    def decode(self, modality: str, data: bytes, *, to_cut: bool = False) -> Any:
+        """The content of an item; text is UTF-8. Raises MediaError. Args: `to_cut`, see `decoded_size`."""
+        return self.modalities[modality].decode(data, self.limits, self.decoded_size(modality, to_cut=to_cut))
+
+    def decoded_size(self, modality: str, *, to_cut: bool) -> int | None:
+        """What is needed of an item at most (`Modality.decode`); all of it where parts will be cut out of it."""
+        return None if to_cut else self.featurizers[modality].decoded_size
 
     def featurize(self, modality: str, content: Any) -> dict[str, Any]:
         """Tensors and other columns of a content's feature row. Raises MediaError."""

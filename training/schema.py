@@ -149,6 +149,25 @@ DATASET = _schema(
 )
 
 
+# Which versions of the tables each dataset was made of, and by which steps: one row for each table that is kept by
+# versions (INDEX_TABLES), and for each step whose rows belong to it.
+SNAPSHOTS = _schema(snapshot=_STRING, name=_STRING, version=_INT, fingerprint=_STRING, time=_TIME)
+
+# What was answered, where `answers.log` says so. `x_m` is where the model places what was given: the mean of its soft
+# tokens.
+ANSWERS = _schema(
+    answer_id=_STRING,
+    time=_TIME,
+    model_version=_STRING,
+    dataset_fingerprint=_STRING,
+    subset=_STRING,
+    inputs=pa.list_(pa.struct([("name", _STRING), ("sha256", _STRING), ("text", pa.large_string())])),
+    prediction=_STRING,
+    probability=pa.float64(),
+    x_m=pa.list_(pa.float32()),
+)
+
+
 # The most probable answers, the best first.
 BEST = pa.list_(pa.struct([("answer", _STRING), ("probability", pa.float64())]))
 # Where several answer at once: what is known of each one's answer.
@@ -205,6 +224,17 @@ COLUMN_WORDS = {
     "similarity": "of their signatures; 1: the same",
     "embedding": "where a model places the content among all others, as a vector of length 1",
     "sample_id": "names the sample",
+    "answer_id": "names an answer that was given",
+    "model_version": "of the model that gave it",
+    "dataset_fingerprint": "of the dataset that this version was trained on",
+    "subset": "the inputs that were given",
+    "inputs": "SHA-256 of each content that was given; its text only with `answers.texts`",
+    "prediction": "as JSON; null: it was withheld",
+    "probability": "that the prediction is right",
+    "x_m": "where the model places what was given: the mean of its soft tokens",
+    "snapshot": "fingerprint of a dataset",
+    "name": "of a table that it was made of",
+    "version": "of that table; null: its rows are known by the step's fingerprint",
     "label": "what the model shall answer",
     "split": "train, validation, test, unlabelled, or excluded (its groups fall in different splits)",
     "groups": "JSON object: group column to value; a group is on one side of a split only",
@@ -247,7 +277,12 @@ TABLES: dict[str, pa.Schema] = {
     **{f"{m}_features": FEATURES[m] for m in MODALITIES},
     "samples": SAMPLES,
     "dataset": DATASET,
+    "snapshots": SNAPSHOTS,
+    "answers": ANSWERS,
 }
+# Written anew when they change, so that their versions say what was. Rows of the others never change: what of them a
+# snapshot is made of is found in the newest version, too.
+INDEX_TABLES = ("manifest", "quarantine", "samples", "dataset")
 
 
 def features_table(modality: str, dtypes: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,14 @@ from training.views import Places, most, placed, views
 _BATCH = 64  # rows that are decoded and answered together
 
 
-def answers_schema(answer: pa.DataType) -> pa.Schema:
+X_M = b"x_m"  # in the metadata of ROWS: the answers shall say it, too; code of a version that does not know it does not
+
+
+def answers_schema(answer: pa.DataType, with_x_m: bool = False) -> pa.Schema:
     """Of ANSWERS; a prediction has the output's type (`training.outputs.base.Output.arrow_type`)."""
     columns = {"sample_id": pa.string(), "prediction": answer, "error": pa.string()}
-    return pa.schema({**columns, "probability": pa.float64(), "best": BEST, "parts": PARTS})
+    columns |= {"probability": pa.float64(), "best": BEST, "parts": PARTS}
+    return pa.schema({**columns, **({"x_m": pa.list_(pa.float32())} if with_x_m else {})})
 
 
 class Answerer:
@@ -98,8 +102,14 @@ class Answerer:
         return columns
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Answer]:
-        batches = ([rows[n] for n in part] for part in parts(counted(rows, self.modalities), _BATCH))
-        return [a for batch in batches for a in self._model.scored_answers(self._collate(batch), self._tokenizer)]
+        return [a for batch in self._batches(rows) for a in self._model.scored_answers(batch, self._tokenizer)]
+
+    def x_m(self, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+        """Where the model places each row: `FusionModel.pooled_x_m`."""
+        return [place for batch in self._batches(rows) for place in self._model.pooled_x_m(batch).tolist()]
+
+    def _batches(self, rows: Sequence[dict[str, Any]]) -> Iterator[Any]:
+        return (self._collate([rows[n] for n in part]) for part in parts(counted(rows, self.modalities), _BATCH))
 
 
 def listed(value: Any) -> list[Any]:
@@ -127,17 +137,18 @@ def score(model: Path, asked: Path, answers: Path) -> None:
     answerer = Answerer(bundle_of(model))
     file = pq.ParquetFile(asked)
     groups = ([group] for group in range(file.num_row_groups))
-    schema = answers_schema(answerer.output.arrow_type)
+    with_x_m = X_M in (file.schema_arrow.metadata or {})
+    schema = answers_schema(answerer.output.arrow_type, with_x_m)
     with pq.ParquetWriter(answers, schema) as writer:
         for batch in chain.from_iterable(file.iter_batches(_BATCH, group) for group in groups):
             rows = batch.to_pylist()
             counts = [max(len(row.get(f"{m}_more") or ()) + 1 for m in answerer.modalities) for row in rows]
             for part in parts(counts, _BATCH):
-                answered = answer_batch(answerer, [rows[n] for n in part])
+                answered = answer_batch(answerer, [rows[n] for n in part], with_x_m)
                 writer.write_table(pa.Table.from_pylist(answered, schema))
 
 
-def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]], with_x_m: bool = False) -> list[dict[str, Any]]:
     """Rows of ANSWERS for raw rows."""
     from training.data import named_columns
 
@@ -154,6 +165,8 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]]) -> list[
     for number, answer in zip(read, answerer(list(read.values())), strict=True):
         results[number] |= {"prediction": answer.prediction, "probability": answer.probability}
         results[number] |= {"best": answer.best_rows(), "parts": answer.part_rows()}
+    for number, place in zip(read, answerer.x_m(list(read.values())) if with_x_m else (), strict=with_x_m):
+        results[number]["x_m"] = place
     return results
 
 

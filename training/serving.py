@@ -70,8 +70,8 @@ class ServedModel(PythonModel):
         several = ["outputs"] if self.answerer.output.members else []
         return pd.DataFrame(self.answer(rows), columns=[*OUTPUTS, *several])
 
-    # What a server uses (`orchestration.serving`, which is another version's: it stays): what it tells people, and the
-    # two steps of `predict`, by which it answers many requests together.
+    # What a server uses (`orchestration.serving`, which is another version's: it stays): what it tells people, the
+    # two steps of `predict`, by which it answers many requests together, and what it logs beside the answers.
 
     def about(self) -> dict[str, Any]:
         """Version, dataset, inputs (how their files are chosen, of a text its type; how many a row takes, and their
@@ -108,6 +108,10 @@ class ServedModel(PythonModel):
         """OUTPUTS of each row that `read` gave, and `outputs` where several answer."""
         origin = {"model_version": self.version, "dataset_fingerprint": self.dataset_fingerprint}
         return [{**answer.to_json(self.abstain_below, self.best), **origin} for answer in self.answerer(rows)]
+
+    def x_m(self, rows: list[dict[str, Any]]) -> list[list[float]]:
+        """Where the model places each row that `read` gave, for a log of answers."""
+        return self.answerer.x_m(rows)
 
 
 def stricter(limits: MediaLimits, config: Mapping[str, Any]) -> MediaLimits:

@@ -7,7 +7,8 @@ MODEL is the folder of a logged model. `POST /invocations` speaks MLflow's scori
 was logged with it, this server with today's: what faces strangers (limits, timeouts, mended faults) holds for every
 version, those logged before it as well. So nothing here imports `training` or anything else of ours; of the version it
 uses MLflow's pyfunc (`predict`), and where its model has them `read` (a record to a row) and `answer` (rows to
-answers), by which requests are answered in batches, and `about` (what the page must know).
+answers), by which requests are answered in batches, `about` (what the page must know), and
+`x_m` (where it places rows, for a log of answers).
 """
 
 import asyncio
@@ -38,6 +39,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from orchestration.serving.answer_log import AnswerLog
 from orchestration.serving.batching import Batcher
 from orchestration.serving.media import check_media
 from orchestration.serving.page import about_model, page_routes
@@ -94,12 +96,15 @@ class Connection(H11Protocol):
 class Service:
     """The endpoint `/invocations` of one model."""
 
-    def __init__(self, model: Any, columns: Sequence[str], limits: Limits) -> None:
+    def __init__(self, model: Any, columns: Sequence[str], limits: Limits, log: AnswerLog | None = None) -> None:
         self.columns = columns
         self.most = int(model.max_rows)
         self.limits = limits
         self._held = 0  # bytes
-        self.batcher = Batcher(*_steps(model), limits.batch, limits.rows, readers=max(4, os.cpu_count() or 1))
+        self.log = log
+        self.batcher = Batcher(
+            *_steps(model, log is not None), limits.batch, limits.rows, readers=max(4, os.cpu_count() or 1)
+        )
 
     async def invocations(self, request: Request) -> Response:
         body = bytearray()
@@ -107,6 +112,10 @@ class Service:
             await self._receive(request, body)
             records = await self._rows(request, bytes(body))
             answers = await _unless_gone(request, self.batcher(records))
+            if self.log is not None:
+                ids = await asyncio.to_thread(self.log.add, records, answers)
+                told = ({name: value for name, value in answer.items() if name != "x_m"} for answer in answers)
+                answers = [{"answer_id": name, **answer} for name, answer in zip(ids, told, strict=True)]
         finally:
             self._held -= len(body)
         return JSONResponse({"predictions": answers})
@@ -147,10 +156,18 @@ class Service:
         return rows
 
 
-def _steps(model: Any) -> tuple[Callable[[Record, int], Any], Callable[[list[Any]], list[Any]]]:
-    """How a model reads a record, and answers what it read. One without these steps does both in `predict`."""
+def _steps(model: Any, with_x_m: bool = False) -> tuple[Callable[[Record, int], Any], Callable[[list[Any]], list[Any]]]:
+    """How a model reads a record, and answers what it read (with its x_m, where it tells it). One without these steps
+    does both in `predict`."""
     if hasattr(model, "read"):
-        return model.read, model.answer
+        if not (with_x_m and hasattr(model, "x_m")):
+            return model.read, model.answer
+
+        def answer(rows: list[Any]) -> list[Any]:
+            answers, places = model.answer(rows), model.x_m(rows)
+            return [said | {"x_m": place} for said, place in zip(answers, places, strict=True)]
+
+        return model.read, answer
 
     def predict(records: list[Record]) -> list[Any]:
         import pandas as pd
@@ -230,7 +247,14 @@ async def _leave(_: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-def make_app(model: Any, columns: Sequence[str], limits: Limits, host: str, project: str | None = None) -> Starlette:
+def make_app(
+    model: Any,
+    columns: Sequence[str],
+    limits: Limits,
+    host: str,
+    project: str | None = None,
+    log: AnswerLog | None = None,
+) -> Starlette:
     """The ASGI application; on loopback it answers to the names of loopback only.
 
     Args:
@@ -238,14 +262,17 @@ def make_app(model: Any, columns: Sequence[str], limits: Limits, host: str, proj
         columns: that it takes.
         host: at which the server listens.
         project: whose model it is, for the page.
+        log: what is answered goes there, too.
     """
-    service = Service(model, columns, limits)
+    service = Service(model, columns, limits, log)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         answering = asyncio.create_task(service.batcher.run())
         yield
         answering.cancel()
+        if log is not None:
+            await asyncio.to_thread(log.close)
 
     async def ping(_: Request) -> Response:
         return Response("\n", media_type="application/json")
@@ -292,7 +319,8 @@ def from_environment() -> Starlette:
         sys.exit(STARTUP_FAILURE)  # a worker that ends otherwise is started again
     print(f"Ready (process {os.getpid()})", file=sys.stderr, flush=True)
     project = (pyfunc.metadata.metadata or {}).get("project")
-    return make_app(model, columns, Limits(batch=arguments["batch"]), arguments["host"], project)
+    limits, log = Limits(batch=arguments["batch"]), AnswerLog.from_environment()
+    return make_app(model, columns, limits, arguments["host"], project, log)
 
 
 def _end_with_parent() -> None:

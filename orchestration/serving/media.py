@@ -22,7 +22,7 @@ def check_media(rows: Sequence[Record], pixels: int, seconds: float) -> None:
     """Raises Refused (413) where the pictures of all rows have more than `pixels`, or the recordings last longer than
     `seconds`."""
     seen, heard = 0, 0.0
-    for data in filter(None, map(_content, _strings(rows))):
+    for data in filter(None, map(content, strings(rows))):
         size = _pixels(data)
         seen, heard = seen + size, heard + (0 if size else _seconds(data))
         if seen > pixels:
@@ -36,7 +36,7 @@ def _too_large(what: str) -> Refused:
     return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words)
 
 
-def _strings(rows: Sequence[Record]) -> Iterable[str]:
+def strings(rows: Sequence[Record]) -> Iterable[str]:
     """Those of the rows, and those in lists of several or objects of views, which may be JSON within a string."""
     for value in (value for row in rows for value in row.values()):
         if isinstance(value, str) and value[:1] in ("[", "{"):
@@ -46,7 +46,7 @@ def _strings(rows: Sequence[Record]) -> Iterable[str]:
         yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one)
 
 
-def _content(value: str) -> bytes | None:
+def content(value: str) -> bytes | None:
     """What base64, or a data: URL with it, stands for; None for other text."""
     if value[:5].lower() == "data:":
         value = value.partition(",")[2]

@@ -1,6 +1,7 @@
 """The command line: what it answers, and how it fails: one line on stderr, exit code 1, or 2 for bad usage."""
 
 import csv
+import hashlib
 import json
 import resource
 import subprocess
@@ -436,6 +437,46 @@ def test_predict_answers_what_it_can_and_names_the_rest(tiny, champion):
         table.write_text(f"{columns}\nx,y\n")
         assert says in error("predict", tiny, "--table", table)
     assert "ask.csv is no project file, which is YAML" in error("predict", table, "--text", "x")
+
+
+def test_answers_are_logged_under_an_id_where_the_project_file_says_so(tiny, champion):
+    photo, broken = tiny.parent / "photos" / "q00.png", tiny.parent / "photos" / "broken.png"
+    broken.write_text("q")
+    assert "answer_id" not in answer("predict", tiny, "--image", photo, "--text", "Is it?")["predictions"][0]
+    assert answer("sql", tiny, "SELECT * FROM answers")["rows"] == [], "off, unless somebody says so"
+    champion.clear()
+    tiny.write_text(tiny.read_text() + "answers: {log: true}\n")
+    (told,) = answer("predict", tiny, "--image", photo, "--text", "Is it?")["predictions"]
+    (row,) = answer("sql", tiny, "SELECT * EXCLUDE (time) FROM answers")["rows"]
+    inputs = [("text", b"Is it?"), ("image", photo.read_bytes())]
+    assert row == {
+        "answer_id": told["answer_id"],
+        "model_version": "1",
+        "dataset_fingerprint": "d",
+        "subset": "text+image",
+        "inputs": [{"name": n, "sha256": hashlib.sha256(data).hexdigest(), "text": None} for n, data in inputs],
+        "prediction": '"yes"',
+        "probability": 0.75,
+        "x_m": None,
+    }
+    champion.clear()
+    assert triptych("predict", tiny, "--image", photo).stderr.rstrip().endswith(f"answer {newest_answer(tiny)})")
+    tiny.write_text(tiny.read_text().replace("log: true", "log: true, texts: true"))
+    champion.clear()
+    table = tiny.parent / "ask.csv"
+    table.write_text(f"text,image\nIs it high?,{photo}\nIs it?,{broken}\n")
+    assert triptych("predict", tiny, "--table", table).exit_code == 1
+    (row,) = answer("sql", tiny, "SELECT inputs FROM answers WHERE len(inputs) = 2 ORDER BY answer_id DESC LIMIT 1")[
+        "rows"
+    ]
+    assert [one["text"] for one in row["inputs"]] == ["Is it high?", None]
+    assert answer("sql", tiny, "SELECT count(*) AS n FROM answers")["rows"] == [{"n": 3}], "a refusal is no answer"
+    tiny.write_text(tiny.read_text().replace("log: true", "log: false"))
+    assert "answers: texts is True, expected false, unless `log` is true" in error("status", tiny)
+
+
+def newest_answer(project: Path) -> str:
+    return answer("sql", project, "SELECT max(answer_id) AS id FROM answers")["rows"][0]["id"]
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,16 @@ def test_an_erased_item_is_in_no_table_nor_file(tiny):
     dry = erase(project, "q01", dry_run=True, purge=False)
     assert (dry.removed["samples"], dry.removed["image_features"], len(dry.items)) == (1, 1, 3)
     assert rows(lake, "samples") == 60
-    assert erase(project, "q01", dry_run=False, purge=False).removed == dry.removed
+    assert dry.proof is None
+    with pytest.raises(ValueError, match=r"q01.* is still at its source, so a model would be trained on it again"):
+        erase(project, "q01", dry_run=True, purge=False, retrain=True)
+    (project.home / "kept.txt").write_text(f"somebody noted {told[0]['sha256']}")
+    erased = erase(project, "q01", dry_run=False, purge=False)
+    assert erased.removed == dry.removed
+    assert [(Path(one.file).name, one.what) for one in erased.proof.found] == [
+        ("kept.txt", f"the hash {told[0]['sha256']}")
+    ]
+    assert not erased.proof.not_searched and erased.proof.files > 10
     assert (rows(lake, "samples"), rows(lake, "image_features")) == (59, 46)
     left = [(path, word) for path, said in lake_files(project) for word in words if word in said]
     assert not left, "older versions of the tables and their logs hold it no more"

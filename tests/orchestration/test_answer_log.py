@@ -1,0 +1,133 @@
+"""The log of answers: what a server writes, several at once, and while the lake does not answer."""
+
+import base64
+import hashlib
+import json
+import multiprocessing
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from assets.lake import Lake
+from orchestration.serving import answer_log
+from orchestration.serving.answer_log import AnswerLog, new_id
+from orchestration.serving.app import Limits
+from tests.orchestration.test_serving import Model, Server, wait_for
+from training.schema import ANSWERS
+
+SCHEMA = base64.b64encode(ANSWERS.serialize().to_pybytes()).decode()
+MEDIA = b"\x89PNG bytes"
+
+
+class Placing(Model):
+    """Also tells where it places rows."""
+
+    def x_m(self, rows):
+        return [[float(len(row)), 0.5] for row in rows]
+
+
+def open_log(folder: Path, in_clear=()) -> AnswerLog:
+    origin = {"model_version": "7", "dataset_fingerprint": "d"}
+    return AnswerLog(str(folder / "answers"), {}, SCHEMA, ["text", "image"], ["image"], in_clear, origin)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake(str(tmp_path))
+    lake.create("answers")
+    lake.create("answers")  # and again, as several servers do
+    assert lake.version("answers") == 0
+    return lake
+
+
+def answers(lake: Lake) -> list[dict]:
+    return lake.sql("SELECT * FROM answers ORDER BY answer_id").to_pylist()
+
+
+def log_many(folder: Path, name: str, count: int) -> None:
+    answer_log._COMMITS = 3
+    log = open_log(folder)
+    for n in range(count):
+        log.add([{"text": f"{name} {n}"}], [{"prediction": name, "probability": 0.5}])
+        if n % 10 == 0:
+            log._wake.set()  # a commit while the other one commits
+            time.sleep(0.01)
+    log.close()
+
+
+def test_a_server_answers_with_ids_and_has_written_all_when_it_ends(lake, tmp_path):
+    server = Server(Placing(), Limits(), log=open_log(tmp_path))
+    server.thread.start()
+    wait_for(lambda: server.uvicorn.started)
+    image = base64.b64encode(MEDIA).decode()
+    body = {"dataframe_records": [{"text": "a", "image": image}, {"text": "c", "image": None}]}
+    told = server.post(json.dumps(body)).json()["predictions"]
+    listed = json.dumps([image, f"data:image/png;base64,{image}"])
+    told += server.post(json.dumps({"dataframe_records": [{"text": "b", "image": listed}]})).json()["predictions"]
+    refused = server.post(json.dumps({"dataframe_records": [{"text": 1}]}))
+    server.stop()
+    assert refused.status_code == 400
+    assert [row["prediction"] for row in told] == ["a", "c", "b"]
+    rows = {row["answer_id"]: row for row in answers(lake)}
+    assert list(rows) == sorted(row["answer_id"] for row in told) and "x_m" not in told[0]
+    first, half, last = (rows[row["answer_id"]] for row in told)
+    sha256 = hashlib.sha256(MEDIA).hexdigest()
+    assert first["inputs"] == [
+        {"name": "text", "sha256": hashlib.sha256(b"a").hexdigest(), "text": None},
+        {"name": "image", "sha256": sha256, "text": None},
+    ]
+    assert (first["subset"], first["prediction"], first["x_m"]) == ("text+image", '"a"', [1.0, 0.5])
+    assert (first["model_version"], first["dataset_fingerprint"]) == ("7", "d")
+    assert (half["subset"], half["prediction"]) == ("text", '"c"')
+    assert [one["sha256"] for one in last["inputs"]] == [hashlib.sha256(b"b").hexdigest(), sha256, sha256]
+
+
+@pytest.mark.slow
+def test_two_processes_log_at_once_and_none_is_lost(lake, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=log_many, args=(tmp_path, name, 60)) for name in ("a", "b")]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join(60)
+        assert process.exitcode == 0
+    rows = answers(lake)
+    assert len({row["answer_id"] for row in rows}) == len(rows) == 120
+    assert lake.version("answers") > 4, "they were not two commits"
+    assert len(lake.open("answers").file_uris()) < lake.version("answers"), "small files became few"
+
+
+def test_what_cannot_be_written_waits_for_the_lake(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(answer_log, "_SECONDS", 0.05)
+    (tmp_path / "lake").write_text("no folder")
+    log = open_log(tmp_path / "lake", in_clear=["text"])
+    log.add([{"text": "a"}], [{"prediction": None, "abstained": True}])
+    said = ""
+    while "1 answers cannot be logged" not in said:
+        said += capsys.readouterr().err
+        time.sleep(0.02)
+    (tmp_path / "lake").unlink()
+    lake = Lake(str(tmp_path / "lake"))
+    lake.create("answers")
+    log.close()
+    (row,) = answers(lake)
+    assert (row["prediction"], row["inputs"][0]["text"]) == (None, "a")
+
+
+def test_ids_are_uuids_that_sort_by_time():
+    ids = []
+    for _ in range(20):
+        ids.append(new_id())
+        time.sleep(0.002)
+    assert ids == sorted(ids)
+    assert {(uuid.UUID(one).version, uuid.UUID(one).variant) for one in ids} == {(7, uuid.RFC_4122)}
+
+
+def test_half_a_character_is_written_as_well_as_it_can_be(lake, tmp_path):
+    log = open_log(tmp_path, in_clear=["text"])
+    log.add([{"text": "half \ud83d"}], [{"prediction": "half \ud83d"}])
+    log.close()
+    (row,) = answers(lake)
+    assert (row["prediction"], row["inputs"][0]["text"]) == ('"half \ufffd\ufffd\ufffd"', "half \ufffd\ufffd\ufffd")
