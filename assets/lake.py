@@ -5,9 +5,12 @@ locked and nothing can be half written: a crash leaves whole commits only.
 """
 
 import atexit
+import contextlib
 import functools
 import glob
+import itertools
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,19 +41,28 @@ _NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
 BATCH_ROWS = 8192  # of a small table that are Python objects at once
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
-_MEMORY_LIMIT = "4GB"  # of DuckDB; what is more is spilled to disk
+MEMORY_LIMIT = "1GB"  # of DuckDB; what is more is spilled to disk
 
 
-def open_duckdb(memory_limit: str = _MEMORY_LIMIT, threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """An empty in-memory DuckDB; without `threads` it uses the cores that this process may."""
-    return duckdb.connect(config={"memory_limit": memory_limit, "threads": threads or cores()})
+def open_duckdb(
+    memory_limit: str = MEMORY_LIMIT, threads: int | None = None, spill: str | None = None
+) -> duckdb.DuckDBPyConnection:
+    """An empty in-memory DuckDB; without `threads` it uses the cores that this process may.
+
+    Args:
+        spill: folder where what does not fit in memory lies meanwhile; null: .tmp in the current one.
+    """
+    config: dict[str, Any] = {"memory_limit": memory_limit, "threads": threads or cores()}
+    if spill is not None:
+        config["temp_directory"] = str(Path(spill) / uuid.uuid4().hex)  # DuckDB makes it when it needs it
+    return duckdb.connect(config=config)
 
 
 @functools.cache
-def _shared(process: int, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
+def _shared(process: int, memory_limit: str, threads: int, spill: str | None) -> duckdb.DuckDBPyConnection:
     """One for all queries of a process (a forked one must not use its parent's): each start takes 25 ms."""
     atexit.register(_shared.cache_clear)  # DuckDB's binding prints what is alive at the end
-    return open_duckdb(memory_limit, threads)
+    return open_duckdb(memory_limit, threads, spill)
 
 
 def sql_string(text: str) -> str:
@@ -82,8 +94,9 @@ class Lake:
 
     uri: str
     storage_options: Mapping[str, str] = field(default_factory=dict)
-    memory_limit: str = _MEMORY_LIMIT
+    memory_limit: str = MEMORY_LIMIT
     threads: int | None = None
+    spill: str | None = None  # as `open_duckdb` has it
 
     def table_uri(self, name: str) -> str:
         return f"{self.uri.rstrip('/')}/{name}"
@@ -165,9 +178,40 @@ class Lake:
         self, name: str, rows: pa.Table, predicate: str | None = None, note: Mapping[str, str] | None = None
     ) -> None:
         """Puts `rows` in the place of the whole table, or of the rows that `predicate` selects, in one commit."""
-        if predicate is not None and self.open(name) is None:
-            predicate = None
-        self._write(name, _cast(name, rows), "overwrite", predicate, note)
+        self._replace(name, _cast(name, rows), predicate, note)
+
+    def put(
+        self,
+        name: str,
+        connection: duckdb.DuckDBPyConnection,
+        query: str,
+        predicate: str | None = None,
+        note: Mapping[str, str] | None = None,
+    ) -> bool:
+        """`replace` by the result of a query, batch by batch; rows and note that are there already stay. Returns
+        whether anything was written.
+
+        Args:
+            connection: where the query runs; `stored` and `made` are not to be its tables.
+        """
+        there = self.open(name)
+        named = [] if there is None else [field.name for field in there.schema().fields]
+        if there is not None and (note is None or self.note(name) == note) and {*named} == {*TABLES[name].names}:
+            kept = f"SELECT * FROM {name}" + (f" WHERE {predicate}" if predicate else "")
+            with self.connect(name) as stored:
+                if _checksum(stored, kept, name) == _checksum(connection, query, name):
+                    return False
+        reader = connection.sql(query).to_arrow_reader(BATCH_ROWS)
+        first = next(reader, None)
+        if first is None and there is None and predicate is not None:
+            return False
+        rows, row_bytes = TABLES[name].empty_table(), None
+        if first is not None:
+            tables = (_cast(name, batch) for batch in itertools.chain([first], reader))
+            batches = (batch for table in tables for batch in table.to_batches())
+            rows, row_bytes = pa.RecordBatchReader.from_batches(TABLES[name], batches), first.nbytes // first.num_rows
+        self._replace(name, rows, predicate, note, row_bytes)
+        return True
 
     def delete(self, name: str, predicate: str) -> None:
         """Removes the rows that an SQL predicate selects."""
@@ -202,17 +246,30 @@ class Lake:
         # Delta's own rule again: others may go on reading what they have opened.
         table.alter.set_table_properties({"delta.logRetentionDuration": "interval 30 days"})
 
+    def _replace(
+        self,
+        name: str,
+        rows: pa.Table | pa.RecordBatchReader,
+        predicate: str | None,
+        note: Mapping[str, str] | None,
+        row_bytes: int | None = None,
+    ) -> None:
+        is_new = predicate is not None and self.open(name) is None
+        self._write(name, rows, "overwrite", None if is_new else predicate, note, row_bytes)
+
     def _write(
         self,
         name: str,
-        rows: pa.Table,
+        rows: pa.Table | pa.RecordBatchReader,
         mode: Any,
         predicate: str | None = None,
         note: Mapping[str, str] | None = None,
+        row_bytes: int | None = None,
     ) -> None:
         if "://" not in self.uri:
             Path(self.uri).mkdir(parents=True, exist_ok=True)
-        row_bytes = max(1, rows.nbytes // max(1, rows.num_rows))
+        if row_bytes is None:
+            row_bytes = rows.nbytes // max(1, rows.num_rows)
         write_deltalake(
             self.table_uri(name),
             rows,
@@ -227,7 +284,7 @@ class Lake:
             ),
             writer_properties=WriterProperties(
                 compression="UNCOMPRESSED" if name in _UNCOMPRESSED else "ZSTD",
-                max_row_group_size=max(1, min(1_000_000, _ROW_GROUP_BYTES // row_bytes)),
+                max_row_group_size=max(1, min(1_000_000, _ROW_GROUP_BYTES // max(1, row_bytes))),
                 column_properties={f.name: _TENSOR for f in rows.schema if pa.types.is_binary(f.type)},
             ),
         )
@@ -239,11 +296,25 @@ class Lake:
         Args:
             query: only the tables whose names occur in it, since opening each takes milliseconds; default: all.
         """
-        connection = _shared(os.getpid(), self.memory_limit, self.threads or cores()).cursor()
-        for name, schema in TABLES.items():
-            if query is not None and name not in query:
-                continue
-            table = self.open(name)
+        connection = _shared(os.getpid(), self.memory_limit, self.threads or cores(), self._spill()).cursor()
+        self._add_views(connection, [name for name in TABLES if query is None or name in query])
+        return connection
+
+    def workspace(self, *names: str) -> duckdb.DuckDBPyConnection:
+        """An in-memory DuckDB of its own with these tables as views, to make more tables in."""
+        connection = open_duckdb(self.memory_limit, self.threads, self._spill())
+        self._add_views(connection, names)
+        return connection
+
+    def _spill(self) -> str | None:
+        if self.spill is not None:
+            with contextlib.suppress(OSError):  # who only reads may not write there, and need not
+                Path(self.spill).mkdir(parents=True, exist_ok=True)
+        return self.spill
+
+    def _add_views(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
+        for name in names:
+            schema, table = TABLES[name], self.open(name)
             if table is None or not (uris := table.file_uris()):
                 connection.register(name, schema.empty_table())
                 continue
@@ -257,7 +328,6 @@ class Lake:
             # Columns that its files do not have are null: they may be older than this code.
             connection.register(f"declared_{name}", schema.empty_table())
             connection.execute(f"CREATE TEMP VIEW {name} AS FROM {stored} UNION ALL BY NAME FROM declared_{name}")
-        return connection
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The whole result of a query over the tables."""
@@ -272,6 +342,13 @@ class Lake:
     def read(self, name: str) -> pa.Table:
         """A whole table; for the small ones (manifest, samples, dataset, quarantine)."""
         return _cast(name, self.sql(f"SELECT * FROM {name}"))
+
+
+def _checksum(connection: duckdb.DuckDBPyConnection, query: str, name: str) -> tuple[Any, ...]:
+    """What differs where the rows of two queries do, whatever their order."""
+    cells = ", ".join(map(sql_name, TABLES[name].names))
+    hashed = f"SELECT hash({cells}) AS h FROM ({query})"
+    return connection.sql(f"SELECT count(*), sum(h::HUGEINT), bit_xor(h) FROM ({hashed})").fetchall()[0]
 
 
 def _cast(name: str, rows: pa.Table | pa.RecordBatch) -> pa.Table:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
+from assets.lake import MEMORY_LIMIT
 from assets.names import normalize
 from assets.pairing import PairingSettings
 from assets.source_settings import SourceSettings
@@ -158,6 +159,7 @@ def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str,
 _SECRET = re.compile("secret|password|token|key", re.IGNORECASE)  # in names of storage options
 
 
+_SIZE = re.compile(r"[1-9]\d*(\.\d+)? ?[KMGT]i?B")  # what DuckDB takes for one
 _OWNER = re.compile(r"team:.+|[\w.+-]+@[\w-]+(\.[\w-]+)+")  # what Dagster takes for one
 
 
@@ -194,6 +196,7 @@ class Project:
     schedule: str | None = None  # cron, UTC
     watch: bool = False  # true: the sensor that starts a run when files change is on from the start
     data: str | None = None  # the folder that ${data} stands for in the paths of this file
+    memory: str = MEMORY_LIMIT  # that a step's queries may take; what is more is spilled to disk, under TRIPTYCH_HOME
     lake: str | None = None  # where the tables lie; default: a folder under TRIPTYCH_HOME
     # of a lake on an object store, as deltalake names them: aws_endpoint, aws_region, ...; credentials never
     storage_options: dict[str, str] = field(default_factory=dict)
@@ -220,6 +223,8 @@ class Project:
         for name, path in (("TRIPTYCH_HOME", str(self.home)), ("lake", self.lake_uri)):
             if "://" not in path and (bad := _NO_PATH.search(path)):
                 raise ValueError(f"{name} is {path}: tables cannot lie under a path with {bad[0]!r}; choose another")
+        size = "a size such as 500MB or 2GB"
+        check(_SIZE.fullmatch(self.memory) is not None, "memory", self.memory, size)
         for owner in self.owners:
             check(_OWNER.fullmatch(owner) is not None, "owners", owner, "an address, or team:NAME")
         for option in self.storage_options:

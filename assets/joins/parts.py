@@ -28,7 +28,8 @@ def tie_parts(connection: duckdb.DuckDBPyConnection, kept: str, modalities: Sequ
     more = ", ".join(f"coalesce([further.item for further in {m}_more], [])" for m in modalities)
     further = f"SELECT split_key, unnest(flatten([{more}]::VARCHAR[][])) AS item_id FROM {kept}"
     used = f"{first} UNION ALL SELECT split_key, sha256 FROM ({further}) JOIN items USING (item_id)"
-    pairs = connection.sql(_PAIRS.format(used=used, parts=_PARTS)).fetchnumpy()
+    has_parts = connection.sql(f"{_PARTS} LIMIT 1").fetchall() != []
+    pairs = connection.sql(_PAIRS.format(used=used, parts=_PARTS) + ("" if has_parts else " LIMIT 0")).fetchnumpy()
     connection.register("tied", units(pairs["split_key"], pairs["parent"]))
     if not len(pairs["split_key"]):
         return

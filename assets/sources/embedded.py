@@ -1,7 +1,7 @@
 """Media as items that lie in a column of a Parquet table, as Hugging Face writes them: bytes, or structs with them."""
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,9 @@ class EmbeddedSource(Source):
     def open(self, entry: Entry) -> Iterator[bytes]:
         assert entry.row is not None
         yield self._media.read(entry.uri, entry.row)
+
+    def files(self) -> Iterable[Entry]:
+        return table_entries(self.options.table, self.root, self.options)
 
     def signature(self) -> str:
         return signature_of(

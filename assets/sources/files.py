@@ -3,7 +3,7 @@
 import json
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -150,6 +150,13 @@ class FilesSource(Source):
 
     def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
         return self._files.changed(read)
+
+    def files(self) -> Iterable[Entry] | None:
+        has_table = self.options.table is not None
+        if self._links is not None or self._has_table() != has_table:  # only a request, or a query, tells
+            return None
+        tables = table_entries(self.options.table, self.root, self.options) if has_table else []
+        return [*tables, *self._files.files()]
 
     def signature(self) -> str:
         """Of files that a table names by URL, what the table says: asking for each takes a run."""

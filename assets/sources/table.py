@@ -1,6 +1,6 @@
 """Texts as items: a column of a table holds them, another one their keys."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from assets.formats.base import Record
@@ -55,6 +55,9 @@ class TableSource(Source):
 
     def open(self, entry: Entry) -> Iterator[bytes]:
         yield (entry.text or "").encode()
+
+    def files(self) -> Iterable[Entry]:
+        return table_entries(self.options.table, self.root, self.options)
 
     def signature(self) -> str:
         return signature_of(
