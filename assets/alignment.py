@@ -4,12 +4,9 @@ Every item ends in exactly one way: used in a sample, unmatched (a quarantine ro
 before. `item_balance` counts that.
 """
 
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -17,18 +14,20 @@ import pyarrow.compute as pc
 
 from assets.catalog import JOINS
 from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, listed, note, quoted, refusals
-from assets.items import load_items, unmatched
+from assets.items import load_items, register_items, tell_unmatched
 from assets.joins.columns import Columns
 from assets.joins.parts import note_overlaps, tie_parts
 from assets.joins.several import MORE, set_views
-from assets.lake import BATCH_ROWS, open_duckdb, sql_name
-from assets.names import as_object
+from assets.lake import open_duckdb, sql_name, sql_string
+from assets.names import as_objects
 from assets.pairing import pairing_findings, pool_sql
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
-from assets.splits import assign_splits
+from assets.splits import assign_splits, pointer
 from training.outputs.base import Output
-from training.schema import MODALITIES, SAMPLES
+from training.schema import MODALITIES, QUARANTINE, SAMPLES, conform
+
+_BATCH_ROWS = 32_768  # of samples that are Arrow arrays at once
 
 
 @dataclass(frozen=True)
@@ -69,29 +68,54 @@ def align(
         ValueError: the link table cannot be read or lacks a column, two samples have one id, no key of a modality
             matches, a column that the settings name is nowhere, or an item was neither cleaned nor refused.
     """
-    sources = [source for source in sources if source.use == "samples"]
     with open_duckdb() as connection:
-        load_items(connection, manifest, clean_ids, sources, refused, quarantine)
-        first = refusals(connection, [source.name for source in sources])
-        try:
-            columns = Columns.of(connection, sources)
-            set_views(connection, settings.views, columns)
-            columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
-            _drop(connection, settings)
-            tie_parts(connection, _KEPT, [m for m in MODALITIES if m not in settings.allow_shared], near)
-            note_overlaps(connection)
-            samples = _samples(connection, settings, columns, output)
-            _note_rivals(connection, settings, columns)
-            _note_differing(connection, settings, columns)
-        except duckdb.InvalidInputException as error:  # `Columns.sql` says what is wrong
-            raise ValueError(_cause_first(str(error).partition(": ")[2], first)) from None
-        except ValueError as error:
-            raise ValueError(_cause_first(str(error), first)) from None
-        noted = [Finding(*row) for row in connection.sql("FROM findings").fetchall()]
-        noted += pairing_findings(samples, settings.pairing)
-        findings = [*first, *(differing_duplicates(quarantine) if quarantine is not None else []), *noted]
-        report = connection.sql("FROM report").fetchall()
-        return Alignment(samples, unmatched(connection), findings, report)
+        connection.register("manifest", manifest)
+        register_items(connection, clean_ids, refused, quarantine)
+        findings, report = align_items(connection, settings, sources, root, output, near, lenient=refused is None)
+        samples = connection.sql("FROM samples ORDER BY sample_id").to_arrow_table()
+        left = connection.sql('FROM unmatched ORDER BY item_id, uri, "row"').to_arrow_table()
+        return Alignment(samples.cast(SAMPLES), conform(left, QUARANTINE), findings, report)
+
+
+def align_items(
+    connection: duckdb.DuckDBPyConnection,
+    settings: AlignSettings,
+    sources: Sequence[SourceSettings],
+    root: Path,
+    output: Output | None = None,
+    near: pa.Table | None = None,
+    lenient: bool = False,
+) -> tuple[list[Finding], list[tuple[str, str]]]:
+    """`align` of what a connection has, in memory that DuckDB bounds; returns findings and report.
+
+    It reads the relations `manifest`, `parts`, `refused` and `quarantine` (`assets.items.register_items`), and makes
+    the tables `samples` (training.schema.SAMPLES) and `unmatched` (columns of training.schema.QUARANTINE).
+
+    Args:
+        near: as `align` has it.
+        lenient: what is not in `parts` is refused.
+    """
+    sources = [source for source in sources if source.use == "samples"]
+    load_items(connection, sources, lenient)
+    first = refusals(connection, [source.name for source in sources])
+    try:
+        columns = Columns.of(connection, sources)
+        set_views(connection, settings.views, columns)
+        columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
+        _drop(connection, settings)
+        tie_parts(connection, _KEPT, [m for m in MODALITIES if m not in settings.allow_shared], near)
+        note_overlaps(connection)
+        _make_samples(connection, settings, columns, output)
+        _note_rivals(connection, settings, columns)
+        _note_differing(connection, settings, columns)
+    except duckdb.InvalidInputException as error:  # `Columns.sql` says what is wrong
+        raise ValueError(_cause_first(str(error).partition(": ")[2], first)) from None
+    except ValueError as error:
+        raise ValueError(_cause_first(str(error), first)) from None
+    tell_unmatched(connection)
+    noted = [Finding(*row) for row in connection.sql("FROM findings").fetchall()]
+    noted += pairing_findings(connection, settings.pairing)
+    return [*first, *differing_duplicates(connection), *noted], connection.sql("FROM report").fetchall()
 
 
 def _cause_first(problem: str, findings: Sequence[Finding]) -> str:
@@ -120,7 +144,8 @@ def _drop(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
     )
 
 
-_ROWS = " ".join(f"LEFT JOIN items {m} ON {m}.item_id = {m}_item AND {m}.id = {m}_id" for m in MODALITIES)
+_OF_MODALITY = "LEFT JOIN (FROM items WHERE modality = '{m}') {m} ON {m}.item_id = {m}_item AND {m}.id = {m}_id"
+_ROWS = " ".join(_OF_MODALITY.format(m=m) for m in MODALITIES)
 _JUDGED = f"judged {_ROWS}"
 _KEPT = f"{_JUDGED} WHERE dropped IS NULL"  # what becomes a sample, with its items
 
@@ -159,17 +184,28 @@ def _note_differing(connection: duckdb.DuckDBPyConnection, settings: AlignSettin
             note(connection, Finding("differing_items", f"{said}, of which the first one's value counts: {shown}"))
 
 
+def _make_samples(
+    connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns, output: Output | None
+) -> None:
+    """Table `samples`, batch by batch."""
+    connection.register("batch", SAMPLES.empty_table())
+    connection.execute("CREATE TABLE samples AS FROM batch")
+    # Another connection to the same tables: the one that gives the rows is not free meanwhile.
+    with connection.cursor() as writer:
+        for batch in _samples(connection, settings, columns, output):
+            writer.register("batch", pa.Table.from_batches([batch]))
+            writer.execute("INSERT INTO samples FROM batch")
+
+
 def _samples(
     connection: duckdb.DuckDBPyConnection, settings: AlignSettings, columns: Columns, output: Output | None
-) -> pa.Table:
-    wanted = dict.fromkeys((*settings.group, *settings.held_out))
+) -> Iterator[pa.RecordBatch]:
+    wanted = tuple(dict.fromkeys((*settings.group, *settings.held_out)))
     named = [*wanted, *(c for c in (settings.split.column,) if c is not None and c not in wanted)]
-    values = "".join(f", {columns.sql(name)} AS c{n}" for n, name in enumerate(named))
-    labels = {name: f"l{n}" for n, name in enumerate(settings.labels)}
-    # Where several have a name, the value of the first modality wins.
-    attributes = ["values"] if columns.link else [f"{m}.attributes" for m in reversed(MODALITIES)]
-    parts = {f"a{n}": attribute for n, attribute in enumerate(attributes)}
-    answers = "".join(f", {columns.sql(name)} AS {cell}" for name, cell in labels.items())
+    attributes, lists = _attributes(columns, {columns.bare(name) for name in settings.labels})
+    # What a row of `samples` is made of, as SQL: labels, columns that the split depends on, attributes.
+    cells = {f"l{n}": columns.sql(name) for n, name in enumerate(settings.labels)}
+    cells |= {f"c{n}": columns.sql(name) for n, name in enumerate(named)}
     slots = ", ".join(f"{m}_{part}" for part in ("id", "item", "more", "views", "status") for m in MODALITIES)
     pools = "".join(f", {pool_sql(settings.pairing, m, columns)} AS {m}_pool" for m in MODALITIES)
     times = ", ".join(f"{m}.time" for m in MODALITIES)
@@ -180,87 +216,102 @@ def _samples(
         also = f"(SELECT list(coalesce(tied_unit, also)) FROM {units})" if is_tied else "split_keys"
     rows = connection.sql(
         f"""
-        SELECT sample_id, coalesce(tied_unit, split_key) AS split_key, {also} AS split_keys, least({times}) AS time
-          {answers}{values}, {slots}{pools},
-          {", ".join(f"{part} AS {name}" for name, part in parts.items())}
-        FROM {_JUDGED} LEFT JOIN tied USING (split_key) WHERE dropped IS NULL ORDER BY sample_id
+        SELECT *, {", ".join([f"{sql} AS a{n}" for n, sql in enumerate(attributes.values())] or ["NULL"])} FROM (
+          SELECT sample_id, coalesce(tied_unit, split_key) AS split_key, {also} AS split_keys, least({times}) AS time
+            {"".join(f", {sql} AS {name}" for name, sql in (cells | lists).items())}, {slots}{pools}
+          FROM {_JUDGED} LEFT JOIN tied USING (split_key) WHERE dropped IS NULL
+        ) ORDER BY sample_id
         """
-    ).to_arrow_reader(BATCH_ROWS)
-    cells = {name: f"c{n}" for n, name in enumerate(named)} | {"sample_id": "split_key", "split_keys": "split_keys"}
-    hidden = columns.hidden | {columns.bare(name) for name in labels}
-    merged = lru_cache(BATCH_ROWS)(partial(_merged, hidden))
-    tables = [SAMPLES.empty_table()]
+    ).to_arrow_reader(_BATCH_ROWS)
     for batch in rows:
-        each = [dict(zip(cells, row, strict=True)) for row in _rows(batch, cells.values())]
-        for n, row in enumerate(each):
-            if output is None or output.has_labels:
-                row["label"] = _label({name: batch[cell][n].as_py() for name, cell in labels.items()}, settings)
-            else:
-                ids = {m: _content(batch[f"{m}_id"][n].as_py(), batch[f"{m}_more"][n].as_py()) for m in MODALITIES}
-                row["label"] = output.own_label({m: content for m, content in ids.items() if content is not None})
-        derived = {
-            "label": [row["label"] for row in each],
-            "split": assign_splits(each, settings),
-            "groups": [as_object({c: row[c] for c in wanted if row[c]}) for row in each],
-            "attributes": [merged(*row) for row in _rows(batch, parts)],
+        given = {name: batch[f"c{n}"] for n, name in enumerate(named)}
+        label = _labels(batch, settings, output)
+        places = given | {"sample_id": batch["split_key"], "split_keys": batch["split_keys"]}
+        made = {
+            "label": label,
+            "split": assign_splits(places | {"label": label}, settings),
+            "groups": as_objects({name: given[name] for name in wanted}, batch.num_rows),
+            "attributes": as_objects({name: batch[f"a{n}"] for n, name in enumerate(attributes)}, batch.num_rows),
         }
-        made = {name: pa.array(values, pa.string()) for name, values in derived.items()}
         in_training = pc.equal(made["split"], "train")  # other rows neither draw nor lend
         made |= {f"{m}_pool": pc.if_else(in_training, batch[f"{m}_pool"], None) for m in MODALITIES}
         arrays = [made[f.name] if f.name in made else batch[f.name].cast(f.type) for f in SAMPLES]
-        tables.append(pa.table(arrays, schema=SAMPLES))
-    return pa.concat_tables(tables)
+        yield pa.record_batch(arrays, schema=SAMPLES)
 
 
-def _content(first: str | None, more: Sequence[Mapping[str, str]] | None) -> str | None:
-    """What a sample has of a modality, as one name."""
-    return "+".join([first, *(item["id"] for item in more)]) if first is not None and more else first
+def _attributes(columns: Columns, labels: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The attributes of a sample, column -> SQL for its value; and the lists of values that this SQL reads, name -> SQL
+    over the rows of the join: each JSON object is parsed once."""
+    hidden = columns.hidden | labels
+    if columns.link:
+        parts = {"values": set(columns.link)}
+    else:
+        of = {m: [s for s, source in columns.settings.items() if source.modality == m] for m in MODALITIES}
+        parts = {f"{m}.attributes": set[str]().union(*(columns.sources[s] for s in of[m])) for m in MODALITIES}
+    values: dict[str, list[str]] = {}
+    lists = {}
+    for number, (part, names) in enumerate(parts.items()):
+        if read := sorted(names - hidden):
+            paths = ", ".join(sql_string(pointer(name)) for name in read)
+            lists[f"part{number}"] = f"json_extract_string({part}, [{paths}])"
+            for place, name in enumerate(read, 1):
+                values.setdefault(name, []).append(f"part{number}[{place}]")
+    # Where several have a name, the value of the first modality wins.
+    return {name: f"coalesce({', '.join(sql)})" for name, sql in values.items()}, lists
 
 
-def _rows(batch: pa.RecordBatch, columns: Iterable[str]) -> Iterable[tuple[Any, ...]]:
-    return zip(*(batch[column].to_pylist() for column in columns), strict=True)
-
-
-def _label(given: Mapping[str, str | None], settings: AlignSettings) -> str | None:
-    """The cell of the one column; of several, those that are not empty, as a JSON object."""
+def _labels(batch: pa.RecordBatch, settings: AlignSettings, output: Output | None) -> pa.Array:
+    """The cells of the one column; of several, those that are not empty, as a JSON object. Without a column, what the
+    output says."""
+    if output is not None and not output.has_labels:
+        contents = [_contents(batch[f"{m}_id"], batch[f"{m}_more"]) for m in MODALITIES]
+        given = (dict(zip(MODALITIES, row, strict=True)) for row in zip(*contents, strict=True))
+        labels = [output.own_label({m: content for m, content in row.items() if content}) for row in given]
+        return pa.array(labels, pa.string())
+    cells = {name: batch[f"l{n}"] for n, name in enumerate(settings.labels)}
     if isinstance(settings.label, str):
-        return given[settings.label]
-    said = {name: value for name, value in given.items() if value is not None}
-    return as_object(said) if said else None
+        return cells[settings.label]
+    said = as_objects(cells, batch.num_rows)
+    return pc.if_else(pc.equal(said, "{}"), pa.scalar(None, pa.string()), said)
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
-
-
-def _merged(hidden: Collection[str], *parts: str | None) -> str:
-    """JSON objects as one, in which the last one counts, without the hidden names."""
-    return _encode({k: v for part in parts if part is not None for k, v in json.loads(part).items() if k not in hidden})
+def _contents(first: pa.Array, more: pa.Array) -> list[str | None]:
+    """What samples have of a modality, each as one name."""
+    further = more.to_pylist() if more.null_count < len(more) else [None] * len(more)
+    return [
+        one if one is None or not others else "+".join([one, *(item["id"] for item in others)])
+        for one, others in zip(first.to_pylist(), further, strict=True)
+    ]
 
 
 def validate_samples(
-    samples: pa.Table, settings: AlignSettings, findings: Sequence[Finding] = (), output: Output | None = None
+    splits: Mapping[str, int],
+    settings: AlignSettings,
+    findings: Sequence[Finding] = (),
+    output: Output | None = None,
 ) -> None:
-    """Raises ValueError, saying what to change, where nothing can be trained or tested on these samples.
+    """Raises ValueError, saying what to change, where nothing can be trained or tested on the samples.
 
     Args:
+        splits: split -> how many samples are in it.
         findings: of `align`; that most items of a source were refused is said first.
         output: as `align` had it.
     """
-    if (problem := _problem(samples, settings, output)) is not None:
+    if (problem := _problem(splits, settings, output)) is not None:
         raise ValueError(_cause_first(problem, findings))
 
 
-def _problem(samples: pa.Table, settings: AlignSettings, output: Output | None) -> str | None:
-    counts = {row["values"]: row["counts"] for row in pc.value_counts(samples["split"]).to_pylist()}
+def _problem(counts: Mapping[str, int], settings: AlignSettings, output: Output | None) -> str | None:
+    rows = sum(counts.values())
     present = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none"
-    if samples.num_rows == 0:
+    if rows == 0:
         return "no samples: nothing could be joined; `triptych sql` on quarantine (stage align) says why"
-    if counts.get("unlabelled", 0) == samples.num_rows and output is not None and not output.has_labels:
+    if counts.get("unlabelled", 0) == rows and output is not None and not output.has_labels:
         return (
             f"no sample has {output.least_inputs} modalities or more, and the output learns from what samples have "
             "together: does align.on join what belongs together? `triptych sql` on samples shows what each one has"
         )
-    if counts.get("unlabelled", 0) == samples.num_rows:
+    if counts.get("unlabelled", 0) == rows:
         named = ", ".join(map(repr, settings.labels))
         where = f"column {named} is empty in every row" if named else "align.label is not set"
         return f"no sample has a label: {where}; name the column that holds the answers under align.label"

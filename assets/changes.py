@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from assets.lake import Lake, open_duckdb
+from assets.lake import Lake, open_duckdb, sql_among
 from training.schema import MANIFEST
 
 _SHOWN = 5  # items that are named, of each source and kind
@@ -30,11 +30,11 @@ class SourceChange:
         return ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
 
 
-def manifest_before(lake: Lake) -> pa.Table | None:
-    """The manifest that is there, as `source_changes` wants it; null before the first run."""
+def manifest_before(lake: Lake, leave_out: Iterable[str] = ()) -> pa.Table | None:
+    """The manifest that is there, as `source_changes` wants it, without some sources; null before the first run."""
     if lake.version("manifest") is None:
         return None
-    return lake.sql(f"SELECT {', '.join(_ITEM)} FROM manifest")
+    return lake.sql(f"SELECT {', '.join(_ITEM)} FROM manifest WHERE NOT {sql_among('source', leave_out)}")
 
 
 _CHANGES = """

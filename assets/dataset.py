@@ -1,55 +1,58 @@
 """The dataset: an index of samples and the features they join to, with fingerprints that name samples and snapshot."""
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from functools import reduce
-from json.encoder import encode_basestring as quote
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.lake import BATCH_ROWS, in_order
+from assets.lake import BATCH_ROWS, in_order, sql_among
+from assets.names import as_json
+from assets.splits import pointer
 from training.schema import DATASET, MODALITIES, SAMPLES, SPLITS, fingerprint
 
 
-def make_dataset(samples: pa.Table) -> pa.Table:
-    """The samples a model can use: those with at least one modality and a place in a split (or no label yet).
+def dataset_sql() -> str:
+    """SQL over `samples` for the rows of `dataset`: the samples a model can use, those with at least one modality and a
+    place in a split (or no label yet).
 
     Samples whose groups fall in different splits stay in `samples` with split ``excluded``; they are not lost, but
     no model may see them.
     """
-    any_input = reduce(pc.or_, (pc.is_valid(samples[f"{modality}_id"]) for modality in MODALITIES))
-    usable = pc.is_in(samples["split"], pa.array([*SPLITS, "unlabelled"]))
-    kept = samples.filter(pc.and_(any_input, usable))
-    more = {f"{m}_more": _further(kept[f"{m}_more"]) for m in MODALITIES}
-    columns = [more[f.name] if f.name in more else kept[f.name] for f in DATASET]
-    return in_order(pa.table(columns, schema=DATASET), "sample_id")
+    columns = (f"[item.id for item in {n}] AS {n}" if n.endswith("_more") else n for n in DATASET.names)
+    any_input = f"coalesce({', '.join(f'{m}_id' for m in MODALITIES)}) IS NOT NULL"
+    usable = sql_among("split", [*SPLITS, "unlabelled"])
+    return f"SELECT {', '.join(columns)} FROM samples WHERE {any_input} AND {usable} ORDER BY sample_id"
 
 
-def _further(more: pa.ChunkedArray) -> pa.Array:
-    """The contents of the further items of each sample, in order; null where there are none."""
-    if more.null_count == len(more):
-        return pa.nulls(len(more), pa.list_(pa.string()))
-    items = more.combine_chunks()
+def _listed(items: pa.Array) -> pa.Array:
+    """The views of each sample, or the contents of its further items, in order; null where there are none."""
+    if items.null_count == len(items):
+        return pa.nulls(len(items), pa.list_(pa.string()))
+    if not pa.types.is_struct(items.type.value_type):
+        return items
     return pa.ListArray.from_arrays(items.offsets, pc.struct_field(items.values, "id"), mask=items.is_null())
 
 
-def check_columns(samples: pa.Table, columns: Sequence[str]) -> None:
-    """Raises ValueError where `model.prompt` names a column that no sample has, or one that gives the label away."""
+def check_columns(connection: duckdb.DuckDBPyConnection, table: str, columns: Sequence[str]) -> None:
+    """Raises ValueError where `model.prompt` names a column that no sample of a relation (`samples` or `dataset`) has,
+    or one that gives the label away."""
     if not columns:
         return
-    cells = [json.loads(cell or "{}") for cell in samples["attributes"].to_pylist()]
-    there = sorted({name for cell in cells for name in cell})
-    labels = samples["label"].to_pylist()
+    there = connection.sql(f"SELECT DISTINCT unnest(json_keys(attributes)) FROM {table} ORDER BY 1").fetchall()
     for column in columns:
-        if column not in there:
+        if (column,) not in there:
             raise ValueError(
                 f"model.prompt has {{{column}}}, and no sample has a column {column!r}; there are "
-                f"{', '.join(there) or 'none'} (`attributes` of the table samples)"
+                f"{', '.join(name for (name,) in there) or 'none'} (`attributes` of the table samples)"
             )
-        pairs = [(label, cell.get(column)) for label, cell in zip(labels, cells, strict=True) if label is not None]
-        if pairs and all(label == value for label, value in pairs):
+        ((labelled, same),) = connection.execute(
+            f"SELECT count(*), count_if(label = json_extract_string(attributes, $1)) FROM {table} "
+            "WHERE label IS NOT NULL",
+            [pointer(column)],
+        ).fetchall()
+        if labelled and labelled == same:
             raise ValueError(
                 f"model.prompt has {{{column}}}, which is the label in every sample: the model would read its answer"
             )
@@ -78,26 +81,27 @@ def samples_fingerprint(samples: pa.Table) -> str:
     Covers each sample's id, label, split, groups, attributes, and contents and status of its modalities; not where the
     items lie (`X_item`) nor when they were recorded.
     """
+    lists = [name for name in LISTS if samples[name].null_count < samples.num_rows]
+    return fingerprint_of(in_order(samples, "sample_id").to_batches(max_chunksize=BATCH_ROWS), lists)
+
+
+LISTS = [f"{m}_{part}" for part in ("more", "views") for m in MODALITIES]  # columns of samples that most have not
+
+
+def fingerprint_of(batches: Iterable[pa.RecordBatch], lists: Collection[str]) -> str:
+    """`samples_fingerprint` of samples that come in the order of their ids.
+
+    Args:
+        lists: those of LISTS that any sample has.
+    """
     names = [f.name for f in SAMPLES if not f.name.endswith(("_item", "_more", "_views")) and f.name != "time"]
-    logical, digest = samples.select(names), hashlib.sha256()
-    for more in (f"{m}_more" for m in MODALITIES):
-        if samples[more].null_count < samples.num_rows:
-            logical = logical.append_column(more, pc.binary_join(_further(samples[more]), ","))
-            digest.update(f"{more}\n".encode())
-    for views in (f"{m}_views" for m in MODALITIES):
-        if samples[views].null_count < samples.num_rows:
-            logical = logical.append_column(views, pc.binary_join(samples[views], ","))
-            digest.update(f"{views}\n".encode())
-    for batch in in_order(logical, "sample_id").to_batches(max_chunksize=BATCH_ROWS):
+    some, digest = [name for name in LISTS if name in lists], hashlib.sha256()
+    digest.update("".join(f"{name}\n" for name in some).encode())
+    for batch in batches:
+        columns = [batch[name] for name in names]
+        columns += [pc.binary_join(_listed(batch[name]), ",") for name in some]
         # Each row is a JSON array on a line of its own.
-        cells = pc.binary_join_element_wise(*map(_as_json, batch.columns), ",")
-        digest.update("".join(f"[{row}]\n" for row in cells.to_pylist()).encode())
+        cells = pc.binary_join_element_wise(*(pc.fill_null(as_json(column), "null") for column in columns), ",")
+        lines = pc.binary_join_element_wise("[", cells, "]\n", "")
+        digest.update(pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "")[0].as_buffer())
     return digest.hexdigest()[:16]
-
-
-def _as_json(strings: pa.Array) -> pa.Array:
-    if strings.null_count == len(strings):
-        return pa.repeat("null", len(strings))
-    if pc.any(pc.match_substring_regex(strings, r'["\\\x00-\x1f]')).as_py():
-        return pa.array(["null" if value is None else quote(value) for value in strings.to_pylist()])
-    return pc.fill_null(pc.binary_join_element_wise('"', strings, '"', ""), "null")

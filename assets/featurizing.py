@@ -17,6 +17,7 @@ from assets.lake import MOST_FILES, Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, SIGNATURE_STEP, Outcome, Step
 from assets.segments.base import NUMBERED
 from assets.settings import Project
+from assets.unchanged import code, recall, remember, settings_words, versions
 from training.processor import Processor
 from training.schema import QUARANTINE, STEPS
 
@@ -119,6 +120,8 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, A
         as are found in it is one. And `computed`: `table_of` -> contents whose rows were made anew, or refused.
     """
     lake.require("manifest")
+    if (said := recall(project, f"clean_{modality}", _read(lake, project, modality))) is not None:
+        return dict(said)
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what each thread freed: 50 MB more at the peak
     step = make_step(project, modality)
     record(lake, step)
@@ -140,17 +143,18 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, A
     batches = (part if _can_read(engine, part) else attach_data(part, sources) for part in parts)
     work = partial(process_contents, step=step, sources=sources)
     # What could not be read is tried again in every run, so its rows are this run's only.
-    lake.replace(
-        "quarantine",
-        QUARANTINE.empty_table(),
-        predicate=f"stage = 'clean' AND fingerprint IS NULL AND modality = {sql_string(modality)}",
-    )
+    passing = f"stage = 'clean' AND fingerprint IS NULL AND modality = {sql_string(modality)}"
+    if lake.sql(f"SELECT 1 FROM quarantine WHERE {passing} LIMIT 1").num_rows:
+        lake.replace("quarantine", QUARANTINE.empty_table(), predicate=passing)
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
         needed = _commit(lake, modality, engine.map(work, batches), progress.update)
     refused = len(content_keys(_refusals(lake, step)))
     distinct = "SELECT count(DISTINCT concat(sha256, cut)) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
     computed = {table_of(modality, name): needed[name] for name in step.fingerprints}
+    if not lake.sql(f"SELECT 1 FROM quarantine WHERE {passing} LIMIT 1").num_rows:
+        said = {"seen": seen, "processed": 0, "reused": seen, "quarantined": refused, "computed": {}}
+        remember(project, f"clean_{modality}", _read(lake, project, modality), said)
     counts = {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
     return counts | {"computed": {table: n for table, n in computed.items() if n}}
 
@@ -164,6 +168,27 @@ def record(lake: Lake, step: Step) -> None:
         if key not in known
     ]
     lake.append("steps", [pa.Table.from_pylist(rows, STEPS)])
+
+
+def _read(lake: Lake, project: Project, modality: str) -> list[Any] | None:
+    """What decides whether there is something to do."""
+    said = project.filters, project.duplicates, project.features, project.limits, project.sources
+    if (words := settings_words(*said)) is None:
+        return None
+    step = make_step(project, modality)
+    # Of the tables that modalities share, this one's rows.
+    shared = [
+        f"SELECT count(*), bit_xor(hash(t))::VARCHAR FROM {table} t WHERE modality = $modality AND {condition}"
+        for table, condition in (
+            ("measurements", "true"),
+            ("signatures", "true"),
+            ("quarantine", "stage IN ('clean', 'featurize')"),
+        )
+    ]
+    with lake.connect("measurements signatures quarantine") as connection:
+        rows = [connection.execute(query, {"modality": modality}).fetchall() for query in shared]
+    own = versions(lake, ["manifest", f"clean_{modality}", f"{modality}_features"])
+    return [code(), words, step.fingerprints, step.processor.refused_fingerprint(modality), own, rows]
 
 
 def _can_read(engine: Engine, rows: pa.RecordBatch) -> bool:

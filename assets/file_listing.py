@@ -97,10 +97,13 @@ class FileListing:
         locations = [place.location for place in self._places]
         return [(_fixed(location.given), _fixed(location.uri)) for location in locations]
 
+    def files(self) -> Entries:
+        """The files that lie there; archives are not opened."""
+        return [entry for place in self._places for entry in self._files(place)]
+
     def signature(self) -> list[tuple[str, int, str | int]]:
-        """Facts that change when anything listed does; archives are not opened."""
-        entries = [entry for place in self._places for entry in self._files(place)]
-        return [(e.uri, e.size, e.reason or e.version) for e in sorted(entries, key=lambda entry: entry.uri)]
+        """Facts that change when anything listed does."""
+        return [(e.uri, e.size, e.reason or e.version) for e in sorted(self.files(), key=lambda entry: entry.uri)]
 
     def changed(self, read: Mapping[str, str | int]) -> list[str]:
         """Which of the files that have been read are not there any more as they were listed.

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
 
 DIFFERING = "differing_duplicate"  # the code of `differing_duplicates`, and the reason of the rows of quarantine
 REFUSED = "refused"  # the code of `refusals`
@@ -69,13 +67,17 @@ def refusals(connection: duckdb.DuckDBPyConnection, sources: Sequence[str]) -> l
     ]
 
 
-def differing_duplicates(quarantine: pa.Table) -> list[Finding]:
-    """Rows of tables that say something else of a key and content than the first row does, which counts."""
-    rows = quarantine.filter(pc.equal(quarantine["reason"], DIFFERING))["message"].to_pylist()
-    if not rows:
+def differing_duplicates(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
+    """Rows of tables that say something else of a key and content than the first row does, which counts; from the
+    table `quarantine` of `align`."""
+    ((count, first),) = connection.execute(
+        'SELECT count(*), (list(message ORDER BY uri, "row", message))[1] FROM quarantine WHERE reason = $1',
+        [DIFFERING],
+    ).fetchall()
+    if not count:
         return []
-    said = f"{counted(len(rows), 'row')} with a key and content that stood before and other values: the first counts"
-    return [Finding(DIFFERING, f"{said}, such as {rows[0]}")]
+    said = f"{counted(count, 'row')} with a key and content that stood before and other values: the first counts"
+    return [Finding(DIFFERING, f"{said}, such as {first}")]
 
 
 def note(connection: duckdb.DuckDBPyConnection, finding: Finding) -> None:

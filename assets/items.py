@@ -18,28 +18,32 @@ _STRING = pa.string()
 _TIMES = dict.fromkeys(TIMES, pa.float64())
 
 
-def load_items(
+def register_items(
     connection: duckdb.DuckDBPyConnection,
-    manifest: pa.Table,
     clean_ids: Mapping[str, pa.Table],
-    sources: Sequence[SourceSettings],
     refused: Mapping[str, set[str]] | None,
     quarantine: pa.Table | None,
 ) -> None:
+    """Relations that `load_items` reads beside `manifest`, of the arguments of `assets.alignment.align`: `quarantine`,
+    `parts(modality, id, parent_id, cut, start, seconds)` and `refused(modality, content)`."""
+    parts = {m: rows if "parent_id" in rows.column_names else _whole(rows["id"]) for m, rows in clean_ids.items()}
+    connection.register("parts", _by_modality(parts, {"id": _STRING, "parent_id": _STRING, "cut": _STRING} | _TIMES))
+    hashes = {m: pa.table({"content": pa.array(sorted(rows), _STRING)}) for m, rows in (refused or {}).items()}
+    connection.register("refused", _by_modality(hashes, {"content": _STRING}))
+    connection.register("quarantine", quarantine if quarantine is not None else QUARANTINE.empty_table())
+
+
+def load_items(connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSettings], lenient: bool) -> None:
     """Tables `items` (the manifest with `id`, `status` and a stable `number`), `refused_keys`, `findings` and `report`.
-    The arguments are those of `assets.alignment.align`.
+
+    Args:
+        lenient: what is not in `parts` is refused.
 
     Raises:
         ValueError: an item was neither cleaned nor refused.
     """
     named = {"name": [s.name for s in sources], "keyless": [s.files is not None and s.table is None for s in sources]}
     connection.register("sources", pa.table(named | {"position": list(range(len(sources)))}))
-    parts = {m: rows if "parent_id" in rows.column_names else _whole(rows["id"]) for m, rows in clean_ids.items()}
-    connection.register("parts", _by_modality(parts, {"id": _STRING, "parent_id": _STRING, "cut": _STRING} | _TIMES))
-    hashes = {m: pa.table({"content": pa.array(sorted(rows), _STRING)}) for m, rows in (refused or {}).items()}
-    connection.register("refused", _by_modality(hashes, {"content": _STRING}))
-    connection.register("manifest", manifest)
-    connection.register("quarantine", quarantine if quarantine is not None else QUARANTINE.empty_table())
     connection.execute("CREATE TABLE findings(code VARCHAR, message VARCHAR)")
     connection.execute("CREATE TABLE report(name VARCHAR, value VARCHAR)")
     connection.execute(
@@ -58,7 +62,7 @@ def load_items(
         LEFT JOIN (SELECT DISTINCT * FROM parts) p
           ON p.parent_id = sha256 AND p.cut IS NOT DISTINCT FROM m.cut AND p.modality = m.modality
         """,
-        {"lenient": refused is None},
+        {"lenient": lenient},
     )
     connection.execute(
         """
@@ -109,23 +113,26 @@ _WHY = {
 } | {f"requires_{m}": f"nothing that matches has the required {m}" for m in MODALITIES}
 
 
-def unmatched(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Quarantine rows of the items that no sample uses, and of the links that give no sample.
+def tell_unmatched(connection: duckdb.DuckDBPyConnection) -> None:
+    """Table `unmatched`: quarantine rows of the items that no sample uses, and of the links that give no sample.
 
     Reads the tables of a join (`assets.joins.base`), and the view `judged` of its rows with why each is dropped.
     """
     connection.register("reasons", pa.table({"reason": list(_WHY), "why": list(_WHY.values())}))
+    connection.register("no_rows", QUARANTINE.empty_table())
     uses = " UNION ALL ".join(
         f"SELECT {m}_item AS item_id, dropped FROM judged WHERE {m}_item IS NOT NULL "
         f"UNION ALL SELECT unnest({m}_more).item, dropped FROM judged"
         for m in MODALITIES
     )
     texts = [name for name in MODALITIES if catalog.MODALITIES.load(name).is_text]
-    rows = connection.sql(
+    connection.execute(
         f"""
+        CREATE TABLE unmatched AS FROM no_rows;
+        INSERT INTO unmatched BY NAME
         WITH uses AS (
           SELECT item_id, bool_or(dropped IS NULL) AS used, min(dropped) AS dropped FROM ({uses}) GROUP BY 1
-        ), unmatched AS (
+        ), unused AS (
           SELECT DISTINCT ON (i.item_id) i.*, coalesce(dropped, l.reason) AS reason,
             CASE WHEN dropped IS NULL THEN l.why END AS more
           FROM items i LEFT JOIN uses u USING (item_id) LEFT JOIN left_over l USING (item_id)
@@ -136,7 +143,7 @@ def unmatched(connection: duckdb.DuckDBPyConnection) -> pa.Table:
             CASE WHEN list_contains({texts}, modality) THEN 'line ' || "row" END,
             '(key ' || key || '):', coalesce(more, why)) AS message,
           item_id, source, modality, key, uri, member, "row", sha256, cut
-        FROM unmatched JOIN reasons USING (reason)
+        FROM unused JOIN reasons USING (reason)
         UNION ALL BY NAME
         SELECT 'align' AS stage, 'unmatched' AS outcome, reason,
           concat_ws(' ', link_uri, 'line ' || line || ':', why) AS message, link_uri AS uri, line AS "row"
@@ -145,7 +152,5 @@ def unmatched(connection: duckdb.DuckDBPyConnection) -> pa.Table:
         SELECT 'align' AS stage, 'quarantined' AS outcome, 'malformed' AS reason,
           uri || ': ' || problem AS message, uri, line AS "row"
         FROM broken_links
-        ORDER BY item_id, uri, "row"
         """
-    ).to_arrow_table()
-    return conform(rows, QUARANTINE)
+    )

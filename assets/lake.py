@@ -5,12 +5,14 @@ locked and nothing can be half written: a crash leaves whole commits only.
 """
 
 import atexit
+import contextlib
 import functools
 import glob
 import itertools
 import os
 import random
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -47,19 +49,28 @@ BATCH_ROWS = 8192  # of a small table that are Python objects at once
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
 _ATTEMPTS = 8  # of a commit that another run's commit is in the way of
-_MEMORY_LIMIT = "4GB"  # of DuckDB; what is more is spilled to disk
+MEMORY_LIMIT = "1GB"  # of DuckDB; what is more is spilled to disk
 
 
-def open_duckdb(memory_limit: str = _MEMORY_LIMIT, threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """An empty in-memory DuckDB; without `threads` it uses the cores that this process may."""
-    return duckdb.connect(config={"memory_limit": memory_limit, "threads": threads or cores()})
+def open_duckdb(
+    memory_limit: str = MEMORY_LIMIT, threads: int | None = None, spill: str | None = None
+) -> duckdb.DuckDBPyConnection:
+    """An empty in-memory DuckDB; without `threads` it uses the cores that this process may.
+
+    Args:
+        spill: folder where what does not fit in memory lies meanwhile; null: .tmp in the current one.
+    """
+    config: dict[str, Any] = {"memory_limit": memory_limit, "threads": threads or cores()}
+    if spill is not None:
+        config["temp_directory"] = str(Path(spill) / uuid.uuid4().hex)  # DuckDB makes it when it needs it
+    return duckdb.connect(config=config)
 
 
 @functools.cache
-def _shared(process: int, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
+def _shared(process: int, memory_limit: str, threads: int, spill: str | None) -> duckdb.DuckDBPyConnection:
     """One for all queries of a process (a forked one must not use its parent's): each start takes 25 ms."""
     atexit.register(_shared.cache_clear)  # DuckDB's binding prints what is alive at the end
-    return open_duckdb(memory_limit, threads)
+    return open_duckdb(memory_limit, threads, spill)
 
 
 def sql_string(text: str) -> str:
@@ -91,8 +102,9 @@ class Lake:
 
     uri: str
     storage_options: Mapping[str, str] = field(default_factory=dict)
-    memory_limit: str = _MEMORY_LIMIT
+    memory_limit: str = MEMORY_LIMIT
     threads: int | None = None
+    spill: str | None = None  # as `open_duckdb` has it
     instead: Mapping[str, pa.Table] = field(default_factory=dict)  # what queries read in place of stored tables
     # To be read as it was (`assets.snapshots`): table -> version, and table -> SQL condition of its rows.
     versions: Mapping[str, int] = field(default_factory=dict)
@@ -180,9 +192,40 @@ class Lake:
         self, name: str, rows: pa.Table, predicate: str | None = None, note: Mapping[str, str] | None = None
     ) -> None:
         """Puts `rows` in the place of the whole table, or of the rows that `predicate` selects, in one commit."""
-        if predicate is not None and self.open(name) is None:
-            predicate = None
-        self._write(name, _cast(name, rows), "overwrite", predicate, note)
+        self._replace(name, _cast(name, rows), predicate, note)
+
+    def put(
+        self,
+        name: str,
+        connection: duckdb.DuckDBPyConnection,
+        query: str,
+        predicate: str | None = None,
+        note: Mapping[str, str] | None = None,
+    ) -> bool:
+        """`replace` by the result of a query, batch by batch; rows and note that are there already stay. Returns
+        whether anything was written.
+
+        Args:
+            connection: where the query runs; `stored` and `made` are not to be its tables.
+        """
+        there = self.open(name)
+        named = [] if there is None else [field.name for field in there.schema().fields]
+        if there is not None and (note is None or self.note(name) == note) and {*named} == {*TABLES[name].names}:
+            kept = f"SELECT * FROM {name}" + (f" WHERE {predicate}" if predicate else "")
+            with self.connect(name) as stored:
+                if _checksum(stored, kept, name) == _checksum(connection, query, name):
+                    return False
+        reader = connection.sql(query).to_arrow_reader(BATCH_ROWS)
+        first = next(reader, None)
+        if first is None and there is None and predicate is not None:
+            return False
+        rows, row_bytes = TABLES[name].empty_table(), None
+        if first is not None:
+            tables = (_cast(name, batch) for batch in itertools.chain([first], reader))
+            batches = (batch for table in tables for batch in table.to_batches())
+            rows, row_bytes = pa.RecordBatchReader.from_batches(TABLES[name], batches), first.nbytes // first.num_rows
+        self._replace(name, rows, predicate, note, row_bytes)
+        return True
 
     def delete(self, name: str, predicate: str) -> None:
         """Removes the rows that an SQL predicate selects."""
@@ -265,18 +308,31 @@ class Lake:
         # Delta's own rule again: others may go on reading what they have opened.
         table.alter.set_table_properties({"delta.logRetentionDuration": "interval 30 days"})
 
+    def _replace(
+        self,
+        name: str,
+        rows: pa.Table | pa.RecordBatchReader,
+        predicate: str | None,
+        note: Mapping[str, str] | None,
+        row_bytes: int | None = None,
+    ) -> None:
+        is_new = predicate is not None and self.open(name) is None
+        self._write(name, rows, "overwrite", None if is_new else predicate, note, row_bytes)
+
     def _write(
         self,
         name: str,
-        rows: pa.Table,
+        rows: pa.Table | pa.RecordBatchReader,
         mode: Any,
         predicate: str | None = None,
         note: Mapping[str, str] | None = None,
+        row_bytes: int | None = None,
     ) -> None:
         assert not self.versions, "what was is read only"
         if "://" not in self.uri:
             Path(self.uri).mkdir(parents=True, exist_ok=True)
-        row_bytes = rows.nbytes // max(1, rows.num_rows)
+        if row_bytes is None:
+            row_bytes = rows.nbytes // max(1, rows.num_rows)
         for n in itertools.count():
             try:
                 return self._commit(name, rows, mode, predicate, note, row_bytes)
@@ -317,17 +373,31 @@ class Lake:
         Args:
             query: only the tables whose names occur in it, since opening each takes milliseconds; default: all.
         """
-        connection = _shared(os.getpid(), self.memory_limit, self.threads or cores()).cursor()
+        connection = _shared(os.getpid(), self.memory_limit, self.threads or cores(), self._spill()).cursor()
         if query is not None:
             for name in reversed(TABLES):
                 query += self.conditions.get(name, "") if name in query else ""  # they name earlier tables
-        for name, schema in TABLES.items():
-            if query is not None and name not in query:
-                continue
+        self._add_views(connection, [name for name in TABLES if query is None or name in query])
+        return connection
+
+    def workspace(self, *names: str) -> duckdb.DuckDBPyConnection:
+        """An in-memory DuckDB of its own with these tables as views, to make more tables in."""
+        connection = open_duckdb(self.memory_limit, self.threads, self._spill())
+        self._add_views(connection, names)
+        return connection
+
+    def _spill(self) -> str | None:
+        if self.spill is not None:
+            with contextlib.suppress(OSError):  # who only reads may not write there, and need not
+                Path(self.spill).mkdir(parents=True, exist_ok=True)
+        return self.spill
+
+    def _add_views(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
+        for name in names:
             if name in self.instead:
                 connection.register(name, self.instead[name])
                 continue
-            table = self.open(name)
+            schema, table = TABLES[name], self.open(name)
             if table is None or not (uris := table.file_uris()):
                 connection.register(name, schema.empty_table())
                 continue
@@ -343,7 +413,6 @@ class Lake:
             rows = f"FROM {stored} UNION ALL BY NAME FROM declared_{name}"
             rows = f"FROM ({rows}) WHERE {self.conditions[name]}" if name in self.conditions else rows
             connection.execute(f"CREATE TEMP VIEW {name} AS {rows}")
-        return connection
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The whole result of a query over the tables."""
@@ -367,6 +436,13 @@ def _properties(name: str, columns: pa.Schema, row_bytes: int) -> WriterProperti
         max_row_group_size=max(1, min(1_000_000, _ROW_GROUP_BYTES // max(1, row_bytes))),
         column_properties={f.name: _TENSOR for f in columns if pa.types.is_binary(f.type)},
     )
+
+
+def _checksum(connection: duckdb.DuckDBPyConnection, query: str, name: str) -> tuple[Any, ...]:
+    """What differs where the rows of two queries do, whatever their order."""
+    cells = ", ".join(map(sql_name, TABLES[name].names))
+    hashed = f"SELECT hash({cells}) AS h FROM ({query})"
+    return connection.sql(f"SELECT count(*), sum(h::HUGEINT), bit_xor(h) FROM ({hashed})").fetchall()[0]
 
 
 def _cast(name: str, rows: pa.Table | pa.RecordBatch) -> pa.Table:

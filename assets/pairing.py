@@ -3,12 +3,11 @@
 `samples` says it by a pool for each row and modality; what is drawn from them in an epoch says `training.pairing`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import pyarrow as pa
+import duckdb
 
 from assets.findings import Finding
 from assets.lake import sql_string
@@ -64,20 +63,22 @@ def _value(source: str, name: str, columns: "Columns") -> str:
         raise ValueError(f"align.pairing.by.{source}: {str(error).removeprefix('align: ')}") from None
 
 
-def pairing_findings(samples: pa.Table, settings: PairingSettings | None) -> list[Finding]:
-    """Sources of which no content has another that could stand in for it."""
+def pairing_findings(connection: duckdb.DuckDBPyConnection, settings: PairingSettings | None) -> list[Finding]:
+    """Sources of which no content has another that could stand in for it; from the table `samples`."""
     if settings is None or settings.draw == "once":
         return []
-    drawn = {source for m in MODALITIES for source in _drawn(samples, m)}
+    drawn = {source for m in MODALITIES for source in _drawn(connection, m)}
     return [_alone(source, names) for source, names in settings.by.items() if source not in drawn]
 
 
-def _drawn(samples: pa.Table, modality: str) -> set[str]:
+def _drawn(connection: duckdb.DuckDBPyConnection, modality: str) -> set[str]:
     """The sources of the pools that hold several contents."""
-    pool, content = f"{modality}_pool", f"{modality}_id"
-    counted = samples.select([pool, content]).group_by(pool).aggregate([(content, "count_distinct")])
-    pairs = zip(counted[pool].to_pylist(), counted[f"{content}_count_distinct"].to_pylist(), strict=True)
-    return {json.loads(name)[0] for name, contents in pairs if name is not None and contents > 1}
+    pool = f"{modality}_pool"
+    rows = connection.sql(
+        f"SELECT DISTINCT json_extract_string(pool, '$[0]') FROM (SELECT {pool} AS pool FROM samples "
+        f"WHERE {pool} IS NOT NULL GROUP BY 1 HAVING count(DISTINCT {modality}_id) > 1)"
+    ).fetchall()
+    return {source for (source,) in rows}
 
 
 def _alone(source: str, names: Sequence[str]) -> Finding:

@@ -5,36 +5,41 @@ not made again, so a second run decodes nothing.
 """
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.alignment import align, validate_samples
+from assets.alignment import align_items, validate_samples
 from assets.balance import Balance, item_balance
 from assets.changes import SourceChange, manifest_before, source_changes
 from assets.copies import copies, copy_findings, left_out
-from assets.dataset import check_columns, dataset_fingerprint, make_dataset, samples_fingerprint
+from assets.dataset import LISTS, check_columns, dataset_fingerprint, dataset_sql, fingerprint_of
 from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
 from assets.findings import Finding
-from assets.items import ITEM_COLUMNS
+from assets.items import register_items
 from assets.labels import label_findings
-from assets.lake import Lake, in_order, open_duckdb, sql_name
+from assets.lake import BATCH_ROWS, Lake, open_duckdb, sql_among, sql_string
 from assets.near_duplicates import near_groups, write_pairs
 from assets.processing import CLEAN_STEP, FEATURES_STEP
 from assets.scan import Scan, scan
 from assets.settings import Project
-from assets.similarity import apply_similarity
+from assets.similarity import apply_similarity, pairs_of
 from assets.snapshots import record
+from assets.source_settings import SourceSettings
+from assets.tables import table_entries
+from assets.unchanged import code, recall, remember, settings_words, state, versions
 from training import catalog
-from training.schema import MODALITIES
+from training.schema import MANIFEST, MODALITIES, QUARANTINE, SAMPLES
 from training.spec import RunSpec, plan_runs
 
 
 def open_lake(project: Project) -> Lake:
-    return Lake(project.lake_uri, project.storage_options)
+    return Lake(project.lake_uri, project.storage_options, project.memory, spill=str(project.home / "spill"))
 
 
 class Listing(NamedTuple):
@@ -65,36 +70,88 @@ WHERE source = $source AND (uri, coalesce(member, ''), coalesce("offset", -1)) N
 """
 
 
-def _is_there(lake: Lake, table: str, rows: pa.Table, key: str) -> bool:
-    """Whether the table has these rows, in whatever order, and their columns; they are sorted by their key."""
-    stored = lake.open(table)
-    named = [] if stored is None else [field.name for field in stored.schema().fields]
-    return sorted(named) == sorted(rows.column_names) and in_order(lake.read(table), key).equals(rows)
-
-
 def write_manifest(lake: Lake, project: Project) -> Listing:
-    """Lists every source and puts manifest and the manifest's part of quarantine in place."""
-    scans, before = scan_sources(lake, project), manifest_before(lake)
-    rows = pa.concat_tables(s.rows for s in scans).sort_by("item_id")
-    # Quarantine first: a crash between the two commits is mended by the next run, which writes both again.
-    quarantine = pa.concat_tables(s.quarantine for s in scans)
-    lake.replace("quarantine", quarantine, predicate="stage = 'manifest'")
-    if lake.version("manifest") is None or not _is_there(lake, "manifest", rows, "item_id"):
-        lake.replace("manifest", rows)
+    """Lists the sources that may not be as they were, and puts manifest and its part of quarantine in place."""
+    states = {source.name: _state(source, project) for source in project.sources}
+    kept = _kept(lake, project, states)
+    before = manifest_before(lake, kept)
+    scans = scan_sources(lake, project, kept)
+    rows = pa.concat_tables([MANIFEST.empty_table(), *(s.rows for s in scans)])
+    refused = pa.concat_tables([QUARANTINE.empty_table(), *(s.quarantine for s in scans)])
+    changes: dict[str, SourceChange] = {}
+    with lake.workspace("manifest", "quarantine") as connection:
+        if before is None or kept.keys() != states.keys() or _other_sources(connection, states):
+            connection.register("rows_now", rows)
+            connection.register("refused_now", refused)
+            of_kept = sql_among("source", kept)
+            # Quarantine first: a crash between the two commits is mended by the next run, which writes both again.
+            query = f"SELECT * FROM quarantine WHERE stage = 'manifest' AND {of_kept} UNION ALL FROM refused_now"
+            lake.put("quarantine", connection, query, "stage = 'manifest'")
+            query = f"SELECT * FROM manifest WHERE {of_kept} UNION ALL FROM rows_now ORDER BY item_id"
+            lake.put("manifest", connection, query)
+            changes = source_changes([s.source for s in scans], before, rows, refused)
+    counts = kept | {s.source: (s.rows.num_rows, s.quarantine.num_rows) for s in scans}
+    for s in scans:
+        remember(project, f"source_{s.source}", states[s.source], _listed(lake, s.source))
+    unchanged = {name: SourceChange(items, 0, 0, 0, [], []) for name, (items, _) in kept.items()}
     return Listing(
-        seen=sum(s.seen for s in scans),
-        listed=rows.num_rows,
-        refused=quarantine.num_rows,
-        reused=sum(s.reused for s in scans),
-        sources=source_changes([s.source for s in scans], before, rows, quarantine),
+        seen=sum(s.seen for s in scans) + sum(map(sum, kept.values())),
+        listed=sum(items for items, _ in counts.values()),
+        refused=sum(refused for _, refused in counts.values()),
+        reused=sum(s.reused for s in scans) + sum(items for items, _ in kept.values()),
+        sources={name: (changes | unchanged)[name] for name in dict.fromkeys([*states, *changes])},
         is_first=before is None,
     )
 
 
-def scan_sources(lake: Lake, project: Project) -> list[Scan]:
-    """Every source as it is now; what has not changed since the last manifest is not read."""
+def _state(source: SourceSettings, project: Project) -> list[Any] | None:
+    """What a listing of the source depends on; null where only listing tells."""
+    made, words = source.make(project.root), settings_words(source, project.limits, project.cleaning)
+    if words is None or (source.optional and not made.exists()):
+        return None
+    files = state(made.files())
+    return None if files is None else [code(), words, str(project.root), files]
+
+
+# What another try may read, though no file has changed.
+_PASSING = (
+    "stage = 'manifest' AND reason IN ('unreadable', 'changed', 'corrupt') OR stage = 'clean' AND fingerprint IS NULL"
+)
+
+
+def _kept(lake: Lake, project: Project, states: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """The sources that are as they were, and of which the tables have what was listed: rows and refused ones."""
+    said = {name: recall(project, f"source_{name}", inputs) for name, inputs in states.items()}
+    return {n: (then[0], then[2]) for n, then in said.items() if then is not None and then == _listed(lake, n)}
+
+
+def _listed(lake: Lake, source: str) -> list[Any] | None:
+    """Rows of a source in manifest and quarantine, and what differs where the rows do; null where one of them may be
+    read by another try."""
+    of_source = f"source = {sql_string(source)}"
+    parts = [
+        f"SELECT count(*), bit_xor(hash(item_id, sha256, attributes))::VARCHAR FROM manifest WHERE {of_source}",
+        f"SELECT count(*), bit_xor(hash(q))::VARCHAR FROM quarantine q WHERE {of_source} AND stage = 'manifest'",
+        f"SELECT count(*), NULL FROM quarantine WHERE {of_source} AND ({_PASSING})",
+    ]
+    with lake.connect("manifest quarantine") as connection:
+        rows, refused, passing = (connection.sql(part).fetchall()[0] for part in parts)
+    return [*rows, *refused] if passing == (0, None) else None
+
+
+def _other_sources(connection: duckdb.DuckDBPyConnection, states: Mapping[str, Any]) -> bool:
+    """Whether the tables have rows of sources that are none any more."""
+    other = f"NOT {sql_among('source', states)}"
+    rows = (
+        f"SELECT 1 FROM manifest WHERE {other} UNION ALL SELECT 1 FROM quarantine WHERE stage = 'manifest' AND {other}"
+    )
+    return connection.sql(f"{rows} LIMIT 1").fetchall() != []
+
+
+def scan_sources(lake: Lake, project: Project, leave_out: Collection[str] = ()) -> list[Scan]:
+    """Every source as it is now, but those left out; what has not changed since the last manifest is not read."""
     scans = []
-    for source in project.sources:
+    for source in (source for source in project.sources if source.name not in leave_out):
         is_text = catalog.MODALITIES.load(source.modality).is_text  # which is read in any case
         known = None if is_text else lake.sql(_KNOWN, {"source": source.name})
         scans.append(scan(source, project.root, known, project.limits, project.cleaning))
@@ -115,8 +172,12 @@ class Samples(NamedTuple):
 
 
 def write_samples(lake: Lake, project: Project) -> Samples:
-    """Filters the clean items and aligns them into samples."""
+    """Filters the clean items and aligns them into samples; what would be as it is, is not made again."""
     lake.require("manifest")
+    settings, before = _samples_settings(project), versions(lake, _SAMPLES_READ)
+    said = recall(project, "samples", settings and [settings, before, versions(lake, _SAMPLES_MADE)])
+    if said is not None:
+        return Samples(said["fingerprint"], [Finding(*finding) for finding in said["findings"]])
     refusing = {m: refusals(lake, project, m) for m in project.modalities}
     refused = {m: content_keys(rows) for m, rows in refusing.items()}
     kept, filtered, told = {}, [], []
@@ -136,29 +197,44 @@ def write_samples(lake: Lake, project: Project) -> Samples:
         filtered.append(rows)
         if project.noise:
             filtered.append(_noise(lake, project, modality)[1])
-    lake.replace("quarantine", pa.concat_tables(filtered), predicate="stage = 'filter'")
-    manifest = lake.sql(f"SELECT {', '.join(map(sql_name, ITEM_COLUMNS))} FROM manifest")
-    listed = lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
-    why = pa.concat_tables([listed, *refusing.values(), *filtered], promote_options="permissive")
     output = project.make_output()
     near = tying(near, project)
-    aligned = align(manifest, kept, project.align, project.sources, project.root, refused, why, output, near)
-    lake.replace("quarantine", aligned.quarantine, predicate="stage = 'align'")
-    if project.pair_filters:
-        samples, dissimilar, found = apply_similarity(lake, project, aligned.samples)
-        lake.append("quarantine", [dissimilar])
-        aligned = replace(aligned, samples=samples, findings=[*aligned.findings, *found])
-    # Its errors refer to the rows just written.
-    validate_samples(aligned.samples, project.align, aligned.findings, output)
-    check_columns(aligned.samples, project.model.columns)
-    fingerprint = samples_fingerprint(aligned.samples)
-    note = {"fingerprint": fingerprint}
-    for name in dict.fromkeys(name for name, _ in aligned.report):
-        note[name] = f"[{', '.join(value for of, value in aligned.report if of == name)}]"
-    # Where rows were erased the rest may be what is wanted now, under the name of what it was.
-    if lake.note("samples") != note or not _is_there(lake, "samples", aligned.samples, "sample_id"):
-        lake.replace("samples", aligned.samples, note=note)
-    return Samples(fingerprint, [*aligned.findings, *told, *label_findings(aligned.samples, project)])
+    with lake.workspace("manifest") as connection:
+        listed = lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
+        why = pa.concat_tables([listed, *refusing.values(), *filtered], promote_options="permissive")
+        register_items(connection, kept, refused, why)
+        try:
+            findings, report = align_items(connection, project.align, project.sources, project.root, output, near)
+            if project.pair_filters:
+                samples, dissimilar, more = apply_similarity(
+                    lake, project, connection.table("samples").to_arrow_table()
+                )
+                connection.register("similar", samples)
+                connection.execute("CREATE OR REPLACE TABLE samples AS FROM similar")
+                filtered.append(dissimilar)
+                findings = [*findings, *more]
+        finally:  # whose errors refer to these rows
+            connection.register("filtered", pa.concat_tables(filtered))
+            written = [lake.put("quarantine", connection, "FROM filtered", "stage = 'filter'")]
+        query = 'FROM unmatched ORDER BY item_id, uri, "row"'
+        written.append(lake.put("quarantine", connection, query, "stage = 'align'"))
+        splits = dict(connection.sql("SELECT split, count(*) FROM samples GROUP BY 1").fetchall())
+        # Its errors refer to the rows just written.
+        validate_samples(splits, project.align, findings, output)
+        check_columns(connection, "samples", project.model.columns)
+        note = {"fingerprint": _fingerprint_of(connection)}
+        for name in dict.fromkeys(name for name, _ in report):
+            note[name] = f"[{', '.join(value for of, value in report if of == name)}]"
+        # Where rows were erased the rest may be what is wanted now, under the name of what it was.
+        lake.put("samples", connection, "FROM samples ORDER BY sample_id", note=note)
+        labels = connection.sql("SELECT sample_id, label, split FROM samples ORDER BY sample_id").to_arrow_table()
+    made = Samples(note["fingerprint"], [*findings, *told, *label_findings(labels, project)])
+    after = versions(lake, _SAMPLES_READ)
+    if _only_own(before, after, sum(written)) and _samples_settings(project) == settings:
+        listed = [[finding.code, finding.message] for finding in made.findings]
+        said = {"fingerprint": made.fingerprint, "findings": listed}
+        remember(project, "samples", settings and [settings, after, versions(lake, _SAMPLES_MADE)], said)
+    return made
 
 
 def tying(near: pa.Table, project: Project) -> pa.Table:
@@ -167,6 +243,38 @@ def tying(near: pa.Table, project: Project) -> pa.Table:
     media = [m for m in project.modalities if not catalog.MODALITIES.load(m).is_text]
     bound = set(media or project.modalities) - set(project.align.allow_shared)
     return near_groups(near.filter(pc.is_in(near["modality"], pa.array(sorted(bound), pa.string()))))
+
+
+_SAMPLES_READ = ["manifest", "quarantine", "measurements", "signatures", *(f"clean_{m}" for m in MODALITIES)]
+_SAMPLES_MADE = ["samples", "near_duplicates"]
+
+
+def _samples_settings(project: Project) -> list[Any] | None:
+    """What samples depend on beside tables of the lake."""
+    align, links = project.align, None
+    if align.table is not None and (links := state(table_entries(align.table, project.root, align))) is None:
+        return None
+    said = align, project.sources, project.filters, project.duplicates, project.features, project.limits, project.model
+    if (words := settings_words(*said)) is None:
+        return None
+    steps = {m: make_step(project, m).fingerprints for m in project.modalities}
+    similar = [(pair.name, pair.keys(make_processor(project))) for pair in pairs_of(project)]
+    return [code(), words, str(project.root), steps, links, similar]
+
+
+def _only_own(before: Mapping[str, str | None], after: Mapping[str, str | None], written: int) -> bool:
+    """Whether nobody but the step itself, so many times, has written one of the tables that it read."""
+    name = "quarantine"
+    others = all(before[table] == after[table] for table in before if table != name)
+    first, then = (int((of[name] or "-1").rpartition(" ")[2]) for of in (before, after))
+    return others and then - first == written
+
+
+def _fingerprint_of(connection: duckdb.DuckDBPyConnection) -> str:
+    """`samples_fingerprint` of the relation `samples`."""
+    (has,) = connection.sql(f"SELECT {', '.join(f'count({name}) > 0' for name in LISTS)} FROM samples").fetchall()
+    lists = [name for name, any_has in zip(LISTS, has, strict=True) if any_has]
+    return fingerprint_of(connection.sql("FROM samples ORDER BY sample_id").to_arrow_reader(BATCH_ROWS), lists)
 
 
 def balance(lake: Lake, project: Project) -> Balance:
@@ -217,16 +325,17 @@ def write_dataset(lake: Lake, project: Project) -> Snapshot:
     processor = make_processor(project)
     features = {m: processor.fingerprint(m) for m in project.modalities}
     lake.require("samples")
-    samples = lake.read("samples")
-    name = lake.note("samples").get("fingerprint") or samples_fingerprint(samples)
-    fingerprint = dataset_fingerprint(name, features)
-    rows = make_dataset(samples)
-    there = lake.note("dataset").get("fingerprint") == fingerprint
-    there = there and _is_there(lake, "dataset", rows, "sample_id")  # rows may have been erased
-    if not there:
+    inputs = [code(), features, versions(lake, ["samples", "dataset"])]
+    if (known := recall(project, "dataset", inputs)) is not None:
+        record(lake, known, _steps(project), is_new=False)
+        return present_snapshot(lake)
+    with lake.workspace("samples") as connection:
+        name = lake.note("samples").get("fingerprint") or _fingerprint_of(connection)
+        fingerprint = dataset_fingerprint(name, features)
         note = {"fingerprint": fingerprint, "samples": name, "features": json.dumps(features)}
-        lake.replace("dataset", rows, note=note)
-    record(lake, fingerprint, _steps(project), is_new=not there)
+        is_new = lake.put("dataset", connection, dataset_sql(), note=note)
+    record(lake, fingerprint, _steps(project), is_new=is_new)
+    remember(project, "dataset", [code(), features, versions(lake, ["samples", "dataset"])], fingerprint)
     return present_snapshot(lake)
 
 
@@ -263,7 +372,8 @@ def plan(project: Project) -> list[RunSpec]:
             "materialize the features and the dataset first (`--select +dataset`), or take the setting back"
         )
     if project.model.columns:
-        check_columns(lake.read("dataset"), project.model.columns)  # written before the prompt was
+        with lake.connect("dataset") as connection:
+            check_columns(connection, "dataset", project.model.columns)  # written before the prompt was
     return runs_on(lake, project, dataset)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
+from assets.lake import MEMORY_LIMIT
 from assets.names import normalize
 from assets.operation_settings import AlertSettings, FreshnessSettings, RetrySettings
 from assets.pairing import PairingSettings
@@ -211,6 +212,7 @@ def _duplicates(sections: dict[str, Any], modalities: Collection[str]) -> dict[s
 _SECRET = re.compile("secret|password|token|key", re.IGNORECASE)  # in names of storage options
 
 
+_SIZE = re.compile(r"[1-9]\d*(\.\d+)? ?[KMGT]i?B")  # what DuckDB takes for one
 _OWNER = re.compile(r"team:.+|[\w.+-]+@[\w-]+(\.[\w-]+)+")  # what Dagster takes for one
 
 
@@ -256,6 +258,7 @@ class Project:
     retries: RetrySettings = field(default_factory=RetrySettings)
     alerts: AlertSettings | None = None
     data: str | None = None  # the folder that ${data} stands for in the paths of this file
+    memory: str = MEMORY_LIMIT  # that a step's queries may take; what is more is spilled to disk, under TRIPTYCH_HOME
     lake: str | None = None  # where the tables lie; default: a folder under TRIPTYCH_HOME
     # of a lake on an object store, as deltalake names them: aws_endpoint, aws_region, ...; credentials never
     storage_options: dict[str, str] = field(default_factory=dict)
@@ -286,6 +289,8 @@ class Project:
             if "://" not in path and (bad := _NO_PATH.search(path)):
                 raise ValueError(f"{name} is {path}: tables cannot lie under a path with {bad[0]!r}; choose another")
         check(self.keep_snapshots >= 0, "keep_snapshots", self.keep_snapshots, "0 or more")
+        size = "a size such as 500MB or 2GB"
+        check(_SIZE.fullmatch(self.memory) is not None, "memory", self.memory, size)
         for owner in self.owners:
             check(_OWNER.fullmatch(owner) is not None, "owners", owner, "an address, or team:NAME")
         for option in self.storage_options:

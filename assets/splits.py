@@ -1,11 +1,17 @@
 """Which split a sample belongs to, by column or by hash."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from json.encoder import encode_basestring_ascii as quote
+from operator import add
 from typing import Any
 
-from assets.settings import AlignSettings, SplitSettings
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from assets.settings import AlignSettings
 from training.schema import SPLITS
 
 _NAMES = {"val": "validation", "valid": "validation", "dev": "validation"} | {name: name for name in SPLITS}
@@ -33,10 +39,18 @@ def split_of(values: Mapping[str, Any], settings: AlignSettings) -> str:
     return _Splitter(settings).split(values)
 
 
-def assign_splits(rows: Iterable[Mapping[str, Any]], settings: AlignSettings) -> list[str]:
-    """`split_of` each row; a row whose `label` is null is unlabelled."""
-    split = _Splitter(settings).split
-    return ["unlabelled" if row["label"] is None else split(row) for row in rows]
+def assign_splits(columns: Mapping[str, pa.Array], settings: AlignSettings) -> pa.Array:
+    """`split_of` each row; a row whose `label` is null is unlabelled.
+
+    Args:
+        columns: what `split_of` reads of a row, each as strings (`split_keys` as lists of them), and `label`.
+    """
+    splits = np.full(len(columns["label"]), "unlabelled", object)
+    if labelled := len(columns["label"]) - columns["label"].null_count:
+        is_labelled = pc.is_valid(columns["label"])
+        some = {name: c if labelled == len(c) else c.filter(is_labelled) for name, c in columns.items()}
+        splits[is_labelled.to_numpy(zero_copy_only=False)] = _Splitter(settings).splits(some)
+    return pa.array(splits, pa.string())
 
 
 class _Splitter:
@@ -45,7 +59,6 @@ class _Splitter:
     def __init__(self, settings: AlignSettings) -> None:
         self._settings, self._column = settings, settings.split.column
         self._bound = tuple(dict.fromkeys((*settings.group, *settings.held_out)))
-        self._picks: dict[tuple[str, tuple[str, ...]], Callable[[str], str]] = {}
 
     def allowed(self, values: Mapping[str, str | None]) -> tuple[str, ...]:
         allowed: tuple[str, ...] = SPLITS
@@ -67,10 +80,7 @@ class _Splitter:
 
     def split(self, values: Mapping[str, Any]) -> str:
         if self._column is not None:
-            word = (values.get(self._column) or "").strip().lower()
-            if word and word not in _NAMES:
-                raise ValueError(f"split column {self._column!r} says {word!r}, expected {', '.join(_NAMES)}")
-            return _NAMES.get(word, "excluded")
+            return self._said(values.get(self._column))
         allowed = self.allowed(values)
         if len(allowed) < 2:
             return allowed[0] if allowed else "excluded"
@@ -79,27 +89,82 @@ class _Splitter:
         picked = {self._pick("sample_id", key, allowed) for key in (sample_id, *(values.get("split_keys") or ()))}
         return picked.pop() if len(picked) == 1 else "excluded"
 
-    def _pick(self, column: str, value: str, choices: tuple[str, ...]) -> str:
-        if (pick := self._picks.get((column, choices))) is None:
-            pick = self._picks[column, choices] = _picker(column, choices, self._settings.split)
-        return pick(value)
+    def splits(self, columns: Mapping[str, pa.Array]) -> np.ndarray:
+        """`split` of all rows at once: what is asked of a value is asked once of each that there is."""
+        if self._column is not None:
+            words, numbers = _distinct(columns[self._column])
+            return np.array([self._said(word) for word in words], object)[numbers]
+        rows = len(columns["sample_id"])
+        allowed = np.ones((rows, len(SPLITS)), bool)
+        for column in self._bound:
+            values, numbers = _distinct(columns[column])
+            choices = [self._choices(column, value) if value else SPLITS for value in values]
+            allowed &= np.array([[split in of for split in SPLITS] for of in choices], bool)[numbers]
+        picked = np.where(allowed.any(axis=1), allowed.argmax(axis=1), -1)  # an index of SPLITS, or none
+        (open_rows,) = np.nonzero(allowed.sum(axis=1) > 1)
+        if len(open_rows):
+            picked[open_rows] = self._picks(columns, open_rows, allowed)
+        return np.array([*SPLITS, "excluded"], object)[picked]
 
+    def _picks(self, columns: Mapping[str, pa.Array], rows: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+        """Of the rows (by number) that have a choice, what the hash picks: an index of SPLITS, or -1 for excluded."""
+        keys = columns["sample_id"].take(pa.array(rows))
+        if pc.any(pc.equal(pc.fill_null(keys, ""), "")).as_py():
+            raise ValueError("sample_id is needed to choose between splits")
+        picked = self._picked(keys, allowed[rows])
+        further = columns.get("split_keys")
+        if further is not None and further.null_count < len(further):
+            further = further.take(pa.array(rows))
+            of = pc.list_parent_indices(further).to_numpy()
+            others = self._picked(pc.list_flatten(further), allowed[rows][of])
+            picked[of[others != picked[of]]] = -1
+        return picked
 
-def _picker(column: str, choices: Sequence[str], settings: SplitSettings) -> Callable[[str], str]:
-    """Gives a value one of the choices in proportion to their shares; a pure function of seed, column and value."""
-    shares = [(choice, settings.shares[choice]) for choice in choices]
-    total, start = sum(share for _, share in shares), f"[{settings.seed}, {quote(column)}, "
+    def _picked(self, keys: pa.Array, allowed: np.ndarray) -> np.ndarray:
+        """`_pick` of each key among what is allowed to it (rows x SPLITS): an index of SPLITS."""
+        values, numbers = _distinct(keys)
+        seed = self._settings.split.seed
+        places = np.array([_place(seed, "sample_id", value or "") for value in values])[numbers]
+        shares = np.where(allowed, [self._settings.split.shares[split] for split in SPLITS], 0.0)
+        left = places * reduce(add, shares.T)
+        picked = allowed.argmax(axis=1)  # rounding, at the very end of the last share
+        is_open = np.ones(len(picked), bool)
+        for n in range(len(SPLITS)):
+            left = left - shares[:, n]
+            is_here = is_open & allowed[:, n] & (left < 0)
+            picked[is_here], is_open = n, is_open & ~is_here
+        return picked
 
-    def pick(value: str) -> str:
-        digest = hashlib.sha256(f"{start}{quote(value)}]".encode()).digest()
-        left = int.from_bytes(digest[:8]) / 2**64 * total
-        for choice, share in shares:
+    def _said(self, word: str | None) -> str:
+        """The split that a cell of the split column names."""
+        word = (word or "").strip().lower()
+        if word and word not in _NAMES:
+            raise ValueError(f"split column {self._column!r} says {word!r}, expected {', '.join(_NAMES)}")
+        return _NAMES.get(word, "excluded")
+
+    def _pick(self, column: str, value: str, choices: Sequence[str]) -> str:
+        """One of the choices in proportion to their shares; a pure function of seed, column and value."""
+        if len(choices) == 1:
+            return choices[0]
+        shares = [self._settings.split.shares[choice] for choice in choices]
+        left = _place(self._settings.split.seed, column, value) * reduce(add, shares)
+        for choice, share in zip(choices, shares, strict=True):
             left -= share
             if left < 0:
                 return choice
         return choices[0]  # rounding, at the very end of the last share
 
-    return pick if len(choices) > 1 else lambda value: choices[0]
+
+def _place(seed: int, column: str, value: str) -> float:
+    """Where in [0, 1) a value falls."""
+    digest = hashlib.sha256(f"[{seed}, {quote(column)}, {quote(value)}]".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def _distinct(values: pa.Array) -> tuple[list[str | None], np.ndarray]:
+    """The values that there are, and for each row the number of its own."""
+    encoded = pc.dictionary_encode(values, null_encoding="encode")
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
 
 
 def pointer(column: str) -> str:

@@ -17,7 +17,7 @@ from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
 from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
-from assets.lake import Lake
+from assets.lake import Lake, open_duckdb
 from assets.leakage import leak_words, leakage
 from assets.processing import CLEAN_STEP
 from assets.segments.base import FOUND
@@ -215,8 +215,10 @@ def _align(
     except ValueError as error:
         return Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), []), str(error)
     try:
-        validate_samples(aligned.samples, project.align, aligned.findings, output)
-        check_columns(aligned.samples, project.model.columns)
+        validate_samples(_counted(aligned.samples, "split"), project.align, aligned.findings, output)
+        with open_duckdb() as connection:
+            connection.register("samples", aligned.samples)
+            check_columns(connection, "samples", project.model.columns)
         _check_model(project, aligned.samples)
     except ValueError as error:
         return aligned, str(error)

@@ -50,6 +50,15 @@ def test_a_rerun_processes_nothing_and_ten_new_items_ten():
 
 
 @pytest.mark.slow
+def test_of_more_items_only_the_new_ones_are_processed():
+    found = lines("scale", "--kinds", "tables")
+    processed = {line["what"].rpartition(":")[0]: line["processed"] for line in found}
+    counts = {"first run": 1000, "nothing new": 0, "1 % new": 10}
+    assert processed == {f"1,000 items in tables, {name}": count for name, count in counts.items()}
+    assert all("slope" in line for line in found)
+
+
+@pytest.mark.slow
 def test_alignment_finds_what_the_bare_query_finds():
     # It ends with an error where the pairs differ.
     found = {line["what"] for line in lines("alignment")}

@@ -192,6 +192,11 @@ def identity(choice: Choice) -> Any:
     return choice.plain() if path is None else [choice.plain(), _code_digest(path)]
 
 
+def code_of(folder: Path) -> str:
+    """What is another where the code in a folder is."""
+    return _code_digest(folder)
+
+
 @functools.cache
 def _code_digest(path: Path) -> str:
     """Of a file or folder of code; read once in a process, which imports it once: what is edited while a run is at work

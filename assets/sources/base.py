@@ -143,6 +143,10 @@ class Source(ABC):
         """
         return ()
 
+    def files(self) -> Iterable[Entry] | None:
+        """The files whose sizes and times tell that `list` would give what it gave; null: nothing less tells that."""
+        return None
+
     def signature(self) -> str:
         """Changes when something in the silo does; opens nothing but what it takes to list."""
         return signature_of(

@@ -3,7 +3,7 @@
 import json
 import posixpath
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,11 @@ class FilesSource(Source):
 
     def changed(self, read: Mapping[str, str | int]) -> Sequence[str]:
         return self._files.changed(read)
+
+    def files(self) -> Iterable[Entry] | None:
+        if self._links is not None or (self._rows is not None and not self._rows.numbered):
+            return None  # only a request, or a query, tells
+        return [*self._table_entries(), *self._files.files()]
 
     def signature(self) -> str:
         """Of files that a table names by URL, what the table says: asking for each takes a run."""

@@ -60,6 +60,9 @@ class TableSource(Source):
     def wholes(self) -> Iterable[Entry]:
         return table_entries(self.options.table, self.root, self.options)
 
+    def files(self) -> Iterable[Entry]:
+        return self.wholes()
+
     def signature(self) -> str:
         return signature_of(
             (f.uri, f.size, f.version) for f in table_entries(self.options.table, self.root, self.options)

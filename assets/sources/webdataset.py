@@ -5,7 +5,7 @@ https://github.com/webdataset/webdataset#the-webdataset-format
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -105,6 +105,9 @@ class WebdatasetSource(Source):
 
     def exists(self) -> bool:
         return self._files.exist()
+
+    def files(self) -> Iterable[Entry]:
+        return self._files.files()
 
     def list(self) -> Iterator[Entry]:
         held: dict[int, bytes] = {}  # offset -> content of what one shard has as columns

@@ -4,7 +4,9 @@ import csv
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,10 @@ def aligned(
     return found
 
 
+def counted(samples: pa.Table) -> Counter[str]:
+    return Counter(samples["split"].to_pylist())
+
+
 def reasons(found: Alignment) -> dict[str, str]:
     return {row["item_id"]: row["reason"] for row in found.quarantine.to_pylist() if row["item_id"]}
 
@@ -112,7 +118,7 @@ def test_a_sample_is_its_own_label_where_the_output_says_so() -> None:
     assert [(rows[n]["label"], rows[n]["split"]) for n in "cd"] == [(None, "unlabelled")] * 2
     alone = samples(given["c"]).samples
     with pytest.raises(ValueError, match=r"no sample has 2 modalities or more.*does align.on join what belongs"):
-        validate_samples(alone, align_settings, output=output)
+        validate_samples(counted(alone), align_settings, output=output)
 
 
 # Links
@@ -369,6 +375,48 @@ def test_balance_sees_a_lost_row_and_one_counted_twice() -> None:
     assert not twice.holds and twice.counts["speech"]["twice"] == 1 and twice.metadata()["examples"] == ["sounds:0"]
 
 
+# Columns
+
+cells = st.text(st.sampled_from('aé"\\\x01\n, :{}猫'), max_size=4)
+columns = st.dictionaries(st.sampled_from(["who", "a/b~c", 'q"', "ü", "answer", "file"]), cells, max_size=4)
+
+
+def merged(*parts: Mapping[str, str]) -> str:
+    """Row by row, what `align` does for all rows at once."""
+    return json.dumps({k: v for part in parts for k, v in part.items()}, ensure_ascii=False, sort_keys=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(columns, st.none() | columns), min_size=1, max_size=6))
+def test_what_rows_say_becomes_labels_groups_and_attributes_as_one_by_one(rows: list[tuple[Any, ...]]) -> None:
+    texts, images = {}, {}
+    for number, (text, image) in enumerate(rows):
+        texts[str(number)] = {"note": "x", **text}
+        if image is not None:
+            images[str(number)] = image
+    images["0"] = {**images.get("0", {}), "answer": "1", "who": "2", "ü": "3"}  # so that there are such columns
+    rule = AlignSettings(label=("pictures.answer", "ü") if rows[0][0].get("ü") is None else "pictures.answer")
+    rule = replace(rule, group=("pictures.who",))
+    both = manifest_of(items(IMAGES, images), items(TEXTS, texts))
+    try:
+        found = aligned(both, rule, sources=[IMAGES, TEXTS]).samples.to_pylist()
+    except ValueError as error:
+        assert "is in several tables" in str(error)
+        return
+    for row in found:
+        text, image = texts.get(row["sample_id"], {}), images.get(row["sample_id"], {})
+        hidden = {"question", "answer", *(["ü"] if isinstance(rule.label, tuple) else [])}
+        kept = [{k: v for k, v in part.items() if k not in hidden} for part in (image, text)]
+        assert row["attributes"] == merged(*kept)
+        assert row["groups"] == merged({"pictures.who": image["who"]} if image.get("who") else {})
+        said = {"pictures.answer": image.get("answer"), "ü": image.get("ü")}
+        if isinstance(rule.label, tuple):
+            given_labels = {k: v for k, v in said.items() if v}
+            assert row["label"] == (merged(given_labels) if given_labels else None)
+        else:
+            assert row["label"] == (said["pictures.answer"] or None)
+
+
 # Splits
 
 values = st.dictionaries(st.sampled_from(["speaker", "room", "fold"]), st.sampled_from(["", "a", "b", "c", "d", "e"]))
@@ -382,13 +430,29 @@ rules = st.builds(
 )
 
 
+def splits_of(rows: Sequence[Mapping[str, Any]], rule: AlignSettings) -> list[str]:
+    keys = pa.array([row.get("split_keys") for row in rows], pa.list_(pa.string()))
+    names = ("speaker", "room", "fold", "sample_id", "label")
+    columns = {name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}
+    return assign_splits(columns | {"split_keys": keys}, rule).to_pylist()
+
+
 @settings(max_examples=25, deadline=None)
-@given(st.lists(values, max_size=20), rules)
-def test_splits_keep_groups_apart(rows: list[dict[str, str]], rule: AlignSettings) -> None:
+@given(
+    st.lists(st.tuples(values, st.text(max_size=3), st.none() | st.lists(st.sampled_from("abc"))), max_size=20), rules
+)
+def test_splits_keep_groups_apart(given_rows: list[tuple[Any, ...]], rule: AlignSettings) -> None:
+    rows = [row for row, _, _ in given_rows]
     each = [row | {"sample_id": str(n), "label": "x"} for n, row in enumerate(rows)]
-    splits = assign_splits(each, rule)
+    splits = splits_of(each, rule)
     assert splits == [split_of(row, rule) for row in each]
-    assert splits[:5] == assign_splits(each[:5], rule)  # they stay put when data is added
+    assert splits[:5] == splits_of(each[:5], rule)  # they stay put when data is added
+    bound = [
+        row | {"sample_id": f"{n}{name}", "split_keys": keys, "label": None if name == "0" else name}
+        for n, (row, name, keys) in enumerate(given_rows)
+    ]
+    one_by_one = ["unlabelled" if row["label"] is None else split_of(row, rule) for row in bound]
+    assert splits_of(bound, rule) == one_by_one
     groups = [{c: v for c, v in row.items() if v} for row in rows]
     samples = pa.Table.from_pylist(
         [
@@ -404,7 +468,7 @@ def test_splits_keep_groups_apart(rows: list[dict[str, str]], rule: AlignSetting
 
 def test_shares_are_met() -> None:
     rule = AlignSettings(split=SplitSettings(train=0.7, validation=0.2))
-    splits = assign_splits(({"sample_id": str(n), "label": "x"} for n in range(20_000)), rule)
+    splits = splits_of([{"sample_id": str(n), "label": "x"} for n in range(20_000)], rule)
     for split, share in rule.split.shares.items():
         assert abs(splits.count(split) / 20_000 - share) < 0.01
 
@@ -426,6 +490,13 @@ def test_split_by_column() -> None:
     rule = AlignSettings(split=SplitSettings(column="fold"))
     assert [split_of({"fold": word}, rule) for word in ("train", " Val ", "test", "")] == [*SPLITS, "excluded"]
     assert split_of({}, rule) == "excluded"
+    words = ["train", " Val ", None, "test", "x"]
+    rows = [{"fold": word, "label": word if word != "x" else None} for word in words]
+    assert splits_of(rows, rule) == ["train", "validation", "unlabelled", "test", "unlabelled"]
+    with pytest.raises(ValueError, match="'fold' says 'holdout', expected"):
+        splits_of([{"fold": "train", "label": "x"}, {"fold": "holdout", "label": "x"}], rule)
+    with pytest.raises(ValueError, match="sample_id is needed"):
+        splits_of([{"label": "x"}], AlignSettings())
     with pytest.raises(ValueError, match="'fold' says 'holdout', expected"):
         split_of({"fold": "holdout"}, rule)
     with pytest.raises(ValueError, match="sample_id is needed"):
@@ -569,9 +640,9 @@ def test_fingerprint_is_that_of_the_content() -> None:
 def test_samples_that_cannot_be_used_are_an_error(splits: list[str], rule: AlignSettings, says: str) -> None:
     samples = pa.Table.from_pylist([{"sample_id": str(n), "split": split} for n, split in enumerate(splits)], SAMPLES)
     with pytest.raises(ValueError, match=says):
-        validate_samples(samples, rule)
+        validate_samples(counted(samples), rule)
     fine = [{"sample_id": str(n), "split": split} for n, split in enumerate(["train", "test"])]
-    validate_samples(pa.Table.from_pylist(fine, SAMPLES), rule)
+    validate_samples(counted(pa.Table.from_pylist(fine, SAMPLES)), rule)
 
 
 def test_columns_that_two_sources_have_from_paths_are_two(tmp_path: Path) -> None:

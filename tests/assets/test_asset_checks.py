@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dagster as dg
+import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from deltalake import write_deltalake
 
 from assets import pipeline
-from assets.alignment import Alignment, align
-from assets.dataset import make_dataset
+from assets.alignment import align_items
+from assets.dataset import dataset_sql
 from assets.lake import Lake
 from assets.scan import Scan, scan
 from orchestration.project import load
@@ -153,19 +153,23 @@ def test_an_item_that_the_scan_loses_blocks(done, monkeypatch):
     assert ran.details["every_item_listed"] == {"seen": 157, "listed": 154, "refused": 2}
 
 
-def lose_one(made: Alignment) -> Alignment:
-    return replace(made, samples=made.samples.slice(1))
+def lose_one(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("DELETE FROM samples WHERE sample_id = (SELECT min(sample_id) FROM samples)")
 
 
-def list_one_twice(made: Alignment) -> Alignment:
-    used = made.samples["text_item"][0].as_py()
-    row = {"stage": "align", "outcome": "unmatched", "reason": "no_key", "item_id": used, "modality": "text"}
-    return replace(made, quarantine=pa.Table.from_pylist([row], made.quarantine.schema))
+def list_one_twice(connection: duckdb.DuckDBPyConnection) -> None:
+    row = "'align' AS stage, 'unmatched' AS outcome, 'no_key' AS reason, min(text_item) AS item_id, 'text' AS modality"
+    connection.execute(f"INSERT INTO unmatched BY NAME SELECT {row} FROM samples")
 
 
 @pytest.mark.parametrize(("mistake", "count"), [(lose_one, "text_lost"), (list_one_twice, "text_twice")])
 def test_an_item_with_no_outcome_or_two_blocks(done, monkeypatch, mistake, count):
-    monkeypatch.setattr(pipeline, "align", lambda *given: mistake(align(*given)))
+    def mistaken(connection: duckdb.DuckDBPyConnection, *given: Any) -> Any:
+        said = align_items(connection, *given)
+        mistake(connection)
+        return said
+
+    monkeypatch.setattr(pipeline, "align_items", mistaken)
     ran = run(done, "samples,dataset")
     assert_blocked(ran, "no_item_lost", "dataset")
     assert ran.details["no_item_lost"][count] == 1
@@ -246,12 +250,8 @@ def test_a_modality_of_which_nothing_can_be_read_blocks(done):
 
 
 def test_a_training_row_without_a_label_blocks(done, monkeypatch):
-    def unlabelled(samples: pa.Table) -> pa.Table:
-        made = make_dataset(samples)
-        labels = pc.if_else(pc.equal(made["sample_id"], "q00"), None, made["label"])
-        return made.set_column(made.column_names.index("label"), "label", labels)
-
-    monkeypatch.setattr(pipeline, "make_dataset", unlabelled)
+    planted = dataset_sql().replace(" label,", " CASE WHEN sample_id <> 'q00' THEN label END AS label,")
+    monkeypatch.setattr(pipeline, "dataset_sql", lambda: planted)
     shutil.rmtree(lake_of(done).table_uri("dataset"))  # it would not be written again
     ran = run(done, "dataset,baselines")
     assert_blocked(ran, "null_rates", "baselines")

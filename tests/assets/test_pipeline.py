@@ -13,6 +13,7 @@ from deltalake import CommitProperties, write_deltalake
 from assets import contents, featurizing, pipeline
 from assets.asset_checks import check_balance, check_schema
 from assets.item_warnings import item_warnings
+from assets.lake import MEMORY_LIMIT
 from assets.settings import Project
 from orchestration.project import load
 from training.cache import open_table
@@ -87,6 +88,32 @@ def test_a_first_run_gives_every_item_an_outcome_and_a_second_makes_nothing(tiny
     second = run(tiny)
     assert second == first._replace(processed=dict.fromkeys(first.processed, 0)), "not even a table's version moves"
     assert quarantine(tiny) == refused, "what is bad is neither tried again nor listed twice"
+
+
+def test_where_nothing_is_new_no_step_is_run_again_and_where_anything_is_they_are(tiny, monkeypatch):
+    first, ran = run(tiny), []
+    for name in ("scan", "align_items", "dataset_sql"):
+        step = getattr(pipeline, name)
+        told = lambda *given, n=name, s=step: (ran.append(n), s(*given))[1]  # noqa: E731
+        monkeypatch.setattr(pipeline, name, told)
+    none = first._replace(processed=dict.fromkeys(first.processed, 0))
+    assert run(tiny) == none and ran == []
+    lake = pipeline.open_lake(load(tiny))
+
+    lake.delete("samples", "sample_id = 'q01'")
+    assert run(tiny).samples == first.samples and ran == ["align_items", "dataset_sql"]
+    lake.delete("manifest", "modality = 'speech'")
+    ran.clear()
+    assert run(tiny).dataset == first.dataset and ran == ["scan", "align_items"], "the same samples came of it"
+    ran.clear()
+    assert run(tiny).processed == none.processed and ran == []
+
+    table = tiny.parent / "questions.csv"
+    table.write_text(table.read_text().replace("Is it bright? (0)", "Is it dark? (0)"))
+    assert run(tiny).processed == none.processed | {"text": 1} and ran == ["scan", "align_items", "dataset_sql"]
+    assert rows(tiny, "SELECT count(*) AS n FROM manifest WHERE text = 'Is it dark? (0)'") == [{"n": 1}]
+    ran.clear()
+    assert run(tiny, "align.split={train: 0.5}").samples != first.samples and "align_items" in ran
 
 
 @pytest.mark.parametrize("part", ["a ü b% {z}", "it's a*b"])
@@ -332,11 +359,14 @@ def test_every_query_is_bounded_in_memory(tiny, monkeypatch):
     connect = duckdb.connect
 
     def bounded(**given):
-        assert given["config"]["memory_limit"] == "4GB" and given["config"]["threads"] >= 1
+        limits.append(given["config"]["memory_limit"])
+        assert given["config"]["threads"] >= 1
         return connect(**given)
 
+    limits: list[str] = []
     monkeypatch.setattr(duckdb, "connect", bounded)
-    run(tiny)
+    run(tiny, "memory=700MB")
+    assert "700MB" in limits and set(limits) <= {"700MB", MEMORY_LIMIT}
 
 
 def test_where_no_text_can_be_used_nothing_is_cut(tiny):

@@ -466,6 +466,10 @@ PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
     "engine": ("engine=processes", lambda p: type(ENGINES.make(p.engine))),
     "launcher": ("launcher=no_such_module:Launcher", lambda p: p.launcher),
     "owners": ("owners=[team:vision]", lambda p: {o for a in data_assets(p) for s in a.specs for o in s.owners}),
+    "memory": (
+        "memory=300MB",
+        lambda p: pipeline.open_lake(p).sql("SELECT current_setting('memory_limit')").to_pylist(),
+    ),
     "schedule": ("schedule='1 2 * * *'", lambda p: [s.cron_schedule for s in project_definitions(p).schedules or ()]),
     "watch": ("watch=true", lambda p: [s.default_status for s in project_definitions(p).sensors or ()]),
     "data": ("data=/media", lambda p: p.data),

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets.alignment import align
-from assets.dataset import make_dataset, samples_fingerprint
+from assets.dataset import dataset_sql, samples_fingerprint
 from assets.joins.key import KeyJoin
+from assets.lake import open_duckdb
 from assets.leakage import leak_words, leakage
 from assets.settings import AlignSettings
 from assets.source_settings import SourceSettings
@@ -45,7 +46,11 @@ def test_items_of_one_key_stand_in_one_sample_in_order_of_source_time_and_place(
         assert row["image_status"] == "incomplete" and row["speech_status"] == "present"
     assert samples["b"]["image_more"] is None and samples["b"]["image_status"] == "present"
     assert reasons(found) == {"side:0": "over_several"}
-    ids = {row["sample_id"]: row["image_more"] for row in make_dataset(labelled(found.samples)).to_pylist()}
+    with open_duckdb() as connection:
+        connection.register("samples", labelled(found.samples))
+        ids = {
+            row["sample_id"]: row["image_more"] for row in connection.sql(dataset_sql()).to_arrow_table().to_pylist()
+        }
     assert ids["b"] is None and ids[several[0]["sample_id"]] == [sha("three"), sha("pictures a")]
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from assets.alignment import Alignment, align
 from assets.balance import item_balance
 from assets.catalog import JOINS
-from assets.items import load_items
+from assets.items import load_items, register_items
 from assets.joins.columns import Columns
 from assets.joins.several import set_views
 from assets.joins.time import TimeJoin
@@ -151,7 +151,9 @@ def joined(items: Sequence[Item], most: int = 64, **on: Any) -> dict[int, dict[s
     """Number of the base's item -> modality -> numbers of its items, as the join gives them."""
     given = given_of(items, list(MODALITY), {"several": several(most)}, on)
     with open_duckdb() as connection:
-        load_items(connection, given.manifest, given.clean, given.sources, given.refused, None)
+        connection.register("manifest", given.manifest)
+        register_items(connection, given.clean, given.refused, None)
+        load_items(connection, given.sources, lenient=False)
         columns = Columns.of(connection, given.sources)
         JOINS.make(given.settings.on).join(connection, given.settings, given.sources, given.root, columns)
         rows = connection.sql("FROM joined ORDER BY sample_id").to_arrow_table().to_pylist()
@@ -618,7 +620,9 @@ def test_six_cameras_are_aligned_by_the_microseconds_in_their_names() -> None:
     on = {"kind": "time", "base": "cam_front", "key": "log", "tolerance": "50ms"}
     rule = AlignSettings(on=on, several={"image": 6})
     with open_duckdb() as connection:
-        load_items(connection, manifest, {"image": pa.table({"id": manifest["sha256"]})}, sources, {}, None)
+        connection.register("manifest", manifest)
+        register_items(connection, {"image": pa.table({"id": manifest["sha256"]})}, {}, None)
+        load_items(connection, sources, lenient=False)
         TimeJoin(JOINS.options(rule.on)).join(connection, rule, sources, TRAFFIC, Columns.of(connection, sources))
         rows = connection.sql("SELECT image_item, image_more FROM joined").fetchall()
     views = AlignSettings(on=on, several={"image": [name.lower() for name in sorted(CAMERAS)]})
