@@ -48,10 +48,13 @@ hypothesis.settings.load_profile("triptych")
 
 
 def pytest_configure() -> None:
-    """Temporary folders in memory where there is room: Dagster's SQLite waits for the disk at each event."""
+    """Temporary folders in memory where there is room: Dagster's SQLite waits for the disk at each event. No proxy of
+    this machine is asked for servers on loopback."""
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
 
 
 def write_png(path: Path, number: int) -> None:
