@@ -229,7 +229,7 @@ def _kinds(modalities: Sequence[str]) -> dict[str, Any]:
 
 def _example(cell: SubFigure, row: Mapping[str, Any], answer: str | None, modalities: Sequence[str]) -> None:
     kinds = _kinds(modalities)
-    given = {m: contents(row, m) or [{"text": f"(no {m})"}] for m, kind in kinds.items() if kind.is_text}
+    given = {m: contents(dict(row), m) or [{"text": f"(no {m})"}] for m, kind in kinds.items() if kind.is_text}
     texts = [" / ".join(columns.get("text", "") for columns in listed) for listed in given.values()]
     if texts:
         lines = textwrap.wrap(" · ".join(texts), 66, max_lines=2, placeholder=" …")

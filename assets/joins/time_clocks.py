@@ -52,11 +52,11 @@ def set_clocks(connection: duckdb.DuckDBPyConnection, options: TimeOptions, colu
             whole = _given(KeyClock(offset=settings.offset or 0.0, drift=settings.drift or 0.0, origin=settings.origin))
             _add(connection, name, dict.fromkeys(keys, whole) | {k: _given(c) for k, c in settings.keys.items()})
             if unknown := sorted(settings.keys.keys() - set(keys)):
-                said = f"align.on.clocks.{name}.keys has {listed(unknown)}, which no item has as its key"
-                note(connection, Finding("unknown_clock", said))
+                words = f"align.on.clocks.{name}.keys has {listed(unknown)}, which no item has as its key"
+                note(connection, Finding("unknown_clock", words))
             continue
         events = _events(connection, name, settings, options, columns)
-        said = {"source": name, "to": settings.to or options.base}
+        said: dict[str, Any] = {"source": name, "to": settings.to or options.base}
         if settings.each:
             said |= _estimate_each(connection, name, settings, events, keys)
         else:

@@ -5,23 +5,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
 from assets.times import parse_time
 from training.validation import FORBID_EXTRA, Strings, check
 
 Match = Literal["nearest", "backward", "forward", "overlap", "within"]
 _MOST_WINDOWS = 1000  # that a moment is in
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
-
-
-class _Called:
-    """Marks a field that a project file calls otherwise, since its word is one of Python's own."""
-
-    def __new__(cls, name: str) -> Any:
-        try:
-            from pydantic import Field
-        except ImportError:  # what was checked before comes by its own name
-            return None
-        return Field(alias=name)
 
 
 class _Span:
@@ -65,8 +56,8 @@ class WindowSettings:
     length: Seconds = 0.0
     stride: Seconds | None = None  # default: the length; less: they overlap, and an item is in several
     origin: str | None = None  # a time; default: 1970, so that windows begin at whole lengths of UTC
-    start: Annotated[Seconds | None, _Called("from")] = None  # `from` in a project file: -5 s is 5 seconds before
-    end: Annotated[Seconds | None, _Called("to")] = None
+    start: Annotated[Seconds | None, Field(alias="from")] = None  # `from` in a project file: -5 s is 5 seconds before
+    end: Annotated[Seconds | None, Field(alias="to")] = None
 
     def __post_init__(self) -> None:
         if self.is_around:

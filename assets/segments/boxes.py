@@ -96,9 +96,7 @@ class BoxesSegments(ListedSegments):
     def cut(self, values: Mapping[str, str | None]) -> str:
         options = self.options
         if options.polygon is not None and (mask := _mask(_cell(values, options.polygon), options.polygon)) is not None:
-            (box, runs), of = cropped(mask[0], mask[2]), (mask[1], mask[0])
-            shown = {} if options.outside == "keep" else {"mask": runs, "outside": options.outside}
-            return Crop(box, of=of, stored=options.pixels == "stored", margin=options.margin, **shown).cut
+            return self._masked(*mask)
         polygons = [] if options.polygon is None else _polygons(_cell(values, options.polygon), options.polygon)
         box = () if polygons else _edges(self._four(values))
         if options.outside == "keep" and polygons:
@@ -120,6 +118,12 @@ class BoxesSegments(ListedSegments):
                 "and height, else unit: pixel"
             )
         return cut
+
+    def _masked(self, height: int, width: int, runs: Sequence[int]) -> str:
+        options = self.options
+        box, within = cropped(height, runs)
+        shown = {} if options.outside == "keep" else {"mask": within, "outside": options.outside}
+        return Crop(box, of=(width, height), stored=options.pixels == "stored", margin=options.margin, **shown).cut
 
     def _of(self, values: Mapping[str, str | None]) -> Sequence[float]:
         if self.options.unit == "relative":

@@ -71,7 +71,7 @@ def test_sources_that_are_no_views_are_told_when_the_file_is_read() -> None:
 cells = st.tuples(st.sampled_from("abc"), st.sampled_from(["left", "front", "right", "rear", ""]), st.booleans())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.lists(cells, max_size=9), st.lists(cells, max_size=4))
 def test_views_of_a_key_are_those_of_a_nested_loop(pictures: list[Any], sides: list[Any]) -> None:
     rows = []
@@ -103,7 +103,7 @@ def test_views_of_a_key_are_those_of_a_nested_loop(pictures: list[Any], sides: l
 named = st.sampled_from(["a.png", "b.png", "c.png", "gone.png", ""])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.lists(st.tuples(named, named, named), max_size=5))
 def test_columns_of_a_link_table_are_views(links: list[tuple[str, str, str]]) -> None:
     manifest = manifest_of(items(IMAGES, ["sure.png", "a.png", "b.png", ("c.png", "bad")]))
@@ -156,7 +156,7 @@ frames = st.tuples(moments, st.sampled_from("xyz"), st.sampled_from([True, True,
 )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.lists(frames, max_size=12), st.lists(moments, min_size=1, max_size=4, unique=True))
 def test_of_each_view_what_is_nearest_in_time(radar: list[Item], heard: list[int]) -> None:
     heard = [*heard, 10_000]  # with one that something is near to: where nothing matches, that is an error

@@ -179,7 +179,7 @@ VIEWS = ["front", "left", "right"]
 
 
 @pytest.mark.parametrize("fusion", FUSIONS.names())
-def test_a_view_is_read_at_its_own_place_whatever_else_a_row_has(fusion: str, tmp_path: Path) -> None:
+def test_a_view_is_read_at_its_own_place_whatever_else_a_row_has(fusion: str) -> None:
     features = FeatureSettings(**MEDIA)
     model, collate = make(features, "image", {"image": VIEWS}, fusion=fusion)
     for parameter in model.parameters():
@@ -205,7 +205,10 @@ def test_a_view_is_read_at_its_own_place_whatever_else_a_row_has(fusion: str, tm
     assert mask[1, image].tolist() == [False] * 4 + [True] * 2, "what lacks leaves its place empty"
     torch.testing.assert_close(tokens[0, image, 4:], tokens[1, image, 4:], msg="and moves no other")
     assert not torch.allclose(said(one), said(one | {"image_views": ["left"]}), atol=1e-5)
-    model.save_pretrained(tmp_path)
+
+
+def test_a_saved_model_knows_its_views(tmp_path: Path) -> None:
+    make(FeatureSettings(**MEDIA), "image", {"image": VIEWS})[0].save_pretrained(tmp_path)
     assert FusionModel.from_pretrained(tmp_path).config.several == {"image": VIEWS}
 
 
@@ -251,6 +254,7 @@ def test_single_contents_are_hidden_in_training_and_the_last_one_never_is(places
     assert other["image_rows"].tolist() != batch["image_rows"].tolist(), "anew in each epoch"
 
 
+@pytest.mark.slow
 def test_a_model_of_six_views_copes_with_four_where_training_hid_some() -> None:
     """Each view adds a number; the label is the sign of what all of them say together."""
     six = [f"v{n}" for n in range(6)]
