@@ -97,7 +97,7 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool, retrain: bool
         name: lake.sql(f"SELECT count(*) AS n FROM {name} WHERE {holds}")["n"][0].as_py()
         for name, holds in predicates.items()
     }
-    needles, unsearched = _needles(project, lake, whole.values(), predicates, contents)
+    needles, copies, unsearched = _needles(project, lake, whole.values(), predicates, contents)
     if not dry_run:
         if purge:
             artifacts = mlflow_store.local_path(project.artifacts or "")
@@ -121,7 +121,7 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool, retrain: bool
                 forget(instance, project.name)
     if purge and not dry_run:
         scrub(project.home)
-    proof = None if dry_run else _proof(project, lake, predicates, needles, unsearched)
+    proof = None if dry_run else _proof(project, lake, predicates, needles, copies, unsearched)
     return Erased(
         project=project.name,
         dry_run=dry_run,
@@ -157,14 +157,15 @@ def train_again(project: Project, erased: Erased) -> Erased:
 
 def _needles(
     project: Project, lake: Lake, kept: Iterable[Recorded], predicates: dict[str, str], contents: Sequence[str]
-) -> tuple[dict[str, list[bytes]], list[str]]:
-    """What to look for afterwards, and what cannot be looked for."""
+) -> tuple[dict[str, list[bytes]], dict[int, set[str]], list[str]]:
+    """What to look for afterwards, by forms and as whole copies, and what cannot be looked for."""
     needles = {f"the hash {content}": hash_needles(content) for content in contents}
-    unsearched, sources, read = [], project.make_sources(), set[str]()
+    unsearched, sources, read, copies = [], project.make_sources(), set[str](), dict[int, set[str]]()
     for then in (lake, *(snapshots.view(lake, one) for one in kept)):
         rows = then.sql(f"SELECT * FROM manifest WHERE {predicates['manifest']}")
         for row in rows.filter(pc.invert(pc.is_in(rows["item_id"], pa.array(sorted(read), pa.string())))).to_pylist():
             read.add(row["item_id"])
+            copies.setdefault(row["size"], set()).add(row["sha256"])
             if row["text"] is not None:
                 forms, what = text_needles(row["text"]), f"the text of item {row['item_id']}"
                 needles |= {what: forms} if forms else {}
@@ -173,12 +174,18 @@ def _needles(
             content = attach_data(pa.Table.from_pylist([row], rows.schema), sources)
             data, what = content["data"][0].as_py(), f"the bytes of item {row['item_id']}"
             needles |= {what: byte_needles(data)} if data else {}
-            unsearched += [] if data else [f"{what} are not known any more ({content['data_error'][0].as_py()})"]
-    return needles, unsearched
+            why = content["data_error"][0].as_py()
+            unsearched += [] if data else [f"parts of {what}, which are not known any more ({why}); whole copies were"]
+    return needles, copies, unsearched
 
 
 def _proof(
-    project: Project, lake: Lake, predicates: dict[str, str], needles: dict[str, list[bytes]], unsearched: list[str]
+    project: Project,
+    lake: Lake,
+    predicates: dict[str, str],
+    needles: dict[str, list[bytes]],
+    copies: dict[int, set[str]],
+    unsearched: list[str],
 ) -> Proof:
     """Looks into all files of this TRIPTYCH_HOME, and of lake and artifacts where they lie elsewhere on this machine;
     what lies on other machines is asked by table."""
@@ -196,7 +203,7 @@ def _proof(
         else:
             unsearched = [*unsearched, f"the files of {uri or 'the MLflow server'}"]
     outer = [f for f in folders if not any(f != other and f.is_relative_to(other) for other in folders)]
-    return prove([Path(folder) for folder in outer], needles, unsearched)
+    return prove([Path(folder) for folder in outer], needles, unsearched, copies)
 
 
 def _called(project: Project, lake: Lake, kept: Iterable[Recorded], item: str) -> tuple[list[str], list[str]]:

@@ -7,11 +7,12 @@ not found by looking; `orchestration.erasure` names the runs and models that it 
 
 import base64
 import gzip
+import hashlib
 import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -29,6 +30,8 @@ _SHORTEST = 8  # bytes of a text; a shorter one is a part of much else
 _BINARY = pa.types.is_binary, pa.types.is_large_binary
 
 Needles = Mapping[str, Sequence[bytes]]  # what is looked for, in words, and the forms that it may have
+Copies = Mapping[int, Collection[str]]  # length -> hashes of items that have it, so that whole copies are known by them
+_COPY = "the bytes of an item, by their hash"
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,16 @@ def _starts(length: int, size: int) -> list[int]:
     return [n * (length - size) // (_STRETCHES - 1) for n in range(_STRETCHES)]
 
 
-def prove(folders: Iterable[Path], needles: Needles, not_searched: Sequence[str] = ()) -> Proof:
-    """Looks for the needles in every file below the folders."""
+def prove(
+    folders: Iterable[Path], needles: Needles, not_searched: Sequence[str] = (), copies: Copies | None = None
+) -> Proof:
+    """Looks for the needles in every file below the folders; and for files, and cells of Parquet, that are copies."""
     files, size, found, unread = 0, 0, list[Found](), list(not_searched)
     for path in sorted({path for folder in folders for path in folder.rglob("*") if path.is_file()}):
         files += 1
         try:
             size += path.stat().st_size
-            found += [Found(str(path), what) for what in _in_file(path, needles)]
+            found += [Found(str(path), what) for what in _in_file(path, needles, copies or {})]
         except FileNotFoundError:  # a server that is running has just removed it
             continue
         except OSError as error:
@@ -98,26 +103,36 @@ def prove(folders: Iterable[Path], needles: Needles, not_searched: Sequence[str]
     return Proof(files, size, found, unread)
 
 
-def _in_file(path: Path, needles: Needles) -> list[str]:
+def _in_file(path: Path, needles: Needles, copies: Copies) -> list[str]:
     """What of it a file has."""
     longest = max((len(form) for forms in needles.values() for form in forms), default=1)
     left, found = dict(needles), list[str]()
-    for piece in _pieces(path, longest - 1):
+    if path.stat().st_size in copies and _is_copy(path.read_bytes(), copies):
+        found.append(_COPY)
+    for piece in _pieces(path, longest - 1, copies):
+        if piece is None:
+            found += [] if _COPY in found else [_COPY]
+            continue
         for what in [what for what, forms in left.items() if any(form in piece for form in forms)]:
             found.append(what)
             del left[what]
     return found
 
 
-def _pieces(path: Path, overlap: int) -> Iterator[bytes]:
-    """What a file has, and what it holds compressed; each piece begins with the end of the one before."""
+def _is_copy(data: bytes, copies: Copies) -> bool:
+    return len(data) in copies and hashlib.sha256(data).hexdigest() in copies[len(data)]
+
+
+def _pieces(path: Path, overlap: int, copies: Copies) -> Iterator[bytes | None]:
+    """What a file has, and what it holds compressed; each piece begins with the end of the one before. None: a cell is
+    a copy of an item."""
     with path.open("rb") as file:
         head = file.read(4)
         file.seek(0)
         yield from _overlapping(file, overlap)
         file.seek(0)
         if head == b"PAR1":
-            yield from _columns(path)
+            yield from _columns(path, copies)
         elif head[:2] == b"\x1f\x8b":
             yield from _of_gzip(file, overlap)
         elif head[:2] == b"PK" and zipfile.is_zipfile(path):
@@ -142,7 +157,7 @@ def _of_gzip(file: IO[bytes], overlap: int) -> Iterator[bytes]:
         return
 
 
-def _columns(path: Path) -> Iterator[bytes]:
+def _columns(path: Path, copies: Copies) -> Iterator[bytes | None]:
     """The values of each column, one after the other."""
     try:
         file = pq.ParquetFile(path)
@@ -150,20 +165,22 @@ def _columns(path: Path) -> Iterator[bytes]:
         return
     for batch in file.iter_batches(256):
         for column in batch.columns:
-            yield from _values(column)
+            yield from _values(column, copies)
 
 
-def _values(column: pa.Array) -> Iterator[bytes]:
+def _values(column: pa.Array, copies: Copies) -> Iterator[bytes | None]:
     kind = column.type
     if pa.types.is_dictionary(kind):
-        yield from _values(column.dictionary)
+        yield from _values(column.dictionary, copies)
     elif pa.types.is_struct(kind):
         for part in column.flatten():
-            yield from _values(part)
+            yield from _values(part, copies)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        yield from _values(column.flatten())
+        yield from _values(column.flatten(), copies)
     elif pa.types.is_map(kind):
-        yield from _values(column.keys)
-        yield from _values(column.items)
+        yield from _values(column.keys, copies)
+        yield from _values(column.items, copies)
     elif any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, *_BINARY)):
-        yield b"\0".join(value for value in column.cast(pa.large_binary()).to_pylist() if value is not None)
+        values = [value for value in column.cast(pa.large_binary()).to_pylist() if value is not None]
+        yield b"\0".join(values)
+        yield from (None for value in values if copies and _is_copy(value, copies))

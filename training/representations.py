@@ -4,15 +4,14 @@ training rows that the model takes for the most alike."""
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data import SampleDataset
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # who only reads them needs no torch
+    from training.data import SampleDataset
     from training.train import Trained, TrainingTask
 
 FILE = "x_m.parquet"  # an artifact of the run
@@ -26,8 +25,7 @@ def log_x_m(task: "TrainingTask", trained: "Trained", folder: Path) -> None:
     import mlflow
 
     width = trained.model.config.llm_width
-    train, test = task.train, task.test
-    assert isinstance(test, SampleDataset)
+    train, test = task.train, cast("SampleDataset", task.test)
     if len(train) > (most := max(1, _NUMBERS // width)):
         train = train.take(np.sort(np.random.default_rng(task.training.seed).permutation(len(train))[:most]))
     path = folder / FILE
@@ -39,7 +37,7 @@ def log_x_m(task: "TrainingTask", trained: "Trained", folder: Path) -> None:
     mlflow.log_artifact(str(path))
 
 
-def _placed(task: "TrainingTask", trained: "Trained", rows: SampleDataset) -> Iterator[pa.Table]:
+def _placed(task: "TrainingTask", trained: "Trained", rows: "SampleDataset") -> Iterator[pa.Table]:
     from training.collator import make_collator
     from training.trainer import even_batches
 

@@ -83,5 +83,14 @@ def test_what_lies_across_two_pieces_is_found(tmp_path_factory, before, data, af
         assert [one.what for one in prove([folder], {"it": [data]}).found] == ["it"]
 
 
+def test_whole_copies_are_known_by_their_hash_alone(tmp_path):
+    (tmp_path / "copy.png").write_bytes(DATA)
+    (tmp_path / "as_long.png").write_bytes(DATA[::-1])
+    pq.write_table(pa.table({"media": [b"x", DATA, DATA]}), tmp_path / "media.parquet")
+    told = prove([tmp_path], {}, copies={len(DATA): {HASH}})
+    assert [Path(one.file).name for one in told.found] == ["copy.png", "media.parquet"]
+    assert {one.what for one in told.found} == {"the bytes of an item, by their hash"}
+
+
 def test_a_text_that_is_a_part_of_much_else_is_not_looked_for():
     assert text_needles("ja") == []
