@@ -12,7 +12,6 @@ import os
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
-from filelock import FileLock, Timeout
 
 from assets.engines.base import cores
 from training.messages import one_line
@@ -36,11 +34,10 @@ GROWING = FEATURE_TABLES
 _UNCOMPRESSED = FEATURE_TABLES
 _TENSOR = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
 # Versions of these say which rows made a model. Of other tables delta-rs deletes the log of what is older than a month.
-_KEPT_FOR_EVER = {"samples", "dataset"}
+KEPT_FOR_EVER = {"samples", "dataset"}
 _WHOLE_LOG = {"delta.enableExpiredLogCleanup": "false"}
 # The log would tell the least and the greatest value of each column, texts and hashes too, after the rows are erased.
 _NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
-MOST_FILES = 64  # a table of more is compacted by the step that has written it
 BATCH_ROWS = 8192  # of a small table that are Python objects at once
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
@@ -173,46 +170,20 @@ class Lake:
         self, name: str, rows: pa.Table, predicate: str | None = None, note: Mapping[str, str] | None = None
     ) -> None:
         """Puts `rows` in the place of the whole table, or of the rows that `predicate` selects, in one commit."""
+        rows = _cast(name, rows)
         if predicate is not None and self.open(name) is None:
-            predicate = None
-        self._write(name, _cast(name, rows), "overwrite", predicate, note)
+            try:
+                return self._write(name, rows, "error", None, note)
+            except DeltaError as error:
+                if not _exists(error):
+                    raise  # else another run has made it since, and what that has written stays
+        self._write(name, rows, "overwrite", predicate, note)
 
     def delete(self, name: str, predicate: str) -> None:
         """Removes the rows that an SQL predicate selects."""
         if self.open(name) is not None:
             # Not by delta-rs's own deletion: it writes the rest as string views, which pyarrow's filters do not know.
             self._write(name, self.schema(name).empty_table(), "overwrite", predicate)
-
-    def compact(self, name: str, above: int = 0) -> bool:
-        """Makes few large files of many small ones; whether it was done. Readers see the same rows, and whoever reads
-        the old files goes on: they stay where they are until `vacuum`, or a week.
-
-        Args:
-            above: only a table of more files.
-        """
-        try:
-            with self._compacting():
-                return self._compact(name, above)
-        except (Timeout, CommitFailedError):  # others compact, or have replaced rows: whoever writes next tries again
-            return False
-
-    def _compacting(self) -> AbstractContextManager[Any]:
-        """Two that compact one table at once would leave its rows twice: delta-rs 1.6 takes that for no conflict. On an
-        object store nothing but the project's lock keeps them apart, and what is twice is read once."""
-        if "://" in self.uri or not Path(self.uri).is_dir():
-            return nullcontext()
-        return FileLock(Path(self.uri) / ".compacting", timeout=0)
-
-    def _compact(self, name: str, above: int) -> bool:
-        table = self.open(name)
-        if table is None or len(sizes := table.get_add_actions(flatten=True)["size_bytes"].to_pylist()) <= above:
-            return False
-        row_bytes = sum(sizes) // max(1, table.count())
-        columns = pa.schema(table.schema().to_arrow())
-        # One file after the other, since each that is written is held.
-        table.optimize.compact(max_concurrent_tasks=1, writer_properties=_properties(name, columns, row_bytes))
-        table.vacuum(dry_run=False)  # what has been in no version for a week
-        return True
 
     def vacuum(self, name: str, keep_versions: list[int] | None = None) -> int:
         """Deletes files that no version refers to any more; returns how many.
@@ -252,7 +223,8 @@ class Lake:
                 return self._commit(name, rows, mode, predicate, note, row_bytes)
             except DeltaError as error:
                 # Another run has replaced the same rows, added columns, or made the table.
-                if n == _ATTEMPTS or not (isinstance(error, CommitFailedError) or "already exists" in str(error)):
+                is_met = isinstance(error, CommitFailedError) or (mode != "error" and _exists(error))
+                if n == _ATTEMPTS or not is_met:
                     raise
                 time.sleep(random.uniform(0, 0.05 * 2**n))
 
@@ -272,12 +244,12 @@ class Lake:
             schema_mode="merge",  # columns that an older version of this code did not have are added
             predicate=predicate,
             storage_options=dict(self.storage_options),
-            configuration=_NO_STATISTICS | (_WHOLE_LOG if name in _KEPT_FOR_EVER else {}),
+            configuration=_NO_STATISTICS | (_WHOLE_LOG if name in KEPT_FOR_EVER else {}),
             commit_properties=CommitProperties(
                 custom_metadata={"schema_version": str(SCHEMA_VERSION)}
                 | {f"triptych.{key}": value for key, value in (note or {}).items()}
             ),
-            writer_properties=_properties(name, rows.schema, row_bytes),
+            writer_properties=writer_properties(name, rows.schema, row_bytes),
         )
 
     def connect(self, query: str | None = None) -> duckdb.DuckDBPyConnection:
@@ -325,7 +297,12 @@ class Lake:
         return _cast(name, self.sql(f"SELECT * FROM {name}"))
 
 
-def _properties(name: str, columns: pa.Schema, row_bytes: int) -> WriterProperties:
+def _exists(error: DeltaError) -> bool:
+    """Whether a table that was to be made is there."""
+    return "already exists" in str(error)
+
+
+def writer_properties(name: str, columns: pa.Schema, row_bytes: int) -> WriterProperties:
     """How the files of a table are written."""
     return WriterProperties(
         compression="UNCOMPRESSED" if name in _UNCOMPRESSED else "ZSTD",

@@ -52,6 +52,7 @@ class _Rows:
     clean: list[dict[str, Any]] = field(default_factory=list)
     measurements: list[dict[str, Any]] = field(default_factory=list)
     features: list[dict[str, Any]] = field(default_factory=list)
+    known: int = 0  # parts that have features already
 
 
 _Cuts = dict[tuple[str, str], Sequence[str] | MediaError]
@@ -130,7 +131,8 @@ class Step:
         return package_versions(tuple(name for part in steps for name in part.packages)) | contents
 
     def __call__(self, batch: pa.RecordBatch) -> Outcome:
-        """`batch` has a row for each file: MANIFEST's columns, `data` (media bytes; for text its UTF-8) and `parts`.
+        """`batch` has a row for each file: MANIFEST's columns, `data` (media bytes; for text its UTF-8), `parts` and,
+        where some of its parts have features already, `featured_parts`, the ids of these.
 
         Content that cannot be used goes to quarantine under the fingerprint of the step that refused it, so that it
         is not tried again; what the limits refuse under one that knows them. Where `data` is null the file could not
@@ -141,9 +143,10 @@ class Step:
         """
         rows, waiting, held = _Rows(), list[_Decoded](), 0
         featurizer, modality = self.processor.featurizers[self.modality], self.processor.modalities[self.modality]
-        listed = batch.select([*_ORIGIN, "data_error", "parts"]).to_pylist()
+        names = [*_ORIGIN, "data_error", "parts", *({"featured_parts"} & set(batch.schema.names))]
         items: list[dict[str, Any]] = []
-        for n, row in enumerate(listed):
+        for n, row in enumerate(batch.select(names).to_pylist()):
+            row["featured_parts"] = frozenset(row.get("featured_parts") or ())
             parts = [row | part for part in row["parts"]]
             items += parts
             for alike in self._decoded_alike(parts):
@@ -202,7 +205,11 @@ class Step:
             return []
         rows.clean += clean
         rows.measurements += measurements
-        return children if FEATURES_STEP in item["need"] else []
+        if FEATURES_STEP not in item["need"]:
+            return []
+        lacking = [child for child in children if child[0] not in item["featured_parts"]]
+        rows.known += len(children) - len(lacking)
+        return lacking
 
     def _featurize(self, waiting: list[_Decoded], rows: _Rows) -> None:
         """Adds the feature rows of items, or why one is refused; the parts of an item stand or fall together."""
@@ -334,4 +341,4 @@ def _check_balance(items: list[dict[str, Any]], rows: _Rows) -> None:
         is_there = (item["sha256"], item["cut"]) in clean or item["item_id"] in refused
         assert CLEAN_STEP not in item["need"] or is_there, f"{item['item_id']} was lost"
     wanted = sum(FEATURES_STEP in item["need"] for item in items)
-    assert len(rows.features) + len(refused) >= wanted, "features were lost"
+    assert len(rows.features) + rows.known + len(refused) >= wanted, "features were lost"
