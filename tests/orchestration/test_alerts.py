@@ -217,7 +217,8 @@ def test_a_refusal_of_the_gate_is_told_where_that_is_asked_for(tiny, hook):
     look = Looks(tiny, "tiny_refusals", instance)
     look()
     for aliases in (["challenger", "champion"], ["challenger"]):
-        verdict = Verdict(2, "1", "1", aliases, ["not better than the champion", "better than the majority answer"])
+        reasons = ["not better than the champion", "better than the majority answer"]
+        verdict = Verdict(version=2, champion_before="1", champion="1", aliases=aliases, reasons=reasons)
 
         @dg.asset(key=["tiny", "champion"])
         def champion(verdict: dg.ResourceParam[Verdict]) -> dg.MaterializeResult:
