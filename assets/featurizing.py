@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from assets.catalog import ENGINES
+from assets.compaction import MOST_FILES, compact
 from assets.contents import attach_data, portions, process_contents
 from assets.engines.base import Engine
-from assets.lake import MOST_FILES, Lake, sql_string
+from assets.lake import Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, SIGNATURE_STEP, Outcome, Step
 from assets.segments.base import NUMBERED
 from assets.settings import Project
@@ -52,6 +53,7 @@ SELECT sha256, map_from_entries(list((together, words))) AS words FROM (
 
 # One row per distinct bytes, with each of their parts (most often the whole) that was not refused before and the steps
 # that it lacks: its clean rows, or for one of its contents (most often itself) features, a measurement, or a signature.
+# Parts that have features, however they were found, need none.
 _TO_DO = """
 WITH items AS (
   SELECT * FROM manifest WHERE modality = $modality
@@ -84,13 +86,17 @@ WITH items AS (
     SELECT concat(sha256, cut) FROM ({refused}) WHERE fingerprint IS NOT NULL
   )
 )
-SELECT items.*, parts, words FROM items JOIN (
+SELECT items.*, parts, words, featured_parts FROM items JOIN (
   SELECT min(item_id) AS item_id,
     list({{'item_id': item_id, 'source': source, 'uri': uri, 'member': member, 'cut': cut, 'row': "row",
       'need': need}} ORDER BY item_id) AS parts
   FROM asked GROUP BY sha256
 ) USING (item_id)
 LEFT JOIN ({words}) USING (sha256)
+LEFT JOIN (
+  SELECT parent_id, list(DISTINCT id) AS featured_parts FROM children JOIN featured USING (id)
+  WHERE id <> parent_id GROUP BY 1
+) ON parent_id = sha256
 ORDER BY uri, "offset", member, "row"
 """
 
@@ -240,7 +246,7 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
             size = 0
     write()
     for name in names.values():
-        lake.compact(name, MOST_FILES)
+        compact(lake, name, MOST_FILES)
     return needed
 
 

@@ -13,8 +13,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
-from filelock import FileLock, Timeout
 
 from assets.engines.base import cores
 from training.messages import one_line
@@ -38,13 +36,12 @@ GROWING = FEATURE_TABLES
 _UNCOMPRESSED = FEATURE_TABLES
 _TENSOR = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
 # Versions of these say which rows made a model. Of other tables delta-rs deletes the log of what is older than a month.
-_KEPT_FOR_EVER = set(INDEX_TABLES)
+KEPT_FOR_EVER = set(INDEX_TABLES)
 _WHOLE_LOG = {"delta.enableExpiredLogCleanup": "false"}
 # Servers append at any time: a file that no commit names may be about to be named.
 _APPENDED = {"answers"}
 # The log would tell the least and the greatest value of each column, texts and hashes too, after the rows are erased.
 _NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
-MOST_FILES = 64  # a table of more is compacted by the step that has written it
 BATCH_ROWS = 8192  # of a small table that are Python objects at once
 _COMMIT_BYTES = 64 * 2**20  # rows are committed in portions of about this size; a crash loses at most one
 _ROW_GROUP_BYTES = 64 * 2**20
@@ -215,54 +212,32 @@ class Lake:
             with self.connect(name) as stored:
                 if _checksum(stored, kept, name) == _checksum(connection, query, name):
                     return False
-        reader = connection.sql(query).to_arrow_reader(BATCH_ROWS)
-        first = next(reader, None)
-        if first is None and there is None and predicate is not None:
+        if there is None and predicate is not None and not connection.sql(f"FROM ({query}) LIMIT 1").fetchall():
             return False
-        rows, row_bytes = TABLES[name].empty_table(), None
-        if first is not None:
-            tables = (_cast(name, batch) for batch in itertools.chain([first], reader))
-            batches = (batch for table in tables for batch in table.to_batches())
-            rows, row_bytes = pa.RecordBatchReader.from_batches(TABLES[name], batches), first.nbytes // first.num_rows
-        self._replace(name, rows, predicate, note, row_bytes)
+        _with_patience(lambda: self._put(name, connection, query, predicate, note))
         return True
+
+    def _put(
+        self,
+        name: str,
+        connection: duckdb.DuckDBPyConnection,
+        query: str,
+        predicate: str | None,
+        note: Mapping[str, str] | None,
+    ) -> None:
+        reader = connection.sql(query).to_arrow_reader(BATCH_ROWS)
+        if (first := next(reader, None)) is None:
+            return self._replace(name, TABLES[name].empty_table(), predicate, note)
+        tables = (_cast(name, batch) for batch in itertools.chain([first], reader))
+        batches = (batch for table in tables for batch in table.to_batches())
+        rows = pa.RecordBatchReader.from_batches(TABLES[name], batches)
+        self._replace(name, rows, predicate, note, first.nbytes // first.num_rows)
 
     def delete(self, name: str, predicate: str) -> None:
         """Removes the rows that an SQL predicate selects."""
         if self.open(name) is not None:
             # Not by delta-rs's own deletion: it writes the rest as string views, which pyarrow's filters do not know.
             self._write(name, self.schema(name).empty_table(), "overwrite", predicate)
-
-    def compact(self, name: str, above: int = 0) -> bool:
-        """Makes few large files of many small ones; whether it was done. Readers see the same rows, and whoever reads
-        the old files goes on: they stay where they are until `vacuum`, or a week.
-
-        Args:
-            above: only a table of more files.
-        """
-        try:
-            with self._compacting():
-                return self._compact(name, above)
-        except (Timeout, CommitFailedError):  # others compact, or have replaced rows: whoever writes next tries again
-            return False
-
-    def _compacting(self) -> AbstractContextManager[Any]:
-        """Two that compact one table at once would leave its rows twice: delta-rs 1.6 takes that for no conflict. On an
-        object store nothing but the project's lock keeps them apart, and what is twice is read once."""
-        if "://" in self.uri or not Path(self.uri).is_dir():
-            return nullcontext()
-        return FileLock(Path(self.uri) / ".compacting", timeout=0)
-
-    def _compact(self, name: str, above: int) -> bool:
-        table = self.open(name)
-        if table is None or len(sizes := table.get_add_actions(flatten=True)["size_bytes"].to_pylist()) <= above:
-            return False
-        row_bytes = sum(sizes) // max(1, table.count())
-        columns = pa.schema(table.schema().to_arrow())
-        # One file after the other, since each that is written is held.
-        table.optimize.compact(max_concurrent_tasks=1, writer_properties=_properties(name, columns, row_bytes))
-        table.vacuum(dry_run=False)  # what has been in no version for a week
-        return True
 
     def create(self, name: str) -> None:
         """Makes the table, without rows, where it is not there yet: others then write it as it was made."""
@@ -316,8 +291,9 @@ class Lake:
         note: Mapping[str, str] | None,
         row_bytes: int | None = None,
     ) -> None:
-        is_new = predicate is not None and self.open(name) is None
-        self._write(name, rows, "overwrite", None if is_new else predicate, note, row_bytes)
+        if predicate is not None:
+            self.create(name)  # what another run has written into it meanwhile stays
+        self._write(name, rows, "overwrite", predicate, note, row_bytes)
 
     def _write(
         self,
@@ -328,24 +304,21 @@ class Lake:
         note: Mapping[str, str] | None = None,
         row_bytes: int | None = None,
     ) -> None:
+        """Args: `rows` that can be read only once are so, whoever else writes: see `put`."""
         assert not self.versions, "what was is read only"
         if "://" not in self.uri:
             Path(self.uri).mkdir(parents=True, exist_ok=True)
-        if row_bytes is None:
-            row_bytes = rows.nbytes // max(1, rows.num_rows)
-        for n in itertools.count():
-            try:
-                return self._commit(name, rows, mode, predicate, note, row_bytes)
-            except DeltaError as error:
-                # Another run has replaced the same rows, added columns, or made the table.
-                if n == _ATTEMPTS or not (isinstance(error, CommitFailedError) or "already exists" in str(error)):
-                    raise
-                time.sleep(random.uniform(0, 0.05 * 2**n))
+        if isinstance(rows, pa.Table):
+            size = row_bytes or rows.nbytes // max(1, rows.num_rows)
+            _with_patience(lambda: self._commit(name, rows, mode, predicate, note, size), mode)
+        else:
+            assert row_bytes is not None
+            self._commit(name, rows, mode, predicate, note, row_bytes)
 
     def _commit(
         self,
         name: str,
-        rows: pa.Table,
+        rows: pa.Table | pa.RecordBatchReader,
         mode: Any,
         predicate: str | None,
         note: Mapping[str, str] | None,
@@ -358,12 +331,12 @@ class Lake:
             schema_mode="merge",  # columns that an older version of this code did not have are added
             predicate=predicate,
             storage_options=dict(self.storage_options),
-            configuration=_NO_STATISTICS | (_WHOLE_LOG if name in _KEPT_FOR_EVER else {}),
+            configuration=_NO_STATISTICS | (_WHOLE_LOG if name in KEPT_FOR_EVER else {}),
             commit_properties=CommitProperties(
                 custom_metadata={"schema_version": str(SCHEMA_VERSION)}
                 | {f"triptych.{key}": value for key, value in (note or {}).items()}
             ),
-            writer_properties=_properties(name, rows.schema, row_bytes),
+            writer_properties=writer_properties(name, rows.schema, row_bytes),
         )
 
     def connect(self, query: str | None = None) -> duckdb.DuckDBPyConnection:
@@ -429,13 +402,30 @@ class Lake:
         return _cast(name, self.sql(f"SELECT * FROM {name}"))
 
 
-def _properties(name: str, columns: pa.Schema, row_bytes: int) -> WriterProperties:
+def _exists(error: DeltaError) -> bool:
+    """Whether a table that was to be made is there."""
+    return "already exists" in str(error)
+
+
+def writer_properties(name: str, columns: pa.Schema, row_bytes: int) -> WriterProperties:
     """How the files of a table are written."""
     return WriterProperties(
         compression="UNCOMPRESSED" if name in _UNCOMPRESSED else "ZSTD",
         max_row_group_size=max(1, min(1_000_000, _ROW_GROUP_BYTES // max(1, row_bytes))),
         column_properties={f.name: _TENSOR for f in columns if pa.types.is_binary(f.type)},
     )
+
+
+def _with_patience(commit: Callable[[], None], mode: str = "overwrite") -> None:
+    """Tries again where another run has replaced the same rows, added columns, or made the table."""
+    for n in itertools.count():
+        try:
+            return commit()
+        except DeltaError as error:
+            is_met = isinstance(error, CommitFailedError) or (mode != "error" and _exists(error))
+            if n == _ATTEMPTS or not is_met:
+                raise
+            time.sleep(random.uniform(0, 0.05 * 2**n))
 
 
 def _checksum(connection: duckdb.DuckDBPyConnection, query: str, name: str) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from assets.joins.time_options import Seconds
 from training.validation import FORBID_EXTRA, OneOrMore, Strings, check
@@ -25,6 +25,20 @@ class Variable:
         return value
 
 
+class _Hidden:
+    """Marks what must not stand in the project file; the error that says so does not repeat it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        def hidden(value: Any) -> Any:
+            if isinstance(value, str):
+                raise ValueError("is not for this file, which is shared: write {env: NAME}, and set NAME")
+            return value
+
+        return core_schema.no_info_before_validator_function(hidden, handler(source))
+
+
 @dataclass(frozen=True, kw_only=True)
 class MailSettings:
     __pydantic_config__ = FORBID_EXTRA
@@ -34,7 +48,7 @@ class MailSettings:
     security: Literal["starttls", "tls", "none"] = "starttls"
     port: int | None = None  # default: 587, 465 or 25, as `security` is
     user: str | None = None
-    password: Variable | None = None
+    password: Annotated[Variable | None, _Hidden()] = None
 
     def __post_init__(self) -> None:
         check(len(self.to) > 0, "to", self.to, "at least one address")

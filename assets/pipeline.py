@@ -34,7 +34,7 @@ from assets.source_settings import SourceSettings
 from assets.tables import table_entries
 from assets.unchanged import code, recall, remember, settings_words, state, versions
 from training import catalog
-from training.schema import MANIFEST, MODALITIES, QUARANTINE, SAMPLES
+from training.schema import MANIFEST, MODALITIES, QUARANTINE
 from training.spec import RunSpec, plan_runs
 
 

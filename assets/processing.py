@@ -57,6 +57,7 @@ class _Rows:
     measurements: list[dict[str, Any]] = field(default_factory=list)
     signatures: list[dict[str, Any]] = field(default_factory=list)
     features: list[dict[str, Any]] = field(default_factory=list)
+    known: int = 0  # parts that have features already
 
 
 _Cuts = dict[str, Sequence[str] | MediaError]  # by what they have in common (`found_by`)
@@ -137,8 +138,9 @@ class Step:
         return package_versions(tuple(name for part in steps for name in part.packages)) | contents
 
     def __call__(self, batch: pa.RecordBatch) -> Outcome:
-        """`batch` has a row for each file: MANIFEST's columns, `data` (media bytes; for text its UTF-8), `parts`, and
-        `words` where some are found by words: what these have in common -> the words of all.
+        """`batch` has a row for each file: MANIFEST's columns, `data` (media bytes; for text its UTF-8), `parts`; where
+        some are found by words, `words`: what these have in common -> the words of all; and where some of its parts
+        have features already, `featured_parts`, the ids of these.
 
         Content that cannot be used goes to quarantine under the fingerprint of the step that refused it, so that it
         is not tried again; what the limits refuse under one that knows them. Where `data` is null the file could not
@@ -149,11 +151,12 @@ class Step:
         """
         rows, waiting, held = _Rows(), list[_Decoded](), 0
         featurizer, modality = self.processor.featurizers[self.modality], self.processor.modalities[self.modality]
-        names = [*_ORIGIN, "data_error", "parts", *(["words"] if "words" in batch.schema.names else [])]
+        names = [*_ORIGIN, "data_error", "parts", *({"words", "featured_parts"} & set(batch.schema.names))]
         listed = batch.select(names).to_pylist()
         items: list[dict[str, Any]] = []
         for row in listed:
             row["words"] = dict(row.get("words") or ())
+            row["featured_parts"] = frozenset(row.get("featured_parts") or ())
             items += [row | part for part in row["parts"]]
         for alike, content in self._contents(batch["data"], listed, rows):
             cuts: _Cuts = {}
@@ -229,7 +232,11 @@ class Step:
             kind, signature = self.signature
             key = {"modality": self.modality, "kind": kind, "fingerprint": self.fingerprints[SIGNATURE_STEP]}
             rows.signatures += [{"id": name, **key, "value": signature.sign(child)} for name, child in children]
-        return children if FEATURES_STEP in item["need"] else []
+        if FEATURES_STEP not in item["need"]:
+            return []
+        lacking = [child for child in children if child[0] not in item["featured_parts"]]
+        rows.known += len(children) - len(lacking)
+        return lacking
 
     def _featurize(self, waiting: list[_Decoded], rows: _Rows) -> None:
         """Adds the feature rows of items, or why one is refused; the parts of an item stand or fall together."""
@@ -361,4 +368,4 @@ def _check_balance(items: list[dict[str, Any]], rows: _Rows) -> None:
         is_there = (item["sha256"], item["cut"]) in clean or item["item_id"] in refused
         assert CLEAN_STEP not in item["need"] or is_there, f"{item['item_id']} was lost"
     wanted = sum(FEATURES_STEP in item["need"] for item in items)
-    assert len(rows.features) + len(refused) >= wanted, "features were lost"
+    assert len(rows.features) + rows.known + len(refused) >= wanted, "features were lost"

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from email.message import EmailMessage
+from typing import Any
 
 import dagster as dg
 
@@ -153,7 +154,8 @@ def _refused(context: dg.RunStatusSensorContext, project: str) -> str | None:
     """What the gate said of a version that it did not make champion; None where it did, or was not asked."""
     for event in events_of(context):
         if event.is_step_materialization and event.asset_key == dg.AssetKey([project, "champion"]):
-            said = event.step_materialization_data.materialization.metadata
-            if "champion" not in said["aliases"].value:
-                return "\n".join([said["summary"].value, *said["reasons"].value])
+            metadata = event.step_materialization_data.materialization.metadata
+            said: dict[str, Any] = {name: value.value for name, value in metadata.items()}
+            if "champion" not in said["aliases"]:
+                return "\n".join([said["summary"], *said["reasons"]])
     return None

@@ -1,9 +1,9 @@
 """What starts a project's job, or makes single assets, without a person: its schedule, a sensor that sees new or
 changed files, and conditions of assets. And how fresh assets have to be."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 
@@ -71,19 +71,15 @@ def automation(project: Project, job: Any) -> tuple[list[dg.ScheduleDefinition],
     return schedules, [files, *sensors]
 
 
-Asset = TypeVar("Asset", dg.AssetsDefinition, dg.AssetSpec)
-
-
-def with_conditions(project: Project, assets: Iterable[Asset]) -> list[Asset]:
+def with_conditions(project: Project, assets: Sequence[dg.AssetsDefinition]) -> Sequence[dg.AssetsDefinition]:
     """The assets with the freshness policies and automation conditions that the project file asks for.
 
     Raises:
         ProjectError: it names an asset that there is not, or no condition.
     """
-    listed = list(assets)
     fresh = None if project.freshness is None else _policy(project.freshness)
     conditions = {name: _condition(project, name, words) for name, words in project.automation.items()}
-    names = {key.path[-1] for made in listed if isinstance(made, dg.AssetsDefinition) for key in made.keys}
+    names = {key.path[-1] for made in assets for key in made.keys}
     for name in conditions:
         if name not in (*names, ALL):
             there = ", ".join(sorted(names))
@@ -91,12 +87,12 @@ def with_conditions(project: Project, assets: Iterable[Asset]) -> list[Asset]:
 
     def adorned(spec: dg.AssetSpec) -> dg.AssetSpec:
         name = spec.key.path[-1]
-        condition = conditions.get(name, conditions.get(ALL)) if name in names else None
+        condition = conditions.get(name, conditions.get(ALL))
         spec = spec if condition is None else spec.replace_attributes(automation_condition=condition)
         is_fresh = fresh is not None and name in FRESH
         return spec.replace_attributes(freshness_policy=fresh) if is_fresh else spec
 
-    return list(dg.map_asset_specs(adorned, listed))
+    return dg.map_asset_specs(adorned, assets)
 
 
 def _policy(freshness: FreshnessSettings) -> dg.FreshnessPolicy:

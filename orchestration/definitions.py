@@ -65,7 +65,7 @@ def project_definitions(project: Project) -> dg.Definitions:
     )
     schedules, sensors = automation(project, job)
     return dg.Definitions(
-        assets=with_conditions(project, [*source_assets(project), *data_assets(project), *model_assets(project)]),
+        assets=[*source_assets(project), *with_conditions(project, [*data_assets(project), *model_assets(project)])],
         asset_checks=asset_checks(project),
         jobs=[job],
         schedules=schedules,

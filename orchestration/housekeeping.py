@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets import featurizing, pipeline, snapshots
+from assets.compaction import compact
 from assets.lake import Lake, sql_among, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP
 from assets.settings import Project
@@ -84,7 +85,7 @@ def collect(project: Project, dry_run: bool) -> Collected:
     if not dry_run:
         for name in tables:
             if name in compacted:
-                lake.compact(name)
+                compact(lake, name)
             vacuumed += lake.vacuum(name, kept_versions(name, kept, whole.values()))
     return Collected(project.name, dry_run, removed, compacted, vacuumed)
 

@@ -14,6 +14,7 @@ from deltalake import write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assets.compaction import compact
 from assets.data_assets import first_rows
 from assets.lake import Lake, open_duckdb, sql_among, sql_string
 from training.schema import TABLES
@@ -84,6 +85,17 @@ def test_replace_by_predicate_keeps_the_other_rows_and_the_note(tmp_path):
     assert lake.note("quarantine") == {"fingerprint": "abc"}
 
 
+def test_a_table_that_another_run_has_just_made_keeps_its_rows(tmp_path):
+    class Late(Lake):
+        def open(self, name: str) -> None:
+            """Looked before the other one had made it."""
+
+    lake = Lake(str(tmp_path / "lake"))
+    for number, stage in enumerate(("manifest", "filter", "manifest")):
+        (Late(lake.uri) if number else lake).replace("quarantine", pa.table({"stage": [stage]}), f"stage = '{stage}'")
+    assert sorted(lake.read("quarantine")["stage"].to_pylist()) == ["filter", "manifest"]
+
+
 def test_what_a_deletion_leaves_is_read_and_stored_as_before(tmp_path):
     lake = Lake(str(tmp_path / "lake"))
     lake.append("image_features", [rows(0, 3)])
@@ -148,10 +160,13 @@ def _write(uri: str, start: int) -> None:
     lake = Lake(uri)
     for i in range(5):
         lake.append("image_features", [rows(start + 10 * i, 10)])
-        lake.compact("image_features", above=3)
+        compact(lake, "image_features", above=3)
+        for _ in range(3):
+            lake.append("quarantine", [pa.table({"stage": ["clean"]})])
+            lake.replace("quarantine", pa.table({"stage": ["manifest"] * 3}), predicate="stage = 'manifest'")
 
 
-def test_two_processes_append_and_compact_at_once(tmp_path):
+def test_two_processes_append_replace_and_compact_at_once(tmp_path):
     uri = str(tmp_path / "lake")
     _write(uri, 0)
     spawn = multiprocessing.get_context("spawn")
@@ -163,6 +178,8 @@ def test_two_processes_append_and_compact_at_once(tmp_path):
         assert writer.exitcode == 0
     ids = Lake(uri).sql("SELECT id FROM image_features")["id"].to_pylist()
     assert (len(ids), len(set(ids))) == (150, 150), "none lost, none twice"
+    stages = Lake(uri).read("quarantine")["stage"].to_pylist()
+    assert (stages.count("clean"), stages.count("manifest")) == (30, 3), "in place of what another has replaced"
     table = Lake(uri).open("image_features")
     assert len(table.file_uris()) < 15
     assert any(commit["operation"] == "OPTIMIZE" for commit in table.history())
@@ -175,8 +192,8 @@ def test_compacting_disturbs_no_reader_and_writes_as_a_step_does(tmp_path):
     streamed = lake.stream("SELECT id FROM image_features", {}, 5)
     read = next(streamed)["id"].to_pylist()
     old = lake.open("image_features").to_pyarrow_dataset()
-    assert not lake.compact("image_features", above=4), "not that many files"
-    assert lake.compact("image_features", above=3)
+    assert not compact(lake, "image_features", above=4), "not that many files"
+    assert compact(lake, "image_features", above=3)
     for batch in streamed:
         read += batch["id"].to_pylist()
     now = lake.open("image_features")
@@ -186,11 +203,11 @@ def test_compacting_disturbs_no_reader_and_writes_as_a_step_does(tmp_path):
     tensor = pq.read_metadata(file.removeprefix("file://")).row_group(0).column(2)
     assert (tensor.compression, tensor.has_dictionary_page) == ("UNCOMPRESSED", False)
     version = lake.version("image_features")
-    lake.compact("image_features")
+    compact(lake, "image_features")
     assert lake.version("image_features") == version, "there is nothing left to do"
     lake.replace("samples", pa.table({"sample_id": ["a"]}), note={"fingerprint": "f"})
     lake.append("samples", [pa.table({"sample_id": ["b"]})])
-    assert lake.compact("samples") and lake.note("samples") == {"fingerprint": "f"}
+    assert compact(lake, "samples") and lake.note("samples") == {"fingerprint": "f"}
 
 
 def _write_for_ever(uri: str) -> None:

@@ -21,6 +21,7 @@ from orchestration.alerts import Alert, send
 from orchestration.definitions import project_definitions
 from orchestration.project import ProjectError, load
 from orchestration.run import RunFailed, open_instance, run_job
+from training.records import Verdict
 
 ALERT = Alert("tiny", "failure", "run1", "tiny__image: photos is empty", "http://127.0.0.1:3000/runs/run1")
 SECRET = "xyzzy42"
@@ -159,6 +160,7 @@ def test_mail_goes_by_starttls_with_a_password(mailbox, monkeypatch):
             "alerts={mail: {host: h, to: a@b, sender: c@d, user: u, password: {env: P}, security: none}}",
             "the password would be sent for all to read",
         ),
+        (f"alerts={{mail: {{host: h, to: a@b, sender: c@d, user: u, password: {SECRET}}}}}", "is not for this file"),
         ("alerts={webhook: {env: H}, on: success}", "on"),
         ("freshness={fail_after: 10 s}", "expected a minute or more"),
         ("freshness={fail_after: 2 h, warn_after: 3 h}", "less than fail_after"),
@@ -166,36 +168,66 @@ def test_mail_goes_by_starttls_with_a_password(mailbox, monkeypatch):
     ],
 )
 def test_settings_that_cannot_be_are_refused(tiny, setting, words):
-    with pytest.raises(ProjectError, match=words):
+    with pytest.raises(ProjectError, match=words) as refused:
         load(tiny, [setting])
+    assert SECRET not in str(refused.value)
+
+
+class Looks:
+    """A sensor of a project, asked again and again as the daemon does."""
+
+    def __init__(self, path: Path, name: str, instance: dg.DagsterInstance) -> None:
+        self.found, self.instance, self.cursor = project_definitions(load(path)), instance, None
+        self.sensor = self.found.resolve_sensor_def(name)
+
+    def __call__(self) -> None:
+        context = dg.build_sensor_context(self.instance, cursor=self.cursor, definitions=self.found)
+        self.cursor = self.sensor.evaluate_tick(context).cursor
 
 
 @pytest.mark.slow
 def test_the_daemons_sensor_tells_of_a_run_that_failed_and_of_no_other(tiny, home, hook, monkeypatch):
     monkeypatch.setenv("HOOK", hook.url)
     monkeypatch.setattr(alerts, "_WAITS", ())
-    tiny.write_text(tiny.read_text() + "alerts: {webhook: {env: HOOK}, on: [failure, refusal]}\n")
+    tiny.write_text(tiny.read_text() + "alerts: {webhook: {env: HOOK}}\n")
     project = load(tiny)
-    found = project_definitions(project)
-    sensor = found.resolve_sensor_def("tiny_failures")
-    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     with open_instance(home) as instance:
-
-        def look(cursor: str | None) -> Any:
-            return sensor.evaluate_tick(dg.build_sensor_context(instance, cursor=cursor, definitions=found))
-
+        look = Looks(tiny, "tiny_failures", instance)
+        assert look.sensor.default_status == dg.DefaultSensorStatus.RUNNING
+        look()
         run_job(project, instance, "manifest")
-        cursor = look(None).cursor
-        run_job(project, instance, "manifest")
-        cursor = look(cursor).cursor
+        look()
         assert hook.got == []
         shutil.rmtree(tiny.parent / "photos")
         with pytest.raises(RunFailed):
             run_job(project, instance, "manifest")
-        cursor = look(cursor).cursor
+        look()
         ((_, told),) = hook.got
         run = instance.get_runs(limit=1)[0]
         assert (told["event"], told["project"], told["run_id"]) == ("failure", "tiny", run.run_id)
         assert "tiny__manifest: " in told["message"] and "photos" in told["message"]
         assert told["url"].endswith(run.run_id)
-        assert look(cursor).cursor and len(hook.got) == 1, "once"
+        look()
+        assert len(hook.got) == 1, "once"
+
+
+def test_a_refusal_of_the_gate_is_told_where_that_is_asked_for(tiny, hook):
+    tiny.write_text(tiny.read_text() + f"alerts: {{webhook: '{hook.url}', on: refusal}}\n")
+    instance = dg.DagsterInstance.ephemeral()
+    look = Looks(tiny, "tiny_refusals", instance)
+    look()
+    for aliases in (["challenger", "champion"], ["challenger"]):
+        reasons = ["not better than the champion", "better than the majority answer"]
+        verdict = Verdict(version=2, champion_before="1", champion="1", aliases=aliases, reasons=reasons)
+
+        @dg.asset(key=["tiny", "champion"])
+        def champion(verdict: dg.ResourceParam[Verdict]) -> dg.MaterializeResult:
+            return dg.MaterializeResult(metadata={"summary": "version 2 keeps challenger", **verdict.to_json()})
+
+        job = dg.define_asset_job("tiny", "*")
+        made = dg.Definitions(assets=[champion], jobs=[job], resources={"verdict": verdict})
+        assert made.resolve_job_def("tiny").execute_in_process(instance=instance).success
+        look()
+    ((_, told),) = hook.got
+    assert told["event"] == "refusal"
+    assert told["message"] == "\n".join(["version 2 keeps challenger", *verdict.reasons])
