@@ -29,6 +29,7 @@ class FusionConfig(PreTrainedConfig):
     pretrained: dict[str, Any] = field(default_factory=dict)  # modality -> facts of an encoder that is: Encoder.start
     # modality -> contents that a row may have of it, each with `tokens` of its own; of others one
     several: dict[str, int] = field(default_factory=dict)
+    linear: list[str] = field(default_factory=list)  # modalities that `training.linear_model` reads
     fusion: Any = "attention"  # as an encoder
     output: Any = "text"  # as an encoder
     fitted: dict[str, Any] = field(default_factory=dict)  # what the output learned of the training labels: Output.fit
