@@ -208,7 +208,7 @@ def todo_query(step: Step) -> tuple[str, dict[str, Any]]:
     keys = step.fingerprints
     measures = {kind: key for kind, key in keys.items() if kind in step.filters}
     signs = [SIGNATURE_STEP] if SIGNATURE_STEP in keys else []
-    lists = {"filters": list(measures), "measures": list(measures.values())}
+    lists: dict[str, Any] = {"filters": list(measures), "measures": list(measures.values())}
     lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, "")}
     query = _TO_DO.format(modality=step.modality, refused=_REFUSED, words=WORDS_OF_PARTS)
     return query, _refused_parameters(step) | lists

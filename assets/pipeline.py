@@ -34,7 +34,7 @@ from assets.source_settings import SourceSettings
 from assets.tables import table_entries
 from assets.unchanged import code, recall, remember, settings_words, state, versions
 from training import catalog
-from training.schema import MANIFEST, MODALITIES, QUARANTINE
+from training.schema import MANIFEST, MODALITIES, QUARANTINE, SAMPLES
 from training.spec import RunSpec, plan_runs
 
 
@@ -206,9 +206,8 @@ def write_samples(lake: Lake, project: Project) -> Samples:
         try:
             findings, report = align_items(connection, project.align, project.sources, project.root, output, near)
             if project.pair_filters:
-                samples, dissimilar, more = apply_similarity(
-                    lake, project, connection.table("samples").to_arrow_table()
-                )
+                joined = connection.table("samples").to_arrow_table().cast(SAMPLES)
+                samples, dissimilar, more = apply_similarity(lake, project, joined)
                 connection.register("similar", samples)
                 connection.execute("CREATE OR REPLACE TABLE samples AS FROM similar")
                 filtered.append(dissimilar)

@@ -101,8 +101,9 @@ class Step:
         """Each filter that measures, and the signature -> what its fingerprint is made of."""
         clean = self.processor.clean_fingerprint(self.modality)
         size = self.processor.featurizers[self.modality].decoded_size  # a picture is measured as it was decoded
+        measuring: list[tuple[str, str, Filter | Signature]]
         measuring = [(kind, kind, f) for kind, f in self.filters.items() if f.version]
-        signing = [] if self.signature is None else [(SIGNATURE_STEP, *self.signature)]
+        measuring += [] if self.signature is None else [(SIGNATURE_STEP, *self.signature)]
         return {
             step: {
                 "code": family.identity(Choice(kind)),
@@ -111,7 +112,7 @@ class Step:
                 "version": of.version,
                 "packages": package_versions(of.packages),
             }
-            for step, kind, of in (*measuring, *signing)
+            for step, kind, of in measuring
         }
 
     def __getstate__(self) -> dict[str, Any]:

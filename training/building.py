@@ -19,6 +19,7 @@ from training.layers import ModelShape
 from training.llm import embedding_size, embedding_width, empty_llm, load_llm, positions
 from training.model import FusionModel
 from training.model_config import FusionConfig
+from training.outputs.linear import LinearOutput
 from training.prompt import prompt_tokens, turn_end
 from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, complete
 from training.tokenizer import fit_tokenizer, load_tokenizer
@@ -58,6 +59,8 @@ def build_model(
     base = {} if pretrained is None else {"model": name, "sha256": digest}
     fitted = output.fit(labels, tokenizer, settings)
     facts = {"embedding_size": size, "llm_base": base, "several": _of(several, modalities)}
+    if isinstance(output, LinearOutput) and settings.linear_share != 0:
+        facts["linear"] = [m for m in modalities if features.forms[m] == "vectors"]
     config = _config(settings, features, starts, tokenizer, fitted, pretrained, **facts)
     model = FusionModel(config, pretrained)
     if pretrained is None and not output.reads_answers:

@@ -8,7 +8,7 @@ context, D width: of the encoders' tokens before the fusion, of the language mod
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -27,10 +27,12 @@ from training.encoders.base import Encoder
 from training.featurizers.base import FeatureShape
 from training.fusions.base import Fusion
 from training.layers import AttentionPool, ModelShape, Places, Readout, SharedSpace, SizedNorm
+from training.linear_model import LinearModel
 from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
 from training.outputs.base import Asked
+from training.outputs.linear import with_linear
 from training.packing import read_packed
 from training.prompt import SOFT
 from training.readings import AveragedModel, PromptTokens, Readings, Views
@@ -70,6 +72,9 @@ class FusionModel(AdaptedModel):
         if self.output.reads_answers:  # how it writes says `config.generation`, and no file of a pretrained model
             self.llm.generation_config = GenerationConfig.from_model_config(self.llm.config)
         self.head = self.output.head(config.llm_width)
+        # What answers beside the language model, once it is fitted, when training has ended.
+        widths = {m: config.inputs[m]["width"] for m in config.linear}
+        self.linear = LinearModel(widths, self.output.width) if config.linear else None
         if self.prompt is None and not self.output.reads_answers and not config.template:
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
         # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
@@ -286,10 +291,19 @@ class FusionModel(AdaptedModel):
         if output.logits is None:
             x_m, x_m_mask = _taken(shuffle, output.x_m, self.fusion.soft_mask(mask_BNT))
             output["logits"] = self.output.logits(self, *self.context(x_m, *prompt, x_m_mask), labels)
+        if not self.training and (beside := self._beside(present, features)) is not None:
+            output["logits"] = with_linear(output.logits, *_taken(shuffle, *beside))
         if labels is not None:
             batch = {"present": present, "labels": labels, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask}
             self._add_loss(output, {name: x for name, x in {**batch, **features}.items() if x is not None})
         return output
+
+    def _beside(self, present: Tensor, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """What the linear model says of each row, and its share in the answer; None: there is none."""
+        if self.linear is None:
+            return None
+        of = dict(zip(self.config.modalities, present.unbind(1), strict=True))
+        return self.linear(*self.linear.pooled(of, features))
 
     def _of_views(self, tokens_BNTD: Tensor, mask_BNT: Tensor, prompt: PromptTokens) -> Tensor:
         """The logits of each row's views (B, V, ...): see `Output.loss`."""
@@ -382,10 +396,13 @@ class FusionModel(AdaptedModel):
         tokens_BNTD, mask_BNT = _taken(shuffle, *self.encode(**batch))
         prompt = PromptTokens(*map(batch.get, ("prompt_ids", "prompt_mask", "column_ids", "column_mask")))
         sequence, readings = self._sequence(tokens_BNTD, mask_BNT, prompt)
+        beside = self._beside(batch["present"], batch)
+        if beside is not None:
+            beside = _taken(None if readings is None else readings.rows_R, *_taken(shuffle, *beside))
         if readings is None:
-            return Asked(sampled(self, seeds), *sequence, tokenizer), None
+            return Asked(sampled(self, seeds), *sequence, tokenizer, beside), None
         model = sampled(AveragedModel(self, readings), None if seeds is None else seeds[readings.rows_R.cpu()])
-        return Asked(model, *sequence, tokenizer), readings
+        return Asked(model, *sequence, tokenizer, beside), readings
 
 
 @contextmanager

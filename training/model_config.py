@@ -30,6 +30,7 @@ class FusionConfig(PreTrainedConfig):
     # modality -> contents that a row may have of it, each with `tokens` of its own, or the names of their views
     # (`training.views`); of others one
     several: dict[str, Any] = field(default_factory=dict)
+    linear: list[str] = field(default_factory=list)  # modalities that `training.linear_model` reads
     fusion: Any = "attention"  # as an encoder
     output: Any = "text"  # as an encoder
     fitted: dict[str, Any] = field(default_factory=dict)  # what the output learned of the training labels: Output.fit

@@ -48,6 +48,8 @@ def evaluate(
         there = [m for m in output.headlines if m.rows(everyone)]
         metrics |= {f"majority_{m.name}": m.value(everyone, [usual] * len(everyone)) for m in there}
         metrics |= {f"majority_{metric.name}": majority} | _shuffled(task, trained, rows, run.keep, whole)
+    if trained.model.linear is not None:
+        metrics["linear_share"] = float(trained.model.linear.share)
     folder.mkdir()
     pq.write_table(predictions, folder / "predictions.parquet")
     one = pa.Table.from_pylist([{"subset": MAJORITY, "prediction": usual}], predictions.schema)

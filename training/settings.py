@@ -150,6 +150,9 @@ class ModelSettings:
     heads: int = 4
     tokens: int = 4  # soft tokens per modality that go into the fusion
     dropout: float = 0.0
+    # How much of an answer a linear model of the vectors gives (`training.linear_model`), of those that are given by a
+    # linear layer; null: what makes the validation rows most likely; 0: it is not there.
+    linear_share: float | None = None
     modality_dropout: float = 0.1  # chance that a present modality of a training row is hidden, per row and modality
     # Chance that one of several contents of a modality is hidden from a training row, of each; the last one never is. A
     # tenth, as of modalities: of six views that all rows have (`concat`, made data, three seeds) four are then answered
@@ -178,6 +181,8 @@ class ModelSettings:
             object.__setattr__(self, "prompt", read_prompt(self.prompt, texts))
             turns = isinstance(self.prompt, Chat) and self.llm.model == TINY
             check(not turns, "prompt", self.prompt, "one string: `llm: tiny` has no chat template")
+        share = self.linear_share
+        check(share is None or 0 <= share <= 1, "linear_share", share, "null or 0 to 1")
         check(self.width % (2 * self.heads) == 0, "width", self.width, f"a multiple of 2 * heads ({2 * self.heads})")
         for name in ("dropout", "modality_dropout", "item_dropout", "abstain_below"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")

@@ -93,8 +93,8 @@ class SmallPictures:
         close = np.flatnonzero(alike > self.least_cosines)
         alike[:] = 0
         for portion in _portions(len(close)):
-            part = close[portion]
-            alike[part] = self._similarity(pictures(first[part]), pictures(second[part]), self._motions[variants[part]])
+            some = close[portion]
+            alike[some] = self._similarity(pictures(first[some]), pictures(second[some]), self._motions[variants[some]])
         return alike
 
     def _similarity(self, first: np.ndarray, second: np.ndarray, motions_PM: np.ndarray) -> np.ndarray:

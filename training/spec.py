@@ -19,7 +19,7 @@ from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings
 from training.validation import from_dict, to_dict
 from training.views import Places
 
-VERSION = 8  # count up when the same settings and data would train another model, or its run would hold other things
+VERSION = 9  # count up when the same settings and data would train another model, or its run would hold other things
 NEUTRAL = ("abstain_below",)  # settings of the model that decide no weight
 _PACKAGES = ("accelerate", "numpy", "peft", "scipy", "tokenizers", "torch", "transformers")
 

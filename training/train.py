@@ -24,12 +24,13 @@ from training.building import build_model, own_tokenizer
 from training.calibration import calibrate
 from training.catalog import OBJECTIVES, OUTPUTS
 from training.checkpoints import claim, last_checkpoint
-from training.collator import make_collator
+from training.collator import Collator, make_collator
 from training.compilation import CompiledLayers
 from training.data import Row, SampleDataset
 from training.distributed import first_says, is_first, part_of, shards
 from training.encoders.base import Encoder
 from training.features import FeatureSettings
+from training.linear_model import fit_linear
 from training.mixing import can_mix, check_mixing
 from training.model import FusionModel
 from training.objectives.options import check_objectives
@@ -46,6 +47,7 @@ from training.views import Places
 
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
 _CALIBRATION_BATCH = 64
+_LINEAR_ROWS = 4096  # of the training, which a linear model is fitted on
 _PATIENCE = 7 * 24 * 3600  # seconds; where a process ends, torchrun ends the others
 _LOGS = 50  # points of the loss curve
 
@@ -143,8 +145,13 @@ def fit(
     network.whole = restore(network.whole)
     merge(network.encoders)  # what LoRA learned becomes part of the weights, so that a saved encoder is a plain one
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
+    rows = _sample(task.validation, task.training.seed)
+    if network.linear is not None and is_first():
+        labelled = _with_targets(collator, network, task)
+        parts = (_sample(task.train, task.training.seed, _LINEAR_ROWS), rows)
+        batches = (even_batches(part, labelled, _CALIBRATION_BATCH) if len(part) else () for part in parts)
+        fit_linear(network.eval(), *batches, task.model.linear_share)
     if len(task.validation) and is_first():
-        rows = _sample(task.validation, task.training.seed)
         labels = [label for label in rows.labels if label is not None]  # all have one
         calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
     return Trained(network.eval(), history)
@@ -204,7 +211,7 @@ def make_trainer(
         network.whole = halve(network)
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
     collator = make_collator(network, task.tokenizer, task.features)
-    collator = replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer))
+    collator = _with_targets(collator, network, task)
     kind: type[Trainer] = Trainer
     if shards():
         from training import sharding  # heavy, and seldom needed
@@ -231,6 +238,10 @@ def make_trainer(
     trainer.named_losses, trainer.clipped = {}, []
     trainer.watched = tuple(metric for metric in network.output.metrics if metric.name == training.metric)
     return trainer
+
+
+def _with_targets(collator: Collator, network: FusionModel, task: TrainingTask) -> Collator:
+    return replace(collator, targets=partial(network.output.targets, tokenizer=task.tokenizer), seeds=False)
 
 
 def _packs(task: TrainingTask, network: FusionModel) -> bool:
@@ -354,11 +365,10 @@ def _arguments(
     )
 
 
-def _sample(validation: SampleDataset, seed: int) -> SampleDataset:
-    if len(validation) <= _VALIDATION_ROWS:
-        return validation
-    rows = np.random.default_rng(seed).permutation(len(validation))[:_VALIDATION_ROWS]
-    return validation.take(np.sort(rows))
+def _sample(rows: SampleDataset, seed: int, most: int = _VALIDATION_ROWS) -> SampleDataset:
+    if len(rows) <= most:
+        return rows
+    return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:most]))
 
 
 def _history(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:

@@ -34,11 +34,11 @@ def tie_parts(
     further = f"SELECT split_key, unnest(flatten([{more}]::VARCHAR[][])) AS item_id FROM {kept}"
     used = f"{first} UNION ALL SELECT split_key, sha256 FROM ({further}) JOIN items USING (item_id)"
     has_parts = connection.sql(f"{_PARTS} LIMIT 1").fetchall() != []
-    pairs = f"({_PAIRS.format(used=used, parts=_PARTS)}{'' if has_parts else ' LIMIT 0'})"
+    query = f"({_PAIRS.format(used=used, parts=_PARTS)}{'' if has_parts else ' LIMIT 0'})"
     if near is not None and near.num_rows:
         connection.register("near", near)
-        pairs += f" UNION SELECT split_key, near FROM ({_contents(kept, modalities)}) JOIN near USING (id)"
-    pairs = connection.sql(pairs).fetchnumpy()
+        query += f" UNION SELECT split_key, near FROM ({_contents(kept, modalities)}) JOIN near USING (id)"
+    pairs = connection.sql(query).fetchnumpy()
     connection.register("tied", units(pairs["split_key"], pairs["parent"]))
     if not len(pairs["split_key"]):
         return

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -166,3 +167,19 @@ def test_the_model_saves_its_encoder_and_never_reads_what_a_row_lacks(
         garbage[absent] = torch.nan if garbage.is_floating_point() else 65
         torch.testing.assert_close(model(**(batch | {modality: garbage})).loss, loss, rtol=0, atol=0)
     assert isinstance(model.encoders[modality], nn.Module) and absent.any()
+
+
+def test_a_linear_encoder_starts_at_the_principal_axes() -> None:
+    random = np.random.default_rng(0)
+    # 12 features of unlike sizes that four directions make, and none that moves beyond.
+    mixing = random.normal(size=(4, 12)) * 10.0 ** random.uniform(-3, 3, 12)
+    rows = [(random.normal(size=(3, 4)) @ mixing + 5).astype(np.float32) for _ in range(80)]
+    encoder: Any = make("vectors", "linear")
+    before, state = encoder.projection.weight.detach().clone(), torch.get_rng_state()
+    encoder.fit(iter(rows))
+    assert torch.equal(torch.get_rng_state(), state)
+    x = torch.from_numpy(np.concatenate(rows))
+    said = encoder.projection((x - x.mean(0)) / x.std(0)).detach()
+    torch.testing.assert_close(said[:, :4].T.cov(), torch.eye(4), atol=0.02, rtol=0)
+    assert torch.equal(encoder.projection.weight[4:], before[4:])  # it has more outputs than there are directions
+    encoder.fit(iter(rows[:0]))  # no row has the modality

@@ -134,6 +134,10 @@ class Effects:
         batch = self.trainer(task).data_collator([self.vectors[n] for n in range(32)])
         return [batch[modality].numpy().tobytes() for modality in VECTORS.forms]
 
+    def linear(self, settings: ModelSettings) -> list[str]:
+        model = complete(dataclasses.replace(settings, output=Choice("class")), VECTORS.forms)
+        return new_model(dataclasses.replace(self.task(model), train=self.vectors, features=VECTORS)).config.linear
+
     def augmented(self, augmentation: SpeechAugmentation | ImageAugmentation) -> bytes:
         modality = "speech" if isinstance(augmentation, SpeechAugmentation) else "image"
         training = dataclasses.replace(TRAINING, augmentation={modality: augmentation})
@@ -278,6 +282,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "dropout": (0.5, lambda e, s: dropout_rates(e.model(s))),
         "modality_dropout": (0.5, lambda e, s: e.batch(e.task(s), epochs=3)["present"].sum().item()),
         "item_dropout": (0.5, lambda e, s: e.several(s)["image_rows"].tolist()),
+        "linear_share": (0.0, lambda e, s: e.linear(s)),
         "max_new_tokens": (9, tokens_answered),
         "prompt": ("See: {text}", lambda e, s: e.model(s).config.template),
         "generation": (GenerationSettings(num_beams=2), lambda e, s: e.model(s).config.generation),

@@ -33,7 +33,8 @@ class Encoder(nn.Module):
         self.width = shape.width  # of the tokens that it gives
 
     def fit(self, rows: Iterable[np.ndarray]) -> None:
-        """Before the first step, once: what it takes over from the training rows into buffers, which are saved.
+        """Before the first step, once: what it takes over from the training rows, into buffers, which are saved, or as
+        first values of its parameters. Moves no global random state.
 
         Args:
             rows: tensor `Featurizer.read` of each that has the modality. It takes long to go through them.

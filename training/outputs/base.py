@@ -39,6 +39,8 @@ class Asked:
     embeddings_BSD: "Tensor"
     mask_BS: "Tensor"
     tokenizer: "PreTrainedTokenizerBase"
+    # What a linear model says beside it (B, C), and its share in the answer (B, 1): `training.linear_model`.
+    beside: "tuple[Tensor, Tensor] | None" = None
 
 
 class Output:

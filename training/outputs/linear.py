@@ -68,4 +68,13 @@ class LinearOutput(HeadOutput):
         return self.surprises_of(logits, self.targets(labels, asked.tokenizer).to(logits.device), temperatures)
 
     def _said(self, asked: Asked) -> "Tensor":
-        return self.logits(asked.model, asked.embeddings_BSD, asked.mask_BS, None).float()
+        logits = self.logits(asked.model, asked.embeddings_BSD, asked.mask_BS, None).float()
+        return logits if asked.beside is None else with_linear(logits, *asked.beside)
+
+
+def with_linear(logits: "Tensor", said_BC: "Tensor", share_B1: "Tensor") -> "Tensor":
+    """The logits (B, C or more), the first C of which are in part what a linear model says."""
+    import torch
+
+    own_BC, rest = logits.float().split([said_BC.shape[1], logits.shape[1] - said_BC.shape[1]], 1)
+    return torch.cat([own_BC.lerp(said_BC, share_B1), rest], 1)
