@@ -26,7 +26,8 @@ _MOST_FRAMES = 64  # in a part; of a long one they are spread
 _LEAST_RATE = 7000.0  # Hz, which has the highest band
 _FLOOR = 1e-4  # of the strongest band's power: what is weaker counts as silence
 _LEAST_SECONDS = 0.25
-_LEAST_CHANGE = 0.3  # deviation over time of a band's log power, on average: less is a tone, hum or silence
+_LOUD = 0.01  # of the loudest part's power
+_SAME = 0.97  # mean cosine of the spectra of loud parts: above it all is one tone or hum, whatever its level does
 _LONGER = 1.18  # times: what differs more in length is not the same
 # Shares of the length that may lack at the beginning and the end.
 _CUTS = (Crop(), *(Crop(left=left, right=right) for left, right in ((0.05, 0), (0, 0.05), (0.05, 0.05))))
@@ -56,7 +57,9 @@ class AcousticSignature(Signature):
         if strongest <= 0:
             return None
         log_TF = np.log(power_TF * np.float32(1 / strongest) + np.float32(_FLOOR))
-        if log_TF.std(axis=0).mean() < _LEAST_CHANGE:
+        loudness_T = power_TF.sum(axis=1, keepdims=True)
+        shapes_TF = np.sqrt(power_TF / np.maximum(loudness_T, 1e-30))[loudness_T[:, 0] > _LOUD * loudness_T.max()]
+        if np.square(shapes_TF.mean(axis=0)).sum() > _SAME:
             return None
         levels_TF = np.clip(255 * (1 - log_TF / math.log(_FLOOR)), 0, 255).astype(np.uint8)
         return _LENGTH.pack(content.seconds) + levels_TF.T.tobytes()
