@@ -86,7 +86,7 @@ def _band_powers(waveform: np.ndarray, rate: float) -> np.ndarray:
 
     if (each := int(rate // _LEAST_RATE)) > 1:  # what lies above the bands folds back a little, and costs nothing
         whole = len(waveform) // each * each
-        waveform, rate = sum(waveform[n:whole:each] for n in range(each)), rate / each
+        waveform, rate = functools.reduce(np.add, (waveform[n:whole:each] for n in range(each))), rate / each
     window_K, filters_FB = _filters(rate)
     size = len(window_K)
     if len(waveform) < size:
