@@ -92,9 +92,9 @@ class SmallPictures:
             alike[part] = np.einsum("pf,pf->p", *ends, dtype=np.float32)
         close = np.flatnonzero(alike > self.least_cosines)
         alike[:] = 0
-        for portion in _portions(len(close)):
-            part = close[portion]
-            alike[part] = self._similarity(pictures(first[part]), pictures(second[part]), self._motions[variants[part]])
+        for part in _portions(len(close)):
+            some = close[part]
+            alike[some] = self._similarity(pictures(first[some]), pictures(second[some]), self._motions[variants[some]])
         return alike
 
     def _similarity(self, first: np.ndarray, second: np.ndarray, motions_PM: np.ndarray) -> np.ndarray:
