@@ -180,7 +180,8 @@ def write_samples(lake: Lake, project: Project) -> Samples:
         return Samples(said["fingerprint"], [Finding(*finding) for finding in said["findings"]])
     refusing = {m: refusals(lake, project, m) for m in project.modalities}
     refused = {m: content_keys(rows) for m, rows in refusing.items()}
-    kept, filtered, told = {}, [], []
+    kept, filtered = {}, []
+    told: list[Finding] = []
     steps = {m: make_step(project, m) for m in project.modalities}
     passed = {m: apply_filters(lake, step, project.of_samples) for m, step in steps.items()}
     near = write_pairs(lake, steps, {m: rows["id"] for m, (rows, _) in passed.items()})

@@ -128,11 +128,7 @@ def _shorter(sound: tuple[np.ndarray, int], factor: float) -> tuple[np.ndarray, 
     size, search = 2 * round(0.015 * rate), round(0.008 * rate)
     window = np.hanning(size + 1)[:-1]
     padded = np.pad(wave, (search, 2 * size + search))
-    out, weight, before = (
-        np.zeros(int(len(wave) / factor) + 2 * size),
-        np.zeros(int(len(wave) / factor) + 2 * size),
-        None,
-    )
+    (out, weight), before = np.zeros((2, int(len(wave) / factor) + 2 * size)), None
     for start in range(0, int(len(wave) / factor), size // 2):
         place = min(round(start * factor), len(wave)) + search
         if before is not None:

@@ -92,8 +92,8 @@ class SmallPictures:
             alike[part] = np.einsum("pf,pf->p", *ends, dtype=np.float32)
         close = np.flatnonzero(alike > self.least_cosines)
         alike[:] = 0
-        for portion in _portions(len(close)):
-            some = close[portion]
+        for part in _portions(len(close)):
+            some = close[part]
             alike[some] = self._similarity(pictures(first[some]), pictures(second[some]), self._motions[variants[some]])
         return alike
 

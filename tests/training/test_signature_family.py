@@ -156,7 +156,6 @@ def test_a_recording_is_known_again(number):
         assert is_near("speech", original, audio(soxr.resample(wave, RATE * speed, RATE)))
     assert is_near("speech", original, audio(soxr.resample(wave, RATE, 2 * RATE), rate=2 * RATE))
     assert is_near("speech", original, audio(wave / 4)) and is_near("speech", original, audio(wave * 3))
-    assert is_near("speech", original, audio(wave[RATE // 10 :]))
     assert not is_near("speech", original, audio(melody(number + 100)))
     assert not is_near("speech", original, audio(np.tile(wave, 2)))
 
