@@ -14,7 +14,7 @@ from assets.engines.base import Engine
 from assets.lake import Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, Outcome, Step
 from assets.settings import Project
-from assets.unchanged import code, recall, remember, settings_words, versions
+from assets.unchanged import code, project_words, recall, remember, versions
 from training.processor import Processor
 from training.schema import QUARANTINE
 
@@ -40,8 +40,7 @@ AND concat(sha256, cut) IN (SELECT concat(sha256, cut) FROM manifest WHERE modal
 # that it lacks: its clean rows, or for one of its contents (most often itself) features, or a measurement.
 _TO_DO = """
 WITH items AS (
-  SELECT * FROM manifest WHERE modality = $modality
-  QUALIFY row_number() OVER (PARTITION BY sha256, cut ORDER BY item_id) = 1
+  SELECT min(item_id) AS item_id, sha256, cut FROM manifest WHERE modality = $modality GROUP BY sha256, cut
 ), children AS (
   SELECT DISTINCT parent_id, cut, id FROM clean_{modality} WHERE fingerprint = $clean
 ), featured AS (
@@ -57,7 +56,7 @@ WITH items AS (
 ), missing AS (
   SELECT parent_id, cut, list(step ORDER BY step) AS need FROM lacking GROUP BY ALL
 ), asked AS (
-  SELECT item_id, source, uri, member, sha256, i.cut, "row",
+  SELECT item_id,
     CASE WHEN c.parent_id IS NULL THEN ['clean', 'features'] || $filters ELSE need END AS need
   FROM items i
   LEFT JOIN (SELECT DISTINCT parent_id, cut FROM children) c
@@ -67,11 +66,11 @@ WITH items AS (
     SELECT concat(sha256, cut) FROM ({refused}) WHERE fingerprint IS NOT NULL
   )
 )
-SELECT items.*, parts FROM items JOIN (
+SELECT manifest.*, parts FROM manifest JOIN (
   SELECT min(item_id) AS item_id,
     list({{'item_id': item_id, 'source': source, 'uri': uri, 'member': member, 'cut': cut, 'row': "row",
       'need': need}} ORDER BY item_id) AS parts
-  FROM asked GROUP BY sha256
+  FROM manifest JOIN asked USING (item_id) GROUP BY sha256
 ) USING (item_id)
 ORDER BY uri, "offset", member, "row"
 """
@@ -127,7 +126,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, i
 
 def _read(lake: Lake, project: Project, modality: str) -> list[Any] | None:
     """What decides whether there is something to do."""
-    if (words := settings_words(project.filters, project.features, project.limits, project.sources)) is None:
+    if (words := project_words(project)) is None:
         return None
     step = make_step(project, modality)
     # Of the tables that modalities share, this one's rows.

@@ -27,9 +27,9 @@ from assets.scan import Scan, scan
 from assets.settings import Project
 from assets.source_settings import SourceSettings
 from assets.tables import table_entries
-from assets.unchanged import code, recall, remember, settings_words, state, versions
+from assets.unchanged import code, project_words, recall, remember, settings_words, state, versions
 from training import catalog
-from training.schema import MANIFEST, MODALITIES, QUARANTINE
+from training.schema import MANIFEST, MODALITIES, QUARANTINE, TABLES
 from training.spec import RunSpec, plan_runs
 
 
@@ -209,7 +209,7 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     return made
 
 
-_SAMPLES_READ = ["manifest", "quarantine", "measurements", *(f"clean_{m}" for m in MODALITIES)]
+_SAMPLES_READ = [name for name in TABLES if name not in ("samples", "dataset", "embeddings")]
 
 
 def _samples_settings(project: Project) -> list[Any] | None:
@@ -217,11 +217,10 @@ def _samples_settings(project: Project) -> list[Any] | None:
     align, links = project.align, None
     if align.table is not None and (links := state(table_entries(align.table, project.root, align))) is None:
         return None
-    said = align, project.sources, project.filters, project.features, project.limits, project.model
-    if (words := settings_words(*said)) is None:
+    if (words := project_words(project)) is None:
         return None
     steps = {m: make_step(project, m).fingerprints for m in project.modalities}
-    return [code(), words, str(project.root), steps, links]
+    return [code(), words, steps, links]
 
 
 def _only_own(before: Mapping[str, str | None], after: Mapping[str, str | None], written: int) -> bool:
