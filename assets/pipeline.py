@@ -26,6 +26,7 @@ from assets.lake import BATCH_ROWS, Lake, open_duckdb, sql_among, sql_string
 from assets.scan import Scan, scan
 from assets.settings import Project
 from assets.source_settings import SourceSettings
+from assets.sources.base import SourceError
 from assets.tables import table_entries
 from assets.unchanged import code, project_words, recall, remember, settings_words, state, versions
 from training import catalog
@@ -103,7 +104,10 @@ def _state(source: SourceSettings, project: Project) -> list[Any] | None:
     made, words = source.make(project.root), settings_words(source, project.limits)
     if words is None or (source.optional and not made.exists()):
         return None
-    files = state(made.files())
+    try:
+        files = state(made.files())
+    except SourceError:  # who lists it says so
+        return None
     return None if files is None else [code(), words, str(project.root), files]
 
 
@@ -184,12 +188,13 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     output = project.make_output()
     with lake.workspace("manifest") as connection:
         connection.register("filtered", pa.concat_tables(filtered))
-        written = lake.put("quarantine", connection, "FROM filtered", "stage = 'filter'")
+        written = int(lake.put("quarantine", connection, "FROM filtered", "stage = 'filter'"))
         listed = lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
         why = pa.concat_tables([listed, *refusing.values(), *filtered], promote_options="permissive")
         register_items(connection, kept, refused, why)
         findings, report = align_items(connection, project.align, project.sources, project.root, output)
-        lake.put("quarantine", connection, 'FROM unmatched ORDER BY item_id, uri, "row"', "stage = 'align'")
+        query = 'FROM unmatched ORDER BY item_id, uri, "row"'
+        written += lake.put("quarantine", connection, query, "stage = 'align'")
         splits = dict(connection.sql("SELECT split, count(*) FROM samples GROUP BY 1").fetchall())
         # Its errors refer to the rows just written.
         validate_samples(splits, project.align, findings, output)
@@ -215,7 +220,10 @@ _SAMPLES_READ = [name for name in TABLES if name not in ("samples", "dataset", "
 def _samples_settings(project: Project) -> list[Any] | None:
     """What samples depend on beside tables of the lake."""
     align, links = project.align, None
-    if align.table is not None and (links := state(table_entries(align.table, project.root, align))) is None:
+    try:
+        if align.table is not None and (links := state(table_entries(align.table, project.root, align))) is None:
+            return None
+    except SourceError:  # who reads it says so
         return None
     if (words := project_words(project)) is None:
         return None
