@@ -18,7 +18,7 @@ from assets.lake import Lake, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, SIGNATURE_STEP, Outcome, Step
 from assets.segments.base import NUMBERED
 from assets.settings import Project
-from assets.unchanged import code, recall, remember, settings_words, versions
+from assets.unchanged import code, project_words, recall, remember, versions
 from training.processor import Processor
 from training.schema import QUARANTINE, STEPS
 
@@ -45,8 +45,8 @@ WORDS_OF_PARTS = f"""
 SELECT sha256, map_from_entries(list((together, words))) AS words FROM (
   SELECT sha256, regexp_extract(cut, '{NUMBERED}', 1) AS together,
     list(text ORDER BY regexp_extract(cut, '{NUMBERED}', 3)::INT) AS words
-  FROM (SELECT DISTINCT sha256, cut, attributes->>'text' AS text FROM items
-    WHERE sha256 IN (SELECT sha256 FROM asked) AND regexp_matches(cut, '{NUMBERED}'))
+  FROM (SELECT DISTINCT sha256, cut, attributes->>'text' AS text FROM manifest WHERE modality = $modality
+    AND sha256 IN (SELECT sha256 FROM manifest SEMI JOIN asked USING (item_id)) AND regexp_matches(cut, '{NUMBERED}'))
   GROUP BY ALL
 ) GROUP BY ALL
 """
@@ -56,8 +56,7 @@ SELECT sha256, map_from_entries(list((together, words))) AS words FROM (
 # Parts that have features, however they were found, need none.
 _TO_DO = """
 WITH items AS (
-  SELECT * FROM manifest WHERE modality = $modality
-  QUALIFY row_number() OVER (PARTITION BY sha256, cut ORDER BY item_id) = 1
+  SELECT min(item_id) AS item_id, sha256, cut FROM manifest WHERE modality = $modality GROUP BY sha256, cut
 ), children AS (
   SELECT DISTINCT parent_id, cut, id FROM clean_{modality} WHERE fingerprint = $clean
 ), featured AS (
@@ -76,7 +75,7 @@ WITH items AS (
 ), missing AS (
   SELECT parent_id, cut, list(step ORDER BY step) AS need FROM lacking GROUP BY ALL
 ), asked AS (
-  SELECT item_id, source, uri, member, sha256, i.cut, "row",
+  SELECT item_id,
     CASE WHEN c.parent_id IS NULL THEN ['clean', 'features'] || $filters || $signs ELSE need END AS need
   FROM items i
   LEFT JOIN (SELECT DISTINCT parent_id, cut FROM children) c
@@ -86,11 +85,11 @@ WITH items AS (
     SELECT concat(sha256, cut) FROM ({refused}) WHERE fingerprint IS NOT NULL
   )
 )
-SELECT items.*, parts, words, featured_parts FROM items JOIN (
+SELECT manifest.*, parts, words, featured_parts FROM manifest JOIN (
   SELECT min(item_id) AS item_id,
     list({{'item_id': item_id, 'source': source, 'uri': uri, 'member': member, 'cut': cut, 'row': "row",
       'need': need}} ORDER BY item_id) AS parts
-  FROM asked GROUP BY sha256
+  FROM manifest JOIN asked USING (item_id) GROUP BY sha256
 ) USING (item_id)
 LEFT JOIN ({words}) USING (sha256)
 LEFT JOIN (
@@ -178,8 +177,7 @@ def record(lake: Lake, step: Step) -> None:
 
 def _read(lake: Lake, project: Project, modality: str) -> list[Any] | None:
     """What decides whether there is something to do."""
-    said = project.filters, project.duplicates, project.features, project.limits, project.sources
-    if (words := settings_words(*said)) is None:
+    if (words := project_words(project)) is None:
         return None
     step = make_step(project, modality)
     # Of the tables that modalities share, this one's rows.

@@ -31,8 +31,9 @@ from assets.settings import Project
 from assets.similarity import apply_similarity, pairs_of
 from assets.snapshots import record
 from assets.source_settings import SourceSettings
+from assets.sources.base import SourceError
 from assets.tables import table_entries
-from assets.unchanged import code, recall, remember, settings_words, state, versions
+from assets.unchanged import code, project_words, recall, remember, settings_words, state, versions
 from training import catalog
 from training.schema import MANIFEST, MODALITIES, QUARANTINE, SAMPLES
 from training.spec import RunSpec, plan_runs
@@ -109,7 +110,10 @@ def _state(source: SourceSettings, project: Project) -> list[Any] | None:
     made, words = source.make(project.root), settings_words(source, project.limits, project.cleaning)
     if words is None or (source.optional and not made.exists()):
         return None
-    files = state(made.files())
+    try:
+        files = state(made.files())
+    except SourceError:  # who lists it says so
+        return None
     return None if files is None else [code(), words, str(project.root), files]
 
 
@@ -252,14 +256,16 @@ _SAMPLES_MADE = ["samples", "near_duplicates"]
 def _samples_settings(project: Project) -> list[Any] | None:
     """What samples depend on beside tables of the lake."""
     align, links = project.align, None
-    if align.table is not None and (links := state(table_entries(align.table, project.root, align))) is None:
+    try:
+        if align.table is not None and (links := state(table_entries(align.table, project.root, align))) is None:
+            return None
+    except SourceError:  # who reads it says so
         return None
-    said = align, project.sources, project.filters, project.duplicates, project.features, project.limits, project.model
-    if (words := settings_words(*said)) is None:
+    if (words := project_words(project)) is None:
         return None
     steps = {m: make_step(project, m).fingerprints for m in project.modalities}
     similar = [(pair.name, pair.keys(make_processor(project))) for pair in pairs_of(project)]
-    return [code(), words, str(project.root), steps, links, similar]
+    return [code(), words, steps, links, similar]
 
 
 def _only_own(before: Mapping[str, str | None], after: Mapping[str, str | None], written: int) -> bool:

@@ -7,6 +7,7 @@ written only where it differs from what is there.
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from training.files import write_text
 from training.schema import fingerprint
 
 _LIBRARIES = ("duckdb", "pyarrow", "deltalake")
+_NOT_OF_DATA = {"training", "promotion", "engine", "launcher", "owners", "schedule", "watch", "memory"}
+_NOT_OF_DATA |= {"tracking_uri", "artifacts", "storage_options"}
 _OWN_KIND = re.compile(r"'[A-Za-z_][\w.]*:[A-Za-z_]\w*'")  # in the words of settings
 
 
@@ -56,6 +59,12 @@ def code() -> list[str]:
     """What is another where this code is."""
     folders = [Path(file).parent for package in (assets, training) if (file := package.__file__)]
     return [*map(code_of, folders), *map(version, _LIBRARIES)]
+
+
+def project_words(project: Project) -> str | None:
+    """`settings_words` of all that the data side may read of a project."""
+    names = (field.name for field in fields(project) if field.name not in _NOT_OF_DATA)
+    return settings_words(*(getattr(project, name) for name in names))
 
 
 def settings_words(*settings: Any) -> str | None:

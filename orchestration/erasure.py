@@ -313,7 +313,7 @@ def _without(lake: Lake, name: str, version: int, holds: str) -> pa.Table | None
 
 
 def _remove_local(project: Project) -> None:
-    """The feature cache, unfinished trainings, their logs and the report: all are made again."""
-    for name in ("cache", "checkpoints", "tensorboard"):
+    """The feature cache, unfinished trainings, their logs, what steps said and the report: all are made again."""
+    for name in ("cache", "checkpoints", "tensorboard", "unchanged"):
         shutil.rmtree(project.folder / name, ignore_errors=True)
     (project.folder / "report.html").unlink(missing_ok=True)
