@@ -33,11 +33,11 @@ def tie_parts(
     more = ", ".join(f"coalesce([further.item for further in {m}_more], [])" for m in modalities)
     further = f"SELECT split_key, unnest(flatten([{more}]::VARCHAR[][])) AS item_id FROM {kept}"
     used = f"{first} UNION ALL SELECT split_key, sha256 FROM ({further}) JOIN items USING (item_id)"
-    pairs = _PAIRS.format(used=used, parts=_PARTS)
+    query = _PAIRS.format(used=used, parts=_PARTS)
     if near is not None and near.num_rows:
         connection.register("near", near)
-        pairs += f" UNION SELECT split_key, near FROM ({_contents(kept, modalities)}) JOIN near USING (id)"
-    pairs = connection.sql(pairs).fetchnumpy()
+        query += f" UNION SELECT split_key, near FROM ({_contents(kept, modalities)}) JOIN near USING (id)"
+    pairs = connection.sql(query).fetchnumpy()
     connection.register("tied", units(pairs["split_key"], pairs["parent"]))
     if not len(pairs["split_key"]):
         return
