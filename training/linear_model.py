@@ -153,7 +153,8 @@ def _rows(model: Any, batches: Batches) -> Rows | None:
         of = model.output.target_width
         targets = batch["labels"] if of is None else batch["labels"][:, :of]
         deep_BK = model(**batch).logits[:, : model.output.width].float()
-        rows = Rows(*model.linear.pooled(has, batch), targets, deep_BK)
+        means_BM, has_BN = model.linear.pooled(has, batch)
+        rows = Rows(means_BM, has_BN, targets, deep_BK)
         found = rows if found is None else found.and_more(rows)
     return found
 

@@ -32,7 +32,7 @@ from training.llm import positions
 from training.model_config import FusionConfig, ModelOutput
 from training.objectives.base import Objective
 from training.outputs.base import Asked
-from training.outputs.linear import with_linear
+from training.outputs.linear import LinearOutput, with_linear
 from training.packing import read_packed
 from training.prompt import SOFT
 from training.readings import AveragedModel, PromptTokens, Readings, Views
@@ -73,8 +73,11 @@ class FusionModel(AdaptedModel):
             self.llm.generation_config = GenerationConfig.from_model_config(self.llm.config)
         self.head = self.output.head(config.llm_width)
         # What answers beside the language model, once it is fitted, when training has ended.
-        widths = {m: config.inputs[m]["width"] for m in config.linear}
-        self.linear = LinearModel(widths, self.output.width) if config.linear else None
+        self.linear: LinearModel | None = None
+        if config.linear:
+            assert isinstance(self.output, LinearOutput)
+            widths = {m: config.inputs[m]["width"] for m in config.linear}
+            self.linear = LinearModel(widths, self.output.width)
         if self.prompt is None and not self.output.reads_answers and not config.template:
             self.get_input_embeddings().requires_grad_(False)  # no token is ever embedded
         # What training minimises, while it lasts (`training.train.fit`). Without any it is the output's own loss.
@@ -292,6 +295,7 @@ class FusionModel(AdaptedModel):
             x_m, x_m_mask = _taken(shuffle, output.x_m, self.fusion.soft_mask(mask_BNT))
             output["logits"] = self.output.logits(self, *self.context(x_m, *prompt, x_m_mask), labels)
         if not self.training and (beside := self._beside(present, features)) is not None:
+            assert output.logits is not None
             output["logits"] = with_linear(output.logits, *_taken(shuffle, *beside))
         if labels is not None:
             batch = {"present": present, "labels": labels, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask}

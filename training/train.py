@@ -148,9 +148,9 @@ def fit(
     rows = _sample(task.validation, task.training.seed)
     if network.linear is not None and is_first():
         labelled = _with_targets(collator, network, task)
-        parts = (_sample(task.train, task.training.seed, _LINEAR_ROWS), rows)
-        batches = (even_batches(part, labelled, _CALIBRATION_BATCH) if len(part) else () for part in parts)
-        fit_linear(network.eval(), *batches, task.model.linear_share)
+        trained_on = even_batches(_sample(task.train, task.training.seed, _LINEAR_ROWS), labelled, _CALIBRATION_BATCH)
+        held_out = even_batches(rows, labelled, _CALIBRATION_BATCH) if len(rows) else ()
+        fit_linear(network.eval(), trained_on, held_out, task.model.linear_share)
     if len(task.validation) and is_first():
         labels = [label for label in rows.labels if label is not None]  # all have one
         calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
