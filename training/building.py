@@ -58,7 +58,7 @@ def build_model(
     size = None if pretrained is None else embedding_size(pretrained)
     base = {} if pretrained is None else {"model": name, "sha256": digest}
     fitted = output.fit(labels, tokenizer, settings)
-    facts = {"embedding_size": size, "llm_base": base, "several": _of(several, modalities)}
+    facts: dict[str, Any] = {"embedding_size": size, "llm_base": base, "several": _of(several, modalities)}
     if isinstance(output, LinearOutput) and settings.linear_share != 0:
         facts["linear"] = [m for m in modalities if features.forms[m] == "vectors"]
     config = _config(settings, features, starts, tokenizer, fitted, pretrained, **facts)
@@ -86,7 +86,7 @@ def check_model(
     llm = None if name == TINY else empty_llm(name, output, tokenizer)
     # How long answers are the tokenizer of the training will know, which is fitted on more than labels.
     fitted = output.fit(labels, None if name == TINY and output.reads_answers else tokenizer, settings)
-    facts = {"embedding_size": None if llm is None else 1.0, "several": _of(several, settings.encoders)}
+    facts: dict[str, Any] = {"embedding_size": None if llm is None else 1.0, "several": _of(several, settings.encoders)}
     config = _config(settings, features, {}, tokenizer, fitted, llm, **facts)
     for m, encoder in settings.encoders.items():
         if encoder.kind in PRETRAINED_ENCODERS:

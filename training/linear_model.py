@@ -8,7 +8,8 @@ beside deep: Cheng et al. 2016).
 Shapes: B rows, C contents, S vectors of one, M features of all modalities side by side, N modalities, K logits.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,10 +116,13 @@ class Rows(NamedTuple):
 
 
 @torch.no_grad()
-def fit_linear(model: Any, train: Batches, validation: Batches, share: float | None) -> None:
-    """Fits the linear model of `model`, with the strength and the share (unless that is given) that make the validation
-    rows most likely, and then once more, by these, on all rows. Without validation rows nothing tells a share: only a
-    given one is taken.
+def fit_linear(model: Any, train: Batches, validation: Batches, share: float | None) -> Callable[[], None]:
+    """Fits the linear model of `model` on the training rows, with the strength and the share (unless that is given)
+    that make the validation rows most likely. Without validation rows nothing tells a share: only a given one is taken.
+
+    Returns:
+        What fits it once more, by the same strength and share, on all rows: after calibration, which needs rows that it
+        has not seen.
 
     Args:
         train, validation: batches of a `Collator`, with labels.
@@ -126,7 +130,7 @@ def fit_linear(model: Any, train: Batches, validation: Batches, share: float | N
     linear, output = model.linear, model.output
     fitted_on, held_out = _rows(model, train), _rows(model, validation)
     if fitted_on is None or (held_out is None and share is None):
-        return
+        return lambda: None
     linear.standardise(fitted_on)
     strength = _STRENGTHS[len(_STRENGTHS) // 2]
     if held_out is not None:
@@ -136,11 +140,16 @@ def fit_linear(model: Any, train: Batches, validation: Batches, share: float | N
             losses[strength] = float(output.loss(said[strength], held_out.targets))
         strength = min(losses, key=lambda tried: losses[tried])
         share = best_share(output, held_out, said[strength]) if share is None else share
-        fitted_on = fitted_on.and_more(held_out)
-    ((_, weights),) = _fits(linear, fitted_on, output, [strength])
-    linear.weight.copy_(weights[0])
-    linear.bias.copy_(weights[1])
     linear.share.fill_(share)
+
+    @torch.no_grad()
+    def fit_on(rows: Rows) -> None:
+        ((_, weights),) = _fits(linear, rows, output, [strength])
+        linear.weight.copy_(weights[0])
+        linear.bias.copy_(weights[1])
+
+    fit_on(fitted_on)
+    return (lambda: None) if held_out is None else partial(fit_on, fitted_on.and_more(held_out))
 
 
 def _rows(model: Any, batches: Batches) -> Rows | None:

@@ -145,15 +145,17 @@ def fit(
     network.whole = restore(network.whole)
     merge(network.encoders)  # what LoRA learned becomes part of the weights, so that a saved encoder is a plain one
     network.objectives = nn.ModuleList()  # they have served: the model that answers is without their parameters
-    rows = _sample(task.validation, task.training.seed)
+    rows, refit = _sample(task.validation, task.training.seed), None
     if network.linear is not None and is_first():
         labelled = _with_targets(collator, network, task)
         trained_on = even_batches(_sample(task.train, task.training.seed, _LINEAR_ROWS), labelled, _CALIBRATION_BATCH)
         held_out = even_batches(rows, labelled, _CALIBRATION_BATCH) if len(rows) else ()
-        fit_linear(network.eval(), trained_on, held_out, task.model.linear_share)
+        refit = fit_linear(network.eval(), trained_on, held_out, task.model.linear_share)
     if len(task.validation) and is_first():
         labels = [label for label in rows.labels if label is not None]  # all have one
         calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
+    if refit is not None:
+        refit()
     return Trained(network.eval(), history)
 
 

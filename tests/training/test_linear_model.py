@@ -61,7 +61,7 @@ def batch_of(model: FusionModel, rows: SampleDataset, name: str = "class", numbe
 def fitted(rows: SampleDataset, name: str = "class", share: float | None = 1.0, **settings: Any) -> FusionModel:
     model = made(name, **settings)
     parts = [batch_of(model, rows, name, numbers) for numbers in (range(8), range(8, 16), range(16, 24))]
-    fit_linear(model, parts[:2], parts[2:], share)
+    fit_linear(model, parts[:2], parts[2:], share)()
     return model
 
 
