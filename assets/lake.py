@@ -5,12 +5,12 @@ locked and nothing can be half written: a crash leaves whole commits only.
 """
 
 import atexit
-import contextlib
 import functools
 import glob
 import itertools
 import os
 import random
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -244,9 +244,9 @@ class Lake:
         if self.open(name) is None:
             try:
                 self._write(name, TABLES[name].empty_table(), "error")
-            except DeltaError:  # another process has just made it
-                if self.open(name) is None:
-                    raise
+            except DeltaError as error:
+                if not _exists(error):
+                    raise  # else another process has just made it
 
     def keep_log(self, name: str) -> None:
         """Older versions of the table stay readable for ever; one of older code may have been made otherwise."""
@@ -346,7 +346,8 @@ class Lake:
         Args:
             query: only the tables whose names occur in it, since opening each takes milliseconds; default: all.
         """
-        connection = _shared(os.getpid(), self.memory_limit, self.threads or cores(), self._spill()).cursor()
+        spill = self.spill if self.spill is not None and Path(self.spill).is_dir() else tempfile.gettempdir()
+        connection = _shared(os.getpid(), self.memory_limit, self.threads or cores(), spill).cursor()
         if query is not None:
             for name in reversed(TABLES):
                 query += self.conditions.get(name, "") if name in query else ""  # they name earlier tables
@@ -355,15 +356,11 @@ class Lake:
 
     def workspace(self, *names: str) -> duckdb.DuckDBPyConnection:
         """An in-memory DuckDB of its own with these tables as views, to make more tables in."""
-        connection = open_duckdb(self.memory_limit, self.threads, self._spill())
+        if self.spill is not None:
+            Path(self.spill).mkdir(parents=True, exist_ok=True)
+        connection = open_duckdb(self.memory_limit, self.threads, self.spill)
         self._add_views(connection, names)
         return connection
-
-    def _spill(self) -> str | None:
-        if self.spill is not None:
-            with contextlib.suppress(OSError):  # who only reads may not write there, and need not
-                Path(self.spill).mkdir(parents=True, exist_ok=True)
-        return self.spill
 
     def _add_views(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
         for name in names:

@@ -136,7 +136,8 @@ def _listed(lake: Lake, source: str) -> list[Any] | None:
     parts = [
         f"SELECT count(*), bit_xor(hash(item_id, sha256, attributes))::VARCHAR FROM manifest WHERE {of_source}",
         f"SELECT count(*), bit_xor(hash(q))::VARCHAR FROM quarantine q WHERE {of_source} AND stage = 'manifest'",
-        f"SELECT count(*), NULL FROM quarantine WHERE {of_source} AND ({_PASSING})",
+        f"SELECT count(*), NULL FROM quarantine WHERE ({_PASSING}) AND ({of_source} OR uri IN ("
+        f"SELECT uri FROM manifest WHERE {of_source}))",
     ]
     with lake.connect("manifest quarantine") as connection:
         rows, refused, passing = (connection.sql(part).fetchall()[0] for part in parts)
@@ -213,13 +214,14 @@ def write_samples(lake: Lake, project: Project) -> Samples:
             if project.pair_filters:
                 joined = connection.table("samples").to_arrow_table().cast(SAMPLES)
                 samples, dissimilar, more = apply_similarity(lake, project, joined)
-                connection.register("similar", samples)
-                connection.execute("CREATE OR REPLACE TABLE samples AS FROM similar")
+                connection.register("fitting", samples)
+                connection.execute("CREATE OR REPLACE TABLE samples AS FROM fitting")
                 filtered.append(dissimilar)
                 findings = [*findings, *more]
         finally:  # whose errors refer to these rows
-            connection.register("filtered", pa.concat_tables(filtered))
-            written = [lake.put("quarantine", connection, "FROM filtered", "stage = 'filter'")]
+            with lake.workspace() as aside:  # what failed may have left the other one in the middle of a result
+                aside.register("filtered", pa.concat_tables(filtered))
+                written = [lake.put("quarantine", aside, "FROM filtered", "stage = 'filter'")]
         query = 'FROM unmatched ORDER BY item_id, uri, "row"'
         written.append(lake.put("quarantine", connection, query, "stage = 'align'"))
         splits = dict(connection.sql("SELECT split, count(*) FROM samples GROUP BY 1").fetchall())

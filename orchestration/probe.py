@@ -90,10 +90,10 @@ def _unreadable(project: Project, modality: str, items: pa.Table, listed: pa.Tab
     items = items.append_column("parts", pa.array(asked_of, PARTS))
     if step.segments:
         with open_duckdb() as connection:
-            connection.register("items", listed)
+            connection.register("manifest", listed)
             connection.register("asked", items)
             told = f"SELECT * FROM asked LEFT JOIN ({featurizing.WORDS_OF_PARTS}) USING (sha256)"
-            items = connection.sql(told).to_arrow_table()
+            items = connection.sql(told, params={"modality": modality}).to_arrow_table()
     for part in portions(items, items["size"].to_pylist()):
         refusals.append(step(attach_data(part, sources)).quarantine)
     return pa.concat_tables(refusals)

@@ -49,7 +49,7 @@ from training.media import MediaError
 from training.modalities.image import ImageModality
 from training.processor import Processor
 from training.schema import SAMPLES
-from training.settings import MediaLimits, TextCleaning
+from training.settings import DECODING, MediaLimits, TextCleaning
 from training.spectra import SpectrumOptions
 
 TEXT = "Les ﬁlles mangent du pain avec LES amis"
@@ -500,7 +500,7 @@ def test_every_field_has_a_case():
         **{cls: set(values) for cls, (_, values) in OPTIONS.items()},
         # The last three in `tests/training/test_personal_data.py`:
         TextCleaning: {*OPTIONS[TextCleaning][1], "personal_data", "personal_kinds", "phone_regions"},
-        MediaLimits: {"max_bytes", "max_pixels", "max_seconds", "max_characters"},
+        MediaLimits: {"max_bytes", "max_pixels", "max_seconds", "max_characters", *DECODING},  # in `test_decoder.py`
         AlignSettings: {*ALIGN, "allow_shared", "max_missing", *REMOTE},
         SplitSettings: set(SPLIT),
         PairingSettings: set(PAIRING),

@@ -627,7 +627,9 @@ def test_six_cameras_are_aligned_by_the_microseconds_in_their_names() -> None:
         rows = connection.sql("SELECT image_item, image_more FROM joined").fetchall()
     views = AlignSettings(on=on, several={"image": [name.lower() for name in sorted(CAMERAS)]})
     with open_duckdb() as connection:
-        load_items(connection, manifest, {"image": pa.table({"id": manifest["sha256"]})}, sources, {}, None)
+        connection.register("manifest", manifest)
+        register_items(connection, {"image": pa.table({"id": manifest["sha256"]})}, {}, None)
+        load_items(connection, sources, lenient=False)
         columns = Columns.of(connection, sources)
         set_views(connection, views.views, columns)
         TimeJoin(JOINS.options(views.on)).join(connection, views, sources, TRAFFIC, columns)

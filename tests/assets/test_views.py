@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets.alignment import Alignment
-from assets.dataset import make_dataset, samples_fingerprint
+from assets.dataset import dataset_sql, samples_fingerprint
+from assets.lake import open_duckdb
 from assets.settings import AlignSettings, Project
 from assets.source_settings import SourceSettings
 from tests.assets.test_alignment import IMAGES, SOUNDS, aligned, items, manifest_of, reasons, sha, write_csv
@@ -40,7 +41,9 @@ def test_a_missing_view_moves_no_other_up() -> None:
     assert found.samples["image_views"].to_pylist()[0] == ["side", "pictures"], "in the order of the views"
     assert found.samples["image_status"].to_pylist() == ["present", "present", "incomplete"]
     assert reasons(found) == {"side:2": "same_view"}
-    assert make_dataset(labelled(found.samples))["image_views"].to_pylist()[1] == ["pictures"]
+    with open_duckdb() as connection:
+        connection.register("samples", labelled(found.samples))
+        assert connection.sql(dataset_sql()).fetchnumpy()["image_views"][1].tolist() == ["pictures"]
     other = aligned(manifest_of(items(IMAGES, ["a"])), AlignSettings(several=BY_SOURCE), sources=(IMAGES, SIDE)).samples
     same = manifest_of([{**items(IMAGES, ["a"])[0], "source": "side"}])
     turned = aligned(same, AlignSettings(several=BY_SOURCE), sources=(IMAGES, SIDE)).samples

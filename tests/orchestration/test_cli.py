@@ -89,6 +89,11 @@ def test_help_answers_at_once():
         assert f"\n  {command_name} " in done.stdout
 
 
+def test_a_file_that_is_not_there_is_bad_usage(tiny):
+    result = triptych("predict", str(tiny), "--image", "nowhere.png")
+    assert result.exit_code == 2 and "does not exist" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -96,7 +101,6 @@ def test_help_answers_at_once():
         (["sql"], "Missing argument"),
         (["run", "--frob"], "No such option"),
         (["predict", "somewhere"], "give one or more of"),
-        (["predict", "somewhere", "--image", "nowhere.png"], "does not exist"),
         (["init", "somewhere", "--example", "nope"], "digits"),
     ],
 )

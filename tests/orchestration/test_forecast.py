@@ -16,6 +16,7 @@ from training.schema import TABLES
 
 ALL = {"text": 60, "image": 48, "speech": 47}  # distinct contents of the tiny project; one picture is broken
 FIRST = {table: {"new": n} for m, n in ALL.items() for table in (f"clean_{m}", f"{m}_features")}
+FIRST |= {f"signatures.{m}": {"new": ALL[m]} for m in ("image", "speech")}
 TEXT, IMAGE = ("clean_text", "text_features"), ("clean_image", "image_features")
 SHARPNESS = "measurements.image.sharpness"
 AUGMENTED = "training.augmentation.image={shift: 0.1}"
@@ -39,7 +40,13 @@ CHANGES = [
     Change([], FIRST, UNKNOWN, UNKNOWN),
     Change([], {}),
     Change(["training.epochs=2", AUGMENTED, "model.width=32", "engine.workers=1", "promotion.margin=0.1"], {}),
-    Change(["features.image.size=12"], of(["image_features"], "features.image.size: 16 -> 12", 47), dataset=CHANGED),
+    Change(
+        ["features.image.size=12"],
+        of(["image_features"], "features.image.size: 16 -> 12", 47)
+        | of(["signatures.image"], "features.image: pictures are decoded to 16 -> 12 pixels", 47),
+        UNKNOWN,
+        CHANGED,
+    ),
     Change(["filters.image=[sharpness]"], of([SHARPNESS], "filters.image: sharpness is new", 47), UNKNOWN, UNKNOWN),
     Change(["filters.image=[{kind: sharpness, least: 60}]"], {}, CHANGED, CHANGED),
     Change(["filters.image=[sharpness, {kind: size, least: 5}]"], {}, CHANGED, CHANGED),
@@ -52,7 +59,7 @@ CHANGES = [
     ),
     Change(
         ["sources.1.segments={kind: silence, longest: 0.3}"],
-        of(["clean_speech", "speech_features"], "cut otherwise (segments of recordings)", 47),
+        of(["clean_speech", "signatures.speech", "speech_features"], "cut otherwise (segments of recordings)", 47),
         UNKNOWN,
         UNKNOWN,
     ),
