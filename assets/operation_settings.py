@@ -1,6 +1,7 @@
 """How a project is run without a person: who is told when it fails, what is tried again, how fresh it has to be."""
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from training.validation import FORBID_EXTRA, OneOrMore, Strings, check
 
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
 _MINUTE = 60  # Dagster knows no shorter windows
+_URL = re.compile(r"https?://[!-~]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +79,17 @@ class AlertSettings:
 
     def __post_init__(self) -> None:
         check(not (self.webhook is None and self.mail is None), "alerts", None, "a webhook or mail")
-        if isinstance(self.webhook, str):
-            is_url = self.webhook.startswith(("https://", "http://"))
-            check(is_url, "webhook", self.webhook, "a URL (https://...), or {env: NAME}")
+        if isinstance(self.webhook, str) and not _URL.fullmatch(self.webhook):  # it may be a secret all the same
+            raise ValueError("webhook is no URL: write https://..., or {env: NAME}")
 
     @property
     def url(self) -> str | None:
-        """Of the webhook. Raises ValueError where the environment lacks it."""
-        return self.webhook.read() if isinstance(self.webhook, Variable) else self.webhook
+        """Of the webhook. Raises ValueError where the environment lacks it, or has something else."""
+        if not isinstance(self.webhook, Variable):
+            return self.webhook
+        if not _URL.fullmatch(url := self.webhook.read()):
+            raise ValueError(f"alerts.webhook: {self.webhook.env} of the environment is no URL (https://...)")
+        return url
 
 
 @dataclass(frozen=True, kw_only=True)

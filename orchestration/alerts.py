@@ -3,6 +3,7 @@
 A webhook gets {"text", "project", "event", "run_id", "message", "url"} as JSON; chats show its `text`.
 """
 
+import http.client
 import json
 import smtplib
 import ssl
@@ -23,8 +24,11 @@ from orchestration.history import is_of
 from orchestration.project import load
 from training.credentials import mask
 
-_SECONDS = 20  # that a server has to answer
-_WAITS = (1, 5)  # seconds before each further attempt
+# All attempts by webhook and mail together stay below a minute: longer, and Dagster takes the sensor for dead, and
+# starts it again, which would send the other one over and over.
+_SECONDS = 5  # that a server has to answer
+_WAITS = (1, 3)  # seconds before each further attempt
+_GOES_ON = "dagster/will_retry"  # tag of a failed run that is tried again by itself (`retries.runs`)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def _tried(name: str, deliver: Callable[[], None]) -> list[str]:
         try:
             deliver()
             return []
-        except (OSError, smtplib.SMTPException) as error:  # URLError is an OSError
+        except (OSError, smtplib.SMTPException, http.client.HTTPException) as error:  # URLError is an OSError
             code = getattr(error, "code", None) or getattr(error, "smtp_code", None)
             why_not = f"{name}: {type(error).__name__}{f' {code}' if code else ''}"
     return [why_not]
@@ -124,7 +128,7 @@ def alert_sensors(project: Project) -> list[dg.SensorDefinition]:
             default_status=dg.DefaultSensorStatus.RUNNING,
         )
         def failures(context: dg.RunFailureSensorContext) -> None:
-            if is_of(context.dagster_run, name):
+            if is_of(context.dagster_run, name) and context.dagster_run.tags.get(_GOES_ON) != "true":
                 tell("failure", context, why(events_of(context)))
 
         sensors.append(failures)

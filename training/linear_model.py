@@ -188,7 +188,8 @@ def _least(
     x: Tensor, targets: Tensor, output: LinearOutput, weight: Tensor, bias: Tensor, penalty: float
 ) -> tuple[Tensor, Tensor]:
     found = [weight.clone().requires_grad_(), bias.clone().requires_grad_()]
-    solver = torch.optim.LBFGS(found, max_iter=_STEPS, line_search_fn="strong_wolfe")
+    # Ten steps are remembered, not a hundred: of many classes each is as large as the model.
+    solver = torch.optim.LBFGS(found, max_iter=_STEPS, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Any:
         solver.zero_grad()

@@ -304,7 +304,7 @@ class FusionModel(AdaptedModel):
 
     def _beside(self, present: Tensor, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
         """What the linear model says of each row, and its share in the answer; None: there is none."""
-        if self.linear is None:
+        if self.linear is None or not self.linear.share:
             return None
         of = dict(zip(self.config.modalities, present.unbind(1), strict=True))
         return self.linear(*self.linear.pooled(of, features))

@@ -181,7 +181,7 @@ def new_model(task: TrainingTask) -> FusionModel:
     network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels, task.several)
     for modality in network.config.modalities:
         encoder: Encoder = network.encoders[modality]  # type: ignore[assignment]  # of a ModuleDict
-        encoder.fit(_read_tensors(task, modality))
+        encoder.fit(_read_tensors(task, modality, encoder.looks_at))
     check_objectives(task.training.objectives, network.output, task.model.output.kind)
     network.objectives = nn.ModuleList(
         OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives
@@ -189,11 +189,12 @@ def new_model(task: TrainingTask) -> FusionModel:
     return network
 
 
-def _read_tensors(task: TrainingTask, modality: str) -> Iterator[np.ndarray]:
-    """What the encoder of a modality reads of each content of the training rows."""
+def _read_tensors(task: TrainingTask, modality: str, most: int | None) -> Iterator[np.ndarray]:
+    """What the encoder of a modality reads of each content of the training rows, or of `most` of these."""
     name = task.features.featurizer(modality).read
-    for n in range(len(task.train)):
-        for columns in contents(task.train[n], modality):
+    rows = task.train if most is None else _sample(task.train, 0, most)
+    for n in range(len(rows)):
+        for columns in contents(rows[n], modality):
             yield columns[name]
 
 

@@ -130,7 +130,7 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
         f"coalesce({m}.status, 'absent') AS {m}_status"
         for m in MODALITIES
     )
-    several = sql_among("modality", settings.several)
+    several, viewed = (sql_among("modality", names) for names in (settings.several, settings.views))
     usable = """
         FROM matches WHERE status = 'present'
         QUALIFY row_number() OVER (PARTITION BY link, modality, item_id, id ORDER BY place, number) = 1
@@ -153,7 +153,8 @@ def _pick(connection: duckdb.DuckDBPyConnection, settings: AlignSettings) -> Non
             SELECT link, modality, CASE WHEN bool_and(status = 'present') THEN 'present'
               WHEN bool_or(status = 'present') THEN 'incomplete' ELSE
               min_by(status, array_position(['quarantined', 'not_found', 'absent'], status)) END AS status
-            FROM matches WHERE {several} GROUP BY ALL
+            FROM (SELECT link, modality, CASE WHEN status = 'present' AND view IS NULL AND {viewed} THEN 'not_found'
+                ELSE status END AS status FROM matches WHERE {several}) GROUP BY ALL
           ) LEFT JOIN ({together}) USING (link, modality)
         ), keyed AS (
           SELECT link, to_json(list([source, key] ORDER BY source, place))::VARCHAR AS keys FROM cells GROUP BY link

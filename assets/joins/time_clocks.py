@@ -185,6 +185,10 @@ def _estimate_each(
     if not clocks:
         why = f"{next(iter(refused))}: {next(iter(refused.values()))}" if refused else "it has no events with a key"
         raise ValueError(f"align.on.clocks.{name}: the clock of no key can be told; {why}")
+    there = "SELECT DISTINCT lane_key FROM timed WHERE source = $1 AND lane_key IS NOT NULL ORDER BY 1"
+    for (key,) in connection.execute(there, [name]).fetchall():
+        if key not in clocks:
+            refused.setdefault(key, "it has no events")
     _add(connection, name, clocks)
     rows = [(name, key, f"has a clock that cannot be told: {why}") for key, why in refused.items()]
     if rows:

@@ -153,7 +153,7 @@ def test_mail_goes_by_starttls_with_a_password(mailbox, monkeypatch):
     ("setting", "words"),
     [
         ("alerts={}", "expected a webhook or mail"),
-        ("alerts={webhook: hooks.example.org}", "expected a URL"),
+        ("alerts={webhook: hooks.example.org}", "webhook is no URL"),
         ("alerts={mail: {host: h, to: a@b, sender: c@d, user: u}}", "a user and a password"),
         ("alerts={mail: {host: h, to: a@b, sender: nobody}}", "sender is 'nobody', expected an address"),
         (
@@ -231,3 +231,12 @@ def test_a_refusal_of_the_gate_is_told_where_that_is_asked_for(tiny, hook):
     ((_, told),) = hook.got
     assert told["event"] == "refusal"
     assert told["message"] == "\n".join(["version 2 keeps challenger", *verdict.reasons])
+
+
+def test_what_is_no_url_is_not_repeated(monkeypatch):
+    monkeypatch.setenv("ALERT_URL", "hooks.example.org/services/T/SECRET")
+    with pytest.raises(ValueError, match="ALERT_URL of the environment is no URL") as told:
+        _ = AlertSettings(webhook=Variable(env="ALERT_URL")).url
+    with pytest.raises(ValueError, match="webhook is no URL") as also:
+        AlertSettings(webhook="https://hooks.example.org/services/T SECRET")
+    assert "SECRET" not in f"{told.value}{also.value}"

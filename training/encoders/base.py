@@ -1,7 +1,7 @@
 """The contract of an encoder: one modality's features to tokens that the fusion reads."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ class Encoder(nn.Module):
     pretrained takes the facts of its `start` as `facts`.
     """
 
+    looks_at: ClassVar[int | None] = None  # training rows that are enough for `fit`, drawn evenly; None: all
     reads_prompt = False  # true: the values are the language model's embeddings of the text, which it reads as prompt
 
     def __init__(self, source: FeatureShape, shape: ModelShape) -> None:

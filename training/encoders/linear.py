@@ -21,6 +21,8 @@ class LinearEncoder(Encoder):
     """Vectors (B, S, M), each feature brought to zero mean and unit variance over the batch: a few of a pretrained
     encoder's are a hundred times larger than the others. A token is the mean of one of T stretches of equal length."""
 
+    looks_at = _LOOKED_AT
+
     def __init__(self, source: FeatureShape, shape: ModelShape) -> None:
         super().__init__(source, shape)
         self.tokens = shape.tokens
