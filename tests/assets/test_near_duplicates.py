@@ -5,13 +5,14 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets import featurizing, pipeline
 from assets.asset_checks import check_balance, check_leakage
-from assets.near_duplicates import _MOST, alike, candidates, near_groups
+from assets.near_duplicates import _MOST, alike, candidates, near_groups, write_pairs
 from orchestration.erasure import erase
 from orchestration.housekeeping import collect
 from orchestration.project import ProjectError, load
@@ -148,11 +149,25 @@ def test_near_duplicates_are_told_and_fall_into_one_split(shop):
     apart = split_of(lake)
     assert any(apart[f"p{n:02d}"] != apart[f"p{n + 30}"] for n in range(6)), "the test would pass without tying"
     assert check_leakage(lake, project).passed, "nothing is sought any more"
+    run(load(shop, ["duplicates={image: off, text: off}"]))
+    assert lake.read("near_duplicates").num_rows == 0
     run(project)
+    assert lake.read("near_duplicates").num_rows == 6, "they are found again"
     version = lake.version("near_duplicates")
     run(project)
     assert lake.version("near_duplicates") == version, "what was decided stays"
     assert lake.sql("SELECT count(*) AS n, count(DISTINCT id) AS d FROM signatures").to_pylist() == [{"n": 36, "d": 36}]
+
+
+def test_pairs_that_were_sought_while_signatures_lacked_are_sought_again(shop):
+    lake, _, _ = run(project := load(shop))
+    pairs, signed = lake.read("near_duplicates"), lake.read("signatures")
+    steps = {m: featurizing.make_step(project, m) for m in project.modalities}
+    ids = {m: lake.sql(f"SELECT DISTINCT id FROM clean_{m}")["id"] for m in project.modalities}
+    lake.replace("signatures", signed.filter(pc.not_equal(signed["id"], pairs["first"][0])))
+    assert write_pairs(lake, steps, ids).num_rows == 5
+    lake.replace("signatures", signed)
+    assert write_pairs(lake, steps, ids).equals(pairs)
 
 
 def test_where_a_column_puts_them_on_two_sides_the_run_is_blocked(shop):
