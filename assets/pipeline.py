@@ -203,7 +203,7 @@ def write_samples(lake: Lake, project: Project) -> Samples:
         filtered.append(rows)
         if project.noise:
             filtered.append(_noise(lake, project, modality)[1])
-    output = project.make_output()
+    output, unread = project.make_output(), 0
     near = tying(near, project)
     with lake.workspace("manifest") as connection:
         listed = lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
@@ -213,11 +213,11 @@ def write_samples(lake: Lake, project: Project) -> Samples:
             findings, report = align_items(connection, project.align, project.sources, project.root, output, near)
             if project.pair_filters:
                 joined = connection.table("samples").to_arrow_table().cast(SAMPLES)
-                samples, dissimilar, more = apply_similarity(lake, project, joined)
-                connection.register("fitting", samples)
+                fitting = apply_similarity(lake, project, joined)
+                connection.register("fitting", fitting.samples)
                 connection.execute("CREATE OR REPLACE TABLE samples AS FROM fitting")
-                filtered.append(dissimilar)
-                findings = [*findings, *more]
+                filtered.append(fitting.refused)
+                findings, unread = [*findings, *fitting.findings], fitting.unread
         finally:  # whose errors refer to these rows
             with lake.workspace() as aside:  # what failed may have left the other one in the middle of a result
                 aside.register("filtered", pa.concat_tables(filtered))
@@ -236,7 +236,7 @@ def write_samples(lake: Lake, project: Project) -> Samples:
         labels = connection.sql("SELECT sample_id, label, split FROM samples ORDER BY sample_id").to_arrow_table()
     made = Samples(note["fingerprint"], [*findings, *told, *label_findings(labels, project)])
     after = versions(lake, _SAMPLES_READ)
-    if _only_own(before, after, sum(written)) and _samples_settings(project) == settings:
+    if not unread and _only_own(before, after, sum(written)) and _samples_settings(project) == settings:
         listed = [[finding.code, finding.message] for finding in made.findings]
         said = {"fingerprint": made.fingerprint, "findings": listed}
         remember(project, "samples", settings and [settings, after, versions(lake, _SAMPLES_MADE)], said)

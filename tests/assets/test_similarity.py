@@ -82,7 +82,7 @@ def test_samples_below_the_threshold_are_dropped_and_their_items_told(lake_of, m
     assert lake.read("samples").num_rows == 60 and rows >= 94
 
 
-def test_a_content_that_cannot_be_placed_is_not_similar(lake_of, models):
+def test_a_content_that_cannot_be_read_is_not_similar_until_it_can_be(lake_of, models):
     lake, write = lake_of
     project, _ = write(**{"text+image": {"model": models["clip"]}})
     gone = next(iter((project.root / "photos").glob("*.png")))
@@ -93,12 +93,15 @@ def test_a_content_that_cannot_be_placed_is_not_similar(lake_of, models):
     lake.delete("embeddings", "modality = 'image'")
     gone.unlink()
     try:
-        write(**{"text+image": {"model": models["clip"], "least": -1}})
+        _, made = write(**{"text+image": {"model": models["clip"], "least": -1}})
     finally:
         gone.write_bytes(data)
     assert name not in lake.read("samples")["sample_id"].to_pylist()
     said = lake.sql("SELECT message FROM quarantine WHERE stage = 'filter'")["message"].to_pylist()
     assert len(said) >= 2 and all("similarity of text and image in its sample is unknown" in one for one in said)
+    assert any("1 content could not be read or decoded" in finding.message for finding in made.findings)
+    write(**{"text+image": {"model": models["clip"], "least": -1}})
+    assert name in lake.read("samples")["sample_id"].to_pylist(), "what could not be read is tried again"
 
 
 @pytest.mark.parametrize(
