@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from assets.alignment import align_items, validate_samples
 from assets.balance import Balance, item_balance
 from assets.changes import SourceChange, manifest_before, source_changes
-from assets.copies import copies, copy_findings, left_out
+from assets.copies import copies, copy_findings, keep_one, usable
 from assets.dataset import LISTS, check_columns, dataset_fingerprint, dataset_sql, fingerprint_of
 from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
@@ -189,14 +189,14 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     told: list[Finding] = []
     steps = {m: make_step(project, m) for m in project.modalities}
     passed = {m: apply_filters(lake, step, project.of_samples) for m, step in steps.items()}
-    near = write_pairs(lake, steps, {m: rows["id"] for m, (rows, _) in passed.items()})
+    compared = {m: usable(rows, refused[m]) for m, (rows, _) in passed.items()}
+    near = write_pairs(lake, steps, {m: rows["id"] for m, rows in compared.items()})
     for modality, (contents, rows) in passed.items():
         pairs = near.filter(pc.equal(near["modality"], modality))
-        found = copies(lake, modality, project.of_samples, contents, pairs) if pairs.num_rows else None
+        found = copies(lake, modality, project.of_samples, compared[modality], pairs) if pairs.num_rows else None
         if found is not None and project.keeps_one(modality):
-            more = found.filter(pc.greater(found["rank"], 1))["id"]
-            contents = contents.filter(pc.invert(pc.is_in(contents["id"], more.combine_chunks())))
-            rows = pa.concat_tables([rows, left_out(found, modality)])
+            contents, more = keep_one(contents, found, modality)
+            rows = pa.concat_tables([rows, more])
         told += [] if found is None else copy_findings(found, modality, pairs)
         kept[modality] = contents
         refused[modality] |= content_keys(rows) - content_keys(kept[modality], "parent_id")  # others of them may pass

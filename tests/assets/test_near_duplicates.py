@@ -19,7 +19,7 @@ from orchestration.project import ProjectError, load
 from tests.training.test_signature_family import jpeg, photo, text
 from training.catalog import SIGNATURES
 from training.family import Choice
-from training.schema import NEAR_DUPLICATES
+from training.schema import MANIFEST, NEAR_DUPLICATES, QUARANTINE
 
 PROJECT = """
 name: shop
@@ -190,6 +190,13 @@ def test_where_a_column_puts_them_on_two_sides_the_run_is_blocked(shop):
     assert "p30.jpg is a near duplicate of " in rows[0]["message"] and "p00.jpg, which is kept" in rows[0]["message"]
     assert pipeline.balance(lake, one).counts["image"]["duplicate"] == 6
     assert pipeline.balance(lake, one).counts["image"]["passed"] == 30
+    names = ", ".join(f'"{name}"' for name in QUARANTINE.names if name in MANIFEST.names)
+    refused = lake.sql(f"SELECT {names} FROM manifest WHERE modality = 'image' AND key = 'p00'").to_pylist()[0]
+    refused |= {"stage": "featurize", "outcome": "quarantined", "reason": "odd", "message": "p00.jpg is odd"}
+    refused |= {"fingerprint": featurizing.make_step(one, "image").fingerprints["features"]}
+    lake.append("quarantine", [pa.Table.from_pylist([refused], QUARANTINE)])
+    lake, _, _ = run(one)
+    assert split_of(lake).keys() == {f"p{n:02d}" for n in range(1, 31)}, "the copy that can be used is kept"
 
 
 @pytest.mark.slow
@@ -197,7 +204,7 @@ def test_signatures_go_with_their_contents(shop):
     lake, _, _ = run(project := load(shop))
     erased = erase(project, "p00", dry_run=False, purge=False)
     assert erased.removed["signatures"] == 1 and erased.removed["near_duplicates"] == 1
-    assert lake.read("near_duplicates").num_rows == 5
+    assert lake.read("near_duplicates").num_rows == 5, "those of other pictures stay"
     assert lake.sql("SELECT count(*) AS n FROM signatures")["n"][0].as_py() == 35
     (shop.parent / "photos" / "p00.jpg").unlink()
     (shop.parent / "photos" / "p30.jpg").unlink()
