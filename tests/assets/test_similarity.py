@@ -8,6 +8,7 @@ import pytest
 from assets import featurizing, pipeline
 from assets.asset_checks import check_balance
 from assets.similarity import pairs_of
+from orchestration.forecast import UNCHANGED, UNKNOWN, forecast
 from orchestration.housekeeping import collect
 from orchestration.project import ProjectError, load
 from tests.training.tiny_encoders import make
@@ -78,8 +79,10 @@ def test_samples_below_the_threshold_are_dropped_and_their_items_told(lake_of, m
     assert check_balance(lake, project).passed
     collect(project, dry_run=False)
     assert lake.sql("SELECT count(*) AS n FROM embeddings WHERE modality = 'text'")["n"][0].as_py() == 60 - 13
-    write()
+    assert forecast(lake, project, {}, lake.read("samples")).samples == UNKNOWN, "only the model tells"
+    project, _ = write()
     assert lake.read("samples").num_rows == 60 and rows >= 94
+    assert forecast(lake, project, {}, lake.read("samples")).samples == UNCHANGED
 
 
 def test_a_content_that_cannot_be_read_is_not_similar_until_it_can_be(lake_of, models):
