@@ -1,10 +1,11 @@
 """Near duplicates among the items of a modality: told, and, where the project file says so, left out but for one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from assets.featurizing import content_key
 from assets.findings import SHOWN, Finding, counted
 from assets.lake import Lake
 from assets.near_duplicates import near_groups
@@ -41,15 +42,23 @@ def copies(lake: Lake, modality: str, sources: Sequence[str], kept: pa.Table, pa
         return connection.sql(_COPIES, params={"sources": list(sources), "modality": modality}).to_arrow_table()
 
 
-def left_out(found: pa.Table, modality: str) -> pa.Table:
-    """Rows of `quarantine` for all but the first of each group. Args: `found` as `copies` gives it."""
+def usable(contents: pa.Table, refused: Collection[str]) -> pa.Table:
+    """The contents (id, parent_id, cut) that nothing refuses (`content_keys`): of two copies one of these is kept."""
+    bad = pa.array(sorted(refused), pa.string())
+    return contents.filter(pc.invert(pc.is_in(content_key(contents, "parent_id"), bad)))
+
+
+def keep_one(contents: pa.Table, found: pa.Table, modality: str) -> tuple[pa.Table, pa.Table]:
+    """The contents without all but the first of each group, and rows of `quarantine` for these. Args: `found` as
+    `copies` gives it."""
     rows = found.filter(pc.greater(found["rank"], 1))
+    kept = contents.filter(pc.invert(pc.is_in(contents["id"], rows["id"].combine_chunks())))
     words = pc.binary_join_element_wise(rows["place"], rows["kept"], " is a near duplicate of ")
     said = {"stage": "filter", "outcome": "duplicate", "reason": "near_duplicate"}
     columns = {name: pa.repeat(value, rows.num_rows) for name, value in said.items()}
     message = pc.binary_join_element_wise(words, f"which is kept (duplicates.{modality}.keep: one)", ", ")
     names = [name for name in QUARANTINE.names if name in rows.column_names]
-    return conform(pa.table({name: rows[name] for name in names} | columns | {"message": message}), QUARANTINE)
+    return kept, conform(pa.table({name: rows[name] for name in names} | columns | {"message": message}), QUARANTINE)
 
 
 def copy_findings(found: pa.Table, modality: str, pairs: pa.Table) -> list[Finding]:

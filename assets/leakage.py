@@ -174,6 +174,7 @@ def _of_kind(kind: str, column: str, rows: Sequence[Mapping[str, Any]], settings
         remedies.append(f"set align.group: [{groups}] to keep equal ones on one side")
     if kind == "near":
         remedies.append(f"set duplicates.{column}: {{keep: one}} to keep one of each")
+        remedies.append(f"raise duplicates.{column}.least, or set duplicates.{column}: off, where they are none")
     elif kind == "item" and by is None:
         remedies.append("name under align.group and held_out what all parts of an item have in common")
     if by_content:

@@ -26,7 +26,19 @@ GROUP BY id ORDER BY id
 
 
 def write_pairs(lake: Lake, steps: Mapping[str, Step], contents: Mapping[str, pa.ChunkedArray]) -> pa.Table:
-    """Puts the table `near_duplicates` in place, and returns it; what was decided before of the same contents stays.
+    """`find_pairs`, and puts the table `near_duplicates` in place."""
+    pairs, keys = find_pairs(lake, steps, contents)
+    note = {"made": str(_VERSION)} | keys  # never empty: a commit without a note leaves the one before in force
+    if lake.note("near_duplicates") != note:
+        lake.replace("near_duplicates", pairs, note=note)
+    return pairs
+
+
+def find_pairs(
+    lake: Lake, steps: Mapping[str, Step], contents: Mapping[str, pa.ChunkedArray]
+) -> tuple[pa.Table, dict[str, str]]:
+    """Rows of `near_duplicates`, and of each modality that is signed what they depend on; what the table says of the
+    same signatures is not decided again.
 
     Args:
         contents: modality -> ids of the contents among which pairs are sought.
@@ -36,24 +48,22 @@ def write_pairs(lake: Lake, steps: Mapping[str, Step], contents: Mapping[str, pa
     for modality, step in steps.items():
         if step.signature is None:
             continue
-        ids = contents[modality].unique().sort()
+        key, least = step.fingerprints[SIGNATURE_STEP], step.signature[1].options.least
+        signed = lake.sql("SELECT DISTINCT id FROM signatures WHERE fingerprint = $key ORDER BY id", {"key": key})["id"]
+        ids = signed.filter(pc.is_in(signed, contents[modality].combine_chunks()))
         digest = hashlib.sha256("".join(ids.to_pylist()).encode()).hexdigest()
-        least = step.signature[1].options.least
-        keys[modality] = fingerprint("near", _VERSION, step.fingerprints[SIGNATURE_STEP], least, digest)
+        keys[modality] = fingerprint("near", _VERSION, key, least, digest)
         if note.get(modality) == keys[modality]:
             rows.append(before.filter(pc.equal(before["modality"], modality)))
         else:
             rows.append(_pairs(lake, step, ids))
-    pairs = pa.concat_tables(rows)
-    if note != keys:
-        lake.replace("near_duplicates", pairs, note=keys)
-    return pairs
+    return pa.concat_tables(rows), keys
 
 
-def _pairs(lake: Lake, step: Step, ids: pa.Array) -> pa.Table:
+def _pairs(lake: Lake, step: Step, ids: pa.ChunkedArray) -> pa.Table:
     assert step.signature is not None
     signed = lake.sql(_SIGNED, {"key": step.fingerprints[SIGNATURE_STEP]})
-    signed = signed.filter(pc.is_in(signed["id"], ids))
+    signed = signed.filter(pc.is_in(signed["id"], ids.combine_chunks()))
     first, second, similarity = alike(step.signature[1], signed["value"].to_pylist())
     columns = {"first": signed["id"].take(pa.array(first)), "second": signed["id"].take(pa.array(second))}
     columns |= {"modality": pa.repeat(step.modality, len(first)), "similarity": pa.array(similarity)}

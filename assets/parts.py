@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from assets.contents import attach_data
+from assets.decoder import decode_each
 from assets.lake import Lake
 from assets.sources.base import Source
 from training.catalog import MODALITIES
+from training.media import MediaError
 from training.settings import MediaLimits
 
 
@@ -79,5 +81,11 @@ def _contents(
         if content not in parts or item["data"] is None:
             yield content, item["data"]
             continue
-        decoded = modality.decode(item["data"], limits) if decoded is None else decoded
-        yield content, modality.encode(modality.part(decoded, parts[content].cut))
+        if decoded is None:
+            (decoded,) = decode_each(modality, [(item["data"], None)], limits)
+        if isinstance(decoded, MediaError):
+            yield content, None
+        elif isinstance(decoded, Exception):
+            raise decoded
+        else:
+            yield content, modality.encode(modality.part(decoded, parts[content].cut))

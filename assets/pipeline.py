@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from assets.alignment import align_items, validate_samples
 from assets.balance import Balance, item_balance
 from assets.changes import SourceChange, manifest_before, source_changes
-from assets.copies import copies, copy_findings, left_out
+from assets.copies import copies, copy_findings, keep_one, usable
 from assets.dataset import LISTS, check_columns, dataset_fingerprint, dataset_sql, fingerprint_of
 from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
@@ -189,21 +189,21 @@ def write_samples(lake: Lake, project: Project) -> Samples:
     told: list[Finding] = []
     steps = {m: make_step(project, m) for m in project.modalities}
     passed = {m: apply_filters(lake, step, project.of_samples) for m, step in steps.items()}
-    near = write_pairs(lake, steps, {m: rows["id"] for m, (rows, _) in passed.items()})
+    compared = {m: usable(rows, refused[m]) for m, (rows, _) in passed.items()}
+    near = write_pairs(lake, steps, {m: rows["id"] for m, rows in compared.items()})
     for modality, (contents, rows) in passed.items():
         pairs = near.filter(pc.equal(near["modality"], modality))
-        found = copies(lake, modality, project.of_samples, contents, pairs) if pairs.num_rows else None
+        found = copies(lake, modality, project.of_samples, compared[modality], pairs) if pairs.num_rows else None
         if found is not None and project.keeps_one(modality):
-            more = found.filter(pc.greater(found["rank"], 1))["id"]
-            contents = contents.filter(pc.invert(pc.is_in(contents["id"], more.combine_chunks())))
-            rows = pa.concat_tables([rows, left_out(found, modality)])
+            contents, more = keep_one(contents, found, modality)
+            rows = pa.concat_tables([rows, more])
         told += [] if found is None else copy_findings(found, modality, pairs)
         kept[modality] = contents
         refused[modality] |= content_keys(rows) - content_keys(kept[modality], "parent_id")  # others of them may pass
         filtered.append(rows)
         if project.noise:
             filtered.append(_noise(lake, project, modality)[1])
-    output = project.make_output()
+    output, unread = project.make_output(), 0
     near = tying(near, project)
     with lake.workspace("manifest") as connection:
         listed = lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
@@ -213,11 +213,11 @@ def write_samples(lake: Lake, project: Project) -> Samples:
             findings, report = align_items(connection, project.align, project.sources, project.root, output, near)
             if project.pair_filters:
                 joined = connection.table("samples").to_arrow_table().cast(SAMPLES)
-                samples, dissimilar, more = apply_similarity(lake, project, joined)
-                connection.register("fitting", samples)
+                fitting = apply_similarity(lake, project, joined)
+                connection.register("fitting", fitting.samples)
                 connection.execute("CREATE OR REPLACE TABLE samples AS FROM fitting")
-                filtered.append(dissimilar)
-                findings = [*findings, *more]
+                filtered.append(fitting.refused)
+                findings, unread = [*findings, *fitting.findings], fitting.unread
         finally:  # whose errors refer to these rows
             with lake.workspace() as aside:  # what failed may have left the other one in the middle of a result
                 aside.register("filtered", pa.concat_tables(filtered))
@@ -236,7 +236,7 @@ def write_samples(lake: Lake, project: Project) -> Samples:
         labels = connection.sql("SELECT sample_id, label, split FROM samples ORDER BY sample_id").to_arrow_table()
     made = Samples(note["fingerprint"], [*findings, *told, *label_findings(labels, project)])
     after = versions(lake, _SAMPLES_READ)
-    if _only_own(before, after, sum(written)) and _samples_settings(project) == settings:
+    if not unread and _only_own(before, after, sum(written)) and _samples_settings(project) == settings:
         listed = [[finding.code, finding.message] for finding in made.findings]
         said = {"fingerprint": made.fingerprint, "findings": listed}
         remember(project, "samples", settings and [settings, after, versions(lake, _SAMPLES_MADE)], said)

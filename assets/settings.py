@@ -47,8 +47,8 @@ if TYPE_CHECKING:  # a source's module needs these settings
 class SplitSettings:
     """Which split a sample goes to: what ``column`` says (train, validation or test), else by hash.
 
-    A hash of seed and group (or, without groups, of the sample) falls into one of the shares; it stays put when data
-    is added.
+    A hash of seed and group (or, without groups, of the sample) falls into one of the shares. It stays put when data
+    is added, unless that is a near duplicate of the sample or another part of its item: what is tied is hashed as one.
     """
 
     __pydantic_config__ = FORBID_EXTRA

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from assets.contents import portions
+from assets.decoder import decode_each
 from assets.featurizing import make_processor
 from assets.findings import Finding, counted
 from assets.joins.several import of_sample
@@ -47,19 +48,30 @@ def pairs_of(project: Project) -> list[Pair]:
     return [Pair(tuple(name.split("+")), rule) for name, rule in project.pair_filters.items()]
 
 
-def apply_similarity(lake: Lake, project: Project, samples: pa.Table) -> tuple[pa.Table, pa.Table, list[Finding]]:
-    """The samples that fit; rows of `quarantine` (stage filter) of the items that no sample has any more; and what to
-    tell of it. Places what has none yet."""
-    refused, findings = [QUARANTINE.empty_table()], []
+class Fitting(NamedTuple):
+    """The samples that fit, and what became of the others."""
+
+    samples: pa.Table
+    refused: pa.Table  # rows of `quarantine` (stage filter) of the items that no sample has any more
+    findings: list[Finding]
+    unread: int  # contents that could not be read or decoded now, which the next run tries again
+
+
+def apply_similarity(lake: Lake, project: Project, samples: pa.Table) -> Fitting:
+    """Places what has no place yet, and drops the samples that do not fit."""
+    refused, findings, unread = [QUARANTINE.empty_table()], [], 0
     for pair in pairs_of(project):
         keys = pair.keys(make_processor(project))
-        _place(lake, project, pair, keys, samples)
+        if lacking := _place(lake, project, pair, keys, samples):
+            said = f"{counted(lacking, 'content')} could not be read or decoded to tell whether {pair.name} is similar"
+            findings.append(Finding("similarity", f"{said}: the next run tries again"))
+            unread += lacking
         samples, rows, count = _decide(lake, pair, keys, samples)
         refused.append(rows)
         if count:
             said = f"{counted(count, 'sample')} dropped: {pair.name} is not similar ({pair.rule.expected()})"
             findings.append(Finding("similarity", said))
-    return samples, pa.concat_tables(refused), findings
+    return Fitting(samples, pa.concat_tables(refused), findings, unread)
 
 
 def _judged(pair: Pair) -> str:
@@ -107,8 +119,8 @@ def _decide(lake: Lake, pair: Pair, keys: Mapping[str, str], samples: pa.Table) 
     return conform(kept, samples.schema), conform(rows, QUARANTINE), samples.num_rows - kept.num_rows
 
 
-def _place(lake: Lake, project: Project, pair: Pair, keys: Mapping[str, str], samples: pa.Table) -> None:
-    """Places the contents that have no place, of samples with both modalities."""
+def _place(lake: Lake, project: Project, pair: Pair, keys: Mapping[str, str], samples: pa.Table) -> int:
+    """Places the contents that have no place, of samples with both modalities; returns how many could not be read."""
     both = " AND ".join(f"{m}_id IS NOT NULL" for m in pair.modalities)
     wanted = " UNION ".join(
         f"SELECT '{m}' AS modality, unnest({of_sample(m, 'id')}) AS id, unnest({of_sample(m, 'item')}) AS item_id, "
@@ -127,17 +139,19 @@ def _place(lake: Lake, project: Project, pair: Pair, keys: Mapping[str, str], sa
             params=keys,
         ).to_arrow_table()
     if not missing.num_rows:
-        return
-    model = two_towers.load(pair.rule.options.model, pair.modalities)
+        return 0
+    model, lacking = two_towers.load(pair.rule.options.model, pair.modalities), missing.num_rows
     for rows in _placed(lake, project, model, missing):
         table = pa.Table.from_pylist([row | {"fingerprint": keys[row["modality"]]} for row in rows], EMBEDDINGS)
         lake.append("embeddings", [table])
+        lacking -= table.num_rows
+    return lacking
 
 
 def _placed(
     lake: Lake, project: Project, model: two_towers.TwoTowers, missing: pa.Table
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows of embeddings, a portion at a time; without an embedding where the content cannot be read any more."""
+    """Rows of embeddings, a portion at a time; none of a content that cannot be read now."""
     processor, sources = make_processor(project), project.make_sources()
     parts = parts_of(lake, missing["id"].to_pylist())
     sizes = [parts[i].size if i in parts else size for i, size in _columns(missing, "id", "size")]
@@ -145,18 +159,23 @@ def _placed(
         data = read_contents(part, _columns(part, "item_id", "id"), parts, sources, project.limits)
         rows: list[dict[str, Any]] = []
         for modality in dict.fromkeys(part["modality"].to_pylist()):
-            ids = [i for i, of in _columns(part, "id", "modality") if of == modality]
-            decoded = {i: content for i in ids if (content := _decode(processor, modality, data[i])) is not None}
-            placed = dict(zip(decoded, model.place(modality, list(decoded.values())), strict=True))
-            rows += [{"id": i, "modality": modality, "embedding": placed.get(i)} for i in ids]
+            ids = (i for i, of in _columns(part, "id", "modality") if of == modality)
+            decoded = _decoded(processor, modality, {i: content for i in ids if (content := data[i]) is not None})
+            placed = zip(decoded, model.place(modality, list(decoded.values())), strict=True)
+            rows += [{"id": i, "modality": modality, "embedding": place} for i, place in placed]
         yield rows
 
 
-def _decode(processor: Processor, modality: str, data: bytes | None) -> Any:
-    try:
-        return None if data is None else processor.decode(modality, data, to_cut=True)
-    except MediaError:
-        return None
+def _decoded(processor: Processor, modality: str, data: Mapping[str, bytes]) -> dict[str, Any]:
+    """The contents by id, whole; without those that cannot be decoded."""
+    answers = decode_each(processor.modalities[modality], ((one, None) for one in data.values()), processor.limits)
+    decoded: dict[str, Any] = {}
+    for name, answer in zip(data, answers, strict=True):
+        if not isinstance(answer, Exception):
+            decoded[name] = answer
+        elif not isinstance(answer, MediaError):
+            raise answer
+    return decoded
 
 
 def _columns(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,10 +105,9 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool, retrain: bool
             mlflow_store.purge(project.mlflow_uri, project.name, versions.values(), runs, own)
         for name in predicates:
             if name not in INDEX_TABLES and lake.open(name) is not None:
-                key = sql_name(TABLES[name].names[0])  # of a row: Delta's own SQL cannot look into lists of records
-                rows = lake.sql(f"SELECT DISTINCT {key} AS key FROM {name} WHERE {predicates[name]}")["key"].to_pylist()
-                for start in range(0, len(rows), IDS):
-                    lake.delete(name, sql_among(key, rows[start : start + IDS]))
+                if counts[name]:
+                    for rows in _in_portions(lake, name, predicates[name], items, contents):
+                        lake.delete(name, rows)
                 lake.vacuum(name)
                 lake.forget(name)
         _erase_from_versions(project, lake, predicates)  # last: what is interrupted finds the item again
@@ -248,6 +247,23 @@ def _holding(schema: pa.Schema, items: Collection[str], contents: Collection[str
         elif (wanted := _values(field.name, items, contents)) is not None:
             conditions.append(_holds(name, wanted) if pa.types.is_list(kind) else sql_among(name, wanted))
     return " OR ".join(conditions)
+
+
+def _in_portions(lake: Lake, name: str, holds: str, items: Sequence[str], contents: Sequence[str]) -> Iterator[str]:
+    """Predicates of Delta's own SQL, each of a bounded size, for the rows that hold one of these items or contents.
+
+    Args:
+        holds: that for DuckDB; Delta cannot look into lists of records, so their rows are named by their first column.
+    """
+    schema = TABLES[name]
+    if any(pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type) for field in schema):
+        key = sql_name(schema.names[0])
+        rows = lake.sql(f"SELECT DISTINCT {key} AS key FROM {name} WHERE {holds}")["key"].to_pylist()
+        for start in range(0, len(rows), IDS):
+            yield sql_among(key, rows[start : start + IDS])
+        return
+    for start in range(0, max(len(items), len(contents)), IDS):
+        yield _holding(schema, items[start : start + IDS], contents[start : start + IDS])
 
 
 def _values(column: str, items: Collection[str], contents: Collection[str]) -> Collection[str] | None:

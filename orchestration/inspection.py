@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from assets import pipeline
 from assets.alignment import Alignment, align, validate_samples
 from assets.changes import SourceChange, manifest_before, source_changes
+from assets.copies import copies, keep_one, usable
 from assets.dataset import check_columns
 from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
@@ -19,6 +20,7 @@ from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
 from assets.lake import Lake, open_duckdb
 from assets.leakage import leak_words, leakage
+from assets.near_duplicates import find_pairs
 from assets.processing import CLEAN_STEP
 from assets.segments.base import FOUND
 from assets.settings import Project
@@ -196,22 +198,30 @@ def _align(
     Args:
         asked: of each modality, see `assets.workload.asked_of`.
     """
-    usable, bad, known = {}, {}, []
+    passing, bad, known = {}, {}, []
     for m, rows in asked.items():
         new = rows.filter(pc.equal(rows["step"], CLEAN_STEP)).select(["content", "sha256", "cut"])
         new = new.rename_columns(["id", "parent_id", "cut"])  # what is cut where it is decoded counts as one
         broken = content_keys(unreadable.filter(pc.equal(unreadable["modality"], m))) & set(new["id"].to_pylist())
-        usable[m] = new.filter(pc.invert(pc.is_in(new["id"], pa.array(broken, pa.string()))))
+        passing[m] = new.filter(pc.invert(pc.is_in(new["id"], pa.array(broken, pa.string()))))
         bad[m] = broken
         if lake.version(f"clean_{m}") is not None or lake.version("quarantine") is not None:
-            kept, refused_before = _judged(lake, project, m, set(rows["step"].to_pylist()))
-            bad[m] |= content_keys(refused_before) - content_keys(kept, "parent_id")  # others of them may pass
-            usable[m] = pa.concat_tables([usable[m], kept], promote_options="default")
-            known.append(refused_before)
+            kept, refusing, filtered = _judged(lake, project, m, set(rows["step"].to_pylist()))
+            bad[m] |= content_keys(refusing) | content_keys(filtered) - content_keys(kept, "parent_id")
+            passing[m] = pa.concat_tables([passing[m], kept], promote_options="default")
+            known += [refusing, filtered]
+    steps = {m: make_step(project, m) for m in asked}
+    compared = {m: usable(rows, bad[m]) for m, rows in passing.items()}
+    pairs, _ = find_pairs(lake, steps, {m: rows["id"] for m, rows in compared.items()})  # of what is signed already
+    for m in filter(project.keeps_one, asked):
+        found = copies(lake, m, project.of_samples, compared[m], pairs.filter(pc.equal(pairs["modality"], m)))
+        passing[m], more = keep_one(passing[m], found, m)
+        bad[m] |= content_keys(more) - content_keys(passing[m], "parent_id")
+        known.append(more)
     why, output = pa.concat_tables([refused, unreadable, *known]), project.make_output()
-    near = pipeline.tying(lake.read("near_duplicates"), project)  # that the last run found
+    near = pipeline.tying(pairs, project)
     try:
-        aligned = align(manifest, usable, project.align, project.sources, project.root, bad, why, output, near)
+        aligned = align(manifest, passing, project.align, project.sources, project.root, bad, why, output, near)
     except ValueError as error:
         return Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), []), str(error)
     try:
@@ -233,8 +243,9 @@ def _unknown_parts(manifest: pa.Table) -> list[Finding]:
     return [Finding("unknown_segments", f"source {name} {said}") for name in pc.unique(found["source"]).to_pylist()]
 
 
-def _judged(lake: Lake, project: Project, modality: str, asked: Container[str]) -> tuple[pa.Table, pa.Table]:
-    """Of what is cleaned or refused already the contents that pass, and rows of `quarantine` of the others.
+def _judged(lake: Lake, project: Project, modality: str, asked: Container[str]) -> tuple[pa.Table, ...]:
+    """Of what is cleaned or refused already the contents that pass filters, and rows of `quarantine`: of what clean or
+    featurize refused, and of what filters drop, others of which may pass.
 
     Args:
         asked: steps that are to be done; a filter that has yet to measure lets all pass.
@@ -244,7 +255,7 @@ def _judged(lake: Lake, project: Project, modality: str, asked: Container[str]) 
     kept, filtered = apply_filters(lake, replace(step, filters=measured), project.of_samples)
     refusing = refusals(lake, project, modality)
     refusing = refusing.filter(pc.is_valid(refusing["fingerprint"]))  # what could not be read is tried again
-    return kept, pa.concat_tables([refusing, filtered])
+    return kept, refusing, filtered
 
 
 def _counted(rows: pa.Table, column: str) -> dict[str, int]:

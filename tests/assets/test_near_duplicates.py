@@ -5,20 +5,23 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets import featurizing, pipeline
 from assets.asset_checks import check_balance, check_leakage
-from assets.near_duplicates import _MOST, alike, candidates, near_groups
+from assets.near_duplicates import _MOST, alike, candidates, near_groups, write_pairs
 from orchestration.erasure import erase
+from orchestration.forecast import UNCHANGED
 from orchestration.housekeeping import collect
+from orchestration.inspection import check
 from orchestration.project import ProjectError, load
 from tests.training.test_signature_family import jpeg, photo, text
 from training.catalog import SIGNATURES
 from training.family import Choice
-from training.schema import NEAR_DUPLICATES
+from training.schema import MANIFEST, NEAR_DUPLICATES, QUARANTINE
 
 PROJECT = """
 name: shop
@@ -148,11 +151,25 @@ def test_near_duplicates_are_told_and_fall_into_one_split(shop):
     apart = split_of(lake)
     assert any(apart[f"p{n:02d}"] != apart[f"p{n + 30}"] for n in range(6)), "the test would pass without tying"
     assert check_leakage(lake, project).passed, "nothing is sought any more"
+    run(load(shop, ["duplicates={image: off, text: off}"]))
+    assert lake.read("near_duplicates").num_rows == 0
     run(project)
+    assert lake.read("near_duplicates").num_rows == 6, "they are found again"
     version = lake.version("near_duplicates")
     run(project)
     assert lake.version("near_duplicates") == version, "what was decided stays"
     assert lake.sql("SELECT count(*) AS n, count(DISTINCT id) AS d FROM signatures").to_pylist() == [{"n": 36, "d": 36}]
+
+
+def test_pairs_that_were_sought_while_signatures_lacked_are_sought_again(shop):
+    lake, _, _ = run(project := load(shop))
+    pairs, signed = lake.read("near_duplicates"), lake.read("signatures")
+    steps = {m: featurizing.make_step(project, m) for m in project.modalities}
+    ids = {m: lake.sql(f"SELECT DISTINCT id FROM clean_{m}")["id"] for m in project.modalities}
+    lake.replace("signatures", signed.filter(pc.not_equal(signed["id"], pairs["first"][0])))
+    assert write_pairs(lake, steps, ids).num_rows == 5
+    lake.replace("signatures", signed)
+    assert write_pairs(lake, steps, ids).equals(pairs)
 
 
 def test_where_a_column_puts_them_on_two_sides_the_run_is_blocked(shop):
@@ -161,8 +178,8 @@ def test_where_a_column_puts_them_on_two_sides_the_run_is_blocked(shop):
     found = check_leakage(lake, project)
     assert not found.passed and found.metadata["leaks"].value == 3
     assert "3 sets of near duplicates of image stand on more than one side of a split (6 samples:" in found.description
-    for remedy in ("mend column 'part'", "duplicates.image: {keep: one}", "align.allow_shared: [image]"):
-        assert remedy in found.description
+    assert "mend column 'part'" in found.description and "align.allow_shared: [image]" in found.description
+    assert "duplicates.image: {keep: one}" in found.description and "duplicates.image: off" in found.description
     lake, _, _ = run(allowed := load(shop, ["align.split={column: part}", "align.allow_shared=[image]"]))
     assert check_leakage(lake, allowed).passed
     one = load(shop, ["align.split={column: part}", "duplicates={image: {keep: one}}"])
@@ -171,10 +188,20 @@ def test_where_a_column_puts_them_on_two_sides_the_run_is_blocked(shop):
     assert check_leakage(lake, one).passed and check_balance(lake, one).passed
     rows = lake.sql("SELECT * FROM quarantine WHERE stage = 'filter' ORDER BY key").to_pylist()
     assert [row["key"] for row in rows] == [f"p{n}" for n in range(30, 36)]
+    found = check(one, decoded=1)
+    assert found.problem is None and found.run.samples == UNCHANGED
     assert {(row["outcome"], row["reason"]) for row in rows} == {("duplicate", "near_duplicate")}
     assert "p30.jpg is a near duplicate of " in rows[0]["message"] and "p00.jpg, which is kept" in rows[0]["message"]
     assert pipeline.balance(lake, one).counts["image"]["duplicate"] == 6
     assert pipeline.balance(lake, one).counts["image"]["passed"] == 30
+    names = ", ".join(f'"{name}"' for name in QUARANTINE.names if name in MANIFEST.names)
+    refused = lake.sql(f"SELECT {names} FROM manifest WHERE modality = 'image' AND key = 'p00'").to_pylist()[0]
+    refused |= {"stage": "featurize", "outcome": "quarantined", "reason": "odd", "message": "p00.jpg is odd"}
+    refused |= {"fingerprint": featurizing.make_step(one, "image").fingerprints["features"]}
+    lake.append("quarantine", [pa.Table.from_pylist([refused], QUARANTINE)])
+    lake, _, _ = run(one)
+    assert split_of(lake).keys() == {f"p{n:02d}" for n in range(1, 31)}, "the copy that can be used is kept"
+    assert check(one, decoded=1).run.samples == UNCHANGED
 
 
 @pytest.mark.slow
@@ -182,7 +209,7 @@ def test_signatures_go_with_their_contents(shop):
     lake, _, _ = run(project := load(shop))
     erased = erase(project, "p00", dry_run=False, purge=False)
     assert erased.removed["signatures"] == 1 and erased.removed["near_duplicates"] == 1
-    assert lake.read("near_duplicates").num_rows == 5
+    assert lake.read("near_duplicates").num_rows == 5, "those of other pictures stay"
     assert lake.sql("SELECT count(*) AS n FROM signatures")["n"][0].as_py() == 35
     (shop.parent / "photos" / "p00.jpg").unlink()
     (shop.parent / "photos" / "p30.jpg").unlink()

@@ -23,6 +23,7 @@ from assets.catalog import SEGMENTS
 from assets.gate import write_raw
 from assets.joins.parts import units
 from assets.leakage import leakage
+from assets.parts import Part, _contents
 from assets.segments.base import content_id, cut_name
 from assets.segments.silence import SilenceSegments, spans
 from assets.source_settings import SourceSettings
@@ -250,6 +251,20 @@ def test_a_part_has_the_frames_of_its_times(rate: int, frames: int, data: st.Dat
     part = content.part(span(round(first / rate * 1e6), round(last / rate * 1e6)))
     assert (part.waveform[0], part.frames) == (first, last - first)
     assert part.start == first / rate and np.shares_memory(part.waveform, content.waveform)
+
+
+def test_a_part_of_what_cannot_be_decoded_has_no_bytes() -> None:
+    item = {"modality": "speech", "data": spoken_file()}
+    parts = {name: Part("0-250000", 1, {}) for name in ("a", "b")}
+    for data, lengths in ((item["data"], [RATE // 4] * 2), (b"no recording", [])):
+        found = [part for _, part in _contents(item | {"data": data}, parts, parts, MediaLimits())]
+        assert [len(soundfile.read(io.BytesIO(part))[0]) for part in found if part] == lengths and len(found) == 2
+
+
+def spoken_file() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, talk(1.0), RATE, format="WAV")
+    return file.getvalue()
 
 
 def test_a_part_that_is_not_there() -> None:

@@ -8,6 +8,7 @@ import pytest
 from assets import featurizing, pipeline
 from assets.asset_checks import check_balance
 from assets.similarity import pairs_of
+from orchestration.forecast import UNCHANGED, UNKNOWN, forecast
 from orchestration.housekeeping import collect
 from orchestration.project import ProjectError, load
 from tests.training.tiny_encoders import make
@@ -78,11 +79,13 @@ def test_samples_below_the_threshold_are_dropped_and_their_items_told(lake_of, m
     assert check_balance(lake, project).passed
     collect(project, dry_run=False)
     assert lake.sql("SELECT count(*) AS n FROM embeddings WHERE modality = 'text'")["n"][0].as_py() == 60 - 13
-    write()
+    assert forecast(lake, project, {}, lake.read("samples")).samples == UNKNOWN, "only the model tells"
+    project, _ = write()
     assert lake.read("samples").num_rows == 60 and rows >= 94
+    assert forecast(lake, project, {}, lake.read("samples")).samples == UNCHANGED
 
 
-def test_a_content_that_cannot_be_placed_is_not_similar(lake_of, models):
+def test_a_content_that_cannot_be_read_is_not_similar_until_it_can_be(lake_of, models):
     lake, write = lake_of
     project, _ = write(**{"text+image": {"model": models["clip"]}})
     gone = next(iter((project.root / "photos").glob("*.png")))
@@ -93,12 +96,15 @@ def test_a_content_that_cannot_be_placed_is_not_similar(lake_of, models):
     lake.delete("embeddings", "modality = 'image'")
     gone.unlink()
     try:
-        write(**{"text+image": {"model": models["clip"], "least": -1}})
+        _, made = write(**{"text+image": {"model": models["clip"], "least": -1}})
     finally:
         gone.write_bytes(data)
     assert name not in lake.read("samples")["sample_id"].to_pylist()
     said = lake.sql("SELECT message FROM quarantine WHERE stage = 'filter'")["message"].to_pylist()
     assert len(said) >= 2 and all("similarity of text and image in its sample is unknown" in one for one in said)
+    assert any("1 content could not be read or decoded" in finding.message for finding in made.findings)
+    write(**{"text+image": {"model": models["clip"], "least": -1}})
+    assert name in lake.read("samples")["sample_id"].to_pylist(), "what could not be read is tried again"
 
 
 @pytest.mark.parametrize(
