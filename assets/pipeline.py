@@ -40,7 +40,7 @@ from training.spec import RunSpec, plan_runs
 
 
 def open_lake(project: Project) -> Lake:
-    return Lake(project.lake_uri, project.storage_options, project.memory, spill=str(project.home / "spill"))
+    return Lake(project.lake_uri, project.storage_options, project.memory, spill=str(project.spill))
 
 
 class Listing(NamedTuple):
