@@ -29,6 +29,7 @@ _AT_ONCE = 2**20  # bytes of files that a child gets together, so that small one
 _BUFFER = 2**18
 _WAITING = 20  # times the processor time: so long may decoding take on a busy machine
 _OWN_LIMITS = (signal.SIGPROF, signal.SIGALRM)
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS)  # of its own
 _LENGTH = struct.Struct("<Q")
 
 
@@ -48,7 +49,7 @@ def decode_each(
 
     Yields:
         The content, or the exception that it raised. A MediaError, too, is `too_slow`, or `crashed`, or `killed`, where
-        somebody else may have ended the child.
+        somebody else may have ended the child. Where a child exits (it does not start, say) it is a RuntimeError.
     """
     for portion in _portions(files):
         if modality.as_string:  # decoded in Python itself
@@ -79,15 +80,18 @@ def _portions(files: Iterable[tuple[bytes, int | None]]) -> Iterator[list[tuple[
         yield portion
 
 
-def _words(code: int, limits: MediaLimits) -> MediaError:
+def _words(code: int, limits: MediaLimits) -> MediaError | RuntimeError:
+    if code >= 0:  # no fault of the file, as far as one knows: it must not be refused for good
+        return RuntimeError(f"the process that decodes ended with exit code {code}: its output, above, says why")
     if -code in _OWN_LIMITS:
         said = f"decoding takes more than {limits.max_decode_seconds:g} s"
         advice = "raise limits.max_decode_seconds, or export the file again"
         return MediaError("too_slow", f"{said}: {advice}", "max_decode_seconds")
-    if code == -signal.SIGKILL:
-        return MediaError("killed", "the process that decoded it was killed: most likely the machine is out of memory")
-    how = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
-    return MediaError("crashed", f"the decoder crashed on it ({how}): export or download it again")
+    how = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    if -code in _CRASHES:
+        return MediaError("crashed", f"the decoder crashed on it ({how}): export or download it again")
+    most_likely = ": most likely the machine is out of memory" if code == -signal.SIGKILL else ""
+    return MediaError("killed", f"the process that decoded it was killed ({how}){most_likely}")
 
 
 _idle: list["_Child"] = []
@@ -215,7 +219,8 @@ def _decoded(modality: Modality, data: bytes, size: int | None, limits: MediaLim
     try:
         return modality.decode(data, limits, size)
     except MemoryError as error:
-        return out_of_memory("content", error)
+        # Texts are decoded in this process, which no limit of decoding bounds.
+        return out_of_memory("text", error, None) if modality.as_string else out_of_memory("content", error)
     except Exception as error:
         return error
 

@@ -125,7 +125,8 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, A
         as are found in it is one. And `computed`: `table_of` -> contents whose rows were made anew, or refused.
     """
     lake.require("manifest")
-    if (said := recall(project, f"clean_{modality}", _read(lake, project, modality))) is not None:
+    read = _read(lake, project, modality)
+    if (said := recall(project, f"clean_{modality}", read)) is not None:
         return dict(said)
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what each thread freed: 50 MB more at the peak
     step = make_step(project, modality)
@@ -159,7 +160,9 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, A
     computed = {table_of(modality, name): needed[name] for name in step.fingerprints}
     if not lake.sql(f"SELECT 1 FROM quarantine WHERE {passing} LIMIT 1").num_rows:
         said = {"seen": seen, "processed": 0, "reused": seen, "quarantined": refused, "computed": {}}
-        remember(project, f"clean_{modality}", _read(lake, project, modality), said)
+        now = _read(lake, project, modality)
+        if now and read and all(now[name] == read[name] for name in _NOT_OWN) and now["steps"] == step.fingerprints:
+            remember(project, f"clean_{modality}", now, said)  # else another run has listed more meanwhile, say
     counts = {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
     return counts | {"computed": {table: n for table, n in computed.items() if n}}
 
@@ -175,8 +178,11 @@ def record(lake: Lake, step: Step) -> None:
     lake.append("steps", [pa.Table.from_pylist(rows, STEPS)])
 
 
-def _read(lake: Lake, project: Project, modality: str) -> list[Any] | None:
-    """What decides whether there is something to do."""
+_NOT_OWN = ("code", "settings", "steps", "limits", "manifest")  # of what `_read` gives what the step does not write
+
+
+def _read(lake: Lake, project: Project, modality: str) -> dict[str, Any] | None:
+    """What decides whether there is something to do; null where nobody knows."""
     if (words := project_words(project)) is None:
         return None
     step = make_step(project, modality)
@@ -191,8 +197,15 @@ def _read(lake: Lake, project: Project, modality: str) -> list[Any] | None:
     ]
     with lake.connect("measurements signatures quarantine") as connection:
         rows = [connection.execute(query, {"modality": modality}).fetchall() for query in shared]
-    own = versions(lake, ["manifest", f"clean_{modality}", f"{modality}_features"])
-    return [code(), words, step.fingerprints, step.processor.refused_fingerprint(modality), own, rows]
+    return {
+        "code": code(),
+        "settings": words,
+        "steps": step.fingerprints,
+        "limits": step.processor.refused_fingerprint(modality),
+        "manifest": versions(lake, ["manifest"]),
+        "tables": versions(lake, [f"clean_{modality}", f"{modality}_features"]),
+        "rows": rows,
+    }
 
 
 def _can_read(engine: Engine, rows: pa.RecordBatch) -> bool:

@@ -40,7 +40,7 @@ from training.spec import RunSpec, plan_runs
 
 
 def open_lake(project: Project) -> Lake:
-    return Lake(project.lake_uri, project.storage_options, project.memory, spill=str(project.home / "spill"))
+    return Lake(project.lake_uri, project.storage_options, project.memory, spill=str(project.spill))
 
 
 class Listing(NamedTuple):
@@ -134,14 +134,17 @@ def _listed(lake: Lake, source: str) -> list[Any] | None:
     read by another try."""
     of_source = f"source = {sql_string(source)}"
     parts = [
-        f"SELECT count(*), bit_xor(hash(item_id, sha256, attributes))::VARCHAR FROM manifest WHERE {of_source}",
+        f"SELECT count(*), bit_xor(hash(m))::VARCHAR FROM manifest m WHERE {of_source}",
         f"SELECT count(*), bit_xor(hash(q))::VARCHAR FROM quarantine q WHERE {of_source} AND stage = 'manifest'",
-        f"SELECT count(*), NULL FROM quarantine WHERE ({_PASSING}) AND ({of_source} OR uri IN ("
-        f"SELECT uri FROM manifest WHERE {of_source}))",
     ]
+    # Of a file that several sources list one item stands for all (_KNOWN).
+    passing = f"SELECT 1 FROM quarantine WHERE ({_PASSING}) AND {of_source} UNION ALL SELECT 1 FROM manifest " + (
+        f"WHERE {of_source} AND uri IN (SELECT uri FROM quarantine WHERE {_PASSING})"
+    )
     with lake.connect("manifest quarantine") as connection:
-        rows, refused, passing = (connection.sql(part).fetchall()[0] for part in parts)
-    return [*rows, *refused] if passing == (0, None) else None
+        rows, refused = (connection.sql(part).fetchall()[0] for part in parts)
+        is_passing = connection.sql(f"{passing} LIMIT 1").fetchall() != []
+    return None if is_passing else [*rows, *refused]
 
 
 def _other_sources(connection: duckdb.DuckDBPyConnection, states: Mapping[str, Any]) -> bool:

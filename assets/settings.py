@@ -487,6 +487,10 @@ class Project:
         return self.home / "projects" / self.name
 
     @property
+    def spill(self) -> Path:
+        return self.folder / "spill"
+
+    @property
     def lake_uri(self) -> str:
         return self.lake or str(self.folder / "lake")
 

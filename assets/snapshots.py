@@ -95,11 +95,16 @@ def view(lake: Lake, snapshot: Recorded) -> Lake:
         conditions[f"clean_{modality}"] = f"concat(parent_id, cut) IN ({listed})"
         conditions[f"{modality}_features"] = f"id IN (SELECT id FROM clean_{modality})"
     cleaned = " UNION ALL ".join(f"SELECT id FROM clean_{m}" for m in MODALITIES)
-    conditions["measurements"] = f"id IN ({cleaned})"
+    conditions |= dict.fromkeys(("measurements", "signatures"), f"id IN ({cleaned})")
+    steps = {**snapshot.steps, "signatures": snapshot.steps.get("measurements", ())}  # which are noted together
     made = {
-        name: f"{sql_among('fingerprint', snapshot.steps.get(name, ()))} AND {condition}"
+        name: f"{sql_among('fingerprint', steps.get(name, ()))} AND {condition}"
         for name, condition in conditions.items()
     }
+    made["near_duplicates"] = f"first IN ({cleaned}) AND second IN ({cleaned})"
+    made["embeddings"] = f"id IN ({cleaned})"
+    known = sql_among("fingerprint", sorted({key for keys in steps.values() for key in keys}))
+    made["steps"] = f"{known} OR fingerprint IN (SELECT fingerprint FROM quarantine)"
     # A table that had never been written then has no version, and no rows.
     absent = {name: "false" for name in INDEX_TABLES if name not in snapshot.versions}
     return replace(lake, versions=snapshot.versions, conditions=made | absent)

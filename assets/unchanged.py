@@ -17,11 +17,12 @@ import training
 from assets.lake import Lake
 from assets.settings import Project
 from assets.sources.base import Entry
+from training import personal_data
 from training.family import code_of
 from training.files import write_text
 from training.schema import fingerprint
 
-_LIBRARIES = ("duckdb", "pyarrow", "deltalake")
+_LIBRARIES = ("duckdb", "pyarrow", "deltalake", "openpyxl")
 _NOT_OF_DATA = {"training", "promotion", "engine", "launcher", "owners", "schedule", "watch", "memory"}
 _NOT_OF_DATA |= {"tracking_uri", "artifacts", "storage_options"}
 _OWN_KIND = re.compile(r"'[A-Za-z_][\w.]*:[A-Za-z_]\w*'")  # in the words of settings
@@ -58,7 +59,7 @@ def versions(lake: Lake, names: Iterable[str]) -> dict[str, str | None]:
 def code() -> list[str]:
     """What is another where this code is."""
     folders = [Path(file).parent for package in (assets, training) if (file := package.__file__)]
-    return [*map(code_of, folders), *map(version, _LIBRARIES)]
+    return [*map(code_of, folders), *map(version, _LIBRARIES), *personal_data.identity().values()]
 
 
 def project_words(project: Project) -> str | None:

@@ -16,6 +16,7 @@ from assets.lake import Lake, sql_among, sql_name, sql_string
 from assets.names import normalize
 from assets.settings import Project
 from assets.snapshots import Recorded
+from assets.spill import remove_left
 from orchestration.housekeeping import IDS, Snapshot, kept_records, kept_snapshots, kept_versions
 from orchestration.proof import Proof, byte_needles, hash_needles, prove, text_needles
 from training.schema import INDEX_TABLES, MODALITIES, TABLES
@@ -329,7 +330,9 @@ def _without(lake: Lake, name: str, version: int, holds: str) -> pa.Table | None
 
 
 def _remove_local(project: Project) -> None:
-    """The feature cache, unfinished trainings, their logs, what steps said and the report: all are made again."""
+    """The feature cache, unfinished trainings, their logs, what steps said and the report, which are made again; and
+    what queries that were killed have left."""
     for name in ("cache", "checkpoints", "tensorboard", "unchanged"):
         shutil.rmtree(project.folder / name, ignore_errors=True)
     (project.folder / "report.html").unlink(missing_ok=True)
+    remove_left(project.spill)

@@ -16,6 +16,7 @@ import dagster as dg
 from filelock import FileLock, Timeout
 
 from assets.settings import Project
+from assets.spill import remove_left
 
 _LOOK_SECONDS = 0.5  # between two looks whether a pool is free
 _START_SECONDS = 180  # a run that no process has taken up by then was lost; Dagster's daemon waits as long
@@ -96,6 +97,7 @@ def wait_for_project(project: Project, instance: dg.DagsterInstance, run_id: str
         _tell(instance, run_id, f"run {other} of {project.name} is at work: this one waits until it is done")
         lock.acquire(timeout=-1, poll_interval=_LOOK_SECONDS)
     file.write_text(run_id)
+    remove_left(project.spill)
     return lock
 
 

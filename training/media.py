@@ -94,9 +94,10 @@ def decoding(kind: str, does: str = _AGAIN) -> Iterator[None]:
         raise MediaError(reason, f"the {kind} is {reason} ({words(error)}): {does}") from error
 
 
-def out_of_memory(kind: str, error: MemoryError) -> MediaError:
+def out_of_memory(kind: str, error: MemoryError, limit: str | None = "max_decode_memory") -> MediaError:
+    """Args: `limit` is that of MediaLimits which allows no more; null: all that there is."""
     said = f"the {kind} needs more memory than there is for it ({words(error)})"
-    return MediaError("too_large", f"{said}: raise limits.max_decode_memory, or make it smaller", "max_decode_memory")
+    return MediaError("too_large", f"{said}: {f'raise limits.{limit}, or ' if limit else ''}make it smaller", limit)
 
 
 def check_size(data: bytes, limits: MediaLimits) -> None:

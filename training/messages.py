@@ -5,6 +5,8 @@ _LONGEST = 500  # characters of a message
 
 def one_line(message: str, longest: int = _LONGEST) -> str:
     """A message without line breaks and control characters, cut in its middle: what to do stands at its end."""
+    if len(message) <= longest and message.isprintable() and " ".join(message.split()) == message:
+        return message  # as nearly all are
     line = " ".join("".join(c if c.isprintable() else " " for c in _cut(message, 10 * longest)).split())
     return _cut(line, longest)
 

@@ -36,6 +36,8 @@ class Trap:
             case b"crash": ctypes.string_at(0)
             case b"leave": os._exit(3)
             case b"kill": os.kill(os.getpid(), signal.SIGKILL)
+            case b"end": os.kill(os.getpid(), signal.SIGTERM)
+            case b"abort": os.abort()
             case b"hang":
                 while True: pass
             case b"fill": return bytearray(2**31)
@@ -66,8 +68,9 @@ def reasons(answers: Sequence[Any]) -> list[str]:
 
 def test_each_file_has_its_answer_whatever_becomes_of_the_others(trap: Any) -> None:
     bad = {
-        b"crash": "crashed", b"leave": "crashed", b"kill": "killed", b"hang": "too_slow", b"fill": "too_large",
-        b"refused": "corrupt", b"fault": "RuntimeError", b"odd": "RuntimeError", b"lambda": "RuntimeError",
+        b"crash": "crashed", b"abort": "crashed", b"leave": "RuntimeError", b"kill": "killed", b"end": "killed",
+        b"hang": "too_slow", b"fill": "too_large", b"refused": "corrupt", b"fault": "RuntimeError",
+        b"odd": "RuntimeError", b"lambda": "RuntimeError",
     }  # fmt: skip
     files = [b"first", *(file for name in bad for file in (name, b"after " + name)), b"crash", b"crash", b"last"]
     answers = decoded(trap, *files)
@@ -79,6 +82,13 @@ def test_each_file_has_its_answer_whatever_becomes_of_the_others(trap: Any) -> N
     assert "0.5 s: raise limits.max_decode_seconds" in messages[b"hang"]
     assert "raise limits.max_decode_memory" in messages[b"fill"]
     assert "cannot be pickled" in messages[b"lambda"] and messages[b"fault"] == "KeyError: 'fault'"
+
+
+def test_no_file_is_refused_where_the_child_does_not_start(trap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "_idle", [])
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # as of an installation that is half upgraded
+    answers = decoded(trap, b"one", b"two")
+    assert reasons(answers) == ["RuntimeError"] * 2 and "exit code 1" in str(answers[0])
 
 
 def test_a_child_is_used_again_and_another_process_decodes(trap: Any) -> None:
@@ -110,7 +120,7 @@ def test_threads_decode_side_by_side(trap: Any) -> None:
     found: dict[int, list[Any]] = {}
 
     def work(number: int) -> None:
-        found[number] = decoded(trap, *(b"%d of %d" % (n, number) for n in range(50)), b"crash", b"end")
+        found[number] = decoded(trap, *(b"%d of %d" % (n, number) for n in range(50)), b"crash", b"last")
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -119,7 +129,7 @@ def test_threads_decode_side_by_side(trap: Any) -> None:
         thread.join()
     for number, answers in found.items():
         assert [a[0] for a in answers[:50]] == [b"%d of %d" % (n, number) for n in range(50)]
-        assert reasons(answers[50:51]) == ["crashed"] and answers[51][0] == b"end"
+        assert reasons(answers[50:51]) == ["crashed"] and answers[51][0] == b"last"
 
 
 def test_a_picture_may_take_so_much_memory() -> None:

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from assets.compaction import compact
 from assets.data_assets import first_rows
 from assets.lake import Lake, open_duckdb, sql_among, sql_string
+from assets.spill import remove_left
 from training.schema import TABLES
 
 
@@ -250,3 +253,39 @@ def test_no_message_of_quarantine_is_longer_than_a_person_reads(tmp_path):
     assert len(read[0]) <= 500 and read[0].startswith("photos.csv line 7: 'data:image/png")
     assert read[0].endswith("is not in photos: name a file of it")
     assert read[1:] == ["short", None]
+    with lake.workspace() as connection:
+        connection.execute("CREATE TABLE found (stage VARCHAR, message VARCHAR)")
+        connection.executemany("INSERT INTO found VALUES ('manifest', ?)", [[message] for message in messages])
+        query = "SELECT * FROM quarantine WHERE false UNION ALL BY NAME FROM found"
+        connection.register("quarantine", TABLES["quarantine"].empty_table())
+        assert not lake.put("quarantine", connection, query, "stage = 'manifest'"), "it is there, if shorter"
+        connection.execute("UPDATE found SET message = 'other' WHERE message = 'short'")
+        assert lake.put("quarantine", connection, query, "stage = 'manifest'")
+    assert sorted(filter(None, lake.read("quarantine")["message"].to_pylist())) == sorted(["other", read[0]])
+
+
+SPILL = """
+import sys, time
+from pathlib import Path
+from assets.lake import Lake
+
+with Lake("no lake", memory_limit="20MB", threads=1, spill=sys.argv[1]).workspace() as connection:
+    connection.execute("CREATE TABLE t AS SELECT md5(i::VARCHAR) AS h FROM range(1000000) r(i)")
+    print("spilled", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_has_spilled_is_removed_and_what_is_in_use_is_not(tmp_path):
+    spill = tmp_path / "spill"
+    with subprocess.Popen([sys.executable, "-c", SPILL, str(spill)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "spilled\n"
+        held = {path for path in spill.rglob("*.tmp") if path.stat().st_size}
+        remove_left(spill)
+        assert held and all(path.exists() for path in held)
+        process.kill()
+    remove_left(spill)
+    assert list(spill.iterdir()) == []
+    Lake("no lake", spill=str(spill)).workspace().close()
+    remove_left(spill)
+    assert len(list(spill.iterdir())) == 1, "that of this process"

@@ -114,6 +114,28 @@ def test_where_nothing_is_new_no_step_is_run_again_and_where_anything_is_they_ar
     assert rows(tiny, "SELECT count(*) AS n FROM manifest WHERE text = 'Is it dark? (0)'") == [{"n": 1}]
     ran.clear()
     assert run(tiny, "align.split={train: 0.5}").samples != first.samples and "align_items" in ran
+    ran.clear()
+    lake.replace("manifest", lake.sql("SELECT * REPLACE ('other' AS key) FROM manifest"))
+    pipeline.write_manifest(lake, load(tiny))
+    assert set(ran) == {"scan"}, "whatever a row has belongs to it"
+
+
+def test_what_another_run_lists_meanwhile_is_not_taken_as_done(tiny, monkeypatch):
+    project, table, commit = load(tiny), tiny.parent / "questions.csv", featurizing._commit
+    lake = pipeline.open_lake(project)
+    pipeline.write_manifest(lake, project)
+
+    def and_another_lists(*given):
+        needed = commit(*given)
+        table.write_text(table.read_text().replace("Is it bright? (0)", "Is it dark? (0)"))
+        pipeline.write_manifest(lake, project)
+        return needed
+
+    with monkeypatch.context() as changed:
+        changed.setattr(featurizing, "_commit", and_another_lists)
+        featurizing.process_modality(lake, project, "text")
+    assert featurizing.process_modality(lake, project, "text")["processed"] == 1
+    assert featurizing.process_modality(lake, project, "text")["processed"] == 0
 
 
 @pytest.mark.parametrize("part", ["a ü b% {z}", "it's a*b"])

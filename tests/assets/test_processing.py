@@ -138,6 +138,18 @@ def test_what_could_not_be_read_is_tried_again() -> None:
     assert outcome.clean.num_rows == 1
 
 
+def test_a_text_that_memory_does_not_suffice_for_is_refused_until_limits_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError("9 GB")
+
+    monkeypatch.setattr(PROCESSOR.modalities["text"], "decode", full)
+    (row,) = run("text", b"long").quarantine.to_pylist()
+    assert row["reason"] == "too_large" and "limits." not in row["message"]
+    assert row["fingerprint"] in Step("text", PROCESSOR).parts()
+
+
 def test_a_fault_of_the_code_names_the_item(monkeypatch: pytest.MonkeyPatch) -> None:
     def divided(self: object, modality: str, images: list[Any]) -> list[Any]:
         return [{"pixels": np.full((1, 2, 2), 1 // (9 - int(image.array.max())), np.uint8)} for image in images]

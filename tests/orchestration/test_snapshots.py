@@ -1,8 +1,12 @@
 """The tables as they were: what a dataset was made of can be asked after later runs, gc and erasures."""
 
+from datetime import UTC, datetime
+
+import pyarrow as pa
 import pytest
 
-from assets.snapshots import as_of, recorded
+from assets.lake import Lake
+from assets.snapshots import Recorded, as_of, recorded, view
 from orchestration.erasure import _holding, erase
 from orchestration.housekeeping import collect
 from orchestration.project import load
@@ -51,6 +55,28 @@ def test_a_snapshot_is_read_as_it_was_after_other_settings_other_files_and_gc(ti
         as_of(lake, between)
     with pytest.raises(AssertionError, match="read only"):
         as_of(lake, first).delete("samples", "true")
+
+
+def test_what_is_told_of_contents_is_told_of_those_that_a_snapshot_lists(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+
+    def add(name, *rows):
+        lake.append(name, [pa.Table.from_pylist(list(rows))])
+
+    add("manifest", {"modality": "image", "sha256": "a"}, {"modality": "image", "sha256": "b"})
+    add("quarantine", {"fingerprint": "limits"})
+    for one in "abc":
+        add("clean_image", {"parent_id": one, "id": one, "fingerprint": "clean"})
+        add("signatures", {"id": one, "fingerprint": "signed"}, {"id": one, "fingerprint": "other"})
+        add("embeddings", {"id": one, "fingerprint": "model"})
+    add("near_duplicates", {"first": "a", "second": "b"}, {"first": "b", "second": "c"})
+    add("steps", *({"fingerprint": key} for key in ("clean", "signed", "limits", "other")))
+    steps = {"clean_image": ("clean",), "measurements": ("signed",)}
+    then = view(lake, Recorded("first", datetime.now(UTC), {"manifest": 0, "quarantine": 0}, steps))
+    assert then.sql("SELECT id FROM signatures ORDER BY id")["id"].to_pylist() == ["a", "b"]
+    assert then.sql("SELECT id FROM embeddings ORDER BY id")["id"].to_pylist() == ["a", "b"]
+    assert then.sql("SELECT second FROM near_duplicates")["second"].to_pylist() == ["b"]
+    assert set(then.sql("SELECT fingerprint FROM steps")["fingerprint"].to_pylist()) == {"clean", "signed", "limits"}
 
 
 @pytest.mark.slow
