@@ -50,10 +50,8 @@ def strings(value: Any, is_plain: bool = False) -> list[str]:
         with contextlib.suppress(ValueError, RecursionError):
             given = json.loads(value)
     given = list(given.values()) if isinstance(given, dict) else given
-    if not (
-        isinstance(given, list) and all(isinstance(one, str | None) for one in given)
-    ):  # such as a vector's numbers
-        given = [value]
+    if not (isinstance(given, list) and all(isinstance(one, str | None) for one in given)):
+        given = [value]  # such as the numbers of a vector
     return [one for one in given if isinstance(one, str) and one]
 
 
