@@ -68,7 +68,7 @@ def scan(
         known = None if previous is None else without_marks(previous)
         with Contents(source, settings.modality, limits or MediaLimits(), known) as contents:
             for entries in _batches(source.list()):
-                permit(entries, settings.require)
+                permit(entries, settings.require, cleaning or TextCleaning())
                 contents.fill(entries)
                 for entry in entries if marks else ():
                     entry.etag = marks.get(entry.uri, entry.etag)

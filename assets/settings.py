@@ -319,6 +319,7 @@ class Project:
                 named = [source.name for source in of_samples if source.modality == modality]
                 views.check_sources(f"align.several.{modality}", named)
         JOINS.make(self.align.on).check(self.align, of_samples)
+        self._check_personal_data()
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
         object.__setattr__(self, "duplicates", self._signed())
         object.__setattr__(self, "features", self.features.with_encoders(self.model.encoders))
@@ -333,6 +334,17 @@ class Project:
         self._check_output(output)
         self._check_prompt(output)
         self._check_training(output)
+
+    def _check_personal_data(self) -> None:
+        """Nothing keeps as it is what cleaning masks or refuses."""
+        said = "keep" if self.cleaning is None else self.cleaning.personal_data
+        beside = f"beside features.text.personal_data: {said}"
+        expected = f"false {beside}: what is asked would be kept as it is"
+        check(said == "keep" or not self.answers.texts, "answers.texts", self.answers.texts, expected)
+        for source in self.sources:
+            unit = None if source.segments is None else source.segments.options.get("unit")
+            expected = f"sentences {beside}: single words do not tell what they are part of"
+            check(said == "keep" or unit != "words", f"source {source.name!r}: segments.unit", unit, expected)
 
     def _signed(self) -> dict[str, Choice | str]:
         """What signs which modality: nothing those whose features read vectors."""

@@ -35,15 +35,19 @@ def log_environment(project: Project, version: str) -> dict[str, str]:
         "schema": base64.b64encode(ANSWERS.serialize().to_pybytes()).decode(),
         "modalities": project.modalities,
         "media": [m for m in project.modalities if not project.features.modality(m).as_string],
+        "plain": [*(m for m in _texts(project) if m not in project.align.several), *project.model.columns],
         "in_clear": _in_clear(project),
         "origin": {"model_version": version, "dataset_fingerprint": tags.get("dataset_fingerprint")},
     }
     return {VARIABLE: json.dumps(log)}
 
 
+def _texts(project: Project) -> list[str]:
+    return [m for m in project.modalities if MODALITIES.load(m).is_text]
+
+
 def _in_clear(project: Project) -> list[str]:
-    texts = [m for m in project.modalities if MODALITIES.load(m).is_text]
-    return [*texts, *project.model.columns] if project.answers.texts else []
+    return [*_texts(project), *project.model.columns] if project.answers.texts else []
 
 
 def watched(batches: Iterator[pa.RecordBatch], given: list[Given]) -> Iterator[pa.RecordBatch]:

@@ -96,6 +96,7 @@ def test_two_photos_by_view(pairs: Path) -> None:
 
     mlflow.set_tracking_uri(triptych.open(str(pairs)).settings.mlflow_uri)
     served = mlflow.pyfunc.load_model("models:/pairs@champion")
+    served.unwrap_python_model().predict(None, served.input_example)  # as a server does before it answers
     encoded = {view: base64.b64encode(path.read_bytes()).decode() for view, path in (("b", two), ("a", one))}
     answers = served.predict(pd.DataFrame({"image": [json.dumps(encoded)]}))
     assert answers["prediction"].tolist() == ["2"]

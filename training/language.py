@@ -7,6 +7,7 @@ the separator within a number (``3.5``). Chinese is segmented by jieba.
 
 import copy
 import functools
+import hashlib
 import logging
 import threading
 import unicodedata
@@ -64,6 +65,7 @@ _LEAST_CONFIDENCE = 0.35  # of the chosen one among the candidates; single words
 _GRAMMAR = 0.15  # of the words of a sentence, at least, are words of grammar
 _TELLING = 10_000  # characters of a text that its language is told from
 _UNSEGMENTED = ("ja", "th", "lo", "km", "my")
+_NAME = regex.compile(rf"\[(?:{'|'.join(personal_data.KINDS).upper()}) [0-9a-f]{{8}}\]")  # of `clean_cell`
 _lock = threading.Lock()
 
 
@@ -133,6 +135,18 @@ def clean_text(raw: str, settings: TextCleaning) -> CleanText:
         notes.append(f"{text.count(chr(0xFFFD))} replacement characters: the text was decoded wrongly before")
     controls = len(_CONTROL.findall(raw)) if invisible else 0
     return CleanText(text, len(raw), settings.language, tuple(notes), controls, found)
+
+
+def clean_cell(value: str, settings: TextCleaning) -> str:
+    """The value of a column without personal data, where the settings mask or refuse them. One that is nothing else
+    becomes a name of its own: a group stays one; such a name stays as it is."""
+    if settings.personal_data == "keep" or _NAME.fullmatch(value):
+        return value
+    for one in reversed(personal_data.find(value, settings.personal_kinds, settings.phone_regions)):
+        whole = (one.start, one.end) == (0, len(value))
+        name = f" {hashlib.sha256(value.encode()).hexdigest()[:8]}" if whole else ""
+        value = f"{value[: one.start]}[{one.kind.upper()}{name}]{value[one.end :]}"
+    return value
 
 
 def detect_language(text: str) -> str:

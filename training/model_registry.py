@@ -26,6 +26,7 @@ from training.runs import TAG
 from training.schema import MODALITIES
 from training.spec import JobSpec, RunSpec, own_code
 from training.tracking import provenance
+from training.views import Places, views
 
 # What the served model needs beside its own code; versions are those that trained it.
 _SERVING = (
@@ -63,7 +64,7 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
     import pandas as pd
 
     columns, search_path = run.model.columns, list(sys.path)
-    examples = example_row(spec.features) | dict.fromkeys(columns, "")
+    examples = example_row(spec.features, run.several) | dict.fromkeys(columns, "")
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(__file__).parent, *own_code(run.model, spec.features)]
         code = [_copied(path, Path(folder)) for path in paths]
@@ -153,13 +154,20 @@ def column_type(answer: pa.DataType) -> Any:
     return names[answer]
 
 
-def example_row(features: FeatureSettings) -> dict[str, str]:
-    """What a request may hold: a text or vector as it is, a small file of each other modality as base64."""
+def example_row(features: FeatureSettings, several: Mapping[str, Places]) -> dict[str, str]:
+    """What a request may hold: a text or vector as it is, a small file of each other modality as base64; of views the
+    first one.
+
+    Args:
+        several: those of which the model takes several (`training.views`).
+    """
     kinds = {name: features.modality(name) for name in MODALITIES}
-    return {
+    examples = {
         name: kind.example().decode() if kind.as_string else base64.b64encode(kind.example()).decode()
         for name, kind in kinds.items()
     }
+    named = {name: views(places) for name, places in several.items()}
+    return examples | {name: json.dumps({of[0]: examples[name]}) for name, of in named.items() if of}
 
 
 def alias(uri: str, project: str, name: str) -> str | None:

@@ -31,6 +31,7 @@ from training.media import MediaError
 from training.processor import Processor
 from training.records import Answer
 from training.schema import BEST, PARTS
+from training.settings import TextCleaning
 from training.views import Places, most, placed, views
 
 _BATCH = 64  # rows that are decoded and answered together
@@ -68,15 +69,20 @@ class Answerer:
         self.modalities, self.columns = tuple(config.modalities), config.columns  # those that the model reads
         self.several = config.several
         self.output = self._model.output
+        options = [kind.options for kind in self.processor.modalities.values()]
+        self._cleaning = next((one for one in options if isinstance(one, TextCleaning)), TextCleaning())
         self._collate = make_collator(self._model, self._tokenizer, self.processor.features)
 
     def read(self, inputs: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The row of `Processor.row` for text, image and speech as given, or a list of several of a modality, or a
         mapping of its views, with the other columns that the prompt names (`training.data.named_columns`). Raises
         ValueError that names the modality."""
+        from training.language import clean_cell
+
         # In the form that the tables' cells have.
         given = columns or {}
         cells = {name: unicodedata.normalize("NFC", given.get(name) or "").strip() for name in self.columns}
+        cells = {name: clean_cell(cell, self._cleaning) for name, cell in cells.items()}
         row = self.processor.row() | {"columns": cells}
         for modality, value in inputs.items():
             names, values = list(value) if isinstance(value, Mapping) else None, listed(value)

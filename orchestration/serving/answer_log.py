@@ -92,6 +92,7 @@ class AnswerLog:
         schema: of the table, as Arrow's IPC in base64.
         modalities: in their order.
         media: those whose strings are base64.
+        plain: those, and columns, whose strings are no JSON of several.
         in_clear: what is kept as it was asked, too.
         origin: what is known of the model that is served, and it may not know itself.
     """
@@ -103,12 +104,14 @@ class AnswerLog:
         schema: str,
         modalities: Sequence[str],
         media: Collection[str],
+        plain: Collection[str],
         in_clear: Collection[str],
         origin: Mapping[str, Any],
     ) -> None:
         self._table, self._options = table, dict(options)
         self._schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(schema)))
-        self._modalities, self._media, self._in_clear, self._origin = modalities, media, in_clear, origin
+        self._modalities, self._media, self._plain = modalities, media, plain
+        self._in_clear, self._origin = in_clear, origin
         self._rows: list[dict[str, Any]] = []
         self._lock, self._wake, self._closing = threading.Lock(), threading.Event(), False
         self._failing, self._commits = False, 0
@@ -142,10 +145,8 @@ class AnswerLog:
 
     def _given(self, record: Record) -> Iterable[tuple[str, bytes]]:
         for name, value in record.items():
-            if name in self._media:
-                yield from ((name, content(one) or _bytes(one)) for one in strings([{name: value}]))
-            elif isinstance(value, str) and value:
-                yield name, _bytes(value)
+            for one in strings(value, name in self._plain):
+                yield name, (content(one) if name in self._media else None) or _bytes(one)
 
     def _run(self) -> None:
         while not self._closing:

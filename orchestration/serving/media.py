@@ -10,8 +10,9 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
 from orchestration.serving.rows import Record, Refused
 
@@ -22,7 +23,8 @@ def check_media(rows: Sequence[Record], pixels: int, seconds: float) -> None:
     """Raises Refused (413) where the pictures of all rows have more than `pixels`, or the recordings last longer than
     `seconds`."""
     seen, heard = 0, 0.0
-    for data in filter(None, map(content, strings(rows))):
+    held = (one for row in rows for value in row.values() for one in strings(value))
+    for data in filter(None, map(content, held)):
         size = _pixels(data)
         seen, heard = seen + size, heard + (0 if size else _seconds(data))
         if seen > pixels:
@@ -36,14 +38,21 @@ def _too_large(what: str) -> Refused:
     return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words)
 
 
-def strings(rows: Sequence[Record]) -> Iterable[str]:
-    """Those of the rows, and those in lists of several or objects of views, which may be JSON within a string."""
-    for value in (value for row in rows for value in row.values()):
-        if isinstance(value, str) and value[:1] in ("[", "{"):
-            with contextlib.suppress(ValueError, RecursionError):
-                value = json.loads(value)
-        value = list(value.values()) if isinstance(value, dict) else value
-        yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one)
+def strings(value: Any, is_plain: bool = False) -> list[str]:
+    """Those that a value of a row gives: itself, or those of a list of several or an object of views, which may be JSON
+    within a string.
+
+    Args:
+        is_plain: a string is what it is, whatever it looks like.
+    """
+    given = value
+    if isinstance(value, str) and value[:1] in ("[", "{") and not is_plain:
+        with contextlib.suppress(ValueError, RecursionError):
+            given = json.loads(value)
+    given = list(given.values()) if isinstance(given, dict) else given
+    if not (isinstance(given, list) and all(isinstance(one, str | None) for one in given)):
+        given = [value]  # such as the numbers of a vector
+    return [one for one in given if isinstance(one, str) and one]
 
 
 def content(value: str) -> bytes | None:

@@ -1,5 +1,6 @@
 """Personal data do not enter the lake where they are masked; rows that permit no use are not read."""
 
+import hashlib
 import json
 
 import pytest
@@ -36,6 +37,18 @@ def plant(path):
     questions.write_text("\n".join(lines) + "\n")
     recordings = path.parent / "recordings.csv"
     recordings.write_text(recordings.read_text().replace("speaker0", SECRETS[2]))
+
+
+def test_why_a_row_is_refused_quotes_no_personal_data(tiny, home):
+    plant(tiny)
+    rule = "sources.2.require={from: [somebody]}"
+    lake = data_side(load(tiny, [rule, "features.text={personal_data: mask}"]))
+    refused = lake.sql("SELECT message FROM quarantine WHERE reason = 'not_permitted'")["message"].to_pylist()
+    name = hashlib.sha256(SECRETS[0].encode()).hexdigest()[:8]
+    assert [words.partition(": ")[2] for words in refused] == [
+        f"from is '[EMAIL {name}]', and the source requires somebody"
+    ]
+    assert holds(home / "projects", SECRETS[:1]) == []
 
 
 def holds(folder, secrets):

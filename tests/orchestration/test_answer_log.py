@@ -28,9 +28,9 @@ class Placing(Model):
         return [[float(len(row)), 0.5] for row in rows]
 
 
-def open_log(folder: Path, in_clear=()) -> AnswerLog:
+def open_log(folder: Path, in_clear=(), plain=("text",)) -> AnswerLog:
     origin = {"model_version": "7", "dataset_fingerprint": "d"}
-    return AnswerLog(str(folder / "answers"), {}, SCHEMA, ["text", "image"], ["image"], in_clear, origin)
+    return AnswerLog(str(folder / "answers"), {}, SCHEMA, ["text", "image"], ["image"], plain, in_clear, origin)
 
 
 @pytest.fixture
@@ -131,3 +131,20 @@ def test_half_a_character_is_written_as_well_as_it_can_be(lake, tmp_path):
     log.close()
     (row,) = answers(lake)
     assert (row["prediction"], row["inputs"][0]["text"]) == ('"half \ufffd\ufffd\ufffd"', "half \ufffd\ufffd\ufffd")
+
+
+def test_each_of_several_is_logged_by_itself_however_it_is_given(lake, tmp_path):
+    log = open_log(tmp_path, in_clear=["text"], plain=["note"])
+    vector, image = "[0.5, 1]", base64.b64encode(MEDIA).decode()
+    ways = [{"text": ["a", None, "b; c"]}, {"text": {"asked": "a", "said": "b; c"}}]
+    ways += [{name: json.dumps(value) for name, value in way.items()} for way in ways]
+    asked = [*(way | {"note": '["a"]'} for way in ways), {"text": vector, "image": {"front": image}}]
+    ids = log.add(asked, [{"prediction": "yes"}] * len(asked))
+    log.close()
+    by_id = {row["answer_id"]: row for row in answers(lake)}
+    *rows, last = (by_id[one] for one in ids)
+    said = [("text", "a"), ("text", "b; c"), ("note", '["a"]')]
+    hashes = [(name, hashlib.sha256(text.encode()).hexdigest()) for name, text in said]
+    assert [[(one["name"], one["sha256"]) for one in row["inputs"]] for row in rows] == [hashes] * 4
+    assert {row["subset"] for row in rows} == {"text"} and last["subset"] == "text+image"
+    assert last["inputs"][0]["text"] == vector and last["inputs"][1]["sha256"] == hashlib.sha256(MEDIA).hexdigest()

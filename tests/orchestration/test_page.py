@@ -4,11 +4,12 @@
 """
 
 import base64
+import contextlib
 import io
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,15 @@ class Model:
 
     max_rows = 20
 
-    def __init__(self) -> None:
-        self.requests: list[list[dict[str, str]]] = []
+    def __init__(self, views: Sequence[str] = ()) -> None:
+        self.requests: list[list[dict[str, Any]]] = []
+        self.inputs = {name: {**about, "views": list(views)} for name, about in INPUTS.items()}
 
     def about(self) -> dict[str, Any]:
         return {
             "version": "7",
             "dataset_fingerprint": "0123456789abcdef",
-            "inputs": INPUTS,
+            "inputs": self.inputs,
             "columns": ["answer"],
             "limits": LIMITS,
         }
@@ -89,13 +91,18 @@ class Model:
             "picture": {"prediction": base64.b64encode(png()).decode()},
             "sound": {"prediction": data_url(b"RIFF", "audio/wav")},
         }
-        return answer | scripts.get(row.get("text", ""), {})
+        return answer | scripts.get(str(row.get("text", "")), {})
 
 
 @pytest.fixture(scope="module")
 def served(free_ports: Callable[[int], list[int]]) -> Iterator[tuple[str, Model]]:
     """The page's URL, and the model behind it."""
-    model, (port,) = Model(), free_ports(1)
+    with serving(Model(), *free_ports(1)) as url_and_model:
+        yield url_and_model
+
+
+@contextlib.contextmanager
+def serving(model: Model, port: int) -> Iterator[tuple[str, Model]]:
     app = make_app(model, (*INPUTS, "answer"), Limits(body_bytes=1_000_000), "0.0.0.0", "shop")
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -243,6 +250,19 @@ def test_answers_of_every_kind_fit(served: tuple[str, Model], browse: Any, width
     assert "模型无法读取这些输入。" in shown("refuse")
     page.click("text=English")
     assert "The model cannot read this." in page.inner_text("main") and page.get_attribute("html", "lang") == "en"
+    assert not browse.errors
+
+
+def test_of_views_it_says_which_one_is_given(free_ports: Callable[[int], list[int]], browse: Any) -> None:
+    with serving(Model(["left", "right"]), *free_ports(1)) as (url, model):
+        page = browse(url)
+        page.wait_for_selector(".card")
+        page.select_option("[data-input=image] select", "right")
+        page.set_input_files("#input-image", {"name": "a.png", "mimeType": "image/png", "buffer": png()})
+        ask(page, "hello")
+        assert sorted(model.requests[-1][0]) == ["image", "text"]
+        assert model.requests[-1][0]["text"] == {"left": "hello"}
+        assert {view: decoded(url) for view, url in model.requests[-1][0]["image"].items()} == {"right": png()}
     assert not browse.errors
 
 

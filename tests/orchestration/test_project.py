@@ -96,6 +96,18 @@ def test_local_models_lie_relative_to_the_project_file(tmp_path, monkeypatch):
             ["model.prompt='{soft}{age}'", "training.mixing=0.3", "model.output=class", *VECTORS],
             "mixing is 0.3, expected 0 beside columns",
         ),
+        (
+            ["features.text={personal_data: mask}", "answers={log: true, texts: true}"],
+            "answers.texts is True, expected false beside features.text.personal_data: mask",
+        ),
+        (
+            [
+                "sources.0.modality=speech",
+                "sources.0.segments={kind: transcript, model: ctc, text: said, unit: words}",
+                "features.text={personal_data: quarantine}",
+            ],
+            "source 'photos': segments.unit is 'words', expected sentences beside features.text.personal_data: quarant",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, words, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.language import clean_text
+from training.language import clean_cell, clean_text
 from training.media import MediaError
 from training.personal_data import KINDS, find, mask
 from training.settings import TextCleaning
@@ -111,3 +111,13 @@ def test_cleaning_masks_what_invisible_characters_part_and_says_how_many():
         clean_text("write to anna@example.org", TextCleaning(personal_data="quarantine"))
     assert error.value.reason == "personal_data" and "anna" not in str(error.value)
     assert "anna@" in clean_text("write to anna@example.org", TextCleaning()).text
+
+
+@pytest.mark.parametrize(("kind", "number"), CASES)
+def test_a_cell_is_masked_once_and_one_that_is_nothing_else_stays_a_group(kind, number):
+    settings = TextCleaning(personal_data="mask", phone_regions=tuple(NATIONAL))
+    whole, within = clean_cell(number, settings), clean_cell(f"Ask {number}.", settings)
+    assert whole.startswith(f"[{kind.upper()} ") and within == f"Ask [{kind.upper()}]."
+    assert [clean_cell(cell, settings) for cell in (whole, within)] == [whole, within], "a served model masks, too"
+    assert clean_cell("[PHONE 30901820]", settings) == "[PHONE 30901820]"
+    assert clean_cell(number, TextCleaning()) == number

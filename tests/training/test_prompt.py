@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.training.conftest import FEATURES, MODALITIES, MODEL
 from training.building import build_model
 from training.collator import make_collator
+from training.features import FeatureSettings
 from training.model import FusionModel
 from training.processor import Processor
 from training.prompt import Chat
@@ -148,6 +149,15 @@ def test_it_is_the_same_when_the_model_serves(
         assert served.prediction == answer.prediction
         assert served.probability == pytest.approx(answer.probability, rel=1e-4)
     assert answerer._model(**batch, labels=labels).loss.item() == pytest.approx(loss.item())
+
+
+def test_columns_are_masked_as_those_of_the_samples_are(llm: str, tmp_path: Path) -> None:
+    model, tokenizer = build(llm, prompt="{age}{text}{soft}")
+    features = FeatureSettings(**{**FEATURES.plain(), "text": {"personal_data": "mask"}})
+    for bundled in (model, tokenizer, Processor(features, MediaLimits())):
+        bundled.save_pretrained(tmp_path)
+    row = Answerer(tmp_path).read({"text": "Is it?"}, {"age": " ask anna@example.org "})
+    assert row["columns"] == {"age": "ask [EMAIL]"}
 
 
 def test_a_template_takes_room(llm: str) -> None:

@@ -30,6 +30,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestration.servers import serve_command
 from training.features import FeatureSettings
+from training.model_registry import example_row
 from training.processor import Processor
 from training.score import answer_rows, bundle_of, score
 from training.serving import OUTPUTS, REQUEST_LIMITS, ServedModel, media_bytes, read_columns, read_inputs, stricter
@@ -144,6 +145,13 @@ def test_several_of_a_modality_are_a_list_or_its_json() -> None:
     processor = Processor(FeatureSettings(image=vectors), MediaLimits())
     for several, expected in (("[[0.5]]", ["[[0.5]]"]), ('["[0.5]", "[1]"]', ["[0.5]", "[1]"])):
         assert read_inputs({"image": several}, 0, MODALITIES, processor) == {"image": expected}
+
+
+def test_the_example_of_a_model_with_views_says_of_which_view_it_is() -> None:
+    features, several = FeatureSettings(), {"image": ["left", "right"], "text": ("asked", "said"), "speech": 2}
+    inputs = read_inputs(example_row(features, several), 0, MODALITIES, Processor(features, MediaLimits()), several)
+    assert (list(inputs["image"]), list(inputs["text"]), len(inputs["speech"])) == (["left"], ["asked"], 1)
+    assert inputs["image"]["left"] == features.modality("image").example()
 
 
 def test_other_columns_are_strings_within_the_limit() -> None:

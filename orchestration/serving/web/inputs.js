@@ -5,9 +5,15 @@ import { bytes, make, say } from "./words.js";
 const NO_ACCESS = { NotAllowedError: "denied", SecurityError: "denied", NotFoundError: "missing", OverconstrainedError: "missing" };
 
 class Input {
-  constructor(name, limits) {
+  constructor(name, { views = [] }, limits) {
     this.name = name;
     this.limits = limits;
+    this.view = null; // of a model that knows its inputs by view: which one is given here
+    if (views.length) {
+      this.view = make("select");
+      this.view.setAttribute("aria-label", name);
+      this.view.append(...views.map((view) => new Option(view)));
+    }
     this.problem = make("p", "problem");
     this.problem.setAttribute("role", "alert");
     this.problem.hidden = true;
@@ -22,14 +28,14 @@ class Input {
 }
 
 class TextInput extends Input {
-  constructor(name, _, limits) {
-    super(name, limits);
+  constructor(name, about, limits) {
+    super(name, about, limits);
     this.area = say(make("textarea"), "writing", {}, "placeholder");
     this.area.id = `input-${name}`;
     this.area.oninput = () => this.complain();
     const label = say(make("label"), name);
     label.htmlFor = this.area.id;
-    this.card.append(label, this.area, this.problem);
+    this.card.append(label, ...(this.view ? [this.view] : []), this.area, this.problem);
   }
 
   get value() {
@@ -45,7 +51,7 @@ class TextInput extends Input {
 // A column of the samples: a line beside the inputs, which is asked with each of their subsets.
 export class ColumnInput extends Input {
   constructor(name) {
-    super(name, {});
+    super(name, {}, {});
     this.field = Object.assign(make("input"), { type: "text", id: `column-${name}` });
     const label = make("label", "", name); // a name of the project's own, in every language
     label.htmlFor = this.field.id;
@@ -58,15 +64,10 @@ export class ColumnInput extends Input {
 }
 
 class FileInput extends Input {
-  constructor(name, { type, suffixes, views = [] }, limits) {
-    super(name, limits);
+  constructor(name, about, limits) {
+    super(name, about, limits);
+    const { type, suffixes } = about;
     this.value = null;
-    this.view = null; // of a model that knows its inputs by view: which one is given here
-    if (views.length) {
-      this.view = make("select");
-      this.view.setAttribute("aria-label", name);
-      this.view.append(...views.map((view) => new Option(view)));
-    }
     const chooser = Object.assign(make("input"), { type: "file", id: `input-${name}`, accept: [type, ...suffixes].join(",") });
     chooser.onchange = () => {
       if (chooser.files[0]) this.take(chooser.files[0]);
@@ -187,9 +188,9 @@ class RecordingInput extends FileInput {
 const KINDS = { "text/plain": TextInput, "image/*": PictureInput, "audio/*": RecordingInput };
 
 export function makeInput(name, about, limits) {
-  const { type = "text/plain", suffixes = [] } = about;
+  const { type = "text/plain", suffixes = [], views } = about;
   const kind = KINDS[type] ?? FileInput;
-  const input = new kind(name, { type, suffixes }, limits);
+  const input = new kind(name, { type, suffixes, views }, limits);
   input.fits = (file) => {
     const [main, sub] = type.split("/");
     const typed = sub === "*" ? main !== "*" && file.type.startsWith(`${main}/`) : file.type === type;
