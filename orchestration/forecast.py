@@ -68,16 +68,16 @@ def _trainings(lake: Lake, project: Project, dataset: str, on: str) -> dict[str,
     """
     if project.mlflow_uri.startswith(_SQLITE) and not Path(project.mlflow_uri.removeprefix(_SQLITE)).exists():
         return {}
-    from training.runs import find_run, newest_parameters
+    from training.runs import find_run, newest_training
 
     found = {}
     for run in pipeline.runs_on(lake, project, on):
         try:
             is_there = find_run(project.mlflow_uri, project.name, run.fingerprint) is not None
-            last = None if is_there else newest_parameters(project.mlflow_uri, project.name, run.name)
+            last = None if is_there else newest_training(project.mlflow_uri, project.name, run.name)
         except ConnectionError:
             return {run.name: f"{UNKNOWN}: MLflow does not answer"}
-        why = ["first training"] if last is None else [*_changes(run, last), *(["dataset"] * (dataset == CHANGED))]
+        why = ["first training"] if last is None else [*_changes(run, last[0]), *(["dataset"] * (last[1] != on))]
         if is_there:
             found[run.name] = UNKNOWN if dataset == UNKNOWN else UNCHANGED
         else:

@@ -70,8 +70,8 @@ def of_item(project: Project, lake: Lake, name: str) -> Traced:
     """Every snapshot that lists it, the samples it stands in, and what was trained on them."""
     known = snapshots.recorded(lake)
     found: dict[str, dict[str, Any]] = {}
-    named = "item_id = $i OR key = $key OR sha256 = $i OR uri = $i OR member = $i OR uri LIKE $end"
-    asked = {"i": name, "key": normalize(name), "end": f"%/{name}"}
+    named = "item_id = $i OR key = $key OR sha256 = $i OR uri = $i OR member = $i OR ends_with(uri, '/' || $i)"
+    asked = {"i": name, "key": normalize(name)}
     lists: dict[str, set[str]] = {}  # snapshot -> hashes of it that it lists
     for version, fingerprints in _by_version(known, "manifest").items():
         then = replace(lake, versions={"manifest": version})

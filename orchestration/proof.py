@@ -20,6 +20,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training.messages import one_line
+
 _PIECE = 4 * 2**20  # bytes that are looked at together
 _WHOLE = 256  # bytes; of what is longer a few stretches are looked for
 _STRETCH = 96  # bytes, a multiple of 3, so that base64 of the whole has base64 of it
@@ -95,28 +97,33 @@ def prove(
         files += 1
         try:
             size += path.stat().st_size
-            found += [Found(str(path), what) for what in _in_file(path, needles, copies or {})]
+            for what in _in_file(path, needles, copies or {}):
+                found.append(Found(str(path), what))
         except FileNotFoundError:  # a server that is running has just removed it
             continue
-        except OSError as error:
-            unread.append(f"{path} cannot be read: {error.strerror or error}")
+        except (
+            Exception
+        ) as error:  # whatever damaged, encrypted and odd files raise: what was erased is told all the same
+            said = getattr(error, "strerror", None) or f"{type(error).__name__}: {one_line(str(error), 200)}"
+            unread.append(f"{path} cannot be read: {said}")
     return Proof(files, size, found, unread)
 
 
-def _in_file(path: Path, needles: Needles, copies: Copies) -> list[str]:
-    """What of it a file has."""
+def _in_file(path: Path, needles: Needles, copies: Copies) -> Iterator[str]:
+    """What of it a file has, each once, as far as it can be read."""
     longest = max((len(form) for forms in needles.values() for form in forms), default=1)
-    left, found = dict(needles), list[str]()
-    if path.stat().st_size in copies and _is_copy(path.read_bytes(), copies):
-        found.append(_COPY)
+    left, is_copy = dict(needles), path.stat().st_size in copies and _is_copy(path.read_bytes(), copies)
+    if is_copy:
+        yield _COPY
     for piece in _pieces(path, longest - 1, copies):
         if piece is None:
-            found += [] if _COPY in found else [_COPY]
+            if not is_copy:
+                yield _COPY
+            is_copy = True
             continue
         for what in [what for what, forms in left.items() if any(form in piece for form in forms)]:
-            found.append(what)
+            yield what
             del left[what]
-    return found
 
 
 def _is_copy(data: bytes, copies: Copies) -> bool:

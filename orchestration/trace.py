@@ -84,8 +84,8 @@ def _of_answer(project: Project, lake: Lake, row: Mapping[str, Any], k: int) -> 
     traced = replace(traced, snapshot=snapshot, answer=told, remarks=remarks + more)
     if then is None:
         return traced
-    asked = {one["name"]: one["sha256"] for one in row["inputs"]}
-    hashes = sql_among("sha256", asked.values())
+    asked = {one["name"]: one["sha256"] for one in reversed(row["inputs"])}  # the first of each modality
+    hashes = sql_among("sha256", sorted({one["sha256"] for one in row["inputs"]}))
     listed = then.sql(f"SELECT * FROM manifest WHERE {hashes} ORDER BY item_id").to_pylist()
     items = items_of(project, lake, then, [(one, one["sha256"]) for one in listed], snapshot)
     place = None if row["x_m"] is None else np.array(row["x_m"], np.float32)

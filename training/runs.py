@@ -28,10 +28,12 @@ def find_report(uri: str, project: str, fingerprint: str) -> TrainingReport | No
     return None if run_id is None else TrainingReport.from_json(read_json(uri, run_id, REPORT))
 
 
-def newest_parameters(uri: str, project: str, role: str) -> dict[str, str] | None:
-    """Of the newest finished training of the model or a baseline; None where there is none."""
+def newest_training(uri: str, project: str, role: str) -> tuple[dict[str, str], str | None] | None:
+    """Parameters and the dataset's fingerprint of the newest finished training of the model or a baseline; None where
+    there is none."""
     runs = (run for run in search(uri, project, status="FINISHED") if run.data.tags.get(TAG + "role") == role)
-    return next((dict(run.data.params) for run in runs), None)
+    found = ((dict(run.data.params), run.data.tags.get(TAG + "dataset_fingerprint")) for run in runs)
+    return next(found, None)
 
 
 class RunFacts(NamedTuple):

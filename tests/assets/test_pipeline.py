@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
+import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, write_deltalake
 
 from assets import contents, featurizing, pipeline
 from assets.asset_checks import check_balance, check_schema
 from assets.item_warnings import item_warnings
-from assets.lake import MEMORY_LIMIT
+from assets.lake import MEMORY_LIMIT, Lake
 from assets.settings import Project
+from assets.unchanged import code
 from orchestration.project import load
+from training import personal_data
 from training.cache import open_table
 from training.spec import plan_runs
 
@@ -136,6 +139,20 @@ def test_what_another_run_lists_meanwhile_is_not_taken_as_done(tiny, monkeypatch
         featurizing.process_modality(lake, project, "text")
     assert featurizing.process_modality(lake, project, "text")["processed"] == 1
     assert featurizing.process_modality(lake, project, "text")["processed"] == 0
+
+
+def test_what_finds_personal_data_belongs_to_the_code(monkeypatch):
+    before = code()
+    monkeypatch.setattr(personal_data, "identity", lambda: {"python-stdnum": "another"})
+    assert code() != before
+
+
+def test_a_file_that_one_source_could_not_read_is_listed_anew_for_all_that_have_it(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    listed = {"item_id": ["1", "2", "3"], "source": ["a", "b", "c"], "uri": ["x.tar", "x.tar", "y.tar"]}
+    lake.append("manifest", [pa.table(listed)])
+    lake.append("quarantine", [pa.table({"item_id": ["1"], "source": ["a"], "uri": ["x.tar"], "stage": ["clean"]})])
+    assert [pipeline._listed(lake, source) is None for source in "abc"] == [True, True, False]
 
 
 @pytest.mark.parametrize("part", ["a ü b% {z}", "it's a*b"])

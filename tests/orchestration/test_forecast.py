@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from assets import featurizing, pipeline
-from orchestration.forecast import CHANGED, UNCHANGED, UNKNOWN
+from orchestration.forecast import CHANGED, UNCHANGED, UNKNOWN, _trainings
 from orchestration.inspection import check
 from orchestration.project import load
 from training import processor
 from training.featurizers.pixels import PixelsFeaturizer
+from training.mlflow_store import client
 from training.schema import TABLES
 
 ALL = {"text": 60, "image": 48, "speech": 47}  # distinct contents of the tiny project; one picture is broken
@@ -110,6 +111,19 @@ def versions(lake: Any) -> dict[str, int | None]:
 
 def named(lake: Any) -> list[str | None]:
     return [lake.note(name).get("fingerprint") for name in ("samples", "dataset")]
+
+
+def test_why_a_model_is_trained_is_the_dataset_where_its_last_training_was_on_another(tiny):
+    project = load(tiny)
+    store = client(project.mlflow_uri)
+    experiment = store.create_experiment(project.name)
+    told = []
+    for dataset in ("old", "present"):
+        tags = {"triptych.role": "model", "triptych.dataset_fingerprint": dataset}
+        store.set_terminated(store.create_run(experiment, tags=tags).info.run_id, "FINISHED")
+        told.append(_trainings(pipeline.open_lake(project), project, UNCHANGED, "present"))
+    assert [trainings["model"] for trainings in told] == ["dataset", "another version of the trainer"]
+    assert told[0]["text"] == "first training"
 
 
 @pytest.mark.slow

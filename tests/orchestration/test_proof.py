@@ -92,5 +92,36 @@ def test_whole_copies_are_known_by_their_hash_alone(tmp_path):
     assert {one.what for one in told.found} == {"the bytes of an item, by their hash"}
 
 
+def damaged(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("page.html", LONG)
+    data = path.read_bytes()
+    path.write_bytes(data[:60] + bytes(20) + data[80:])
+
+
+def encrypted(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("page.html", LONG)
+    data = bytearray(path.read_bytes())
+    data[6] |= 1  # the flag of the member, and of its entry in the directory
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+
+
+def cut_column(path: Path) -> None:
+    pq.write_table(pa.table({"data": [HASH] * 50}), path, compression="zstd", use_dictionary=False)
+    data = path.read_bytes()
+    path.write_bytes(data[:20] + bytes(30) + data[50:])
+
+
+@pytest.mark.parametrize("write", [damaged, encrypted, cut_column])
+def test_what_cannot_be_read_is_told_and_the_rest_is_searched(tmp_path, write):
+    write(tmp_path / "a.odd")
+    (tmp_path / "b.bin").write_bytes(DATA)
+    told = prove([tmp_path], NEEDLES)
+    assert [Path(one.file).name for one in told.found if one.what == "bytes"] == ["b.bin"]
+    assert len(told.not_searched) == 1 and "a.odd cannot be read: " in told.not_searched[0]
+
+
 def test_a_text_that_is_a_part_of_much_else_is_not_looked_for():
     assert text_needles("ja") == []

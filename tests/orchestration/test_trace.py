@@ -117,6 +117,14 @@ def test_all_that_made_an_answer_is_told_whatever_came_later(tiny):
     assert of_answer.answer["prediction"] == "yes" and of_answer.nearest[0].similarity > 0
     (item,) = of_answer.items
     assert item.text == "Is it bright? (0)", "the same was asked as a row of the dataset asks"
+    origin = {"model_version": "1", "dataset_fingerprint": of_sample.snapshot.fingerprint}
+    several = [("text", f"Is it bright? ({n})".encode()) for n in (0, 1)]
+    several = [answer_row(several, origin | {"prediction": "yes", "probability": 0.5, "x_m": None}, MODALITIES, ())]
+    lake.append("answers", [pa.Table.from_pylist(several, ANSWERS)])
+    traced = trace(project, several[0]["answer_id"]).items
+    assert sorted(item.text for item in traced) == ["Is it bright? (0)", "Is it bright? (1)"]
+    with pytest.raises(ValueError, match=r"no answer, sample or item 'q0_\.png'"):  # no wildcard
+        trace(project, "q0_.png")
     then = as_of(lake, of_sample.snapshot.fingerprint)  # of a version that does not tell where it places rows
     by, near = by_features(then, project, {"image": row["image_id"]}, 5, row["sample_id"])
     assert by == "image features" and len(near) == 5 and {name for name, _ in near} <= set(cosines)
