@@ -495,6 +495,10 @@ REMOTE = {"endpoint_url", "allow_private", "token_env"}  # in `test_object_store
 OF_FILES = REMOTE | {"checksum"}  # in `test_checksums.py`
 
 
+# In `tests/orchestration`: `test_alerts.py`, `test_automation.py`, `test_snapshots.py`, `test_answer_log.py`.
+OPERATION = {"alerts", "retries", "freshness", "automation", "keep_snapshots", "answers"}
+
+
 def test_every_field_has_a_case():
     cases = {
         **{cls: set(values) for cls, (_, values) in OPTIONS.items()},
@@ -527,7 +531,7 @@ def test_every_field_has_a_case():
         # In `tests/training/test_vectors.py` and `test_word_vectors.py`:
         VectorOptions: {"width"},
         WordVectorsOptions: {"file", "words"},
-        Project: set(PROJECT) | SET_WHEN_READ,
+        Project: set(PROJECT) | SET_WHEN_READ | OPERATION,
     }
     for cls, names in cases.items():
         assert names == {field.name for field in dataclasses.fields(cls)}, cls

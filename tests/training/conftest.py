@@ -168,7 +168,7 @@ def featurized(features: FeatureSettings) -> list[dict[str, Any]]:
     from training.model_registry import example_row
     from training.processor import Processor
 
-    processor, media = Processor(features, MediaLimits()), example_row(features)
+    processor, media = Processor(features, MediaLimits()), example_row(features, {})
     full = {m: value if m == "text" else base64.b64decode(value) for m, value in media.items()}
     subsets = [s for size in (1, 2, 3) for s in itertools.combinations(MODALITIES, size)]
     return [

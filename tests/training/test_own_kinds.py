@@ -120,7 +120,7 @@ def test_the_model_answers_without_the_users_folder(
     sys.path.remove(str(travelling))
     shutil.rmtree(travelling)
 
-    example = model_registry.example_row(FeatureSettings())
+    example = model_registry.example_row(FeatureSettings(), {})
     table = pa.table({"sample_id": ["a", "b"], "label": ["7", "8"], "text": [example["text"]] * 2})
     answers = answer_rows(logged, table.to_reader())
     judged = judged_answers(table.append_column("subset", pa.array(["text"] * 2)), answers, model.output)
