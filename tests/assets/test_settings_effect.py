@@ -35,12 +35,14 @@ from training.catalog import FEATURIZERS, FILTERS, SIGNATURES
 from training.family import Choice
 from training.features import FeatureSettings
 from training.featurizers.embedding import EmbeddingOptions, ImageEmbeddingOptions, SpeechEmbeddingOptions
+from training.featurizers.kaldi_fbank import KaldiFbankOptions
 from training.featurizers.phonemes import PhonemesOptions
 from training.featurizers.pixels import PixelsOptions
 from training.featurizers.processed import ProcessedImageOptions, ProcessedOptions, ProcessedSpeechOptions
 from training.featurizers.tfidf import TfidfOptions
 from training.featurizers.tokens import TokensOptions
 from training.featurizers.vector import VectorOptions
+from training.featurizers.whisper_mel import WhisperMelOptions
 from training.featurizers.word_vectors import WordVectorsOptions
 from training.filters.base import RangeOptions
 from training.filters.language import LanguageOptions
@@ -95,12 +97,15 @@ OPTIONS: dict[type, tuple[str, dict[str, Any]]] = {
             **{"max_seconds": 0.2, "channel_seconds": 0.5, "keep_waveform": True},
         },
     ),
+    WhisperMelOptions: ("speech", {"mels": 30, "max_seconds": 0.2}),
+    KaldiFbankOptions: ("speech", {"mels": 30, "sample_rate": 8000, "max_seconds": 0.2, "standardise": False}),
     TextCleaning: ("text", {"form": "NFKC", "language": "de", "lowercase": True}),
     TokensOptions: ("text", {"max_tokens": 3, "tokenizer": "a local folder"}),
     PhonemesOptions: ("text", {"max_tokens": 3}),
     TfidfOptions: ("text", {"columns": 99, "ngrams": 2}),
 }
 KINDS = {PhonemesOptions: "phonemes", TfidfOptions: "tfidf"}  # of those that are not the default
+KINDS |= {WhisperMelOptions: "whisper_mel", KaldiFbankOptions: "kaldi_fbank"}
 FIELDS = [(cls, name, value) for cls, (_, values) in OPTIONS.items() for name, value in values.items()]
 
 
