@@ -143,6 +143,15 @@ def test_a_link_table_names_the_views_by_its_columns_or_each_source_is_one(tmp_p
         aligned(manifest_of(items(IMAGES, ["a", "b"])), two, tmp_path, [IMAGES])
 
 
+def test_a_linked_item_of_no_view_is_not_there(tmp_path: Path) -> None:
+    write_csv(tmp_path / "links.csv", ["id", "pictures"], ["1", "a;b"], ["2", "a"], ["3", "b"])
+    manifest = manifest_of(items(IMAGES, {"a": {"camera": "left"}, "b": {"camera": "rear"}}))
+    rule = AlignSettings(table="links.csv", id="id", several=BY_COLUMN, max_missing=1.0)
+    found = aligned(manifest, rule, tmp_path, [IMAGES])
+    assert seen(found) == {"1": {"left": "pictures:0"}, "2": {"left": "pictures:0"}}
+    assert found.samples["image_status"].to_pylist() == ["incomplete", "present"]
+
+
 def nearest(items: list[Item], view: str, at: int) -> int | None:
     mine = [
         (abs((item.at or 0) - at), (item.at or 0) > at, n)
