@@ -6,6 +6,7 @@ A child has as much memory and processor time for a content as `MediaLimits` say
 parent's thread waits without Python's lock, so threads decode side by side.
 """
 
+import atexit
 import contextlib
 import os
 import pickle
@@ -96,6 +97,14 @@ def _words(code: int, limits: MediaLimits) -> MediaError | RuntimeError:
 
 _idle: list["_Child"] = []
 _lock = threading.Lock()
+
+
+@atexit.register
+def _end_idle() -> None:
+    """They would end by themselves, a moment after this process."""
+    for child in _idle:
+        if child.owner == os.getpid():
+            child.end()
 
 
 @contextlib.contextmanager
