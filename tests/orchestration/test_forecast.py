@@ -19,7 +19,7 @@ ALL = {"text": 60, "image": 48, "speech": 47}  # distinct contents of the tiny p
 FIRST = {table: {"new": n} for m, n in ALL.items() for table in (f"clean_{m}", f"{m}_features")}
 FIRST |= {f"signatures.{m}": {"new": ALL[m]} for m in ("image", "speech")}
 TEXT, IMAGE = ("clean_text", "text_features"), ("clean_image", "image_features")
-SHARPNESS = "measurements.image.sharpness"
+SHARPNESS, SIGNED = "measurements.image.sharpness", "signatures.image"
 AUGMENTED = "training.augmentation.image={shift: 0.1}"
 
 
@@ -135,9 +135,9 @@ def test_items_that_are_new_changed_or_refused_are_told_apart(tiny, make_png):
     (photos / "q00.png").write_bytes((photos / "q01.png").read_bytes())  # a content that is known
     make_png(photos / "q02.png", 63)
     why = {"new": 2, "changed": 1}
-    assert_forecast(tiny, tight, Change([], dict.fromkeys(IMAGE, why), UNKNOWN, UNKNOWN))
+    assert_forecast(tiny, tight, Change([], dict.fromkeys((*IMAGE, SIGNED), why), UNKNOWN, UNKNOWN))
     raised, again = ["limits.max_pixels=400", "limits.max_bytes=999999"], "tried again: limits.max_pixels: 399 -> 400"
-    work = of(IMAGE, again, 49)  # of q00 and q02 the first contents are gone
+    work = of((*IMAGE, SIGNED), again, 49)  # of q00 and q02 the first contents are gone
     assert_forecast(tiny, raised, Change([], work, UNKNOWN, UNKNOWN))
     assert_forecast(tiny, ["limits.max_pixels=400", "limits.max_bytes=99999"], Change([], {}))
 
