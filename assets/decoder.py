@@ -31,7 +31,6 @@ _BUFFER = 2**18
 _WAITING = 20  # times the processor time: so long may decoding take on a busy machine
 _OWN_LIMITS = (signal.SIGPROF, signal.SIGALRM)
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS)  # of its own
-_LENGTH = struct.Struct("<Q")
 
 
 class Ended(NamedTuple):
@@ -72,11 +71,13 @@ def decode_each(
 
 def _portions(files: Iterable[tuple[bytes, int | None]]) -> Iterator[list[tuple[bytes, int | None]]]:
     portion: list[tuple[bytes, int | None]] = []
+    total = 0
     for file in files:
-        if portion and sum(len(data) for data, _ in portion) + len(file[0]) > _AT_ONCE:
+        if portion and total + len(file[0]) > _AT_ONCE:
             yield portion
-            portion = []
+            portion, total = [], 0
         portion.append(file)
+        total += len(file[0])
     if portion:
         yield portion
 
