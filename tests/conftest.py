@@ -57,6 +57,12 @@ def pytest_configure() -> None:
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """No test asks the MLflow of the one before: MLflow sets this variable in a process that asks it something."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 def write_png(path: Path, number: int) -> None:
     """20 x 20, bright where the number is odd, no two alike."""
     pixels = np.full((20, 20), 200 if number % 2 else 40, np.uint8)
@@ -141,7 +147,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty TRIPTYCH_HOME of its own."""
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))  # set again by the code under test: this puts it back
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path / "home"
 
 

@@ -74,7 +74,6 @@ def project(tmp_path_factory, make_wav) -> Iterator[Path]:
     path.write_text(yaml.safe_dump(settings))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_HOME", str(folder / "home"))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield path
 
 

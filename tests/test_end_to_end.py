@@ -101,7 +101,6 @@ def done(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[..., P
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_HOME", str(folder / "home"))
         patch.setenv("DAGSTER_HOME", str(folder / "home"))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         project = make_project(folder / "project")
         # Long enough for a sample of the system metrics.
         longer = project.read_text().replace("training: {epochs: 1,", "training: {epochs: 30, baseline_epochs: 1,")

@@ -42,7 +42,6 @@ def kind_of(key: str) -> int:
 @pytest.fixture
 def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     random = np.random.default_rng(0)
     for folder in ("photos", "recordings"):
         (tmp_path / folder).mkdir()

@@ -66,7 +66,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[..., Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_HOME", str(folder / "home"))
         patch.setenv("DAGSTER_HOME", str(folder / "home"))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         project = make_project(folder / "project")
         (project.parent / "broken_of_test.py").write_text(FUSION)
 

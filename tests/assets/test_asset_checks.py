@@ -63,7 +63,6 @@ def once(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[..., P
     folder = tmp_path_factory.mktemp("once")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_HOME", str(folder / "home"))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         path = make_project(folder / "project")
         ran = run(path, "+dataset")
         assert ran.failed is None

@@ -57,7 +57,6 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_HOME", str(home))
         patch.setenv("DAGSTER_HOME", str(home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield home
 
 

@@ -40,7 +40,6 @@ def write(folder: Path, text: str) -> Path:
 
 def test_reads_a_project_and_its_overrides(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     path = write(tmp_path, GOOD)
     project = load(path, ["training.epochs=5", "sources.0.files=elsewhere", "model.fusion=concat"])
     assert project.training.epochs == 5
