@@ -25,6 +25,8 @@ def parts(counts: Sequence[int], most: int) -> list[list[int]]:
         return []
     number = -(-int(weights.sum()) // most)
     if weights.max() == 1:
+        if most > 1:
+            number = min(number, max(1, len(weights) // 2))  # of two each, an odd one would be alone
         return [part.tolist() for part in np.array_split(np.arange(len(weights)), number)]
     found, held = [[0]], int(weights[0])
     even = weights.sum() / number
