@@ -76,7 +76,7 @@ def test_engines_make_the_same_rows():
     assert all(line["rows"] == [40, 40] and line["speedup"] > 0 for line in found)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)  # the example's lake
 def test_training_ends_with_the_weights_of_the_bare_loop(tmp_path):
     # It ends with an error where the weights differ.
@@ -84,7 +84,7 @@ def test_training_ends_with_the_weights_of_the_bare_loop(tmp_path):
     assert peers == {"bare loop", "bare loop, batches ready made"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_model_with_encoders_is_timed_in_every_way_to_train_it():
     command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--seconds", "600"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -98,7 +98,7 @@ def test_a_model_with_encoders_is_timed_in_every_way_to_train_it():
     assert all(line["profile"]["matmul"] > 0 for line in lines if line["side"] == "ours")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_embedding_is_timed_beside_the_bare_encoder():
     command = [sys.executable, "-m", "benchmarks.gpu_embedding", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -106,7 +106,7 @@ def test_embedding_is_timed_beside_the_bare_encoder():
     assert all(line["ours"] > 0 for line in map(json.loads, done.stdout.splitlines()))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_each_way_to_train_a_language_model_has_its_time_and_memory():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.finetune", "--quick"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -121,7 +121,7 @@ def test_each_way_to_train_a_language_model_has_its_time_and_memory():
     assert all(min(line["ms/step"], line["tokens/s"], line["memory_mb"]) > 0 for line in found)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)  # the whole example
 def test_serving_answers_as_the_bare_model_does():
     # It ends with an error where the answers differ.
@@ -131,7 +131,7 @@ def test_serving_answers_as_the_bare_model_does():
     assert found == latencies | {("HTTP, clients: 32", "rows/s")}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not (DATA / "spoken_digits").is_dir(), reason="needs the recordings of spoken_digits")
 def test_an_unheard_speaker_is_asked_both_models():
     command = [sys.executable, "-m", "benchmarks.speakers", "--quick", "--speakers", "george", "--data", str(DATA)]
@@ -171,7 +171,7 @@ def test_the_product_does_not_import_them():
                 assert not any((name or "").split(".")[0] == "benchmarks" for name in names), path
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not (DATA / "smart_home").is_dir(), reason="needs the recordings of smart_home")
 def test_planted_near_duplicates_are_found():
     command = [sys.executable, "-m", "benchmarks.near_duplicates", "--quick", "--data", str(DATA)]

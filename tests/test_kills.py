@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 TRAINING = (
     "training: {epochs: 12, baseline_epochs: 1.5, batch_size: 8, evaluations: 1, checkpoint_steps: 5, parallel: 1}"
 )
-KILLS = [(3, n) for n in range(3)] + [pytest.param(20, n, marks=pytest.mark.soak) for n in range(20)]
+KILLS = [(2, n) for n in range(2)] + [pytest.param(20, n, marks=pytest.mark.soak) for n in range(20)]
 
 
 class Told(NamedTuple):

@@ -70,8 +70,8 @@ def run(tiny: Path, tmp_path: Path) -> Callable[..., Result]:
     ("make", "dtype", "precision", "output", "train"),
     [
         (_llama, torch.bfloat16, "float32", "text", "lora"),
-        (_gpt2, torch.float16, "bfloat16", "text", "full"),
-        (_gpt_neox, torch.float32, "bfloat16", "class", "frozen"),
+        pytest.param(_gpt2, torch.float16, "bfloat16", "text", "full", marks=pytest.mark.soak),
+        pytest.param(_gpt_neox, torch.float32, "bfloat16", "class", "frozen", marks=pytest.mark.soak),
     ],
 )
 def test_a_stored_language_model_comes_to_the_gate_and_answers_as_it_was_measured(

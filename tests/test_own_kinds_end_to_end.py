@@ -278,7 +278,7 @@ def add_to_checkout(checkout: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("way", ["catalogue", "own"])
+@pytest.mark.parametrize("way", [pytest.param("catalogue", marks=pytest.mark.soak), "own"])
 def test_a_new_kind_of_each_family_runs_from_raw_files_to_an_answer(
     make_project: Callable[..., Path], home: Path, tmp_path: Path, way: str
 ) -> None:

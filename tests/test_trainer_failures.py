@@ -76,8 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[..., Pa
         yield run
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize(("how", "parallel"), [(how, 1 + n % 2) for n, how in enumerate(WAYS)])
 def test_the_last_words_of_a_trainer(
     run: Callable[..., Result], how: str, parallel: int, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,8 +81,9 @@ def test_a_run_that_waits_for_another(tiny, home):
         assert instance.get_runs()[0].status == dg.DagsterRunStatus.CANCELED
 
 
-@pytest.mark.parametrize(("number", "name"), SIGNALS)
-@pytest.mark.parametrize("command", ["check", "gc", "status"])
+@pytest.mark.parametrize(
+    ("command", "number", "name"), [("check", *SIGNALS[0]), ("gc", *SIGNALS[1]), ("status", *SIGNALS[0])]
+)
 def test_other_commands(tiny, home, command, number, name):
     code = "import sys, time, orchestration.project as p\n"
     code += "def load(*_):\n    print('at work', file=sys.stderr, flush=True)\n    time.sleep(60)\np.load = load"
@@ -92,8 +93,7 @@ def test_other_commands(tiny, home, command, number, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", [1, 2])
-@pytest.mark.parametrize(("number", "name"), SIGNALS)
+@pytest.mark.parametrize(("number", "name", "parallel"), [(*SIGNALS[0], 1), (*SIGNALS[1], 2)])
 def test_a_run_in_training(tiny, home, processes_of, number, name, parallel):
     many = ["--set", "training.epochs=2000", "--set", f"training.parallel={parallel}"]
     started = start(home, "run", str(tiny), "--select", "+model", *many)
