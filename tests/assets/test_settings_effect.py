@@ -2,6 +2,7 @@
 configures. A field without a case fails; the settings of model and training have theirs in `tests/training`."""
 
 import dataclasses
+import functools
 import io
 import json
 import threading
@@ -219,6 +220,8 @@ def samples(path: Path, *overrides: str) -> Any:
     return lake.read("samples").to_pylist()
 
 
+samples_once = functools.cache(samples)
+
 LINKS = "align.table=links.csv", "align.columns={photos: pictures}", "align.encoding=latin-1", "align.group=[]"
 LINKS = (*LINKS, "align.columns.recordings=pictures")
 SEVERAL = ("align.columns.photos=pictures;questions",)
@@ -262,7 +265,7 @@ SPLIT = {
 )
 def test_a_setting_of_align_changes_the_samples(cleaned, monkeypatch, case):
     monkeypatch.setenv("TRIPTYCH_HOME", str(cleaned.parent.parent / "home"))
-    before, after = (samples(cleaned, *overrides) for overrides in case)
+    before, after = (samples_once(cleaned, *overrides) for overrides in case)
     assert isinstance(before, list) and before != after
 
 
