@@ -272,6 +272,7 @@ def browse(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
         def open_page(url: str, **window: Any) -> Any:
             page = browser.new_context(**window).new_page()
+            page.set_default_timeout(120_000)  # a busy machine is no failure
             page.on("pageerror", lambda error: open_page.errors.append(str(error)))
             page.on("request", lambda request: open_page.asked.append(request.url))
             page.goto(url)
