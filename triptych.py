@@ -72,17 +72,21 @@ class Project:
 
         return inspection.status(self.settings)
 
-    def run(self, select: str | None = None) -> "Summary":
+    def run(self, select: str | None = None, partition: str | None = None) -> "Summary":
         """Materializes its job, or the assets of it that are named (``"samples"``, ``"dataset+"``).
+
+        Args:
+            partition: only this one of clean and feature tables, by its key, or FIRST...LAST.
 
         Raises:
             RuntimeError: a step failed, or a blocking check did; the message says which and why.
-            ValueError: the selection names no asset.
+            ValueError: the selection names no asset, or there is no such partition.
         """
         from orchestration.run import open_instance, run_job, summary
 
         with open_instance(self.settings.home) as instance:
-            return summary(self.settings, run_job(self.settings, instance, select, self.overrides))
+            result = run_job(self.settings, instance, select, self.overrides, partition=partition)
+            return summary(self.settings, result)
 
     def sql(self, query: str, snapshot: str | None = None) -> "pa.Table":
         """DuckDB over its tables: manifest, clean_*, quarantine, samples, *_features, dataset.

@@ -1,6 +1,6 @@
 """Dagster's face of the data side: the assets of one project, built from its project file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from assets.dataset import split_counts
 from assets.item_warnings import item_warnings
 from assets.labels import label_rows, label_table
 from assets.lake import Lake
+from assets.partitions import PartitionSettings
 from assets.preview import contact_sheet, counts_table, markdown_table, picture, table_metadata
 from assets.resource import check_stores, load_settings, resource_key
 from assets.settings import Project
@@ -228,10 +229,10 @@ def _dataset(project: Project) -> dg.AssetsDefinition:
 def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
     """Clean table and features of one modality: one step, so that an item is decoded once for both."""
     name = project.name
-    clean, features = [name, f"clean_{modality}"], [name, f"{modality}_features"]
+    clean, features = (dg.AssetKey([name, of]) for of in (f"clean_{modality}", f"{modality}_features"))
     cleaner, featurizer = project.features.modality(modality), project.features.featurizer(modality)
 
-    def spec(key: list[str], group: str, version: int, description: str) -> dg.AssetSpec:
+    def spec(key: dg.AssetKey, group: str, version: int, description: str) -> dg.AssetSpec:
         return dg.AssetSpec(
             key,
             deps=[[project.name, "manifest"]],
@@ -254,6 +255,9 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
             ),
         ],
         can_subset=False,
+        partitions_def=project.partitions.definition() if project.partitions else None,
+        # Of several partitions one pass: what they share is decoded once.
+        backfill_policy=dg.BackfillPolicy.single_run() if project.partitions else None,
         required_resource_keys={resource_key(name)},
         pool=GPU_POOL if featurizer.runs_model else None,
         retry_policy=_retries(project),
@@ -261,11 +265,30 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
     def both(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         settings = load_settings(context, name)
         lake = pipeline.open_lake(settings)
-        counts = featurizing.process_modality(lake, settings, modality)
-        yield dg.MaterializeResult(asset_key=clean, metadata=_clean_metadata(lake, settings, modality, counts))
-        yield dg.MaterializeResult(asset_key=features, metadata=_features_metadata(lake, settings, modality))
+        keys = context.partition_keys if settings.partitions else []
+        within = settings.partitions.within(keys) if settings.partitions else None
+        counts = featurizing.process_modality(lake, settings, modality, within)
+        found = {clean: _clean_metadata(lake, settings, modality, counts)}
+        found[features] = _features_metadata(lake, settings, modality)
+        for key, metadata in found.items():
+            if not keys:
+                yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+                continue
+            for partition, items in _items_of(lake, settings.partitions, modality, keys).items():
+                context.add_asset_metadata({"items": items}, key, partition)
+            context.add_asset_metadata(metadata, key, keys[-1])  # once, and not in each of the run's partitions
+            yield dg.MaterializeResult(asset_key=key)
 
     return both
+
+
+def _items_of(lake: Lake, partitions: PartitionSettings, modality: str, keys: Sequence[str]) -> dict[str, int]:
+    """Partition -> how many items of a modality the manifest has in it."""
+    known = partitions.keys()
+    numbers = f"SELECT {partitions.number(len(known))} AS n FROM manifest WHERE modality = $m"
+    query = f"SELECT n, count(*) AS items FROM ({numbers}) GROUP BY n"
+    counts = {known[row["n"]]: row["items"] for row in lake.sql(query, {"m": modality}).to_pylist()}
+    return {key: counts.get(key, 0) for key in keys}
 
 
 def _clean_metadata(lake: Lake, project: Project, modality: str, counts: dict[str, Any]) -> dict[str, Any]:

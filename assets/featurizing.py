@@ -56,7 +56,8 @@ SELECT sha256, map_from_entries(list((together, words))) AS words FROM (
 # Parts that have features, however they were found, need none.
 _TO_DO = """
 WITH items AS (
-  SELECT min(item_id) AS item_id, sha256, cut FROM manifest WHERE modality = $modality GROUP BY sha256, cut
+  SELECT min(item_id) AS item_id, sha256, cut FROM manifest WHERE modality = $modality AND {within}
+  GROUP BY sha256, cut
 ), children AS (
   SELECT DISTINCT parent_id, cut, id FROM clean_{modality} WHERE fingerprint = $clean
 ), featured AS (
@@ -117,21 +118,24 @@ def table_of(modality: str, step: str) -> str:
     return tables.get(step, f"measurements.{modality}.{step}")
 
 
-def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, Any]:
+def process_modality(lake: Lake, project: Project, modality: str, within: str | None = None) -> dict[str, Any]:
     """Cleans, measures and featurizes what is new of one modality; the bytes of each are decoded once for all.
+
+    Args:
+        within: SQL condition of the manifest's rows that it is to be done for (`PartitionSettings.within`); null: all.
 
     Returns:
         Contents seen, processed, reused (there already) and quarantined (now or before); what is cut into as many parts
         as are found in it is one. And `computed`: `table_of` -> contents whose rows were made anew, or refused.
     """
     lake.require("manifest")
-    read = _read(lake, project, modality)
+    read = None if within else _read(lake, project, modality)
     if (said := recall(project, f"clean_{modality}", read)) is not None:
         return dict(said)
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what each thread freed: 50 MB more at the peak
     step = make_step(project, modality)
     record(lake, step)
-    query, parameters = todo_query(step)
+    query, parameters = todo_query(step, within)
     counts = lake.sql(f"SELECT count(*) AS files, coalesce(sum(len(parts)), 0)::BIGINT AS n FROM ({query})", parameters)
     files, todo = counts["files"][0].as_py(), counts["n"][0].as_py()
     kind = step.processor.modalities[modality]
@@ -148,20 +152,25 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, A
     sources = {name: source for name, source in project.make_sources().items() if name in names}
     batches = (part if _can_read(engine, part) else attach_data(part, sources) for part in parts)
     work = partial(process_contents, step=step, sources=sources)
+    contents = "SELECT DISTINCT concat(sha256, cut) AS content FROM manifest WHERE modality = $modality"
+    contents += f" AND {within}" if within else ""
     # What could not be read is tried again in every run, so its rows are this run's only.
     passing = f"stage = 'clean' AND fingerprint IS NULL AND modality = {sql_string(modality)}"
     if lake.sql(f"SELECT 1 FROM quarantine WHERE {passing} LIMIT 1").num_rows:
-        lake.replace("quarantine", QUARANTINE.empty_table(), predicate=passing)
+        others = f"SELECT * FROM quarantine WHERE {passing} AND concat(sha256, cut) NOT IN ({contents})"
+        kept = QUARANTINE.empty_table() if within is None else lake.sql(others, {"modality": modality})
+        lake.replace("quarantine", kept, predicate=passing)
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
         needed = _commit(lake, modality, engine.map(work, batches), progress.update)
-    refused = len(content_keys(_refusals(lake, step)))
-    distinct = "SELECT count(DISTINCT concat(sha256, cut)) AS n FROM manifest WHERE modality = $modality"
-    seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
+    count = f"SELECT count(*) AS n FROM ({contents})"
+    seen = lake.sql(count, {"modality": modality})["n"][0].as_py()
+    count += f" SEMI JOIN (SELECT concat(sha256, cut) AS content FROM ({_REFUSED})) USING (content)"
+    refused = lake.sql(count, _refused_parameters(step))["n"][0].as_py()
     computed = {table_of(modality, name): needed[name] for name in step.fingerprints}
-    if not lake.sql(f"SELECT 1 FROM quarantine WHERE {passing} LIMIT 1").num_rows:
+    if read and not lake.sql(f"SELECT 1 FROM quarantine WHERE {passing} LIMIT 1").num_rows:
         said = {"seen": seen, "processed": 0, "reused": seen, "quarantined": refused, "computed": {}}
         now = _read(lake, project, modality)
-        if now and read and all(now[name] == read[name] for name in _NOT_OWN) and now["steps"] == step.fingerprints:
+        if now and all(now[name] == read[name] for name in _NOT_OWN) and now["steps"] == step.fingerprints:
             remember(project, f"clean_{modality}", now, said)  # else another run has listed more meanwhile, say
     counts = {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
     return counts | {"computed": {table: n for table, n in computed.items() if n}}
@@ -214,14 +223,15 @@ def _can_read(engine: Engine, rows: pa.RecordBatch) -> bool:
     return all(text is not None or engine.reads(uri) for uri, text in places)
 
 
-def todo_query(step: Step) -> tuple[str, dict[str, Any]]:
-    """The query for the items that lack something, a row for each file with its `parts`, and its parameters."""
+def todo_query(step: Step, within: str | None = None) -> tuple[str, dict[str, Any]]:
+    """The query for the items that lack something, a row for each file with its `parts`, and its parameters. Args:
+    `within` as `process_modality` has it."""
     keys = step.fingerprints
     measures = {kind: key for kind, key in keys.items() if kind in step.filters}
     signs = [SIGNATURE_STEP] if SIGNATURE_STEP in keys else []
     lists: dict[str, Any] = {"filters": list(measures), "measures": list(measures.values())}
     lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, "")}
-    query = _TO_DO.format(modality=step.modality, refused=_REFUSED, words=WORDS_OF_PARTS)
+    query = _TO_DO.format(modality=step.modality, refused=_REFUSED, words=WORDS_OF_PARTS, within=within or "true")
     return query, _refused_parameters(step) | lists
 
 

@@ -71,11 +71,14 @@ def load_items(connection: duckdb.DuckDBPyConnection, sources: Sequence[SourceSe
         FROM quarantine WHERE stage = 'manifest' AND outcome = 'quarantined' AND key IS NOT NULL GROUP BY ALL
         """
     )
-    count, modality, uri, member = connection.sql(
-        "SELECT count(*), any_value(modality), any_value(uri), any_value(member) FROM items WHERE status IS NULL"
+    count, modality, uri, member, time = connection.sql(
+        """
+        SELECT count(*), any_value(modality), any_value(uri), any_value(member),
+          any_value(make_timestamp(epoch_us("time"))) FROM items WHERE status IS NULL
+        """
     ).fetchall()[0]
     if count:
-        where = f"{uri}: {member}" if member else uri
+        where = (f"{uri}: {member}" if member else uri) + (f" of {time:%Y-%m-%d %H:%M} UTC" if time else "")
         raise ValueError(
             f"{count} items were neither cleaned nor refused, such as {modality} {where}: clean them first"
         )

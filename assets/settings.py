@@ -11,6 +11,7 @@ from assets.lake import MEMORY_LIMIT
 from assets.names import normalize
 from assets.operation_settings import AlertSettings, FreshnessSettings, RetrySettings
 from assets.pairing import PairingSettings
+from assets.partitions import PartitionSettings
 from assets.source_settings import SourceSettings
 from assets.table_settings import TableSettings
 from assets.view_settings import SOURCE, Views, read_places
@@ -249,6 +250,7 @@ class Project:
     engine: Choice = field(default_factory=lambda: Choice("local"))  # what runs the steps on batches
     launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
     owners: Strings = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
+    partitions: PartitionSettings | None = None  # of clean and feature tables, by event time; null: none
     schedule: str | None = None  # cron, UTC
     watch: bool = False  # true: the sensor that starts a run when files change is on from the start
     # Asset, or `all` -> eager: whenever what it is made of is made anew; missing: once, as soon as it can be; or cron,
@@ -319,6 +321,8 @@ class Project:
                 named = [source.name for source in of_samples if source.modality == modality]
                 views.check_sources(f"align.several.{modality}", named)
         JOINS.make(self.align.on).check(self.align, of_samples)
+        if self.partitions is not None:
+            self._check_times()
         self._check_personal_data()
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
         object.__setattr__(self, "duplicates", self._signed())
@@ -334,6 +338,13 @@ class Project:
         self._check_output(output)
         self._check_prompt(output)
         self._check_training(output)
+
+    def _check_times(self) -> None:
+        """Partitions need days: some source says them, and not times since a recording began."""
+        timed = [source for source in self.sources if getattr(source.options, "time", source) is not None]
+        check(len(timed) > 0, "partitions", to_dict(self.partitions), "none, unless a source says a column `time`")
+        relative = getattr(JOINS.options(self.align.on), "relative", False)
+        check(not relative, "partitions", to_dict(self.partitions), "none beside align.on.relative: times have no day")
 
     def _check_personal_data(self) -> None:
         """Nothing keeps as it is what cleaning masks or refuses."""

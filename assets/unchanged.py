@@ -24,7 +24,7 @@ from training.schema import fingerprint
 
 _LIBRARIES = ("duckdb", "pyarrow", "deltalake", "openpyxl")
 _NOT_OF_DATA = {"training", "promotion", "engine", "launcher", "owners", "schedule", "watch", "memory"}
-_NOT_OF_DATA |= {"tracking_uri", "artifacts", "storage_options"}
+_NOT_OF_DATA |= {"tracking_uri", "artifacts", "storage_options", "partitions"}
 _OWN_KIND = re.compile(r"'[A-Za-z_][\w.]*:[A-Za-z_]\w*'")  # in the words of settings
 
 

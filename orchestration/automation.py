@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from assets.operation_settings import FreshnessSettings
 from assets.settings import Project
@@ -13,6 +14,7 @@ from assets.sources.base import signature_of
 from assets.tables import table_entries
 from orchestration.alerts import alert_sensors
 from orchestration.project import ProjectError, load
+from training.validation import check
 
 SENSOR_SECONDS = 30
 ALL = "all"  # assets, in `automation`
@@ -39,6 +41,7 @@ def automation(project: Project, job: Any) -> tuple[list[dg.ScheduleDefinition],
                 name=f"{project.name}_schedule",
                 job=job,
                 cron_schedule=project.schedule,
+                execution_fn=lambda: dg.RunRequest(tags=partition_tags(project)),
                 default_status=dg.DefaultScheduleStatus.RUNNING,
                 description=f"As {project.path.name} says, in UTC.",
             )
@@ -66,9 +69,22 @@ def automation(project: Project, job: Any) -> tuple[list[dg.ScheduleDefinition],
         if now == done:
             return dg.SkipReason("nothing has changed")
         # Without a run key: Dagster would ignore a change that brings back what was there before.
-        return dg.RunRequest()
+        return dg.RunRequest(tags=partition_tags(project))
 
     return schedules, [files, *sensors]
+
+
+def partition_tags(project: Project, wanted: str | None = None) -> dict[str, str]:
+    """What makes a run one of partitions: of all, or of a key, or of FIRST...LAST; nothing where there are none.
+
+    Raises:
+        ValueError: there is no such partition.
+    """
+    if project.partitions is None:
+        check(wanted is None, "partition", wanted, f"nothing: {project.path} says no partitions")
+        return {}
+    keys = project.partitions.keys(wanted)
+    return {ASSET_PARTITION_RANGE_START_TAG: keys[0], ASSET_PARTITION_RANGE_END_TAG: keys[-1]}
 
 
 def with_conditions(project: Project, assets: Sequence[dg.AssetsDefinition]) -> Sequence[dg.AssetsDefinition]:
@@ -111,6 +127,8 @@ def _condition(project: Project, name: str, words: str) -> dg.AutomationConditio
         raise ProjectError(
             f"{project.path}: automation.{name} is {words!r}, expected eager, missing or cron such as '0 3 * * *'"
         )
+    # Of partitions Dagster's own would make the last one only, and what comes late would lie.
+    condition = condition.without(dg.AutomationCondition.in_latest_time_window())
     # Dagster's own would go on while a blocking check of what the asset is made of has failed, and wait for the
     # sources, which it does not make.
     both = condition & dg.AutomationCondition.all_deps_blocking_checks_passed()

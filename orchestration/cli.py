@@ -39,11 +39,17 @@ def main(context: click.Context, debug: bool) -> None:
 @main.command()
 @click.argument("project", required=False)
 @click.option("--select", "names", metavar="ASSETS", help="Only these assets: a,b or +a (with upstream) or a+.")
+@click.option("--partition", metavar="KEY", help="Only this partition, or FIRST...LAST, of clean and feature tables.")
 @set_option
 @json_option
 @click.pass_context
 def run(
-    context: click.Context, project: str | None, names: str | None, overrides: tuple[str, ...], as_json: bool
+    context: click.Context,
+    project: str | None,
+    names: str | None,
+    partition: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Materialize the project's graph; without PROJECT, the built-in example."""
     from orchestration.answers import say_summary
@@ -57,7 +63,7 @@ def run(
     settings = load(path, overrides)
     click.secho(f"Triptych · project {settings.name} · {settings.path}", bold=True, err=True)
     with open_instance(settings.home) as instance:
-        result = run_job(settings, instance, names, overrides, debug=context.obj["debug"])
+        result = run_job(settings, instance, names, overrides, context.obj["debug"], partition)
     say_or_dump(summary(settings, result), as_json, say_summary)
 
 

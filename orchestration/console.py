@@ -42,6 +42,8 @@ class _Handler(logging.Handler):
         elif kind == DagsterEventType.ASSET_MATERIALIZATION:
             materialization = event.event_specific_data.materialization
             summary = materialization.metadata.get("summary")
+            if materialization.partition is not None and summary is None:  # one of them says it for all
+                return
             reported = materialization.metadata.get("seconds")  # of one of the things that a step makes
             spent = time.monotonic() - self.started.get(step, time.monotonic())
             seconds = spent if reported is None else reported.value

@@ -19,6 +19,7 @@ from assets.catalog import ENGINES
 from assets.dataset import split_counts
 from assets.resource import OF_MLFLOW, resource_key
 from assets.settings import Project
+from orchestration.automation import partition_tags
 from orchestration.definitions import project_definitions
 from orchestration.failures import why
 from orchestration.processes import cancel_when_interrupted, free_dead_runs, hold, let_go
@@ -99,14 +100,21 @@ def run_job(
     names: str | None = None,
     overrides: Sequence[str] = (),
     debug: bool = False,
+    partition: str | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Materializes the project's job, or the assets of it that are named.
+
+    Args:
+        partition: a key, or FIRST...LAST; then, unless assets are named, the manifest and what has partitions is made.
 
     Raises:
         RunFailed: a step failed, or a blocking check did.
         Stopped: Ctrl-C or SIGTERM came.
-        ValueError: the selection names no asset.
+        ValueError: the selection names no asset, or there is no such partition.
     """
+    tags = partition_tags(project, partition)
+    if partition is not None and names is None:
+        names = ",".join(["manifest", *(f"clean_{modality}" for modality in project.modalities)])
     register(project)
     free_dead_runs(instance)
     job = project_definitions(project).resolve_job_def(project.name)
@@ -132,7 +140,7 @@ def run_job(
             raise_on_error=False,
             asset_selection=selected,
             run_id=run_id,
-            tags=_LOCATION,
+            tags=_LOCATION | tags,
             run_config={
                 "loggers": {"lines": {"config": {"debug": debug}}},
                 "resources": {
@@ -228,7 +236,8 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
         if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
             materialization = event.step_materialization_data.materialization
             steps[materialization.asset_key.path[-1]] = str(event.step_key)
-            metadata[materialization.asset_key.path[-1]] = {k: v.value for k, v in materialization.metadata.items()}
+            said = {k: v.value for k, v in materialization.metadata.items()}
+            metadata.setdefault(materialization.asset_key.path[-1], {}).update(said)  # of partitions one says the most
     clean = [metadata[name] for name in metadata if name.startswith("clean_")]
     model = metadata.get("model", {})
     return Summary(
