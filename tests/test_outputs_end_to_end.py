@@ -1,4 +1,4 @@
-"""A class, a text, a number and any number of labels at once, from files to the gate and to an answer."""
+"""A class, two texts, a number and any number of labels at once, from files to the gate and to an answer."""
 
 import csv
 import json
@@ -21,7 +21,8 @@ OUTPUTS = """
   layers: 1
   tokens: 1
   fusion: concat
-  outputs: {answer: class, note: text, price: number, tags: {kind: multi_label, separator: "|", weights: balanced}}
+  outputs: {answer: class, note: text, price: number, remark: text,
+    tags: {kind: multi_label, separator: "|", weights: balanced}}
   abstain_below: 0.3
 training: {epochs: 4, baseline_epochs: 1, batch_size: 16, evaluations: 4, early_stopping: 2, metric: price.mae}
 promotion: {must_beat: [champion], metric: tags.mean_average_precision, worst_slice: 0.01}
@@ -48,6 +49,7 @@ def labelled(tiny: Path) -> Path:
         tags = [name for name, has in (("bright", n % 2), ("high", n % 3 == 0)) if has]
         row |= {"price": f"{1000 + 500 * (n % 2)}.5" if n % 5 else "", "tags": "|".join(tags) or "|"}
         row |= {"answer": row["answer"] if n % 7 else "", "note": ["", "it is high", "it is not"][n % 3]}
+        row |= {"remark": ["seen", "heard", ""][n % 3]}
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
@@ -66,6 +68,7 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     for name in (
         "answer.accuracy",
         "note.token_f1",
+        "remark.token_f1",
         "tags.sample_f1",
         "tags.subset_accuracy",
         "tags.mean_average_precision",
@@ -76,12 +79,18 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     assert metrics["test/tags.n"] == n and all(n > metrics[f"test/{m}.n"] > 0 for m in ("answer", "note", "price"))
     assert [(o["output"], o["metric"], o["n"]) for o in told["outputs"]] == [
         (name, f"{name}.{metric}", metrics[f"test/{name}.n"])
-        for name, metric in (("answer", "accuracy"), ("note", "accuracy"), ("price", "mae"), ("tags", "sample_f1"))
+        for name, metric in (
+            ("answer", "accuracy"),
+            ("note", "accuracy"),
+            ("price", "mae"),
+            ("remark", "accuracy"),
+            ("tags", "sample_f1"),
+        )
     ]
     for output in told["outputs"]:
         assert output["majority"] == pytest.approx(metrics[f"test/majority_{output['metric']}"])
     lines = {(line["metric"], line["least"]): line for line in told["coverage"]}
-    assert {metric for metric, _ in lines} == {"answer.accuracy", "note.accuracy", "tags.sample_f1"}
+    assert {metric for metric, _ in lines} == {"answer.accuracy", "note.accuracy", "remark.accuracy", "tags.sample_f1"}
     assert lines["answer.accuracy", 0.3]["of"] == metrics["test/answer.n"] >= lines["answer.accuracy", 0.3]["rows"]
     assert {s["all"]["rows"] for s in told["standings"]} == {n}
     assert any("price: 12 of 60 samples have no label" in finding for finding in told["findings"])
@@ -94,7 +103,7 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     assert set(outputs["tags"]["prediction"] or ()) <= {"bright", "high"}
     assert {entry["answer"] for entry in outputs["tags"]["best"]} == {"bright", "high"}
     assert {entry["answer"] for entry in outputs["answer"]["best"]} == {"yes", "no"}
-    together = math.prod(outputs[name]["probability"] for name in ("answer", "note", "tags"))
+    together = math.prod(outputs[name]["probability"] for name in ("answer", "note", "remark", "tags"))
     assert answer["probability"] == pytest.approx(together, abs=1e-3)
     assert isinstance(outputs["note"]["best"][0]["answer"], str)
     assert triptych("predict", str(labelled), *row).startswith("answer: ")

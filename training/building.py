@@ -59,7 +59,8 @@ def build_model(
     base = {} if pretrained is None else {"model": name, "sha256": digest}
     fitted = output.fit(labels, tokenizer, settings)
     facts: dict[str, Any] = {"embedding_size": size, "llm_base": base, "several": _of(several, modalities)}
-    if isinstance(output, LinearOutput) and settings.linear_share != 0:
+    made = OUTPUTS.make(settings.output, fitted)
+    if isinstance(made, LinearOutput) and made.width and settings.linear_share != 0:
         facts["linear"] = [m for m in modalities if features.forms[m] == "vectors"]
     config = _config(settings, features, starts, tokenizer, fitted, pretrained, **facts)
     model = FusionModel(config, pretrained)

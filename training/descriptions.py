@@ -68,7 +68,9 @@ def _training(spec: JobSpec, run: RunSpec, rows: int) -> str:
 def _figures(metrics: Mapping[str, float | None]) -> str:
     """The metrics with their intervals (`records.EvaluationRow.figures`), and what the first is to be seen beside."""
     beside = ("majority_", "shuffled_")
-    names = [n for n in metrics if n not in ("n", "low", "high", "linear_share") and not n.startswith(beside)]
+    shares = {n.removesuffix("linear_share").rstrip("."): x for n, x in metrics.items() if n.endswith("linear_share")}
+    names = [n for n in metrics if n not in ("n", "low", "high") and not n.startswith(beside)]
+    names = [name for name in names if not name.endswith("linear_share")]
     names = [name for name in names if not name.endswith(("_low", "_high"))]
     # Of several answers, the first metric of each (NAME.METRIC), or there would be dozens.
     first = {name.rpartition(".")[0]: name for name in reversed(names)}
@@ -85,8 +87,9 @@ def _figures(metrics: Mapping[str, float | None]) -> str:
     for name, words in zip(beside, ("the majority answer's", "with the soft tokens of another row"), strict=True):
         if listed and (value := metrics.get(f"{name}{names[0]}")) is not None:
             said.append(f"{words} {value:.4f}")
-    if (share := metrics.get("linear_share")) is not None:
-        said.append(f"of an answer, the linear model of the vectors gives {share:.0%}")
+    if shares:
+        told = ", ".join(f"{share or 0:.0%}{name and f' ({name})'}" for name, share in shares.items())
+        said.append(f"of an answer, the linear model of the vectors gives {told}")
     return "; ".join(said) + "."
 
 

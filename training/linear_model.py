@@ -49,12 +49,17 @@ class LinearModel(nn.Module):
         self.register_buffer("scale", torch.ones(size))
         self.register_buffer("weight", torch.zeros(outputs, size + len(widths)))
         self.register_buffer("bias", torch.zeros(outputs))
-        self.register_buffer("share", torch.zeros(()))
+        self.register_buffer("share", torch.zeros(outputs))
 
     def forward(self, means_BM: Tensor, has_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """What it says, and its share (B, 1) in the answer: none where a row has no vector at all."""
+        """What it says, and its share (B, K) in the answer: none where a row has no vector at all."""
         said_BK = nn.functional.linear(self.read(means_BM, has_BN), self.weight, self.bias)
         return said_BK, self.share * has_BN.any(1, keepdim=True)
+
+    def shares(self, output: LinearOutput) -> dict[str, float]:
+        """In each of the output's parts."""
+        of = self.share.split([part.width for part in output.parts.values()])
+        return {name: float(share[0]) for name, share in zip(output.parts, of, strict=True)}
 
     def pooled(self, present: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The mean vectors (B, M) of a batch, zero where a row lacks them, and which it has (B, N).
@@ -117,12 +122,13 @@ class Rows(NamedTuple):
 
 @torch.no_grad()
 def fit_linear(model: Any, train: Batches, validation: Batches, share: float | None) -> Callable[[], None]:
-    """Fits the linear model of `model` on the training rows, with the strength and the share (unless that is given)
-    that make the validation rows most likely. Without validation rows nothing tells a share: only a given one is taken.
+    """Fits the linear model of `model` on the training rows, for each of the output's parts with the strength and the
+    share (unless that is given) that make the validation rows most likely. Without validation rows nothing tells a
+    share: only a given one is taken.
 
     Returns:
-        What fits it once more, by the same strength and share, on all rows: after calibration, which needs rows that it
-        has not seen.
+        What fits it once more, by the same strengths and shares, on all rows: after calibration, which needs rows that
+        it has not seen.
 
     Args:
         train, validation: batches of a `Collator`, with labels.
@@ -132,21 +138,31 @@ def fit_linear(model: Any, train: Batches, validation: Batches, share: float | N
     if fitted_on is None or (held_out is None and share is None):
         return lambda: None
     linear.standardise(fitted_on)
-    strength = _STRENGTHS[len(_STRENGTHS) // 2]
+    strengths = dict.fromkeys(output.parts, _STRENGTHS[len(_STRENGTHS) // 2])
+    shares = dict.fromkeys(output.parts, share)
     if held_out is not None:
-        x, losses, said = linear.read(held_out.means_BM, held_out.has_BN), {}, {}
-        for strength, weights in _fits(linear, fitted_on, output, _STRENGTHS):
-            said[strength] = nn.functional.linear(x, *weights)
-            losses[strength] = float(output.loss(said[strength], held_out.targets))
-        strength = min(losses, key=lambda tried: losses[tried])
-        share = best_share(output, held_out, said[strength]) if share is None else share
-    linear.share.fill_(share)
+        x = linear.read(held_out.means_BM, held_out.has_BN)
+        said = {s: nn.functional.linear(x, *weights) for s, weights in _fits(linear, fitted_on, output, _STRENGTHS)}
+        told = {s: output.parted(said_BK, held_out.targets) for s, said_BK in said.items()}
+        deep = output.parted(held_out.deep_BK, held_out.targets)
+        for name, part in output.parts.items():
+            _, deep_RK, wanted = deep[name]
+            if len(wanted):
+                losses = {s: float(part.loss(told[s][name][1], wanted)) for s in _STRENGTHS}
+                strengths[name] = min(losses, key=lambda tried: losses[tried])
+            if share is None:
+                shares[name] = best_share(part, deep_RK, told[strengths[name]][name][1], wanted)
+    widths = [part.width for part in output.parts.values()]
+    for of_part, found in zip(linear.share.split(widths), shares.values(), strict=True):
+        of_part.fill_(found)
 
     @torch.no_grad()
     def fit_on(rows: Rows) -> None:
-        ((_, weights),) = _fits(linear, rows, output, [strength])
-        linear.weight.copy_(weights[0])
-        linear.bias.copy_(weights[1])
+        fits = dict(_fits(linear, rows, output, sorted(set(strengths.values()))))
+        begun = 0
+        for width, strength in zip(widths, strengths.values(), strict=True):
+            of = slice(begun, begun := begun + width)
+            linear.weight[of], linear.bias[of] = (found[of] for found in fits[strength])
 
     fit_on(fitted_on)
     return (lambda: None) if held_out is None else partial(fit_on, fitted_on.and_more(held_out))
@@ -201,15 +217,15 @@ def _least(
     return found[0].detach(), found[1].detach()
 
 
-def best_share(output: LinearOutput, rows: Rows, said_BK: Tensor) -> float:
+def best_share(output: LinearOutput, deep_BK: Tensor, said_BK: Tensor, targets: Tensor) -> float:
     """The share that makes the output's loss of the rows and of a prior least, by which few rows move it little from a
     half; where the output has probabilities, by the best temperature, since another one is found for them afterwards.
     """
     temperatures = _TEMPERATURES if output.has_probabilities else (1.0,)
 
     def loss(share: float) -> float:
-        mixed_BK = rows.deep_BK.lerp(said_BK, share)
-        losses = [float(output.loss(mixed_BK / temperature, rows.targets)) for temperature in temperatures]
-        return len(said_BK) * min(losses) + ((share - 0.5) / _PRIOR) ** 2 / 2
+        mixed_BK = deep_BK.lerp(said_BK, share)
+        losses = [float(output.loss(mixed_BK / temperature, targets)) for temperature in temperatures]
+        return (len(said_BK) * min(losses) if len(said_BK) else 0.0) + ((share - 0.5) / _PRIOR) ** 2 / 2
 
     return min(_SHARES, key=loss)

@@ -170,7 +170,8 @@ class FusionModel(AdaptedModel):
         with torch.random.fork_rng(devices=[]):  # dropout would move the state that training goes on from
             x_m = self.fuse(tokens_BNTD, torch.ones_like(tokens_BNTD[..., 0], dtype=torch.bool))
         literal = sum(len(part) for part in self.config.template if isinstance(part, list))
-        return most - x_m.shape[1] - literal - (self.config.max_new_tokens if self.output.reads_answers else 0)
+        answer = self.output.opening + self.config.max_new_tokens if self.output.reads_answers else 0
+        return most - x_m.shape[1] - literal - answer
 
     def context(
         self,
@@ -238,7 +239,7 @@ class FusionModel(AdaptedModel):
             embeddings_BSD, mask_BS = self.compiled.padded(embeddings_BSD, mask_BS)
         positions_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)
         padded = {"inputs_embeds": embeddings_BSD, "attention_mask": mask_BS, "position_ids": positions_BS}
-        said = self._said(**padded, use_cache=False, **options)
+        said = self._said(**{"use_cache": False} | padded | options)
         if "last_hidden_state" in said:
             said["last_hidden_state"] = said.last_hidden_state[:, -length:]  # without what compiled layers were given
         return said
@@ -304,7 +305,7 @@ class FusionModel(AdaptedModel):
 
     def _beside(self, present: Tensor, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
         """What the linear model says of each row, and its share in the answer; None: there is none."""
-        if self.linear is None or not self.linear.share:
+        if self.linear is None or not self.linear.share.any():
             return None
         of = dict(zip(self.config.modalities, present.unbind(1), strict=True))
         return self.linear(*self.linear.pooled(of, features))
@@ -366,6 +367,23 @@ class FusionModel(AdaptedModel):
         asked, readings = self._asked(batch, tokenizer, shuffle)
         answers = self.output.scored_answers(asked)
         return answers if readings is None else [answers[n] for n in readings.first_B.tolist()]
+
+    @torch.inference_mode()
+    def loss_and_answers(
+        self, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[Tensor, list[Answer]]:
+        """The output's loss of a `Collator`'s batch, and `scored_answers`; all that both need is worked out once."""
+        if self.output.views:  # of which the loss is another
+            given = {name: tensor.to(self.device) for name, tensor in batch.items() if name != "seeds"}
+            return self(**given).loss, self.scored_answers(batch, tokenizer)
+        asked, readings = self._asked(batch, tokenizer)
+        labels = batch["labels"].to(self.device)
+        if readings is None:
+            logits, answers = self.output.said(asked, labels)
+        else:
+            logits, answers = self.output.said(asked, labels[readings.rows_R])
+            logits, answers = logits[readings.first_B], [answers[n] for n in readings.first_B.tolist()]
+        return self.output.loss(logits, labels), answers
 
     @torch.inference_mode()
     def pooled_x_m(self, batch: dict[str, Tensor]) -> Tensor:

@@ -49,7 +49,8 @@ def evaluate(
         metrics |= {f"majority_{m.name}": m.value(everyone, [usual] * len(everyone)) for m in there}
         metrics |= {f"majority_{metric.name}": majority} | _shuffled(task, trained, rows, run.keep, whole)
     if trained.model.linear is not None:
-        metrics["linear_share"] = float(trained.model.linear.share)
+        shares = trained.model.linear.shares(output)
+        metrics |= {f"{name}.linear_share".lstrip("."): share for name, share in shares.items()}
     folder.mkdir()
     pq.write_table(predictions, folder / "predictions.parquet")
     one = pa.Table.from_pylist([{"subset": MAJORITY, "prediction": usual}], predictions.schema)

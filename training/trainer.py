@@ -103,8 +103,11 @@ class Trainer(transformers.Trainer):
             for batch in even_batches(mine, collator, self.args.eval_batch_size):
                 with torch.inference_mode(), self.accelerator.autocast():  # frozen weights may be bfloat16
                     if is_whole:
-                        losses += [float(model(**self._prepare_inputs(dict(batch))).loss)] * len(batch["present"])
-                    said += model.scored_answers(batch, self.tokenizer)
+                        loss, answers = model.loss_and_answers(batch, self.tokenizer)
+                        losses += [float(loss)] * len(answers)
+                    else:
+                        answers = model.scored_answers(batch, self.tokenizer)
+                    said += answers
             told = zip(samples, labels, gathered(said), strict=True)
             answered += [Answered(sample, name, label, answer) for sample, label, answer in told]
         losses = gathered(losses)

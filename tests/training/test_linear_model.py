@@ -1,6 +1,7 @@
 """The linear model beside the language model: what it learns, when it answers, and that nobody else's inputs matter."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from tests.training.tiny_vectors import FEATURES, MODALITIES
 from training.building import build_model
+from training.catalog import OUTPUTS
 from training.collator import make_collator
 from training.data import SampleDataset
 from training.family import Choice
-from training.linear_model import LinearModel, Rows, best_share, fit_linear
+from training.linear_model import LinearModel, best_share, fit_linear
 from training.model import FusionModel
 from training.outputs.class_ import ClassOutput
 from training.settings import ModelSettings, TrainingSettings, complete
@@ -65,19 +67,25 @@ def fitted(rows: SampleDataset, name: str = "class", share: float | None = 1.0, 
     return model
 
 
+class Beside(torch.nn.Module):
+    """What `fit_linear` uses of a model; `deep` is what the rest of it says of targets."""
+
+    device, config = torch.device("cpu"), type("Config", (), {"modalities": ["image"]})
+
+    def __init__(self, output: Any, linear: LinearModel, deep: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.output, self.linear, self.deep = output, linear, deep
+
+    def forward(self, labels: Tensor, **_: Tensor) -> Any:
+        return type("Said", (), {"logits": self.deep(labels)})
+
+
 def test_it_is_a_logistic_regression_of_the_mean_vectors() -> None:
     random, output = np.random.default_rng(0), ClassOutput({"classes": ["a", "b", "c"]})
     values = torch.from_numpy(random.normal(3, 5, (40, 2, 6))).float()
     targets = torch.from_numpy(random.integers(0, 3, 40))
 
-    class Model(torch.nn.Module):  # what `fit_linear` uses of one
-        device, config = torch.device("cpu"), type("Config", (), {"modalities": ["image"]})
-
-        def forward(self, **_: Tensor) -> Any:
-            return type("Said", (), {"logits": torch.zeros(40, 3)})
-
-    model: Any = Model()
-    model.output, model.linear = output, LinearModel({"image": 6}, 3)
+    model: Any = Beside(output, LinearModel({"image": 6}, 3), lambda rows: torch.zeros(len(rows), 3))
     mask = torch.ones(40, 2, dtype=torch.bool)
     mask[::2, 1] = False
     there = torch.ones(40, 1, dtype=torch.bool)
@@ -87,7 +95,7 @@ def test_it_is_a_logistic_regression_of_the_mean_vectors() -> None:
     x = (means - means.mean(0)) / means.std(0) / 6**0.5
     regression = LogisticRegression(C=100.0, tol=1e-8, max_iter=1000).fit(x, targets.numpy())
     said, share = model.linear(*model.linear.pooled({"image": there[:, 0]}, batch))
-    assert share.tolist() == [[1.0]] * 40
+    assert share.tolist() == [[1.0] * 3] * 40
     np.testing.assert_allclose(said.softmax(1), regression.predict_proba(x), atol=2e-3)
 
 
@@ -97,7 +105,7 @@ def test_until_it_is_fitted_it_has_no_part_in_any_answer(vectors: SampleDataset)
     batch = batch_of(model, vectors)
     torch.testing.assert_close(model(**batch).logits, alone(**batch).logits)
     fit_linear(model, [batch], [], None)  # no rows from which its share could be measured
-    assert model.linear.share == 0
+    assert not model.linear.share.any()
 
 
 @pytest.mark.parametrize(("name", "fusion"), [*((name, "attention") for name in LABELS), ("several", "logit")])
@@ -156,11 +164,38 @@ def test_the_share_is_what_rows_say_that_trained_nothing_and_few_rows_say_little
     good, noise = torch.eye(2)[targets] * 4, torch.randn(200, 2, generator=random) * 4
 
     def share(said: Tensor, beside: Tensor, rows: int = 200) -> float:
-        nothing = torch.zeros(rows, 0)
-        return best_share(output, Rows(nothing, nothing, targets[:rows], said[:rows]), beside[:rows])
+        return best_share(output, said[:rows], beside[:rows], targets[:rows])
 
     assert share(noise, good) >= 0.8 and share(good, noise) <= 0.2 and share(good, good) == 0.5
     assert 0.5 <= share(noise, good, rows=4) < share(noise, good)
+
+
+def test_each_of_several_outputs_has_a_share_of_its_own() -> None:
+    settings = ModelSettings(outputs={"a": "class", "b": "class", "n": "number"})
+    labels = [json.dumps({"a": "xy"[n % 2], "b": "xy"[n // 2 % 2], "n": n % 5}) for n in range(80)]
+    output: Any = OUTPUTS.make(settings.output, OUTPUTS.make(settings.output, {}).fit(labels, None, settings))
+    targets = output.targets(labels, None)
+    # The vectors tell a, of n little and of b nothing; the rest of the model knows b and n, and of a nothing.
+    noise = torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
+    values = torch.stack([targets[:, 0], targets[:, 2] + noise[:, 0]], 1)[:, None]
+
+    def deep(wanted: Tensor) -> Tensor:
+        n = wanted[:, 2:] + noise[:, 1:] / 8
+        return torch.cat([noise * 4, torch.eye(2)[wanted[:, 1].long()] * 9, n], 1)
+
+    model: Any = Beside(output, LinearModel({"image": 2}, 5), deep)
+    there = torch.ones(80, 1, dtype=torch.bool)
+    batch = {"present": there, "image": values, "image_mask": there, "labels": targets}
+    fit_linear(model, [batch], [batch], None)()
+    shares = model.linear.shares(output)
+    assert shares["a"] > 0.6 and shares["n"] < 0.4, "a number has no temperature to be better with"
+    assert shares["b"] == 0.5, "what says nothing of it is nothing to its temperature"
+    assert model.linear.share.tolist() == pytest.approx([shares[name] for name in "aabbn"])
+    assert model.linear(values[:, 0], there)[1].tolist() == [model.linear.share.tolist()] * 80
+    lacking = batch | {"labels": targets.clone()}
+    lacking["labels"][:, 0] = torch.nan
+    fit_linear(model, [batch], [lacking], None)
+    assert model.linear.shares(output) == shares | {"a": 0.5}, "no row says anything of it"
 
 
 def test_a_training_measures_its_share_and_a_saved_model_has_it(vectors: SampleDataset, tmp_path: Path) -> None:
@@ -174,7 +209,7 @@ def test_a_training_measures_its_share_and_a_saved_model_has_it(vectors: SampleD
         tokenizer=TOKENIZER,
     )
     model = fit(task, tmp_path / "checkpoints").model
-    assert model.linear is not None and 0 < model.linear.share < 1
+    assert model.linear is not None and 0 < model.linear.shares(model.output)[""] < 1
     rows = vectors.take(range(24, 32))
     assert [a.prediction for a in scored_answers(model, TOKENIZER, rows, FEATURES)] == rows.labels
     for modality in MODALITIES:  # it knows how it is to have one alone

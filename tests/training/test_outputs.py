@@ -21,7 +21,8 @@ from training.schema import MODALITIES, subset_name
 
 SEVERAL = {"kind": "several", "outputs": {"sign": "class", "size": "number", "all tags": "multi_label"}}
 WITH_TEXT = {"kind": "several", "outputs": {"note": "text", "sign": "class", "size": "number"}}
-KINDS = [*(SEVERAL if kind == "several" else kind for kind in OUTPUTS.names()), WITH_TEXT, "own_kinds:OwnOutput"]
+TEXTS = {"kind": "several", "outputs": {"note": "text", "the title": "text"}}
+KINDS = [*(SEVERAL if kind == "several" else kind for kind in OUTPUTS.names()), WITH_TEXT, TEXTS, "own_kinds:OwnOutput"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -132,6 +133,25 @@ def test_a_row_is_answered_alone_as_in_a_batch(
             assert a == b or a == pytest.approx(b, abs=1e-4)
 
 
+@pytest.mark.parametrize("fusion", ["attention", "logit"])
+def test_loss_and_answers_come_of_one_reading(
+    fusion: str, kind: Any, rows: Any, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    model, batch = make_model(rows, output=kind, fusion=Choice(fusion))
+    read: list[int] = []
+    model.eval().llm.base_model.register_forward_hook(lambda _module, _inputs, said: read.append(said[0].shape[1]))
+    loss, answers = model.loss_and_answers(batch, tokenizer)
+    once = sum(read)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(**batch).loss, loss)
+    for one, other in zip(model.scored_answers(batch, tokenizer), answers, strict=True):
+        for a, b in zip(*map(by_name, (one.prediction, other.prediction)), strict=True):
+            assert a == b or a == pytest.approx(b, abs=1e-4)
+        assert one.probability == (other.probability and pytest.approx(other.probability, abs=1e-4))
+    is_ours = not str(kind).startswith("own_kinds") and not model.output.views
+    assert once < sum(read) - once or not is_ours
+
+
 def test_a_saved_model_answers_the_same(
     kind: Any, rows: Any, make_model: Callable[..., Any], tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -174,10 +194,6 @@ def test_all_can_be_sent_to_a_worker(own_kinds: Path, tokenizer: Any, label_of: 
         (
             {"kind": "several", "outputs": {"note": "text"}},
             "outputs.note is 'text', expected another output beside it; alone: `output: text` and `align.label: note`",
-        ),
-        (
-            {"kind": "several", "outputs": {"note": "text", "title": "text", "a": "class"}},
-            "outputs.title is 'text', expected another kind: note is a text, and a model writes one",
         ),
         ({"kind": "several", "outputs": {"a/b": "class"}}, "outputs is 'a/b', expected the name of a column"),
         (

@@ -196,6 +196,41 @@ def test_a_text_among_several_is_written_and_measured_as_by_itself(
     assert metrics["mean_score"].value == (1 + metrics["a.accuracy"].value) / 2
 
 
+def test_several_texts_are_learned_and_written_each_behind_its_name(
+    rows: Any, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    labels = [{"a": "79"[n % 2], "note": "nine", "the title": "seven"} for n in range(len(rows))]
+    del labels[0]["note"], labels[1]["the title"]
+    asked = [row | {"label": json.dumps(label)} for row, label in zip(rows, labels, strict=True)]
+    output = ModelSettings(outputs={"note": "text", "the title": "text", "a": "class"}).output
+    model, batch = make_model(asked, output=output)
+    size, room = model.config.llm_config.vocab_size, model.prompt_room
+    tokens = model.output._tokens(batch["labels"])
+    assert tokens.shape[:2] == (len(rows), 2) and (tokens[1, 1] == -100).all() and (tokens[1, 0] != -100).any()
+    logits = model.eval()(**batch).logits
+    changed = batch["labels"].clone()
+    changed[:, -1] = changed[:, -tokens.shape[2]] = 5  # of the title
+    other = model(**batch | {"labels": changed}).logits
+    unmoved = 2 + tokens.shape[2] * size
+    torch.testing.assert_close(other[:, :unmoved], logits[:, :unmoved])
+    assert room is None or room == make_model(rows, output="text")[0].prompt_room - model.output.opening
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model.train()(**batch).loss.backward()
+        optimizer.step()
+    said = model.eval().scored_answers(batch, tokenizer)
+    assert [one.prediction for one in said] == [
+        {"a": label["a"], "note": "nine", "the title": "seven"} for label in labels
+    ]
+    parts = [one.part(name).probability for one in said[:1] for name in model.output.members]
+    assert said[0].probability == pytest.approx(math.prod(parts)) and len(parts) == 3
+    told = model.surprises(batch, tokenizer, [json.dumps(label) for label in labels], [1.0, 5.0])
+    assert (told == 0).any(1).tolist() == [[False] * 7, [True] + [False] * 6, [False, True] + [False] * 5]
+    calibrate(model, [batch], [json.dumps(label) for label in labels], tokenizer)
+    assert [m["calibration_rows"] for m in model.config.fitted["members"].values()] == [7, 6, 6]
+
+
 def test_a_column_that_gives_one_of_several_labels_away_is_no_slice() -> None:
     settings = ModelSettings(outputs={"drink": "class", "size": "class"})
     output = OUTPUTS.make(settings.output, {})

@@ -39,8 +39,10 @@ class Asked:
     embeddings_BSD: "Tensor"
     mask_BS: "Tensor"
     tokenizer: "PreTrainedTokenizerBase"
-    # What a linear model says beside it (B, C), and its share in the answer (B, 1): `training.linear_model`.
+    # What a linear model says beside it (B, C), and its share in the answer (B, C): `training.linear_model`.
     beside: "tuple[Tensor, Tensor] | None" = None
+    # What the language model remembers of all but the last position (a cache of transformers), for who asks next.
+    past: Any = None
 
 
 class Output:
@@ -62,6 +64,7 @@ class Output:
     metrics: tuple[Metric, ...] = ()  # the first one is what people are shown, and the gate's unless it is told
     arrow_type: pa.DataType  # of a label and a prediction in tables, answers and the served model's signature
     reads_answers: bool = False  # true: the language model is given the answer's tokens, also in training
+    opening: int = 0  # tokens that stand before an answer that the language model writes, beside what it is asked
     has_probabilities: bool = False  # true: `scored_answers` says how probable each answer is
     members: Mapping[str, "Output"] = MappingProxyType({})  # column -> output, where several answer at once
     has_labels: ClassVar[bool] = True  # false: no column holds labels, they are `own_label`s
@@ -190,6 +193,11 @@ class Output:
     def scored_answers(self, asked: Asked) -> list[Answer]:
         """The same with probabilities. A kind says one of the two: this one where it has probabilities."""
         return [Answer(value) for value in self.answers(asked)]
+
+    def said(self, asked: Asked, targets: "Tensor") -> "tuple[Tensor, list[Answer]]":
+        """`logits` with these targets, and `scored_answers`: of one reading of what is asked, where that can be."""
+        logits = self.logits(asked.model, asked.embeddings_BSD, asked.mask_BS, targets)
+        return logits, self.scored_answers(asked)
 
     @property
     def judged_type(self) -> pa.DataType:

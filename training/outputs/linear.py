@@ -47,10 +47,21 @@ class LinearOutput(HeadOutput):
         """T where targets are (B, T); None: they are (B,)."""
         return None
 
-    def head(self, width: int) -> "nn.Module":
+    def head(self, width: int) -> "nn.Module | None":
         from training.layers import Readout
 
         return Readout(width, self.width)
+
+    @property
+    def parts(self) -> "dict[str, LinearOutput]":
+        """Those that answer by themselves, in the order of their logits, by name; "": it is one."""
+        return {"": self}
+
+    def parted(self, logits: "Tensor", targets: "Tensor") -> "dict[str, tuple[Tensor, Tensor, Tensor]]":
+        """Of each of the parts the numbers of the rows (R,) with a target of it, logits and targets of these."""
+        import torch
+
+        return {"": (torch.arange(len(logits), device=logits.device), logits, targets)}
 
     def answers_of(self, logits: "Tensor") -> list[Answer]:
         """What each row's logits (B, C) say."""
@@ -63,6 +74,10 @@ class LinearOutput(HeadOutput):
     def scored_answers(self, asked: Asked) -> list[Answer]:
         return self.answers_of(self._said(asked))
 
+    def said(self, asked: Asked, targets: "Tensor") -> "tuple[Tensor, list[Answer]]":
+        logits = self._said(asked)
+        return logits, self.answers_of(logits)
+
     def surprises(self, asked: Asked, labels: Sequence[str], temperatures: Sequence[float]) -> "Tensor":
         logits = self._said(asked)
         return self.surprises_of(logits, self.targets(labels, asked.tokenizer).to(logits.device), temperatures)
@@ -72,9 +87,9 @@ class LinearOutput(HeadOutput):
         return logits if asked.beside is None else with_linear(logits, *asked.beside)
 
 
-def with_linear(logits: "Tensor", said_BC: "Tensor", share_B1: "Tensor") -> "Tensor":
+def with_linear(logits: "Tensor", said_BC: "Tensor", share_BC: "Tensor") -> "Tensor":
     """The logits (B, C or more), the first C of which are in part what a linear model says."""
     import torch
 
     own_BC, rest = logits.float().split([said_BC.shape[1], logits.shape[1] - said_BC.shape[1]], 1)
-    return torch.cat([own_BC.lerp(said_BC, share_B1), rest], 1)
+    return torch.cat([own_BC.lerp(said_BC, share_BC), rest], 1)

@@ -1,30 +1,28 @@
 """The answer is several at once: a class, another one, a number, a text, each of a column of its own.
 
 Shapes: B rows, S positions of the context, C logits and T targets of all members that a linear layer gives side by
-side, A tokens of a text, V vocabulary, G temperatures, M members that have probabilities.
+side, K texts, A tokens of one, V vocabulary, O tokens of an opening, G temperatures, M members that have probabilities.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from training.catalog import OUTPUTS
-from training.label_metrics import mean_of_defined
-from training.metrics import Metric, Statistic
+from training.metrics import Metric
 from training.outputs.base import AnsweringModel, Asked, Output
-from training.outputs.linear import IGNORED, LinearOutput
+from training.outputs.linear import IGNORED, LinearOutput, with_linear
 from training.outputs.text import TextOutput
 from training.records import Answer, Figure
+from training.several_metrics import metrics_of
 from training.validation import check
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
     from training.settings import ModelSettings
@@ -36,13 +34,14 @@ class SeveralOutput(LinearOutput):
     """One linear layer, whose logits (B, C) are parted among the members: outputs with labels, loss, temperature and
     metrics of their own. A label is a JSON object of the members' labels; a row may lack some of them.
 
-    One member may be a text: the language model writes it behind the context, of which the linear layer reads all
-    positions, and none of the text. In training both come of one reading, since a causal model makes of a context the
-    same whatever stands behind it; logits are then (B, C + A * V), the text's behind the others.
+    Members may be texts: the language model writes each behind the context, of which the linear layer reads all
+    positions, and none of a text. In training both come of one reading, since a causal model makes of a context the
+    same whatever stands behind it; logits are then (B, C + K * A * V), the texts' behind the others. Several texts are
+    read and written one by one, none behind another, each behind its opening: its name.
 
-    Targets (B, T), with a text (B, T + A), are the members' side by side, nan where a row has no label that the member
-    knows: it is left out of that member's loss and metrics. The loss is the mean over the members of each one's, which
-    is 1 for who knows nothing.
+    Targets (B, T), with texts (B, T + K * A), are the members' side by side, nan where a row has no label that the
+    member knows: it is left out of that member's loss and metrics. The loss is the mean over the members of each one's,
+    which is 1 for who knows nothing.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -54,11 +53,9 @@ class SeveralOutput(LinearOutput):
             ordered = {name: _member(name, self.outputs[name]) for name in sorted(self.outputs)}
             object.__setattr__(self, "outputs", ordered)
             texts = [name for name, choice in ordered.items() if OUTPUTS.load(choice.kind).reads_answers]
-            first, others = ", ".join(texts[:1]), ", ".join(texts[1:])
-            other = f"another kind: {first} is a text, and a model writes one"
-            check(not others, f"outputs.{others}", "text", other)
-            alone = f"another output beside it; alone: `output: text` and `align.label: {first}`"
-            check(not texts or len(ordered) > 1, f"outputs.{first}", "text", alone)
+            only = next(iter(texts), "")
+            alone = f"another output beside it; alone: `output: text` and `align.label: {only}`"
+            check(not texts or len(ordered) > 1, f"outputs.{only}", "text", alone)
 
     def __init__(self, fitted: Mapping[str, Any], options: Options | None = None) -> None:
         self.options = options or self.Options()
@@ -68,9 +65,11 @@ class SeveralOutput(LinearOutput):
             name: OUTPUTS.make(choice, parts.get(name, {})) for name, choice in self.options.outputs.items()
         }
         self._linear = {name: m for name, m in self.members.items() if isinstance(m, LinearOutput)}
-        self._text = next(((name, m) for name, m in self.members.items() if isinstance(m, TextOutput)), None)
-        self.reads_answers = self._text is not None
-        self.metrics = _metrics(tuple((name, type(member)) for name, member in self.members.items()))
+        self._texts = {name: m for name, m in self.members.items() if isinstance(m, TextOutput)}
+        self.reads_answers = bool(self._texts)
+        self._openings: dict[str, list[int]] = fitted.get("openings", {})
+        self.opening = max(map(len, self._openings.values()), default=0)
+        self.metrics = metrics_of(tuple((name, type(member)) for name, member in self.members.items()))
         self.arrow_type = pa.struct([(name, member.arrow_type) for name, member in self.members.items()])
         self.has_probabilities = any(member.has_probabilities for member in self.members.values())
 
@@ -103,14 +102,19 @@ class SeveralOutput(LinearOutput):
     def fit(
         self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None", settings: "ModelSettings"
     ) -> dict[str, Any]:
-        """members: what each one learned of the labels that there are of it."""
+        """members: what each one learned of the labels that there are of it; of several texts openings: tokens."""
         fitted = {}
         for name, (member, column) in self.columns(labels).items():
             try:
                 fitted[name] = member.fit([label for label in column if label is not None], tokenizer, settings)
             except ValueError as error:
                 raise ValueError(f"outputs.{name}: {error}") from None
-        return {"members": fitted}
+        if tokenizer is None or len(self._texts) < 2:
+            return {"members": fitted}
+        from training.tokenizer import encode
+
+        openings = {name: encode(tokenizer, f"{name}:", around=False) for name in self._texts}
+        return {"members": fitted, "openings": openings}
 
     def targets(self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
         import torch
@@ -122,13 +126,15 @@ class SeveralOutput(LinearOutput):
             part = torch.full((len(labels), *known.shape[1:]), math.nan)
             part[list(given)] = known.float().masked_fill(known == IGNORED, math.nan)
             parts.append(part.reshape(len(labels), math.prod(known.shape[1:])))
-        if self._text is not None:
-            name, text = self._text
+        texts = []
+        for name, text in self._texts.items():
             column = columns[name][1]
             tokens = text.targets([label or "" for label in column], tokenizer).float()  # numbers of tokens are exact
             tokens[[label is None for label in column]] = math.nan
-            parts.append(tokens)
-        return torch.cat(parts, 1)
+            texts.append(tokens)
+        longest = max((tokens.shape[1] for tokens in texts), default=0)
+        texts = [torch.nn.functional.pad(part, (0, longest - part.shape[1]), value=IGNORED) for part in texts]
+        return torch.cat([*parts, *texts], 1)
 
     @property
     def width(self) -> int:
@@ -138,33 +144,75 @@ class SeveralOutput(LinearOutput):
     def target_width(self) -> int:
         return sum(member.target_width or 1 for member in self._linear.values())
 
+    def head(self, width: int) -> "nn.Module | None":
+        return super().head(width) if self._linear else None
+
     def language_model(self) -> Any:
-        return super().language_model() if self._text is None else self._text[1].language_model()
+        return next((text.language_model() for text in self._texts.values()), super().language_model())
 
     def logits(
         self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor | None"
     ) -> "Tensor":
-        """Those of a text are of teacher forcing: without targets there are none."""
+        """Those of texts are of teacher forcing: without targets there are none."""
+        if not self._texts:
+            return super().logits(model, embeddings_BSD, mask_BS, targets)
+        if targets is None:
+            return self._read(model, model.read(embeddings_BSD, mask_BS, logits_to_keep=1), mask_BS)
+        return self._with_texts(model, embeddings_BSD, mask_BS, targets)[0]
+
+    def _with_texts(
+        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", targets: "Tensor", **options: Any
+    ) -> "tuple[Tensor, Any]":
+        """Logits, and what the language model said, of the context and each text behind it."""
         import torch
 
-        if self._text is None:
-            return super().logits(model, embeddings_BSD, mask_BS, targets)
-        assert model.head is not None
-        sequence, keep = (embeddings_BSD, mask_BS), 1
-        if targets is not None:
-            tokens_BA = self._tokens(targets)
-            sequence, keep = self._text[1].with_answers(model, *sequence, tokens_BA), tokens_BA.shape[1]
-        said = model.read(*sequence, logits_to_keep=keep)
-        read_BC = model.head(said.last_hidden_state[:, : embeddings_BSD.shape[1]], mask_BS)
-        return read_BC if targets is None else torch.cat([read_BC, said.logits.flatten(1)], 1)
+        tokens_BKA, opened = self._tokens(targets), self._opened(model, embeddings_BSD, mask_BS, list(self._texts))
+        text = next(iter(self._texts.values()))
+        sequence = text.with_answers(model, *opened, tokens_BKA.flatten(0, 1))
+        said = model.read(*sequence, logits_to_keep=tokens_BKA.shape[2], **options)
+        written = said.logits.unflatten(0, tokens_BKA.shape[:2]).flatten(1)
+        return torch.cat([self._read(model, said, mask_BS), written], 1), said
+
+    def _read(self, model: AnsweringModel, said: Any, mask_BS: "Tensor") -> "Tensor":
+        """What the linear layer reads of a context (B, C), or of the same one before each text."""
+        if model.head is None:
+            return said.logits.new_zeros(len(mask_BS), 0)
+        states = said.last_hidden_state
+        return model.head(states[:: len(states) // len(mask_BS), : mask_BS.shape[1]], mask_BS)
+
+    def _opened(
+        self, model: AnsweringModel, embeddings_BSD: "Tensor", mask_BS: "Tensor", texts: Sequence[str]
+    ) -> "tuple[Tensor, Tensor]":
+        """What the language model reads before it writes each of these texts: K sequences of a row, and the next
+        row's, (B * K, S + O)."""
+        import torch
+
+        from training.padding import padded
+
+        if not self._openings:
+            return embeddings_BSD, mask_BS
+        ids_KO, real_KO = padded([self._openings[name] for name in texts], 0, left=True)
+        rows, ids_KO, real_KO = len(mask_BS), ids_KO.to(mask_BS.device), real_KO.to(mask_BS.device)
+        opening_KOD = model.get_input_embeddings()(ids_KO).to(embeddings_BSD.dtype)
+        sequence = embeddings_BSD.repeat_interleave(len(texts), 0), opening_KOD.repeat(rows, 1, 1)
+        mask = mask_BS.repeat_interleave(len(texts), 0), real_KO.repeat(rows, 1)
+        return torch.cat(sequence, 1), torch.cat(mask, 1)
+
+    def _asked(self, asked: Asked, name: str) -> Asked:
+        """For a text."""
+        embeddings_BSD, mask_BS = self._opened(asked.model, asked.embeddings_BSD, asked.mask_BS, [name])
+        return replace(asked, embeddings_BSD=embeddings_BSD, mask_BS=mask_BS)
 
     def _tokens(self, targets: "Tensor") -> "Tensor":
-        """Of the text (B, A)."""
-        return targets[:, self.target_width :].nan_to_num(nan=IGNORED).long()
+        """Of the texts (B, K, A)."""
+        return targets[:, self.target_width :].nan_to_num(nan=IGNORED).long().unflatten(1, (len(self._texts), -1))
 
-    def _parted(self, logits: "Tensor", targets: "Tensor") -> "dict[str, tuple[LinearOutput, Tensor, Tensor, Tensor]]":
-        """Of each member but a text: it, the numbers of the rows (R,) with a target of it, logits and targets of
-        these."""
+    @property
+    def parts(self) -> dict[str, LinearOutput]:
+        """All members but texts."""
+        return self._linear
+
+    def parted(self, logits: "Tensor", targets: "Tensor") -> "dict[str, tuple[Tensor, Tensor, Tensor]]":
         widths = [member.width for member in self._linear.values()]
         target_widths = [member.target_width or 1 for member in self._linear.values()]
         said_BC, wanted_BT = logits[:, : self.width], targets[:, : self.target_width]
@@ -173,30 +221,45 @@ class SeveralOutput(LinearOutput):
             self._linear.items(), said_BC.split(widths, 1), wanted_BT.split(target_widths, 1), strict=True
         ):
             rows = wanted.isfinite().all(1).nonzero()[:, 0]
-            wanted_R = wanted[rows] if member.target_width else wanted[rows, 0]
-            parts[name] = member, rows, said[rows], wanted_R
+            parts[name] = rows, said[rows], wanted[rows] if member.target_width else wanted[rows, 0]
         return parts
 
     def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
         total = logits[:, :0].float().sum()  # where no row has a label of a member, its part learns nothing
-        for member, rows, said, wanted in self._parted(logits, targets).values():
+        for name, (rows, said, wanted) in self.parted(logits, targets).items():
             if len(rows):
+                member = self._linear[name]
                 total = total + member.loss(said.float(), wanted, smoothing) / member.loss_of_nothing
-        if self._text is not None:
-            text, tokens_BA = self._text[1], self._tokens(targets)
-            if text.counted(tokens_BA):
-                said = logits[:, self.width :].unflatten(1, (tokens_BA.shape[1], -1))
-                total = total + text.loss(said, tokens_BA, smoothing) / text.loss_of_nothing
+        if targets.shape[1] > self.target_width:  # else of what is read off alone (`training.linear_model`)
+            tokens_BKA = self._tokens(targets)
+            said_BKAV = logits[:, self.width :].unflatten(1, (*tokens_BKA.shape[1:], -1))
+            for n, text in enumerate(self._texts.values()):
+                if text.counted(tokens_BKA[:, n]):
+                    total = total + text.loss(said_BKAV[:, n], tokens_BKA[:, n], smoothing) / text.loss_of_nothing
         return total / len(self.members)
 
     def scored_answers(self, asked: Asked) -> list[Answer]:
         """Their probability is that all are right, each taken by itself, as far as members say one."""
-        said = self._said(asked).split([member.width for member in self._linear.values()], 1)
+        return self._answers(asked, self._said(asked))
+
+    def said(self, asked: Asked, targets: "Tensor") -> "tuple[Tensor, list[Answer]]":
+        if len(self._texts) > 1:  # what is remembered of a row is remembered with each one's opening
+            logits = self._with_texts(asked.model, asked.embeddings_BSD, asked.mask_BS, targets)[0]
+        elif self._texts:
+            logits, read = self._with_texts(asked.model, asked.embeddings_BSD, asked.mask_BS, targets, use_cache=True)
+            asked = TextOutput.remembering(asked, read, self._tokens(targets).shape[2])
+        else:
+            logits = self._said(asked)
+        if self._texts and asked.beside is not None:
+            logits = with_linear(logits, *asked.beside)
+        return logits, self._answers(asked, logits[:, : self.width].float())
+
+    def _answers(self, asked: Asked, said_BC: "Tensor") -> list[Answer]:
+        said = said_BC.split([member.width for member in self._linear.values()], 1)
         parted = zip(self._linear.items(), said, strict=True)
         columns = {name: member.answers_of(part) for (name, member), part in parted}
-        if self._text is not None:
-            name, text = self._text
-            columns[name] = text.scored_answers(asked)
+        for name, text in self._texts.items():
+            columns[name] = text.scored_answers(self._asked(asked, name))
         rows = zip(*(columns[name] for name in self.members), strict=True)
         return [_together(dict(zip(self.members, row, strict=True))) for row in rows]
 
@@ -206,15 +269,15 @@ class SeveralOutput(LinearOutput):
 
         logits, found = self._said(asked), {}
         targets = self.targets(labels, asked.tokenizer).to(logits.device)
-        for name, (member, rows, said, wanted) in self._parted(logits, targets).items():
-            if member.has_probabilities:
+        for name, (rows, said, wanted) in self.parted(logits, targets).items():
+            if self._linear[name].has_probabilities:
                 found[name] = logits.new_zeros(len(temperatures), len(logits))
-                found[name][:, rows] = member.surprises_of(said, wanted, temperatures)
-        if self._text is not None:
-            name, text = self._text
+                found[name][:, rows] = self._linear[name].surprises_of(said, wanted, temperatures)
+        for name, text in self._texts.items():
             column = self.columns(labels)[name][1]
             known_B = torch.tensor([label is not None for label in column], device=logits.device)
-            found[name] = text.surprises(asked, [label or "" for label in column], temperatures) * known_B
+            told_GB = text.surprises(self._asked(asked, name), [label or "" for label in column], temperatures)
+            found[name] = told_GB * known_B
         return torch.stack([found[name] for name in self.members if name in found])
 
     def calibrated(self, fitted: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -263,34 +326,3 @@ def _together(parts: dict[str, Answer]) -> Answer:
     chances = [part.probability for part in parts.values() if part.probability is not None]
     prediction = {name: part.prediction for name, part in parts.items()}
     return Answer(prediction, math.prod(chances) if chances else None, parts=parts)
-
-
-@cache  # one object each, as those of other outputs are
-def _metrics(members: tuple[tuple[str, type[Output]], ...]) -> tuple[Metric, ...]:
-    """The mean of what each member is measured by, whether all is right (where each can be right), and the members'."""
-    own = [m.of_part(name) for name, member in members for m in member.metrics]
-    shares = tuple(member.share.of_part(name) for name, member in members if member.share is not None)
-    rights = tuple((name, member.right) for name, member in members if member.right is not None)
-    whole = [Metric("mean_score", over=partial(mean_score, shares))]
-    if len(rights) == len(members):
-        whole.append(Metric("exact_match", partial(exact_match, rights)))
-    return (*whole, *own)
-
-
-def mean_score(metrics: Sequence[Metric], labels: Sequence[Any], answers: Sequence[Answer]) -> Statistic:
-    """The mean of metrics of parts, each over the rows that have a label of its part; those that cannot be said of the
-    rows are out."""
-    parted = [(metric.rows(labels), metric.statistic(*metric.mine(labels, answers))) for metric in metrics]
-    parted = [(rows, statistic) for rows, statistic in parted if len(rows)]
-
-    def of(counts: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have no row of a part
-            return mean_of_defined([statistic(counts[rows]) for rows, statistic in parted])
-
-    return of
-
-
-def exact_match(rights: Sequence[tuple[str, Metric]], label: Any, prediction: Any) -> bool:
-    """Every label that the row has is answered right."""
-    said = prediction or {}
-    return all(metric.of(label[name], said.get(name)) for name, metric in rights if label[name] is not None)

@@ -6,6 +6,7 @@ Shapes: B rows, S positions of the context, A answer tokens, D width of the lang
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from training.label_metrics import BALANCED_ACCURACY, ECE, MACRO_F1
@@ -128,6 +129,24 @@ class TextOutput(StringOutput):
         texts_BK, chances_GBK = self._generated(asked, [self.temperature])
         return [_answer(texts, chances) for texts, chances in zip(texts_BK, chances_GBK[0].tolist(), strict=True)]
 
+    def said(self, asked: Asked, targets: "Tensor") -> "tuple[Tensor, list[Answer]]":
+        sequence = self.with_answers(asked.model, asked.embeddings_BSD, asked.mask_BS, targets)
+        read = asked.model.read(*sequence, logits_to_keep=targets.shape[1], use_cache=True)
+        return read.logits, self.scored_answers(self.remembering(asked, read, targets.shape[1]))
+
+    @staticmethod
+    def remembering(asked: Asked, read: Any, answer: int) -> Asked:
+        """With what the language model remembers of having read it with an answer of that many tokens behind it, which
+        is forgotten. As it is where a model remembers otherwise than all positions, or several texts are followed."""
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        past = read.get("past_key_values")
+        whole = type(past) is DynamicCache and all(type(layer) is DynamicLayer for layer in past.layers)
+        if not whole or GenerationSettings(**asked.model.config.generation).num_beams > 1:
+            return asked
+        past.crop(-answer)
+        return replace(asked, past=past)
+
     def _generated(self, asked: Asked, temperatures: Sequence[float]) -> tuple[list[list[str]], "Tensor"]:
         """The texts of each row, the best first, K of them with K beams; and how probable the tokens of each are
         together by each temperature (G, B, K)."""
@@ -154,6 +173,7 @@ class TextOutput(StringOutput):
             max_new_tokens=model.config.max_new_tokens,
             eos_token_id=end,
             pad_token_id=tokenizer.pad_token_id,
+            past_key_values=asked.past,
             logits_processor=LogitsProcessorList([note] if greedy else []),
             **more,
         ).unflatten(0, (-1, beams))
