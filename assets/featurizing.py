@@ -46,25 +46,21 @@ SELECT sha256, map_from_entries(list((together, words))) AS words FROM (
   SELECT sha256, regexp_extract(cut, '{NUMBERED}', 1) AS together,
     list(text ORDER BY regexp_extract(cut, '{NUMBERED}', 3)::INT) AS words
   FROM (SELECT DISTINCT sha256, cut, attributes->>'text' AS text FROM manifest WHERE modality = $modality
-    AND sha256 IN (SELECT sha256 FROM manifest SEMI JOIN asked USING (item_id)) AND regexp_matches(cut, '{NUMBERED}'))
+    AND regexp_matches(cut, '{NUMBERED}') AND sha256 IN (SELECT sha256 FROM asked))
   GROUP BY ALL
 ) GROUP BY ALL
 """
 
-# One row per distinct bytes, with each of their parts (most often the whole) that was not refused before and the steps
-# that it lacks: its clean rows, or for one of its contents (most often itself) features, a measurement, or a signature.
-# Parts that have features, however they were found, need none.
-_TO_DO = """
-WITH items AS (
-  SELECT min(item_id) AS item_id, sha256, cut FROM manifest WHERE modality = $modality AND {within}
-  GROUP BY sha256, cut
-), children AS (
-  SELECT DISTINCT parent_id, cut, id FROM clean_{modality} WHERE fingerprint = $clean
-), featured AS (
-  SELECT DISTINCT id FROM {modality}_features WHERE fingerprint = $features
+# Each part (most often the whole) of distinct bytes that was not refused before and lacks a step: its clean rows (then
+# `need` is null), or for one of its contents (most often itself) features, a measurement, or a signature. Parts that
+# have features, however they were found, need none.
+_ASKED = """
+WITH children AS NOT MATERIALIZED (
+  SELECT parent_id, cut, id FROM clean_{modality} WHERE fingerprint = $clean
 ), wanted AS (SELECT unnest($filters) AS filter, unnest($measures) AS fingerprint
 ), lacking AS (
-  SELECT DISTINCT parent_id, cut, 'features' AS step FROM children ANTI JOIN featured USING (id)
+  SELECT DISTINCT parent_id, cut, 'features' AS step FROM children
+  ANTI JOIN (SELECT id FROM {modality}_features WHERE fingerprint = $features) USING (id)
   UNION ALL
   SELECT DISTINCT parent_id, cut, filter AS step
   FROM (SELECT parent_id, cut, id, filter, fingerprint FROM children, wanted)
@@ -73,29 +69,48 @@ WITH items AS (
   UNION ALL
   SELECT DISTINCT parent_id, cut, step FROM (SELECT parent_id, cut, id, unnest($signs) AS step FROM children)
   WHERE id NOT IN (SELECT id FROM signatures WHERE fingerprint = $signature)
-), missing AS (
-  SELECT parent_id, cut, list(step ORDER BY step) AS need FROM lacking GROUP BY ALL
-), asked AS (
-  SELECT item_id,
-    CASE WHEN c.parent_id IS NULL THEN ['clean', 'features'] || $filters || $signs ELSE need END AS need
-  FROM items i
-  LEFT JOIN (SELECT DISTINCT parent_id, cut FROM children) c
-    ON c.parent_id = sha256 AND c.cut IS NOT DISTINCT FROM i.cut
-  LEFT JOIN missing m ON m.parent_id = sha256 AND m.cut IS NOT DISTINCT FROM i.cut
-  WHERE (c.parent_id IS NULL OR need IS NOT NULL) AND concat(sha256, i.cut) NOT IN (
+), asked AS MATERIALIZED (
+  SELECT min(item_id) AS item_id, sha256, cut, any_value(need) AS need
+  FROM (
+    SELECT item_id, sha256, m.cut, NULL AS need FROM manifest m
+    ANTI JOIN children c ON c.parent_id = sha256 AND c.cut IS NOT DISTINCT FROM m.cut
+    WHERE modality = $modality AND {within}
+    UNION ALL
+    SELECT item_id, sha256, m.cut, need FROM manifest m
+    JOIN (SELECT parent_id, cut, list(step ORDER BY step) AS need FROM lacking GROUP BY ALL) n
+      ON n.parent_id = sha256 AND n.cut IS NOT DISTINCT FROM m.cut
+    WHERE modality = $modality AND {within}
+  )
+  WHERE concat(sha256, cut) NOT IN (
     SELECT concat(sha256, cut) FROM ({refused}) WHERE fingerprint IS NOT NULL
   )
+  GROUP BY sha256, cut
 )
-SELECT manifest.*, parts, words, featured_parts FROM manifest JOIN (
-  SELECT min(item_id) AS item_id,
-    list({{'item_id': item_id, 'source': source, 'uri': uri, 'member': member, 'cut': cut, 'row': "row",
-      'need': need}} ORDER BY item_id) AS parts
-  FROM manifest JOIN asked USING (item_id) GROUP BY sha256
-) USING (item_id)
+"""
+_COUNTS = "SELECT count(DISTINCT sha256) AS files, count(*) AS n FROM asked"
+# One row per distinct bytes, with each of their parts. Lists of many rows, which DuckDB cannot spill, are made of bytes
+# that are cut only.
+_PART = """
+{'item_id': item_id, 'source': source, 'uri': uri, 'member': member, 'cut': cut, 'row': "row",
+  'need': coalesce(need, ['clean', 'features'] || $filters || $signs)}
+"""
+_TO_DO = """
+SELECT todo.*, words, featured_parts
+FROM (
+  SELECT manifest.*, [{part}] AS parts FROM manifest JOIN (SELECT item_id, need FROM asked) USING (item_id)
+  WHERE sha256 NOT IN (SELECT sha256 FROM asked WHERE cut IS NOT NULL)
+  UNION ALL
+  SELECT manifest.*, parts FROM manifest JOIN (
+    SELECT min(item_id) AS item_id, list({part} ORDER BY item_id) AS parts
+    FROM manifest JOIN (SELECT item_id, need FROM asked) USING (item_id)
+    WHERE sha256 IN (SELECT sha256 FROM asked WHERE cut IS NOT NULL) GROUP BY sha256
+  ) USING (item_id)
+) todo
 LEFT JOIN ({words}) USING (sha256)
 LEFT JOIN (
-  SELECT parent_id, list(DISTINCT id) AS featured_parts FROM children JOIN featured USING (id)
-  WHERE id <> parent_id GROUP BY 1
+  SELECT parent_id, list(DISTINCT id) AS featured_parts FROM children
+  SEMI JOIN (SELECT id FROM {modality}_features WHERE fingerprint = $features) USING (id)
+  WHERE id <> parent_id AND parent_id IN (SELECT sha256 FROM asked) GROUP BY 1
 ) ON parent_id = sha256
 ORDER BY uri, "offset", member, "row"
 """
@@ -136,7 +151,7 @@ def process_modality(lake: Lake, project: Project, modality: str, within: str | 
     step = make_step(project, modality)
     record(lake, step)
     query, parameters = todo_query(step, within)
-    counts = lake.sql(f"SELECT count(*) AS files, coalesce(sum(len(parts)), 0)::BIGINT AS n FROM ({query})", parameters)
+    counts = lake.sql(*_asked_query(step, _COUNTS, within))
     files, todo = counts["files"][0].as_py(), counts["n"][0].as_py()
     kind = step.processor.modalities[modality]
     if todo:
@@ -226,12 +241,17 @@ def _can_read(engine: Engine, rows: pa.RecordBatch) -> bool:
 def todo_query(step: Step, within: str | None = None) -> tuple[str, dict[str, Any]]:
     """The query for the items that lack something, a row for each file with its `parts`, and its parameters. Args:
     `within` as `process_modality` has it."""
+    return _asked_query(step, _TO_DO.format(modality=step.modality, words=WORDS_OF_PARTS, part=_PART), within)
+
+
+def _asked_query(step: Step, query: str, within: str | None) -> tuple[str, dict[str, Any]]:
+    """A query over `asked` and `children` (`_ASKED`), and its parameters."""
     keys = step.fingerprints
     measures = {kind: key for kind, key in keys.items() if kind in step.filters}
     signs = [SIGNATURE_STEP] if SIGNATURE_STEP in keys else []
     lists: dict[str, Any] = {"filters": list(measures), "measures": list(measures.values())}
     lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, "")}
-    query = _TO_DO.format(modality=step.modality, refused=_REFUSED, words=WORDS_OF_PARTS, within=within or "true")
+    query = _ASKED.format(modality=step.modality, refused=_REFUSED, within=within or "true") + query
     return query, _refused_parameters(step) | lists
 
 
