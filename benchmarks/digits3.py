@@ -2,7 +2,7 @@
 
     python -m benchmarks.digits3 [--data FOLDER] [--folder FOLDER] [--models attention,concat,...] [--seeds N]
                                  [--epochs N] [--no-singles] [--subsets] [--missing PATTERN] [--set KEY=VALUE ...]
-                                 [--jobs N] [--results FILE] [--device cpu|cuda]
+                                 [--attack EPSILON] [--jobs N] [--results FILE] [--device cpu|cuda]
 
 FOLDER of --data holds `digits3` (image.tar, speech.tar, samples.csv). Each fusion and each single modality is trained N
 times on the same features by `training.train.fit`, small encoders from scratch and the tiny language model, and answers
@@ -15,6 +15,9 @@ models, with the 95 % interval of a paired bootstrap over rows (means over seeds
 (`shown`) stands beside what a model answers that never knew more (`trained_without`; of one modality alone there is one
 model for all fusions). --no-singles trains no single modality. --missing hides modalities from training rows: `two`
 leaves each row two of them, `one` only one, `any` one to three. --set changes settings of `model` and `training`.
+--attack asks each model of all modalities the test rows once more, changed by EPSILON of the length of what encoders
+read: by an adversary in one step (`fgm`) and in ten (`pgd`), and in a random direction (`noise`); beside it stands
+--set 'training.adversary={kind: fgm, on: inputs}'.
 --jobs trains so many models at once, on one core each, and with --device cuda all on one GPU.
 
 What is prepared stays in the folder of --folder and is taken from there the next time, also on a machine that has only
@@ -47,14 +50,19 @@ import yaml
 from transformers.utils import logging
 
 from benchmarks import measure
+from training.adversaries.base import Adversary, Changes, length
+from training.adversaries.options import Options
 from training.bootstrap import paired_bootstrap
 from training.cache import FeatureCache, needed_columns, open_table
-from training.catalog import FUSIONS
+from training.catalog import ADVERSARIES, FUSIONS
 from training.data import SampleDataset, open_samples
+from training.family import Choice
 from training.features import FeatureSettings
+from training.model import FusionModel
 from training.schema import SPLITS, subset_name
 from training.settings import ModelSettings, TrainingSettings
 from training.train import TrainingTask, fit, make_tokenizer, predict
+from training.under_attack import answers_under_attack
 from training.validation import from_dict, to_dict
 
 MODALITIES = ("text", "image", "speech")
@@ -122,6 +130,12 @@ class Setup:
     folder: Path
     changes: tuple[str, ...]  # KEY=VALUE of settings
     missing: str | None  # of MISSING
+    attack: float | None  # of what the encoders read: the share by which it is changed
+
+    @property
+    def words(self) -> list[str]:
+        attack = [] if self.attack is None else [f"attack={self.attack}"]
+        return [*self.changes, f"missing={self.missing}", *attack]
 
     def settings(self, training: Training) -> tuple[ModelSettings, TrainingSettings]:
         parts = json.loads((self.folder / "settings.json").read_text())
@@ -162,6 +176,21 @@ def lacking(index: pa.Table, sizes: Sequence[int]) -> pa.Table:
     return index
 
 
+class Noise(Adversary):
+    """Changes as large as an adversary's, and in no direction."""
+
+    def worsen(self, model: FusionModel, batch: Any, changes: Changes, plain: torch.Tensor) -> None:
+        for modality, change in changes.of.items():
+            drawn = torch.randn(change.shape, generator=torch.Generator().manual_seed(0)).to(change)
+            changes.of[modality] = drawn * self.epsilon * changes.lengths[modality] / length(drawn)
+
+
+def attacks(epsilon: float) -> dict[str, Adversary]:
+    on = {"on": "inputs", "epsilon": epsilon}
+    kinds = {"fgm": Choice("fgm", on), "pgd": Choice("pgd", on | {"steps": 10})}
+    return {"noise": Noise(Options(**on))} | {name: ADVERSARIES.make(choice) for name, choice in kinds.items()}
+
+
 def train(setup: Setup, training: Training) -> dict[str, Any]:
     """Trains a model and asks it the test rows; its line, with the rows that it got right, packed, in hexadecimal."""
     logging.disable_progress_bar()
@@ -190,15 +219,20 @@ def train(setup: Setup, training: Training) -> dict[str, Any]:
         subset_name(keep): np.array(predict(trained, tokenizer, splits["test"], features, frozenset(keep))) == labels
         for keep in (*shown, training.keep)
     }
+    held = attacks(setup.attack) if setup.attack and training.keep == MODALITIES else {}
+    for name, adversary in held.items():
+        answers = answers_under_attack(trained, tokenizer, splits["test"], features, adversary)
+        right[name] = np.array([answer.prediction for answer in answers]) == labels
     return {
         "benchmark": "digits3",
         "training": training.fusion,
         "keep": list(training.keep),
         "seed": training.seed,
-        "setup": [*setup.changes, f"missing={setup.missing}"],
+        "setup": setup.words,
         "unit": "accuracy",
         "ours": accuracy(right[subset_name(training.keep)]),
         "shown": {subset_name(subset): accuracy(right[subset_name(subset)]) for subset in shown},
+        "attacked": {name: accuracy(right[name]) for name in held},
         "test_rows": len(labels),
         "seconds": round(seconds, 1),
         "memory_mb": round(measure.peak_mb()),
@@ -215,11 +249,10 @@ def accuracy(right: np.ndarray) -> float:
 def trained(setup: Setup, trainings: Sequence[Training], jobs: int, file: Path | None) -> dict[Training, dict]:
     """The lines of the trainings: from the file, or new; new ones are printed and added to it as they come."""
     known = [json.loads(line) for line in file.read_text().splitlines()] if file and file.is_file() else []
-    setup_of = [*setup.changes, f"missing={setup.missing}"]
     lines = {
         Training(line["training"], tuple(line["keep"]), line["seed"]): line
         for line in known
-        if "training" in line and line["setup"] == setup_of
+        if "training" in line and line["setup"] == setup.words
     }
     for training, line in run(setup, [t for t in trainings if t not in lines], jobs):
         lines[training] = line
@@ -277,6 +310,8 @@ class Results:
                 told[f"against_{name}"] = {side: round(value, 4) for side, value in difference.items()}
         if keep == MODALITIES:
             told["shown"] = {subset_name(s): accuracy(self.right(fusion, keep, s)) for s in SUBSETS}
+            attacked = [line.get("attacked", {}) for line in lines]
+            told["attacked"] = {n: round(statistics.mean(one[n] for one in attacked), 4) for n in attacked[0]}
             if pairs:
                 rivals = {s: ("concat" if len(s) == 1 else fusion, s) for s in SUBSETS}
                 known = {subset_name(s): rival for s, rival in rivals.items() if Training(*rival, 0) in self.lines}
@@ -293,6 +328,7 @@ def main() -> None:
     parser.add_argument("--no-singles", action="store_true")
     parser.add_argument("--subsets", action="store_true")
     parser.add_argument("--missing", choices=MISSING)
+    parser.add_argument("--attack", type=float)
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--results", type=Path)
@@ -311,7 +347,7 @@ def main() -> None:
         folder = (arguments.folder or Path(temporary)).resolve()
         if not (folder / "settings.json").is_file():
             prepare(folder, (arguments.data / "digits3").resolve())
-        setup = Setup(folder, tuple(changes), arguments.missing)
+        setup = Setup(folder, tuple(changes), arguments.missing, arguments.attack)
         seeds = range(arguments.seeds)
         # By seed, so that what is cut off has some of everything.
         singles = [] if arguments.no_singles else [("concat", (m,)) for m in MODALITIES]

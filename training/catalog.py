@@ -166,3 +166,11 @@ OBJECTIVES = Family(
         "unimodal": ("training.objectives.unimodal:UnimodalObjective", "training.objectives.options:Unimodal"),
     },
 )
+# What rows are changed by in training, so that the model holds against it (`training.adversary`).
+ADVERSARIES = Family(
+    "adversary",
+    {
+        "fgm": ("training.adversaries.fgm:FgmAdversary", "training.adversaries.options:Options"),
+        "pgd": ("training.adversaries.pgd:PgdAdversary", "training.adversaries.options:Pgd"),
+    },
+)

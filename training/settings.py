@@ -11,7 +11,16 @@ from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Literal
 
 from training.adaptation import Adaptation
-from training.catalog import DEFAULT_ENCODERS, ENCODERS, FUSIONS, MODALITIES, OBJECTIVES, OUTPUTS, PRETRAINED_ENCODERS
+from training.catalog import (
+    ADVERSARIES,
+    DEFAULT_ENCODERS,
+    ENCODERS,
+    FUSIONS,
+    MODALITIES,
+    OBJECTIVES,
+    OUTPUTS,
+    PRETRAINED_ENCODERS,
+)
 from training.family import Choice, Family
 from training.personal_data import KINDS
 from training.prompt import Chat, columns, named, read_prompt
@@ -276,6 +285,8 @@ class TrainingSettings:
     # FuseMix: rows of vectors are mixed with one another, by Beta(mixing, mixing); 0: they are not (`training.mixing`);
     # null: 1 where `epochs` is null, too, there are few rows, and they can be mixed; else 0
     mixing: float | None = None
+    # Rows are learned also with the small change that makes their answer most wrong (`training.adversaries`); null: not
+    adversary: Choice | None = None
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -300,6 +311,8 @@ class TrainingSettings:
         for name in ("batch_size", "learning_rate", "gradient_accumulation", "checkpoint_steps"):
             check(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
         object.__setattr__(self, "augmentation", _augmentation(self.augmentation))
+        if self.adversary is not None:
+            choose(self, "adversary", ADVERSARIES)
         objectives = tuple(OBJECTIVES.choose(objective) for objective in self.objectives)
         object.__setattr__(self, "objectives", objectives)
         kinds = [objective.kind for objective in objectives]
@@ -366,7 +379,8 @@ _NEUTRAL = ("workers", "parallel", "checkpoint_steps", "report_to", "baseline_ep
 
 def decisive(training: TrainingSettings) -> dict[str, Any]:
     """Those settings, as plain values, that decide the weights."""
-    return {name: value for name, value in to_dict(training).items() if name not in _NEUTRAL}
+    plain = {name: value for name, value in to_dict(training).items() if name not in _NEUTRAL}
+    return plain if plain["adversary"] else {name: value for name, value in plain.items() if name != "adversary"}
 
 
 @dataclass(frozen=True, kw_only=True)

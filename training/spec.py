@@ -163,7 +163,8 @@ def _encoder_identity(choice: Choice) -> Any:
 
 def training_identity(training: TrainingSettings) -> dict[str, Any]:
     """What of the training's settings decides the weights, as plain values; own objectives are known by their code."""
-    return decisive(training) | {"objectives": [family.identity(choice) for choice in training.objectives]}
+    more = {} if training.adversary is None else {"adversary": family.identity(training.adversary)}
+    return decisive(training) | more | {"objectives": [family.identity(choice) for choice in training.objectives]}
 
 
 def own_code(model: ModelSettings, features: FeatureSettings) -> list[Path]:

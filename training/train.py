@@ -22,7 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from training.adaptation import halve, merge, restore
 from training.building import build_model, own_tokenizer
 from training.calibration import calibrate
-from training.catalog import OBJECTIVES, OUTPUTS
+from training.catalog import ADVERSARIES, OBJECTIVES, OUTPUTS
 from training.checkpoints import claim, last_checkpoint
 from training.collator import Collator, make_collator
 from training.compilation import CompiledLayers
@@ -43,6 +43,7 @@ from training.settings import TINY, ModelSettings, TrainingSettings, for_rows
 from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer
 from training.trainer import EarlyStopping, Trainer, even_batches
+from training.validation import check
 from training.views import Places
 
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
@@ -239,6 +240,9 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.tokenizer, trainer.evaluation_collator = task.tokenizer, collator
     trainer.named_losses, trainer.clipped = {}, []
+    if training.adversary is not None:
+        check(not shards(), "training.adversary", str(training.adversary), "null where layers are parted (fsdp)")
+        trainer.adversary = ADVERSARIES.make(training.adversary)
     trainer.watched = tuple(metric for metric in network.output.metrics if metric.name == training.metric)
     return trainer
 

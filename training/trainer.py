@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.adaptation import parameter_groups
+from training.adversaries.base import Adversary
 from training.batches import counted, parts
 from training.collator import Collator
 from training.data import EpochSampler, SampleDataset
@@ -31,6 +32,7 @@ class Trainer(transformers.Trainer):
     named_losses: dict[str, list[Tensor]]  # since the last log, where there is more than one objective
     clipped: list[nn.Parameter]
     watched: tuple[Metric, ...] = ()
+    adversary: Adversary | None = None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return EpochSampler(len(train_dataset), self.args.seed)
@@ -66,7 +68,16 @@ class Trainer(transformers.Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        output = model(**inputs)
+        if self.adversary is None:
+            output = model(**inputs)
+        else:
+            network = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            with self.adversary.at(network) as changes:
+                output = model(**inputs)
+                with self.accelerator.autocast():
+                    worst = self.adversary.loss(network, inputs, changes, output.loss)
+            output.losses["adversary"] = worst
+            output.loss = (output.loss + self.adversary.weight * worst) / (1 + self.adversary.weight)
         if len(output.losses) > 1:
             for name, loss in output.losses.items():
                 self.named_losses.setdefault(f"loss_{name}", []).append(loss.detach())

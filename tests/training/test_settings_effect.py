@@ -215,6 +215,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         ),
         "objectives": (({"kind": "answer", "weight": 2.0},), lambda e, s: e.loss(s)),
         "mixing": (0.5, lambda e, s: e.mixed(s)),
+        "adversary": ("fgm", lambda e, s: type(e.trainer(e.task(training=s)).adversary)),
         "gradient_accumulation": (2, lambda e, s: e.arguments(s, "gradient_accumulation_steps")),
         "max_grad_norm": (0.5, lambda e, s: e.arguments(s, "max_grad_norm")),
         "precision": ("bfloat16", lambda e, s: e.arguments(s, "bf16")),
