@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from assets.catalog import ENGINES
 from assets.compaction import MOST_FILES, compact
+from assets.compressing import SAMPLE, Compressor, fits
 from assets.contents import attach_data, portions, process_contents
 from assets.engines.base import Engine
 from assets.lake import Lake, sql_string
@@ -28,7 +29,7 @@ _TEXTS_AT_ONCE = 16  # for one of the other items, as a batch: they are small
 
 
 def make_processor(project: Project) -> Processor:
-    return Processor(project.features, project.limits)
+    return Processor(project.features, project.limits, fits(project))
 
 
 # What the present steps and limits refuse of one modality, and (without a fingerprint) what could not be read in this
@@ -60,7 +61,7 @@ WITH items AS (
 ), children AS (
   SELECT DISTINCT parent_id, cut, id FROM clean_{modality} WHERE fingerprint = $clean
 ), featured AS (
-  SELECT DISTINCT id FROM {modality}_features WHERE fingerprint = $features
+  SELECT DISTINCT id FROM {modality}_features WHERE fingerprint = $stored
 ), wanted AS (SELECT unnest($filters) AS filter, unnest($measures) AS fingerprint
 ), lacking AS (
   SELECT DISTINCT parent_id, cut, 'features' AS step FROM children ANTI JOIN featured USING (id)
@@ -97,6 +98,13 @@ LEFT JOIN (
   WHERE id <> parent_id GROUP BY 1
 ) ON parent_id = sha256
 ORDER BY uri, "offset", member, "row"
+"""
+
+
+# What is to be done, those first that a compression is fitted to: the contents of the least hashes.
+_SAMPLE_FIRST = f"""
+SELECT * EXCLUDE (place) FROM (SELECT *, row_number() OVER (ORDER BY sha256) AS place FROM ({{todo}}))
+ORDER BY least(place, {SAMPLE + 1}), uri, "offset", member, "row"
 """
 
 
@@ -142,6 +150,9 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, A
     most = featurizer.most_workers() if todo else None
     engine = ENGINES.make(project.engine).suited(in_python, files, most, featurizer.runs_model)
     rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
+    compressed = step.processor.compressed[modality]
+    if compressed is not None and not compressed.is_ready:
+        query = _SAMPLE_FIRST.format(todo=query)
     streamed = lake.stream(query, parameters, rows)
     parts = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
     names = [source.name for source in project.sources if source.modality == modality]
@@ -153,7 +164,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, A
     if lake.sql(f"SELECT 1 FROM quarantine WHERE {passing} LIMIT 1").num_rows:
         lake.replace("quarantine", QUARANTINE.empty_table(), predicate=passing)
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
-        needed = _commit(lake, modality, engine.map(work, batches), progress.update)
+        needed = _commit(lake, project, step, engine.map(work, batches), progress.update)
     refused = len(content_keys(_refusals(lake, step)))
     distinct = "SELECT count(DISTINCT concat(sha256, cut)) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
@@ -220,7 +231,7 @@ def todo_query(step: Step) -> tuple[str, dict[str, Any]]:
     measures = {kind: key for kind, key in keys.items() if kind in step.filters}
     signs = [SIGNATURE_STEP] if SIGNATURE_STEP in keys else []
     lists: dict[str, Any] = {"filters": list(measures), "measures": list(measures.values())}
-    lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, "")}
+    lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, ""), "stored": keys[FEATURES_STEP]}
     query = _TO_DO.format(modality=step.modality, refused=_REFUSED, words=WORDS_OF_PARTS)
     return query, _refused_parameters(step) | lists
 
@@ -228,12 +239,16 @@ def todo_query(step: Step) -> tuple[str, dict[str, Any]]:
 def _refused_parameters(step: Step) -> dict[str, Any]:
     keys = step.fingerprints
     limits = [key for key, (name, _) in step.parts().items() if name == LIMITS]
-    return {"modality": step.modality, "clean": keys[CLEAN_STEP], "features": keys[FEATURES_STEP], "limits": limits}
+    refused = step.processor.featurizer_fingerprint(step.modality)
+    return {"modality": step.modality, "clean": keys[CLEAN_STEP], "features": refused, "limits": limits}
 
 
-def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callable[[int], Any]) -> Counter[str]:
+def _commit(
+    lake: Lake, project: Project, step: Step, outcomes: Iterable[Outcome], done: Callable[[int], Any]
+) -> Counter[str]:
     """Writes outcomes in portions of bounded size; gives how many contents each step was asked for."""
     # Features last: should the process die in between, the anti-join still finds what is left to do.
+    modality = step.modality
     names = {"quarantine": "quarantine", "clean": f"clean_{modality}", "measurements": "measurements"}
     names["signatures"] = "signatures"
     names["features"] = f"{modality}_features"
@@ -245,16 +260,18 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
             pending[part].clear()
 
     size, needed = 0, Counter[str]()
+    compressor = Compressor(lake, project, modality, step.processor)
     for outcome in outcomes:
         for part, tables in pending.items():
             table: pa.Table = getattr(outcome, part)
-            tables.append(table)
-            size += table.nbytes
+            tables.append(compressor.add(table) if part == "features" else table)
+            size += tables[-1].nbytes
         done(outcome.items)
         needed.update(outcome.needed)
         if size > _PORTION_BYTES:
             write()
             size = 0
+    pending["features"].append(compressor.rest())
     write()
     for name in names.values():
         compact(lake, name, MOST_FILES)
@@ -282,7 +299,7 @@ def _refusals(lake: Lake, step: Step) -> pa.Table:
 def cut_rows(lake: Lake, project: Project, modality: str) -> str | None:
     """How many contents are longer than a model reads of them, in words; None where none is."""
     processor = make_processor(project)
-    tensors = processor.featurizers[modality].tensors
+    tensors = project.features.stored(modality)
     written = set(lake.schema(f"{modality}_features").names)
     if (rule := processor.featurizers[modality].cut()) is None or not written.issuperset(tensors):
         return None  # or nothing was ever featurized in this way
