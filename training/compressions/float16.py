@@ -1,6 +1,7 @@
 """Half precision: 11 significant bits; what is beyond 65504 becomes that."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,7 +13,7 @@ _MOST = float(np.finfo(np.float16).max)
 
 class Float16Compression(Compression):
     version = 1
-    parts: Mapping[str, str] = {"float16": "float16"}
+    parts: ClassVar[Mapping[str, str]] = {"float16": "float16"}
 
     def check(self, dtype: str, width: int | None) -> None:
         check(dtype != "float16", "compression", "float16", "int8, pca or pq: these features are float16 already")

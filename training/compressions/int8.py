@@ -1,6 +1,7 @@
 """Whole numbers from -127 to 127, and of each vector the scale that they are multiplied by."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from training.compressions.base import Compression
 
 class Int8Compression(Compression):
     version = 1
-    parts: Mapping[str, str] = {"int8": "int8", "scale": "float32"}
+    parts: ClassVar[Mapping[str, str]] = {"int8": "int8", "scale": "float32"}
 
     def compress(self, vectors_ND: np.ndarray) -> dict[str, np.ndarray]:
         scale_N1 = (np.abs(vectors_ND).max(axis=1, keepdims=True, initial=0) / 127).astype(np.float32)

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class PcaOptions:
 
 class PcaCompression(Compression):
     version = 1
-    parts: Mapping[str, str] = {"pca": "float16"}
+    parts: ClassVar[Mapping[str, str]] = {"pca": "float16"}
     is_fitted = True
     Options = PcaOptions
 

@@ -6,6 +6,7 @@ Shapes: S stretches, C centroids.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class PqOptions:
 
 class PqCompression(Compression):
     version = 1
-    parts: Mapping[str, str] = {"pq": "uint8"}
+    parts: ClassVar[Mapping[str, str]] = {"pq": "uint8"}
     is_fitted = True
     Options = PqOptions
 
