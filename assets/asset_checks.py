@@ -77,7 +77,7 @@ def check_schema(name: str) -> Callable[[Lake, Project], dg.AssetCheckResult]:
 def _declared(name: str, project: Project) -> pa.Schema:
     for modality in project.modalities:
         if name == f"{modality}_features":
-            return features_schema(modality, project.features.featurizer(modality).tensors)
+            return features_schema(modality, project.features.stored(modality))
     return TABLES[name]
 
 

@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from assets import featurizing, pipeline
+from assets import compressing, featurizing, pipeline
 from assets.dataset import split_counts
 from assets.item_warnings import item_warnings
 from assets.labels import label_rows, label_table
@@ -22,7 +22,7 @@ from assets.settings import Project
 from assets.source_settings import SourceSettings
 from assets.time_report import TimeReport
 from training.credentials import mask
-from training.schema import MODALITIES, SCHEMA_VERSION, tensor
+from training.schema import MODALITIES, SCHEMA_VERSION
 
 GPU_POOL = "gpu"  # of the steps that run networks: those of all runs take turns at the card
 _OUTCOMES = ("passed", "unmatched", "quarantined", "duplicate")
@@ -323,7 +323,12 @@ def _features_metadata(lake: Lake, project: Project, modality: str) -> dict[str,
     described = table_metadata(lake, f"{modality}_features")
     cut = featurizing.cut_rows(lake, project, modality)
     summary = f"{described['dagster/row_count']:,} rows" + (f", {cut}" if cut else "")
+    lost = compressing.loss(lake, project, modality)
+    if lost:
+        said = f"{lost['bytes']:,.0f} bytes a content, {lost['ratio']:.1f} times less"
+        summary += f", compressed: {said}, relative error {lost['error']:.3f}, cosine {lost['cosine']:.4f}"
     metadata = {**described, "summary": summary, "preview": markdown_table(rows.slice(0, 5))}
+    metadata |= {f"compression_{name}": value for name, value in lost.items()}
     if png := contact_sheet(tiles(project, modality, rows)):
         metadata["picture"] = picture(png)
     return metadata
@@ -331,11 +336,12 @@ def _features_metadata(lake: Lake, project: Project, modality: str) -> dict[str,
 
 def tiles(project: Project, modality: str, rows: pa.Table) -> list[np.ndarray]:
     """Pictures of feature rows, if these features have any."""
-    kind, dtypes = project.features.modality(modality), project.features.featurizer(modality).tensors
+    kind = project.features.modality(modality)
     name = kind.picture
-    if name is None or name not in dtypes:
+    if name is None or name not in project.features.featurizer(modality).tensors:
         return []
-    return [kind.draw(tensor(row, name, dtypes[name])) for row in rows.to_pylist() if row[name] is not None]
+    columns, read = compressing.reader(project, modality, name)
+    return [kind.draw(read(row)) for row in rows.to_pylist() if row[columns[0]] is not None]
 
 
 def first_rows(lake: Lake, name: str, fingerprint: str, most: int) -> pa.Table:

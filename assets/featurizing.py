@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from assets.catalog import ENGINES
 from assets.compaction import MOST_FILES, compact
+from assets.compressing import SAMPLE, Compressor, fits
 from assets.contents import attach_data, portions, process_contents
 from assets.engines.base import Engine
 from assets.lake import Lake, sql_string
@@ -28,7 +29,7 @@ _TEXTS_AT_ONCE = 16  # for one of the other items, as a batch: they are small
 
 
 def make_processor(project: Project) -> Processor:
-    return Processor(project.features, project.limits)
+    return Processor(project.features, project.limits, fits(project))
 
 
 # What the present steps and limits refuse of one modality, and (without a fingerprint) what could not be read in this
@@ -60,7 +61,7 @@ WITH children AS NOT MATERIALIZED (
 ), wanted AS (SELECT unnest($filters) AS filter, unnest($measures) AS fingerprint
 ), lacking AS (
   SELECT DISTINCT parent_id, cut, 'features' AS step FROM children
-  ANTI JOIN (SELECT id FROM {modality}_features WHERE fingerprint = $features) USING (id)
+  ANTI JOIN (SELECT id FROM {modality}_features WHERE fingerprint = $stored) USING (id)
   UNION ALL
   SELECT DISTINCT parent_id, cut, filter AS step
   FROM (SELECT parent_id, cut, id, filter, fingerprint FROM children, wanted)
@@ -109,10 +110,17 @@ FROM (
 LEFT JOIN ({words}) USING (sha256)
 LEFT JOIN (
   SELECT parent_id, list(DISTINCT id) AS featured_parts FROM children
-  SEMI JOIN (SELECT id FROM {modality}_features WHERE fingerprint = $features) USING (id)
+  SEMI JOIN (SELECT id FROM {modality}_features WHERE fingerprint = $stored) USING (id)
   WHERE id <> parent_id AND parent_id IN (SELECT sha256 FROM asked) GROUP BY 1
 ) ON parent_id = sha256
 ORDER BY uri, "offset", member, "row"
+"""
+
+
+# What is to be done, those first that a compression is fitted to: the contents of the least hashes.
+_SAMPLE_FIRST = f"""
+SELECT * EXCLUDE (place) FROM (SELECT *, row_number() OVER (ORDER BY sha256) AS place FROM ({{todo}}))
+ORDER BY least(place, {SAMPLE + 1}), uri, "offset", member, "row"
 """
 
 
@@ -161,6 +169,9 @@ def process_modality(lake: Lake, project: Project, modality: str, within: str | 
     most = featurizer.most_workers() if todo else None
     engine = ENGINES.make(project.engine).suited(in_python, files, most, featurizer.runs_model)
     rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
+    compressed = step.processor.compressed[modality]
+    if compressed is not None and not compressed.is_ready:
+        query = _SAMPLE_FIRST.format(todo=query)
     streamed = lake.stream(query, parameters, rows)
     parts = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
     names = [source.name for source in project.sources if source.modality == modality]
@@ -176,7 +187,7 @@ def process_modality(lake: Lake, project: Project, modality: str, within: str | 
         kept = QUARANTINE.empty_table() if within is None else lake.sql(others, {"modality": modality})
         lake.replace("quarantine", kept, predicate=passing)
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
-        needed = _commit(lake, modality, engine.map(work, batches), progress.update)
+        needed = _commit(lake, project, step, engine.map(work, batches), progress.update)
     count = f"SELECT count(*) AS n FROM ({contents})"
     seen = lake.sql(count, {"modality": modality})["n"][0].as_py()
     count += f" SEMI JOIN (SELECT concat(sha256, cut) AS content FROM ({_REFUSED})) USING (content)"
@@ -250,7 +261,7 @@ def _asked_query(step: Step, query: str, within: str | None) -> tuple[str, dict[
     measures = {kind: key for kind, key in keys.items() if kind in step.filters}
     signs = [SIGNATURE_STEP] if SIGNATURE_STEP in keys else []
     lists: dict[str, Any] = {"filters": list(measures), "measures": list(measures.values())}
-    lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, "")}
+    lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, ""), "stored": keys[FEATURES_STEP]}
     query = _ASKED.format(modality=step.modality, refused=_REFUSED, within=within or "true") + query
     return query, _refused_parameters(step) | lists
 
@@ -258,12 +269,16 @@ def _asked_query(step: Step, query: str, within: str | None) -> tuple[str, dict[
 def _refused_parameters(step: Step) -> dict[str, Any]:
     keys = step.fingerprints
     limits = [key for key, (name, _) in step.parts().items() if name == LIMITS]
-    return {"modality": step.modality, "clean": keys[CLEAN_STEP], "features": keys[FEATURES_STEP], "limits": limits}
+    refused = step.processor.featurizer_fingerprint(step.modality)
+    return {"modality": step.modality, "clean": keys[CLEAN_STEP], "features": refused, "limits": limits}
 
 
-def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callable[[int], Any]) -> Counter[str]:
+def _commit(
+    lake: Lake, project: Project, step: Step, outcomes: Iterable[Outcome], done: Callable[[int], Any]
+) -> Counter[str]:
     """Writes outcomes in portions of bounded size; gives how many contents each step was asked for."""
     # Features last: should the process die in between, the anti-join still finds what is left to do.
+    modality = step.modality
     names = {"quarantine": "quarantine", "clean": f"clean_{modality}", "measurements": "measurements"}
     names["signatures"] = "signatures"
     names["features"] = f"{modality}_features"
@@ -275,16 +290,18 @@ def _commit(lake: Lake, modality: str, outcomes: Iterable[Outcome], done: Callab
             pending[part].clear()
 
     size, needed = 0, Counter[str]()
+    compressor = Compressor(lake, project, modality, step.processor)
     for outcome in outcomes:
         for part, tables in pending.items():
             table: pa.Table = getattr(outcome, part)
-            tables.append(table)
-            size += table.nbytes
+            tables.append(compressor.add(table) if part == "features" else table)
+            size += tables[-1].nbytes
         done(outcome.items)
         needed.update(outcome.needed)
         if size > _PORTION_BYTES:
             write()
             size = 0
+    pending["features"].append(compressor.rest())
     write()
     for name in names.values():
         compact(lake, name, MOST_FILES)
@@ -312,7 +329,7 @@ def _refusals(lake: Lake, step: Step) -> pa.Table:
 def cut_rows(lake: Lake, project: Project, modality: str) -> str | None:
     """How many contents are longer than a model reads of them, in words; None where none is."""
     processor = make_processor(project)
-    tensors = processor.featurizers[modality].tensors
+    tensors = project.features.stored(modality)
     written = set(lake.schema(f"{modality}_features").names)
     if (rule := processor.featurizers[modality].cut()) is None or not written.issuperset(tensors):
         return None  # or nothing was ever featurized in this way

@@ -28,7 +28,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from assets.engines.base import cores
 from assets.spill import own_folder
 from training.messages import one_line
-from training.schema import FEATURE_TABLES, INDEX_TABLES, SCHEMA_VERSION, TABLES, conform
+from training.schema import FEATURE_TABLES, INDEX_TABLES, SCHEMA_VERSION, TABLES, conform, feature_type
 
 # Which tensors they hold depends on the kind of features: another kind adds columns.
 GROWING = FEATURE_TABLES
@@ -125,8 +125,7 @@ class Lake:
         if table is None:
             return TABLES[name]
         more = [field.name for field in table.schema().fields if field.name not in TABLES[name].names]
-        types = {column: pa.list_(pa.int32()) if column.endswith("_shape") else pa.binary() for column in more}
-        return pa.schema([*TABLES[name], *(pa.field(column, kind) for column, kind in types.items())])
+        return pa.schema([*TABLES[name], *(pa.field(column, feature_type(column)) for column in more)])
 
     def version(self, name: str) -> int | None:
         table = self.open(name)

@@ -88,11 +88,18 @@ class Step:
         clean, features = self.processor.clean_fingerprint(self.modality), self.processor.fingerprint(self.modality)
         return {CLEAN_STEP: clean, FEATURES_STEP: features, **measured}
 
+    @cached_property
+    def refusing(self) -> str:
+        """What is refused by featurizing is keyed by: how features are compressed is no matter to it."""
+        return self.processor.featurizer_fingerprint(self.modality)
+
     def parts(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Fingerprint -> the step that it names, and what it is made of; those of what limits refuse, too."""
         processor, modality = self.processor, self.modality
         parts = {CLEAN_STEP: processor.clean_parts(modality), FEATURES_STEP: processor.parts(modality)}
-        named = {self.fingerprints[step]: (step, of) for step, of in (parts | self._measured()).items()}
+        # What features are refused by, where that is another one, then what they are stored by.
+        named = {processor.featurizer_fingerprint(modality): (FEATURES_STEP, processor.featurizer_parts(modality))}
+        named |= {self.fingerprints[step]: (step, of) for step, of in (parts | self._measured()).items()}
         limits = (*processor.limits_of(modality), None)
         refused = {n: (LIMITS, processor.refused_parts(modality, n)) for n in limits}
         return named | {processor.refused_fingerprint(modality, n): of for n, of in refused.items()}
@@ -116,7 +123,7 @@ class Step:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        _ = self.fingerprints  # which cross with it
+        _ = self.fingerprints, self.refusing  # which cross with it
         return {**self.__dict__, "deciding": self._deciding()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -310,7 +317,9 @@ class Step:
 
     def _refuse(self, item: dict[str, Any], stage: str, error: MediaError, rows: _Rows) -> None:
         """Under the step that refused the content, so that it is not tried again as long as that is the same."""
-        key: str | None = self.fingerprints[CLEAN_STEP if stage == "clean" else FEATURES_STEP]
+        key: str | None = self.fingerprints[CLEAN_STEP]
+        if stage != "clean":
+            key = self.refusing
         if error.reason in ("too_large", "too_slow"):  # whatever step met the limit
             stage, key = "clean", self.processor.refused_fingerprint(self.modality, error.limit)
         elif error.reason == "killed":  # which says nothing of the content

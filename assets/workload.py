@@ -124,7 +124,7 @@ def _others(lake: Lake, step: Step) -> pa.Table:
     last = json.loads(lake.note("dataset").get("features", "{}")).get(modality)
     rows = []
     for key in lake.sql(stored)["fingerprint"].to_pylist():
-        if key in present:
+        if key in present and (key != step.refusing or key in step.fingerprints.values()):
             continue
         of = now.get(steps[key]["step"]) if key in steps else None  # none of a filter that is there no more
         words = [] if of is None else list(_differences(modality, of, told[key], told))
@@ -146,8 +146,8 @@ def _differences(
     if then.get("kind") != now.get("kind"):
         yield f"{features}.kind: {_words(then.get('kind'))} -> {_words(now.get('kind'))}"
         return  # its settings are others
-    for part, value in now.items():
-        old: Any = then.get(part)
+    for part in (*now, *({"compression"} & then.keys() - now.keys())):
+        value, old = now.get(part), then.get(part)
         if value == old:
             continue
         if part == "clean":
@@ -159,12 +159,18 @@ def _differences(
         elif part == "packages":
             for name in sorted(name for name in value if value[name] != old.get(name)):
                 yield f"{name} {old.get(name, 'absent')} -> {value[name]}"
+        elif part == "compression":
+            yield f"{features}.compression: {_compression(old)} -> {_compression(value)}"
         elif part == "version":
             yield f"version of the step: {old} -> {value}"
         elif part == "decoded_size":
             yield f"{features}: pictures are decoded to {_words(old)} -> {_words(value)} pixels"
         else:  # files of models, the code of a user's own kind
             yield f"{features if part == 'files' else 'the filter'}: its files or its code"
+
+
+def _compression(parts: Mapping[str, Any] | None) -> str:
+    return "none" if parts is None else _words({"kind": parts["kind"], **parts["settings"]})
 
 
 def _words(value: Any) -> str:

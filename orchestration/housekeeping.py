@@ -68,7 +68,9 @@ def collect(project: Project, dry_run: bool) -> Collected:
     removed = {"snapshots": sum(len(one.rows()) for name, one in known.items() if name not in whole)}
     if removed["snapshots"] and not dry_run:
         snapshots.keep(lake, whole.values())
-    for name, alive in _needed(project, lake, kept, whole.values()).items():
+    needed = _needed(project, lake, kept, whole.values())
+    removed["fits"] = _forget_fits(project, lake, needed, dry_run)
+    for name, alive in needed.items():
         rows = lake.sql(f"SELECT id, fingerprint FROM {name}")  # file after file
         keys = dict.fromkeys(zip(rows["id"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
         dead = [key for key in keys if key not in alive]
@@ -88,6 +90,17 @@ def collect(project: Project, dry_run: bool) -> Collected:
                 compact(lake, name)
             vacuumed += lake.vacuum(name, kept_versions(name, kept, whole.values()))
     return Collected(project.name, dry_run, removed, compacted, vacuumed)
+
+
+def _forget_fits(project: Project, lake: Lake, needed: Mapping[str, Set[Key]], dry_run: bool) -> int:
+    """Removes what compressions have found for rows that are no longer needed, and gives how many there are."""
+    processor = featurizing.make_processor(project)
+    alive = {fingerprint for m in MODALITIES for _, fingerprint in needed[f"{m}_features"]}
+    alive |= {processor.fingerprint(m) for m in project.modalities}
+    dead = [made for made in lake.sql("SELECT made_with FROM fits")["made_with"].to_pylist() if made not in alive]
+    if dead and not dry_run:
+        lake.delete("fits", sql_among("made_with", dead))
+    return len(dead)
 
 
 def kept_records(project: Project, lake: Lake, kept: Iterable[Snapshot]) -> dict[str, Recorded]:

@@ -1,15 +1,16 @@
 """The training rows nearest to an answer or a sample: by the model's own x_m where it is kept, else by features."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from assets.compressing import reader
 from assets.lake import Lake
 from assets.settings import Project
 from training.representations import FILE, Places
-from training.schema import MODALITIES, tensor
+from training.schema import MODALITIES
 
 _ROWS = 2000  # training contents whose features are looked at; they may be large
 
@@ -42,41 +43,47 @@ def by_features(
         dtype = featurizer.tensors.get(name or "")
         if name is None or dtype is None or not (dtype.startswith("float") or dtype == "uint8"):  # ids have no cosine
             continue
-        found = _nearest(lake, modality, name, dtype, contents[modality], most, but)
+        found = _nearest(lake, modality, *reader(project, modality, name), contents[modality], most, but)
         if found:
             return f"{modality} features", found
     return "", []
 
 
 def _nearest(
-    lake: Lake, modality: str, name: str, dtype: str, content: str, most: int, but: str | None
+    lake: Lake,
+    modality: str,
+    names: Sequence[str],
+    read: Callable[[Mapping[str, Any]], np.ndarray],
+    content: str,
+    most: int,
+    but: str | None,
 ) -> list[tuple[str, float]]:
-    if name not in lake.schema(f"{modality}_features").names:  # the settings are others by now
+    if not {*names} <= {*lake.schema(f"{modality}_features").names}:  # the settings are others by now
         return []
-    columns = f"id, {name}, {name}_shape"
-    asked = lake.sql(f"SELECT {columns} FROM {modality}_features WHERE id = $id LIMIT 1", {"id": content}).to_pylist()
+    columns, there = ", ".join(["id", *names]), f"{names[0]} IS NOT NULL"
+    asked = lake.sql(
+        f"SELECT {columns} FROM {modality}_features WHERE id = $id AND {there} LIMIT 1", {"id": content}
+    ).to_pylist()
     if not asked:
         return []
-    place = _flat(asked[0], name, dtype)
+    place = read(asked[0]).astype(np.float32).ravel()
     rows = lake.sql(
         f"""
         WITH trained AS (
           SELECT {modality}_id AS id, min(sample_id) AS sample_id FROM dataset
           WHERE split = 'train' AND {modality}_id IS NOT NULL AND sample_id IS DISTINCT FROM $but
           GROUP BY 1 ORDER BY hash({modality}_id) LIMIT {_ROWS}
-        ), featured AS (SELECT DISTINCT ON (id) {columns} FROM {modality}_features WHERE id IN (SELECT id FROM trained))
-        SELECT sample_id, {name}, {name}_shape FROM trained JOIN featured USING (id) ORDER BY sample_id
+        ), featured AS (
+          SELECT DISTINCT ON (id) {columns} FROM {modality}_features WHERE {there} AND id IN (SELECT id FROM trained)
+        )
+        SELECT sample_id, {", ".join(names)} FROM trained JOIN featured USING (id) ORDER BY sample_id
         """,
         {"but": but},
     )
     found = []
     for row in rows.to_pylist():
-        other = _flat(row, name, dtype)
+        other = read(row).astype(np.float32).ravel()
         if len(other) == len(place):
             norms = max(float(np.linalg.norm(place) * np.linalg.norm(other)), 1e-12)
             found.append((row["sample_id"], round(float(place @ other) / norms, 4)))
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:most]
-
-
-def _flat(row: Mapping[str, Any], name: str, dtype: str) -> np.ndarray:
-    return tensor(row, name, dtype).astype(np.float32).ravel()

@@ -144,6 +144,11 @@ def test_a_model_of_vectors_is_trained_asked_and_served(clips: Path) -> None:
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout.splitlines()[-1])
 
+    packed = {"6": "int8", "5": "{kind: pca, components: 3}", "7": "{kind: pq, subspaces: 3, centroids: 32}"}
+    for width, compression in packed.items():  # the fits travel with the model
+        clips.write_text(
+            clips.read_text().replace(f"width: {width}}}", f"width: {width}, compression: {compression}}}")
+        )
     run = triptych("run", str(clips))
     assert run["model"]["aliases"] == ["challenger", "champion"] and run["metrics"]["test/accuracy"] > 0.8
     glad = json.dumps([[2.0] * 6] * 40)  # longer than any that it was trained on

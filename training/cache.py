@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from filelock import FileLock
 
+from training.compressed import Compressed, unpacked
+from training.compressions.base import Fit
 from training.features import FeatureSettings
 from training.schema import tensor
 
@@ -37,12 +39,21 @@ def open_table(
         raise ValueError(f"the lake {lake} has no table {name!r}: materialize the asset of that name first") from error
 
 
+def read_fit(lake: str, fingerprint: str, storage_options: Mapping[str, str] | None = None) -> Fit:
+    """What the compression of the feature rows of that fingerprint has found. Raises ValueError: it is not there."""
+    table = open_table(lake, "fits", storage_options=storage_options)
+    rows = table.to_table(columns=["tensors"], filter=ds.field("made_with") == fingerprint)["tensors"]
+    if not len(rows):
+        raise ValueError(f"the lake {lake} has no fit of features {fingerprint}: materialize them, then the dataset")
+    return unpacked(rows[0].as_py())
+
+
 def needed_columns(modality: str, features: FeatureSettings) -> dict[str, str | None]:
     """The columns of a feature table that a model reads: the dtype of tensors, None of others."""
-    featurizer = features.featurizer(modality)
-    tensors = {
-        name: dtype for name, dtype in featurizer.tensors.items() if name in (featurizer.read, featurizer.augmented)
-    }
+    featurizer, compressed = features.featurizer(modality), features.compressed(modality)
+    read = (featurizer.read,) if compressed is None else tuple(compressed.tensors)
+    stored = features.stored(modality).items()
+    tensors = {name: dtype for name, dtype in stored if name in (*read, featurizer.augmented)}
     return dict.fromkeys(features.modality(modality).extra) | tensors
 
 
@@ -52,7 +63,16 @@ class FeatureCache:
     Rows are added, never changed; each addition is a file of its own that appears whole or not at all.
     """
 
-    def __init__(self, root: Path, modality: str, fingerprint: str, columns: Mapping[str, str | None]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        modality: str,
+        fingerprint: str,
+        columns: Mapping[str, str | None],
+        compressed: Compressed | None = None,
+    ) -> None:
+        """Args: `compressed`: how one of the tensors is stored, which rows then have as it was before."""
+        self.compressed = compressed
         self.modality = modality
         self.fingerprint = fingerprint
         self.columns = dict(columns)  # as of `needed_columns`
@@ -69,7 +89,7 @@ class FeatureCache:
         self.ids = pa.chunked_array([batch["id"] for batch in self._batches], pa.string())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("modality", "fingerprint", "columns", "folder")}
+        return {name: getattr(self, name) for name in ("modality", "fingerprint", "columns", "folder", "compressed")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # a worker process maps the files itself
         self.__dict__.update(state)
@@ -129,12 +149,12 @@ class FeatureCache:
         return positions
 
     def read(self, position: int) -> dict[str, Any]:
-        """The columns of one row; tensors are read-only views of the mapped file."""
+        """The columns of one row; tensors are read-only views of the mapped file, but one that was compressed."""
         if (row := self._read.get(position)) is None:
             row = self._read_row(position)
             if len(self._read) < _VIEWS:
                 self._read[position] = row
-        return row
+        return row if self.compressed is None else self.compressed.restore(row)
 
     def _read_row(self, position: int) -> dict[str, Any]:
         n = int(np.searchsorted(self._starts, position, side="right")) - 1

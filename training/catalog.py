@@ -49,6 +49,16 @@ FEATURIZERS = Family(
         },
     },
 )
+# Of features that are floating-point numbers, whatever their modality.
+COMPRESSIONS = Family(
+    "compression",
+    {
+        "float16": "training.compressions.float16:Float16Compression",
+        "int8": "training.compressions.int8:Int8Compression",
+        "pca": "training.compressions.pca:PcaCompression",
+        "pq": "training.compressions.pq:PqCompression",
+    },
+)
 # By modality, and by two of them, of which each sample that has both is judged.
 FILTERS = Family(
     "filter",

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from training.cache import FeatureCache, needed_columns, open_table
+from training.cache import FeatureCache, needed_columns, open_table, read_fit
 from training.features import FeatureSettings
 from training.pairing import Pairing
 from training.processor import Row
@@ -189,7 +189,10 @@ def open_samples(
             ids += pc.unique(pc.list_flatten(index[f"{modality}_more"])).to_pylist()
         ids += (noise or {}).get(modality, ())
         if ids:
-            store = FeatureCache(cache, modality, fingerprint, needed_columns(modality, features))
+            compressed = features.compressed(modality)
+            if compressed is not None and not compressed.is_ready:
+                compressed = features.compressed(modality, read_fit(lake, fingerprint, storage_options))
+            store = FeatureCache(cache, modality, fingerprint, needed_columns(modality, features), compressed)
             if set(ids).difference(store.ids.to_pylist()):
                 store.add(open_table(lake, f"{modality}_features", storage_options=storage_options), ids)
             caches[modality] = store

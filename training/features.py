@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from training.catalog import FEATURIZERS, MODALITIES, PRETRAINED_ENCODERS
+from training.catalog import COMPRESSIONS, FEATURIZERS, MODALITIES, PRETRAINED_ENCODERS
+from training.compressed import Compressed
+from training.compressions.base import Fit
 from training.family import Choice, identity
 from training.featurizers.base import Featurizer
 from training.modalities.base import Modality
@@ -20,14 +22,16 @@ class _Section:
 
     cleaning: Any  # options of the modality; None where it has none
     choice: Choice  # of the featurizer
+    compression: Choice | None  # of what it makes
     is_said: bool  # whether its kind was, or is the default
     plain: dict[str, Any]  # both as the project file says them, without what is default
 
 
 class FeatureSettings:
     """Modality -> featurizer, as `kind` and options, and the modality's own options for cleaning; all have defaults.
+    `compression` says how what it makes is stored smaller.
 
-        FeatureSettings(image={"size": 28}, speech="mfcc", text={"lowercase": True})
+        FeatureSettings(image={"size": 28}, speech={"kind": "mfcc", "compression": "int8"}, text={"lowercase": True})
 
     Raises:
         ValueError: there is no such modality, kind or option, or a value is not what was expected.
@@ -81,6 +85,28 @@ class FeatureSettings:
     def options(self, name: str) -> Any:
         """Those of a modality's featurizer."""
         return FEATURIZERS.options(self.choice(name), name)
+
+    def compressed(self, name: str, fit: Fit | None = None) -> Compressed | None:
+        """How the tensor that a modality's encoder reads is stored smaller, if it is. Args: `fit` of the compression,
+        where it has one."""
+        if (choice := self._sections[name].compression) is None:
+            return None
+        featurizer = self.featurizer(name)
+        compression = COMPRESSIONS.make(choice, fit=fit)
+        return Compressed(featurizer.read, featurizer.tensors[featurizer.read], choice.kind, compression)
+
+    def stored(self, name: str) -> dict[str, str | None]:
+        """The columns of a modality's feature table: dtype of each tensor, None for what compressing it lost."""
+        tensors, compressed = self.featurizer(name).tensors, self.compressed(name)
+        if compressed is None:
+            return dict(tensors)
+        others = {tensor: dtype for tensor, dtype in tensors.items() if tensor != compressed.name}
+        return others | compressed.tensors | {compressed.loss: None}
+
+    def own_kinds(self) -> list[str]:
+        """The kinds of all modalities, among which a user's own may be."""
+        compressions = [section.compression.kind for section in self._sections.values() if section.compression]
+        return [section.choice.kind for section in self._sections.values()] + compressions
 
     @cached_property
     def forms(self) -> dict[str, str]:
@@ -151,19 +177,36 @@ def _read(name: str, section: Any) -> _Section:
     cleaning_class = getattr(modality, "Options", None) if takes_own else None
     cleaned = [field.name for field in dataclasses.fields(cleaning_class)] if cleaning_class else []
     options = FEATURIZERS.option_names(kind, name)
+    said = values.pop("compression", None)
     for option in values:
         if option not in (*cleaned, *options):
-            close = difflib.get_close_matches(str(option), (*cleaned, *options), 1)
-            meant = f"did you mean {close[0]}?" if close else f"known are {', '.join((*options, *cleaned))}"
+            known = (*options, *cleaned, "compression")
+            close = difflib.get_close_matches(str(option), known, 1)
+            meant = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             raise ValueError(f"{option} is not a key that is known here; {meant}")
     choice = FEATURIZERS.choose({"kind": kind} | {k: v for k, v in values.items() if k not in cleaned}, name)
-    FEATURIZERS.make(choice, scope=name)  # so that an option that has to be given is missed now
+    featurizer = FEATURIZERS.make(choice, scope=name)  # so that an option that has to be given is missed now
+    compression = None if said is None else _compression(said, featurizer, kind)
     plain = dict(choice.options) if kind == modality.default_featurizer else {"kind": kind, **choice.options}
+    plain |= {} if compression is None else {"compression": compression.plain()}
     if cleaning_class is None:
-        return _Section(None, choice, is_said, plain)
+        return _Section(None, choice, compression, is_said, plain)
     cleaning = validated(cleaning_class, {k: v for k, v in values.items() if k in cleaned})
     defaults = to_dict(cleaning_class())
-    return _Section(cleaning, choice, is_said, plain | {k: v for k, v in to_dict(cleaning).items() if v != defaults[k]})
+    plain |= {k: v for k, v in to_dict(cleaning).items() if v != defaults[k]}
+    return _Section(cleaning, choice, compression, is_said, plain)
+
+
+def _compression(said: Any, featurizer: Featurizer, kind: str) -> Choice:
+    choice = COMPRESSIONS.choose(said)
+    dtype = featurizer.tensors[featurizer.read]
+    if featurizer.form not in ("vectors", "frames") or not dtype.startswith("float"):
+        raise ValueError(
+            f"compression is {choice}, and {kind} are stored as {dtype}: leave it out, which is for vectors and frames "
+            "of floating-point numbers, such as embedding, vector, word_vectors or log_mel"
+        )
+    COMPRESSIONS.make(choice).check(dtype, None)
+    return choice
 
 
 def _stand_in(name: str, choice: Choice) -> Modality | None:

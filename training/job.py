@@ -249,7 +249,9 @@ def _register(
     assert active is not None
     trained.model.save_pretrained(bundle)
     task.tokenizer.save_pretrained(bundle)
-    Processor(spec.features, spec.limits).save_pretrained(bundle)
+    compressed = {m: cache.compressed for m, cache in task.train.caches.items()}
+    fits = {m: of.compression.fit for m, of in compressed.items() if of and of.compression.fit}
+    Processor(spec.features, spec.limits, fits).save_pretrained(bundle)
     (bundle / "README.md").write_text(descriptions.card(spec, run, rows, metrics, active.info.run_id))
     version = model_registry.log_model(spec, run, bundle)
     about = descriptions.registered_model(spec, run), descriptions.version(spec, run, rows, metrics)

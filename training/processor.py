@@ -7,11 +7,13 @@ Importing this needs no torch: the data side computes fingerprints without it.
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from training.compressed import packed, unpacked
+from training.compressions.base import Fit
 from training.family import is_own
 from training.features import FeatureSettings
 from training.media import MediaError
@@ -33,9 +35,11 @@ _FILE = "processor.json"
 class Processor:
     """The steps of one project: how each modality is decoded, cleaned and featurized, and what names these steps."""
 
-    def __init__(self, features: FeatureSettings, limits: MediaLimits) -> None:
+    def __init__(self, features: FeatureSettings, limits: MediaLimits, fits: Mapping[str, Fit] | None = None) -> None:
+        """Args: `fits`: modality -> what the compression of its features has found (`training.compressions`)."""
         self.features = features
         self.limits = limits
+        self.compressed = {name: features.compressed(name, (fits or {}).get(name)) for name in MODALITIES}
         self.modalities = {name: features.modality(name) for name in MODALITIES}
         self.featurizers = {name: features.featurizer(name) for name in MODALITIES}
 
@@ -50,7 +54,11 @@ class Processor:
         for name, value in inputs.items():
             if value is not None:
                 data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-                row[name] = self.featurize(name, self.decode(name, data))
+                columns, compressed = self.featurize(name, self.decode(name, data)), self.compressed[name]
+                if compressed is not None and compressed.is_ready:  # as it is read of a table; else no model reads it
+                    (stored,) = compressed.compress([columns[compressed.name]])
+                    columns |= compressed.restore(stored)
+                row[name] = columns
         return row
 
     def decode(self, modality: str, data: bytes, *, to_cut: bool = False) -> Any:
@@ -77,9 +85,12 @@ class Processor:
         ]
 
     def prepare(self, modality: str) -> None:
-        """Loads what its features need, once, before any is made. Raises ValueError where it is not there."""
+        """Loads what its features need, once, before any is made. Raises ValueError where it is not there, or their
+        compression does not fit them."""
         try:
             self.featurizers[modality].prepare()
+            if (compressed := self.compressed[modality]) is not None:
+                compressed.check(self.featurizers[modality].shape().width)
         except ValueError as error:
             raise ValueError(f"features.{modality}: {error}") from error
 
@@ -116,10 +127,20 @@ class Processor:
         return "max_bytes", *(() if kind.as_string else DECODING), *kind.limits
 
     def fingerprint(self, modality: str) -> str:
-        """Names the featurize step; covers the clean step, which decodes for it."""
+        """Names the feature rows; covers the clean step, which decodes for them, and how they are compressed."""
         return fingerprint("featurize", *self.parts(modality).values())
 
     def parts(self, modality: str) -> dict[str, Any]:
+        """What that name is made of."""
+        compressed = self.compressed[modality]
+        of = {} if compressed is None else {"compression": compressed.identity()}
+        return self.featurizer_parts(modality) | of
+
+    def featurizer_fingerprint(self, modality: str) -> str:
+        """Names the featurize step without the compression: under it stands what that step refused."""
+        return fingerprint("featurize", *self.featurizer_parts(modality).values())
+
+    def featurizer_parts(self, modality: str) -> dict[str, Any]:
         """What that name is made of."""
         featurizer = self.featurizers[modality]
         settings = {} if featurizer.options is None else to_dict(featurizer.options)
@@ -143,6 +164,9 @@ class Processor:
         folder.mkdir(parents=True, exist_ok=True)
         content = {"features": self.features.plain(), "limits": to_dict(self.limits)}
         (folder / _FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for name, compressed in self.compressed.items():
+            if compressed is not None and compressed.compression.fit is not None:
+                _fit_file(folder, name).write_bytes(packed(compressed.compression.fit))
         for name, featurizer in self.featurizers.items():
             (files := _folder(folder, name)).mkdir(exist_ok=True)
             featurizer.save(files)
@@ -154,7 +178,9 @@ class Processor:
         path = Path(folder) / _FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            processor = cls(FeatureSettings.from_plain(content["features"]), MediaLimits(**content["limits"]))
+            files = {name: _fit_file(Path(folder), name) for name in MODALITIES}
+            fits = {name: unpacked(file.read_bytes()) for name, file in files.items() if file.is_file()}
+            processor = cls(FeatureSettings.from_plain(content["features"]), MediaLimits(**content["limits"]), fits)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved processor: {error}; expected the folder of a model") from error
         for name, featurizer in processor.featurizers.items():
@@ -165,6 +191,10 @@ class Processor:
 
 def _folder(model: Path, modality: str) -> Path:
     return model / f"{modality}_features"
+
+
+def _fit_file(model: Path, modality: str) -> Path:
+    return model / f"{modality}_fit.safetensors"
 
 
 def package_versions(packages: tuple[str, ...]) -> dict[str, str]:

@@ -91,6 +91,9 @@ NEAR_DUPLICATES = _schema(modality=_STRING, first=_STRING, second=_STRING, simil
 # Where a model places contents (`Output.is_embedding`); the fingerprint names model and modality. Null: it refuses it.
 EMBEDDINGS = _schema(id=_STRING, modality=_STRING, fingerprint=_STRING, embedding=pa.list_(pa.float32()))
 
+# What compressions have found in the features of the first run, once for all later ones (`training.compressions`).
+FITS = _schema(fingerprint=_STRING, made_with=_STRING, time=_TIME, tensors=pa.binary())
+
 # Without tensors: which there are depends on the kind of features, so these tables grow columns (`features_schema`).
 FEATURES = {name: _schema(id=_STRING, fingerprint=_STRING, **m.extra) for name, m in _CLASSES.items()}
 
@@ -103,11 +106,21 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+LOSS = "_compression_loss"  # how the name of the column ends that says what was lost of a compressed tensor
+
+
+def feature_type(column: str) -> pa.DataType:
+    """Of a column of a feature table that not all have."""
+    if column.endswith("_shape"):
+        return pa.list_(pa.int32())
+    return pa.list_(pa.float32()) if column.endswith(LOSS) else pa.binary()
+
+
 def features_schema(modality: str, tensors: Iterable[str]) -> pa.Schema:
-    """Of the feature rows with these tensors: bytes in C order, and the shape beside them."""
-    fields = [field for name in tensors for field in ((name, pa.binary()), (f"{name}_shape", pa.list_(pa.int32())))]
+    """Of the feature rows with these tensors: bytes in C order, and the shape beside them; a loss has no shape."""
+    names = [n for name in tensors for n in ((name,) if name.endswith(LOSS) else (name, f"{name}_shape"))]
     schema = FEATURES[modality]
-    return pa.schema([*schema, *(pa.field(*field) for field in fields)], metadata=schema.metadata)
+    return pa.schema([*schema, *(pa.field(name, feature_type(name)) for name in names)], metadata=schema.metadata)
 
 
 # Rows as a model gets them from outside, before anything is decoded: text as it is, media as the bytes of the file.
@@ -219,6 +232,7 @@ COLUMN_WORDS = {
     "step": "clean, features, limits (what they refused), or the filter that measures",
     "parts": "what the fingerprint is made of, as a JSON object: versions, settings, files, packages",
     "kind": "of the signature, as the project file names it",
+    "made_with": "fingerprint of the feature rows",
     "first": "a content",
     "second": "another content that is a near duplicate of it",
     "similarity": "of their signatures; 1: the same",
@@ -261,6 +275,8 @@ def column_words(table: str, schema: pa.Schema) -> dict[str, str | None]:
     for field in schema:
         if pa.types.is_binary(field.type) and f"{field.name}_shape" in schema.names:
             words |= {field.name: "a tensor: its bytes in C order", f"{field.name}_shape": "shape of that tensor"}
+        elif field.name.endswith(LOSS):
+            words[field.name] = "of that tensor by compression: relative error, mean cosine, and bytes that it had"
     return {name: words.get(name) for name in schema.names}
 
 
@@ -274,6 +290,7 @@ TABLES: dict[str, pa.Schema] = {
     "signatures": SIGNATURES,
     "near_duplicates": NEAR_DUPLICATES,
     "embeddings": EMBEDDINGS,
+    "fits": FITS,
     **{f"{m}_features": FEATURES[m] for m in MODALITIES},
     "samples": SAMPLES,
     "dataset": DATASET,
@@ -285,18 +302,19 @@ TABLES: dict[str, pa.Schema] = {
 INDEX_TABLES = ("manifest", "quarantine", "samples", "dataset")
 
 
-def features_table(modality: str, dtypes: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+def features_table(modality: str, dtypes: Mapping[str, str | None], rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Feature rows whose tensors are still arrays, as the table that keeps them (`features_schema`).
 
     Args:
-        dtypes: name of each tensor -> its NumPy dtype (`Featurizer.tensors`).
+        dtypes: name of each tensor -> its NumPy dtype (`FeatureSettings.stored`); None: a loss.
         rows: id, fingerprint, the modality's own columns, and the tensors.
     """
     columns = []
     for field in features_schema(modality, dtypes):
-        if field.name in dtypes:
-            columns.append(_bytes([row[field.name] for row in rows], dtypes[field.name]))
-        elif (name := field.name.removesuffix("_shape")) in dtypes:
+        name = field.name.removesuffix("_shape")
+        if (dtype := dtypes.get(field.name)) is not None:
+            columns.append(_bytes([row[field.name] for row in rows], dtype))
+        elif name != field.name and name in dtypes:
             columns.append(pa.array([row[name].shape for row in rows], field.type))
         else:
             columns.append(pa.array([row.get(field.name) for row in rows], field.type))

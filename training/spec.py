@@ -14,7 +14,7 @@ from training.catalog import OUTPUTS, PRETRAINED_ENCODERS
 from training.family import Choice
 from training.features import FeatureSettings
 from training.model_files import digest, llm_folder, model_folder
-from training.schema import MODALITIES, fingerprint
+from training.schema import fingerprint
 from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, decisive
 from training.validation import from_dict, to_dict
 from training.views import Places
@@ -169,7 +169,7 @@ def training_identity(training: TrainingSettings) -> dict[str, Any]:
 
 def own_code(model: ModelSettings, features: FeatureSettings) -> list[Path]:
     """The files and folders of users' own kinds that a model needs to answer; each once."""
-    featurizers = map(features.choice, MODALITIES)  # a processor makes all, whatever the model reads
-    choices = [*model.encoders.values(), model.fusion, model.output, *featurizers]
-    paths = [family.own_module(choice.kind) for choice in choices]
+    choices = [*model.encoders.values(), model.fusion, model.output]
+    # A processor makes all features, whatever the model reads.
+    paths = [family.own_module(kind) for kind in (*(choice.kind for choice in choices), *features.own_kinds())]
     return sorted({path for path in paths if path is not None})
