@@ -157,6 +157,7 @@ class Model:
     def predict(self, rows: Any = None, /, best: int = 5, **inputs: Any) -> Any:
         """The answer to one row, or the answers to many, as dicts: prediction, probability, best, model_version, ...
 
+        A picture that is drawn is a PIL image, speech its samples and their rate.
         Many rows are answered by one start of the model: ask them together.
 
         Args:
@@ -174,12 +175,15 @@ class Model:
             ValueError: not one of the rows can be answered; an input is nothing of these.
         """
         from orchestration.predict import answer
+        from training.media_files import python_object
 
         if (rows is None) == (not inputs):
             raise ValueError("give rows, or the inputs of one: text=..., image=..., speech=...")
         many = [inputs] if rows is None else rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
         columns, places = self.settings.model.columns, self.settings.align.places
         answers = answer(self.settings, [_files(row, columns, places) for row in many], self.version, best)
+        if self.settings.make_output().answers_with:
+            answers = [row | {"prediction": python_object(row["prediction"])} for row in answers]
         return answers[0] if rows is None else answers
 
 

@@ -128,7 +128,7 @@ def _coverage(project: Project, model: TrainingReport, metric: Metric) -> list[C
     several answer, of each by the first of its metrics."""
     from training.evaluate import coverage
 
-    table = recorded_predictions(project, model.mlflow_run_id, subset_name(project.modalities))
+    table = recorded_predictions(project, model.mlflow_run_id, subset_name(project.inputs))
     output = project.make_output()
     if table["probability"].null_count == table.num_rows:
         return []

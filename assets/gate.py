@@ -16,13 +16,16 @@ import pyarrow.parquet as pq
 from assets import pipeline
 from assets.contents import portions
 from assets.evaluation import fusion_of, majority_answer, recorded, recorded_predictions
+from assets.featurizing import make_processor
 from assets.lake import Lake
 from assets.parts import parts_of, read_contents
 from assets.settings import Project
 from assets.sources.base import Source
 from training import catalog
+from training.codecs.options import Source as CodecSource
+from training.outputs.base import Look
 from training.records import Standing, Verdict
-from training.schema import MODALITIES, RAW, fingerprint, subset_name
+from training.schema import MODALITIES, RAW, fingerprint, subset_name, tensor
 from training.settings import MediaLimits
 from training.spec import RunSpec, shorter_training
 from training.validation import to_dict
@@ -85,7 +88,7 @@ def _case(project: Project) -> _Case:
     return _Case(
         dataset=snapshot.fingerprint,
         run=run,
-        singles={baseline.name: baseline.fingerprint for baseline in baselines if baseline.name in project.modalities},
+        singles={baseline.name: baseline.fingerprint for baseline in baselines if baseline.name in project.inputs},
         version=str(report.version),
         champion=model_registry.alias(uri, name, "champion"),
     )
@@ -134,7 +137,7 @@ def _answers(context: dg.AssetExecutionContext, project: Project, case: _Case) -
     """
     from mlflow.exceptions import MlflowException
 
-    name, full = project.name, subset_name(project.modalities)
+    name, full = project.name, subset_name(project.inputs)
     if case.champion is None:
         return recorded(project, case.run.fingerprint, full), None
     if (theirs := _recorded_champion(project, case)) is not None:
@@ -162,7 +165,7 @@ def _recorded_champion(project: Project, case: _Case) -> pa.Table | None:
         return None
     try:
         run_id = model_registry.version_run(uri, name, champion)
-        return recorded_predictions(project, run_id, subset_name(project.modalities))
+        return recorded_predictions(project, run_id, subset_name(project.inputs))
     except (MlflowException, OSError):  # its run was deleted: its model may answer
         return None
 
@@ -180,11 +183,30 @@ def score(project: Project, version: str) -> pa.Table:
     output = project.make_output()
     with tempfile.TemporaryDirectory() as temporary:
         rows, answers = Path(temporary) / "rows.parquet", Path(temporary) / "answers.parquet"
-        subsets = output.asked(project.modalities)
+        subsets = output.asked(project.inputs)
         asked = write_raw(pipeline.open_lake(project), rows, "test", project.make_sources(), subsets, project.limits)
         run_version(project, version, rows, answers)
-        judged = judged_answers(asked, pq.read_table(answers), output)
-    return judged.filter(pc.equal(judged["subset"], subset_name(project.modalities)))
+        look = look_into(pipeline.open_lake(project), project) if output.answers_with else None
+        judged = judged_answers(asked, pq.read_table(answers), output, look)
+    return judged.filter(pc.equal(judged["subset"], subset_name(project.inputs)))
+
+
+def look_into(lake: Lake, project: Project) -> Look:
+    """What contents of the present features look like."""
+    from training.likeness import likenesses
+
+    def look(modality: str, ids: Sequence[str]) -> Any:
+        source, step = CodecSource.of(project.features, modality), make_processor(project).fingerprint(modality)
+        name, dtype = source.tensor, project.features.featurizer(modality).tensors[source.tensor]
+        query = (
+            f"SELECT DISTINCT ON (id) id, {name}, {name}_shape FROM {modality}_features "
+            "WHERE fingerprint = $step AND id IN (SELECT unnest($ids))"
+        )
+        rows = lake.sql(query, {"step": step, "ids": list(ids)}).to_pylist()
+        found = {row["id"]: tensor(row, name, dtype) for row in rows}
+        return likenesses([found[content] for content in ids], source), source
+
+    return look
 
 
 def run_version(project: Project, version: str, rows: Path, answers: Path) -> None:

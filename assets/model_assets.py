@@ -12,13 +12,13 @@ from assets.catalog import LAUNCHERS
 from assets.data_assets import GPU_POOL
 from assets.evaluation import evaluate, numbers
 from assets.gate import gate
-from assets.preview import bullets, counts_table
+from assets.preview import bullets, counts_table, picture
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from training.metrics import Metric
 from training.mlflow_store import kept_elsewhere
-from training.records import TrainingReport, Verdict
-from training.spec import JobSpec, RunSpec, shorter_training
+from training.records import CodecReport, TrainingReport, Verdict
+from training.spec import CodecSpec, JobSpec, RunSpec, shorter_training
 
 
 def model_assets(project: Project) -> list[dg.AssetsDefinition]:
@@ -66,7 +66,51 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
             }
         )
 
-    return [training_asset(project), evaluation, champion]
+    made = [codec_asset(project, modality) for modality in project.make_output().answers_with]
+    return [*made, training_asset(project), evaluation, champion]
+
+
+def codec_asset(project: Project, modality: str) -> dg.AssetsDefinition:
+    """What makes few codes of the contents that a model answers with, and contents of codes again."""
+    name, key = project.name, [project.name]
+
+    @dg.asset(
+        name=f"{modality}_codec",
+        key_prefix=key,
+        deps=[[*key, "dataset"]],
+        description=f"Turns {modality} into codes that the language model writes, and back.",
+        group_name=f"{name}_models",
+        kinds={"torch", "mlflow", modality},
+        owners=list(project.owners),
+        code_version=metadata.version("triptych"),
+        required_resource_keys={resource_key(name)},
+        pool=GPU_POOL,
+    )
+    def codec(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from training.codec_training import find_codec
+        from training.runs import read_artifact
+
+        settings = load_settings(context, name)
+        (wanted,) = (c for c in pipeline.codecs(pipeline.open_lake(settings), settings) if c.modality == modality)
+        report = find_codec(settings.mlflow_uri, name, wanted.fingerprint)
+        if is_new := report is None:
+            launcher = LAUNCHERS.make(settings.launcher)
+            (values,) = launcher.launch(context, _job(context, settings, (), (wanted,)).to_json())
+            report = CodecReport(**values)
+        assert report is not None
+        told = "trained" if is_new else "already trained"
+        return dg.MaterializeResult(
+            metadata={
+                "summary": f"{told} on {report.contents:,}: {report.length:.0f} of {report.codes:,} codes each, "
+                f"likeness {report.likeness:.3f} of what becomes of test contents",
+                "mlflow": dg.MetadataValue.url(links.mlflow_run(settings, report.mlflow_run_id)),
+                "picture": picture(read_artifact(settings.mlflow_uri, report.mlflow_run_id, "reconstructions.png")),
+                "reused": not is_new,
+                **report.to_json(),
+            }
+        )
+
+    return codec
 
 
 def training_asset(project: Project) -> dg.AssetsDefinition:
@@ -76,7 +120,7 @@ def training_asset(project: Project) -> dg.AssetsDefinition:
     def spec(asset: str, kinds: set[str], description: str) -> dg.AssetSpec:
         return dg.AssetSpec(
             [*key, asset],
-            deps=[[*key, "dataset"]],
+            deps=[[*key, "dataset"], *([*key, f"{m}_codec"] for m in project.make_output().answers_with)],
             description=description,
             group_name=f"{name}_models",
             kinds=kinds,
@@ -220,8 +264,9 @@ def train(
     reports = {run.name: find_report(project.mlflow_uri, project.name, run.fingerprint) for run in runs}
     missing = tuple(run for run in runs if reports[run.name] is None)
     if missing:
+        codecs = tuple(pipeline.codecs(pipeline.open_lake(project), project))
         launcher = LAUNCHERS.make(project.launcher)
-        for values in launcher.launch(context, _job(context, project, missing).to_json()):
+        for values in launcher.launch(context, _job(context, project, missing, codecs).to_json()):
             report = TrainingReport.from_json(values)
             reports[report.name] = report
     trained = []
@@ -232,7 +277,9 @@ def train(
     return trained
 
 
-def _job(context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpec, ...]) -> JobSpec:
+def _job(
+    context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpec, ...], codecs: tuple[CodecSpec, ...]
+) -> JobSpec:
     """What the trainer is asked to do: these runs on the present snapshot."""
     lake = pipeline.open_lake(project)
     snapshot = pipeline.present_snapshot(lake)
@@ -253,5 +300,6 @@ def _job(context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpe
         answers=", ".join(project.align.labels)
         or ("label" if project.make_output().has_labels else "what goes with it"),
         own_code=str(project.root) if str(project.root) in sys.path else "",  # where own kinds lie, if it has some
+        codecs=codecs,
         runs=runs,
     )

@@ -36,7 +36,7 @@ from assets.tables import table_entries
 from assets.unchanged import code, project_words, recall, remember, settings_words, state, versions
 from training import catalog
 from training.schema import MANIFEST, MODALITIES, QUARANTINE, SAMPLES
-from training.spec import RunSpec, plan_runs
+from training.spec import CodecSpec, RunSpec, plan_codec, plan_runs
 
 
 def open_lake(project: Project) -> Lake:
@@ -388,6 +388,17 @@ def plan(project: Project) -> list[RunSpec]:
     return runs_on(lake, project, dataset)
 
 
+def codecs(lake: Lake, project: Project) -> list[CodecSpec]:
+    """Of the contents that the models of the present dataset answer with."""
+    output, features = project.make_output(), present_snapshot(lake).features
+    found = []
+    for modality in output.answers_with:
+        query = f"SELECT DISTINCT {modality}_id AS id FROM dataset WHERE split = 'train' AND {modality}_id IS NOT NULL"
+        contents = lake.sql(f"{query} AND label IS NOT NULL")["id"].to_pylist()
+        found.append(plan_codec(output.choices[modality], modality, project.features, contents, features[modality]))
+    return found
+
+
 def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
     """The trainings that the settings ask for on the dataset of that fingerprint."""
     clips: dict[str, set[str]] = {}
@@ -395,5 +406,12 @@ def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
         clips.setdefault(row["modality"], set()).add(row["id"])
     listed = {modality: sorted(ids) for modality, ids in clips.items()}
     return plan_runs(
-        project.model, project.training, project.features, project.modalities, dataset, listed, project.align.places
+        project.model,
+        project.training,
+        project.features,
+        project.modalities,
+        dataset,
+        listed,
+        project.align.places,
+        codecs(lake, project) if project.make_output().answers_with else (),
     )

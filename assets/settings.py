@@ -17,6 +17,7 @@ from assets.table_settings import TableSettings
 from assets.view_settings import SOURCE, Views, read_places
 from training import catalog
 from training.catalog import DEFAULT_SIGNATURES, FILTERS, OUTPUTS, SIGNATURES
+from training.codecs.options import Source as CodecSource
 from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
 from training.filters.base import Filter
@@ -38,6 +39,7 @@ from training.settings import (
 from training.signatures.base import Signature
 from training.validation import FORBID_EXTRA, Names, Strings, check, to_dict
 from training.vectors import VectorModality
+from training.views import most
 
 if TYPE_CHECKING:  # a source's module needs these settings
     from assets.segments.base import Segments
@@ -367,7 +369,7 @@ class Project:
 
     def _check_output(self, output: Output) -> None:
         """What the output asks of labels and sources; the labels of several outputs are theirs."""
-        if columns := tuple(output.members):
+        if (columns := tuple(output.members)) and output.has_labels:
             named = f"nothing beside model.outputs, which names the columns ({', '.join(columns)})"
             check(self.align.label in (None, columns), "align.label", self.align.label, named)
             object.__setattr__(self, "align", replace(self.align, label=columns))
@@ -381,12 +383,30 @@ class Project:
         drawn = self.align.pairing is not None and self.align.pairing.draw == "per_epoch"
         expected = f"once: output {self.model.output.kind} learns which contents a sample has"
         check(output.has_labels or not drawn, "align.pairing.draw", "per_epoch", expected)
+        self._check_contents(output)
         unsure = self.model.abstain_below > 0 and not output.has_probabilities
         expected = f"0: the answers of output {self.model.output.kind} have no probability"
         check(not unsure, "model.abstain_below", self.model.abstain_below, expected)
-        writes = output.reads_answers or self.model.generation == GenerationSettings()
+        writes = output.reads_answers or bool(output.answers_with) or self.model.generation == GenerationSettings()
         expected = f"nothing: output {self.model.output.kind} generates no text"
         check(writes, "model.generation", to_dict(self.model.generation), expected)
+
+    def _check_contents(self, output: Output) -> None:
+        """What an output that makes contents asks: of them, sources, features that keep them, one way to write."""
+        answer, kind = ", ".join(output.answers_with), self.model.output.kind
+        for modality in output.answers_with:
+            there = f"a source of {modality}, of which the model learns what it is to make"
+            check(modality in self.modalities, "model.output", kind, there)
+            several = self.align.places.get(modality, 1)
+            check(most(several) == 1, f"align.several.{modality}", several, f"one: a sample has one {modality} to make")
+            try:
+                CodecSource.of(self.features, modality)
+            except ValueError as error:
+                raise ValueError(f"model.output {kind}: {error}") from None
+        if output.answers_with:
+            check(len(self.inputs) > 0, "sources", ", ".join(self.modalities), f"an input beside {answer}")
+            beams = self.model.generation.num_beams
+            check(beams == 1, "model.generation.num_beams", beams, f"1: output {kind} is written code by code")
 
     def _check_prompt(self, output: Output) -> None:
         if self.model.prompt is not None:  # of the texts that there are here
@@ -453,6 +473,11 @@ class Project:
         """Those that some source of samples gives."""
         of_samples = {source.modality for source in self.sources if source.use == "samples"}
         return tuple(m for m in MODALITIES if m in of_samples)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Those that models read."""
+        return self.make_output().inputs(self.modalities)
 
     def make_output(self) -> Output:
         """What the models answer with."""

@@ -111,6 +111,9 @@ def _plain(value: Any) -> Any:
     help=f"A table with columns {', '.join(MODALITIES.names())} (file names); one answer a row.",
 )
 @click.option("--column", "columns", multiple=True, metavar="NAME=VALUE", help="Of a column that model.prompt names.")
+@click.option(
+    "--to", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and speech: N.NAME.png."
+)
 @click.option("--best", type=click.IntRange(0), default=5, show_default=True, help="How many of the best --json gives.")
 @version_option
 @json_option
@@ -120,6 +123,7 @@ def predict(
     project: str,
     table: Path | None,
     columns: tuple[str, ...],
+    to: Path | None,
     best: int,
     version: str,
     as_json: bool,
@@ -128,7 +132,7 @@ def predict(
     """Answer with the project's champion, whichever inputs are given."""
     from orchestration.answers import said
     from orchestration.examples.layout import find_project
-    from orchestration.predict import answer, named_value, refusal, rows_of_table
+    from orchestration.predict import answer, named_value, refusal, rows_of_table, written
     from orchestration.project import load
 
     if (table is None) == (not any(inputs.values())):
@@ -142,6 +146,8 @@ def predict(
     model, places = settings.model, settings.align.places
     rows = rows_of_table(table, model.columns, places) if table else [inputs | named]
     answers = answer(settings, rows, version, best)
+    if settings.make_output().answers_with:
+        answers = written(answers, to or Path())
     if as_json:
         click.echo(json.dumps({"predictions": answers}, default=_plain))
     else:
@@ -342,7 +348,7 @@ def serve(project: str, host: str, port: int, workers: int, batch: int, version:
     page, url = f"http://{host}:{port}/", f"http://{host}:{port}/invocations"
     click.echo(f"{settings.name} version {version}\nTry it in a browser:  {page}")
     click.echo("Ask it, with media as base64 and what is not there null:")
-    rows = json.dumps({"dataframe_records": [dict.fromkeys(settings.modalities, "...")]})
+    rows = json.dumps({"dataframe_records": [dict.fromkeys(settings.inputs, "...")]})
     click.echo(f"  curl {url} -H 'Content-Type: application/json' -d '{rows}'")
     model = local_model(settings.mlflow_uri, settings.name, version, settings.folder / "cache")
     command, env = serve_command(model, host, port, "--workers", str(workers), "--batch", str(batch))

@@ -13,6 +13,7 @@ from assets.tables import read_table
 from orchestration.answer_log import Given, log_answers, watched
 from orchestration.serving.rows import near_miss
 from training import catalog
+from training.files import write_bytes
 from training.schema import MODALITIES, RAW
 from training.views import Places, most, views
 
@@ -168,12 +169,37 @@ def answer(
     return log_answers(project, given, told, [row.get("x_m") for row in answers]) if project.answers.log else told
 
 
+def written(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """The answers with what was drawn or said as files in a folder, which stand in their place: the number of the row,
+    where several answer the name, and the suffix of the format. A file that is there already gives way."""
+    from training.media_files import file_of_url, is_media
+
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def kept(value: Any, name: str) -> Any:
+        if isinstance(value, Mapping):
+            return {part: kept(one, f"{name}.{part}") for part, one in value.items()}
+        if not is_media(value):
+            return value
+        data, suffix = file_of_url(value)
+        path = folder / f"{name}{suffix}"
+        write_bytes(path, data)
+        return str(path)
+
+    told = []
+    for number, row in enumerate(answers, 1):
+        prediction = kept(row["prediction"], str(number))
+        parts = {name: part | {"prediction": prediction[name]} for name, part in row.get("outputs", {}).items()}
+        told.append({**row, "prediction": prediction, **({"outputs": parts} if parts else {})})
+    return told
+
+
 def check_inputs(project: Project, rows: Sequence[Mapping[str, Any]]) -> None:
     """Raises ValueError where a row has a modality that the project's models do not take, or more of it."""
     for m in MODALITIES:
-        if m not in project.modalities and any(row.get(m) for row in rows):
-            takes = ", ".join(project.modalities)
-            raise ValueError(f"{project.name} has no source of {m}, so its models take {takes} only")
+        if m not in project.inputs and any(row.get(m) for row in rows):
+            why = f"answers with {m}" if m in project.modalities else f"has no source of {m}"
+            raise ValueError(f"{project.name} {why}, so its models take {', '.join(project.inputs)} only")
         places = project.align.places.get(m, 1)
         counts, allowed, names = [len(given(row, m)) for row in rows], most(places), views(places)
         if (count := max(counts, default=0)) > allowed:

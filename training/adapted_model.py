@@ -24,6 +24,7 @@ class AdaptedModel(PreTrainedModel):
     """A model whose part `llm` is as `config.adaptation` says, made as `cls(config, llm)`."""
 
     llm: Any
+    output: Any
     config: FusionConfig
     _in_training = False  # said by `train`, as opposed to how modules are made
 
@@ -52,7 +53,9 @@ class AdaptedModel(PreTrainedModel):
         folder = Path(pretrained_model_name_or_path)
         config = config or FusionConfig.from_pretrained(folder)
         if config.adaptation.train == "full":
-            return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **options)
+            whole = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **options)
+            whole.output.restore(folder)
+            return whole
         check_digest(folder / BASE, config.llm_base["sha256"], f"the language model {config.llm_base['model']}")
         model = cls(config, read_llm(folder / BASE, config.make_output()))
         missing, unexpected = model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME), strict=False)
@@ -60,6 +63,7 @@ class AdaptedModel(PreTrainedModel):
         if set(missing) != base or unexpected:
             other = sorted({*missing, *unexpected} ^ base)
             raise ValueError(f"{folder} holds no such model as its config.json says: {', '.join(other)}")
+        model.output.restore(folder)
         return model.eval()
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **options: Any) -> None:
@@ -69,6 +73,7 @@ class AdaptedModel(PreTrainedModel):
             ValueError: these files are not there any more, or were changed.
         """
         super().save_pretrained(save_directory, *args, **options)
+        self.output.save(Path(save_directory))
         if self.config.adaptation.train != "full":
             source, base = Path(str(self.llm.name_or_path)), self.config.llm_base
             copy_model(source, Path(save_directory) / BASE, base["sha256"], f"the language model {base['model']}")

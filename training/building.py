@@ -57,14 +57,14 @@ def build_model(
         pretrained, digest = (None, None) if name == TINY else load_llm(name, output, tokenizer)
     size = None if pretrained is None else embedding_size(pretrained)
     base = {} if pretrained is None else {"model": name, "sha256": digest}
-    fitted = output.fit(labels, tokenizer, settings)
+    fitted = output.fit(labels, tokenizer, settings) | output.of_features(features)
     facts: dict[str, Any] = {"embedding_size": size, "llm_base": base, "several": _of(several, modalities)}
     made = OUTPUTS.make(settings.output, fitted)
     if isinstance(made, LinearOutput) and made.width and settings.linear_share != 0:
         facts["linear"] = [m for m in modalities if features.forms[m] == "vectors"]
     config = _config(settings, features, starts, tokenizer, fitted, pretrained, **facts)
     model = FusionModel(config, pretrained)
-    if pretrained is None and not output.reads_answers:
+    if pretrained is None and not output.reads_answers and not output.answers_with:
         _silence(model.llm.base_model)
     _check_room(model)
     for m, start in starts.items():
@@ -87,6 +87,7 @@ def check_model(
     llm = None if name == TINY else empty_llm(name, output, tokenizer)
     # How long answers are the tokenizer of the training will know, which is fitted on more than labels.
     fitted = output.fit(labels, None if name == TINY and output.reads_answers else tokenizer, settings)
+    fitted |= output.of_features(features)
     facts: dict[str, Any] = {"embedding_size": None if llm is None else 1.0, "several": _of(several, settings.encoders)}
     config = _config(settings, features, {}, tokenizer, fitted, llm, **facts)
     for m, encoder in settings.encoders.items():
@@ -111,6 +112,8 @@ def own_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
 def _check_room(model: FusionModel) -> None:
     """Raises ValueError where the language model has no positions for what it is to read and write."""
     config, room = model.config, model.prompt_room
+    if model.output.answers_with and model.fusion.late:
+        raise ValueError(f"model.fusion is {config.fusion!r}, expected one that reads all at once, for such an output")
     if room is not None and room < bool(model.prompt or config.columns):
         most = positions(config.llm_config) or 0
         raise ValueError(

@@ -157,6 +157,23 @@ ENCODERS = Family(
 )
 # Encoders that read one kind of features alone, which the same `model` decides (`training.features.with_encoders`).
 PRETRAINED_ENCODERS = {"huggingface": "processed"}
+# By modality: what makes few discrete codes of the contents that a model answers with.
+CODECS = Family(
+    "codec",
+    {
+        "image": {
+            "autoencoder": ("training.codecs.autoencoder:AutoencoderCodec", "training.codecs.options:Autoencoder"),
+        },
+        "speech": {
+            "mel": ("training.codecs.mel:MelCodec", "training.codecs.options:Mel"),
+            "huggingface": (
+                "training.codecs.huggingface:HuggingfaceSpeechCodec",
+                "training.codecs.options:Huggingface",
+            ),
+        },
+    },
+)
+DEFAULT_CODECS = {"image": "autoencoder", "speech": "mel"}
 OUTPUTS = Family(
     "output",
     {
@@ -167,6 +184,9 @@ OUTPUTS = Family(
         "ranking": "training.outputs.ranking:RankingOutput",
         "embedding": "training.outputs.embedding:EmbeddingOutput",
         "several": "training.outputs.several:SeveralOutput",
+        "image": "training.outputs.image:ImageOutput",
+        "speech": "training.outputs.speech:SpeechOutput",
+        "contents": "training.outputs.contents:ContentsOutput",
     },
 )
 OBJECTIVES = Family(

@@ -22,7 +22,10 @@ import pyarrow.compute as pc
 import torch
 
 from training.cache import FeatureCache, needed_columns, open_table, read_fit
+from training.codecs.options import Source
 from training.features import FeatureSettings
+from training.likeness import likenesses
+from training.outputs.base import Look, Output
 from training.pairing import Pairing
 from training.processor import Row
 from training.schema import MODALITIES
@@ -133,6 +136,19 @@ class SampleDataset(torch.utils.data.Dataset):
         cache = self.caches[modality]
         positions = cache.positions(pa.chunked_array([pa.array(ids, pa.string())]))
         return [cache.read(int(position))[name] for position in positions]
+
+    def asking(self, output: Output) -> "SampleDataset":
+        """The rows that training reads: `Output.questions`."""
+        return SampleDataset(output.questions(self.index), self.caches, self.columns) if output.answers_with else self
+
+    def look(self, features: FeatureSettings) -> Look:
+        """What the contents that are in the caches look like."""
+
+        def look(modality: str, ids: Sequence[str]) -> tuple[np.ndarray, Source]:
+            source = Source.of(features, modality)
+            return likenesses(self.tensors(modality, source.tensor, ids), source), source
+
+        return look
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "SampleDataset":
         return SampleDataset(self.index.take(pa.array(rows, pa.int64())), self.caches, self.columns)

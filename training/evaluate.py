@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from training.metrics import Metric, natural
-from training.outputs.base import Output
+from training.outputs.base import Look, Output
 from training.records import Answer, Answered, Coverage, EvaluationRow, Figure
 from training.schema import MODALITIES, predictions_schema, subset_name, subsets
 
@@ -168,13 +168,14 @@ def predictions_table(answered: Sequence[Answered], output: Output) -> pa.Table:
     return pa.table(columns, predictions_schema(output.judged_type))
 
 
-def judged_answers(asked: pa.Table, answers: pa.Table, output: Output) -> pa.Table:
+def judged_answers(asked: pa.Table, answers: pa.Table, output: Output, look: Look | None = None) -> pa.Table:
     """The predictions (`training.schema.predictions_schema`) of a model that was asked anew, perhaps with another
     output, and answered in the order of the rows.
 
     Args:
         asked: sample_id, subset, label (a string) of each row.
         answers: `training.score.answers_schema`, of another output's type where another one answered.
+        look: see `Output.judged`.
     """
     said = answers.set_column(
         answers.column_names.index("prediction"),
@@ -186,7 +187,7 @@ def judged_answers(asked: pa.Table, answers: pa.Table, output: Output) -> pa.Tab
         Answered(row["sample_id"], row["subset"], output.read(row["label"]), Answer.from_row(answer))
         for row, answer in rows
     ]
-    return predictions_table(output.judged(answered), output)
+    return predictions_table(output.judged(answered, look), output)
 
 
 def as_answers(table: pa.Table, output: Output) -> pa.Table:

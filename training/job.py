@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,7 +28,7 @@ from training import descriptions
 from training.children import PARENT, die_with_parent, last_words
 from training.distributed import is_first, join, leave, processes
 from training.family import Choice
-from training.records import TrainingReport
+from training.records import CodecReport, TrainingReport
 from training.schema import DATASET, SPLITS, conform
 from training.settings import TrainingSettings
 from training.spec import JobSpec, RunSpec
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from training.train import Trained, TrainingTask
 
 
-def run_all(spec: JobSpec, report: Callable[[TrainingReport], None], log: Log) -> None:
-    """Trains the models; `report` gets each one's results as soon as they are safe in MLflow.
+def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
+    """Trains the models, or where there are none the codecs; `report` gets each one's results as soon as they are safe
+    in MLflow.
 
     Raises:
         ValueError: features of the snapshot are missing, or another trainer is at work on the same model.
@@ -54,6 +55,10 @@ def run_all(spec: JobSpec, report: Callable[[TrainingReport], None], log: Log) -
     from training import tracking
 
     join()
+    if not spec.runs:
+        _codecs(spec, report, log)
+        leave()
+        return
     # The product takes longest: first, with the others beside it.
     runs = sorted(spec.runs, key=lambda run: run.is_baseline)
     at_once = how_many_at_once(runs[0].training)
@@ -69,6 +74,18 @@ def run_all(spec: JobSpec, report: Callable[[TrainingReport], None], log: Log) -
         leave()
     else:
         side_by_side(train_one, [(spec, run, threads) for run in runs], min(at_once, len(runs)), report, log)
+
+
+def _codecs(spec: JobSpec, report: Callable[[CodecReport], None], log: Log) -> None:
+    """Trains codecs, in the first process."""
+    from training import tracking
+    from training.codec_training import train_codec
+
+    if is_first():
+        splits, _ = open_splits(spec)
+        tracking.open_experiment(spec)
+        for codec in spec.codecs:
+            report(train_codec(spec, codec, splits, log))
 
 
 def how_many_at_once(training: TrainingSettings) -> int:
@@ -209,8 +226,14 @@ class _Clock:
 
 
 def _task(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "TrainingTask":
+    from training.catalog import OUTPUTS
+    from training.codec_training import coded, fetch_codecs
     from training.train import TrainingTask, make_tokenizer
 
+    codecs = fetch_codecs(spec)
+    codes = coded(codecs, [splits["train"], splits["validation"]])
+    output = OUTPUTS.make(run.model.output, {})
+    splits = splits | {split: splits[split].asking(output) for split in ("train", "validation")}
     return TrainingTask(
         model=run.model,
         training=run.training,
@@ -222,6 +245,8 @@ def _task(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "T
         keep=frozenset(run.keep),
         noise=_clips(splits["train"], spec, run),
         several=run.several,
+        codecs=codecs,
+        codes=codes,
     )
 
 

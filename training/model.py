@@ -170,7 +170,8 @@ class FusionModel(AdaptedModel):
         with torch.random.fork_rng(devices=[]):  # dropout would move the state that training goes on from
             x_m = self.fuse(tokens_BNTD, torch.ones_like(tokens_BNTD[..., 0], dtype=torch.bool))
         literal = sum(len(part) for part in self.config.template if isinstance(part, list))
-        answer = self.output.opening + self.config.max_new_tokens if self.output.reads_answers else 0
+        reads = self.output.reads_answers
+        answer = self.output.opening + self.config.max_new_tokens if reads else self.output.positions
         return most - x_m.shape[1] - literal - answer
 
     def context(
@@ -418,11 +419,12 @@ class FusionModel(AdaptedModel):
         tokens_BNTD, mask_BNT = _taken(shuffle, *self.encode(**batch))
         prompt = PromptTokens(*map(batch.get, ("prompt_ids", "prompt_mask", "column_ids", "column_mask")))
         sequence, readings = self._sequence(tokens_BNTD, mask_BNT, prompt)
+        given = dict(zip(self.config.modalities, batch["present"].unbind(1), strict=True))
         beside = self._beside(batch["present"], batch)
         if beside is not None:
             beside = _taken(None if readings is None else readings.rows_R, *_taken(shuffle, *beside))
         if readings is None:
-            return Asked(sampled(self, seeds), *sequence, tokenizer, beside), None
+            return Asked(sampled(self, seeds), *sequence, tokenizer, beside, given), None
         model = sampled(AveragedModel(self, readings), None if seeds is None else seeds[readings.rows_R.cpu()])
         return Asked(model, *sequence, tokenizer, beside), readings
 

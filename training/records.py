@@ -181,6 +181,23 @@ class TrainingReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodecReport:
+    """What the training of a codec came to, once it is safe in MLflow (there as codec.json)."""
+
+    name: str  # image_codec, ...
+    fingerprint: str
+    mlflow_run_id: str
+    contents: int  # that it learned from
+    codes: int  # there are
+    length: float  # codes of a content of the test rows, in the mean
+    likeness: float  # of those to what it makes of them again (`training.likeness`): 1 is the same
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Means:
     """Mean score of a and of b on the same rows."""
 

@@ -108,7 +108,7 @@ def answers(
         labels = [None if label is None else output.read(label) for label in chosen.labels]
         for sample, label, answer in zip(chosen.index["sample_id"].to_pylist(), labels, said, strict=True):
             told.append(Answered(sample, subset_name(subset), label, answer))
-    return output.judged(told)
+    return output.judged(told, rows.look(task.features))
 
 
 def _pictures(

@@ -41,13 +41,18 @@ class SampledModel(AnsweringModel):
 
     def generate(self, **options: Any) -> Any:
         """The language model's own, which takes the likeliest token of what `_Drawn` makes of it."""
-        how = GenerationSettings(**self.config.generation)
-        likely: list[Callable[..., Tensor]] = [*options.pop("logits_processor", ())]
-        likely += [TemperatureLogitsWarper(float(how.temperature))] if how.temperature != 1 else []
-        likely += [TopKLogitsWarper(how.top_k)] if how.top_k else []
-        likely += [TopPLogitsWarper(float(how.top_p))] if how.top_p < 1 else []
-        processors = LogitsProcessorList([*likely, _Drawn(self.seeds_B)])
+        chosen = choosing(GenerationSettings(**self.config.generation), self.seeds_B)
+        processors = LogitsProcessorList([*options.pop("logits_processor", ()), *chosen])
         return self.model.llm.generate(**options, logits_processor=processors)
+
+
+def choosing(how: GenerationSettings, seeds_B: Tensor) -> LogitsProcessorList:
+    """What of the logits of the next token of each row makes those whose likeliest token is the one that is drawn."""
+    likely: list[Callable[..., Tensor]] = []
+    likely += [TemperatureLogitsWarper(float(how.temperature))] if how.temperature != 1 else []
+    likely += [TopKLogitsWarper(how.top_k)] if how.top_k else []
+    likely += [TopPLogitsWarper(float(how.top_p))] if how.top_p < 1 else []
+    return LogitsProcessorList([*likely, _Drawn(seeds_B)])
 
 
 class _Drawn(LogitsProcessor):

@@ -179,7 +179,7 @@ class ModelSettings:
         choose(self, "fusion", FUSIONS)
         if outputs is not None:
             check(self.output == Choice("text"), "output", str(self.output), "nothing beside outputs")
-            object.__setattr__(self, "output", {"kind": "several", "outputs": outputs})
+            object.__setattr__(self, "output", {"kind": _kind_of(outputs), "outputs": outputs})
         choose(self, "output", OUTPUTS)
         if not isinstance(self.llm, LlmSettings):
             object.__setattr__(self, "llm", LlmSettings.from_plain(self.llm))
@@ -200,6 +200,14 @@ class ModelSettings:
     def columns(self) -> tuple[str, ...]:
         """Of the samples, those that `prompt` names."""
         return () if self.prompt is None else columns(named(self.prompt))
+
+
+def _kind_of(outputs: Mapping[str, Any]) -> str:
+    """Of several outputs together: those that make contents are written one after the other, others side by side."""
+    kinds = [value.get("kind") if isinstance(value, Mapping) else value for value in outputs.values()]
+    known = [kind for kind in kinds if kind in OUTPUTS.names()]
+    makes = [bool(getattr(OUTPUTS.load(kind), "modality", "")) for kind in known]
+    return "contents" if makes and all(makes) else "several"
 
 
 def complete(model: ModelSettings, forms: Mapping[str, str]) -> ModelSettings:

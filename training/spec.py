@@ -4,13 +4,14 @@ Needs neither torch nor MLflow, so that the orchestrator can tell whether a trai
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from training import family
-from training.catalog import OUTPUTS, PRETRAINED_ENCODERS
+from training.catalog import CODECS, OUTPUTS, PRETRAINED_ENCODERS
+from training.codecs.options import Source
 from training.family import Choice
 from training.features import FeatureSettings
 from training.model_files import digest, llm_folder, model_folder
@@ -20,6 +21,7 @@ from training.validation import from_dict, to_dict
 from training.views import Places
 
 VERSION = 9  # count up when the same settings and data would train another model, or its run would hold other things
+CODEC_VERSION = 1  # count up when the same contents would make another codec
 NEUTRAL = ("abstain_below",)  # settings of the model that decide no weight
 _PACKAGES = ("accelerate", "numpy", "peft", "scipy", "tokenizers", "torch", "transformers")
 
@@ -42,6 +44,19 @@ class RunSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodecSpec:
+    """A codec to train, once for the same contents and settings, or one that was."""
+
+    modality: str
+    codec: Any  # kind and options, as the project file says it
+    fingerprint: str  # of everything that decides its weights
+
+    @property
+    def name(self) -> str:
+        return f"{self.modality}_codec"
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """One trainer process: a snapshot, where things lie, and the models to train on it, in order."""
 
@@ -60,6 +75,7 @@ class JobSpec:
     tags: dict[str, str]
     answers: str = "label"  # the column that says what a model answers
     own_code: str = ""  # folder where users' own kinds may lie, beside what PYTHONPATH says
+    codecs: tuple[CodecSpec, ...] = ()  # of the contents that models answer with; trained where there are no runs
     runs: tuple[RunSpec, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -68,13 +84,28 @@ class JobSpec:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "JobSpec":
         runs = tuple(from_dict(RunSpec, run) for run in values["runs"])
-        plain = {name: value for name, value in values.items() if name not in ("runs", "features", "limits")}
+        codecs = tuple(from_dict(CodecSpec, codec) for codec in values["codecs"])
+        plain = {n: value for n, value in values.items() if n not in ("runs", "codecs", "features", "limits")}
         return cls(
             **plain,
             features=from_dict(FeatureSettings, values["features"]),
             limits=from_dict(MediaLimits, values["limits"]),
+            codecs=codecs,
             runs=runs,
         )
+
+
+def plan_codec(choice: Any, modality: str, features: FeatureSettings, contents: Sequence[str], step: str) -> CodecSpec:
+    """Args: `contents` of the training rows, `step` the fingerprint of their features; `choice` as the project file
+    says it."""
+    chosen = CODECS.choose(choice, modality)
+    known: Any = family.identity(chosen)
+    if model := chosen.options.get("model"):  # a pretrained one learns nothing of contents
+        known, contents = [known, digest(model_folder(model))], ()
+    source = asdict(Source.of(features, modality))
+    versions = {package: metadata.version(package).partition("+")[0] for package in ("torch", "torchaudio")}
+    name = fingerprint("codec", CODEC_VERSION, modality, known, source, versions, step, sorted(set(contents)))
+    return CodecSpec(modality=modality, codec=chosen.plain(), fingerprint=name)
 
 
 def plan_runs(
@@ -85,6 +116,7 @@ def plan_runs(
     dataset: str,
     noise: Mapping[str, Sequence[str]] | None = None,
     several: Mapping[str, Places] | None = None,
+    codecs: Sequence[CodecSpec] = (),
 ) -> list[RunSpec]:
     """The model itself, on all modalities that the project has, and what it must beat: each modality alone (where the
     output can answer by one), and plain concatenation (unless the model is that itself); these are the same model
@@ -94,7 +126,11 @@ def plan_runs(
         dataset: the snapshot's fingerprint.
         noise: modality -> contents of the clips that augmentation adds to it.
         several: modality -> contents of it that a row may have, where that is not one, or its views.
+        codecs: of the contents that it answers with.
     """
+    output = OUTPUTS.make(model.output, {})
+    modalities = output.inputs(modalities)
+    made = [codec.fingerprint for codec in codecs]
     versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
     # Features that are applied when a batch is made, so that the dataset's fingerprint does not know them.
     batches = {m: features.at_batch(m) for m in modalities}
@@ -102,7 +138,13 @@ def plan_runs(
 
     def run(name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str]) -> RunSpec:
         places = {m: most for m, most in (several or {}).items() if m in keep}
-        settings = identity(model), training_identity(training), sorted(keep), batches, *filter(None, (clips, places))
+        settings = (
+            identity(model),
+            training_identity(training),
+            sorted(keep),
+            batches,
+            *filter(None, (clips, places, made)),
+        )
         # With its role: a model is registered, and a baseline of the same settings is not, so neither stands for both.
         name_of_all = fingerprint("training", VERSION, name, versions, dataset, *settings)
         return RunSpec(
@@ -118,8 +160,7 @@ def plan_runs(
     # A baseline that cannot stop early is validated once, at its end: generating answers takes as long as training.
     often = training.evaluations if training.early_stopping is not None else min(1, training.evaluations)
     beside = replace(training, epochs=training.baseline_epochs or training.epochs, evaluations=often)
-    answers_alone = OUTPUTS.load(model.output.kind).least_inputs == 1
-    baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1 and answers_alone]
+    baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1 and output.answers_alone]
     if (concat := replace(model, fusion=Choice("concat"))) != model:
         baselines.append(run("concat", concat, beside, modalities))
     return [run("model", model, training, modalities), *baselines]

@@ -85,6 +85,9 @@ class TrainingTask:
     noise: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)  # modality -> clips for augmentation
     # modality -> contents that a row may have, or its views, if not one
     several: Mapping[str, Places] = field(default_factory=dict)
+    # Of an output that makes contents: modality -> codec, and -> content -> its codes.
+    codecs: Mapping[str, Any] = field(default_factory=dict)
+    codes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         output, several = OUTPUTS.make(self.model.output, {}), set(self.several).intersection(self.modalities)
@@ -183,6 +186,7 @@ def new_model(task: TrainingTask) -> FusionModel:
     for modality in network.config.modalities:
         encoder: Encoder = network.encoders[modality]  # type: ignore[assignment]  # of a ModuleDict
         encoder.fit(_read_tensors(task, modality, encoder.looks_at))
+    network.output.take(task.codecs, task.codes)
     check_objectives(task.training.objectives, network.output, task.model.output.kind)
     network.objectives = nn.ModuleList(
         OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives

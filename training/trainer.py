@@ -122,7 +122,8 @@ class Trainer(transformers.Trainer):
             told = zip(samples, labels, gathered(said), strict=True)
             answered += [Answered(sample, name, label, answer) for sample, label, answer in told]
         losses = gathered(losses)
-        judged = model.output.judged(answered)[-len(samples) :]
+        look = rows.look(self.evaluation_collator.features)
+        judged = model.output.judged(answered, look)[-len(samples) :]
         labels, answers = [row.label for row in judged], [row.answer for row in judged]
         metrics = {"eval_loss": float(np.mean(losses))}
         for metric in dict.fromkeys([*model.output.headlines, *self.watched]):

@@ -49,12 +49,17 @@ def generate(folder: Path) -> None:
     made_once(folder, VERSION, _make)
 
 
-def _make(folder: Path) -> None:
+def make_media(folder: Path) -> None:
+    """handwriting and recordings, each a .tar and a .csv."""
     scans, takes = list(_scans()), list(_takes())
     write_tar(folder / "handwriting.tar", ((scan["file"], scan.pop("png")) for scan in scans))
     write_csv(folder / "handwriting.csv", scans)
     (folder / "recordings.tar").write_bytes(_spoken_by_child())
     write_csv(folder / "recordings.csv", (take.row() for take in takes))
+
+
+def _make(folder: Path) -> None:
+    make_media(folder)
     with importlib.resources.as_file(importlib.resources.files("orchestration") / "examples") as examples:
         align = load(examples / "digits.yaml").align
     tables = (folder / "handwriting.csv", folder / "recordings.csv", folder / "questions.csv")

@@ -13,8 +13,8 @@ from orchestration.proposal import Proposal, propose
 from orchestration.registration import registered
 from training.files import write_text
 
-EXAMPLES = ("digits", "spoken_digits", "drive")
-_MADE = ("digits", "drive")  # those whose data a module of this folder makes
+EXAMPLES = ("digits", "spoken_digits", "drive", "mirror")
+_MADE = ("digits", "drive", "mirror")  # those whose data a module of this folder makes
 _PROJECT_FILES = (".yaml", ".yml", ".json")
 _DATA = "\n# Where the media lie.\n"
 

@@ -238,6 +238,21 @@ def generate_questions(
     write_bytes(target, content)
 
 
+def same_digits(
+    handwriting: Path, recordings: Path, align: AlignSettings, counts: Mapping[str, int], seed: int = 0
+) -> list[dict[str, str]]:
+    """id, image, speech, digit: of each split so many pairs of a picture and a recording of one digit, drawn freely."""
+    tables = {"image": handwriting, "speech": recordings}
+    pools = {name: _by_split(_read(table, name, align), align) for name, table in tables.items()}
+    _check_pools(pools, counts)
+    random, rows = np.random.default_rng(seed), []
+    for split in [name for name in SPLITS for _ in range(counts.get(name, 0))]:
+        drawn = _draw(pools, split, None, True, random)
+        files = {name: medium.file for name, medium in drawn.items()}
+        rows.append({"id": f"p{len(rows):06d}", **files, "digit": str(drawn["image"].digit)})
+    return [rows[index] for index in random.permutation(len(rows))]
+
+
 def _read(table: Path, modality: str, align: AlignSettings) -> list[Medium]:
     wanted = {name.rpartition(".")[2]: name for name in (*align.group, *align.held_out)}
     media = []

@@ -1,7 +1,8 @@
 """The contract of an output: everything that depends on what a model's answer is."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -14,7 +15,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+    from training.codecs.options import Source
+    from training.features import FeatureSettings
     from training.settings import ModelSettings
+
+
+# A modality and contents of it, to what they look like (`training.likeness.likenesses`), and what they were read from.
+Look = Callable[[str, Sequence[str]], "tuple[Any, Source]"]
 
 
 class AnsweringModel(Protocol):
@@ -43,6 +50,7 @@ class Asked:
     beside: "tuple[Tensor, Tensor] | None" = None
     # What the language model remembers of all but the last position (a cache of transformers), for who asks next.
     past: Any = None
+    present: "Mapping[str, Tensor]" = field(default_factory=dict)  # modality -> which rows (B,) are given it
 
 
 class Output:
@@ -67,6 +75,7 @@ class Output:
     opening: int = 0  # tokens that stand before an answer that the language model writes, beside what it is asked
     has_probabilities: bool = False  # true: `scored_answers` says how probable each answer is
     members: Mapping[str, "Output"] = MappingProxyType({})  # column -> output, where several answer at once
+    answers_with: tuple[str, ...] = ()  # modalities whose contents it makes: `training.outputs.contents`
     has_labels: ClassVar[bool] = True  # false: no column holds labels, they are `own_label`s
     is_embedding: ClassVar[bool] = False  # true: answers are lists of floats, and near is what belongs together
     least_inputs: ClassVar[int] = 1  # of a row to be trained or tested on: with fewer a model cannot answer
@@ -88,6 +97,19 @@ class Output:
     def headlines(self) -> tuple[Metric, ...]:
         """The first of the metrics, and the first of each member's: shown beside the majority answer's."""
         return self.metrics[:1]
+
+    def inputs(self, modalities: Sequence[str]) -> tuple[str, ...]:
+        """Those of a project's modalities that a model reads."""
+        return tuple(modalities)
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether a model that reads one modality can answer all that this one does."""
+        return self.least_inputs == 1
+
+    def questions(self, index: pa.Table) -> pa.Table:
+        """The rows (`training.schema.DATASET`) that training reads, of those of samples."""
+        return index
 
     def columns(self, labels: Sequence[str | None]) -> "dict[str, tuple[Output, list[str | None]]]":
         """The labels by the column that they are from, each with the output that reads it; "": all are of one."""
@@ -134,6 +156,15 @@ class Output:
             ValueError: no such model can be trained on them; the message says which label, and what to do.
         """
         return {}
+
+    def of_features(self, features: "FeatureSettings") -> dict[str, Any]:
+        """What a model must know of the features beside that. Raises ValueError: they do not go with this output."""
+        return {}
+
+    @property
+    def positions(self) -> int:
+        """How many positions of the language model an answer takes at most, where it does not generate text."""
+        return 0
 
     def targets(self, labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
         """The labels as `loss` takes them, one row each (B, ...)."""
@@ -209,12 +240,13 @@ class Output:
         that is given all of them."""
         return [tuple(inputs)]
 
-    def judged(self, answered: Sequence[Answered]) -> list[Answered]:
+    def judged(self, answered: Sequence[Answered], look: Look | None = None) -> list[Answered]:
         """The same, in order, with label and prediction of `judged_type`.
 
         Args:
             answered: of all samples that are judged together, each with the subsets that it was asked with; labels are
                 of `read`, predictions of `arrow_type`.
+            look: what shows contents, where answers are (`answers_with`).
         """
         return list(answered)
 
@@ -226,3 +258,13 @@ class Output:
         """Each of `metrics`, in that order, and what else can be said, of answers (`Answer`, or predictions alone);
         `seed` is the bootstrap's."""
         return {metric.name: metric.figure(labels, answers, seed) for metric in self.metrics}
+
+    def take(self, codecs: Mapping[str, Any], codes: Mapping[str, Mapping[str, Any]]) -> None:
+        """What training has of the contents that answers are (`answers_with`): modality -> codec, and -> content -> its
+        codes."""
+
+    def save(self, folder: Path) -> None:
+        """Writes the files that `restore` needs beside the model's weights, if any."""
+
+    def restore(self, folder: Path) -> None:
+        """Takes the files of `save`."""

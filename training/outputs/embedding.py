@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from training.metrics import Metric
-from training.outputs.base import Asked
+from training.outputs.base import Asked, Look
 from training.outputs.linear import HeadOutput
 from training.records import Answered, Figure
 from training.retrieval_metrics import DIRECTIONS, METRICS, PLACE, WHOLE, ranks
@@ -142,7 +142,7 @@ class EmbeddingOutput(HeadOutput):
     def asked(self, inputs: Sequence[str]) -> list[tuple[str, ...]]:
         return subsets(inputs)
 
-    def judged(self, answered: Sequence[Answered]) -> list[Answered]:
+    def judged(self, answered: Sequence[Answered], look: Look | None = None) -> list[Answered]:
         contents = {row.sample: row.label for row in answered if row.label is not None}
         places = _places(contents, _embedded(answered))
         return [self._placed(row, places) for row in answered]
