@@ -424,7 +424,7 @@ class FusionModel(AdaptedModel):
         if beside is not None:
             beside = _taken(None if readings is None else readings.rows_R, *_taken(shuffle, *beside))
         if readings is None:
-            return Asked(sampled(self, seeds), *sequence, tokenizer, beside, given), None
+            return Asked(sampled(self, seeds), *sequence, tokenizer, beside, present=given), None
         model = sampled(AveragedModel(self, readings), None if seeds is None else seeds[readings.rows_R.cpu()])
         return Asked(model, *sequence, tokenizer, beside), readings
 

@@ -18,8 +18,8 @@ from training.catalog import CODECS, OUTPUTS
 from training.codecs.options import Alphabet, Source
 from training.metrics import Metric
 from training.outputs.base import AnsweringModel, Asked, Look, Output
-from training.outputs.several import mean_score
 from training.records import Answer, Answered, Figure
+from training.several_metrics import mean_score
 from training.validation import check
 
 if TYPE_CHECKING:
