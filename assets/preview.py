@@ -109,8 +109,8 @@ def contact_sheet(tiles: Sequence[np.ndarray], columns: int = 8, cell: int = 96)
 
 def evaluation_table(rows: Sequence[tuple[Mapping[str, Any], EvaluationRow]]) -> dg.MarkdownMetadataValue:
     """Markdown of what each row is of (column -> value), how many rows were asked, and the output's first metric with
-    its interval; macro F1, too, where there is one."""
-    shown = []
+    its interval; macro F1, too, where there is one, and what each input adds (`EvaluationRow.contributions`)."""
+    shown, added = [], dict.fromkeys(modality for _, row in rows for modality in row.contributions)
     for which, row in rows:
         name, main = next(iter(row.metrics.items()))
         interval = "" if main.low is None else f"{main.low:.3f}–{main.high:.3f}"
@@ -118,7 +118,8 @@ def evaluation_table(rows: Sequence[tuple[Mapping[str, Any], EvaluationRow]]) ->
         if row.filled.value is not None:
             columns["on all rows"] = _three(row.filled.value)
         f1 = {"macro F1": _three(row.metrics["macro_f1"].value)} if "macro_f1" in row.metrics else {}
-        shown.append({**which, **columns, **f1})
+        adds = {f"{modality} adds": _three(row.contributions.get(modality)) for modality in added}
+        shown.append({**which, **columns, **f1, **adds})
     return markdown_table(pa.Table.from_pylist(shown))
 
 

@@ -72,6 +72,11 @@ def _say_subsets(summary: Summary) -> None:
         bar = "█" * round(_BAR * value) if metric == "accuracy" else ""
         on_own = f"{own:.3f} on the {n:,} rows that have it" if n < everyone else ""
         click.echo(f"  {name:<{width}}  {value:6.3f}  " + (f"{bar:<{_BAR}}  {on_own}" if on_own else bar).rstrip())
+    prefix = "test/contribution_"
+    added = {name.removeprefix(prefix): by for name, by in summary.metrics.items() if name.startswith(prefix)}
+    if usual is not None and len(added) > 1:
+        said = ", ".join(f"{name} {by:+.3f}" for name, by in sorted(added.items(), key=lambda pair: -(pair[1] or 0)))
+        click.echo(f"  added to the majority answer's {usual:.3f}, averaged over all orders: {said}")
 
 
 def _say_outputs(outputs: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ with other subsets, on all rows (`filled`), where the others get the answer that
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from training.metrics import Metric, natural
 from training.outputs.base import Look, Output
 from training.records import Answer, Answered, Coverage, EvaluationRow, Figure
 from training.schema import MODALITIES, predictions_schema, subset_name, subsets
+from training.shapley import shapley_values
 
 _SLICE_VALUES = 12  # a column with more values than that is no slice
 _TELLING = 0.05  # share of the most frequent label's errors
@@ -97,16 +98,29 @@ def measure(
         figures = output.figures([r["label"] for r in part], list(map(Answer.from_row, part)), seed)
         return EvaluationRow(inputs=full, subset=subset, slice=slice, n=len(part), metrics=figures)
 
+    def told(part: Mapping[str, Mapping[str, Any]], samples: Iterable[str]) -> list[Answer]:
+        return [Answer.from_row(part[sample]) if sample in part else Answer(majority) for sample in samples]
+
     def filled(part: Mapping[str, Mapping[str, Any]]) -> Figure:
         everyone = labels or {}
-        answers = [Answer.from_row(part[sample]) if sample in part else Answer(majority) for sample in everyone]
-        return output.metrics[0].figure(list(everyone.values()), answers, seed)
+        return output.metrics[0].figure(list(everyone.values()), told(part, everyone), seed)
+
+    def contributions(samples: Sequence[str]) -> dict[str, float]:
+        if not labels:
+            return {}
+        wanted = [labels[sample] for sample in samples]
+        sets = {frozenset(subset.split("+")): part for subset, part in parts.items()} | {frozenset[str](): {}}
+        values = {given: output.metrics[0].value(wanted, told(part, samples)) for given, part in sets.items()}
+        known = {given: value for given, value in values.items() if value is not None}
+        return shapley_values(known) if len(known) == 2 ** len(inputs) else {}
 
     rows = [replace(row(subset, list(part.values())), filled=filled(part)) for subset, part in parts.items()]
+    rows[-1] = replace(rows[-1], contributions=contributions(list(labels or {})))
     for column, values in (columns or {}).items():
         for value in sorted(set(values.values()), key=natural):
             if part := [r for sample, r in parts[full].items() if values.get(sample) == value]:
-                rows.append(row(full, part, f"{column}={value}"))
+                added = contributions([r["sample_id"] for r in part])
+                rows.append(replace(row(full, part, f"{column}={value}"), contributions=added))
     return rows
 
 

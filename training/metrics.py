@@ -10,7 +10,7 @@ import numpy as np
 
 from training.records import Answer, Figure
 
-_TAKEN = ("n", "inputs", "subset", "slice", "filled", "loss")  # mean something else beside figures
+_TAKEN = ("n", "inputs", "subset", "slice", "filled", "contributions", "loss")  # mean something else beside figures
 CLASSES = 50  # with more labels than that, figures per class say little
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95

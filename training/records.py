@@ -103,6 +103,9 @@ class EvaluationRow:
     n: int  # rows, which have at least one of those inputs
     metrics: Mapping[str, Figure]  # the output's first metric is the first here
     filled: Figure = Figure()  # the first metric on all rows: with the majority answer where they have none of them
+    # Where all inputs are shown: what each of them adds to the first metric, from the majority answer on, as Shapley
+    # values (`training.shapley`); of rows that have none of a subset the majority answer counts.
+    contributions: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def main(self) -> Figure:
@@ -123,19 +126,21 @@ class EvaluationRow:
         return figures
 
     def to_json(self) -> dict[str, Any]:
-        filled = asdict(self.filled)
-        return {"inputs": self.inputs, "subset": self.subset, "slice": self.slice, "filled": filled, **self.figures()}
+        keys = {"inputs": self.inputs, "subset": self.subset, "slice": self.slice}
+        more = {"filled": asdict(self.filled), "contributions": dict(self.contributions)}
+        return {**keys, **more, **self.figures()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "EvaluationRow":
         keys = {name: values[name] for name in ("inputs", "subset", "slice", "n")}
-        others = (*keys, "filled", "low", "high")
+        others = (*keys, "filled", "contributions", "low", "high")
         names = [name for name in values if name not in others and not name.endswith(("_low", "_high"))]
         metrics = {}
         for number, name in enumerate(names):
             prefix = f"{name}_" if number else ""
             metrics[name] = Figure(values[name], values[f"{prefix}low"], values[f"{prefix}high"])
-        return cls(**keys, metrics=metrics, filled=Figure(**values["filled"]))
+        contributions = values.get("contributions", {})  # an older model's says none
+        return cls(**keys, metrics=metrics, filled=Figure(**values["filled"]), contributions=contributions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,8 @@ def evaluate(
     metrics = headline(measured)
     majority = mean_score(metric, list(labels.values()), [usual] * len(labels))
     if not run.is_baseline:
+        (full,) = (row for row in of_all if row.is_full)
+        metrics |= {f"contribution_{modality}": value for modality, value in full.contributions.items()}
         everyone = list(labels.values())
         there = [m for m in output.headlines if m.rows(everyone)]
         metrics |= {f"majority_{m.name}": m.value(everyone, [usual] * len(everyone)) for m in there}

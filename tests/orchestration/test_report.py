@@ -99,3 +99,11 @@ def test_bars_are_over_the_same_rows_and_what_is_over_others_says_so() -> None:
     assert whole[1] == "Test accuracy by the inputs given, on the same 94 rows" and "rows that" not in "".join(
         whole[2:]
     )
+
+
+def test_what_each_input_adds_to_the_majority_answer_is_said() -> None:
+    metrics = {"test/n": 94, "test/accuracy": 0.985, "test/majority_accuracy": 0.578}
+    added = {"test/contribution_text": 0.079, "test/contribution_speech": 0.328}
+    line = "  added to the majority answer's 0.578, averaged over all orders: speech +0.328, text +0.079"
+    assert line in said(summary(metrics=metrics | added))
+    assert not any("added to" in line for line in said(summary()))

@@ -155,6 +155,11 @@ def test_a_subset_is_measured_on_its_own_rows_and_filled_on_all() -> None:
     assert image.filled.value == pytest.approx((2 + 4) / 10), "and s0 to s3 are a, s8 and s9 are not"
     assert image.filled.low is not None and image.filled.low < 0.6
     assert by_subset["text"].filled == by_subset["text"].main
+    # 0.6 without any, 0.4 of text, 0.6 of the picture, 0.4 of both.
+    assert by_subset["text+image"].contributions == pytest.approx({"text": -0.2, "image": 0})
+    assert not by_subset["text"].contributions
+    even = next(row for row in measured if row.slice == "half=0")
+    assert sum(even.contributions.values()) == pytest.approx((2 - 3) / 5), "from 3 of 5 rows to 2"
     assert all(row.filled == Figure() for row in measured if row.slice is not None)
     assert all(row.filled == Figure() for row in measure(table(rows), ("text", "image"), TextOutput({})))
 

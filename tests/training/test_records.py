@@ -52,6 +52,7 @@ def test_the_first_metric_gives_the_interval_its_plain_names() -> None:
         "subset": "image",
         "slice": "kind=sum",
         "filled": {"value": 0.75, "low": 0.5, "high": 1.0},
+        "contributions": {},
         "n": 3,
         "error": 0.5,
         "low": 0.25,
