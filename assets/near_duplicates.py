@@ -17,8 +17,9 @@ from training.schema import NEAR_DUPLICATES, conform, fingerprint
 from training.signatures.base import Signature
 
 GROUPS = pa.schema([("id", pa.string()), ("near", pa.string())])  # a content, and the least id of its group
-_VERSION = 1  # count up when other pairs are found in the same signatures
+_VERSION = 2  # count up when other pairs are found in the same signatures
 _MOST = 16  # of the contents that share a key, those that each is compared with: what all share tells nothing
+_MARKED = 20  # bits of keys that a table of those there are tells apart
 _SIGNED = """
 SELECT id, any_value(value) AS value FROM signatures WHERE fingerprint = $key AND value IS NOT NULL
 GROUP BY id ORDER BY id
@@ -88,21 +89,25 @@ def candidates(keys_NVB: np.ndarray) -> np.ndarray:
     Of more than `_MOST` contents with one key each is compared with as many others, so that these still hang together.
     """
     count, variants, bands = keys_NVB.shape
+    number = np.repeat(np.arange(count), variants), np.tile(np.arange(variants), count)
     found = []
     for band in range(bands):
-        own = keys_NVB[:, 0, band]
+        own, asked = keys_NVB[:, 0, band], keys_NVB[:, :, band].ravel()
         order = np.argsort(own, kind="stable")
         place = np.empty(count, np.int64)
         place[order] = np.arange(count)
-        for variant in range(variants):
-            start, end = (np.searchsorted(own[order], keys_NVB[:, variant, band], side) for side in ("left", "right"))
-            size, each = end - start, np.minimum(end - start, _MOST)
-            moved = np.repeat(np.arange(count), each)
-            turn = np.arange(len(moved)) - np.repeat(np.cumsum(each) - each, each)
-            turn += (place - start + 1)[moved] if variant == 0 else moved  # each with others
-            fixed = order[start[moved] + turn % size[moved]]
-            pair = np.minimum(fixed, moved) * count + np.maximum(fixed, moved)
-            found.append(((pair * 2 + (fixed < moved)) * variants + variant)[fixed != moved])
+        is_there = np.zeros(2**_MARKED, bool)  # most keys are nobody's own
+        is_there[own & (2**_MARKED - 1)] = True
+        likely = np.flatnonzero(is_there[asked & (2**_MARKED - 1)])
+        start, end = (np.searchsorted(own[order], asked[likely], side) for side in ("left", "right"))
+        size, each = end - start, np.minimum(end - start, _MOST)
+        entry = np.repeat(np.arange(len(likely)), each)
+        moved, variant = (of[likely][entry] for of in number)
+        turn = np.arange(len(moved)) - np.repeat(np.cumsum(each) - each, each)
+        turn += np.where(variant == 0, place[moved] - start[entry] + 1, moved)  # each with others
+        fixed = order[start[entry] + turn % size[entry]]
+        pair = np.minimum(fixed, moved) * count + np.maximum(fixed, moved)
+        found.append(((pair * 2 + (fixed < moved)) * variants + variant)[fixed != moved])
     ways, votes = np.unique(np.concatenate(found), return_counts=True)
     pair, variant = ways // (2 * variants), ways % variants
     best = np.lexsort((variant, -votes, pair))

@@ -146,9 +146,12 @@ def _differences(
     if then.get("kind") != now.get("kind"):
         yield f"{features}.kind: {_words(then.get('kind'))} -> {_words(now.get('kind'))}"
         return  # its settings are others
-    for part in (*now, *({"compression"} & then.keys() - now.keys())):
-        value, old = now.get(part), then.get(part)
-        if value == old:
+    before, after = then.get("compression"), now.get("compression")
+    if before != after:
+        yield f"{features}.compression: {_compression(before)} -> {_compression(after)}"
+    for part, value in now.items():
+        old: Any = then.get(part)
+        if value == old or part == "compression":
             continue
         if part == "clean":
             yield from _differences(modality, told[value], told[old], told) if old in told else [UNRECORDED]
@@ -159,8 +162,6 @@ def _differences(
         elif part == "packages":
             for name in sorted(name for name in value if value[name] != old.get(name)):
                 yield f"{name} {old.get(name, 'absent')} -> {value[name]}"
-        elif part == "compression":
-            yield f"{features}.compression: {_compression(old)} -> {_compression(value)}"
         elif part == "version":
             yield f"version of the step: {old} -> {value}"
         elif part == "decoded_size":

@@ -178,8 +178,8 @@ class Processor:
         path = Path(folder) / _FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            files = {name: _fit_file(Path(folder), name) for name in MODALITIES}
-            fits = {name: unpacked(file.read_bytes()) for name, file in files.items() if file.is_file()}
+            kept = {name: _fit_file(Path(folder), name) for name in MODALITIES}
+            fits = {name: unpacked(file.read_bytes()) for name, file in kept.items() if file.is_file()}
             processor = cls(FeatureSettings.from_plain(content["features"]), MediaLimits(**content["limits"]), fits)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved processor: {error}; expected the folder of a model") from error

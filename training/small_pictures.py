@@ -7,6 +7,7 @@ than their broad light and shade, which all X-rays, all streets and all voices s
 Shapes: N pictures, P pairs, V variants, B bands, H, W rows and columns, M motions.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 
 _AT_ONCE = 64  # pairs whose gradients are in memory
+_MANY = 4096  # pairs whose cosines are
 _STAGES = ((1.5, 3), (0.75, 3))  # of aligning, at half the size: pixels by which pictures are blurred, and steps
 _BLUR, _STEPS = 0.75, 2  # at last, at the whole size
-_ALIGNED = 0.85  # correlation of pictures of half the size, once they are aligned: below it they are others
 _LONGEST = 40  # bits of a key
 _HALF = np.array([0.5, 0.5, 1, 1], np.float32)  # motions at half the size
 _EPSILON = np.float32(1e-6)
@@ -47,6 +48,7 @@ class SmallPictures:
         farthest: of each motion; 0: there is none.
         fine: pixels; what is finer than the first (0: nothing) and broader than the second is not compared.
         least_cosines: likeness of their cosines below which pictures are not aligned.
+        least_aligned: correlation after each stage of aligning below which they are others.
         frequencies: how many cosines a side, from the lowest, keys are made of.
         bands: tables of keys.
     """
@@ -57,6 +59,7 @@ class SmallPictures:
     farthest: tuple[float, float, float, float]
     fine: tuple[float, float]
     least_cosines: float
+    least_aligned: tuple[float, float]
     frequencies: int = 8
     bands: int = 24
 
@@ -64,14 +67,13 @@ class SmallPictures:
         """uint64 (N, V, B): signs of random projections of a picture's cosines. More pictures have longer keys, so that
         few share one by chance."""
         bits = min(14 + int(np.log2(count + 1)), _LONGEST)
-        weights_K = np.uint64(1) << np.arange(bits, dtype=np.uint64)
-        keys_NVB = np.empty((count, len(self.variants), self.bands), np.uint64)
+        planes_FK = self._planes[..., :bits].transpose(1, 0, 2).reshape(self.frequencies**2, -1)
+        packed = np.zeros((count, len(self.variants), self.bands, 8), np.uint8)
         for part in _portions(count):
-            some_NHW = pictures(part)
-            for variant in range(len(self.variants)):
-                positive_BNK = self._cosines(some_NHW, variant) @ self._planes[..., :bits] > 0
-                keys_NVB[part, variant] = (positive_BNK * weights_K).sum(-1, dtype=np.uint64).T
-        return keys_NVB
+            positive = self._cosines(pictures(part)) @ planes_FK > 0
+            some = np.packbits(positive.reshape(*positive.shape[:2], self.bands, bits), axis=-1, bitorder="little")
+            packed[part, ..., : some.shape[-1]] = some
+        return packed.view("<u8")[..., 0].astype(np.uint64, copy=False)
 
     def similarity(self, pictures: Pictures, count: int, pairs_3P: np.ndarray) -> np.ndarray:
         """float32 (P,): the correlation of what is fine in both, once the second one is moved onto the first; 0 where
@@ -82,14 +84,14 @@ class SmallPictures:
         """
         first, second, variants = pairs_3P
         alike = np.zeros(len(first), np.float32)
-        cosines_VNF = np.empty((len(self.variants), count, self.frequencies**2), np.float16)
-        for part in _portions(count):
-            some_NHW = pictures(part)
-            for variant in range(len(self.variants)):
-                cosines_VNF[variant, part] = self._cosines(some_NHW, variant)
-        for part in _portions(len(first)):
-            ends = cosines_VNF[0, first[part]], cosines_VNF[variants[part], second[part]]
-            alike[part] = np.einsum("pf,pf->p", *ends, dtype=np.float32)
+        there, places = np.unique(pairs_3P[:2], return_inverse=True)
+        cosines_NVF = np.empty((len(there), len(self.variants), self.frequencies**2), np.float16)
+        for part in _portions(len(there)):
+            cosines_NVF[part] = self._cosines(pictures(there[part]))
+        one, other = places.reshape(2, -1)
+        for part in _portions(len(first), _MANY):
+            ends = cosines_NVF[one[part], 0], cosines_NVF[other[part], variants[part]]
+            alike[part] = (ends[0].astype(np.float32) * ends[1]).sum(axis=1)
         close = np.flatnonzero(alike > self.least_cosines)
         alike[:] = 0
         for part in _portions(len(close)):
@@ -100,10 +102,10 @@ class SmallPictures:
     def _similarity(self, first: np.ndarray, second: np.ndarray, motions_PM: np.ndarray) -> np.ndarray:
         alike, near = np.zeros(len(first), np.float32), np.arange(len(first))
         halves, motions_PM = [_halved(pictures) for pictures in (first, second)], motions_PM * _HALF
-        for blur, steps in _STAGES:
+        for (blur, steps), least in zip(_STAGES, self.least_aligned, strict=True):
             fixed, moving = (_standard(_blurred(pictures[near], blur)) for pictures in halves)
             motions_PM = self._aligned(fixed, moving, motions_PM, steps, self._farthest * _HALF)
-            is_close = _correlation(fixed, *_moved(moving, motions_PM)) > _ALIGNED
+            is_close = _correlation(fixed, *_moved(moving, motions_PM)) > least
             near, motions_PM = near[is_close], motions_PM[is_close]
         if near.size:
             first, second, motions_PM = first[near], second[near], motions_PM / _HALF
@@ -114,12 +116,18 @@ class SmallPictures:
             alike[near] = np.clip(_correlation(fixed, *_moved(moving, motions_PM)), 0, 1)
         return alike
 
-    def _cosines(self, pictures_NHW: np.ndarray, variant: int) -> np.ndarray:
-        """float32 (N, F), of length 1: low cosines of a picture in a variant, without the mean; the higher ones, which
-        are weaker in whatever is a picture, are raised."""
-        rows, columns = self._bases[variant]
-        cosines_NF = (rows @ pictures_NHW @ columns.T).reshape(len(pictures_NHW), self.frequencies**2) * self._raised
-        return cosines_NF / np.maximum(np.linalg.norm(cosines_NF, axis=1, keepdims=True), _EPSILON)
+    def _cosines(self, pictures_NHW: np.ndarray) -> np.ndarray:
+        """float32 (N, V, F), of length 1: low cosines of pictures in each variant, without the mean; the higher ones,
+        which are weaker in whatever is a picture, are raised."""
+        rows_RH, columns_CW, of_V = self._bases
+        count, height, width = pictures_NHW.shape
+        across = (pictures_NHW.reshape(-1, width) @ columns_CW.T).reshape(count, height, -1)
+        every = (rows_RH @ across).reshape(
+            count, -1, self.frequencies, len(columns_CW) // self.frequencies, self.frequencies
+        )
+        cosines_NVF = every.transpose(0, 1, 3, 2, 4)[:, of_V[0], of_V[1]].reshape(count, len(self.variants), -1)
+        cosines_NVF = cosines_NVF * self._raised
+        return cosines_NVF / np.maximum(np.linalg.norm(cosines_NVF, axis=-1, keepdims=True), _EPSILON)
 
     def _aligned(
         self, fixed: np.ndarray, moving: np.ndarray, motions_PM: np.ndarray, steps: int, farthest: np.ndarray
@@ -127,18 +135,22 @@ class SmallPictures:
         """The motions that bring pictures onto others, by Gauss-Newton steps from those given (Lucas and Kanade 1981),
         with contrast and brightness free."""
         free = np.flatnonzero(self.farthest)
-        rows, columns = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) for n in fixed.shape[1:])
+        count, height, width = fixed.shape
+        rows, columns = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) for n in (height, width))
+        slopes = np.empty((count, len(free) + 2, height, width), np.float32)
         for _ in range(steps):
             moved, within = _moved(moving, motions_PM)
-            by_row, by_column = np.gradient(moved, axis=1), np.gradient(moved, axis=2)
-            every = (by_row, by_column, by_row * rows[:, None], by_column * columns)
-            slopes = np.stack([*(every[n] for n in free), moved, np.ones_like(moved)], axis=-1) * within[..., None]
-            slopes = slopes.reshape(len(fixed), -1, len(free) + 2)
-            missing = ((fixed - moved) * within).reshape(len(fixed), -1, 1)
-            normal = slopes.transpose(0, 2, 1) @ slopes
+            by_row, by_column = _slope(moved), _slope(moved.transpose(0, 2, 1)).transpose(0, 2, 1)
+            for place, n in enumerate(free):
+                slopes[:, place] = (by_row, by_column)[n % 2] * (1 if n < 2 else (rows[:, None], columns)[n % 2])
+            slopes[:, -2], slopes[:, -1] = moved, 1
+            slopes *= within[:, None]
+            flat = slopes.reshape(count, len(free) + 2, -1)
+            missing = ((fixed - moved) * within).reshape(count, -1, 1)
+            normal = flat @ flat.transpose(0, 2, 1)
             damping = 1e-3 * np.trace(normal, axis1=1, axis2=2) / normal.shape[1] + _EPSILON
             normal += damping[:, None, None] * np.eye(normal.shape[1], dtype=np.float32)
-            step = np.linalg.solve(normal, slopes.transpose(0, 2, 1) @ missing)[:, : len(free), 0]
+            step = np.linalg.solve(normal, flat @ missing)[:, : len(free), 0]
             motions_PM[:, free] += step
             motions_PM = np.clip(motions_PM, -farthest, farthest)
         return motions_PM
@@ -164,16 +176,17 @@ class SmallPictures:
         )
 
     @cached_property
-    def _bases(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each variant the matrices that take rows and columns of a picture to its cosines."""
-        pairs = []
-        for motion in self._motions:
-            matrices = []
-            for size, shift, growth in ((self.height, motion[0], motion[2]), (self.width, motion[1], motion[3])):
-                cosines = np.cos(np.pi * np.outer(np.arange(self.frequencies), np.arange(size) + 0.5) / size)
-                matrices.append((cosines @ _weights(size, shift[None], growth[None])[0]).astype(np.float32))
-            pairs.append((matrices[0], matrices[1]))
-        return pairs
+    def _bases(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The matrices that take rows and columns of a picture to its cosines, for all motions of an axis that variants
+        have, one below the other; and which two of these motions are a variant's (2, V)."""
+        matrices, of = [], []
+        for axis, size in enumerate((self.height, self.width)):
+            motions, numbers = np.unique(self._motions[:, axis::2], axis=0, return_inverse=True)
+            cosines = np.cos(np.pi * np.outer(np.arange(self.frequencies), np.arange(size) + 0.5) / size)
+            moved = cosines @ _weights(size, motions[:, 0], motions[:, 1])
+            matrices.append(moved.reshape(-1, size).astype(np.float32))
+            of.append(numbers.ravel())
+        return matrices[0], matrices[1], np.stack(of)
 
     @cached_property
     def _raised(self) -> np.ndarray:
@@ -191,11 +204,18 @@ class SmallPictures:
 def _weights(size: int, shifts_P: np.ndarray, growths_P: np.ndarray) -> np.ndarray:
     """float32 (P, size, size): how much of each old place each place of a moved axis takes, by cubic interpolation
     (Keys 1981)."""
-    wanted = _wanted(size, shifts_P, growths_P) + (size - 1) / 2
-    apart = np.abs(np.clip(wanted, 0, size - 1)[..., None] - np.arange(size, dtype=np.float32))
+    wanted = np.clip(_wanted(size, shifts_P, growths_P) + (size - 1) / 2, 0, size - 1)
+    before = np.floor(wanted)
+    places = before[..., None] + np.arange(-1, 3, dtype=np.float32)  # only four old places count for each
+    apart = np.abs(wanted[..., None] - places)
     near, far = (1.5 * apart - 2.5) * apart * apart + 1, ((2.5 - 0.5 * apart) * apart - 4) * apart + 2
-    weights = np.where(apart < 1, near, np.where(apart < 2, far, 0))
-    return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+    four = np.where(apart < 1, near, far) * ((places >= 0) & (places < size))
+    four /= four.sum(axis=-1, keepdims=True)
+    room = size + 3  # for places beyond the edges, which weigh nothing
+    weights = np.zeros((len(shifts_P), size, room), np.float32)
+    starts = np.arange(before.size).reshape(before.shape) * room + before.astype(np.int64)
+    weights.ravel()[starts[..., None] + np.arange(4)] = four
+    return weights[..., 1 : size + 1]
 
 
 def _wanted(size: int, shifts_P: np.ndarray, growths_P: np.ndarray) -> np.ndarray:
@@ -218,12 +238,32 @@ def _standard(pictures_PHW: np.ndarray) -> np.ndarray:
     return centred / np.maximum(centred.std((1, 2), keepdims=True), _EPSILON)
 
 
-def _blurred(pictures_PHW: np.ndarray, sigma: float) -> np.ndarray:
-    from scipy.ndimage import gaussian_filter1d
+def _slope(pictures_PHW: np.ndarray) -> np.ndarray:
+    """How much the rows rise: half the difference of the neighbours, at the edges that to the only one."""
+    slopes = np.empty_like(pictures_PHW)
+    np.subtract(pictures_PHW[:, 2:], pictures_PHW[:, :-2], out=slopes[:, 1:-1])
+    slopes[:, 1:-1] /= 2
+    slopes[:, 0] = pictures_PHW[:, 1] - pictures_PHW[:, 0]
+    slopes[:, -1] = pictures_PHW[:, -1] - pictures_PHW[:, -2]
+    return slopes
 
-    for axis in (1, 2) if sigma else ():
-        pictures_PHW = gaussian_filter1d(pictures_PHW, sigma, axis=axis, mode="nearest")
-    return pictures_PHW
+
+def _blurred(pictures_PHW: np.ndarray, sigma: float) -> np.ndarray:
+    if not sigma:
+        return pictures_PHW
+    rows, columns = (_gaussian(size, sigma) for size in pictures_PHW.shape[1:])
+    return rows @ pictures_PHW @ columns.T
+
+
+@functools.cache
+def _gaussian(size: int, sigma: float) -> np.ndarray:
+    """float32 (size, size): what blurs an axis, whose ends go on as they are."""
+    reach = int(4 * sigma + 0.5)
+    apart = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * np.square(apart / sigma))
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (np.arange(size)[:, None], np.clip(np.arange(size)[:, None] + apart, 0, size - 1)), weights)
+    return (matrix / weights.sum()).astype(np.float32)
 
 
 def _halved(pictures_PHW: np.ndarray) -> np.ndarray:
@@ -250,5 +290,5 @@ def unpacked(values: Sequence[bytes], height: int, width: int, start: int = 0) -
     return pictures
 
 
-def _portions(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE))
+def _portions(count: int, each: int = _AT_ONCE) -> Iterator[slice]:
+    return (slice(start, min(start + each, count)) for start in range(0, count, each))

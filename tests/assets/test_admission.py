@@ -4,13 +4,21 @@ import hashlib
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from assets import featurizing, pipeline
+from assets.admission import guard
 from assets.asset_checks import check_balance
 from assets.data_assets import _clean_metadata
+from assets.scan import scan
+from assets.source_settings import SourceSettings
+from assets.sources.base import Entry
 from orchestration.project import ProjectError, load
+from training import personal_data
 from training.processor import Processor
 from training.schema import TABLES
+from training.settings import TextCleaning
 
 SECRETS = ("anna@example.org", "4111 1111 1111 1111", "+1 202-555-0143")
 
@@ -132,3 +140,68 @@ def test_rows_that_permit_no_use_are_quarantined_and_a_changed_rule_decodes_noth
     assert lake.version("clean_speech") == version, "what is permitted again was decoded before"
     with pytest.raises(ProjectError, match="require"):
         load(tiny, ["sources.1.require={licence: []}"])
+
+
+def words_of(recording: str, said: str, *, as_text: bool) -> list[Entry]:
+    """As a TextGrid lists them; those of speech say their words in a column."""
+    entries = []
+    for n, word in enumerate(said.split(), 1):
+        columns = {"file": recording, "number": str(n), "start": str(n), "end": str(n + 1), "tier": "words"}
+        entry = Entry(f"{recording}{n}", f"{recording}.TextGrid", row=n, listing=f"{recording}.TextGrid line {n}")
+        entry.attributes = json.dumps(columns if as_text else columns | {"text": word})
+        if as_text:
+            entry.text, entry.sha256 = word, hashlib.sha256(word.encode()).hexdigest()
+        entries.append(entry)
+    return entries
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_what_single_words_hold_together_is_masked_in_each_of_them(as_text):
+    entries = [
+        *words_of("a", "call +1 202 555 0143 now or 4111 1111", as_text=as_text),
+        *words_of("b", "1111 1111 555 times", as_text=as_text),
+    ]
+    before = [entry.sha256 for entry in entries]
+    guard(entries, TextCleaning(personal_data="mask"))
+    said = [entry.text if as_text else json.loads(entry.attributes)["text"] for entry in entries]
+    assert said == ["call", *["[PHONE]"] * 4, "now", "or", "4111", "1111", "1111", "1111", "555", "times"]
+    if as_text:
+        kept = [entry.sha256 == sha256 for entry, sha256 in zip(entries, before, strict=True)]
+        assert kept == [word != "[PHONE]" for word in said], "another content than the same word alone"
+
+
+def test_texts_with_a_part_of_personal_data_are_refused_where_they_are_to_be():
+    entries = words_of("a", "it is 4111 1111 1111 1111 you know", as_text=True)
+    guard(entries, TextCleaning(personal_data="quarantine"))
+    assert [entry.reason for entry in entries] == [None] * 2 + ["personal_data"] * 4 + [None] * 2
+    assert all(entry.text is None for entry in entries[2:6])
+    message = "the text holds a part of personal data (card numbers: 1) that goes on beside it"
+    assert entries[2].message == f"a.TextGrid line 3: {message}"
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from(["one", "555", "0143", "+1", "202", "a@b.org", "x", "4111"]), max_size=9))
+def test_words_of_a_recording_are_masked_no_matter_how_they_are_cut(words):
+    """What is left of single words holds nothing that the joined text does not, and as many words."""
+    entries = words_of("a", " ".join(words), as_text=True)
+    guard(entries, TextCleaning(personal_data="mask"))
+    left = [entry.text for entry in entries]
+    assert len(left) == len(words) and personal_data.find(" ".join(map(str, left))) == []
+    for before, after in zip(words, left, strict=True):
+        assert after == before or "[" in after
+
+
+def test_a_number_that_two_subtitles_divide_is_in_neither(tmp_path):
+    lines = [
+        "1",
+        "00:00:01,000 --> 00:00:02,000",
+        "call +1 202",
+        "",
+        "2",
+        "00:00:02,500 --> 00:00:04,000",
+        "555 0143 now",
+    ]
+    (tmp_path / "a.srt").write_text("\n".join(lines) + "\n")
+    source = SourceSettings.of(name="s", modality="text", table="a.srt", column="text", key=["file", "number"])
+    rows = scan(source, tmp_path, cleaning=TextCleaning(personal_data="mask")).rows
+    assert rows["text"].to_pylist() == ["call [PHONE]", "[PHONE] now"]

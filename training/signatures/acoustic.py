@@ -31,7 +31,9 @@ _SAME = 0.97  # mean cosine of the spectra of loud parts: above it all is one to
 _LONGER = 1.18  # times: what differs more in length is not the same
 # Shares of the length that may lack at the beginning and the end.
 _CUTS = (Crop(), *(Crop(left=left, right=right) for left, right in ((0.05, 0), (0, 0.05), (0.05, 0.05))))
-_PICTURES = SmallPictures(_BANDS, _PARTS, _CUTS, farthest=(1.6, 4, 0, 0.15), fine=(0.7, 3), least_cosines=0.82)
+_PICTURES = SmallPictures(
+    _BANDS, _PARTS, _CUTS, farthest=(1.6, 4, 0, 0.15), fine=(0.7, 3), least_cosines=0.87, least_aligned=(0.97, 0.97)
+)
 _LENGTH = struct.Struct("<f")
 
 
