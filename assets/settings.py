@@ -417,7 +417,8 @@ class Project:
                 check(column not in (*self.align.labels, *own), "model.prompt", f"{{{column}}}", expected)
         if self.model.columns:
             expected = f"no columns: output {self.model.output.kind} would tell rows by them, and search has none"
-            check(output.has_labels, "model.prompt", str(self.model.prompt), expected)
+            is_told = output.has_labels or bool(output.answers_with)
+            check(is_told, "model.prompt", str(self.model.prompt), expected)
 
     def _check_training(self, output: Output) -> None:
         names = [metric.name for metric in output.metrics]

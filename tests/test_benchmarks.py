@@ -182,3 +182,11 @@ def test_planted_near_duplicates_are_found():
     assert {line["contents"] for line in found if "pairs" in line} == {6}
     ways = [line for line in found if "way" in line]
     assert len(ways) > 20 and sum(line["found"] for line in ways) > 0.9 * sum(line["planted"] for line in ways)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # the data of the example are spoken first
+def test_what_is_drawn_and_said_is_judged():
+    drawn, said = lines("mirror")
+    assert (drawn["answer"], said["answer"]) == ("drawn", "said")
+    assert all(0 <= line["judge_on_made"] <= 1 and line["judge_on_real"] > 0.3 for line in (drawn, said))

@@ -66,7 +66,7 @@ def _obstacles(
         if (form := features.forms[modality]) != "vectors":
             vectors = f"features.{modality}: {{kind: embedding, model: ...}} or {{kind: vector, width: ...}}"
             yield f"beside features.{modality} of the form {form}: vectors alone can be mixed, as of {vectors}"
-    if output.reads_answers:
+    if output.reads_answers or output.answers_with:
         yield "where answers are written: there is none between two texts; model.output: class, for one, has some"
 
 

@@ -383,6 +383,31 @@ def test_how_a_model_reads_and_writes_is_checked(tmp_path):
             load(path, ["model.prompt='{text}{answer}'", f"align.label={label}"])
 
 
+def test_contents_that_models_make_are_checked(tmp_path):
+    text = GOOD.replace("{label: answer, split", "{split")
+    path = write(tmp_path, text)
+    project = load(path, ["model.output={kind: image, format: webp}", "features.image.size=32"])
+    assert project.inputs == ("text",) and project.modalities == ("text", "image")
+    assert load(path, ["model.outputs={drawn: image}"]).model.output.kind == "contents"
+    for change, words in (
+        (["model.output=speech"], r"model.output is 'speech', expected a source of speech"),
+        (
+            ["model.output=image", "align.label=answer"],
+            r"align.label is .*answer.*expected nothing: output image",
+        ),
+        (["model.output=image", "features.image=mean"], r"features.image"),
+        (["model.output=image", "features.image={kind: vector, width: 3}"], r"features.image is vector, of which no"),
+        (["model.output=image", "align.several={image: 3}"], r"align.several.image is 3, expected one: a sample has"),
+        (["model.output=image", "model.generation={num_beams: 2}"], r"num_beams is 2, expected 1: output image is wr"),
+        (["model.output=image", "model.abstain_below=0.5"], r"abstain_below is 0.5, expected 0: the answers of output"),
+        (["model.output=image", "training.mixing=1"], r"training.mixing is 1.0, expected 0"),
+        (["model.outputs={drawn: image, kind: class}"], r"outputs.drawn is 'image', expected one of text, class"),
+        (["model.output={kind: image, codec: {kind: vq}}"], r"codec is 'vq', expected one of autoencoder"),
+    ):
+        with pytest.raises(ProjectError, match=words):
+            load(path, change)
+
+
 def test_outputs_and_objectives_are_checked(tmp_path):
     path = write(tmp_path, GOOD)
     weighted = load(path, ["training.objectives=[{kind: answer, weight: 2}]"]).training.objectives

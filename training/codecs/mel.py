@@ -100,7 +100,7 @@ class MelCodec(Codec):
 
     def _spectrum(self, waveform: np.ndarray) -> Tensor:
         """int16 (N,) to log-mel energies (T, M), T a multiple of four, of no more seconds than the codec has."""
-        signal = torch.from_numpy(np.ascontiguousarray(waveform)).to(self.device).float() / 32768
+        signal = torch.from_numpy(np.array(waveform)).to(self.device).float() / 32768
         signal = signal[: self.stretches * STRETCH * self.hop]
         frames = -(-max(1, len(signal)) // (self.hop * STRETCH)) * STRETCH
         # As many frames as hops, each in the middle of its own.
