@@ -246,6 +246,8 @@ class SpeechAugmentation:
     gain_db: float = 0.0  # before noise is added: features do not know loudness otherwise
     noise_snr_db: tuple[float, float] | None = None  # from, to: level of added noise (sources with `use: noise`)
     noise_chance: float = 0.5  # that a row gets noise, where noise_snr_db is set
+    reverb_chance: float = 0.0  # that a row sounds as in a room, whose impulse response is drawn, too
+    reverb_seconds: tuple[float, float] = (0.1, 0.6)  # from, to: until its echo is 60 dB below
     time_masks: int = 0  # SpecAugment
     frequency_masks: int = 0  # likewise; an encoder that reads the waveform itself knows no bands
     mask_share: float = 0.15  # of all frames or features: the widest mask
@@ -256,7 +258,9 @@ class SpeechAugmentation:
         check(0 <= self.gain_db <= 60, "gain_db", self.gain_db, "0 to 60 decibels")
         low, high = self.noise_snr_db or (0, 0)
         check(low <= high, "noise_snr_db", self.noise_snr_db, "the lower level first")
-        for name in ("noise_chance", "mask_share"):
+        shortest, longest = self.reverb_seconds
+        check(0 < shortest <= longest <= 10, "reverb_seconds", self.reverb_seconds, "above 0 to 10, the shorter first")
+        for name in ("noise_chance", "reverb_chance", "mask_share"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         for name in ("time_masks", "frequency_masks"):
             check(0 <= getattr(self, name) <= 20, name, getattr(self, name), "0 to 20")
@@ -270,9 +274,15 @@ class ImageAugmentation:
     rotation: float = 0.0  # degrees
     scale: float = 0.0  # share of the size
     shift: float = 0.0  # share of the side
+    # RandAugment (Cubuk et al. 2020): so many operations one after the other, drawn from torchvision's (brightness,
+    # contrast, shear, posterize, ...), each of that strength of 30
+    operations: int = 0
+    magnitude: int = 9
 
     def __post_init__(self) -> None:
         check(0 <= self.rotation <= 180, "rotation", self.rotation, "0 to 180 degrees")
+        check(0 <= self.operations <= 10, "operations", self.operations, "0 to 10")
+        check(0 <= self.magnitude <= 30, "magnitude", self.magnitude, "0 to 30")
         for name in ("scale", "shift"):
             check(0 <= getattr(self, name) <= 0.5, name, getattr(self, name), "0 to 0.5")
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from training.augmentation import SpeechAugmenter, WaveformAugmenter, augment_image, mask_spectrum
 from training.seeding import generator
@@ -110,6 +111,47 @@ def test_a_picture_is_turned_resized_and_moved():
         assert not np.array_equal(changed, picture), settings
         assert np.array_equal(changed[0], changed[1])
         assert 0.4 < changed.sum() / picture.sum() < 2, settings
+
+
+def test_operations_are_drawn_for_each_row_and_move_no_other_draws():
+    picture = np.random.default_rng(0).integers(0, 255, (3, 28, 28), dtype=np.uint8)
+    settings = ImageAugmentation(operations=2, magnitude=15)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    found = [augment_image(picture, random(seed), settings) for seed in range(8)]
+    again = [augment_image(picture, random(seed), settings) for seed in range(8)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(np.array_equal(*pair) for pair in zip(found, again, strict=True))
+    assert len({one.tobytes() for one in found}) > 5
+    assert all(one.shape == picture.shape and one.dtype == np.uint8 for one in found)
+    grey = augment_image(picture[:1], random(), settings)
+    assert grey.shape == (1, 28, 28) and grey.dtype == np.uint8
+
+
+def test_a_room_prolongs_a_sound_and_keeps_its_level_and_length():
+    waveform = np.zeros(8000, np.int16)
+    waveform[1000:1400] = tone(440)[3800:4200]
+    plain = WaveformAugmenter(SpeechAugmentation())(waveform, random(), 8000)[0]
+    ends = []
+    for seconds in (0.1, 0.6):
+        settings = SpeechAugmentation(reverb_chance=1, reverb_seconds=(seconds, seconds))
+        heard = WaveformAugmenter(settings)(waveform, random(), 8000)[0]
+        assert heard.shape == plain.shape and heard.dtype == np.float32
+        assert np.square(heard).mean() == pytest.approx(np.square(plain).mean(), rel=1e-3)
+        assert not heard[:999].round(4).any(), "nothing is heard before it is said"
+        ends.append(np.square(heard[1500:]).sum())
+    assert ends[1] > 2 * ends[0] > 0
+    # The noise of a row is the same in a room and without.
+    noisy = {"noise_snr_db": (5, 5), "noise_chance": 1}
+    silent = np.zeros(4000, np.int16)
+    silent[0] = 30000
+    dry, wet = (
+        WaveformAugmenter(SpeechAugmentation(**noisy, reverb_chance=chance, reverb_seconds=(0.01, 0.01)))(
+            silent, random(), 8000
+        )[0][2000:]
+        for chance in (0, 1)
+    )
+    np.testing.assert_allclose(dry, wet, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,8 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "gain_db": (20.0, lambda e, s: e.augmented(s)),
         "noise_snr_db": ((0.0, 10.0), lambda e, s: e.augmented(s)),
         "noise_chance": (1.0, lambda e, s: e.augmented(s), SpeechAugmentation(noise_snr_db=(0, 10), noise_chance=0)),
+        "reverb_chance": (1.0, lambda e, s: e.augmented(s)),
+        "reverb_seconds": ((0.5, 0.5), lambda e, s: e.augmented(s), SpeechAugmentation(reverb_chance=1)),
         "time_masks": (2, lambda e, s: e.augmented(s)),
         "frequency_masks": (2, lambda e, s: e.augmented(s)),
         "mask_share": (0.9, lambda e, s: e.augmented(s), SpeechAugmentation(time_masks=2)),
@@ -311,6 +313,8 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "rotation": (30.0, lambda e, s: e.augmented(s)),
         "scale": (0.3, lambda e, s: e.augmented(s)),
         "shift": (0.3, lambda e, s: e.augmented(s)),
+        "operations": (2, lambda e, s: e.augmented(s)),
+        "magnitude": (30, lambda e, s: e.augmented(s), ImageAugmentation(operations=3)),
     },
 }
 DEFAULTS = {
