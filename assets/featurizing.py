@@ -151,7 +151,7 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, A
     engine = ENGINES.make(project.engine).suited(in_python, files, most, featurizer.runs_model)
     rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
     compressed = step.processor.compressed[modality]
-    if compressed is not None and not compressed.is_ready:
+    if is_fitting := compressed is not None and not compressed.is_ready:
         query = _SAMPLE_FIRST.format(todo=query)
     streamed = lake.stream(query, parameters, rows)
     parts = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
@@ -165,6 +165,9 @@ def process_modality(lake: Lake, project: Project, modality: str) -> dict[str, A
         lake.replace("quarantine", QUARANTINE.empty_table(), predicate=passing)
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
         needed = _commit(lake, project, step, engine.map(work, batches), progress.update)
+    if is_fitting:  # what its rows are named after is known by now
+        step = make_step(project, modality)
+        record(lake, step)
     refused = len(content_keys(_refusals(lake, step)))
     distinct = "SELECT count(DISTINCT concat(sha256, cut)) AS n FROM manifest WHERE modality = $modality"
     seen = lake.sql(distinct, {"modality": modality})["n"][0].as_py()
