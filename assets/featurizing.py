@@ -170,7 +170,7 @@ def process_modality(lake: Lake, project: Project, modality: str, within: str | 
     engine = ENGINES.make(project.engine).suited(in_python, files, most, featurizer.runs_model)
     rows = engine.options.batch_size * (_TEXTS_AT_ONCE if kind.is_text else 1)
     compressed = step.processor.compressed[modality]
-    if compressed is not None and not compressed.is_ready:
+    if is_fitting := compressed is not None and not compressed.is_ready:
         query = _SAMPLE_FIRST.format(todo=query)
     streamed = lake.stream(query, parameters, rows)
     parts = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
@@ -188,6 +188,9 @@ def process_modality(lake: Lake, project: Project, modality: str, within: str | 
         lake.replace("quarantine", kept, predicate=passing)
     with tqdm(total=todo, desc=modality, unit="item", disable=None, leave=False) as progress:
         needed = _commit(lake, project, step, engine.map(work, batches), progress.update)
+    if is_fitting:  # what its rows are named after is known by now
+        step = make_step(project, modality)
+        record(lake, step)
     count = f"SELECT count(*) AS n FROM ({contents})"
     seen = lake.sql(count, {"modality": modality})["n"][0].as_py()
     count += f" SEMI JOIN (SELECT concat(sha256, cut) AS content FROM ({_REFUSED})) USING (content)"

@@ -30,8 +30,8 @@ class WaveformAugmenter:
     def __call__(
         self, waveform_N: np.ndarray, random: np.random.Generator, rate: int
     ) -> tuple[np.ndarray, float, float]:
-        """int16 (N,), `rate` samples a second, to float32, the factor that it was played faster by, and the draw for its
-        speed, from -1 to 1."""
+        """int16 (N,), of `rate` samples a second, to float32, the factor that it was played faster by, and the draw for
+        its speed, from -1 to 1."""
         settings = self.settings
         # Always drawn in the same order, so that one setting does not move the draws of another.
         pitch, speed, gain, chance, snr = random.uniform(-1, 1, 5)
