@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import duckdb
 import pyarrow as pa
 
-from assets.lake import Lake, open_duckdb, sql_among
+from assets.lake import Lake, open_duckdb
 from training.schema import MANIFEST
 
 _SHOWN = 5  # items that are named, of each source and kind
@@ -30,11 +31,11 @@ class SourceChange:
         return ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
 
 
-def manifest_before(lake: Lake, leave_out: Iterable[str] = ()) -> pa.Table | None:
-    """The manifest that is there, as `source_changes` wants it, without some sources; null before the first run."""
+def manifest_before(lake: Lake) -> pa.Table | None:
+    """The manifest that is there, as `source_changes` wants it; null before the first run."""
     if lake.version("manifest") is None:
         return None
-    return lake.sql(f"SELECT {', '.join(_ITEM)} FROM manifest WHERE NOT {sql_among('source', leave_out)}")
+    return lake.sql(f"SELECT {', '.join(_ITEM)} FROM manifest")
 
 
 _CHANGES = """
@@ -74,7 +75,12 @@ def source_changes(
         connection.register("now", now.select(_ITEM))
         connection.register("before", MANIFEST.empty_table().select(_ITEM) if before is None else before)
         connection.register("refused", refused.select(["item_id"]).drop_null())
-        rows = connection.sql(_CHANGES.format(shown=_SHOWN)).to_arrow_table().to_pylist()
+        return changes_in(connection, sources)
+
+
+def changes_in(connection: duckdb.DuckDBPyConnection, sources: Iterable[str]) -> dict[str, SourceChange]:
+    """`source_changes` of the relations `now`, `before` and `refused`."""
+    rows = connection.sql(_CHANGES.format(shown=_SHOWN)).to_arrow_table().to_pylist()
     found = {row.pop("source"): SourceChange(**row) for row in rows}
     nothing = SourceChange(0, 0, 0, 0, [], [])
     return {name: found.get(name, nothing) for name in dict.fromkeys([*sources, *sorted(found)])}

@@ -2,7 +2,7 @@
 
 import glob
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -65,20 +65,31 @@ class FileListing:
         except OSError as error:
             raise SourceError(f"{self}: cannot be listed: {error}") from error
 
-    def entries(self) -> Entries:
-        """Everything that is listed, sorted by name; keys are paths below the folder or in the archive."""
-        entries = [entry for place in self._places for entry in self._listed(place)]
+    def entries(self, archives: Collection[str] | None = None) -> Entries:
+        """Everything that is listed, sorted by name; keys are paths below the folder or in the archive.
+
+        Args:
+            archives: URIs of those whose members are listed, where there is nothing but archives; null: all.
+        """
+        entries = [entry for place in self._places for entry in self._listed(place, archives)]
         return sorted(entries, key=lambda entry: (entry.key or "", entry.uri))
 
-    def shards(self, visit: Visit | None = None) -> Iterator[tuple[Entry, Entries]]:
+    def shards(
+        self, visit: Visit | None = None, only: Collection[str] | None = None
+    ) -> Iterator[tuple[Entry, Entries]]:
         """Each tar with its members, in the order of the names; without any, what is refused, such as another file.
+
+        Args:
+            only: URIs of those that are given; null: all.
 
         Raises:
             SourceError: nothing is there, or none of it can be read.
         """
         files = [(entry, place) for place in self._places for entry in self._files(place)]
-        readable = False
+        readable = only is not None
         for shard, place in sorted(files, key=lambda file: (file[0].key or "", file[0].uri)):
+            if only is not None and shard.uri not in only:
+                continue
             if shard.reason is None and archive_kind(shard.uri) not in ("tar", "compressed tar"):
                 shard.refuse("unsupported", "no tar; name the shards by a glob, such as shards/*.tar")
             listed = _within(self._members(shard, visit), place.within)
@@ -130,8 +141,10 @@ class FileListing:
             raise SourceError(f"{place}: cannot be listed: {error}") from error
         raise SourceError(f"{location}: no such file or folder; correct `files` in the project file")
 
-    def _listed(self, place: _Place) -> Entries:
+    def _listed(self, place: _Place, archives: Collection[str] | None) -> Entries:
         entries = self._files(place)
+        if archives is not None:
+            entries = [entry for entry in entries if entry.uri in archives]
         if [entry.uri for entry in entries] == [place.location.uri]:  # the file itself
             kind = archive_kind(place.name)
             return _within(members(place.location, kind, self._encoding), place.within) if kind else entries
@@ -139,7 +152,7 @@ class FileListing:
         if not kinds or not all(kinds):
             return [_refused_archive(entry) for entry in entries]
         listed = [member for entry in entries for member in self._members(entry)]
-        if listed and all(entry.reason is not None and entry.member is None for entry in listed):
+        if listed and archives is None and all(entry.reason is not None and entry.member is None for entry in listed):
             raise SourceError(f"{place}: none of its {len(listed)} archives can be read: {listed[0].message}")
         return _within(listed, place.within)
 

@@ -5,8 +5,10 @@ not made again, so a second run decodes nothing.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
@@ -15,27 +17,29 @@ import pyarrow.compute as pc
 
 from assets.alignment import align_items, validate_samples
 from assets.balance import Balance, item_balance
-from assets.changes import SourceChange, manifest_before, source_changes
+from assets.changes import SourceChange, changes_in
 from assets.copies import copies, copy_findings, keep_one, usable
 from assets.dataset import LISTS, check_columns, dataset_fingerprint, dataset_sql, fingerprint_of
 from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
 from assets.findings import Finding
 from assets.items import register_items
+from assets.known_files import Known, known_files, remember_files, sharing
 from assets.labels import label_findings
 from assets.lake import BATCH_ROWS, Lake, open_duckdb, sql_among, sql_string
 from assets.near_duplicates import near_groups, write_pairs
 from assets.processing import CLEAN_STEP, FEATURES_STEP
-from assets.scan import Scan, scan
+from assets.scan import Scan, make_tables, scan, scan_into
 from assets.settings import Project
 from assets.similarity import apply_similarity, pairs_of
 from assets.snapshots import record
 from assets.source_settings import SourceSettings
 from assets.sources.base import SourceError
 from assets.tables import table_entries
-from assets.unchanged import code, project_words, recall, remember, settings_words, state, versions
+from assets.unchanged import code, project_words, recall, remember, state, versions
 from training import catalog
-from training.schema import MANIFEST, MODALITIES, QUARANTINE, SAMPLES
+from training.schema import MODALITIES, SAMPLES
+from training.settings import MediaLimits, TextCleaning
 from training.spec import CodecSpec, RunSpec, plan_codec, plan_runs
 
 
@@ -61,109 +65,116 @@ class Listing(NamedTuple):
         return f"{self.listed:,} items, {self.refused:,} refused" + ("" if self.is_first else f"; {differing}")
 
 
-# What the last scan of a source read. A place that was not there, or not what its hash says, when it was read later, is
-# hashed anew, whatever its times say: for all parts of it and all sources that have it, whichever was asked for.
-_KNOWN = """
-SELECT uri, member, "offset", size, mtime, etag, sha256 FROM manifest
-WHERE source = $source AND (uri, coalesce(member, ''), coalesce("offset", -1)) NOT IN (
-  SELECT (m.uri, coalesce(m.member, ''), coalesce(m."offset", -1)) FROM manifest m JOIN quarantine q USING (item_id)
-  WHERE q.stage = 'clean' AND q.fingerprint IS NULL)
-"""
-
-
 def write_manifest(lake: Lake, project: Project) -> Listing:
-    """Lists the sources that may not be as they were, and puts manifest and its part of quarantine in place."""
-    states = {source.name: _state(source, project) for source in project.sources}
-    kept = _kept(lake, project, states)
-    before = manifest_before(lake, kept)
-    scans = scan_sources(lake, project, kept)
-    rows = pa.concat_tables([MANIFEST.empty_table(), *(s.rows for s in scans)])
-    refused = pa.concat_tables([QUARANTINE.empty_table(), *(s.quarantine for s in scans)])
+    """Lists what may not be as it was, and puts manifest and its part of quarantine in place."""
+    known, scanned = dict[str, Known](), dict[str, tuple[int, int]]()
     changes: dict[str, SourceChange] = {}
+    is_first = lake.version("manifest") is None
     with lake.workspace("manifest", "quarantine") as connection:
-        if before is None or kept.keys() != states.keys() or _other_sources(connection, states):
-            connection.register("rows_now", rows)
-            connection.register("refused_now", refused)
-            of_kept = sql_among("source", kept)
+        make_tables(connection)
+        for source in project.sources:
+            known[source.name], found = _scan_changed(connection, lake, project, source)
+            scanned |= {} if found is None else {source.name: found}
+        kept = _kept(known)
+        items, refused = (_counts(connection, table, kept) for table in ("manifest", "quarantine"))
+        if is_first or scanned or _other_sources(connection, known):
+            connection.execute(
+                f"""
+                CREATE TEMP VIEW now AS FROM rows_now;
+                CREATE TEMP VIEW before AS FROM manifest WHERE NOT ({kept});
+                CREATE TEMP VIEW refused AS SELECT item_id FROM refused_now WHERE item_id IS NOT NULL
+                """
+            )
+            changes = changes_in(connection, scanned)
             # Quarantine first: a crash between the two commits is mended by the next run, which writes both again.
-            query = f"SELECT * FROM quarantine WHERE stage = 'manifest' AND {of_kept} UNION ALL FROM refused_now"
+            query = f"SELECT * FROM quarantine WHERE stage = 'manifest' AND ({kept}) UNION ALL FROM refused_now"
             lake.put("quarantine", connection, query, "stage = 'manifest'")
-            query = f"SELECT * FROM manifest WHERE {of_kept} UNION ALL FROM rows_now ORDER BY item_id"
-            lake.put("manifest", connection, query)
-            changes = source_changes([s.source for s in scans], before, rows, refused)
-    counts = kept | {s.source: (s.rows.num_rows, s.quarantine.num_rows) for s in scans}
-    for s in scans:
-        remember(project, f"source_{s.source}", states[s.source], _listed(lake, s.source))
-    unchanged = {name: SourceChange(items, 0, 0, 0, [], []) for name, (items, _) in kept.items()}
+            rows = "SELECT * EXCLUDE n FROM rows_now"
+            lake.put("manifest", connection, f"SELECT * FROM manifest WHERE {kept} UNION ALL {rows} ORDER BY item_id")
+        kept_items, kept_refused = items.total(), refused.total()
+        items, refused = items + _counts(connection, "rows_now"), refused + _counts(connection, "refused_now")
+    for source in project.sources:
+        if source.name in scanned:
+            remember_files(lake, project, source, known[source.name])
+    nothing = SourceChange(0, 0, 0, 0, [], [])
+    changes = {name: changes.get(name, nothing) for name in dict.fromkeys([*known, *changes])}
     return Listing(
-        seen=sum(s.seen for s in scans) + sum(map(sum, kept.values())),
-        listed=sum(items for items, _ in counts.values()),
-        refused=sum(refused for _, refused in counts.values()),
-        reused=sum(s.reused for s in scans) + sum(items for items, _ in kept.values()),
-        sources={name: (changes | unchanged)[name] for name in dict.fromkeys([*states, *changes])},
-        is_first=before is None,
+        seen=sum(seen for seen, _ in scanned.values()) + kept_items + kept_refused,
+        listed=items.total(),
+        refused=refused.total(),
+        reused=sum(reused for _, reused in scanned.values()) + kept_items,
+        sources={name: replace(change, items=items[name]) for name, change in changes.items()},
+        is_first=is_first,
     )
 
 
-def _state(source: SourceSettings, project: Project) -> list[Any] | None:
-    """What a listing of the source depends on; null where only listing tells."""
-    made, words = source.make(project.root), settings_words(source, project.limits, project.cleaning)
-    if words is None or (source.optional and not made.exists()):
-        return None
-    try:
-        files = state(made.files())
-    except SourceError:  # who lists it says so
-        return None
-    return None if files is None else [code(), words, str(project.root), files]
+_NOW = ("rows_now", "refused_now")
 
 
-# What another try may read, though no file has changed.
-_PASSING = (
-    "stage = 'manifest' AND reason IN ('unreadable', 'changed', 'corrupt') OR stage = 'clean' AND fingerprint IS NULL"
-)
+def _scan_changed(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, project: Project, source: SourceSettings
+) -> tuple[Known, tuple[int, int] | None]:
+    """Lists (`scan_into`) the files of a source that are not as they were, none where all are. Returns which these are,
+    and what was seen and reused."""
+    known, of_source = known_files(lake, project, source), f"source = {sql_string(source.name)}"
+    if known.changed is None:
+        return known, scan_into(connection, *_asked(lake, project, source))
+    while known.changed:
+        found = scan_into(connection, *_asked(lake, project, source, known.anew))
+        contents = " UNION ALL ".join(f"SELECT key, sha256, cut FROM {name} WHERE {of_source}" for name in _NOW)
+        if not (more := sharing(lake, source.name, known.changed, connection.sql(contents).to_arrow_table())):
+            return known, found
+        known = known._replace(changed=known.changed | more)
+        connection.execute("; ".join(f"DELETE FROM {name} WHERE {of_source}" for name in _NOW))
+    return known, None
 
 
-def _kept(lake: Lake, project: Project, states: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """The sources that are as they were, and of which the tables have what was listed: rows and refused ones."""
-    said = {name: recall(project, f"source_{name}", inputs) for name, inputs in states.items()}
-    return {n: (then[0], then[2]) for n, then in said.items() if then is not None and then == _listed(lake, n)}
+def _kept(known: Mapping[str, Known]) -> str:
+    """The SQL condition of the rows of manifest and quarantine that hold as they are."""
+    of = {name: source.changed for name, source in known.items() if source.changed is not None}
+    kept = [f"source = {sql_string(name)} AND NOT {sql_among('uri', sorted(uris))}" for name, uris in of.items()]
+    return " OR ".join(kept) or "false"
 
 
-def _listed(lake: Lake, source: str) -> list[Any] | None:
-    """Rows of a source in manifest and quarantine, and what differs where the rows do; null where one of them may be
-    read by another try."""
-    of_source = f"source = {sql_string(source)}"
-    parts = [
-        f"SELECT count(*), bit_xor(hash(m))::VARCHAR FROM manifest m WHERE {of_source}",
-        f"SELECT count(*), bit_xor(hash(q))::VARCHAR FROM quarantine q WHERE {of_source} AND stage = 'manifest'",
-    ]
-    # Of a file that several sources list one item stands for all (_KNOWN).
-    passing = f"SELECT 1 FROM quarantine WHERE ({_PASSING}) AND {of_source} UNION ALL SELECT 1 FROM manifest " + (
-        f"WHERE {of_source} AND uri IN (SELECT uri FROM quarantine WHERE {_PASSING})"
-    )
-    with lake.connect("manifest quarantine") as connection:
-        rows, refused = (connection.sql(part).fetchall()[0] for part in parts)
-        is_passing = connection.sql(f"{passing} LIMIT 1").fetchall() != []
-    return None if is_passing else [*rows, *refused]
+def _counts(connection: duckdb.DuckDBPyConnection, table: str, condition: str = "true") -> Counter[str]:
+    """Source -> how many of the rows that its listing gives are such."""
+    listed = f"{table} WHERE stage = 'manifest'" if table == "quarantine" else table
+    rows = connection.sql(f"SELECT source, count(*) FROM (FROM {listed}) WHERE {condition} GROUP BY 1").fetchall()
+    return Counter(dict(rows))
 
 
-def _other_sources(connection: duckdb.DuckDBPyConnection, states: Mapping[str, Any]) -> bool:
+def _other_sources(connection: duckdb.DuckDBPyConnection, known: Iterable[str]) -> bool:
     """Whether the tables have rows of sources that are none any more."""
-    other = f"NOT {sql_among('source', states)}"
+    other = f"NOT {sql_among('source', known)}"
     rows = (
         f"SELECT 1 FROM manifest WHERE {other} UNION ALL SELECT 1 FROM quarantine WHERE stage = 'manifest' AND {other}"
     )
     return connection.sql(f"{rows} LIMIT 1").fetchall() != []
 
 
-def scan_sources(lake: Lake, project: Project, leave_out: Collection[str] = ()) -> list[Scan]:
-    """Every source as it is now, but those left out; what has not changed since the last manifest is not read."""
-    scans = []
-    for source in (source for source in project.sources if source.name not in leave_out):
-        is_text = catalog.MODALITIES.load(source.modality).is_text  # which is read in any case
-        known = None if is_text else lake.sql(_KNOWN, {"source": source.name})
-        scans.append(scan(source, project.root, known, project.limits, project.cleaning))
-    return scans
+def scan_sources(lake: Lake, project: Project) -> list[Scan]:
+    """Every source as it is now; what has not changed since the last manifest is not read."""
+    return [scan(*_asked(lake, project, source)) for source in project.sources]
+
+
+# What the last scan of a source read. A place that was not there, or not what its hash says, when it was read later, is
+# hashed anew, whatever its times say: for all parts of it and all sources that have it, whichever was asked for.
+_KNOWN = """
+SELECT uri, member, "offset", size, mtime, etag, sha256 FROM manifest
+WHERE source = $source AND {files} AND (uri, coalesce(member, ''), coalesce("offset", -1)) NOT IN (
+  SELECT (m.uri, coalesce(m.member, ''), coalesce(m."offset", -1)) FROM manifest m JOIN quarantine q USING (item_id)
+  WHERE q.stage = 'clean' AND q.fingerprint IS NULL)
+"""
+
+
+def _asked(
+    lake: Lake, project: Project, source: SourceSettings, only: Collection[str] | None = None
+) -> tuple[SourceSettings, Path, pa.Table | None, MediaLimits, TextCleaning, Collection[str] | None]:
+    """What `scan` is asked."""
+    is_text = catalog.MODALITIES.load(source.modality).is_text  # which is read in any case
+    query = _KNOWN.format(files="true" if only is None else sql_among("uri", sorted(only)))
+    known = None if is_text else lake.sql(query, {"source": source.name})
+    return source, project.root, known, project.limits, project.cleaning, only
 
 
 def quarantined(lake: Lake, project: Project) -> pa.Table:

@@ -4,13 +4,13 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quote
 from operator import attrgetter
 from pathlib import Path
 
-import numpy as np
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,7 +18,7 @@ from assets.admission import guard, permit
 from assets.checksums import hold, without_marks
 from assets.contents import Contents
 from assets.findings import DIFFERING, SHOWN, quoted
-from assets.lake import BATCH_ROWS, open_duckdb
+from assets.lake import BATCH_ROWS, open_duckdb, sql_name, sql_string
 from assets.names import normalize
 from assets.segments.base import FOUND, NO_SEGMENTS, NUMBERED
 from assets.source_settings import SourceSettings
@@ -48,6 +48,7 @@ def scan(
     previous: pa.Table | None = None,
     limits: MediaLimits | None = None,
     cleaning: TextCleaning | None = None,
+    only: Collection[str] | None = None,
 ) -> Scan:
     """Lists a source.
 
@@ -56,34 +57,62 @@ def scan(
         previous: this source's manifest rows of the last scan; what has not changed since is not read again.
         limits: what is larger than `max_bytes` is refused unread.
         cleaning: says what becomes of personal data.
+        only: URIs of the files that are listed (`Source.list_files`); null: all.
 
     Raises:
         SourceError: nothing is there, a table or an archive cannot be read as a whole, or `strict` and something is
             refused.
     """
-    source, listed, seen, reused = settings.make(root), [_ENTRIES.empty_table()], 0, 0
-    changed: Sequence[str] = ()
+    with open_duckdb() as connection:
+        seen, reused = scan_into(connection, settings, root, previous, limits, cleaning, only)
+        rows = connection.sql("SELECT * EXCLUDE n FROM rows_now ORDER BY n").to_arrow_table().cast(MANIFEST)
+        quarantine = connection.table("refused_now").to_arrow_table().cast(QUARANTINE)
+    return Scan(settings.name, rows, quarantine, seen, reused)
+
+
+def scan_into(
+    connection: duckdb.DuckDBPyConnection,
+    settings: SourceSettings,
+    root: Path,
+    previous: pa.Table | None = None,
+    limits: MediaLimits | None = None,
+    cleaning: TextCleaning | None = None,
+    only: Collection[str] | None = None,
+) -> tuple[int, int]:
+    """`scan` in memory that DuckDB bounds: adds rows to the tables `rows_now` (the manifest's columns and their number
+    `n`) and `refused_now` (columns of quarantine), and returns what is `seen` and `reused`."""
+    make_tables(connection)
+    source, place, seen, reused = settings.make(root), f"{root.resolve()}{os.sep}", 0, 0
     if not settings.optional or source.exists():
         marks = hold(source, previous)
         known = None if previous is None else without_marks(previous)
         with Contents(source, settings.modality, limits or MediaLimits(), known) as contents:
-            for entries in _batches(source.list()):
+            for entries in _batches(source.list() if only is None else source.list_files(only)):
                 permit(entries, settings.require, cleaning or TextCleaning())
                 contents.fill(entries)
                 for entry in entries if marks else ():
                     entry.etag = marks.get(entry.uri, entry.etag)
                 if cleaning is not None:
                     guard(entries, cleaning)
+                connection.register("batch", _rows(entries, seen, settings.name, place))
+                connection.execute("INSERT INTO entries FROM batch")
                 seen += len(entries)
-                listed.append(_rows(entries))
             reused = contents.reused
-            changed = source.changed(contents.read)
-    if seen == 0 and not settings.optional:
+            _refuse_changed(connection, source.changed(contents.read))
+    if seen == 0 and only is None and not settings.optional:
         raise SourceError(f"source {settings.name!r} is empty: there is nothing in {source}")
-    manifest, quarantine = _judge(_without(pa.concat_tables(listed), changed), settings, f"{root.resolve()}{os.sep}")
+    refused = _judge(connection, settings, place)
     if settings.strict:
-        _check_strict(settings.name, quarantine, seen)
-    return Scan(settings.name, manifest, quarantine, seen, reused)
+        _check_strict(settings.name, refused, seen)
+    return seen, reused
+
+
+def make_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """The tables that `scan_into` fills, where they are not there."""
+    numbered = pa.schema([*MANIFEST, ("n", pa.int64())])
+    for name, schema in {"rows_now": numbered, "refused_now": QUARANTINE, "entries": _LISTED}.items():
+        connection.register("no_rows", schema.empty_table())
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {name} AS FROM no_rows")
 
 
 def item_id(
@@ -113,52 +142,78 @@ def _check_strict(name: str, quarantine: pa.Table, seen: int) -> None:
 
 # What entries say, as rows: of an item what the manifest keeps, how messages name it, and why it is none.
 _ENTRIES = pa.schema([*list(MANIFEST)[3:], *((name, pa.string()) for name in ("listing", "reason", "message"))])
+_LISTED = pa.schema([("n", pa.int64()), ("item_id", pa.string()), ("part", pa.string()), *_ENTRIES])
 _cells = attrgetter(*_ENTRIES.names)
 
 
-def _rows(entries: Sequence[Entry]) -> pa.Table:
+def _rows(entries: Sequence[Entry], first: int, source: str, root: str) -> pa.Table:
+    """Rows with schema _LISTED. Args: `first`: number of the first one; `root`: see `_judge`."""
     for entry in entries:
         entry.key = normalize(entry.key or "") or None
         if entry.reason is not None:
             entry.message = one_line(mask_urls(entry.message or entry.where))
     columns = zip(zip(*map(_cells, entries), strict=True), _ENTRIES, strict=True)
-    return pa.table([pa.array(values, field.type) for values, field in columns], schema=_ENTRIES)
+    rows = pa.table([pa.array(values, field.type) for values, field in columns], schema=_ENTRIES)
+    parts = _told_parts(rows["cut"])
+    ids = _ids(rows.append_column("part", parts).append_column("ordinal", pa.repeat(0, len(entries))), source, root)
+    made = {"n": pa.array(range(first, first + len(entries))), "item_id": ids, "part": parts}
+    return pa.table([*made.values(), *rows.columns], schema=_LISTED)
 
 
-def _without(rows: pa.Table, changed: Sequence[str]) -> pa.Table:
-    """The entries, those refused whose places have changed since they were listed. Args: `rows` has schema _ENTRIES."""
-    if not changed:
-        return rows
-    unsaid = pc.equal(pc.coalesce(rows["reason"], pa.scalar("unreadable")), "unreadable")
-    stale = pc.and_(pc.is_in(rows["uri"], pa.array(changed, pa.string())), unsaid)
-    words = pc.binary_join_element_wise(rows["uri"], "changed while it was read; run again", ": ")
-    for name, value in (("reason", pa.scalar("changed")), ("message", words)):
-        rows = rows.set_column(rows.column_names.index(name), name, pc.if_else(stale, value, rows[name]))
-    return rows
+def _refuse_changed(connection: duckdb.DuckDBPyConnection, changed: Sequence[str]) -> None:
+    """Refuses the entries whose places have changed since they were listed."""
+    if changed:
+        connection.register("changed", pa.table({"uri": pa.array(changed, pa.string())}))
+        connection.execute(
+            """
+            UPDATE entries SET reason = 'changed', message = uri || ': changed while it was read; run again'
+            WHERE coalesce(reason, 'unreadable') = 'unreadable' AND uri IN (SELECT uri FROM changed)
+            """
+        )
 
 
-def _judge(rows: pa.Table, source: SourceSettings, root: str) -> tuple[pa.Table, pa.Table]:
-    """Manifest and quarantine of what one source has listed: refused entries, and those of the same key and content as
-    one before.
+# Of each entry that is not alone how many before it have its place, part and key, as rows of a table do, and the number
+# of the first one of its key and content: its own where there is none. By hashes most are seen to be alone at once.
+_REPEATED = """
+CREATE OR REPLACE TABLE repeated AS
+WITH hashed AS (SELECT n, hash(uri, member, key, part) AS place, hash(key, sha256, cut) AS content FROM entries),
+doubtful AS (
+  SELECT n FROM hashed WHERE place IN (SELECT place FROM hashed GROUP BY 1 HAVING count(*) > 1)
+    OR content IN (SELECT content FROM hashed GROUP BY 1 HAVING count(*) > 1)
+)
+SELECT n, row_number() OVER (PARTITION BY uri, member, key, part ORDER BY n) - 1 AS ordinal,
+  CASE WHEN reason IS NULL THEN min(n) OVER (PARTITION BY key, sha256, cut, reason IS NULL) ELSE n END AS first
+FROM entries SEMI JOIN doubtful USING (n)
+"""
+
+
+def _judge(connection: duckdb.DuckDBPyConnection, source: SourceSettings, root: str) -> pa.Table:
+    """Moves what is listed from `entries` to `rows_now` and `refused_now`: refused entries, and those of the same key
+    and content as one before. Returns the latter.
 
     Args:
-        rows: schema _ENTRIES, in the order of the source.
         root: what the ids leave out where a `uri` starts with it.
     """
-    parts = _told_parts(rows["cut"])
-    ordinals, firsts = _repeats(rows, parts)
-    repeated = pa.array(firsts != np.arange(rows.num_rows))
-    columns = {
-        "item_id": _ids(rows, parts, ordinals, source.name, root),
-        "source": pa.repeat(source.name, rows.num_rows),
-        "modality": pa.repeat(source.modality, rows.num_rows),
-        **{name: rows[name] for name in rows.column_names},
-    }
-    is_item = pc.and_(pc.is_null(rows["reason"]), pc.invert(repeated))
-    if pc.all(is_item).as_py():
-        return pa.table(columns).select(MANIFEST.names).cast(MANIFEST), QUARANTINE.empty_table()
-    refused = pa.table(columns | {"first": firsts}).filter(pc.invert(is_item))
-    return pa.table(columns).select(MANIFEST.names).filter(is_item).cast(MANIFEST), _refused(refused, rows)
+    connection.execute(_REPEATED)
+    connection.execute("CREATE OR REPLACE TABLE renamed(n BIGINT, item_id VARCHAR)")
+    again = "SELECT n, uri, member, key, part, ordinal FROM repeated JOIN entries USING (n) WHERE ordinal > 0"
+    with connection.cursor() as reader:
+        for batch in reader.sql(again).to_arrow_reader(BATCH_ROWS):
+            ids = pa.table({"n": batch["n"], "item_id": _ids(pa.Table.from_batches([batch]), source.name, root)})
+            connection.register("ids", ids)
+            connection.execute("INSERT INTO renamed FROM ids")
+    said = f"{sql_string(source.name)} AS source, {sql_string(source.modality)} AS modality"
+    named = f"SELECT e.* REPLACE (coalesce(r.item_id, e.item_id) AS item_id), coalesce(first, n) AS first, {said} "
+    named += "FROM entries e LEFT JOIN renamed r USING (n) LEFT JOIN repeated USING (n)"
+    columns = ", ".join(map(sql_name, [*MANIFEST.names, "n"]))
+    connection.execute(f"INSERT INTO rows_now SELECT {columns} FROM ({named}) WHERE reason IS NULL AND first = n")
+    query = f"FROM ({named}) WHERE reason IS NOT NULL OR first <> n ORDER BY n"
+    refused = connection.sql(query).to_arrow_table()
+    firsts = "SELECT * FROM entries SEMI JOIN (SELECT first AS n FROM repeated WHERE first <> n) USING (n)"
+    quarantine = _refused(refused, connection.sql(firsts).to_arrow_table())
+    connection.register("batch", quarantine)
+    connection.execute("INSERT INTO refused_now FROM batch; DELETE FROM entries")
+    return quarantine
 
 
 def _told_parts(cuts: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -167,51 +222,23 @@ def _told_parts(cuts: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.coalesce(pc.struct_field(pc.extract_regex(cuts, NUMBERED), "number"), given)
 
 
-def _repeats(rows: pa.Table, parts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each entry how many before it have its place, part and key, as rows of a table do, and the number of the first
-    one of its key and content: its own where there is none."""
-    numbers = np.arange(rows.num_rows)
-    ordinals, firsts = np.zeros_like(numbers), numbers.copy()
-    with open_duckdb() as connection:
-        entries = rows.select(["uri", "member", "key", "sha256", "cut", "reason"]).append_column("part", parts)
-        connection.register("entries", entries.append_column("n", pa.array(numbers)))
-        # By their hashes most are seen to be alone at once, in little memory.
-        found = connection.sql(
-            """
-            WITH hashed AS (
-              SELECT *, hash(uri, member, key, part) AS place, hash(key, sha256, cut) AS content FROM entries
-            ),
-            doubtful AS (
-              FROM hashed WHERE place IN (SELECT place FROM hashed GROUP BY 1 HAVING count(*) > 1)
-                OR content IN (SELECT content FROM hashed GROUP BY 1 HAVING count(*) > 1)
-            )
-            SELECT n, row_number() OVER (PARTITION BY uri, member, key, part ORDER BY n) - 1 AS ordinal,
-              CASE WHEN reason IS NULL THEN min(n) OVER (PARTITION BY key, sha256, cut, reason IS NULL) ELSE n
-                END AS first
-            FROM doubtful
-            """
-        ).fetchnumpy()
-    ordinals[found["n"]], firsts[found["n"]] = found["ordinal"], found["first"]
-    return ordinals, firsts
+def _ids(places: pa.Table, source: str, root: str) -> pa.Array:
+    """Args: `places` has the columns uri, member, key, ordinal and part."""
+    columns = [places[name].to_pylist() for name in ("uri", "member", "key", "ordinal", "part")]
+    ids = (item_id(source, uri.removeprefix(root), *rest) for uri, *rest in zip(*columns, strict=True))
+    return pa.array(ids, pa.string())
 
 
-def _ids(rows: pa.Table, parts: pa.ChunkedArray, ordinals: np.ndarray, source: str, root: str) -> pa.ChunkedArray:
-    places, ids = rows.select(["uri", "member", "key"]).append_column("ordinal", pa.array(ordinals)), []
-    places = places.append_column("part", parts)
-    for batch in places.to_batches():
-        columns = (column.to_pylist() for column in batch.columns)
-        ids.append([item_id(source, uri.removeprefix(root), *rest) for uri, *rest in zip(*columns, strict=True)])
-    return pa.chunked_array(ids, pa.string())
-
-
-def _refused(refused: pa.Table, rows: pa.Table) -> pa.Table:
-    """Rows of quarantine. Args: `refused` has the columns of `rows` and of the manifest, and `first` (`_repeats`)."""
+def _refused(refused: pa.Table, firsts: pa.Table) -> pa.Table:
+    """Rows of quarantine. Args: `refused` has the columns of _LISTED and of the manifest, and `first`: a row of
+    `firsts`, by its number."""
     listed = refused.to_pylist()
-    firsts = rows.take(refused["first"]).to_pylist()
-    for row, first in zip(listed, firsts, strict=True):
+    numbered = {row["n"]: row for row in firsts.to_pylist()}
+    for row in listed:
         is_left_out = row["reason"] == NO_SEGMENTS
         row |= {"stage": "manifest", "outcome": "unmatched" if is_left_out else "quarantined"}
         if row["reason"] is None:
+            first = numbered[row["first"]]
             other = _differences(first["attributes"], row["attributes"])
             also = f", and other values ({other})" if other else ""
             message = one_line(f"{_place(row)}: the same key and content as {_place(first)}{also}")

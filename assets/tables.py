@@ -78,6 +78,7 @@ def read_table(
     media: str | None = None,
     vectors: bool = False,
     optional: Collection[str] = (),
+    only: Collection[str] | None = None,
 ) -> Iterator[Record]:
     """The rows of a CSV, TSV, JSON Lines, JSON, Parquet or Excel file, of subtitles or a transcript with times
     (`assets.formats.cues`), by its suffix; or of all files of a glob.
@@ -95,6 +96,7 @@ def read_table(
         media: a Parquet column that holds media. Its cells become what they are called: "" where nothing says.
         vectors: these are lists of numbers.
         optional: columns that are read whatever they hold, where they are there.
+        only: URIs of the files whose rows are given; null: all.
 
     Raises:
         SourceError: a file is missing, damaged, in another encoding, or lacks one of the `required` columns.
@@ -104,7 +106,11 @@ def read_table(
         wanted = tuple(dict.fromkeys([*required, *([text] if text else []), *([media] if media else [])]))
         asked = wanted, text, media, vectors, frozenset(optional)
         key = posixpath.splitext(called.removesuffix(".gz"))[0]
-        yield from _read(TableFile(location, settings or TableSettings(), columns, *asked, known, key))
+        rows = _read(TableFile(location, settings or TableSettings(), columns, *asked, known, key))
+        if only is None or location.uri in only:
+            yield from rows
+        elif not known:
+            next(rows, None)  # the others must have the columns of the first one
 
 
 def _read(table: TableFile) -> Iterator[Record]:

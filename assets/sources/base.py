@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -146,6 +146,18 @@ class Source(ABC):
     def files(self) -> Iterable[Entry] | None:
         """The files whose sizes and times tell that `list` would give what it gave; null: nothing less tells that."""
         return None
+
+    def by_file(self, files: Sequence[Entry]) -> bool:
+        """Whether each entry of `list` lies in one of these, by its `uri`, and depends on no other one.
+
+        Args:
+            files: what `files` gives.
+        """
+        return False
+
+    def list_files(self, uris: Collection[str]) -> Iterator[Entry]:
+        """What `list` gives of these files, where it lists `by_file`."""
+        raise NotImplementedError
 
     def signature(self) -> str:
         """Changes when something in the silo does; opens nothing but what it takes to list."""

@@ -1,9 +1,10 @@
 """Media as items that lie in a column of a Parquet table, as Hugging Face writes them: bytes, or structs with them."""
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from assets.checksums import ChecksumSettings
 from assets.formats.base import Record
@@ -58,12 +59,18 @@ class EmbeddedSource(Source):
         return any(file.exists() for file in table_files(self.options.table, self.root, self.options))
 
     def list(self) -> Iterator[Entry]:
+        return self.list_files(None)
+
+    def by_file(self, files: Sequence[Entry]) -> bool:
+        return self.options.checksum is None  # which is of whole tables
+
+    def list_files(self, uris: Collection[str] | None) -> Iterator[Entry]:
         options = self.options
         required = [*options.key, *options.time_columns]
         settings = TableSettings(missing=options.missing, **{name: getattr(options, name) for name in REMOTE})
         files = {file.uri: file for file in table_entries(options.table, self.root, options)}
-        column = {"media": options.column, "vectors": self.vectors}
-        for record in read_table(options.table, settings, required, root=self.root, **column):
+        more: dict[str, Any] = {"media": options.column, "vectors": self.vectors, "only": uris}
+        for record in read_table(options.table, settings, required, root=self.root, **more):
             yield self._item(record, files[record.table])
 
     def _item(self, record: Record, file: Entry) -> Entry:

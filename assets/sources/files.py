@@ -3,12 +3,12 @@
 import json
 import posixpath
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from assets.archives import Archives
+from assets.archives import Archives, archive_kind
 from assets.checksums import ChecksumSettings, is_sha256
 from assets.file_listing import FileListing
 from assets.file_names import FileNames
@@ -148,7 +148,16 @@ class FilesSource(Source):
         if self._links is not None:
             yield from self._linked(self._links)
             return
-        entries = self._files.entries()
+        yield from self._unlinked(self._files.entries())
+
+    def by_file(self, files: Sequence[Entry]) -> bool:
+        has_own = self._rows is None and self.options.checksum is None and self.options.sha256 is None
+        return has_own and all(archive_kind(file.uri) for file in files)
+
+    def list_files(self, uris: Collection[str]) -> Iterator[Entry]:
+        return self._unlinked(self._files.entries(uris))
+
+    def _unlinked(self, entries: Entries) -> Iterator[Entry]:
         if self._rows is None:
             if self.options.sha256 is not None and any(entry.member for entry in entries):
                 raise SourceError(

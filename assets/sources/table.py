@@ -1,7 +1,8 @@
 """Texts as items: a column of a table holds them, another one their keys."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from assets.checksums import ChecksumSettings
 from assets.formats.base import Record
@@ -42,12 +43,19 @@ class TableSource(Source):
         return any(file.exists() for file in table_files(self.options.table, self.root, self.options))
 
     def list(self) -> Iterator[Entry]:
+        return self.list_files(None)
+
+    def by_file(self, files: Sequence[Entry]) -> bool:
+        return self.options.checksum is None  # which is of whole tables
+
+    def list_files(self, uris: Collection[str] | None) -> Iterator[Entry]:
         options = self.options
         required = [*options.key, options.column, *options.time_columns]
         left_out = (options.column, *(options.key if len(options.key) == 1 else ()))
         times = {file.uri: file.mtime for file in table_entries(options.table, self.root, options)}
         text = options.column if self.holds == "text" else None  # of vectors any cell will do
-        for record in read_table(options.table, options, required, root=self.root, columns=options.columns, text=text):
+        more: dict[str, Any] = {"columns": options.columns, "text": text, "only": uris}
+        for record in read_table(options.table, options, required, root=self.root, **more):
             yield self._item(record, times[record.table], left_out)
 
     def _item(self, record: Record, mtime: int | None, left_out: tuple[str, ...]) -> Entry:

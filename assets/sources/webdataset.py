@@ -5,7 +5,7 @@ https://github.com/webdataset/webdataset#the-webdataset-format
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -109,7 +109,13 @@ class WebdatasetSource(Source):
     def files(self) -> Iterable[Entry]:
         return self._files.files()
 
+    def by_file(self, files: Sequence[Entry]) -> bool:
+        return self.options.checksum is None and self.options.key != (KEY,)  # which must be of one shard only
+
     def list(self) -> Iterator[Entry]:
+        return self.list_files(None)
+
+    def list_files(self, uris: Collection[str] | None) -> Iterator[Entry]:
         held: dict[int, bytes] = {}  # offset -> content of what one shard has as columns
         seen: dict[str, str] = {}  # key -> its shard, where samples are known by their name alone
 
@@ -119,7 +125,7 @@ class WebdatasetSource(Source):
                 file.seek(offset)
                 held[offset] = file.read(size)
 
-        for shard, members in self._files.shards(visit):
+        for shard, members in self._files.shards(visit, uris):
             name = (shard.key or "").removesuffix(".tar")
             fields = {} if self._pattern is None else self._pattern.read(name)
             if shard.reason is None and fields is None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, write_deltalake
 
-from assets import contents, featurizing, pipeline
+from assets import contents, featurizing, known_files, pipeline
 from assets.asset_checks import check_balance, check_schema
 from assets.item_warnings import item_warnings
 from assets.lake import MEMORY_LIMIT, Lake
@@ -95,7 +95,7 @@ def test_a_first_run_gives_every_item_an_outcome_and_a_second_makes_nothing(tiny
 
 def test_where_nothing_is_new_no_step_is_run_again_and_where_anything_is_they_are(tiny, monkeypatch):
     first, ran = run(tiny), []
-    for name in ("scan", "align_items", "dataset_sql"):
+    for name in ("scan_into", "align_items", "dataset_sql"):
         step = getattr(pipeline, name)
         told = lambda *given, n=name, s=step: (ran.append(n), s(*given))[1]  # noqa: E731
         monkeypatch.setattr(pipeline, name, told)
@@ -107,20 +107,20 @@ def test_where_nothing_is_new_no_step_is_run_again_and_where_anything_is_they_ar
     assert run(tiny).samples == first.samples and ran == ["align_items", "dataset_sql"]
     lake.delete("manifest", "modality = 'speech'")
     ran.clear()
-    assert run(tiny).dataset == first.dataset and ran == ["scan", "align_items"], "the same samples came of it"
+    assert run(tiny).dataset == first.dataset and ran == ["scan_into", "align_items"], "the same samples came of it"
     ran.clear()
     assert run(tiny).processed == none.processed and ran == []
 
     table = tiny.parent / "questions.csv"
     table.write_text(table.read_text().replace("Is it bright? (0)", "Is it dark? (0)"))
-    assert run(tiny).processed == none.processed | {"text": 1} and ran == ["scan", "align_items", "dataset_sql"]
+    assert run(tiny).processed == none.processed | {"text": 1} and ran == ["scan_into", "align_items", "dataset_sql"]
     assert rows(tiny, "SELECT count(*) AS n FROM manifest WHERE text = 'Is it dark? (0)'") == [{"n": 1}]
     ran.clear()
     assert run(tiny, "align.split={train: 0.5}").samples != first.samples and "align_items" in ran
     ran.clear()
     lake.replace("manifest", lake.sql("SELECT * REPLACE ('other' AS key) FROM manifest"))
     pipeline.write_manifest(lake, load(tiny))
-    assert set(ran) == {"scan"}, "whatever a row has belongs to it"
+    assert set(ran) == {"scan_into"}, "whatever a row has belongs to it"
 
 
 def test_what_another_run_lists_meanwhile_is_not_taken_as_done(tiny, monkeypatch):
@@ -152,7 +152,7 @@ def test_a_file_that_one_source_could_not_read_is_listed_anew_for_all_that_have_
     listed = {"item_id": ["1", "2", "3"], "source": ["a", "b", "c"], "uri": ["x.tar", "x.tar", "y.tar"]}
     lake.append("manifest", [pa.table(listed)])
     lake.append("quarantine", [pa.table({"item_id": ["1"], "source": ["a"], "uri": ["x.tar"], "stage": ["clean"]})])
-    assert [pipeline._listed(lake, source) is None for source in "abc"] == [True, True, False]
+    assert [known_files._passing(lake, source) for source in "abc"] == [{"x.tar"}, {"x.tar"}, set()]
 
 
 @pytest.mark.parametrize("part", ["a ü b% {z}", "it's a*b"])
