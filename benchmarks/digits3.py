@@ -90,14 +90,14 @@ training: {{epochs: 40, batch_size: 32, learning_rate: 1.0e-3, evaluations: 0}}
 """
 
 
-def prepare(folder: Path, data: Path) -> None:
-    """Index, features and settings in files that need neither the lake nor the project to be read."""
+def prepare(folder: Path, project_file: str) -> None:
+    """Index, features and settings of a project in files that need neither the lake nor the project to be read."""
     from assets import pipeline
     from orchestration.project import load
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
-        (file := Path(work, "project.yaml")).write_text(PROJECT.format(data=data))
+        (file := Path(work, "project.yaml")).write_text(project_file)
         argv, env = measure.command(Path(work, "home"), "run", str(file), "--select", "+dataset")
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -346,7 +346,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
         if not (folder / "settings.json").is_file():
-            prepare(folder, (arguments.data / "digits3").resolve())
+            prepare(folder, PROJECT.format(data=(arguments.data / "digits3").resolve()))
         setup = Setup(folder, tuple(changes), arguments.missing, arguments.attack)
         seeds = range(arguments.seeds)
         # By seed, so that what is cut off has some of everything.

@@ -162,6 +162,18 @@ def test_fusions_and_single_modalities_are_asked_the_same_rows_and_trained_once(
     assert interval["difference"] == pytest.approx(found["logit"]["ours"] - found["concat"]["ours"], abs=2e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "medical").is_dir(), reason="needs the x-rays of medical")
+def test_who_only_knows_what_is_missing_tells_nothing_where_all_have_the_same():
+    command = [sys.executable, "-m", "benchmarks.missing_notes", "--quick", "--data", str(DATA)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = {(line["model"], line["what"]): line for line in map(json.loads, done.stdout.splitlines())}
+    same = ["text", "image", "given=image", "given=text+image"]
+    assert lines.keys() == {(model, what) for model in ("blind", "seeing") for what in ("text+image", *same)}
+    assert all(lines["blind", what]["low"] <= 0.5 <= lines["blind", what]["high"] for what in same)
+
+
 def test_the_product_does_not_import_them():
     for package in ("training", "assets", "orchestration"):
         for path in (ROOT / package).rglob("*.py"):
