@@ -193,6 +193,10 @@ OBJECTIVES = Family(
     "objective",
     {
         "answer": ("training.objectives.answer:AnswerObjective", "training.objectives.options:Options"),
+        "contrastive": (
+            "training.objectives.contrastive:ContrastiveObjective",
+            "training.objectives.options:Options",
+        ),
         "unimodal": ("training.objectives.unimodal:UnimodalObjective", "training.objectives.options:Unimodal"),
     },
 )

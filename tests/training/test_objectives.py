@@ -27,13 +27,17 @@ def with_objectives(model: Any, *objectives: Any) -> Any:
     return model.train()
 
 
-def test_gradients_reach_every_parameter(kind: str, rows: Any, make_model: Callable[..., Any]) -> None:
-    model, batch = make_model(rows)
+def test_gradients_reach_every_parameter(
+    kind: str, rows: Any, unlike_rows: Any, make_model: Callable[..., Any]
+) -> None:
+    labelled = [row | {"label": "79"[n % 2], "epoch": 0} for n, row in enumerate(unlike_rows)]
+    model, batch = make_model([*rows, *labelled])
     output = with_objectives(model, kind)(**batch)
     assert output.losses and all(loss.shape == () and loss.isfinite() for loss in output.losses.values())
     output.loss.backward()
     assert not [name for name, p in model.objectives.named_parameters() if not p.grad.abs().sum() > 0]
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.fusion.parameters())
+    for part in (model.encoders, model.projectors):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
 
 
 def test_the_loss_is_the_weighted_sum(kind: str, rows: Any, make_model: Callable[..., Any]) -> None:
@@ -77,7 +81,7 @@ def test_several_are_added_and_evaluation_knows_only_the_answers_loss(
     [
         ([], "objectives is .*, expected at least one, and none twice"),
         (["answer", {"kind": "answer", "weight": 2}], "none twice"),
-        (["anwser"], "objective is 'anwser', expected one of answer, unimodal.*did you mean answer"),
+        (["anwser"], "objective is 'anwser', expected one of answer, contrastive, unimodal.*did you mean answer"),
         ([{"kind": "answer", "weight": 0}], "weight is 0.0, expected a positive number"),
         ([{"kind": "answer", "wieght": 2}], "objective answer has no option 'wieght'; there are weight; did you mean"),
     ],
@@ -101,6 +105,31 @@ def test_unimodal_losses_are_those_of_rows_that_have_one_modality(rows: Any, mak
             _, single = make_model(alone, encoders=ENCODERS, fusion=fusion)
             torch.testing.assert_close(loss, model.eval()(**single).loss)
             model.train()
+
+
+def test_contrast_is_clips_loss_of_the_rows_that_have_both(
+    rows: Any, unlike_rows: Any, make_model: Callable[..., Any]
+) -> None:
+    labelled = [row | {"label": "79"[n % 2], "epoch": 0} for n, row in enumerate(unlike_rows)]
+    lacking = [row | {"image": None} if n % 3 == 0 else row for n, row in enumerate(labelled)]
+    model, batch = make_model(lacking, encoders=ENCODERS)
+    (objective,) = with_objectives(model, "contrastive").objectives
+    output = model(**batch)
+    assert list(output.losses) == ["contrastive_text_image", "contrastive_text_speech", "contrastive_image_speech"]
+    both = [n for n in range(len(lacking)) if n % 3]
+    sides = []
+    for modality in ("text", "image"):
+        places = []
+        for n in both:
+            tokens = output.tokens[modality][n][output.masks[modality][n]]
+            places.append(objective.projections[modality](tokens.mean(0)))
+            places[-1] = places[-1] / places[-1].norm()
+        sides.append(torch.stack(places))
+    said = sides[0] @ sides[1].T / 0.07
+    expected = -(said.log_softmax(1).diagonal().mean() + said.log_softmax(0).diagonal().mean()) / 2
+    torch.testing.assert_close(output.losses["contrastive_text_image"], expected)
+    model, batch = make_model(rows[:3])  # of which each has one modality
+    assert all(loss == 0 for loss in with_objectives(model, "contrastive")(**batch).losses.values())
 
 
 def test_a_stronger_modality_is_damped_as_in_the_paper() -> None:
