@@ -74,8 +74,9 @@ class AlertSettings:
     __pydantic_config__ = FORBID_EXTRA
     webhook: Variable | str | None = None  # gets a POST with a JSON object; the URL most often is a secret: {env: NAME}
     mail: MailSettings | None = None
-    # refusal: the gate has refused a new model
-    on: Annotated[tuple[Literal["failure", "refusal"], ...], OneOrMore(least=1)] = ("failure",)
+    # refusal: the gate has refused a new model; drift: what the champion is asked, or answers, is no longer as in its
+    # test, by the log of answers
+    on: Annotated[tuple[Literal["failure", "refusal", "drift"], ...], OneOrMore(least=1)] = ("failure",)
 
     def __post_init__(self) -> None:
         check(not (self.webhook is None and self.mail is None), "alerts", None, "a webhook or mail")

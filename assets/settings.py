@@ -325,6 +325,9 @@ class Project:
         JOINS.make(self.align.on).check(self.align, of_samples)
         if self.partitions is not None:
             self._check_times()
+        if self.alerts is not None and not self.answers.log:
+            on = self.alerts.on
+            check("drift" not in on, "alerts.on", on, "others than drift, unless answers.log is true")
         self._check_personal_data()
         object.__setattr__(self, "filters", _filters(self.filters, self.modalities))
         object.__setattr__(self, "duplicates", self._signed())

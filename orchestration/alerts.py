@@ -28,21 +28,26 @@ from training.credentials import mask
 # starts it again, which would send the other one over and over.
 _SECONDS = 5  # that a server has to answer
 _WAITS = (1, 3)  # seconds before each further attempt
+_DRIFT_SECONDS = 3600  # between two looks
+_WHAT = {
+    "failure": "a run has failed",
+    "refusal": "the gate has refused a model",
+    "drift": "the champion meets other data than in its test",
+}
 _GOES_ON = "dagster/will_retry"  # tag of a failed run that is tried again by itself (`retries.runs`)
 
 
 @dataclass(frozen=True)
 class Alert:
     project: str
-    event: str  # failure or refusal
-    run_id: str
+    event: str  # failure, refusal or drift
+    run_id: str  # of Dagster; "" of drift
     message: str  # without secrets
-    url: str  # of the run in Dagster's web UI
+    url: str  # of the run in Dagster's web UI; of drift, of the version in MLflow's
 
     @property
     def subject(self) -> str:
-        what = "a run has failed" if self.event == "failure" else "the gate has refused a model"
-        return f"{self.project}: {what}"
+        return f"{self.project}: {_WHAT[self.event]}"
 
     @property
     def text(self) -> str:
@@ -146,7 +151,36 @@ def alert_sensors(project: Project) -> list[dg.SensorDefinition]:
                 tell("refusal", context, reasons)
 
         sensors.append(refusals)
+    if "drift" in project.alerts.on:
+
+        @dg.sensor(
+            name=f"{name}_drift",
+            description="Tells people when what the champion is asked, or answers, is no longer as in its test.",
+            minimum_interval_seconds=_DRIFT_SECONDS,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+        )
+        def drifts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+            return _tell_drift(context, load(path))
+
+        sensors.append(drifts)
     return sensors
+
+
+def _tell_drift(context: dg.SensorEvaluationContext, project: Project) -> dg.SkipReason:
+    """Once for each version and what differs of it. There is never a run to ask for."""
+    from orchestration.drift import drift
+
+    try:
+        found = drift(project)
+    except ValueError as error:  # no champion yet, or no answer
+        return dg.SkipReason(str(error))
+    told = json.dumps([found.version, found.differs])
+    if found.differs and context.cursor != told and project.alerts is not None:
+        url = links.mlflow_version(project, found.version)
+        words = f"{found.answers:,} answers of version {found.version}, beside {found.rows:,} test rows"
+        send(project.alerts, Alert(project.name, "drift", "", "\n".join([words, *found.words]), url))
+    context.update_cursor(told)
+    return dg.SkipReason(f"differs: {', '.join(found.differs) or 'nothing'}")
 
 
 def events_of(context: dg.RunStatusSensorContext) -> list[dg.DagsterEvent]:

@@ -10,6 +10,7 @@ import click
 from training.catalog import MODALITIES
 
 if TYPE_CHECKING:  # the command line starts light
+    from orchestration.drift import Drift
     from orchestration.erasure import Erased
     from orchestration.forecast import Forecast
     from orchestration.housekeeping import Collected
@@ -160,6 +161,15 @@ def say_found(found: Found) -> None:
         click.secho(f"{found.unreadable:,} contents are not searched: they cannot be read", fg="yellow", err=True)
     searched = f"{', '.join(found.found)}; placed {found.placed:,} contents, reused {found.reused:,}"
     click.echo(f"({found.project} version {found.model_version}, searched {searched})", err=True)
+
+
+def say_drift(told: Drift) -> None:
+    click.echo(f"{told.answers:,} answers of version {told.version} since {told.since}, beside {told.rows:,} test rows")
+    if not told.found:
+        click.echo("  too few to tell")
+    for name, line in zip(told.found, told.words, strict=True):
+        is_other = name in told.differs
+        click.secho(f"  {'differs' if is_other else 'as before':<9}  {line}", fg="yellow" if is_other else None)
 
 
 def say_traced(traced: Traced) -> None:

@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,22 @@ def trace(project: str, name: str, version: str | None, k: int, as_json: bool) -
     from orchestration.trace import trace as follow
 
     say_or_dump(follow(load(*find_project(project, ())), name, version, k), as_json, say_traced)
+
+
+@main.command()
+@click.argument("project")
+@click.option("--version", help="A number or an alias; default: the champion.")
+@click.option("--since", type=click.DateTime(), help="Answers from then on, in UTC; default: the newest 2,000.")
+@json_option
+def drift(project: str, version: str | None, since: datetime | None, as_json: bool) -> None:
+    """Whether what the model is asked, and what it answers, is still as in its test: by the log of answers."""
+    from orchestration.answers import say_drift
+    from orchestration.drift import drift as compare
+    from orchestration.examples.layout import find_project
+    from orchestration.project import load
+
+    at = since.replace(tzinfo=UTC) if since else None
+    say_or_dump(compare(load(*find_project(project, ())), version, at), as_json, say_drift)
 
 
 @main.command()

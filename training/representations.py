@@ -62,6 +62,7 @@ class Places:
         self._ids, is_train = rows["sample_id"].to_pylist(), np.array(rows["split"].to_pylist()) == "train"
         self._train = np.flatnonzero(is_train)
         self._places = places / np.maximum(np.linalg.norm(places, axis=1, keepdims=True), 1e-12)
+        self.tested = self._places[~is_train]  # of the test rows, each of length 1
         self._at = {name: n for n, name in enumerate(self._ids)}
 
     def of(self, sample_id: str) -> np.ndarray | None:
