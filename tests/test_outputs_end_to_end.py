@@ -112,7 +112,7 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     price = pytest.approx(answer["prediction"]["price"], rel=1e-4)  # float32, in batches of another size
     assert served(labelled, told["model"]["version"]) == [answer["prediction"] | {"price": price}] * 2
     known = json.loads(triptych("sql", str(labelled), "SELECT label FROM samples ORDER BY sample_id LIMIT 1", "--json"))
-    assert json.loads(known["rows"][0]["label"]) == {"tags": "high"}, "the first row has neither answer nor price"
+    assert json.loads(known["rows"][0]["label"]) == {"remark": "seen", "tags": "high"}, "no answer, no price"
 
 
 def served(project: Path, version: int) -> list[dict]:
