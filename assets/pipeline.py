@@ -407,7 +407,7 @@ def codecs(lake: Lake, project: Project) -> list[CodecSpec]:
         query = f"SELECT DISTINCT {modality}_id AS id FROM dataset WHERE split = 'train' AND {modality}_id IS NOT NULL"
         contents = lake.sql(f"{query} AND label IS NOT NULL")["id"].to_pylist()
         found.append(
-            plan_codec(output.choices[modality], modality, project.features, contents, features.get(modality, ""))
+            plan_codec(output.codec_choices[modality], modality, project.features, contents, features.get(modality, ""))
         )
     return found
 

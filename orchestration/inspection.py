@@ -174,7 +174,8 @@ def _check_model(project: Project, samples: pa.Table) -> None:
 
         check_reports(training.report_to)
     # The default model is made with any settings; to look at others takes seconds.
-    if model.llm.model == TINY and model.prompt is None and not model.fusion.options:
+    writes_codes = bool(project.make_output().answers_with)
+    if model.llm.model == TINY and model.prompt is None and not model.fusion.options and not writes_codes:
         return
     from training.building import check_model
 

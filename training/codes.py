@@ -99,7 +99,7 @@ def written(asked: Asked, words: Words, rows_R: Tensor) -> list[np.ndarray]:
         if step == 0:
             logits = logits[:, : words.codes]
         so_far = torch.stack(steps, 1) if steps else begin_R.new_zeros(len(begin_R), 0)
-        chosen = processors(so_far, logits).argmax(-1)
+        chosen = processors(so_far, logits).argmax(-1)  # type: ignore[arg-type]
         ended = ended | (chosen == words.codes)
         steps.append(chosen.masked_fill(ended, words.codes))
         if ended.all():

@@ -245,7 +245,7 @@ def same_digits(
     tables = {"image": handwriting, "speech": recordings}
     pools = {name: _by_split(_read(table, name, align), align) for name, table in tables.items()}
     _check_pools(pools, counts)
-    random, rows = np.random.default_rng(seed), []
+    random, rows = np.random.default_rng(seed), list[dict[str, str]]()
     for split in [name for name in SPLITS for _ in range(counts.get(name, 0))]:
         drawn = _draw(pools, split, None, True, random)
         files = {name: medium.file for name, medium in drawn.items()}

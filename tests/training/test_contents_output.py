@@ -84,7 +84,7 @@ def made_model(**settings: Any) -> tuple[Any, Any]:
     tokenizer = fit_tokenizer(["a"], 300)
     model = build_model(chosen, FEATURES, tokenizer, inputs, ["{}"])
     codecs, codes = {}, {}
-    for modality, choice in model.output.choices.items():
+    for modality, choice in model.output.codec_choices.items():
         codecs[modality] = make_codec(choice, Source.of(FEATURES, modality), modality)
         given = {f"{modality[0]}{n}": contents(n)[modality] for n in range(8)}
         codecs[modality].fit(list(given.values()), lambda _: None)

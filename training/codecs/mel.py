@@ -24,6 +24,9 @@ _LEVEL = 0.1  # root mean square of what is said
 class MelCodec(Codec):
     """Every four frames are `groups` codes, one after the other. Loudness goes: all is said at the same level."""
 
+    bands_FM: Tensor
+    unbands_MF: Tensor
+    hann_N: Tensor
     mean: Tensor
     deviation: Tensor
 

@@ -131,7 +131,7 @@ class Huggingface:
         config = AutoConfig.from_pretrained(model_folder(self.model), trust_remote_code=False)
         if config.model_type not in _MODELS:
             raise ValueError(f"codec model {self.model} is a {config.model_type}, expected {', '.join(_MODELS)}")
-        books = getattr(config, "num_quantizers", None) or getattr(config, "n_codebooks", self.codebooks)
+        books: Any = getattr(config, "num_quantizers", None) or getattr(config, "n_codebooks", self.codebooks)
         check(self.codebooks <= books, "codec codebooks", self.codebooks, f"at most the {books} of {self.model}")
         return config
 

@@ -76,6 +76,7 @@ class Output:
     has_probabilities: bool = False  # true: `scored_answers` says how probable each answer is
     members: Mapping[str, "Output"] = MappingProxyType({})  # column -> output, where several answer at once
     answers_with: tuple[str, ...] = ()  # modalities whose contents it makes: `training.outputs.contents`
+    codec_choices: Mapping[str, Any] = MappingProxyType({})  # of each of these its codec, as the project file says it
     has_labels: ClassVar[bool] = True  # false: no column holds labels, they are `own_label`s
     is_embedding: ClassVar[bool] = False  # true: answers are lists of floats, and near is what belongs together
     least_inputs: ClassVar[int] = 1  # of a row to be trained or tested on: with fewer a model cannot answer

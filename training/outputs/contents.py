@@ -54,7 +54,7 @@ class ContentsOutput(Output):
     """
 
     has_labels, least_inputs = False, 2
-    metrics = (NEARNESS,)
+    metrics: tuple[Metric, ...] = (NEARNESS,)
     arrow_type = pa.string()
     judged_type = pa.float64()
     modality: ClassVar[str] = ""  # of a single part
@@ -71,8 +71,9 @@ class ContentsOutput(Output):
             check(len({*modalities}) == len(modalities), "outputs", ", ".join(modalities), "each modality once")
 
     def __init__(self, fitted: Mapping[str, Any], options: Any = None) -> None:
-        self._fitted, self.options = dict(fitted), options or self.Options()
-        self.parts: dict[str, ContentsOutput] = {self.modality: self}
+        self._fitted = dict(fitted)
+        self.options: Any = options or self.Options()
+        self.parts: dict[str, Any] = {self.modality: self}  # name -> output of a single one
         if not self.modality:
             outputs = self.options.outputs
             check(len(outputs) > 0, "outputs", outputs, "name: kind, at least one")
@@ -80,21 +81,14 @@ class ContentsOutput(Output):
             self.metrics = _metrics(tuple(self.parts))
             self.arrow_type = pa.struct([(name, pa.string()) for name in self.parts])
             self.judged_type = pa.struct([(name, pa.float64()) for name in self.parts])
+        self.answers_with = tuple(part.modality for part in self.parts.values())
+        self.codec_choices = {part.modality: part.options.codec for part in self.parts.values()}
         self.alphabets = {name: Alphabet(**values) for name, values in fitted.get("alphabets", {}).items()}
         self.codecs: dict[str, Any] = {}  # part -> Codec
         self.codes: dict[str, Mapping[str, np.ndarray]] = {}  # part -> content -> its codes
 
     def __reduce__(self) -> Any:
         return _restored, (type(self), self._fitted, self.options, self.codes)
-
-    @property
-    def answers_with(self) -> tuple[str, ...]:
-        return tuple(part.modality for part in self.parts.values())
-
-    @property
-    def choices(self) -> dict[str, Any]:
-        """Modality -> codec, as the project file says it."""
-        return {part.modality: part.options.codec for part in self.parts.values()}
 
     def inputs(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return tuple(m for m in modalities if len(self.parts) > 1 or m not in self.answers_with)
@@ -254,13 +248,14 @@ class ContentsOutput(Output):
         most = max((len(row.subset.split("+")) for row in answered), default=0)
         for name, part in self.parts.items():
             whole = {self._key(row, name): row for row in answered if self._file(row, name)}
-            rows = {}
+            rows: dict[int, str] = {}
             for n, row in enumerate(answered):
                 is_asked = part.modality not in row.subset.split("+") or len(row.subset.split("+")) == most
                 if row.label is not None and row.label[name] and is_asked:
                     labels[n][name] = 1.0
-                    if (found := row if self._file(row, name) else whole.get(self._key(row, name))) is not None:
-                        rows[n] = self._file(found, name)
+                    found = row if self._file(row, name) else whole.get(self._key(row, name), row)
+                    if url := self._file(found, name):
+                        rows[n] = url
             for n, value in zip(rows, self._nearness(name, part.modality, rows, answered, look), strict=True):
                 said[n][name] = value
         return [self._told(row, *pair) for row, pair in zip(answered, zip(labels, said, strict=True), strict=True)]
