@@ -197,6 +197,10 @@ OBJECTIVES = Family(
             "training.objectives.contrastive:ContrastiveObjective",
             "training.objectives.options:Options",
         ),
+        "distillation": (
+            "training.objectives.distillation:DistillationObjective",
+            "training.objectives.options:Distillation",
+        ),
         "unimodal": ("training.objectives.unimodal:UnimodalObjective", "training.objectives.options:Unimodal"),
     },
 )

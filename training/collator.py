@@ -54,6 +54,8 @@ class Collator:
             (`training.views`).
         seeds: the batch has `seeds` (B,), of each row by what is shown of it, for texts that are drawn.
         augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
+        teacher: sample id -> x_m* (D,) of the row, for `training.objectives.distillation`; nan in the batch where there
+            is none.
         mixing: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
     """
 
@@ -66,6 +68,7 @@ class Collator:
     modality_dropout: float = 0.0
     item_dropout: float = 0.0
     augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
+    teacher: Mapping[str, np.ndarray] = field(default_factory=dict)
     mixing: float = 0.0
     seed: int = 0
     prompt_room: int | None = None
@@ -99,6 +102,10 @@ class Collator:
             batch["seeds"] = torch.tensor([self._seed(row, s) for row, s in zip(rows, shown, strict=True)])
         if self.targets is not None:
             batch["labels"] = self.targets(_labels(rows))
+        if self.teacher:
+            unknown = np.full_like(next(iter(self.teacher.values())), np.nan)
+            known = [self.teacher.get(row["sample_id"], unknown) for row in rows]
+            batch["teacher"] = torch.from_numpy(np.stack(known))
         if self.mixing > 0:
             random = generator(self.seed, rows[0]["epoch"], f"{rows[0]['sample_id']} mixing")
             batch = mixed(batch, self.modalities, self.mixing, random)

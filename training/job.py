@@ -245,9 +245,26 @@ def _task(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "T
         keep=frozenset(run.keep),
         noise=_clips(splits["train"], spec, run),
         several=run.several,
+        teacher=_teacher(spec, run),
         codecs=codecs,
         codes=codes,
     )
+
+
+def _teacher(spec: JobSpec, run: RunSpec) -> "dict[str, np.ndarray]":
+    """Sample id -> where the teacher placed it, where an objective has one."""
+    from training.catalog import OBJECTIVES
+    from training.model_registry import version_run
+    from training.representations import places_by_sample
+
+    for objective in run.training.objectives:
+        options = OBJECTIVES.options(objective)
+        if teacher := getattr(options, "teacher", ""):
+            project, _, version = teacher.rpartition("/")
+            of_version = version.isdigit() and len(version) < 32
+            run_id = version_run(spec.tracking_uri, project or spec.project, version) if of_version else teacher
+            return places_by_sample(spec.tracking_uri, run_id, "train")
+    return {}
 
 
 def _clips(train: "SampleDataset", spec: JobSpec, run: RunSpec) -> "dict[str, list[np.ndarray]]":

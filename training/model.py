@@ -281,7 +281,7 @@ class FusionModel(AdaptedModel):
         assert output.tokens is not None
         # What objectives see is what the fusion reads, so that no gradient of an encoder goes past it.
         tokens_BNTD = torch.stack(list(output.tokens.values()), dim=1)
-        output["x_m"] = self.fuse(tokens_BNTD, mask_BNT)
+        output["x_m"], output["x_m_mask"] = self.fuse(tokens_BNTD, mask_BNT), self.fusion.soft_mask(mask_BNT)
         if self.output.views:
             shown_BNTD, shown_BNT = _taken(shuffle, tokens_BNTD, mask_BNT)
             output["logits"] = self._of_views(shown_BNTD, shown_BNT, prompt)

@@ -95,6 +95,7 @@ class ModelOutput(transformers_utils.ModelOutput):
     losses: dict[str, Tensor] | None = None  # in training: those that were added up, by name, not weighted
     logits: Tensor | None = None  # of the output: (B, ...)
     x_m: Tensor | None = None  # what the fusion made of the inputs (B, X, D)
+    x_m_mask: Tensor | None = None  # (B, X), true where a soft token is read; None: all are
     tokens: dict[str, Tensor] | None = None  # e_m by modality, projected: what the fusion read (B, T, D)
     # In training, where an objective reads it: by modality the numbers of the rows (R,) that have it, and the logits
     # (R, ...) of these rows as if they had no other.

@@ -49,6 +49,23 @@ def _placed(task: "TrainingTask", trained: "Trained", rows: "SampleDataset") -> 
         start += len(places)
 
 
+def places_by_sample(uri: str, run_id: str, split: str) -> dict[str, np.ndarray]:
+    """Sample id -> x_m (D,) of the rows of a split that `log_x_m` has kept of a run.
+
+    Raises:
+        ValueError: nothing was kept of it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from training.runs import read_artifact
+
+    try:
+        rows = pq.read_table(io.BytesIO(read_artifact(uri, run_id, FILE)))
+    except (MlflowException, OSError) as error:
+        raise ValueError(f"the MLflow run {run_id} has no {FILE}, which says where its model places rows") from error
+    return {row["sample_id"]: np.array(row["x_m"], np.float32) for row in rows.to_pylist() if row["split"] == split}
+
+
 class Places:
     """What `log_x_m` has kept of a run.
 

@@ -85,13 +85,15 @@ class TrainingTask:
     noise: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)  # modality -> clips for augmentation
     # modality -> contents that a row may have, or its views, if not one
     several: Mapping[str, Places] = field(default_factory=dict)
+    # Sample id -> x_m* (D,), where an objective learns from a teacher; its options say which one.
+    teacher: Mapping[str, np.ndarray] = field(default_factory=dict)
     # Of an output that makes contents: modality -> codec, and -> content -> its codes.
     codecs: Mapping[str, Any] = field(default_factory=dict)
     codes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         output, several = OUTPUTS.make(self.model.output, {}), set(self.several).intersection(self.modalities)
-        mixable = can_mix(self.modalities, self.features, output, self.model.columns, several)
+        mixable = not self.teacher and can_mix(self.modalities, self.features, output, self.model.columns, several)
         counts = len(self.train), len(self.validation)
         object.__setattr__(self, "training", for_rows(self.training, self.model, *counts, mixable))
 
@@ -211,6 +213,7 @@ def make_trainer(
     assert training.epochs is not None
     mixing, config = training.mixing or 0.0, network.config
     check_mixing(mixing, task.modalities, task.features, network.output, config.columns, config.several)
+    _check_teacher(task, network)
     network.leave_out_base(of_encoders=True)
     network.packs = _packs(task, network)
     if training.compile:
@@ -236,6 +239,7 @@ def make_trainer(
             modality_dropout=task.model.modality_dropout,
             item_dropout=task.model.item_dropout,
             augment=augmenters(training.augmentation, task.features, task.noise),
+            teacher=task.teacher,
             mixing=training.mixing or 0.0,
             seed=training.seed,
         ),
@@ -249,6 +253,17 @@ def make_trainer(
         trainer.adversary = ADVERSARIES.make(training.adversary)
     trainer.watched = tuple(metric for metric in network.output.metrics if metric.name == training.metric)
     return trainer
+
+
+def _check_teacher(task: TrainingTask, network: FusionModel) -> None:
+    """Raises ValueError where a teacher's x_m cannot be learned."""
+    if task.teacher:
+        check(not task.training.mixing, "training.mixing", task.training.mixing, "0 beside the objective distillation")
+        width, own = len(next(iter(task.teacher.values()))), network.config.llm_width
+        expected = f"{own}, as the language model here"
+        check(width == own, "the width of the teacher's x_m (training.objectives)", width, expected)
+        if not task.teacher.keys() & set(task.train.index["sample_id"].to_pylist()):
+            raise ValueError("training.objectives: the teacher knows none of these training rows by their sample_id")
 
 
 def _with_targets(collator: Collator, network: FusionModel, task: TrainingTask) -> Collator:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,11 @@ from orchestration.project import load
 from orchestration.serving.answer_log import answer_row
 from orchestration.trace import trace
 from tests.orchestration.test_housekeeping import register_model, run_data_side, take_away
+from training.job import _teacher
 from training.mlflow_store import client
 from training.representations import FILE, SCHEMA
 from training.schema import ANSWERS, MODALITIES, predictions_schema
+from training.settings import TrainingSettings
 
 WIDTH = 8
 SECONDS = 2.0
@@ -95,6 +98,13 @@ def test_all_that_made_an_answer_is_told_whatever_came_later(tiny):
         assert told.snapshot.fingerprint == lake.note("dataset")["fingerprint"]
         assert told.snapshot.tables["dataset"] == lake.version("dataset")
         assert told.nearest_by == "the model's own x_m" and not told.remarks
+    asked = TrainingSettings(objectives=("answer", {"kind": "distillation", "teacher": "1"}))
+    spec, run = SimpleNamespace(tracking_uri=project.mlflow_uri, project=project.name), SimpleNamespace(training=asked)
+    learned = _teacher(spec, run)  # what a student learns is what is kept of the training rows
+    assert learned.keys() == set(
+        lake.sql("SELECT sample_id FROM dataset WHERE split = 'train'")["sample_id"].to_pylist()
+    )
+    assert all(np.array_equal(place, placed[name]) for name, place in learned.items())
     assert of_sample.answer == {"subset": "text+image+speech", "prediction": "yes", "probability": None}
     assert of_sample.sample["label"] == row["label"] and of_sample.kind == "sample"
     assert [(item.modality, item.id) for item in of_sample.items] == [(m, row[f"{m}_id"]) for m in MODALITIES]

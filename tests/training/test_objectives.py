@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.training.conftest import FEATURES
 from training.catalog import OBJECTIVES
+from training.collator import make_collator
+from training.objectives.options import check_objectives
 from training.objectives.unimodal import shares
+from training.outputs.text import TextOutput
 from training.settings import TrainingSettings
 
 KINDS = [*OBJECTIVES.names(), "own_kinds:OwnObjective"]
@@ -27,12 +33,23 @@ def with_objectives(model: Any, *objectives: Any) -> Any:
     return model.train()
 
 
+def choice(kind: str, **options: Any) -> dict[str, Any]:
+    return {"kind": kind, **({"teacher": "1"} if kind == "distillation" else {}), **options}
+
+
+def made(make_model: Callable[..., Any], rows: Any, **settings: Any) -> Any:
+    """Model and batch, with what a teacher says of each row."""
+    model, batch = make_model(rows, **settings)
+    teacher = torch.randn(len(rows), model.config.llm_width, generator=torch.Generator().manual_seed(0))
+    return model, batch | {"teacher": teacher}
+
+
 def test_gradients_reach_every_parameter(
     kind: str, rows: Any, unlike_rows: Any, make_model: Callable[..., Any]
 ) -> None:
     labelled = [row | {"label": "79"[n % 2], "epoch": 0} for n, row in enumerate(unlike_rows)]
-    model, batch = make_model([*rows, *labelled])
-    output = with_objectives(model, kind)(**batch)
+    model, batch = made(make_model, [*rows, *labelled])
+    output = with_objectives(model, choice(kind))(**batch)
     assert output.losses and all(loss.shape == () and loss.isfinite() for loss in output.losses.values())
     output.loss.backward()
     assert not [name for name, p in model.objectives.named_parameters() if not p.grad.abs().sum() > 0]
@@ -41,19 +58,19 @@ def test_gradients_reach_every_parameter(
 
 
 def test_the_loss_is_the_weighted_sum(kind: str, rows: Any, make_model: Callable[..., Any]) -> None:
-    model, batch = make_model(rows)
-    plain = with_objectives(model, kind)(**batch)
+    model, batch = made(make_model, rows)
+    plain = with_objectives(model, choice(kind))(**batch)
     torch.testing.assert_close(plain.loss, sum(plain.losses.values()))
     state = model.objectives.state_dict()
-    with_objectives(model, {"kind": kind, "weight": 2.5}).objectives.load_state_dict(state)
+    with_objectives(model, choice(kind, weight=2.5)).objectives.load_state_dict(state)
     heavy = model(**batch)
     torch.testing.assert_close(heavy.losses, plain.losses)
     torch.testing.assert_close(heavy.loss, 2.5 * plain.loss)
 
 
 def test_what_a_row_lacks_never_matters(kind: str, rows: Any, make_model: Callable[..., Any]) -> None:
-    model, batch = make_model(rows)
-    losses = with_objectives(model, kind)(**batch).losses
+    model, batch = made(make_model, rows)
+    losses = with_objectives(model, choice(kind))(**batch).losses
     absent = ~batch["present"][:, 1]
     assert absent.any() and not absent.all()
     garbage = batch["image"].clone()
@@ -81,7 +98,8 @@ def test_several_are_added_and_evaluation_knows_only_the_answers_loss(
     [
         ([], "objectives is .*, expected at least one, and none twice"),
         (["answer", {"kind": "answer", "weight": 2}], "none twice"),
-        (["anwser"], "objective is 'anwser', expected one of answer, contrastive, unimodal.*did you mean answer"),
+        (["anwser"], "objective is 'anwser', expected one of answer, .*distillation, unimodal.*did you mean answer"),
+        ([{"kind": "distillation", "teacher": "best"}], "teacher is 'best', expected a version such as 3 or shop/3"),
         ([{"kind": "answer", "weight": 0}], "weight is 0.0, expected a positive number"),
         ([{"kind": "answer", "wieght": 2}], "objective answer has no option 'wieght'; there are weight; did you mean"),
     ],
@@ -130,6 +148,50 @@ def test_contrast_is_clips_loss_of_the_rows_that_have_both(
     torch.testing.assert_close(output.losses["contrastive_text_image"], expected)
     model, batch = make_model(rows[:3])  # of which each has one modality
     assert all(loss == 0 for loss in with_objectives(model, "contrastive")(**batch).losses.values())
+
+
+@pytest.mark.parametrize("fusion", ["attention", "interleaved", "logit"])
+def test_distillation_is_half_the_squared_distance_to_the_teacher(
+    fusion: str, rows: Any, make_model: Callable[..., Any]
+) -> None:
+    model, batch = made(make_model, rows, encoders=ENCODERS, fusion=fusion)
+    batch["teacher"][2] = torch.nan  # which the teacher does not know
+    with_objectives(model, {"kind": "distillation", "teacher": "shop/3"})
+    found = model(**batch).losses["distillation"]
+    given = {name: tensor for name, tensor in batch.items() if name not in ("labels", "teacher")}
+    x_m = model.eval().pooled_x_m(given)
+    known = [n for n in range(len(rows)) if n != 2]
+    torch.testing.assert_close(found, ((x_m - batch["teacher"])[known] ** 2).sum(1).mean() / 2)
+
+
+def test_a_teacher_has_to_be_named() -> None:
+    (objective,) = TrainingSettings(objectives=("distillation",)).objectives
+    with pytest.raises(ValueError, match="distillation: teacher is '', expected a version such as 3 or shop/3"):
+        check_objectives((objective,), TextOutput({}), "text")
+
+
+def test_a_student_learns_what_a_row_would_be_with_what_is_hidden(
+    unlike_rows: Any, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    rows = [row | {"label": "79"[n % 2], "epoch": 0} for n, row in enumerate(unlike_rows)]
+    teacher, batch = make_model(rows, encoders=ENCODERS)
+    x_m = teacher.eval().pooled_x_m(batch)
+    student, _ = make_model(rows, encoders=ENCODERS)
+    with_objectives(student, "answer", choice("distillation"))
+    collator = make_collator(student, tokenizer, FEATURES, frozenset({"image", "text"}))
+    targets = partial(student.output.targets, tokenizer=tokenizer)
+    placed = {row["sample_id"]: place.numpy() for row, place in zip(rows[1:], x_m[1:], strict=True)}
+    batch = replace(collator, targets=targets, teacher=placed)(rows)
+    assert batch["teacher"][0].isnan().all() and torch.equal(batch["teacher"][1:], x_m[1:])
+    optimizer = torch.optim.AdamW(student.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        output = student(**batch)
+        output.loss.backward()
+        optimizer.step()
+        losses.append(output.losses["distillation"].item())
+    assert losses[-1] < losses[0] / 2
 
 
 def test_a_stronger_modality_is_damped_as_in_the_paper() -> None:

@@ -1,5 +1,6 @@
 """The options that every objective has; here, where nothing is heavy, since project files are checked by them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -10,6 +11,11 @@ from training.validation import check
 
 if TYPE_CHECKING:
     from training.outputs.base import Output
+
+
+_TEACHER = re.compile(r"([\w-]+/)?\d+|[0-9a-f]{32}")
+
+_EXPECTED = "a version such as 3 or shop/3, or an MLflow run id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +37,24 @@ class Unimodal(Options):
         check(0 <= self.balance <= 1, "balance", self.balance, "0 to 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Options):
+    # Whose x_m the rows should have: a registered version of this project, such as 3, or of another one, such as
+    # shop/3; or an MLflow run. Rows are told by their sample_id, and x_m is as wide as the language model.
+    teacher: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_named = not self.teacher or _TEACHER.fullmatch(self.teacher) is not None
+        check(is_named, "teacher", self.teacher, _EXPECTED)
+
+
 def check_objectives(objectives: Sequence[Choice], output: "Output", kind: str) -> None:
-    """Raises ValueError where one reads modalities alone beside an output, of that kind, that has `views`."""
+    """Raises ValueError where one reads modalities alone beside an output, of that kind, that has `views`; or has no
+    teacher."""
+    for objective in objectives:
+        teacher = getattr(OBJECTIVES.options(objective), "teacher", None)
+        check(teacher != "", f"training.objectives: {objective.kind}: teacher", teacher, _EXPECTED)
     for objective in objectives if output.views else ():
         expected = f"others than {objective.kind}: output {kind} reads parts of a row as it is"
         kinds = [choice.kind for choice in objectives]
