@@ -16,6 +16,7 @@ from training.evaluate import mean_score, measure, predictions_table, slices
 from training.fusion_check import shuffled_figures
 from training.metrics import confusion
 from training.outputs.base import Output
+from training.outputs.linear import LinearOutput
 from training.records import Answered, EvaluationRow
 from training.schema import MAJORITY, MODALITIES, subset_name, subsets
 from training.spec import RunSpec
@@ -51,6 +52,7 @@ def evaluate(
         metrics |= {f"majority_{m.name}": m.value(everyone, [usual] * len(everyone)) for m in there}
         metrics |= {f"majority_{metric.name}": majority} | _shuffled(task, trained, rows, run.keep, whole)
     if trained.model.linear is not None:
+        assert isinstance(output, LinearOutput)
         shares = trained.model.linear.shares(output)
         metrics |= {f"{name}.linear_share".lstrip("."): share for name, share in shares.items()}
     folder.mkdir()
