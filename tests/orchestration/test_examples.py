@@ -37,6 +37,7 @@ from orchestration.examples.questions import (
     answer,
     generate_questions,
     pair,
+    same_digits,
 )
 from orchestration.project import load
 from orchestration.report import write_report
@@ -86,8 +87,23 @@ def settled(data: Path) -> list[dict[str, str]]:
 def test_project_files_of_the_examples_are_valid(name):
     project = load(PROJECTS / f"{name}.yaml", ["data=somewhere"])
     assert project.name == name
-    assert project.modalities == ("text", "image", "speech")
+    assert project.modalities == (("image", "speech") if name == "mirror" else ("text", "image", "speech"))
     assert (PROJECTS / f"{name}.yaml").read_text().startswith("#"), "explained to a newcomer"
+
+
+def test_the_mirror_pairs_what_is_of_one_digit_and_of_one_split(data):
+    align = load(PROJECTS / "mirror.yaml").align
+    tables = data / "handwriting.csv", data / "recordings.csv"
+    rows = same_digits(*tables, align, {"train": 300, "test": 60})
+    assert rows == same_digits(*tables, align, {"train": 300, "test": 60})
+    voices = {row["file"]: row["voice"] for row in table(tables[1])}
+    counts = Counter()
+    for row in rows:
+        assert row["image"][0] == row["speech"][0] == row["digit"]
+        both = split_of({"image": row["image"], "voice": voices[row["speech"]], "sample_id": row["id"]}, align)
+        counts[both] += 1
+        assert {split_of({"image": row["image"]}, align), split_of({"voice": voices[row["speech"]]}, align)} == {both}
+    assert counts == {"train": 300, "test": 60}
 
 
 def test_scans_are_scikit_learns(data):

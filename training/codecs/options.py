@@ -92,7 +92,7 @@ class Mel:
     width: int = 128
     steps: int = 1500
     levels: tuple[int, ...] = (4, 4, 4, 4)
-    iterations: int = 60  # of Griffin and Lim
+    iterations: int = 32  # of Griffin and Lim
 
     def __post_init__(self) -> None:
         _check(self.width, self.steps, self.levels)
