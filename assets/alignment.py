@@ -16,7 +16,7 @@ from assets.catalog import JOINS
 from assets.findings import REFUSED, SHOWN, Finding, counted, differing_duplicates, listed, note, quoted, refusals
 from assets.items import load_items, register_items, tell_unmatched
 from assets.joins.columns import Columns
-from assets.joins.parts import note_overlaps, tie_parts
+from assets.joins.parts import hold_splits, note_overlaps, tie_parts
 from assets.joins.several import MORE, set_views
 from assets.lake import open_duckdb, sql_name, sql_string
 from assets.names import as_objects
@@ -48,6 +48,7 @@ def align(
     quarantine: pa.Table | None = None,
     output: Output | None = None,
     near: pa.Table | None = None,
+    before: pa.Table | None = None,
 ) -> Alignment:
     """Joins the manifest's clean items into samples.
 
@@ -63,6 +64,7 @@ def align(
             says why contents are refused.
         output: what makes the labels, if no column holds them (`Output.own_label`).
         near: groups of near duplicates (assets.near_duplicates.GROUPS), which stay on one side of a split.
+        before: `sample_id` and `split` of the samples there were: what is tied to one of them falls where that was.
 
     Raises:
         ValueError: the link table cannot be read or lacks a column, two samples have one id, no key of a modality
@@ -71,7 +73,7 @@ def align(
     with open_duckdb() as connection:
         connection.register("manifest", manifest)
         register_items(connection, clean_ids, refused, quarantine)
-        findings, report = align_items(connection, settings, sources, root, output, near, lenient=refused is None)
+        findings, report = align_items(connection, settings, sources, root, output, near, before, refused is None)
         samples = connection.sql("FROM samples ORDER BY sample_id").to_arrow_table()
         left = connection.sql('FROM unmatched ORDER BY item_id, uri, "row"').to_arrow_table()
         return Alignment(samples.cast(SAMPLES), conform(left, QUARANTINE), findings, report)
@@ -84,6 +86,7 @@ def align_items(
     root: Path,
     output: Output | None = None,
     near: pa.Table | None = None,
+    before: pa.Table | None = None,
     lenient: bool = False,
 ) -> tuple[list[Finding], list[tuple[str, str]]]:
     """`align` of what a connection has, in memory that DuckDB bounds; returns findings and report.
@@ -92,7 +95,7 @@ def align_items(
     the tables `samples` (training.schema.SAMPLES) and `unmatched` (columns of training.schema.QUARANTINE).
 
     Args:
-        near: as `align` has it.
+        near, before: as `align` has them.
         lenient: what is not in `parts` is refused.
     """
     sources = [source for source in sources if source.use == "samples"]
@@ -104,6 +107,7 @@ def align_items(
         columns = JOINS.make(settings.on).join(connection, settings, sources, root, columns)
         _drop(connection, settings)
         tie_parts(connection, _KEPT, [m for m in MODALITIES if m not in settings.allow_shared], near)
+        hold_splits(connection, _KEPT, before)
         note_overlaps(connection)
         _make_samples(connection, settings, columns, output)
         _note_rivals(connection, settings, columns)
@@ -217,16 +221,17 @@ def _samples(
     rows = connection.sql(
         f"""
         SELECT *, {", ".join([f"{sql} AS a{n}" for n, sql in enumerate(attributes.values())] or ["NULL"])} FROM (
-          SELECT sample_id, coalesce(tied_unit, split_key) AS split_key, {also} AS split_keys, least({times}) AS time
+          SELECT sample_id, coalesce(tied_unit, split_key) AS split_key, {also} AS split_keys, held,
+            least({times}) AS time
             {"".join(f", {sql} AS {name}" for name, sql in (cells | lists).items())}, {slots}{pools}
-          FROM {_JUDGED} LEFT JOIN tied USING (split_key) WHERE dropped IS NULL
+          FROM {_JUDGED} LEFT JOIN tied USING (split_key) LEFT JOIN held_splits USING (tied_unit) WHERE dropped IS NULL
         ) ORDER BY sample_id
         """
     ).to_arrow_reader(_BATCH_ROWS)
     for batch in rows:
         given = {name: batch[f"c{n}"] for n, name in enumerate(named)}
         label = _labels(batch, settings, output)
-        places = given | {"sample_id": batch["split_key"], "split_keys": batch["split_keys"]}
+        places = given | {"sample_id": batch["split_key"], "split_keys": batch["split_keys"], "held": batch["held"]}
         made = {
             "label": label,
             "split": assign_splits(places | {"label": label}, settings),

@@ -265,16 +265,17 @@ def _modality_assets(project: Project, modality: str) -> dg.AssetsDefinition:
     def both(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         settings = load_settings(context, name)
         lake = pipeline.open_lake(settings)
-        keys = context.partition_keys if settings.partitions else []
-        within = settings.partitions.within(keys) if settings.partitions else None
+        partitions = settings.partitions
+        keys = [] if partitions is None else context.partition_keys
+        within = None if partitions is None else partitions.within(keys)
         counts = featurizing.process_modality(lake, settings, modality, within)
         found = {clean: _clean_metadata(lake, settings, modality, counts)}
         found[features] = _features_metadata(lake, settings, modality)
         for key, metadata in found.items():
-            if not keys:
+            if partitions is None:
                 yield dg.MaterializeResult(asset_key=key, metadata=metadata)
                 continue
-            for partition, items in _items_of(lake, settings.partitions, modality, keys).items():
+            for partition, items in _items_of(lake, partitions, modality, keys).items():
                 context.add_asset_metadata({"items": items}, key, partition)
             context.add_asset_metadata(metadata, key, keys[-1])  # once, and not in each of the run's partitions
             yield dg.MaterializeResult(asset_key=key)

@@ -1,8 +1,9 @@
 """Optional partitions by event time: what a source says of when its items were recorded (`manifest.time`)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from training.validation import FORBID_EXTRA, check
 
@@ -30,8 +31,11 @@ class PartitionSettings:
         whole = "a day such as 2024-01-31" if self.by == "day" else "an hour such as 2024-01-31T06:00"
         for name in ("start", "end"):
             if (value := getattr(self, name)) is not None:
-                check((time := _time(value)) is not None, name, value, f"{whole}, in UTC")
-                check((time - datetime.min.replace(tzinfo=UTC)) % _STEPS[self.by] == timedelta(0), name, value, whole)
+                time = _time(value)
+                is_whole = time is not None and (time - datetime.min.replace(tzinfo=UTC)) % _STEPS[
+                    self.by
+                ] == timedelta(0)
+                check(is_whole, name, value, f"{whole}, in UTC")
         if self.end is not None:
             check(self._time("start") < self._time("end"), "end", self.end, f"after start ({self.start})")
         check(self._time("start") <= datetime.now(UTC), "start", self.start, "nothing that is yet to come")
@@ -45,10 +49,12 @@ class PartitionSettings:
         """As Dagster has it."""
         import dagster as dg
 
-        kind = dg.DailyPartitionsDefinition if self.by == "day" else dg.HourlyPartitionsDefinition
+        last: dict[str, Any] = {"end_offset": 1}  # with the one that is under way
         if self.end is not None:
-            return kind(start_date=self._time("start"), end_date=self._time("end"))
-        return kind(start_date=self._time("start"), end_offset=1)  # with the one that is under way
+            last = {"end_date": self._time("end")}
+        if self.by == "day":
+            return dg.DailyPartitionsDefinition(start_date=self._time("start"), **last)
+        return dg.HourlyPartitionsDefinition(start_date=self._time("start"), **last)
 
     def keys(self, wanted: str | None = None) -> list[str]:
         """Keys of the partitions: all, or those of a key, or of FIRST...LAST.
@@ -56,7 +62,7 @@ class PartitionSettings:
         Raises:
             ValueError: there is no such partition.
         """
-        known = self.definition().get_partition_keys()
+        known = list(self.definition().get_partition_keys())
         first, _, last = (wanted or f"{known[0]}...{known[-1]}").partition("...")
         for key in (first, last or first):
             check(key in known, "partition", key, f"one of {known[0]} to {known[-1]}, or FIRST...LAST")
@@ -64,9 +70,9 @@ class PartitionSettings:
         check(len(keys) > 0, "partition", wanted, "the first one before the last one")
         return keys
 
-    def within(self, keys: list[str]) -> str | None:
+    def within(self, keys: Sequence[str]) -> str | None:
         """The SQL condition of the manifest's rows in these partitions, which follow one another; null: all are."""
-        known = self.definition().get_partition_keys()
+        known = list(self.definition().get_partition_keys())
         first, last = known.index(keys[0]), known.index(keys[-1])
         return None if last - first + 1 == len(known) else f"{self.number(len(known))} BETWEEN {first} AND {last}"
 

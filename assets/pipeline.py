@@ -38,9 +38,10 @@ from assets.sources.base import SourceError
 from assets.tables import table_entries
 from assets.unchanged import code, project_words, recall, remember, state, versions
 from training import catalog
-from training.schema import MODALITIES, SAMPLES
+from training.schema import MODALITIES, SAMPLES, fingerprint
 from training.settings import MediaLimits, TextCleaning
 from training.spec import CodecSpec, RunSpec, plan_codec, plan_runs
+from training.validation import to_dict
 
 
 def open_lake(project: Project) -> Lake:
@@ -219,12 +220,15 @@ def write_samples(lake: Lake, project: Project) -> Samples:
             filtered.append(_noise(lake, project, modality)[1])
     output, unread = project.make_output(), 0
     near = tying(near, project)
+    known = assigned(lake, project, near)
     with lake.workspace("manifest") as connection:
         listed = lake.sql("SELECT * FROM quarantine WHERE stage = 'manifest'")
         why = pa.concat_tables([listed, *refusing.values(), *filtered], promote_options="permissive")
         register_items(connection, kept, refused, why)
         try:
-            findings, report = align_items(connection, project.align, project.sources, project.root, output, near)
+            findings, report = align_items(
+                connection, project.align, project.sources, project.root, output, near, known
+            )
             if project.pair_filters:
                 joined = connection.table("samples").to_arrow_table().cast(SAMPLES)
                 fitting = apply_similarity(lake, project, joined)
@@ -242,7 +246,7 @@ def write_samples(lake: Lake, project: Project) -> Samples:
         # Its errors refer to the rows just written.
         validate_samples(splits, project.align, findings, output)
         check_columns(connection, "samples", project.model.columns)
-        note = {"fingerprint": _fingerprint_of(connection)}
+        note = {"fingerprint": _fingerprint_of(connection), "splits": _split_rule(project)}
         for name in dict.fromkeys(name for name, _ in report):
             note[name] = f"[{', '.join(value for of, value in report if of == name)}]"
         # Where rows were erased the rest may be what is wanted now, under the name of what it was.
@@ -263,6 +267,20 @@ def tying(near: pa.Table, project: Project) -> pa.Table:
     media = [m for m in project.modalities if not catalog.MODALITIES.load(m).is_text]
     bound = set(media or project.modalities) - set(project.align.allow_shared)
     return near_groups(near.filter(pc.is_in(near["modality"], pa.array(sorted(bound), pa.string()))))
+
+
+def assigned(lake: Lake, project: Project, near: pa.Table) -> pa.Table | None:
+    """The samples that there are and their splits, by which what is tied now goes (`assets.joins.parts.hold_splits`);
+    null where nothing is tied, or they were split by another rule."""
+    if not (near.num_rows or project.cuts) or lake.note("samples").get("splits") != _split_rule(project):
+        return None
+    return lake.sql("SELECT sample_id, split FROM samples")
+
+
+def _split_rule(project: Project) -> str:
+    """What is another where samples are to be split otherwise."""
+    align = project.align
+    return fingerprint(to_dict(align.split), align.group, align.held_out, align.test_values)
 
 
 _SAMPLES_READ = ["manifest", "quarantine", "measurements", "signatures", *(f"clean_{m}" for m in MODALITIES)]

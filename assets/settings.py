@@ -51,7 +51,8 @@ class SplitSettings:
     """Which split a sample goes to: what ``column`` says (train, validation or test), else by hash.
 
     A hash of seed and group (or, without groups, of the sample) falls into one of the shares. It stays put when data
-    is added, unless that is a near duplicate of the sample or another part of its item: what is tied is hashed as one.
+    is added. Near duplicates, and parts of one item, are hashed as one, unless some of them were samples before: then
+    all fall where those were.
     """
 
     __pydantic_config__ = FORBID_EXTRA

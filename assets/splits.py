@@ -31,7 +31,8 @@ def split_of(values: Mapping[str, Any], settings: AlignSettings) -> str:
 
     Args:
         values: column -> value as in `allowed_splits`, and `sample_id`, which decides where the columns leave a choice,
-            as do the `split_keys`, if there are any.
+            as do the `split_keys`, if there are any; where they agree, `held` goes before them: the split that what the
+            row is tied to has had so far, if the columns allow it.
 
     Raises:
         ValueError: the split column holds another word, or there is a choice and no `sample_id`.
@@ -43,7 +44,8 @@ def assign_splits(columns: Mapping[str, pa.Array], settings: AlignSettings) -> p
     """`split_of` each row; a row whose `label` is null is unlabelled.
 
     Args:
-        columns: what `split_of` reads of a row, each as strings (`split_keys` as lists of them), and `label`.
+        columns: what `split_of` reads of a row, each as strings (`split_keys` as lists of them), and `label`; null or
+            left out is a `held` that is none.
     """
     splits = np.full(len(columns["label"]), "unlabelled", object)
     if labelled := len(columns["label"]) - columns["label"].null_count:
@@ -87,7 +89,8 @@ class _Splitter:
         if not (sample_id := values.get("sample_id")):
             raise ValueError(f"sample_id is needed to choose between {', '.join(allowed)}")
         picked = {self._pick("sample_id", key, allowed) for key in (sample_id, *(values.get("split_keys") or ()))}
-        return picked.pop() if len(picked) == 1 else "excluded"
+        held = values.get("held")
+        return "excluded" if len(picked) > 1 else held if held in allowed else picked.pop()
 
     def splits(self, columns: Mapping[str, pa.Array]) -> np.ndarray:
         """`split` of all rows at once: what is asked of a value is asked once of each that there is."""
@@ -118,6 +121,10 @@ class _Splitter:
             of = pc.list_parent_indices(further).to_numpy()
             others = self._picked(pc.list_flatten(further), allowed[rows][of])
             picked[of[others != picked[of]]] = -1
+        if (held := columns.get("held")) is not None:
+            before = pc.fill_null(pc.index_in(held.take(pa.array(rows)), pa.array(SPLITS)), -1).to_numpy()
+            stays = (picked >= 0) & (before >= 0) & allowed[rows, before]
+            picked[stays] = before[stays]
         return picked
 
     def _picked(self, keys: pa.Array, allowed: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def automation(project: Project, job: Any) -> tuple[list[dg.ScheduleDefinition],
                 name=f"{project.name}_schedule",
                 job=job,
                 cron_schedule=project.schedule,
-                execution_fn=lambda: dg.RunRequest(tags=partition_tags(project)),
+                execution_fn=lambda _: dg.RunRequest(tags=partition_tags(project)),
                 default_status=dg.DefaultScheduleStatus.RUNNING,
                 description=f"As {project.path.name} says, in UTC.",
             )

@@ -307,7 +307,8 @@ def _erase_from_versions(project: Project, lake: Lake, predicates: dict[str, str
             rows = lake.read_version(name, newest) if rows is None else rows
             assert rows is not None
             # So the next run sees that these are not the samples that it would make.
-            note = {"fingerprint": samples_fingerprint(rows)} if name == "samples" else note
+            if name == "samples":
+                note = {"fingerprint": samples_fingerprint(rows), "splits": note.get("splits", "")}
             lake.replace(name, rows, note=note)
             moved[name, newest] = lake.require(name)
     told = [replace(one, versions={n: moved.get((n, v), v) for n, v in one.versions.items()}) for one in whole.values()]

@@ -221,8 +221,9 @@ def _align(
         known.append(more)
     why, output = pa.concat_tables([refused, unreadable, *known]), project.make_output()
     near = pipeline.tying(pairs, project)
+    before = pipeline.assigned(lake, project, near)
     try:
-        aligned = align(manifest, passing, project.align, project.sources, project.root, bad, why, output, near)
+        aligned = align(manifest, passing, project.align, project.sources, project.root, bad, why, output, near, before)
     except ValueError as error:
         return Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), []), str(error)
     try:

@@ -41,6 +41,11 @@ def test_the_command_line_starts_light():
     assert not heavy & loaded_by("import orchestration.cli")
 
 
+def test_who_asks_a_project_imports_no_dagster(tiny):
+    code = f"from orchestration.project import load; import orchestration.trace; load({str(tiny)!r})"
+    assert not {"dagster", "torch", "mlflow"} & loaded_by(code)
+
+
 def test_a_foreign_package_of_the_same_name_is_not_imported(tmp_path):
     foreign = tmp_path / "training"
     foreign.mkdir()

@@ -299,7 +299,7 @@ TABLES: dict[str, pa.Schema] = {
 }
 # Written anew when they change, so that their versions say what was. Rows of the others never change: what of them a
 # snapshot is made of is found in the newest version, too.
-INDEX_TABLES = ("manifest", "quarantine", "samples", "dataset")
+INDEX_TABLES = ("manifest", "quarantine", "near_duplicates", "samples", "dataset")
 
 
 def features_table(modality: str, dtypes: Mapping[str, str | None], rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from assets.findings import SHOWN, Finding, counted, note
 from assets.joins.several import of_sample
+from training.schema import SPLITS
 
 # The bytes that have parts, and which samples hold something of them: a part, or the whole.
 _PARTS = "SELECT sha256 FROM items WHERE id <> sha256 AND status = 'present'"
@@ -50,6 +51,25 @@ def tie_parts(
         said = f"parts of the same items, or near duplicates, tie {most:,} of {total:,} samples (or blocks of them) "
         said += "together, so these fall into one split; a modality named under align.allow_shared ties nothing"
         note(connection, Finding("tied_samples", said))
+
+
+def hold_splits(connection: duckdb.DuckDBPyConnection, kept: str, before: pa.Table | None) -> None:
+    """Table `held_splits(tied_unit, held)`: in which split what is tied has been so far. Where it is tied only now and
+    was in several, it is the first of SPLITS: what was trained on never becomes a test.
+
+    Args:
+        before: `sample_id` and `split` of the samples there were; null: none.
+    """
+    none = pa.schema([("sample_id", pa.string()), ("split", pa.string())]).empty_table()
+    connection.register("samples_before", none if before is None else before)
+    connection.execute(
+        f"""
+        CREATE TABLE held_splits AS
+        SELECT tied_unit, arg_min(split, list_position({list(SPLITS)}, split)) AS held
+        FROM (SELECT split_key, sample_id FROM {kept}) JOIN tied USING (split_key) JOIN samples_before USING (sample_id)
+        WHERE split IN {SPLITS} GROUP BY 1
+        """
+    )
 
 
 def _contents(kept: str, modalities: Sequence[str]) -> str:

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import dagster as dg
+from typing import TYPE_CHECKING, Any
 
 from training.children import how_ended
+
+if TYPE_CHECKING:  # commands that launch nothing read the options
+    import dagster as dg
 
 
 class Launcher(ABC):
@@ -16,7 +17,7 @@ class Launcher(ABC):
     """
 
     @abstractmethod
-    def launch(self, context: dg.AssetExecutionContext, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def launch(self, context: "dg.AssetExecutionContext", spec: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Blocks until the trainer ends.
 
         Args:
@@ -36,6 +37,8 @@ def reports_of(messages: Sequence[Mapping[str, Any]], code: int) -> list[dict[st
     Raises:
         dagster.Failure: it failed; in its last words, or by its exit code where it had no time for any.
     """
+    import dagster as dg
+
     said = [str(message["error"]) for message in messages if "error" in message]
     if said or code != 0:
         raise dg.Failure(said[-1] if said else f"the trainer {how_ended(code)}", metadata={"exit_code": code})

@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Any
-
-import dagster as dg
+from typing import TYPE_CHECKING, Any
 
 from assets.launchers.base import Launcher, reports_of
-from assets.trainer_messages import WholeLineMessageReader
 from training import children
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 _STOP_SECONDS = 20  # a trainer that was asked to stop has this long
 
@@ -22,7 +22,11 @@ class SubprocessLauncher(Launcher):
 
     program: tuple[str, ...] = ("training.job",)  # a module, and its arguments
 
-    def launch(self, context: dg.AssetExecutionContext, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def launch(self, context: "dg.AssetExecutionContext", spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+        import dagster as dg
+
+        from assets.trainer_messages import WholeLineMessageReader
+
         # As PipesSubprocessClient does, which tells neither how the child ended nor what it said last.
         injector, reader = dg.PipesTempFileContextInjector(), WholeLineMessageReader()
         with dg.open_pipes_session(context, injector, reader, extras={"spec": dict(spec)}) as session:

@@ -20,6 +20,7 @@ from assets.alignment import Alignment, align, validate_samples
 from assets.balance import item_balance
 from assets.dataset import samples_fingerprint
 from assets.leakage import leak_words, leakage, repeated
+from assets.near_duplicates import GROUPS
 from assets.pairing import PairingSettings
 from assets.settings import AlignSettings, SplitSettings
 from assets.source_settings import SourceSettings
@@ -70,12 +71,13 @@ def aligned(
     sources: Sequence[SourceSettings] = SOURCES,
     bad: Sequence[str] = (),
     quarantine: pa.Table | None = None,
+    **ties: pa.Table,
 ) -> Alignment:
     """Aligned with all content clean but `bad`, checked for what holds of each: schemas, order and balance."""
     refused = {m: {sha(content) for content in bad} for m in MODALITIES}
     usable = manifest.filter(pc.invert(pc.is_in(manifest["sha256"], pa.array([*refused["text"]], pa.string()))))
     clean = {m: pa.table({"id": usable.filter(pc.equal(usable["modality"], m))["sha256"]}) for m in MODALITIES}
-    found = align(manifest, clean, align_settings, sources, root, refused, quarantine)
+    found = align(manifest, clean, align_settings, sources, root, refused, quarantine, **ties)
     assert found.samples.schema.equals(SAMPLES) and found.quarantine.schema.equals(QUARANTINE)
     assert found.samples["sample_id"].to_pylist() == sorted(set(found.samples["sample_id"].to_pylist()))
     rows = [{"stage": "clean", "modality": m, "sha256": s} for m in MODALITIES for s in refused[m]]
@@ -432,24 +434,33 @@ rules = st.builds(
 
 def splits_of(rows: Sequence[Mapping[str, Any]], rule: AlignSettings) -> list[str]:
     keys = pa.array([row.get("split_keys") for row in rows], pa.list_(pa.string()))
-    names = ("speaker", "room", "fold", "sample_id", "label")
+    names = ("speaker", "room", "fold", "sample_id", "label", "held")
     columns = {name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}
     return assign_splits(columns | {"split_keys": keys}, rule).to_pylist()
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.tuples(values, st.text(max_size=3), st.none() | st.lists(st.sampled_from("abc"))), max_size=20), rules
+    st.lists(
+        st.tuples(
+            values,
+            st.text(max_size=3),
+            st.none() | st.lists(st.sampled_from("abc")),
+            st.none() | st.sampled_from([*SPLITS, "excluded"]),
+        ),
+        max_size=20,
+    ),
+    rules,
 )
 def test_splits_keep_groups_apart(given_rows: list[tuple[Any, ...]], rule: AlignSettings) -> None:
-    rows = [row for row, _, _ in given_rows]
+    rows = [row for row, _, _, _ in given_rows]
     each = [row | {"sample_id": str(n), "label": "x"} for n, row in enumerate(rows)]
     splits = splits_of(each, rule)
     assert splits == [split_of(row, rule) for row in each]
     assert splits[:5] == splits_of(each[:5], rule)  # they stay put when data is added
     bound = [
-        row | {"sample_id": f"{n}{name}", "split_keys": keys, "label": None if name == "0" else name}
-        for n, (row, name, keys) in enumerate(given_rows)
+        row | {"sample_id": f"{n}{name}", "split_keys": keys, "label": None if name == "0" else name, "held": held}
+        for n, (row, name, keys, held) in enumerate(given_rows)
     ]
     one_by_one = ["unlabelled" if row["label"] is None else split_of(row, rule) for row in bound]
     assert splits_of(bound, rule) == one_by_one
@@ -464,6 +475,28 @@ def test_splits_keep_groups_apart(given_rows: list[tuple[Any, ...]], rule: Align
     assert leakage(samples, rule).num_rows == 0
     for row, split in zip(each, splits, strict=True):
         assert split in allowed_splits(row, rule) or (split == "excluded" and not allowed_splits(row, rule))
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=8, max_size=8), st.sets(st.integers(0, 7)))
+def test_what_is_tied_falls_where_the_samples_of_before_were(groups: list[int], old: set[int]) -> None:
+    rule = AlignSettings(label="answer", split=SplitSettings(train=0.4, validation=0.3))
+    rows = items(IMAGES, {str(n): {"answer": "x"} for n in range(8)})
+    alone = {row["sample_id"]: row["split"] for row in aligned(manifest_of(rows), rule).samples.to_pylist()}
+    several = {group for group in groups if groups.count(group) > 1}
+    near = [(row["sha256"], str(group)) for row, group in zip(rows, groups, strict=True) if group in several]
+    columns = {"sample_id": [str(n) for n in sorted(old)], "split": [alone[str(n)] for n in sorted(old)]}
+    before = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
+    tied = pa.Table.from_pylist([{"id": content, "near": name} for content, name in near], GROUPS)
+    found = aligned(manifest_of(rows), rule, near=tied, before=before).samples.to_pylist()
+    splits = [row["split"] for row in found]
+    for n, group in enumerate(groups):
+        held = [alone[str(other)] for other in sorted(old) if groups[other] == group]
+        if group not in several:
+            assert splits[n] == alone[str(n)]
+        elif held:
+            assert splits[n] == min(held, key=SPLITS.index)
+        assert splits[n] == splits[groups.index(group)]
 
 
 def test_shares_are_met() -> None:

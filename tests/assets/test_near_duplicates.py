@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from assets import featurizing, pipeline
 from assets.asset_checks import check_balance, check_leakage
 from assets.near_duplicates import _MOST, alike, candidates, near_groups, write_pairs
+from assets.snapshots import as_of
 from orchestration.erasure import erase
 from orchestration.forecast import UNCHANGED
 from orchestration.housekeeping import collect
@@ -159,6 +160,29 @@ def test_near_duplicates_are_told_and_fall_into_one_split(shop):
     run(project)
     assert lake.version("near_duplicates") == version, "what was decided stays"
     assert lake.sql("SELECT count(*) AS n, count(DISTINCT id) AS d FROM signatures").to_pylist() == [{"n": 36, "d": 36}]
+
+
+@pytest.mark.slow
+def test_a_late_near_duplicate_moves_no_sample_and_old_snapshots_have_their_pairs(shop):
+    table, late = shop.parent / "rows.csv", [shop.parent / "photos" / f"p{n}.jpg" for n in range(30, 36)]
+    rows = table.read_text()
+    for file in late:
+        file.rename(shop.parent / file.name)
+    table.write_text("\n".join(rows.splitlines()[:31]) + "\n")
+    lake, _, _ = run(project := load(shop))
+    first = pipeline.write_dataset(lake, project).fingerprint
+    before = split_of(lake)
+    for file in late:
+        (shop.parent / file.name).rename(file)
+    table.write_text(rows)
+    lake, _, made = run(project)
+    assert run(project)[2].fingerprint == made.fingerprint and check(project).run.samples == UNCHANGED
+    after = split_of(lake)
+    assert before.items() <= after.items()
+    assert all(after[f"p{n:02d}"] == after[f"p{n + 30}"] for n in range(6))
+    assert (lake.read("near_duplicates").num_rows, as_of(lake, first).read("near_duplicates").num_rows) == (6, 0)
+    shutil.rmtree(lake.uri)
+    assert not before.items() <= split_of(run(project)[0]).items(), "the test would pass without holding them"
 
 
 def test_pairs_that_were_sought_while_signatures_lacked_are_sought_again(shop):
