@@ -81,8 +81,9 @@ class ContentsOutput(Output):
             self.metrics = _metrics(tuple(self.parts))
             self.arrow_type = pa.struct([(name, pa.string()) for name in self.parts])
             self.judged_type = pa.struct([(name, pa.float64()) for name in self.parts])
-        self.answers_with = tuple(part.modality for part in self.parts.values())
-        self.codec_choices = {part.modality: part.options.codec for part in self.parts.values()}
+        parts: list[Any] = [*self.parts.values()]
+        self.answers_with = tuple(part.modality for part in parts)
+        self.codec_choices = {part.modality: part.options.codec for part in parts}
         self.alphabets = {name: Alphabet(**values) for name, values in fitted.get("alphabets", {}).items()}
         self.codecs: dict[str, Any] = {}  # part -> Codec
         self.codes: dict[str, Mapping[str, np.ndarray]] = {}  # part -> content -> its codes
