@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
 _STEPS = {"day": timedelta(days=1), "hour": timedelta(hours=1)}
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -32,9 +33,7 @@ class PartitionSettings:
         for name in ("start", "end"):
             if (value := getattr(self, name)) is not None:
                 time = _time(value)
-                is_whole = time is not None and (time - datetime.min.replace(tzinfo=UTC)) % _STEPS[
-                    self.by
-                ] == timedelta(0)
+                is_whole = time is not None and (time - _EPOCH) % _STEPS[self.by] == timedelta(0)
                 check(is_whole, name, value, f"{whole}, in UTC")
         if self.end is not None:
             check(self._time("start") < self._time("end"), "end", self.end, f"after start ({self.start})")
@@ -78,7 +77,7 @@ class PartitionSettings:
 
     def number(self, count: int) -> str:
         """SQL of which of so many partitions a row of the manifest is in, from 0."""
-        begin = (self._time("start") - datetime.fromtimestamp(0, UTC)) // _MICROSECOND
+        begin = (self._time("start") - _EPOCH) // _MICROSECOND
         since = f'(epoch_us("time") - {begin}) // {_STEPS[self.by] // _MICROSECOND}'
         return f"least(greatest(coalesce({since}, 0), 0), {count - 1})"
 
