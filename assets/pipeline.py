@@ -169,7 +169,7 @@ WHERE source = $source AND {files} AND (uri, coalesce(member, ''), coalesce("off
 
 def _asked(
     lake: Lake, project: Project, source: SourceSettings, only: Collection[str] | None = None
-) -> tuple[SourceSettings, Path, pa.Table | None, MediaLimits, TextCleaning, Collection[str] | None]:
+) -> tuple[SourceSettings, Path, pa.Table | None, MediaLimits, TextCleaning | None, Collection[str] | None]:
     """What `scan` is asked."""
     is_text = catalog.MODALITIES.load(source.modality).is_text  # which is read in any case
     query = _KNOWN.format(files="true" if only is None else sql_among("uri", sorted(only)))
