@@ -77,7 +77,8 @@ class ContentsOutput(Output):
         if not self.modality:
             outputs = self.options.outputs
             check(len(outputs) > 0, "outputs", outputs, "name: kind, at least one")
-            self.parts = self.members = {name: OUTPUTS.make(choice, {}) for name, choice in outputs.items()}
+            made: dict[str, Any] = {name: OUTPUTS.make(choice, {}) for name, choice in outputs.items()}
+            self.parts = self.members = made
             self.metrics = _metrics(tuple(self.parts))
             self.arrow_type = pa.struct([(name, pa.string()) for name in self.parts])
             self.judged_type = pa.struct([(name, pa.float64()) for name in self.parts])
