@@ -286,7 +286,7 @@ def test_tables_without_a_note_are_named_anew(tiny):
     assert pipeline.write_dataset(lake, load(tiny)).fingerprint == first.dataset
     again = run(tiny)
     assert (again.samples, again.dataset) == (first.samples, first.dataset)
-    assert lake.note("samples") == {"fingerprint": first.samples}
+    assert lake.note("samples")["fingerprint"] == first.samples
 
 
 def test_tables_of_an_older_version_get_the_columns_of_this_one(tiny):

@@ -503,8 +503,9 @@ REMOTE = {"endpoint_url", "allow_private", "token_env"}  # in `test_object_store
 OF_FILES = REMOTE | {"checksum"}  # in `test_checksums.py`
 
 
-# In `tests/orchestration`: `test_alerts.py`, `test_automation.py`, `test_snapshots.py`, `test_answer_log.py`.
-OPERATION = {"alerts", "retries", "freshness", "automation", "keep_snapshots", "answers"}
+# In `tests/orchestration`: `test_alerts.py`, `test_automation.py`, `test_snapshots.py`, `test_answer_log.py`,
+# `test_partitions.py`.
+OPERATION = {"alerts", "retries", "freshness", "automation", "keep_snapshots", "answers", "partitions"}
 
 
 def test_every_field_has_a_case():
