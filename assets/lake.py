@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import duckdb
@@ -94,6 +94,14 @@ def sql_among(column: str, values: Iterable[str]) -> str:
     return f"{column} IN ({listed})" if listed else "false"
 
 
+class Stored(NamedTuple):
+    """What the log of a table says of a version."""
+
+    id: str  # of the table, whatever its version
+    version: int
+    files: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Lake:
     """The tables of one project under one folder or object-store prefix."""
@@ -119,6 +127,14 @@ class Lake:
         options = dict(self.storage_options)
         return DeltaTable(uri, storage_options=options) if DeltaTable.is_deltatable(uri, options) else None
 
+    def stored(self, name: str) -> Stored | None:
+        """Of the version that `open` opens, which takes milliseconds: on a disk only where the log has grown."""
+        uri = self.table_uri(name)
+        if name in self.versions or "://" in uri:
+            return _stored(self.open(name))
+        newest = _newest_commit(uri)
+        return None if newest is None else _stored_by(uri, newest)
+
     def schema(self, name: str) -> pa.Schema:
         """The declared columns; of a table that grows, those that it has now."""
         table = self.open(name) if name in GROWING else None
@@ -128,8 +144,8 @@ class Lake:
         return pa.schema([*TABLES[name], *(pa.field(column, feature_type(column)) for column in more)])
 
     def version(self, name: str) -> int | None:
-        table = self.open(name)
-        return None if table is None else table.version()
+        stored = self.stored(name)
+        return None if stored is None else stored.version
 
     def require(self, name: str) -> int:
         """The version of a table that an earlier step writes.
@@ -372,16 +388,17 @@ class Lake:
             if name in self.instead:
                 connection.register(name, self.instead[name])
                 continue
-            schema, table = TABLES[name], self.open(name)
-            if table is None or not (uris := table.file_uris()):
+            schema, table = TABLES[name], self.stored(name)
+            if table is None or not table.files:
                 connection.register(name, schema.empty_table())
                 continue
             if "://" in self.uri:
-                stored = f"stored_{name}"
-                connection.register(stored, table.to_pyarrow_dataset())
+                stored, opened = f"stored_{name}", self.open(name)
+                assert opened is not None
+                connection.register(stored, opened.to_pyarrow_dataset())
             else:
                 # The library percent-encodes paths, and DuckDB would expand a * or ? in them.
-                files = ", ".join(sql_string(glob.escape(unquote(uri.removeprefix("file://")))) for uri in uris)
+                files = ", ".join(sql_string(glob.escape(unquote(uri.removeprefix("file://")))) for uri in table.files)
                 stored = f"read_parquet([{files}], union_by_name = true)"  # columns may have been added
             # Columns that its files do not have are null: they may be older than this code.
             connection.register(f"declared_{name}", schema.empty_table())
@@ -402,6 +419,28 @@ class Lake:
     def read(self, name: str) -> pa.Table:
         """A whole table; for the small ones (manifest, samples, dataset, quarantine)."""
         return _cast(name, self.sql(f"SELECT * FROM {name}"))
+
+
+def _stored(table: DeltaTable | None) -> Stored | None:
+    return None if table is None else Stored(str(table.metadata().id), table.version(), tuple(table.file_uris()))
+
+
+def _newest_commit(folder: str) -> tuple[str, int, int] | None:
+    """Name, time and inode of the newest file of a table's log, which is another one where a table was made anew; None
+    where there is no table."""
+    try:
+        with os.scandir(Path(folder) / "_delta_log") as entries:
+            newest = max((entry for entry in entries if entry.name[:20].isdigit()), key=lambda entry: entry.name)
+            stat = newest.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no folder, or no file in it
+        return None
+    return newest.name, stat.st_mtime_ns, stat.st_ino
+
+
+@functools.lru_cache(maxsize=1024)
+def _stored_by(uri: str, newest: tuple[str, int, int]) -> Stored | None:
+    """Args: `newest` tells one state of the log from another."""
+    return _stored(DeltaTable(uri))
 
 
 def _exists(error: DeltaError) -> bool:

@@ -49,11 +49,8 @@ def _path(project: Project, step: str) -> Path:
 
 def versions(lake: Lake, names: Iterable[str]) -> dict[str, str | None]:
     """Which table, and which version of it, each name stands for; a copy of a lake has the ids of the original."""
-    tables = {name: lake.open(name) for name in names}
-    return {
-        name: None if table is None else f"{lake.uri} {table.metadata().id} {table.version()}"
-        for name, table in tables.items()
-    }
+    tables = {name: lake.stored(name) for name in names}
+    return {name: None if table is None else f"{lake.uri} {table.id} {table.version}" for name, table in tables.items()}
 
 
 def code() -> list[str]:
