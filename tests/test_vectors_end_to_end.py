@@ -86,6 +86,7 @@ def process(path: Path) -> tuple[list[int], list[str]]:
     return counts, pipeline.quarantined(lake, project)["message"].to_pylist()
 
 
+@pytest.mark.slow
 def test_a_row_that_is_no_vector_is_named_and_nothing_is_computed_twice(clips: Path) -> None:
     checked = check(load(clips))
     assert checked.problem is None and checked.refused == {"absent": 3}

@@ -98,6 +98,7 @@ def test_masked_originals_are_nowhere_in_the_lake_and_the_server_masks_the_same(
     assert {name: lake.version(name) for name in versions} == versions, "a second run makes nothing anew"
 
 
+@pytest.mark.slow
 def test_texts_with_personal_data_are_quarantined_without_them(tiny, home):
     plant(tiny)
     project = load(tiny, ["features.text={personal_data: quarantine, personal_kinds: [email, card]}"])

@@ -315,7 +315,7 @@ contents = st.sampled_from(["x", "y", "z", "bad"])
 pairs = st.lists(st.tuples(keys, contents), max_size=8)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(pairs, pairs, pairs, st.integers(1, 6), st.sets(st.sampled_from(MODALITIES)), st.randoms())
 def test_every_item_ends_in_exactly_one_way(
     images: list[Any], sounds: list[Any], texts: list[Any], most: int, require: set[Any], random: Any

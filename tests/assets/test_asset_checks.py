@@ -110,7 +110,9 @@ def rewrite(lake: Lake, name: str, change: Callable[[pa.Table], pa.Table]) -> No
     write_deltalake(lake.table_uri(name), rows, mode="overwrite", schema_mode="overwrite")
 
 
-@pytest.mark.parametrize("table", DATA)
+@pytest.mark.parametrize(
+    "table", [pytest.param(table, marks=pytest.mark.slow) if n % 4 else table for n, table in enumerate(DATA)]
+)
 def test_a_table_with_another_column_type_blocks(done, table):
     column, kind, downstream = RETYPED[table]
 
@@ -187,6 +189,7 @@ def change_recordings(path: Path, change: Callable[[int, dict[str, str]], dict[s
         writer.writerows(row for row in rows if row)
 
 
+@pytest.mark.slow
 def test_a_split_column_that_tears_a_group_apart_blocks(done):
     parts = ("train", "validation", "test")
     change_recordings(done, lambda n, row: row | {"part": parts[int(row["id"][1:]) % 3]})
@@ -210,6 +213,7 @@ def test_one_photo_under_two_names_on_two_sides_blocks(done):
     assert ran.details["no_leakage"]["leaks"] == 1
 
 
+@pytest.mark.slow
 def test_one_photo_under_many_names_blocks_without_groups_unless_it_is_allowed(done):
     photos = sorted((done.parent / "photos").glob("*.png"))
     for photo in photos[1:]:
@@ -232,6 +236,7 @@ def test_one_input_with_two_labels_warns(done):
     assert [name for name, passed in ran.checks.items() if not passed] == ["one_label_each"]
 
 
+@pytest.mark.slow
 def test_a_modality_that_hardly_any_sample_has_blocks(done):
     change_recordings(done, lambda n, row: row if n < 2 else {})
     ran = run(done, "manifest,clean_speech,samples,dataset,baselines")
@@ -241,6 +246,7 @@ def test_a_modality_that_hardly_any_sample_has_blocks(done):
     assert ran.details["null_rates"]["missing_speech"] == pytest.approx(58 / 60)
 
 
+@pytest.mark.slow
 def test_a_modality_of_which_nothing_can_be_read_blocks(done):
     ran = run(done, "clean_image,samples,dataset,baselines", "limits.max_pixels=100")
     assert_blocked(ran, "null_rates", "baselines")

@@ -121,7 +121,7 @@ def test_a_note_is_found_behind_any_number_of_commits_without_one(tmp_path):
     assert lake.note("samples", 0) == {"fingerprint": "first"}
 
 
-@pytest.mark.parametrize("name", ["samples", "dataset"])
+@pytest.mark.parametrize("name", ["samples", pytest.param("dataset", marks=pytest.mark.slow)])
 def test_a_version_of_a_snapshot_can_be_opened_after_a_month_of_commits(tmp_path, name):
     lake = Lake(str(tmp_path / "lake"))
     for _ in range(2):

@@ -196,6 +196,7 @@ def test_pairs_that_were_sought_while_signatures_lacked_are_sought_again(shop):
     assert write_pairs(lake, steps, ids).equals(pairs)
 
 
+@pytest.mark.slow
 def test_where_a_column_puts_them_on_two_sides_the_run_is_blocked(shop):
     project = load(shop, ["align.split={column: part}"])
     lake, _, _ = run(project)

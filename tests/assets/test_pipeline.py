@@ -180,6 +180,7 @@ def test_three_new_files_cost_three(tiny, make_png):
     assert rows(tiny, "SELECT image_status AS s FROM samples WHERE sample_id = 'q03'") == [{"s": "present"}]
 
 
+@pytest.mark.slow
 def test_a_setting_makes_again_what_it_concerns_and_only_once(tiny):
     first = run(tiny)
     second = run(tiny, "features.image.size=12")
@@ -226,6 +227,7 @@ def test_a_raised_limit_decodes_what_it_had_refused_and_no_more(tiny, tight, loo
         assert featurizing.process_modality(lake, load(tiny, [more]), modality)["processed"] == 0
 
 
+@pytest.mark.slow
 def test_one_more_of_a_limit_recomputes_no_row(tiny):
     first = run(tiny)
     project = load(tiny)
@@ -304,6 +306,7 @@ def test_tables_of_an_older_version_get_the_columns_of_this_one(tiny):
     assert all(check_schema(name)(lake, load(tiny)).passed for name in ("samples", "dataset"))
 
 
+@pytest.mark.slow
 def test_files_that_go_or_change_after_they_were_listed_are_tried_again(tiny):
     gone, changed = (tiny.parent / "photos" / f"q0{n}.png" for n in (0, 1))
     contents = {photo: photo.read_bytes() for photo in (gone, changed)}
@@ -329,6 +332,7 @@ def test_files_that_go_or_change_after_they_were_listed_are_tried_again(tiny):
     assert rows(tiny, states) == [{"s": "present"}] * 2
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_what_its_hash_says_is_hashed_anew(tiny):
     first, photo = run(tiny), str(tiny.parent / "photos" / "q00.png")
     lake = pipeline.open_lake(load(tiny))
@@ -377,6 +381,7 @@ def test_two_contents_alike_are_computed_once(tiny):
     assert alike == [{"n": 1}]
 
 
+@pytest.mark.slow
 def test_media_are_held_by_their_bytes_not_by_their_number(tiny, monkeypatch):
     held, attach_data = [], contents.attach_data
 

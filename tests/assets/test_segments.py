@@ -355,6 +355,7 @@ def data_side(path: Path) -> tuple[pipeline.Lake, dict[str, dict[str, int]]]:
     return lake, counts
 
 
+@pytest.mark.slow
 def test_segments_by_times_and_whole_recordings_of_the_same_files(
     project: Path, decoded_sizes: dict[str, list[int | None]]
 ) -> None:

@@ -91,6 +91,7 @@ def test_rows_of_other_settings_and_removed_files_go_and_the_rest_stays(tiny):
     assert set(processed.values()) == {0}, "what is needed was kept"
 
 
+@pytest.mark.slow
 def test_many_rows_go_at_the_cost_of_about_one_rewrite(tiny):
     project = load(tiny)
     lake, _ = run_data_side(project)
@@ -105,6 +106,7 @@ def test_many_rows_go_at_the_cost_of_about_one_rewrite(tiny):
     assert len([asked for asked in commits if asked.get("predicate", "").startswith("fingerprint = ")]) == 4
 
 
+@pytest.mark.slow
 def test_refusals_of_other_settings_and_of_what_is_gone_are_not_shown_and_go(tiny):
     run_data_side(load(tiny, ["limits.max_pixels=100"]))
     project = load(tiny)
@@ -179,6 +181,7 @@ def test_an_erased_item_is_in_no_table_nor_file(tiny):
     assert set(processed.values()) == {0}
 
 
+@pytest.mark.slow
 def test_after_an_erasure_every_model_knows_its_rows_and_the_next_finds_its_models(tiny):
     project = load(tiny)
     lake, _ = run_data_side(project)
@@ -202,6 +205,7 @@ def test_after_an_erasure_every_model_knows_its_rows_and_the_next_finds_its_mode
     collect(project, dry_run=False)
 
 
+@pytest.mark.slow
 def test_what_is_left_after_an_erasure_has_a_name_of_its_own(tiny):
     project = load(tiny)
     lake, _ = run_data_side(project)

@@ -224,7 +224,7 @@ def test_files_are_dropped_and_refused_in_words(served: tuple[str, Model], brows
     assert not browse.errors
 
 
-@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("width", [360, pytest.param(1200, marks=pytest.mark.slow)])
 def test_answers_of_every_kind_fit(served: tuple[str, Model], browse: Any, width: int) -> None:
     """Markup is text, several answers are a table, media are shown and played; in Chinese, too."""
     url, _ = served

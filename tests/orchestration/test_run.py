@@ -209,6 +209,7 @@ def test_a_run_that_waits_says_for_whom_and_goes_on_when_that_one_dies(home, cap
             assert waits_for(instance, "waiting") is None
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_project_waits_for_the_first(tiny, home):
     project = load(tiny)
     lake, place = pipeline.open_lake(project), project.folder / "run.lock"
