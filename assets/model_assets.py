@@ -278,7 +278,7 @@ def train(
 
 
 def _job(
-    context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpec, ...], codecs: tuple[CodecSpec, ...]
+    context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpec, ...], codecs: tuple[CodecSpec, ...] = ()
 ) -> JobSpec:
     """What the trainer is asked to do: these runs on the present snapshot."""
     lake = pipeline.open_lake(project)

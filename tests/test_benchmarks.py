@@ -196,9 +196,12 @@ def test_planted_near_duplicates_are_found():
     assert len(ways) > 20 and sum(line["found"] for line in ways) > 0.9 * sum(line["planted"] for line in ways)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)  # the data of the example are spoken first
 def test_what_is_drawn_and_said_is_judged():
-    drawn, said = lines("mirror")
+    command = [sys.executable, "-m", "benchmarks.mirror", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    drawn, said = map(json.loads, done.stdout.splitlines())
     assert (drawn["answer"], said["answer"]) == ("drawn", "said")
     assert all(0 <= line["judge_on_made"] <= 1 and line["judge_on_real"] > 0.3 for line in (drawn, said))
