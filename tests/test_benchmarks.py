@@ -30,7 +30,7 @@ def lines(name: str, *options: str) -> list[dict]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_featurize_on_media_of_its_own(tmp_path):
     found = {(line["what"], line["beside"]) for line in lines("featurize", "--data", str(tmp_path))}
     peers = {("64 JPEG 640 x 480", "bare")}
@@ -39,7 +39,7 @@ def test_featurize_on_media_of_its_own(tmp_path):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_rerun_processes_nothing_and_ten_new_items_ten():
     processed = {line["what"]: line["processed"] for line in lines("rerun")}
     assert {what.rpartition(":")[0]: counts for what, counts in processed.items()} == {
@@ -49,7 +49,7 @@ def test_a_rerun_processes_nothing_and_ten_new_items_ten():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_of_more_items_only_the_new_ones_are_processed():
     found = lines("scale", "--kinds", "tables")
     processed = {line["what"].rpartition(":")[0]: line["processed"] for line in found}
