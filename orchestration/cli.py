@@ -251,7 +251,7 @@ def drift(project: str, version: str | None, since: datetime | None, as_json: bo
 
 @main.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--example", help="Lay out a built-in example: digits, drive or spoken_digits.")
+@click.option("--example", help="Lay out a built-in example: digits, drive, mirror or spoken_digits.")
 @click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
