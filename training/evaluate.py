@@ -98,23 +98,26 @@ def measure(
         figures = output.figures([r["label"] for r in part], list(map(Answer.from_row, part)), seed)
         return EvaluationRow(inputs=full, subset=subset, slice=slice, n=len(part), metrics=figures)
 
-    def told(part: Mapping[str, Mapping[str, Any]], samples: Iterable[str]) -> list[Answer]:
-        return [Answer.from_row(part[sample]) if sample in part else Answer(majority) for sample in samples]
+    # Once, since each slice asks for them by every subset.
+    answers = {subset: {sample: Answer.from_row(r) for sample, r in part.items()} for subset, part in parts.items()}
 
-    def filled(part: Mapping[str, Mapping[str, Any]]) -> Figure:
+    def told(given: Mapping[str, Answer], samples: Iterable[str]) -> list[Answer]:
+        return [given[sample] if sample in given else Answer(majority) for sample in samples]
+
+    def filled(subset: str) -> Figure:
         everyone = labels or {}
-        return output.metrics[0].figure(list(everyone.values()), told(part, everyone), seed)
+        return output.metrics[0].figure(list(everyone.values()), told(answers[subset], everyone), seed)
 
     def contributions(samples: Sequence[str]) -> dict[str, float]:
         if not labels:
             return {}
         wanted = [labels[sample] for sample in samples]
-        sets = {frozenset(subset.split("+")): part for subset, part in parts.items()} | {frozenset[str](): {}}
-        values = {given: output.metrics[0].value(wanted, told(part, samples)) for given, part in sets.items()}
-        known = {given: value for given, value in values.items() if value is not None}
+        sets = {frozenset(subset.split("+")): given for subset, given in answers.items()} | {frozenset[str](): {}}
+        values = {subset: output.metrics[0].value(wanted, told(given, samples)) for subset, given in sets.items()}
+        known = {subset: value for subset, value in values.items() if value is not None}
         return shapley_values(known) if len(known) == 2 ** len(inputs) else {}
 
-    rows = [replace(row(subset, list(part.values())), filled=filled(part)) for subset, part in parts.items()]
+    rows = [replace(row(subset, list(part.values())), filled=filled(subset)) for subset, part in parts.items()]
     rows[-1] = replace(rows[-1], contributions=contributions(list(labels or {})))
     for column, values in (columns or {}).items():
         for value in sorted(set(values.values()), key=natural):

@@ -15,7 +15,7 @@ from training.adversaries import options as options_module
 if TYPE_CHECKING:
     from training.model import FusionModel
 
-_NEARLY_NOTHING = 1e-12
+NEARLY_NOTHING = 1e-12
 
 
 class Changes:
@@ -79,7 +79,7 @@ def gradients(loss: Tensor, changes: Changes) -> dict[str, Tensor]:
     """Of the loss, by modality; of length 1 for each content, or 0 where the loss does not know it."""
     found = torch.autograd.grad(loss, list(changes.of.values()), retain_graph=True, allow_unused=True)
     return {
-        modality: torch.zeros_like(change) if slope is None else slope / length(slope).clamp(min=_NEARLY_NOTHING)
+        modality: torch.zeros_like(change) if slope is None else slope / length(slope).clamp(min=NEARLY_NOTHING)
         for (modality, change), slope in zip(changes.of.items(), found, strict=True)
     }
 

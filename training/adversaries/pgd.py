@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.adversaries import options as options_module
-from training.adversaries.base import Adversary, Changes, gradients, length
+from training.adversaries.base import NEARLY_NOTHING, Adversary, Changes, gradients, length
 
 if TYPE_CHECKING:
     from training.model import FusionModel
@@ -32,6 +32,6 @@ class PgdAdversary(Adversary):
             for modality, slope in gradients(loss, changes).items():
                 most = self.epsilon * changes.lengths[modality]
                 moved = changes.of[modality].detach() + self.step * most * slope
-                within = moved * torch.clamp(most / length(moved).clamp(min=1e-12), max=1)
+                within = moved * torch.clamp(most / length(moved).clamp(min=NEARLY_NOTHING), max=1)
                 changes.of[modality] = within.to(slope.dtype).requires_grad_()
         changes.of = {modality: change.detach() for modality, change in changes.of.items()}
