@@ -73,7 +73,7 @@ def test_the_same_is_listed_file_by_file_as_of_all_files(project, states):
     for moment, (notes, pictures) in enumerate(states, 1_000_000):
         put(root / "notes", notes, moment)
         put(root / "pictures", pictures, moment)
-        time.sleep(2 * _TICK_SECONDS)  # the times of what was written just now would not be told, and a tick later they are
+        time.sleep(2 * _TICK_SECONDS)  # until then the time of what was written is not told
         listing = pipeline.write_manifest(lake, project)
         scans = pipeline.scan_sources(lake, project)
         assert facts(lake.read("manifest")) == facts_of([scan.rows for scan in scans])
