@@ -4,7 +4,7 @@ beside it in a batch.
 Shapes: B rows, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -53,6 +53,23 @@ def choosing(how: GenerationSettings, seeds_B: Tensor) -> LogitsProcessorList:
     likely += [TopKLogitsWarper(how.top_k)] if how.top_k else []
     likely += [TopPLogitsWarper(float(how.top_p))] if how.top_p < 1 else []
     return LogitsProcessorList([*likely, _Drawn(seeds_B)])
+
+
+class Likeliest(LogitsProcessor):
+    """Notes of each step how probable the likeliest token is, and changes nothing.
+
+    No function: transformers asks for the parameters of each call, and those of `__call__` of a function are parsed
+    from text every time, which took as long as a small model.
+    """
+
+    def __init__(self, temperatures: Sequence[float]) -> None:
+        self.temperatures = temperatures
+        self.logs_GB: list[Tensor] = []  # of each step, the log-probability by each temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        of_G = [(scores.float() / t).log_softmax(-1).amax(-1) for t in self.temperatures]
+        self.logs_GB.append(torch.stack(of_G))
+        return scores
 
 
 class _Drawn(LogitsProcessor):

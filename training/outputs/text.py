@@ -153,15 +153,11 @@ class TextOutput(StringOutput):
         import torch
         from transformers import LogitsProcessorList
 
+        from training.sampling import Likeliest
+
         model, tokenizer, end = asked.model, asked.tokenizer, asked.tokenizer.eos_token_id
         how = GenerationSettings(**model.config.generation)
-        steps: list[Tensor] = []  # (G, B) log-probability of the token that each step takes: the greedy one is the best
-
-        def note(_ids: "Tensor", scores_BV: "Tensor") -> "Tensor":
-            scores = scores_BV.float()
-            steps.append(torch.stack([(scores / t).log_softmax(-1).amax(-1) for t in temperatures]))
-            return scores_BV
-
+        steps = Likeliest(temperatures)  # which the greedy one takes
         greedy, beams = how == GenerationSettings(), how.num_beams
         more = {"num_return_sequences": beams, "length_penalty": how.length_penalty} if beams > 1 else {}
         ids_BKA = model.llm.generate(
@@ -174,13 +170,13 @@ class TextOutput(StringOutput):
             eos_token_id=end,
             pad_token_id=tokenizer.pad_token_id,
             past_key_values=asked.past,
-            logits_processor=LogitsProcessorList([note] if greedy else []),
+            logits_processor=LogitsProcessorList([steps] if greedy else []),
             **more,
         ).unflatten(0, (-1, beams))
         ends_BKA = ids_BKA == end
         said_BKA = ends_BKA.cumsum(2) - ends_BKA.long() == 0  # the end included
         if greedy:
-            logs_GBK = (torch.stack(steps, -1)[:, :, None] * said_BKA).sum(-1)
+            logs_GBK = (torch.stack(steps.logs_GB, -1)[:, :, None] * said_BKA).sum(-1)
         else:
             written = ids_BKA.masked_fill(~said_BKA, -100)
             of_K = [self._logs(asked, ids_BA, temperatures) for ids_BA in written.unbind(1)]
