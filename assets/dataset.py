@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from assets.lake import BATCH_ROWS, in_order, sql_among
 from assets.names import as_json
 from assets.splits import pointer
-from training.schema import DATASET, MODALITIES, SAMPLES, SPLITS, fingerprint
+from training.schema import DATASET, MODALITIES, SAMPLES, SPLITS, UNLABELLED, fingerprint
 
 
 def dataset_sql() -> str:
@@ -22,7 +22,7 @@ def dataset_sql() -> str:
     """
     columns = (f"[item.id for item in {n}] AS {n}" if n.endswith("_more") else n for n in DATASET.names)
     any_input = f"coalesce({', '.join(f'{m}_id' for m in MODALITIES)}) IS NOT NULL"
-    usable = sql_among("split", [*SPLITS, "unlabelled"])
+    usable = sql_among("split", [*SPLITS, UNLABELLED])
     return f"SELECT {', '.join(columns)} FROM samples WHERE {any_input} AND {usable} ORDER BY sample_id"
 
 

@@ -12,13 +12,14 @@ from assets.catalog import LAUNCHERS
 from assets.data_assets import GPU_POOL
 from assets.evaluation import evaluate, numbers
 from assets.gate import gate
+from assets.pretraining import planned
 from assets.preview import bullets, counts_table, picture
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from training.metrics import Metric
 from training.mlflow_store import kept_elsewhere
-from training.records import CodecReport, TrainingReport, Verdict
-from training.spec import CodecSpec, JobSpec, RunSpec, shorter_training
+from training.records import CodecReport, PretrainingReport, TrainingReport, Verdict
+from training.spec import CodecSpec, JobSpec, PretrainingSpec, RunSpec, shorter_training
 
 
 def model_assets(project: Project) -> list[dg.AssetsDefinition]:
@@ -67,6 +68,7 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
         )
 
     made = [codec_asset(project, modality) for modality in project.make_output().answers_with]
+    made += [pretraining_asset(project)] if project.pretraining is not None else []
     return [*made, training_asset(project), evaluation, champion]
 
 
@@ -113,14 +115,63 @@ def codec_asset(project: Project, modality: str) -> dg.AssetsDefinition:
     return codec
 
 
+def pretraining_asset(project: Project) -> dg.AssetsDefinition:
+    """What the encoders of all models start from."""
+    name, key = project.name, [project.name]
+
+    @dg.asset(
+        name="pretraining",
+        key_prefix=key,
+        deps=[[*key, "dataset"]],
+        description="The encoders learn from rows without labels: to tell what is hidden, and what belongs together.",
+        group_name=f"{name}_models",
+        kinds={"torch", "mlflow"},
+        owners=list(project.owners),
+        code_version=metadata.version("triptych"),
+        required_resource_keys={resource_key(name)},
+        pool=GPU_POOL,
+    )
+    def pretraining(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from training.pretraining_run import find_pretraining
+
+        settings = load_settings(context, name)
+        lake = pipeline.open_lake(settings)
+        wanted = planned(lake, settings, pipeline.present_snapshot(lake).features)
+        assert wanted is not None
+        report = find_pretraining(settings.mlflow_uri, name, wanted.fingerprint)
+        if is_new := report is None:
+            launcher = LAUNCHERS.make(settings.launcher)
+            (values,) = launcher.launch(context, _job(context, settings, (), pretraining=wanted).to_json())
+            report = PretrainingReport(**values)
+        assert report is not None
+        told = "trained" if is_new else "already trained"
+        left = f", {report.left_out:,} more left out" if report.left_out else ""
+        losses = {loss: f"{report.before[loss]:.3f} -> {value:.3f}" for loss, value in report.after.items()}
+        return dg.MaterializeResult(
+            metadata={
+                "summary": f"{told} on {report.rows:,} rows ({report.unlabelled:,} without a label{left}); validation "
+                f"losses {', '.join(f'{loss} {words}' for loss, words in losses.items()) or 'unknown: no such rows'}",
+                "mlflow": dg.MetadataValue.url(links.mlflow_run(settings, report.mlflow_run_id)),
+                "losses": counts_table(losses, ("what was asked", "validation loss before and after")),
+                "reused": not is_new,
+                **report.to_json(),
+            }
+        )
+
+    return pretraining
+
+
 def training_asset(project: Project) -> dg.AssetsDefinition:
     """baselines and model of the project: one step, since they train side by side; either can be asked for alone."""
     name, key = project.name, [project.name]
 
+    needed = ["dataset", *(f"{m}_codec" for m in project.make_output().answers_with)]
+    needed += ["pretraining"] if project.pretraining is not None else []
+
     def spec(asset: str, kinds: set[str], description: str) -> dg.AssetSpec:
         return dg.AssetSpec(
             [*key, asset],
-            deps=[[*key, "dataset"], *([*key, f"{m}_codec"] for m in project.make_output().answers_with)],
+            deps=[[*key, other] for other in needed],
             description=description,
             group_name=f"{name}_models",
             kinds=kinds,
@@ -264,9 +315,10 @@ def train(
     reports = {run.name: find_report(project.mlflow_uri, project.name, run.fingerprint) for run in runs}
     missing = tuple(run for run in runs if reports[run.name] is None)
     if missing:
-        codecs = tuple(pipeline.codecs(pipeline.open_lake(project), project))
-        launcher = LAUNCHERS.make(project.launcher)
-        for values in launcher.launch(context, _job(context, project, missing, codecs).to_json()):
+        lake, launcher = pipeline.open_lake(project), LAUNCHERS.make(project.launcher)
+        codecs = tuple(pipeline.codecs(lake, project))
+        pretraining = planned(lake, project, pipeline.present_snapshot(lake).features)
+        for values in launcher.launch(context, _job(context, project, missing, codecs, pretraining).to_json()):
             report = TrainingReport.from_json(values)
             reports[report.name] = report
     trained = []
@@ -278,7 +330,11 @@ def train(
 
 
 def _job(
-    context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpec, ...], codecs: tuple[CodecSpec, ...] = ()
+    context: dg.AssetExecutionContext,
+    project: Project,
+    runs: tuple[RunSpec, ...],
+    codecs: tuple[CodecSpec, ...] = (),
+    pretraining: PretrainingSpec | None = None,
 ) -> JobSpec:
     """What the trainer is asked to do: these runs on the present snapshot."""
     lake = pipeline.open_lake(project)
@@ -301,5 +357,6 @@ def _job(
         or ("label" if project.make_output().has_labels else "what goes with it"),
         own_code=str(project.root) if str(project.root) in sys.path else "",  # where own kinds lie, if it has some
         codecs=codecs,
+        pretraining=pretraining,
         runs=runs,
     )

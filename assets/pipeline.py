@@ -28,6 +28,7 @@ from assets.known_files import Known, known_files, remember_files, sharing
 from assets.labels import label_findings
 from assets.lake import BATCH_ROWS, Lake, open_duckdb, sql_among, sql_string
 from assets.near_duplicates import near_groups, write_pairs
+from assets.pretraining import planned
 from assets.processing import CLEAN_STEP, FEATURES_STEP
 from assets.scan import Scan, make_tables, scan, scan_into
 from assets.settings import Project
@@ -445,4 +446,5 @@ def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
         listed,
         project.align.places,
         codecs(lake, project) if project.make_output().answers_with else (),
+        planned(lake, project, present_snapshot(lake).features),
     )

@@ -24,6 +24,7 @@ from training.filters.base import Filter
 from training.mixing import check_mixing
 from training.objectives.options import check_objectives
 from training.outputs.base import Output
+from training.pretraining_settings import PretrainingSettings, check_pretraining
 from training.prompt import read_prompt
 from training.schema import MODALITIES, SPLITS
 from training.settings import (
@@ -248,6 +249,7 @@ class Project:
     # Modality -> what near duplicates are told by (`training.catalog.SIGNATURES`, a Choice), or OFF.
     duplicates: dict[str, Any] = field(default_factory=dict)
     model: ModelSettings = field(default_factory=ModelSettings)
+    pretraining: PretrainingSettings | None = None  # of the encoders, without labels; null: they start anew
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
     engine: Choice = field(default_factory=lambda: Choice("local"))  # what runs the steps on batches
@@ -344,6 +346,10 @@ class Project:
         self._check_output(output)
         self._check_prompt(output)
         self._check_training(output)
+        if self.pretraining is not None:
+            read = output.inputs(self.modalities)
+            encoders = {m: choice for m, choice in self.model.encoders.items() if m in read}
+            check_pretraining(self.pretraining, replace(self.model, encoders=encoders), self.features.forms)
 
     def _check_times(self) -> None:
         """Partitions need days: some source says them, and not times since a recording began."""

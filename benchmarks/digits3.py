@@ -2,7 +2,8 @@
 
     python -m benchmarks.digits3 [--data FOLDER] [--folder FOLDER] [--models attention,concat,...] [--seeds N]
                                  [--epochs N] [--no-singles] [--subsets] [--missing PATTERN] [--set KEY=VALUE ...]
-                                 [--attack EPSILON] [--jobs N] [--results FILE] [--device cpu|cuda]
+                                 [--attack EPSILON] [--labels SHARE] [--pretraining EPOCHS]
+                                 [--jobs N] [--results FILE] [--device cpu|cuda]
 
 FOLDER of --data holds `digits3` (image.tar, speech.tar, samples.csv). Each fusion and each single modality is trained N
 times on the same features by `training.train.fit`, small encoders from scratch and the tiny language model, and answers
@@ -18,6 +19,8 @@ leaves each row two of them, `one` only one, `any` one to three. --set changes s
 --attack asks each model of all modalities the test rows once more, changed by EPSILON of the length of what encoders
 read: by an adversary in one step (`fgm`) and in ten (`pgd`), and in a random direction (`noise`); beside it stands
 --set 'training.adversary={kind: fgm, on: inputs}'.
+--labels leaves so large a share of the training rows their labels, others for each seed, and trains on these alone;
+--pretraining lets the encoders learn from all training rows before, without labels, for so many epochs.
 --jobs trains so many models at once, on one core each, and with --device cuda all on one GPU.
 
 What is prepared stays in the folder of --folder and is taken from there the next time, also on a machine that has only
@@ -27,6 +30,7 @@ trains two models, one seed each, for a fraction of an epoch.
 
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -35,7 +39,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -59,6 +63,8 @@ from training.data import SampleDataset, open_samples
 from training.family import Choice
 from training.features import FeatureSettings
 from training.model import FusionModel
+from training.pretraining import pretrain
+from training.pretraining_settings import PretrainingSettings
 from training.schema import SPLITS, subset_name
 from training.settings import ModelSettings, TrainingSettings
 from training.train import TrainingTask, fit, make_tokenizer, predict
@@ -131,11 +137,15 @@ class Setup:
     changes: tuple[str, ...]  # KEY=VALUE of settings
     missing: str | None  # of MISSING
     attack: float | None  # of what the encoders read: the share by which it is changed
+    labels: float = 1.0  # share of the training rows that have one
+    pretraining: float = 0.0  # epochs; 0: none
 
     @property
     def words(self) -> list[str]:
         attack = [] if self.attack is None else [f"attack={self.attack}"]
-        return [*self.changes, f"missing={self.missing}", *attack]
+        labels = [] if self.labels == 1 else [f"labels={self.labels}"]
+        pretraining = [] if self.pretraining == 0 else [f"pretraining={self.pretraining}"]
+        return [*self.changes, f"missing={self.missing}", *attack, *labels, *pretraining]
 
     def settings(self, training: Training) -> tuple[ModelSettings, TrainingSettings]:
         parts = json.loads((self.folder / "settings.json").read_text())
@@ -200,17 +210,21 @@ def train(setup: Setup, training: Training) -> dict[str, Any]:
     rows, ids = splits["train"], splits["train"].index.select([f"{m}_id" for m in training.keep])
     if training.keep != MODALITIES:  # rows that have nothing of it teach a model nothing
         rows = rows.take([n for n, of_row in enumerate(zip(*ids.to_pydict().values(), strict=True)) if any(of_row)])
+    labelled = np.random.default_rng(training.seed).permutation(len(rows))[: math.ceil(setup.labels * len(rows))]
     task = TrainingTask(
         model=model,
         training=settings,
         features=features,
-        train=rows,
+        train=rows if setup.labels == 1 else rows.take(np.sort(labelled)),
         validation=splits["validation"].take([]),
         tokenizer=tokenizer,
         keep=frozenset(training.keep),
     )
     with tempfile.TemporaryDirectory() as checkpoints:
         started = time.perf_counter()
+        if setup.pretraining:
+            how = PretrainingSettings(epochs=setup.pretraining, seed=training.seed)
+            task = replace(task, start=pretrain(task, rows, how, lambda words: None).weights)
         trained = fit(task, Path(checkpoints)).model
         seconds = time.perf_counter() - started
     labels = np.array(splits["test"].labels)
@@ -329,6 +343,8 @@ def main() -> None:
     parser.add_argument("--subsets", action="store_true")
     parser.add_argument("--missing", choices=MISSING)
     parser.add_argument("--attack", type=float)
+    parser.add_argument("--labels", type=float, default=1.0)
+    parser.add_argument("--pretraining", type=float, default=0.0)
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--results", type=Path)
@@ -347,7 +363,9 @@ def main() -> None:
         folder = (arguments.folder or Path(temporary)).resolve()
         if not (folder / "settings.json").is_file():
             prepare(folder, PROJECT.format(data=(arguments.data / "digits3").resolve()))
-        setup = Setup(folder, tuple(changes), arguments.missing, arguments.attack)
+        setup = Setup(
+            folder, tuple(changes), arguments.missing, arguments.attack, arguments.labels, arguments.pretraining
+        )
         seeds = range(arguments.seeds)
         # By seed, so that what is cut off has some of everything.
         singles = [] if arguments.no_singles else [("concat", (m,)) for m in MODALITIES]

@@ -53,9 +53,10 @@ def pytest_configure() -> None:
     this machine is asked for servers on loopback. The millions of objects of the libraries are looked through for
     garbage less often: that takes a tenth of the time. Of several workers each keeps to a core of its own, so that
     libraries do not start threads which only wait for each other: that takes a fifth."""
-    worker, cores = os.environ.get("PYTEST_XDIST_WORKER"), sorted(os.sched_getaffinity(0))
-    if worker is not None and int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    if (worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
+            os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
     gc.set_threshold(20_000, 20, 50)
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from training.codecs.options import Source
 from training.likeness import likenesses
 from training.records import CodecReport
-from training.runs import TAG, client, find_run, read_json, search
+from training.runs import download, find_run, read_json
 from training.spec import CodecSpec, JobSpec
 from training.workers import Log
 
@@ -37,6 +37,7 @@ def train_codec(spec: JobSpec, codec: CodecSpec, rows: Mapping[str, "SampleDatas
     import mlflow
 
     from training.codecs.base import make_codec, save_codec
+    from training.tracking import open_part_run
 
     source, started = Source.of(spec.features, codec.modality), time.monotonic()
     contents = contents_of(rows["train"], codec.modality, source)
@@ -57,11 +58,7 @@ def train_codec(spec: JobSpec, codec: CodecSpec, rows: Mapping[str, "SampleDatas
         likeness=float(alike.mean()),
         seconds=round(time.monotonic() - started, 2),
     )
-    # What did not end is in nobody's way: a codec takes seconds, and is trained anew.
-    for run in search(spec.tracking_uri, spec.project, codec.fingerprint):
-        client(spec.tracking_uri).set_terminated(run.info.run_id, "KILLED")
-    tags = {"training_fingerprint": codec.fingerprint, "dataset_fingerprint": spec.dataset, "role": codec.name}
-    with mlflow.start_run(run_name=codec.name, tags={TAG + n: v for n, v in {**spec.tags, **tags}.items()}) as active:
+    with open_part_run(spec, codec.name, codec.fingerprint) as active:
         report = CodecReport(**(report.to_json() | {"mlflow_run_id": active.info.run_id}))
         mlflow.log_metrics({"test_likeness": report.likeness, "codes": report.codes, "length": report.length})
         with tempfile.TemporaryDirectory() as folder:
@@ -93,8 +90,6 @@ def reconstructions(
 
 def fetch_codecs(spec: JobSpec) -> "dict[str, Codec]":
     """Modality -> codec. Raises ValueError: one has not been trained."""
-    import mlflow
-
     from training.codecs.base import load_codec
 
     codecs = {}
@@ -103,10 +98,7 @@ def fetch_codecs(spec: JobSpec) -> "dict[str, Codec]":
         if run_id is None:
             raise ValueError(f"{codec.name} of the present dataset has not been trained: materialize it first")
         with tempfile.TemporaryDirectory() as folder:
-            path = mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=_FOLDER, dst_path=folder, tracking_uri=spec.tracking_uri
-            )
-            codecs[codec.modality] = load_codec(Path(path))
+            codecs[codec.modality] = load_codec(download(spec.tracking_uri, run_id, _FOLDER, folder))
     return codecs
 
 

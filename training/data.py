@@ -153,6 +153,11 @@ class SampleDataset(torch.utils.data.Dataset):
     def take(self, rows: Sequence[int] | np.ndarray) -> "SampleDataset":
         return SampleDataset(self.index.take(pa.array(rows, pa.int64())), self.caches, self.columns)
 
+    def and_more(self, others: "SampleDataset") -> "SampleDataset":
+        """The rows of both. Args: `others` of the same caches, opened later: they know all that had been added."""
+        index = pa.concat_tables([self.index, others.index], promote_options="permissive")
+        return SampleDataset(index, {**self.caches, **others.caches}, self.columns)
+
     def paired(self, seed: int) -> "SampleDataset":
         """As training reads the rows: where `align.pairing` asks for it, each epoch draws their contents anew."""
         return SampleDataset(self.index, self.caches, self.columns, Pairing(self.index, seed))

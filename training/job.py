@@ -28,8 +28,8 @@ from training import descriptions
 from training.children import PARENT, die_with_parent, last_words
 from training.distributed import is_first, join, leave, processes
 from training.family import Choice
-from training.records import CodecReport, TrainingReport
-from training.schema import DATASET, SPLITS, conform
+from training.records import TrainingReport
+from training.schema import DATASET, SPLITS, UNLABELLED, conform
 from training.settings import TrainingSettings
 from training.spec import JobSpec, RunSpec
 from training.validation import to_dict
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 
 def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
-    """Trains the models, or where there are none the codecs; `report` gets each one's results as soon as they are safe
-    in MLflow.
+    """Trains the models; where there are none the codecs, or else the encoders that models start from. `report` gets
+    each one's results as soon as they are safe in MLflow.
 
     Raises:
         ValueError: features of the snapshot are missing, or another trainer is at work on the same model.
@@ -56,7 +56,8 @@ def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
 
     join()
     if not spec.runs:
-        _codecs(spec, report, log)
+        if is_first():
+            (_codecs if spec.codecs else _pretraining)(spec, report, log)
         leave()
         return
     # The product takes longest: first, with the others beside it.
@@ -76,16 +77,40 @@ def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
         side_by_side(train_one, [(spec, run, threads) for run in runs], min(at_once, len(runs)), report, log)
 
 
-def _codecs(spec: JobSpec, report: Callable[[CodecReport], None], log: Log) -> None:
-    """Trains codecs, in the first process."""
+def _codecs(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
+    """Trains codecs."""
     from training import tracking
     from training.codec_training import train_codec
 
-    if is_first():
-        splits, _ = open_splits(spec)
-        tracking.open_experiment(spec)
-        for codec in spec.codecs:
-            report(train_codec(spec, codec, splits, log))
+    splits, _ = open_splits(spec)
+    tracking.open_experiment(spec)
+    for codec in spec.codecs:
+        report(train_codec(spec, codec, splits, log))
+
+
+def _pretraining(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
+    """Trains encoders without labels."""
+    from training import tracking
+    from training.pretraining_run import train_encoders
+    from training.train import TrainingTask, make_tokenizer
+
+    wanted = spec.pretraining
+    assert wanted is not None
+    splits, _ = open_splits(spec, (*SPLITS, UNLABELLED))
+    tracking.open_experiment(spec)
+    samples = splits[UNLABELLED].index["sample_id"]
+    is_left = pc.is_in(samples, value_set=pa.array(wanted.left_out, pa.string())).to_numpy()
+    task = TrainingTask(
+        model=wanted.model,
+        training=wanted.training,
+        features=spec.features,
+        train=splits["train"],
+        validation=splits["validation"],
+        tokenizer=make_tokenizer(splits["train"], wanted.model, wanted.training),
+        keep=frozenset(wanted.keep),
+        several=wanted.several,
+    )
+    report(train_encoders(spec, wanted, task, splits[UNLABELLED].take((~is_left).nonzero()[0]), log))
 
 
 def how_many_at_once(training: TrainingSettings) -> int:
@@ -98,14 +123,14 @@ def how_many_at_once(training: TrainingSettings) -> int:
     return training.parallel or (1 if torch.cuda.is_available() else 2)
 
 
-def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
+def open_splits(spec: JobSpec, splits: Sequence[str] = SPLITS) -> tuple[dict[str, "SampleDataset"], pa.Table]:
     """The rows of each split, and the test rows as they stand in `dataset`."""
     from training.cache import open_table
     from training.data import open_samples
 
     index = open_table(spec.lake, "dataset", spec.version, spec.storage_options).to_table().sort_by("sample_id")
     index = conform(index, DATASET)  # an older version may have written fewer columns
-    parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
+    parts = {split: index.filter(pc.equal(index["split"], split)) for split in splits}
     features = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
     noise: dict[str, list[str]] = {}
     columns = list(dict.fromkeys(column for run in spec.runs for column in run.model.columns))
@@ -228,6 +253,7 @@ class _Clock:
 def _task(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "TrainingTask":
     from training.catalog import OUTPUTS
     from training.codec_training import coded, fetch_codecs
+    from training.pretraining_run import fetch_encoders
     from training.train import TrainingTask, make_tokenizer
 
     codecs = fetch_codecs(spec)
@@ -248,6 +274,7 @@ def _task(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "T
         teacher=_teacher(spec, run),
         codecs=codecs,
         codes=codes,
+        start=fetch_encoders(spec),
     )
 
 

@@ -203,6 +203,23 @@ class CodecReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainingReport:
+    """What encoders learned without labels, once they are safe in MLflow (there as pretraining.json)."""
+
+    fingerprint: str
+    mlflow_run_id: str
+    rows: int  # that they learned from
+    unlabelled: int  # of these
+    left_out: int  # without a label, since they have to do with rows that models are judged by
+    before: Mapping[str, float]  # losses of the validation rows by name; empty: there are none
+    after: Mapping[str, float]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Means:
     """Mean score of a and of b on the same rows."""
 

@@ -96,13 +96,19 @@ def run_page(uri: str, ui: str, run_id: str) -> str:
     return f"{ui}/#/experiments/{client(uri).get_run(run_id).info.experiment_id}/runs/{run_id}{TRAINING_PAGES}"
 
 
-def read_artifact(uri: str, run_id: str, name: str) -> bytes:
-    """One file that a run logged."""
+def download(uri: str, run_id: str, name: str, folder: str) -> Path:
+    """A file or folder that a run logged, as it lies in `folder` then, or where it is where this machine has it."""
     import mlflow
 
+    return Path(
+        mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=uri)
+    )
+
+
+def read_artifact(uri: str, run_id: str, name: str) -> bytes:
+    """One file that a run logged."""
     with tempfile.TemporaryDirectory() as folder:
-        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=uri)
-        return Path(path).read_bytes()
+        return download(uri, run_id, name, folder).read_bytes()
 
 
 def write_json(uri: str, run_id: str, name: str, values: Any) -> None:

@@ -20,6 +20,7 @@ from training import catalog
 SCHEMA_VERSION = 6
 MODALITIES = catalog.MODALITIES.names()
 SPLITS = ("train", "validation", "test")
+UNLABELLED = "unlabelled"  # what stands in their place where a sample has no label
 
 _STRING, _INT = pa.string(), pa.int64()
 _STRINGS = pa.list_(_STRING)

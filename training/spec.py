@@ -15,6 +15,7 @@ from training.codecs.options import Source
 from training.family import Choice
 from training.features import FeatureSettings
 from training.model_files import digest, llm_folder, model_folder
+from training.pretraining_settings import PretrainingSettings
 from training.schema import fingerprint
 from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, decisive
 from training.validation import from_dict, to_dict
@@ -22,6 +23,7 @@ from training.views import Places
 
 VERSION = 9  # count up when the same settings and data would train another model, or its run would hold other things
 CODEC_VERSION = 1  # count up when the same contents would make another codec
+PRETRAINING_VERSION = 1  # count up when the same rows would make other encoders
 NEUTRAL = ("abstain_below",)  # settings of the model that decide no weight
 _PACKAGES = ("accelerate", "numpy", "peft", "scipy", "tokenizers", "torch", "transformers")
 
@@ -57,6 +59,21 @@ class CodecSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainingSpec:
+    """Encoders to train without labels, once for the same contents and settings, or that were."""
+
+    settings: PretrainingSettings
+    model: ModelSettings
+    training: TrainingSettings
+    keep: tuple[str, ...]  # modalities that the model reads
+    several: dict[str, Any]  # as of RunSpec
+    left_out: tuple[str, ...]  # samples without a label that have to do with those that models are judged by
+    fingerprint: str  # of everything that decides the weights
+
+    name = "pretraining"
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """One trainer process: a snapshot, where things lie, and the models to train on it, in order."""
 
@@ -76,6 +93,7 @@ class JobSpec:
     answers: str = "label"  # the column that says what a model answers
     own_code: str = ""  # folder where users' own kinds may lie, beside what PYTHONPATH says
     codecs: tuple[CodecSpec, ...] = ()  # of the contents that models answer with; trained where there are no runs
+    pretraining: PretrainingSpec | None = None  # what the models start from; trained where there are no runs
     runs: tuple[RunSpec, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -85,12 +103,15 @@ class JobSpec:
     def from_json(cls, values: Mapping[str, Any]) -> "JobSpec":
         runs = tuple(from_dict(RunSpec, run) for run in values["runs"])
         codecs = tuple(from_dict(CodecSpec, codec) for codec in values["codecs"])
-        plain = {n: value for n, value in values.items() if n not in ("runs", "codecs", "features", "limits")}
+        pretraining = values["pretraining"] and from_dict(PretrainingSpec, values["pretraining"])
+        made = ("runs", "codecs", "pretraining", "features", "limits")
+        plain = {name: value for name, value in values.items() if name not in made}
         return cls(
             **plain,
             features=from_dict(FeatureSettings, values["features"]),
             limits=from_dict(MediaLimits, values["limits"]),
             codecs=codecs,
+            pretraining=pretraining,
             runs=runs,
         )
 
@@ -108,6 +129,45 @@ def plan_codec(choice: Any, modality: str, features: FeatureSettings, contents: 
     return CodecSpec(modality=modality, codec=chosen.plain(), fingerprint=name)
 
 
+def plan_pretraining(
+    settings: PretrainingSettings,
+    model: ModelSettings,
+    training: TrainingSettings,
+    features: FeatureSettings,
+    modalities: Sequence[str],
+    contents: str,
+    several: Mapping[str, Places],
+    left_out: Sequence[str],
+) -> PretrainingSpec:
+    """Args: `contents` names the rows that are learned from, without their labels, and how their features were made."""
+    keep = OUTPUTS.make(model.output, {}).inputs(modalities)
+    read = identity(model)
+    shape = {name: read[name] for name in ("encoders", "llm", "layers", "width", "heads", "tokens", "dropout")}
+    batches = {m: features.at_batch(m) for m in keep}
+    versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
+    changed = to_dict(training)["augmentation"]
+    name = fingerprint(
+        "pretraining",
+        PRETRAINING_VERSION,
+        to_dict(settings),
+        shape,
+        batches,
+        changed,
+        versions,
+        contents,
+        dict(several),
+    )
+    return PretrainingSpec(
+        settings=settings,
+        model=model,
+        training=training,
+        keep=tuple(keep),
+        several=dict(several),
+        left_out=tuple(left_out),
+        fingerprint=name,
+    )
+
+
 def plan_runs(
     model: ModelSettings,
     training: TrainingSettings,
@@ -117,6 +177,7 @@ def plan_runs(
     noise: Mapping[str, Sequence[str]] | None = None,
     several: Mapping[str, Places] | None = None,
     codecs: Sequence[CodecSpec] = (),
+    pretraining: PretrainingSpec | None = None,
 ) -> list[RunSpec]:
     """The model itself, on all modalities that the project has, and what it must beat: each modality alone (where the
     output can answer by one), and plain concatenation (unless the model is that itself); these are the same model
@@ -127,10 +188,12 @@ def plan_runs(
         noise: modality -> contents of the clips that augmentation adds to it.
         several: modality -> contents of it that a row may have, where that is not one, or its views.
         codecs: of the contents that it answers with.
+        pretraining: what the encoders of all start from.
     """
     output = OUTPUTS.make(model.output, {})
     modalities = output.inputs(modalities)
     made = [codec.fingerprint for codec in codecs]
+    start = {} if pretraining is None else {"pretraining": pretraining.fingerprint}
     versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
     # Features that are applied when a batch is made, so that the dataset's fingerprint does not know them.
     batches = {m: features.at_batch(m) for m in modalities}
@@ -143,7 +206,7 @@ def plan_runs(
             training_identity(training),
             sorted(keep),
             batches,
-            *filter(None, (clips, places, made)),
+            *filter(None, (clips, places, made, start)),
         )
         # With its role: a model is registered, and a baseline of the same settings is not, so neither stands for both.
         name_of_all = fingerprint("training", VERSION, name, versions, dataset, *settings)

@@ -84,6 +84,19 @@ def open_run(spec: JobSpec, run: RunSpec) -> Iterator[Any]:
             mlflow.end_run(status)
 
 
+@contextmanager
+def open_part_run(spec: JobSpec, name: str, fingerprint: str) -> Iterator[Any]:
+    """The MLflow run of something that models need; open when the experiment is. What did not end is in nobody's way:
+    it is trained anew."""
+    import mlflow
+
+    for run in search(spec.tracking_uri, spec.project, fingerprint):
+        client(spec.tracking_uri).set_terminated(run.info.run_id, "KILLED")
+    tags = {"training_fingerprint": fingerprint, "dataset_fingerprint": spec.dataset, "role": name}
+    with mlflow.start_run(run_name=name, tags={TAG + n: v for n, v in {**spec.tags, **tags}.items()}) as active:
+        yield active
+
+
 def _log_snapshot(spec: JobSpec) -> None:
     import mlflow
     from mlflow.exceptions import MlflowException

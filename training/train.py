@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -90,6 +90,7 @@ class TrainingTask:
     # Of an output that makes contents: modality -> codec, and -> content -> its codes.
     codecs: Mapping[str, Any] = field(default_factory=dict)
     codes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    start: Mapping[str, Tensor] = field(default_factory=dict)  # weights of `training.pretraining`, where there are some
 
     def __post_init__(self) -> None:
         output, several = OUTPUTS.make(self.model.output, {}), set(self.several).intersection(self.modalities)
@@ -188,12 +189,24 @@ def new_model(task: TrainingTask) -> FusionModel:
     for modality in network.config.modalities:
         encoder: Encoder = network.encoders[modality]  # type: ignore[assignment]  # of a ModuleDict
         encoder.fit(_read_tensors(task, modality, encoder.looks_at))
+    take_weights(network, task.start)
     network.output.take(task.codecs, task.codes)
     check_objectives(task.training.objectives, network.output, task.model.output.kind)
     network.objectives = nn.ModuleList(
         OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives
     )
     return network
+
+
+def take_weights(network: FusionModel, weights: Mapping[str, Tensor]) -> None:
+    """What a model starts from, as far as it reads those modalities. Raises ValueError: it has other encoders."""
+    own = network.state_dict() if weights else {}
+    known = {name: weight for name, weight in weights.items() if name in own}
+    for name, weight in known.items():
+        if own[name].shape != weight.shape:
+            raise ValueError(f"pretraining made {name} {tuple(weight.shape)}, the model has {tuple(own[name].shape)}")
+    if known:
+        network.load_state_dict(known, strict=False)
 
 
 def _read_tensors(task: TrainingTask, modality: str, most: int | None) -> Iterator[np.ndarray]:

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from training.codecs.base import Codec, batched
 from training.codecs.options import Autoencoder, Source
-from training.quantization import FiniteScalars, train
+from training.descent import train
+from training.quantization import FiniteScalars
 
 
 class AutoencoderCodec(Codec):

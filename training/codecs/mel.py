@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from training.codecs.base import Codec, batched
 from training.codecs.options import STRETCH, Mel, Source
-from training.quantization import FiniteScalars, train
+from training.descent import train
+from training.quantization import FiniteScalars
 
 _FLOOR = 1e-4  # of the mel energies, of a recording whose loudest frame has about 1
 _LEVEL = 0.1  # root mean square of what is said
