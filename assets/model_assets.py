@@ -12,7 +12,6 @@ from assets.catalog import LAUNCHERS
 from assets.data_assets import GPU_POOL
 from assets.evaluation import evaluate, numbers
 from assets.gate import gate
-from assets.pretraining import planned
 from assets.preview import bullets, counts_table, picture
 from assets.resource import load_settings, resource_key
 from assets.settings import Project
@@ -135,8 +134,7 @@ def pretraining_asset(project: Project) -> dg.AssetsDefinition:
         from training.pretraining_run import find_pretraining
 
         settings = load_settings(context, name)
-        lake = pipeline.open_lake(settings)
-        wanted = planned(lake, settings, pipeline.present_snapshot(lake).features)
+        wanted = pipeline.pretraining(pipeline.open_lake(settings), settings)
         assert wanted is not None
         report = find_pretraining(settings.mlflow_uri, name, wanted.fingerprint)
         if is_new := report is None:
@@ -317,7 +315,7 @@ def train(
     if missing:
         lake, launcher = pipeline.open_lake(project), LAUNCHERS.make(project.launcher)
         codecs = tuple(pipeline.codecs(lake, project))
-        pretraining = planned(lake, project, pipeline.present_snapshot(lake).features)
+        pretraining = pipeline.pretraining(lake, project)
         for values in launcher.launch(context, _job(context, project, missing, codecs, pretraining).to_json()):
             report = TrainingReport.from_json(values)
             reports[report.name] = report

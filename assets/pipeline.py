@@ -41,7 +41,7 @@ from assets.unchanged import code, project_words, recall, remember, state, versi
 from training import catalog
 from training.schema import MODALITIES, SAMPLES, fingerprint
 from training.settings import MediaLimits, TextCleaning
-from training.spec import CodecSpec, RunSpec, plan_codec, plan_runs
+from training.spec import CodecSpec, PretrainingSpec, RunSpec, plan_codec, plan_runs
 from training.validation import to_dict
 
 
@@ -431,6 +431,11 @@ def codecs(lake: Lake, project: Project) -> list[CodecSpec]:
     return found
 
 
+def pretraining(lake: Lake, project: Project) -> PretrainingSpec | None:
+    """What the encoders of the models of the present dataset start from; None where the project asks for nothing."""
+    return None if project.pretraining is None else planned(lake, project, present_snapshot(lake).features)
+
+
 def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
     """The trainings that the settings ask for on the dataset of that fingerprint."""
     clips: dict[str, set[str]] = {}
@@ -446,5 +451,5 @@ def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
         listed,
         project.align.places,
         codecs(lake, project) if project.make_output().answers_with else (),
-        planned(lake, project, present_snapshot(lake).features),
+        pretraining(lake, project),
     )

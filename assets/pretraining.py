@@ -27,14 +27,13 @@ ORDER BY 1
 """
 
 
-def planned(lake: Lake, project: Project, features: Mapping[str, str]) -> PretrainingSpec | None:
-    """What the models of the present dataset start from; None where the project asks for nothing.
+def planned(lake: Lake, project: Project, features: Mapping[str, str]) -> PretrainingSpec:
+    """What the models of the present dataset start from, where the project asks for it.
 
     Args:
         features: modality -> fingerprint of the dataset's features.
     """
-    if project.pretraining is None:
-        return None
+    assert project.pretraining is not None
     left_out = lake.sql(_LEFT_OUT)["sample_id"].to_pylist()
     without, digest = set(left_out), hashlib.sha256(repr(sorted(features.items())).encode())
     for batch in lake.stream(_ROWS, {}, BATCH_ROWS):

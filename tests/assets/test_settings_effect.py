@@ -469,6 +469,10 @@ PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
     "filters": ("filters={image: sharpness}", lambda p: featurizing.make_step(p, "image").fingerprints),
     "duplicates": ("duplicates={image: off}", lambda p: featurizing.make_step(p, "image").fingerprints),
     "model": ("model.fusion=concat", lambda p: p.model.fusion),
+    "pretraining": (
+        "pretraining={epochs: 2}",
+        lambda p: [a.key for a in project_definitions(p).resolve_all_asset_specs()],
+    ),
     "training": ("training.epochs=9", lambda p: p.training.epochs),
     "promotion": ("promotion.margin=0.1", lambda p: p.promotion.margin),
     "engine": ("engine=processes", lambda p: type(ENGINES.make(p.engine))),

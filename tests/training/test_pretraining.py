@@ -1,6 +1,6 @@
 """Encoders that learn without labels: what is hidden of an input, what is learned, and what starts from it."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,25 @@ def test_rows_that_have_nothing_to_learn_from_are_told(pairs):
         index = index.set_column(index.column_names.index(f"{modality}_id"), f"{modality}_id", nulls)
     with pytest.raises(ValueError, match="no row has what could be learned from"):
         pretrain(task, SampleDataset(index, pairs.caches), FEW)
+
+
+SETTINGS = {"masked": 0.2, "contrastive": 0.3, "epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def learned(pairs):
+    return pretrain(task_of(pairs), pairs.take(range(32)), replace(FEW, epochs=2)).weights
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_each_setting_decides_the_weights(pairs, learned, setting):
+    settings = replace(FEW, **{"epochs": 2, setting: SETTINGS[setting]})
+    found = pretrain(task_of(pairs), pairs.take(range(32)), settings).weights
+    assert not all(torch.equal(found[name], weight) for name, weight in learned.items())
+
+
+def test_each_setting_is_tried():
+    assert set(SETTINGS) == {field.name for field in fields(PretrainingSettings)}
 
 
 @pytest.mark.parametrize(

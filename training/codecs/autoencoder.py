@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from training.codecs.base import Codec, batched
 from training.codecs.options import Autoencoder, Source
-from training.descent import train
 from training.quantization import FiniteScalars
 
 
@@ -39,7 +38,7 @@ class AutoencoderCodec(Codec):
 
     def fit(self, contents: Sequence[np.ndarray], log: Callable[[str], None] = print, seed: int = 0) -> None:
         pixels_BCHW = torch.from_numpy(np.stack(contents))
-        train(self, partial(self._loss, pixels_BCHW), len(contents), self.options.steps, log, seed)
+        self.learn(partial(self._loss, pixels_BCHW), len(contents), self.options.steps, log, seed)
 
     def _loss(self, pixels_BCHW: Tensor, rows: Tensor) -> Tensor:
         wanted = self._scaled(pixels_BCHW[rows])

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from training.catalog import CODECS
 from training.codecs.options import Alphabet, Source
+from training.descent import train
 
 _WEIGHTS, _SETTINGS, _MODEL = "codec.safetensors", "codec.json", "model"
 
@@ -34,6 +35,14 @@ class Codec(nn.Module):
 
     def fit(self, contents: Sequence[np.ndarray], log: Callable[[str], None] = print, seed: int = 0) -> None:
         """Learns from the contents that are to be answered with. Leaves torch's global generator as it was."""
+
+    def learn(
+        self, loss_of: Callable[[Tensor], Tensor], contents: int, steps: int, log: Callable[[str], None], seed: int
+    ) -> None:
+        """Steps by the loss of the contents of these numbers."""
+        self.requires_grad_(True)
+        train(self, loss_of, contents, steps, log, seed)
+        self.requires_grad_(False)
 
     @abstractmethod
     def encode(self, contents: Sequence[np.ndarray]) -> list[np.ndarray]:

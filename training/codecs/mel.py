@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from training.codecs.base import Codec, batched
 from training.codecs.options import STRETCH, Mel, Source
-from training.descent import train
 from training.quantization import FiniteScalars
 
 _FLOOR = 1e-4  # of the mel energies, of a recording whose loudest frame has about 1
@@ -74,7 +73,7 @@ class MelCodec(Codec):
         frames = torch.cat(spectra)
         self.mean.copy_(frames.mean())
         self.deviation.copy_(frames.std().clamp(min=1e-3))
-        train(self, partial(self._loss, spectra), len(contents), self.options.steps, log, seed)
+        self.learn(partial(self._loss, spectra), len(contents), self.options.steps, log, seed)
 
     def _loss(self, spectra: Sequence[Tensor], rows: Tensor) -> Tensor:
         """The mean absolute error of the frames that are there."""
