@@ -4,7 +4,7 @@ input has to be told from the rest of it, and what a row has beside it has to be
 Shapes: B rows, N modalities, T tokens, D width, S places of an input, K hidden ones that are told, P values of a place.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -128,35 +128,47 @@ class Learner(nn.Module):
         return int(source["width"]) * (_FRAMES if self.forms[modality] == "frames" else 1)
 
     def forward(self, batch: Mapping[str, Tensor], random: torch.Generator) -> dict[str, Tensor]:
-        """Losses by name, each times its weight; random places of the inputs are hidden from all that is asked."""
-        network = self._network[0]
+        """Losses by name, each times its weight."""
         device = next(self.parameters()).device
-        batch, hidden = {name: tensor.to(device) for name, tensor in batch.items()}, dict[str, Hidden]()
-        present = batch["present"].clone()
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        found = self._masked(batch, random) if self.told else {}
+        if self.contrast is not None:
+            tokens, masks = self._tokens(batch, self.modalities)
+            alike = self.contrast(ModelOutput(tokens=tokens, masks=masks), batch)
+            found |= {name: self.settings.contrastive * loss for name, loss in alike.items()}
+        return found
+
+    def _masked(self, batch: Mapping[str, Tensor], random: torch.Generator) -> dict[str, Tensor]:
+        """What is said of hidden places. The rest is read in a pass of its own: rows are found by whole inputs."""
+        network, shown, hidden = self._network[0], dict(batch), dict[str, Hidden]()
         for n, modality in enumerate(network.config.modalities):
-            if modality not in self.modalities:
-                present[:, n] = False  # it learns nothing: it need not be read
-            elif modality in self.told:
+            if modality in self.told:
                 is_prompt = modality == network.prompt
                 name, masked = ("prompt_ids", "prompt_mask") if is_prompt else (modality, f"{modality}_mask")
-                read = self.forms[modality], batch[name], batch.get(masked), present[:, n]
+                read = self.forms[modality], batch[name], batch.get(masked), batch["present"][:, n]
                 hidden[modality] = hide(*read, self.settings.masked, random)
-                batch[name] = hidden[modality].values
-        tokens_BNTD, mask_BNT = network.encode(**{**batch, "present": present})
-        of = dict(zip(network.config.modalities, tokens_BNTD.unbind(1), strict=True))
-        masks = dict(zip(network.config.modalities, mask_BNT.unbind(1), strict=True))
-        losses: dict[str, Tensor] = {}
+                shown[name] = hidden[modality].values
+        tokens, masks = self._tokens(shown, self.told)
+        losses = {}
         for modality, found in hidden.items():
             rows_R = found.told_BK.any(1).nonzero()[:, 0]
-            losses[f"masked_{modality}"] = tokens_BNTD.sum() * 0
+            losses[f"masked_{modality}"] = tokens[modality].sum() * 0
             if len(rows_R):
-                said = self.tellers[modality](of[modality][rows_R], masks[modality][rows_R], found.at_BK[rows_R])
+                said = self.tellers[modality](tokens[modality][rows_R], masks[modality][rows_R], found.at_BK[rows_R])
                 losses[f"masked_{modality}"] = found.loss(said, rows_R)
-        if self.contrast is not None:
-            output = ModelOutput(tokens={m: of[m] for m in self.modalities}, masks={m: masks[m] for m in of})
-            found_by = self.contrast(output, batch)
-            losses |= {name: self.settings.contrastive * loss for name, loss in found_by.items()}
         return losses
+
+    def _tokens(
+        self, batch: Mapping[str, Tensor], modalities: Sequence[str]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Modality -> its projected tokens (B, T, D), and their mask; others are not read."""
+        network = self._network[0]
+        is_read = torch.tensor([m in modalities for m in network.config.modalities], device=batch["present"].device)
+        tokens_BNTD, mask_BNT = network.encode(**{**batch, "present": batch["present"] & is_read})
+        names = network.config.modalities
+        tokens = dict(zip(names, tokens_BNTD.unbind(1), strict=True))
+        masks = dict(zip(names, mask_BNT.unbind(1), strict=True))
+        return {m: tokens[m] for m in modalities}, {m: masks[m] for m in modalities}
 
     @torch.no_grad()
     def measured(self, rows: SampleDataset, collator: Collator) -> dict[str, float]:

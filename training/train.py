@@ -190,7 +190,8 @@ def new_model(task: TrainingTask) -> FusionModel:
         encoder: Encoder = network.encoders[modality]  # type: ignore[assignment]  # of a ModuleDict
         encoder.fit(_read_tensors(task, modality, encoder.looks_at))
     take_weights(network, task.start)
-    network.output.take(task.codecs, task.codes)
+    if task.codecs:  # else it is made to learn encoders alone
+        network.output.take(task.codecs, task.codes)
     check_objectives(task.training.objectives, network.output, task.model.output.kind)
     network.objectives = nn.ModuleList(
         OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives
