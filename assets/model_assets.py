@@ -18,7 +18,7 @@ from assets.settings import Project
 from training.metrics import Metric
 from training.mlflow_store import kept_elsewhere
 from training.records import CodecReport, TrainingReport, Verdict
-from training.spec import CodecSpec, JobSpec, RunSpec, shorter_training
+from training.spec import CodecSpec, JobSpec, RunSpec, TuningSpec, shorter_training
 
 
 def model_assets(project: Project) -> list[dg.AssetsDefinition]:
@@ -95,7 +95,7 @@ def codec_asset(project: Project, modality: str) -> dg.AssetsDefinition:
         report = find_codec(settings.mlflow_uri, name, wanted.fingerprint)
         if is_new := report is None:
             launcher = LAUNCHERS.make(settings.launcher)
-            (values,) = launcher.launch(context, _job(context, settings, (), (wanted,)).to_json())
+            (values,) = launcher.launch(context, job_spec(context, settings, (), (wanted,)).to_json())
             report = CodecReport(**values)
         assert report is not None
         told = "trained" if is_new else "already trained"
@@ -266,7 +266,7 @@ def train(
     if missing:
         codecs = tuple(pipeline.codecs(pipeline.open_lake(project), project))
         launcher = LAUNCHERS.make(project.launcher)
-        for values in launcher.launch(context, _job(context, project, missing, codecs).to_json()):
+        for values in launcher.launch(context, job_spec(context, project, missing, codecs).to_json()):
             report = TrainingReport.from_json(values)
             reports[report.name] = report
     trained = []
@@ -277,8 +277,12 @@ def train(
     return trained
 
 
-def _job(
-    context: dg.AssetExecutionContext, project: Project, runs: tuple[RunSpec, ...], codecs: tuple[CodecSpec, ...] = ()
+def job_spec(
+    context: dg.AssetExecutionContext,
+    project: Project,
+    runs: tuple[RunSpec, ...],
+    codecs: tuple[CodecSpec, ...] = (),
+    tuning: TuningSpec | None = None,
 ) -> JobSpec:
     """What the trainer is asked to do: these runs on the present snapshot."""
     lake = pipeline.open_lake(project)
@@ -301,5 +305,6 @@ def _job(
         or ("label" if project.make_output().has_labels else "what goes with it"),
         own_code=str(project.root) if str(project.root) in sys.path else "",  # where own kinds lie, if it has some
         codecs=codecs,
+        tuning=tuning,
         runs=runs,
     )
