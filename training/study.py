@@ -38,8 +38,9 @@ def open_study(tuning: TuningSpec, model: RunSpec) -> optuna.Study:
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if tuning.settings.pruner == "median":
         pruner = optuna.pruners.MedianPruner()
+    file = tuning.storage.replace("{", "{{").replace("}", "}}")  # Optuna fills in what stands in braces
     study = optuna.create_study(
-        storage=f"sqlite:///{tuning.storage}",
+        storage=f"sqlite:///{file}",
         study_name=tuning.fingerprint,
         direction="maximize" if _metric(model, tuning).higher_is_better else "minimize",
         pruner=pruner,

@@ -11,7 +11,7 @@ from training.settings import ModelSettings, TrainingSettings
 from training.validation import FORBID_EXTRA, check, to_dict, validated
 
 _SECTIONS = {"model": ModelSettings, "training": TrainingSettings}
-_FEW = 100  # values of a range of whole numbers, all of which are tried out when the project file is read
+_FEW = 100  # values of a range of whole numbers, which are all tried out when the project file is read
 # Settings that no trial can judge, and why.
 _FIXED = {
     "model.output": "it is what is answered",
@@ -56,10 +56,12 @@ class Range:
 
     @property
     def few(self) -> list[Any]:
-        """All of few whole numbers, else both ends."""
-        step = int(self.step or 1)
-        whole = range(int(self.low), int(self.last) + 1, step) if self.is_whole and not self.log else range(0)
-        return list(whole) if 0 < len(whole) <= _FEW else [self.low, self.last]
+        """What tells whether settings take the range: few whole numbers all, of many the first two and the last; of
+        others both ends."""
+        if not self.is_whole:
+            return [self.low, self.last]
+        whole = range(int(self.low), int(self.last) + 1, int(self.step or 1))
+        return list(whole if len(whole) <= _FEW else (whole[0], whole[1], whole[-1]))
 
 
 Space = Mapping[str, "Range | tuple[Any, ...]"]  # dotted key -> what it may be
@@ -119,7 +121,7 @@ def _values(path: str, said: Any) -> "Range | tuple[Any, ...]":
     if isinstance(said, Range):
         return said
     try:
-        if isinstance(said, Mapping):
+        if isinstance(said, Mapping) and {"low", "high"} <= said.keys():
             return validated(Range, said)
     except ValueError as error:
         raise ValueError(f"space.{path}: {error}") from None
@@ -176,7 +178,8 @@ def value_at(model: ModelSettings, training: TrainingSettings, path: str) -> Any
     """What the settings say at a dotted key, as plain values; None where they say nothing."""
     within: Any = {"model": to_dict(model), "training": to_dict(training)}
     for name in path.split("."):
-        within = within.get(name) if isinstance(within, Mapping) else None
+        said_in_a_word = isinstance(within, str) and name in ("model", "kind")
+        within = within.get(name) if isinstance(within, Mapping) else within if said_in_a_word else None
     return within
 
 
