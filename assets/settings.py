@@ -448,17 +448,18 @@ class Project:
                 raise ValueError(f"training.augmentation.{modality}: {error}") from None
 
     def _check_tuning(self, tuning: TuningSettings, output: Output) -> None:
-        """Whether each value that is to be tried, alone, makes settings of which a model can be trained."""
+        """What a search asks of the rest; the values that it tries are another matter (`try_tuning`)."""
         names = [metric.name for metric in output.metrics]
         expected = f"a metric of output {self.model.output.kind} ({', '.join(names)})"
         check(tuning.metric is None or tuning.metric in names, "tuning.metric", tuning.metric, expected)
         compared = tuning.pruner == "none" or self.training.evaluations > 0
-        check(
-            compared, "tuning.pruner", tuning.pruner, "none where training.evaluations is 0: nothing says how it goes"
-        )
+        check(compared, "tuning.pruner", tuning.pruner, "none where training.evaluations is 0")
         alone = self.launcher.kind != "torchrun"
         check(alone, "launcher", self.launcher.kind, "subprocess beside tuning: a trial is trained in one process")
-        for path, value in tuning.tried():
+
+    def try_tuning(self) -> None:
+        """Raises ValueError where a value that `tuning` is to try, alone, makes no settings that can be trained."""
+        for path, value in self.tuning.tried() if self.tuning else ():
             try:
                 model, training = with_values(self.model, self.training, {path: value})
                 other = replace(self, model=model, training=training, tuning=None)

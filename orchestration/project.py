@@ -31,6 +31,7 @@ _MOST_LEVELS = 100  # of sections in sections; the YAML parser, written in C, en
 # yes, no, on and off are truth values there, 010 is eight, and 12:30 is 750.
 _WORDS = re.compile(r"yes|no|on|off|[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?", re.IGNORECASE)
 _REPLACED = {"model.freeze_llm": "`llm: {model: NAME_OR_FOLDER, train: frozen}`"}  # keys of older files
+_tried: dict[Path, Any] = {}  # file -> its document when what it is to try was tried out: it is read again and again
 _REFERENCE = re.compile(r"\$\{([\w.-]+)\}")
 
 
@@ -92,7 +93,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
     except ValidationError as error:
         raise ProjectError(_explain(path, error)) from None
     llm = project.model.llm
-    return dataclasses.replace(
+    located = dataclasses.replace(
         project,
         model=dataclasses.replace(
             project.model,
@@ -104,6 +105,13 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
         filters={name: [_filter_beside(path, name, one) for one in listed] for name, listed in project.filters.items()},
         sources=tuple(source.located(lambda name: _beside(path, name, "")) for source in project.sources),
     )
+    if located.tuning is not None and _tried.get(path) != document:
+        try:
+            located.try_tuning()
+        except ValueError as error:
+            raise ProjectError(f"{path}: {error}") from None
+        _tried[path] = document
+    return located
 
 
 def _variable(key: str, uri: str) -> str:

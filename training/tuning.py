@@ -65,6 +65,7 @@ def tune(spec: JobSpec, tuning: TuningSpec, log: Log) -> TuningReport:
     (model,) = spec.runs
     lock = Path(spec.checkpoints) / f"{tuning.fingerprint}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
+    tracking.open_experiment(spec)  # while the lock is free, so that what a killed search left is known to be dead
     try:
         with FileLock(lock, timeout=1):
             return _search(spec, tuning, model, log)
