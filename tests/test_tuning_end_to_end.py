@@ -2,7 +2,6 @@
 trials that fail; and what Dagster and the command line say of it."""
 
 import json
-import os
 import re
 import shutil
 import sqlite3
@@ -12,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from orchestration.cli import main
 from orchestration.project import load
 from training.mlflow_store import client
 from training.records import TuningReport
+from training.runs import find_tuning
 from training.spec import JobSpec
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ import json, sys
 from training.spec import JobSpec
 from training.tuning import tune
 spec = JobSpec.from_json(json.load(open(sys.argv[1])))
-tune(spec, spec.tuning, print)
+tune(spec, spec.tuning, lambda line: print(line, flush=True))
 """
 
 
@@ -87,8 +88,6 @@ def is_within(spec: JobSpec, number: int) -> bool:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, make_project: Any, mlflow_database: Path) -> Iterator[Searched]:
-    from training.tuning import tune
-
     folder = tmp_path_factory.mktemp("tuning")
     path = make_project(folder / "project")
     (folder / "home").mkdir()
@@ -105,23 +104,22 @@ def searched(tmp_path_factory: pytest.TempPathFactory, make_project: Any, mlflow
         patch.setenv("OMP_NUM_THREADS", "1")
         spec = prepared(path)
         (folder / "spec.json").write_text(json.dumps(spec.to_json()))
-        process = subprocess.Popen(
-            [sys.executable, "-c", SEARCH, str(folder / "spec.json")],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        until = time.monotonic() + 240
+        command = [sys.executable, "-c", SEARCH, str(folder / "spec.json")]
+        started = partial(subprocess.Popen, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        process, until = started(), time.monotonic() + 240
         while not is_within(spec, KILLED):
-            assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
+            assert process.poll() is None and time.monotonic() < until, process.communicate()
             time.sleep(0.02)
         process.kill()
         process.communicate()
-        before = ended(spec)
-        said: list[str] = []
+        before, process = ended(spec), started()
+        said, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, errors
         assert spec.tuning is not None
-        yield Searched(path, spec, before, said, tune(spec, spec.tuning, said.append))
+        found = find_tuning(spec.tracking_uri, spec.project, spec.tuning.fingerprint)
+        assert found is not None
+        yield Searched(path, spec, before, said.splitlines(), found)
 
 
 def prepared(path: Path) -> JobSpec:
