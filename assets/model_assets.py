@@ -18,7 +18,7 @@ from assets.settings import Project
 from training.metrics import Metric
 from training.mlflow_store import kept_elsewhere
 from training.records import CodecReport, PretrainingReport, TrainingReport, Verdict
-from training.spec import CodecSpec, JobSpec, PretrainingSpec, RunSpec, shorter_training
+from training.spec import CodecSpec, JobSpec, PretrainingSpec, RunSpec, TuningSpec, shorter_training
 
 
 def model_assets(project: Project) -> list[dg.AssetsDefinition]:
@@ -96,7 +96,7 @@ def codec_asset(project: Project, modality: str) -> dg.AssetsDefinition:
         report = find_codec(settings.mlflow_uri, name, wanted.fingerprint)
         if is_new := report is None:
             launcher = LAUNCHERS.make(settings.launcher)
-            (values,) = launcher.launch(context, _job(context, settings, (), (wanted,)).to_json())
+            (values,) = launcher.launch(context, job_spec(context, settings, (), (wanted,)).to_json())
             report = CodecReport(**values)
         assert report is not None
         told = "trained" if is_new else "already trained"
@@ -139,7 +139,7 @@ def pretraining_asset(project: Project) -> dg.AssetsDefinition:
         report = find_pretraining(settings.mlflow_uri, name, wanted.fingerprint)
         if is_new := report is None:
             launcher = LAUNCHERS.make(settings.launcher)
-            (values,) = launcher.launch(context, _job(context, settings, (), pretraining=wanted).to_json())
+            (values,) = launcher.launch(context, job_spec(context, settings, (), pretraining=wanted).to_json())
             report = PretrainingReport(**values)
         assert report is not None
         told = "trained" if is_new else "already trained"
@@ -159,17 +159,20 @@ def pretraining_asset(project: Project) -> dg.AssetsDefinition:
     return pretraining
 
 
+def needed_by_trainings(project: Project) -> list[str]:
+    """The assets that they read."""
+    pretraining = ["pretraining"] if project.pretraining is not None else []
+    return ["dataset", *(f"{m}_codec" for m in project.make_output().answers_with), *pretraining]
+
+
 def training_asset(project: Project) -> dg.AssetsDefinition:
     """baselines and model of the project: one step, since they train side by side; either can be asked for alone."""
     name, key = project.name, [project.name]
 
-    needed = ["dataset", *(f"{m}_codec" for m in project.make_output().answers_with)]
-    needed += ["pretraining"] if project.pretraining is not None else []
-
     def spec(asset: str, kinds: set[str], description: str) -> dg.AssetSpec:
         return dg.AssetSpec(
             [*key, asset],
-            deps=[[*key, other] for other in needed],
+            deps=[[*key, other] for other in needed_by_trainings(project)],
             description=description,
             group_name=f"{name}_models",
             kinds=kinds,
@@ -316,7 +319,7 @@ def train(
         lake, launcher = pipeline.open_lake(project), LAUNCHERS.make(project.launcher)
         codecs = tuple(pipeline.codecs(lake, project))
         pretraining = pipeline.pretraining(lake, project)
-        for values in launcher.launch(context, _job(context, project, missing, codecs, pretraining).to_json()):
+        for values in launcher.launch(context, job_spec(context, project, missing, codecs, pretraining).to_json()):
             report = TrainingReport.from_json(values)
             reports[report.name] = report
     trained = []
@@ -327,12 +330,13 @@ def train(
     return trained
 
 
-def _job(
+def job_spec(
     context: dg.AssetExecutionContext,
     project: Project,
     runs: tuple[RunSpec, ...],
     codecs: tuple[CodecSpec, ...] = (),
     pretraining: PretrainingSpec | None = None,
+    tuning: TuningSpec | None = None,
 ) -> JobSpec:
     """What the trainer is asked to do: these runs on the present snapshot."""
     lake = pipeline.open_lake(project)
@@ -356,5 +360,6 @@ def _job(
         own_code=str(project.root) if str(project.root) in sys.path else "",  # where own kinds lie, if it has some
         codecs=codecs,
         pretraining=pretraining,
+        tuning=tuning,
         runs=runs,
     )

@@ -41,7 +41,7 @@ from assets.unchanged import code, project_words, recall, remember, state, versi
 from training import catalog
 from training.schema import MODALITIES, SAMPLES, fingerprint
 from training.settings import MediaLimits, TextCleaning
-from training.spec import CodecSpec, PretrainingSpec, RunSpec, plan_codec, plan_runs
+from training.spec import CodecSpec, PretrainingSpec, RunSpec, TuningSpec, plan_codec, plan_runs, plan_tuning
 from training.validation import to_dict
 
 
@@ -438,18 +438,34 @@ def pretraining(lake: Lake, project: Project) -> PretrainingSpec | None:
 
 def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
     """The trainings that the settings ask for on the dataset of that fingerprint."""
-    clips: dict[str, set[str]] = {}
-    for row in noise(lake, project).to_pylist():
-        clips.setdefault(row["modality"], set()).add(row["id"])
-    listed = {modality: sorted(ids) for modality, ids in clips.items()}
     return plan_runs(
         project.model,
         project.training,
         project.features,
         project.modalities,
         dataset,
-        listed,
+        _clips(lake, project),
         project.align.places,
         codecs(lake, project) if project.make_output().answers_with else (),
         pretraining(lake, project),
     )
+
+
+def _clips(lake: Lake, project: Project) -> dict[str, list[str]]:
+    """Modality -> contents of the clips that augmentation can add to it."""
+    clips: dict[str, set[str]] = {}
+    for row in noise(lake, project).to_pylist():
+        clips.setdefault(row["modality"], set()).add(row["id"])
+    return {modality: sorted(ids) for modality, ids in clips.items()}
+
+
+def tuning(project: Project) -> tuple[RunSpec, TuningSpec]:
+    """The search that the settings ask for on the present dataset, and the model that it starts from.
+
+    Raises:
+        ValueError: see `plan`.
+    """
+    model, lake = plan(project)[0], open_lake(project)
+    assert project.tuning is not None
+    storage = str(project.folder / "tuning.db")
+    return model, plan_tuning(project.tuning, project.tuned_metric.name, storage, _clips(lake, project), model)

@@ -5,7 +5,8 @@ from typing import Any, cast
 from assets.settings import Project
 from training.mlflow_store import check_artifacts
 
-OF_MLFLOW = ("baselines", "model", "evaluation", "champion")  # assets that need its server
+TUNING = "tuning"  # the asset that is a search for settings
+OF_MLFLOW = ("baselines", "model", "evaluation", "champion", TUNING)  # assets that need its server
 
 
 def resource_key(project: str) -> str:

@@ -21,6 +21,7 @@ from training.codecs.options import Source as CodecSource
 from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
 from training.filters.base import Filter
+from training.metrics import Metric
 from training.mixing import check_mixing
 from training.objectives.options import check_objectives
 from training.outputs.base import Output
@@ -38,6 +39,7 @@ from training.settings import (
     complete,
 )
 from training.signatures.base import Signature
+from training.tuning_settings import TuningSettings, with_values
 from training.validation import FORBID_EXTRA, Names, Strings, check, to_dict
 from training.vectors import VectorModality
 from training.views import most
@@ -252,6 +254,7 @@ class Project:
     pretraining: PretrainingSettings | None = None  # of the encoders, without labels; null: they start anew
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    tuning: TuningSettings | None = None  # a search for better settings of model and training; null: none
     engine: Choice = field(default_factory=lambda: Choice("local"))  # what runs the steps on batches
     launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
     owners: Strings = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
@@ -350,6 +353,8 @@ class Project:
             read = output.inputs(self.modalities)
             encoders = {m: choice for m, choice in self.model.encoders.items() if m in read}
             check_pretraining(self.pretraining, replace(self.model, encoders=encoders), self.features.forms)
+        if self.tuning is not None:
+            self._check_tuning(self.tuning, output)
 
     def _check_times(self) -> None:
         """Partitions need days: some source says them, and not times since a recording began."""
@@ -447,6 +452,37 @@ class Project:
                 self.features.featurizer(modality).augmenter(settings, ())
             except ValueError as error:
                 raise ValueError(f"training.augmentation.{modality}: {error}") from None
+
+    def _check_tuning(self, tuning: TuningSettings, output: Output) -> None:
+        """What a search asks of the rest; the values that it tries are another matter (`try_tuning`)."""
+        names = [metric.name for metric in output.metrics]
+        expected = f"a metric of output {self.model.output.kind} ({', '.join(names)})"
+        check(tuning.metric is None or tuning.metric in names, "tuning.metric", tuning.metric, expected)
+        compared = tuning.pruner == "none" or self.training.evaluations > 0
+        check(compared, "tuning.pruner", tuning.pruner, "none where training.evaluations is 0")
+        sized = [path for path in tuning.space if path.startswith(("model.width", "model.tokens", "model.encoders"))]
+        expected = "nothing of what gives encoders their size, beside pretraining: all trials start from the same"
+        check(not sized or self.pretraining is None, "tuning.space", ", ".join(sized), expected)
+        alone = self.launcher.kind != "torchrun"
+        check(alone, "launcher", self.launcher.kind, "subprocess beside tuning: a trial is trained in one process")
+
+    def try_tuning(self) -> None:
+        """Raises ValueError where a value that `tuning` is to try, alone, makes no settings that can be trained."""
+        for path, value in self.tuning.tried() if self.tuning else ():
+            try:
+                model, training = with_values(self.model, self.training, {path: value})
+                other = replace(self, model=model, training=training, tuning=None)
+            except ValueError as error:
+                raise ValueError(f"tuning.space.{path}: {value!r} cannot be tried: {error}") from None
+            same = "encoders that read the features as they are: others would be made anew for each trial"
+            check(other.features == self.features, f"tuning.space.{path}", value, same)
+
+    @property
+    def tuned_metric(self) -> Metric:
+        """What a search for settings goes by."""
+        output, asked = self.make_output(), self.tuning and self.tuning.metric
+        beside = None if self.training.metric == "loss" else self.training.metric
+        return output.metric(asked or beside)
 
     def _fitting(self, source: SourceSettings) -> SourceSettings:
         """A source as its modality's features need it: they decide whether a column of a table holds vectors."""

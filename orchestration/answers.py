@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from training.catalog import MODALITIES
+from training.tuning_settings import as_overrides, as_yaml, in_words
 
 if TYPE_CHECKING:  # the command line starts light
     from orchestration.drift import Drift
@@ -18,12 +21,14 @@ if TYPE_CHECKING:  # the command line starts light
     from orchestration.run import Summary
     from orchestration.search import Found
     from orchestration.traced import Item, Traced
+    from training.records import TuningReport
 
 _BAR = 40  # characters of an accuracy of 1
 _WIDTH = 18  # of the column of names
 _SHOWN = 60  # characters of a text that was found
 _KINDS = 6  # suffixes of a source that are named
 _MAJORITY = "majority answer"
+_RANKED = 10  # trials of a search for settings that are shown
 
 
 def say_summary(summary: Summary) -> None:
@@ -48,6 +53,24 @@ def say_summary(summary: Summary) -> None:
     options = " ".join(f'--{name} "…"' if MODALITIES.load(name).is_text else f"--{name} FILE" for name in inputs)
     which = "" if "champion" in model.aliases else f" --version {model.version}"
     click.echo(f"  ask it:  triptych predict {summary.project}{which} {options}")
+
+
+def say_tuned(report: TuningReport, project: str) -> None:
+    """The end of a search for settings: what was found and how it is used."""
+    click.echo(f"\n{report.words}")
+    for trial in report.ranked[:_RANKED]:
+        value = f"{trial.value:8.4g}" if trial.value is not None else " " * 8
+        said = f"  ({trial.state}{trial.said and ': '}{trial.said})" if trial.state != "complete" or trial.said else ""
+        click.echo(f"  trial {trial.number:<4} {value}  {in_words(trial.values)}{said}")
+    if len(report.trials) > _RANKED:
+        click.echo(f"  ... {len(report.trials) - _RANKED:,} more in MLflow, run {report.mlflow_run_id}")
+    if report.importance:
+        said = ", ".join(f"{name} {share:.2f}" for name, share in report.importance.items())
+        click.echo(f"what matters: {said}")
+    click.echo("\nfor the project file:\n")
+    click.echo(textwrap.indent(as_yaml(report.settings), "  "))
+    options = " ".join(f"--set {shlex.quote(override)}" for override in as_overrides(report.settings))
+    click.echo(f"or for a run, whose model the gate judges:  triptych run {shlex.quote(project)} {options}")
 
 
 def _rows(splits: Mapping[str, int]) -> str:

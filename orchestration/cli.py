@@ -70,6 +70,32 @@ def run(
 
 @main.command()
 @click.argument("project")
+@set_option
+@json_option
+@click.pass_context
+def tune(context: click.Context, project: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Search for better settings, as `tuning` of the project file says; killed and started again it goes on."""
+    from assets.tuning import find_search
+    from orchestration.answers import say_tuned
+    from orchestration.console import quieten
+    from orchestration.examples.layout import find_project
+    from orchestration.project import load
+    from orchestration.run import open_instance, run_job
+
+    quieten()
+    path, overrides = find_project(project, overrides)
+    settings = load(path, overrides)
+    if settings.tuning is None:
+        space = "`tuning: {space: {training.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}}, trials: 20}`"
+        raise click.ClickException(f"{path} says nothing of what is to be tried: add {space}, say")
+    click.secho(f"Triptych · project {settings.name} · {settings.path}", bold=True, err=True)
+    with open_instance(settings.home) as instance:
+        run_job(settings, instance, overrides=overrides, debug=context.obj["debug"], tunes=True)
+    say_or_dump(find_search(settings), as_json, partial(say_tuned, project=project))
+
+
+@main.command()
+@click.argument("project")
 @click.argument("query")
 @click.option("--snapshot", metavar="FINGERPRINT", help="The tables as they were when this dataset was made.")
 @set_option

@@ -6,6 +6,7 @@ brings one project into a code location of your own.
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -16,8 +17,9 @@ from pydantic import PrivateAttr
 from assets.asset_checks import asset_checks
 from assets.data_assets import data_assets, source_assets
 from assets.model_assets import model_assets
-from assets.resource import resource_key
+from assets.resource import TUNING, resource_key
 from assets.settings import Project
+from assets.tuning import tuning_asset
 from orchestration.automation import automation, with_conditions
 from orchestration.console import lines
 from orchestration.processes import cancel_when_interrupted, hold, wait_for_project, wait_quietly
@@ -56,23 +58,37 @@ class ProjectResource(dg.ConfigurableResource):
 
 def project_definitions(project: Project) -> dg.Definitions:
     """One project: its assets under its own key prefix, their checks, its job and its schedule."""
-    job = dg.define_asset_job(
-        project.name,
-        selection=dg.AssetSelection.key_prefixes(project.name),
-        description=f"Everything from {project.path.name} to the champion.",
+    job = partial(
+        dg.define_asset_job,
         executor_def=dg.in_process_executor,  # steps share what they import; the trainer is a child anyway
         tags={MAX_RETRIES_TAG: str(project.retries.runs)} if project.retries.runs else None,  # from the failed step on
     )
-    schedules, sensors = automation(project, job)
+    everything = dg.AssetSelection.key_prefixes(project.name)
+    made, what = [*data_assets(project), *model_assets(project)], f"Everything from {project.path.name} to the champion"
+    if project.tuning is None:
+        jobs = [job(project.name, selection=everything, description=f"{what}.")]
+    else:  # many trainings, which a schedule does not mean
+        made.append(tuning_asset(project))
+        tuning = dg.AssetSelection.assets([project.name, TUNING])
+        jobs = [
+            job(project.name, selection=everything - tuning, description=f"{what}, without {TUNING}."),
+            job(tuning_job(project), selection=tuning.upstream() & everything, description="A search for settings."),
+        ]
+    schedules, sensors = automation(project, jobs[0])
     return dg.Definitions(
-        assets=[*source_assets(project), *with_conditions(project, [*data_assets(project), *model_assets(project)])],
+        assets=[*source_assets(project), *with_conditions(project, made)],
         asset_checks=asset_checks(project),
-        jobs=[job],
+        jobs=jobs,
         schedules=schedules,
         sensors=sensors,
         loggers={"lines": lines},
         resources={resource_key(project.name): ProjectResource.configure_at_launch(file=str(project.path))},
     )
+
+
+def tuning_job(project: Project) -> str:
+    """The name of the job that searches for settings, on the dataset of now."""
+    return f"{project.name}_{TUNING}"
 
 
 def load_definitions(file: Path | str, overrides: Sequence[str] = ()) -> dg.Definitions:

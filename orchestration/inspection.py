@@ -169,6 +169,8 @@ def _check_model(project: Project, samples: pa.Table) -> None:
     check_labels(model.output, splits)
     if training.early_stopping is not None and not splits["validation"]:
         raise ValueError("training.early_stopping is set, and no sample is in validation: change align.split")
+    if project.tuning is not None and not splits["validation"]:
+        raise ValueError("tuning judges its trials on validation rows, and no sample is one: change align.split")
     if training.report_to:
         from training.trainer import check_reports
 

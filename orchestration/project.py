@@ -23,6 +23,7 @@ from training.catalog import FILTERS, PRETRAINED_ENCODERS
 from training.credentials import has_password, is_signed, mask, to_environment
 from training.family import Choice, is_own
 from training.settings import TINY
+from training.tuning_settings import TuningSettings
 
 _MOST_VALUES = 100_000  # of one project file, each alias (*name) counted as all that it stands for
 _MOST_CHARACTERS = 1_000_000  # that the references of one project file may bring in
@@ -30,6 +31,7 @@ _MOST_LEVELS = 100  # of sections in sections; the YAML parser, written in C, en
 # yes, no, on and off are truth values there, 010 is eight, and 12:30 is 750.
 _WORDS = re.compile(r"yes|no|on|off|[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?", re.IGNORECASE)
 _REPLACED = {"model.freeze_llm": "`llm: {model: NAME_OR_FOLDER, train: frozen}`"}  # keys of older files
+_tried: dict[Path, Any] = {}  # file -> its document when what it is to try was tried out: it is read again and again
 _REFERENCE = re.compile(r"\$\{([\w.-]+)\}")
 
 
@@ -91,17 +93,25 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
     except ValidationError as error:
         raise ProjectError(_explain(path, error)) from None
     llm = project.model.llm
-    return dataclasses.replace(
+    located = dataclasses.replace(
         project,
         model=dataclasses.replace(
             project.model,
             llm=dataclasses.replace(llm, model=_beside(path, llm.model, TINY)),
             encoders={m: _encoder_beside(path, encoder) for m, encoder in project.model.encoders.items()},
         ),
+        tuning=project.tuning and _tuning_beside(path, project.tuning),
         features=project.features.located(lambda name: _beside(path, name, "bytes")),
         filters={name: [_filter_beside(path, name, one) for one in listed] for name, listed in project.filters.items()},
         sources=tuple(source.located(lambda name: _beside(path, name, "")) for source in project.sources),
     )
+    if located.tuning is not None and _tried.get(path) != document:
+        try:
+            located.try_tuning()
+        except ValueError as error:
+            raise ProjectError(f"{path}: {error}") from None
+        _tried[path] = document
+    return located
 
 
 def _variable(key: str, uri: str) -> str:
@@ -212,6 +222,20 @@ def _encoder_beside(path: Path, encoder: Choice) -> Choice:
         return encoder
     named = {n: _beside(path, value, "") for n, value in encoder.options.items() if n in ("model", "weights") and value}
     return Choice(encoder.kind, {**encoder.options, **named})
+
+
+def _tuning_beside(path: Path, tuning: TuningSettings) -> TuningSettings:
+    """The models that are to be tried with their folders or files, as `_beside`."""
+
+    def located(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {n: _beside(path, v, TINY) if n in ("model", "weights") and v else v for n, v in value.items()}
+        return _beside(path, value, TINY) if isinstance(value, str) else value
+
+    names = {key for key in tuning.space if key.startswith(("model.llm", "model.encoders"))}
+    listed = {key: values for key, values in tuning.space.items() if key in names and isinstance(values, tuple)}
+    found = {key: tuple(map(located, values)) for key, values in listed.items()}
+    return dataclasses.replace(tuning, space={**tuning.space, **found})
 
 
 @cache

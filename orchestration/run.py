@@ -17,10 +17,10 @@ import yaml
 from assets import pipeline
 from assets.catalog import ENGINES
 from assets.dataset import split_counts
-from assets.resource import OF_MLFLOW, resource_key
+from assets.resource import OF_MLFLOW, TUNING, resource_key
 from assets.settings import Project
 from orchestration.automation import partition_tags
-from orchestration.definitions import project_definitions
+from orchestration.definitions import project_definitions, tuning_job
 from orchestration.failures import why
 from orchestration.processes import cancel_when_interrupted, free_dead_runs, hold, let_go
 from orchestration.registration import register
@@ -30,7 +30,7 @@ from training.files import first_use, write_text
 _SETTINGS = importlib.resources.files("orchestration") / "dagster.yaml"
 # The sections of it with the retries, and what stands in their place.
 _SECTIONS = {"run_queue": ("run_coordinator",), "run_retries": ()}
-_TRAINED = ("baselines", "model")
+_TRAINED = ("baselines", "model", TUNING)
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}
 
@@ -101,10 +101,12 @@ def run_job(
     overrides: Sequence[str] = (),
     debug: bool = False,
     partition: str | None = None,
+    tunes: bool = False,
 ) -> dg.ExecuteInProcessResult:
     """Materializes the project's job, or the assets of it that are named.
 
     Args:
+        tunes: the job is the one that searches for settings.
         partition: a key, or FIRST...LAST; then, unless assets are named, the manifest and what has partitions is made.
 
     Raises:
@@ -117,7 +119,7 @@ def run_job(
         names = ",".join(["manifest", *(f"clean_{modality}" for modality in project.modalities)])
     register(project)
     free_dead_runs(instance)
-    job = project_definitions(project).resolve_job_def(project.name)
+    job = project_definitions(project).resolve_job_def(tuning_job(project) if tunes else project.name)
     ENGINES.make(project.engine)  # what it needs has to be installed
     selected, run_id = select(job, project.name, names), str(uuid.uuid4())
     names_of = OF_MLFLOW if selected is None else {key.path[-1] for key in selected}

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from training.records import TuningReport
 from training.spec import JobSpec, RunSpec
+from training.tuning_settings import as_yaml
 
 _GATE = "\n\n**The gate**"  # what it said of a version stands from here on
 
@@ -27,6 +29,19 @@ def trained_run(spec: JobSpec, run: RunSpec, rows: int) -> str:
     """Of an MLflow run. Args: `rows` it is trained on."""
     role = "The model." if not run.is_baseline else f"A baseline ({run.name}), for the model to beat."
     return " ".join([role, task(spec, run), _training(spec, run, rows), *_dagster(spec)])
+
+
+def trained_trial(spec: JobSpec, run: RunSpec, rows: int) -> str:
+    """Of a trial of a search for settings."""
+    return " ".join([f"A {run.name} of a search for settings; see the run above it.", _training(spec, run, rows)])
+
+
+def tuning(spec: JobSpec, report: TuningReport) -> str:
+    """Of a whole search: what was found, and how it is used."""
+    settings = f"```yaml\n{as_yaml(report.settings)}```"
+    heard = "Nothing is registered and no test row was looked at: a training with these settings is judged by the gate."
+    paragraphs = [f"A search for settings: {report.words}.", f"For the project file:\n\n{settings}", heard]
+    return "\n\n".join([*paragraphs, *_dagster(spec)])
 
 
 def version(spec: JobSpec, run: RunSpec, rows: int, metrics: Mapping[str, float | None]) -> str:

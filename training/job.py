@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 
 def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
-    """Trains the models; where there are none the codecs, or else the encoders that models start from. `report` gets
-    each one's results as soon as they are safe in MLflow.
+    """Trains the models, or searches for settings; where there are no models the codecs, or else the encoders that
+    models start from. `report` gets each one's results as soon as they are safe in MLflow.
 
     Raises:
         ValueError: features of the snapshot are missing, or another trainer is at work on the same model.
@@ -59,6 +59,11 @@ def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
         if is_first():
             (_codecs if spec.codecs else _pretraining)(spec, report, log)
         leave()
+        return
+    if spec.tuning is not None:
+        from training.tuning import tune
+
+        report(tune(spec, spec.tuning, log))
         return
     # The product takes longest: first, with the others beside it.
     runs = sorted(spec.runs, key=lambda run: run.is_baseline)
@@ -168,7 +173,7 @@ def _help(spec: JobSpec, run: RunSpec, folder: Path) -> None:
 
     splits, _ = open_splits(spec)
     check_labels(run.model.output, {split: rows.labels for split, rows in splits.items()})
-    fit(_task(spec, run, splits), folder)
+    fit(task_of(spec, run, splits), folder)
 
 
 def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingReport:
@@ -190,7 +195,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
     logs = Path(spec.checkpoints).parent / "tensorboard" / f"{run.name}-{run.fingerprint}"
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
     with tracking.open_run(spec, run) as active, tempfile.TemporaryDirectory() as temporary:
-        task = _task(spec, run, splits)
+        task = task_of(spec, run, splits)
         run = replace(run, training=task.training)
         tracking.log_parameters(run, {"model": to_dict(run.model), "training": to_dict(run.training)})
         tracking.describe_run(descriptions.trained_run(spec, run, len(splits["train"])))
@@ -250,7 +255,7 @@ class _Clock:
         self.seconds[part], self._started = round(now - self._started, 2), now
 
 
-def _task(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "TrainingTask":
+def task_of(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> "TrainingTask":
     from training.catalog import OUTPUTS
     from training.codec_training import coded, fetch_codecs
     from training.pretraining_run import fetch_encoders

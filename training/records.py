@@ -3,7 +3,7 @@
 `to_json` gives what users see (`triptych run --json`, report.json, evaluation.json); `from_json` reads it again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -217,6 +217,66 @@ class PretrainingReport:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A trial of a search for settings."""
+
+    number: int  # from 1
+    state: str  # complete, pruned, failed
+    values: Mapping[str, Any]  # dotted key of a setting -> what it was
+    value: float | None  # the metric on the validation rows; of a pruned one at its last validation
+    seconds: float
+    said: str  # why it failed, or which other trial it is the same as
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Trial":
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningReport:
+    """What a search for settings came to, once it is safe in MLflow (there as tuning.json)."""
+
+    fingerprint: str  # of the study
+    mlflow_run_id: str  # the run above those of the trials
+    metric: str
+    trials: Sequence[Trial]
+    best: int  # the number of the best trial
+    settings: Mapping[str, Mapping[str, Any]]  # section of the project file -> its keys that make the best trial
+    higher_is_better: bool  # of the metric
+    importance: Mapping[str, float]  # of each setting that was tried, for the metric: together 1; {}: not known
+
+    @property
+    def best_trial(self) -> Trial:
+        return self.trials[self.best - 1]
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """The best first: those that came to their end, then those that were pruned, then those that failed."""
+        sign = -1 if self.higher_is_better else 1
+        states = ("complete", "pruned", "failed")
+        return sorted(self.trials, key=lambda trial: (states.index(trial.state), sign * (trial.value or 0)))
+
+    @property
+    def seconds(self) -> float:
+        return sum(trial.seconds for trial in self.trials)
+
+    @property
+    def words(self) -> str:
+        """20 trials (3 pruned, 1 failed): best validation accuracy 0.842 by trial 7"""
+        counts = {state: sum(trial.state == state for trial in self.trials) for state in ("pruned", "failed")}
+        beside = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+        best = f"best validation {self.metric.replace('_', ' ')} {self.best_trial.value:.4g} by trial {self.best}"
+        return f"{len(self.trials)} trials{beside and f' ({beside})'}: {best}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TuningReport":
+        return cls(**{**values, "trials": [Trial.from_json(trial) for trial in values["trials"]]})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from training import catalog
 from training.processor import contents
-from training.records import EvaluationRow
+from training.records import EvaluationRow, TuningReport
 from training.records import Figure as Measured
 from training.schema import MODALITIES
 
@@ -190,6 +190,33 @@ def differences_picture(streams: Mapping[str, Sequence[Sequence[float]]], base: 
         axes.axvline(0, color=GREY, linestyle=":")
         axes.set_ylabel(f"{_short(name)}\npairs", fontsize=8)
         axes.set_xlabel(f"later by ({unit})", fontsize=8)
+        _plain(axes)
+    return _png(figure)
+
+
+def tuning_picture(report: TuningReport) -> bytes:
+    """The trials of a search for settings one after the other, and how much each setting matters."""
+    figure = _figure(9, max(3.2, 0.4 * len(report.importance) + 1.2))
+    trials, bars = figure.subplots(1, 2)
+    colors = {"complete": RIGHT, "pruned": GREY}
+    for state, color in colors.items():
+        points = [(t.number, t.value) for t in report.trials if t.state == state and t.value is not None]
+        if points:
+            trials.plot(*zip(*points, strict=True), "o", color=color, markersize=4, label=state)
+    trials.plot(report.best, report.best_trial.value, "o", color=WRONG, markersize=7, fillstyle="none", label="best")
+    trials.xaxis.set_major_locator(MaxNLocator(integer=True))
+    trials.set_xlabel("trial")
+    trials.set_ylabel(f"validation {report.metric.replace('_', ' ')}")
+    trials.legend(fontsize=8, frameon=False)
+    names = list(report.importance)[::-1]
+    for line, name in enumerate(names):
+        bars.barh(line, report.importance[name], color=RIGHT, height=0.6)
+        bars.text(report.importance[name] + 0.01, line, f"{report.importance[name]:.2f}", va="center", fontsize=8)
+    bars.set_yticks(range(len(names)), names, fontsize=8)
+    bars.set_xlim(0, 1.1)
+    bars.set_xlabel("share in what the metric comes to" if names else "not known: trials too few, or all alike")
+    for axes, title in ((trials, "Trials"), (bars, "Importance of the settings")):
+        axes.set_title(title, fontsize=10)
         _plain(axes)
     return _png(figure)
 

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from training.children import is_free
 from training.mlflow_store import client
-from training.records import TrainingReport
+from training.records import TrainingReport, TuningReport
 
 TAG = "triptych."  # before the names of our tags
 TRAINING_PAGES = "?workflowType=machine_learning"  # else MLflow shows those for prompts and agents
 REPORT = "report.json"  # the artifact that says a training is whole: logged last
+TUNING = "tuning.json"  # the same of a search for settings
 
 
 def find_run(uri: str, project: str, fingerprint: str) -> str | None:
@@ -26,6 +27,12 @@ def find_report(uri: str, project: str, fingerprint: str) -> TrainingReport | No
     """What a finished training reported; None where it has to be done."""
     run_id = find_run(uri, project, fingerprint)
     return None if run_id is None else TrainingReport.from_json(read_json(uri, run_id, REPORT))
+
+
+def find_tuning(uri: str, project: str, fingerprint: str) -> TuningReport | None:
+    """What a search for settings came to; None where it has not come to its end."""
+    run_id = find_run(uri, project, fingerprint)
+    return None if run_id is None else TuningReport.from_json(read_json(uri, run_id, TUNING))
 
 
 def newest_training(uri: str, project: str, role: str) -> tuple[dict[str, str], str | None] | None:

@@ -17,7 +17,8 @@ from training.features import FeatureSettings
 from training.model_files import digest, llm_folder, model_folder
 from training.pretraining_settings import PretrainingSettings
 from training.schema import fingerprint
-from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, decisive
+from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, complete, decisive
+from training.tuning_settings import TuningSettings, with_values
 from training.validation import from_dict, to_dict
 from training.views import Places
 
@@ -74,6 +75,21 @@ class PretrainingSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuningSpec:
+    """A search for better settings of the one model of a job."""
+
+    settings: TuningSettings
+    metric: str  # of the validation rows
+    storage: str  # the SQLite file of Optuna's studies
+    noise: dict[str, tuple[str, ...]]  # as of a RunSpec, whatever it augments
+    fingerprint: str  # of the study: of all that decides what a trial comes to, and which there are
+
+    def trial(self, number: int) -> str:
+        """The fingerprint of a trial, from 1."""
+        return fingerprint("trial", self.fingerprint, number)
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """One trainer process: a snapshot, where things lie, and the models to train on it, in order."""
 
@@ -94,6 +110,7 @@ class JobSpec:
     own_code: str = ""  # folder where users' own kinds may lie, beside what PYTHONPATH says
     codecs: tuple[CodecSpec, ...] = ()  # of the contents that models answer with; trained where there are no runs
     pretraining: PretrainingSpec | None = None  # what the models start from; trained where there are no runs
+    tuning: TuningSpec | None = None  # then the one run is where its trials start from, and is not trained itself
     runs: tuple[RunSpec, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -103,15 +120,15 @@ class JobSpec:
     def from_json(cls, values: Mapping[str, Any]) -> "JobSpec":
         runs = tuple(from_dict(RunSpec, run) for run in values["runs"])
         codecs = tuple(from_dict(CodecSpec, codec) for codec in values["codecs"])
-        pretraining = values["pretraining"] and from_dict(PretrainingSpec, values["pretraining"])
-        made = ("runs", "codecs", "pretraining", "features", "limits")
-        plain = {name: value for name, value in values.items() if name not in made}
+        read = ("runs", "codecs", "pretraining", "tuning", "features", "limits")
+        plain = {n: value for n, value in values.items() if n not in read}
         return cls(
             **plain,
             features=from_dict(FeatureSettings, values["features"]),
             limits=from_dict(MediaLimits, values["limits"]),
             codecs=codecs,
-            pretraining=pretraining,
+            pretraining=values["pretraining"] and from_dict(PretrainingSpec, values["pretraining"]),
+            tuning=values["tuning"] and from_dict(TuningSpec, values["tuning"]),
             runs=runs,
         )
 
@@ -227,6 +244,34 @@ def plan_runs(
     if (concat := replace(model, fusion=Choice("concat"))) != model:
         baselines.append(run("concat", concat, beside, modalities))
     return [run("model", model, training, modalities), *baselines]
+
+
+def plan_tuning(
+    settings: TuningSettings, metric: str, storage: str, noise: Mapping[str, Sequence[str]], model: RunSpec
+) -> TuningSpec:
+    """Args: `noise` is modality -> contents of all clips; `model` what the trials start from."""
+    clips = {modality: tuple(sorted(ids)) for modality, ids in noise.items()}
+    name = fingerprint("tuning", VERSION, model.fingerprint, settings.decisive(), metric, clips)
+    return TuningSpec(settings=settings, metric=metric, storage=storage, noise=clips, fingerprint=name)
+
+
+def trial_run(tuning: TuningSpec, model: RunSpec, forms: Mapping[str, str], values: Mapping[str, Any]) -> RunSpec:
+    """The training of a trial: the model with other settings.
+
+    Args:
+        forms: modality -> form of its features.
+        values: dotted key -> what it is in this trial.
+
+    Raises:
+        ValueError: the settings do not take them.
+    """
+    settings, training = with_values(model.model, model.training, values)
+    return replace(
+        model,
+        model=complete(settings, {m: form for m, form in forms.items() if m in model.model.encoders}),
+        training=training,
+        noise={modality: ids for modality, ids in tuning.noise.items() if modality in training.augmentation},
+    )
 
 
 def shorter_training(runs: Sequence[RunSpec]) -> str | None:

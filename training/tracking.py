@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ from typing import Any
 from training import descriptions
 from training.catalog import OUTPUTS
 from training.mlflow_store import artifact_location, check_reachable, client, make_database
-from training.records import EvaluationRow, TrainingReport
-from training.runs import REPORT, TAG, end_dead_runs, search
+from training.records import EvaluationRow, TrainingReport, TuningReport
+from training.runs import REPORT, TAG, TUNING, end_dead_runs, search
 from training.spec import JobSpec, RunSpec
 
 _SAMPLING_SECONDS = 1  # of system metrics; a short training should have some, too
@@ -51,10 +52,14 @@ def open_experiment(spec: JobSpec) -> None:
 
 
 @contextmanager
-def open_run(spec: JobSpec, run: RunSpec) -> Iterator[Any]:
+def open_run(spec: JobSpec, run: RunSpec, again: bool = False) -> Iterator[Any]:
     """An MLflow run that is FINISHED only when the block ends well; KILLED on SIGTERM or Ctrl-C, else FAILED.
 
-    A training that did not end goes on in the run it had, so that nothing stands there twice.
+    A training that did not end goes on in the run it had, so that nothing stands there twice. Within another run it
+    stands below that.
+
+    Args:
+        again: goes on in a run that is FINISHED, too.
     """
     import mlflow
 
@@ -62,12 +67,14 @@ def open_run(spec: JobSpec, run: RunSpec) -> Iterator[Any]:
     uri = spec.tracking_uri
     mlflow.set_system_metrics_sampling_interval(_SAMPLING_SECONDS)
     mlflow.set_system_metrics_samples_before_logging(1)
-    stopped = [r for r in search(uri, spec.project, run.fingerprint) if r.info.status in ("KILLED", "FAILED")]
+    ended = ("KILLED", "FAILED", *(["FINISHED"] if again else []))
+    stopped = [r for r in search(uri, spec.project, run.fingerprint) if r.info.status in ended]
     tags = {TAG + name: value for name, value in (provenance(spec, run) | {"process": _process()}).items()}
     with _terminable():
         active = mlflow.start_run(
             run_id=stopped[0].info.run_id if stopped else None,
             run_name=run.name,
+            nested=mlflow.active_run() is not None,
             tags=tags,
             log_system_metrics=not run.is_baseline,
         )
@@ -245,3 +252,23 @@ def log_report(report: TrainingReport) -> None:
     import mlflow
 
     mlflow.log_dict(report.to_json(), REPORT)
+
+
+def log_trial(state: str, values: Mapping[str, float | None], said: str) -> None:
+    """Of a trial of a search for settings: complete, pruned or failed, and why."""
+    import mlflow
+
+    mlflow.set_tags({f"{TAG}state": state} | ({f"{TAG}reason": said} if said else {}))
+    mlflow.log_metrics({name: value for name, value in values.items() if value is not None})
+
+
+def log_tuning(report: TuningReport, files: Mapping[str, bytes]) -> None:
+    """What `find_tuning` finds once the run of the whole search has FINISHED, and files by name."""
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        mlflow.log_artifacts(folder)
+    mlflow.set_tag(f"{TAG}best_trial", report.best)
+    mlflow.log_dict(report.to_json(), TUNING)

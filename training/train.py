@@ -91,6 +91,7 @@ class TrainingTask:
     codecs: Mapping[str, Any] = field(default_factory=dict)
     codes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     start: Mapping[str, Tensor] = field(default_factory=dict)  # weights of `training.pretraining`, where there are some
+    watched: frozenset[str] = frozenset()  # metrics that validations say beside the output's headlines
 
     def __post_init__(self) -> None:
         output, several = OUTPUTS.make(self.model.output, {}), set(self.several).intersection(self.modalities)
@@ -113,12 +114,18 @@ class TrainingTask:
 
 
 def fit(
-    task: TrainingTask, folder: Path, callbacks: Sequence[TrainerCallback] = (), run_name: str | None = None
+    task: TrainingTask,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    run_name: str | None = None,
+    refits: bool = True,
 ) -> Trained:
     """Trains a new model; resumes where `folder` holds a whole checkpoint of the same training.
 
     Args:
         folder: checkpoints lie here; the caller removes it when the model is stored.
+        refits: whether a linear model beside the language model is fitted anew with the validation rows among its own
+            in the end: not where these are to say what the model is worth.
 
     Raises:
         ValueError: no row to train on, none to validate on where early stopping needs them, a label that no answer
@@ -161,7 +168,7 @@ def fit(
     if len(task.validation) and is_first():
         labels = [label for label in rows.labels if label is not None]  # all have one
         calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
-    if refit is not None:
+    if refit is not None and refits:
         refit()
     return Trained(network.eval(), history)
 
@@ -265,7 +272,8 @@ def make_trainer(
     if training.adversary is not None:
         check(not shards(), "training.adversary", str(training.adversary), "null where layers are parted (fsdp)")
         trainer.adversary = ADVERSARIES.make(training.adversary)
-    trainer.watched = tuple(metric for metric in network.output.metrics if metric.name == training.metric)
+    watched = {training.metric, *task.watched}
+    trainer.watched = tuple(metric for metric in network.output.metrics if metric.name in watched)
     return trainer
 
 

@@ -14,7 +14,8 @@ from training.family import Choice
 from training.features import FeatureSettings
 from training.processor import Processor
 from training.settings import MediaLimits, ModelSettings, SpeechAugmentation, TrainingSettings, for_rows
-from training.spec import JobSpec, RunSpec, plan_runs, shorter_training
+from training.spec import JobSpec, RunSpec, plan_runs, plan_tuning, shorter_training
+from training.tuning_settings import TuningSettings
 
 MODEL = ModelSettings(width=16, heads=2)
 LORA = {"train": "lora"}
@@ -166,4 +167,10 @@ def test_a_specification_comes_back_from_json(make_spec: Callable[..., tuple[Job
         report_to=("tensorboard",),
     )
     spec = replace(spec, runs=(replace(run, model=model, training=training),))
+    space = {
+        "model.fusion": ["concat", {"kind": "low_rank", "rank": 2}],
+        "model.width": {"low": 16, "high": 32, "step": 4},
+    }
+    tuning = plan_tuning(TuningSettings(space=space), "accuracy", "tuning.db", {"speech": ["b", "a"]}, run)
+    assert JobSpec.from_json(json.loads(json.dumps(replace(spec, tuning=tuning).to_json()))).tuning == tuning
     assert JobSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
