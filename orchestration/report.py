@@ -29,6 +29,8 @@ PICTURES = {
     "the inputs, the most frequent answer of training counts. Lines at the ends are 95 % intervals.",
     "confusion": "Labels (rows) and answers (columns) of the test set, in numbers of test rows; blue is right.",
     "learning": "Loss on training and validation rows, and the metric on validation rows, over the optimizer's steps.",
+    "calibration": "How often answers are right (95 % intervals) by how sure they are said to be, over 15 bins of equal "
+    "width, of which the error (ECE) is the mean gap to the dotted line. Slices of 20 rows or more, the worst first.",
     "examples": "Some test samples as the model sees them, with its answer: blue where it is the label.",
 }
 
@@ -73,7 +75,8 @@ def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping
         why = next(iter(newest["reasons"]), "the gate has not judged it")
         lead.append(f"Version {newest['version']}, the newest, did not take its place: {why}.")
     metric = next((m for m in project.make_output().metrics if m.name == evaluated["metric"]), None)
-    png = {name: base64.b64encode(runs.read_artifact(uri, run_id, f"{name}.png")).decode() for name in PICTURES}
+    found = {name: runs.find_artifact(uri, run_id, f"{name}.png") for name in PICTURES}  # an older run has not all
+    png = {name: base64.b64encode(data).decode() for name, data in found.items() if data is not None}
     return {
         "lead": lead,
         "facts": facts,
@@ -83,6 +86,7 @@ def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping
         "note": evaluated["note"],
         "coverage": evaluated.get("coverage", []),
         "outputs": evaluated.get("outputs", []),
+        "calibration": evaluated.get("calibration", []),
         "pictures": [{"title": name, "caption": PICTURES[name], "png": data} for name, data in png.items()],
         "settings": _settings(project, facts.parameters),
     }

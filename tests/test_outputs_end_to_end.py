@@ -93,6 +93,10 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     assert {metric for metric, _ in lines} == {"answer.accuracy", "note.accuracy", "remark.accuracy", "tags.sample_f1"}
     assert lines["answer.accuracy", 0.3]["of"] == metrics["test/answer.n"] >= lines["answer.accuracy", 0.3]["rows"]
     assert {s["all"]["rows"] for s in told["standings"]} == {n}
+    errors = {line["metric"]: line for line in told["calibration"] if line["slice"] is None}
+    assert list(errors) == ["answer.ece", "note.ece", "remark.ece", "tags.ece"]
+    assert all(line["error"]["value"] == pytest.approx(metrics[f"test/{name}"]) for name, line in errors.items())
+    assert {line["slice"] for line in told["calibration"]} >= {"given=text", "given=text+image"}
     assert any("price: 12 of 60 samples have no label" in finding for finding in told["findings"])
 
     row = ["--text", "Is it bright?"]
@@ -108,6 +112,7 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     assert isinstance(outputs["note"]["best"][0]["answer"], str)
     assert triptych("predict", str(labelled), *row).startswith("answer: ")
     page = Path(ask("report", str(labelled))["report"]).read_text()
+    assert "Whether it is as sure as it should be" in page and 'alt="calibration"' in page
     assert "What it answers, one by one" in page and "<td>price</td><td>mae</td>" in page and "answer: yes" in page
     price = pytest.approx(answer["prediction"]["price"], rel=1e-4)  # float32, in batches of another size
     assert served(labelled, told["model"]["version"]) == [answer["prediction"] | {"price": price}] * 2

@@ -13,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from training.label_metrics import CalibrationError
 from training.metrics import Metric, natural
 from training.outputs.base import Look, Output
-from training.records import Answer, Answered, Coverage, EvaluationRow, Figure
+from training.records import Answer, Answered, Calibration, Coverage, EvaluationRow, Figure
 from training.schema import MODALITIES, predictions_schema, subset_name, subsets
 from training.shapley import shapley_values
 
@@ -169,6 +170,38 @@ def coverage(
         value = metric.value([labels[n] for n in kept], [answers[n] for n in kept])
         found.append(Coverage(metric=metric.name, least=least, rows=len(kept), of=len(rows), value=value))
     return found
+
+
+def calibration(
+    predictions: pa.Table, output: Output, columns: Mapping[str, Mapping[str, str]] | None = None, seed: int = 0
+) -> list[Calibration]:
+    """Of each answer that says how sure it is: on all rows, and in each slice.
+
+    Args:
+        predictions: `training.schema.predictions_schema`, with the same inputs given in all rows.
+        columns: of `slices`.
+        seed: of the bootstrap.
+    """
+    rows = predictions.to_pylist()
+    parts = {None: range(len(rows)), **rows_by_slice([row["sample_id"] for row in rows], columns or {})}
+    found = []
+    for metric, error in ((m, m.over) for m in output.metrics if isinstance(m.over, CalibrationError)):
+        for name, numbers in parts.items():
+            labels, answers = [rows[n]["label"] for n in numbers], [Answer.from_row(rows[n]) for n in numbers]
+            if count := len(metric.rows(labels)):
+                figure, bins = metric.figure(labels, answers, seed), error.curve(*metric.mine(labels, answers))
+                found.append(Calibration(metric=metric.name, slice=name, rows=count, error=figure, bins=bins))
+    return found
+
+
+def rows_by_slice(samples: Sequence[str], columns: Mapping[str, Mapping[str, str]]) -> dict[str | None, list[int]]:
+    """Slice, as "column=value" -> the numbers of its rows; without those that have none."""
+    parts: dict[str | None, list[int]] = {}
+    for column, values in columns.items():
+        for value in sorted(set(values.values()), key=natural):
+            if rows := [n for n, sample in enumerate(samples) if values.get(sample) == value]:
+                parts[f"{column}={value}"] = rows
+    return parts
 
 
 def predictions_table(answered: Sequence[Answered], output: Output) -> pa.Table:

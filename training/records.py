@@ -3,7 +3,7 @@
 `to_json` gives what users see (`triptych run --json`, report.json, evaluation.json); `from_json` reads it again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -159,6 +159,34 @@ class Coverage:
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "share": self.share}
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Answers that are said to be about as probable."""
+
+    rows: int
+    claimed: float  # mean of their probabilities
+    right: Figure  # share of them that are right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Whether answers are as often right as they say."""
+
+    metric: str  # name of the calibration error
+    slice: str | None  # the rows, as "column=value"; None: all
+    rows: int
+    error: Figure
+    bins: Sequence[CalibrationBin]  # that have rows, the least probable first
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Calibration":
+        bins = [CalibrationBin(b["rows"], b["claimed"], Figure(**b["right"])) for b in values["bins"]]
+        return cls(**{**values, "error": Figure(**values["error"]), "bins": bins})
 
 
 @dataclass(frozen=True, kw_only=True)
