@@ -14,7 +14,7 @@ from assets import links, pipeline
 from assets.lake import Lake
 from assets.preview import evaluation_table, markdown_table, picture
 from assets.settings import Project
-from assets.trust import TRUST_PICTURES, trust
+from assets.trust import trust
 from training.fusion_check import FusionCheck, fusion_check
 from training.metrics import Metric
 from training.outputs.base import Output
@@ -24,7 +24,7 @@ from training.spec import RunSpec, shorter_training
 
 STANDINGS = "standings.json"  # in the model's MLflow run
 _THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # of a probability
-PICTURES = ("confusion", "learning", "subsets", "examples", *TRUST_PICTURES)  # in the same run, as PNG
+_PICTURES = ("confusion", "learning", "subsets", "examples")
 
 
 def recorded_predictions(project: Project, run_id: str, subset: str, file: str = "predictions.parquet") -> pa.Table:
@@ -78,7 +78,7 @@ def evaluate(project: Project) -> dg.MaterializeResult:
     Raises:
         ValueError: one of them has not been trained on the present dataset.
     """
-    from training.runs import find_artifact, find_report, read_json, write_json
+    from training.runs import find_report, read_artifact, read_json, write_json
 
     runs, uri, full = pipeline.plan(project), project.mlflow_uri, subset_name(project.inputs)
     reports: dict[str, TrainingReport] = {}
@@ -104,7 +104,6 @@ def evaluate(project: Project) -> dg.MaterializeResult:
     noted = [shorter] if shorter else []
     asked = [line for line in answered if below and line.least == below]
     write_json(uri, model.mlflow_run_id, STANDINGS, content)
-    pictures = {title: find_artifact(uri, model.mlflow_run_id, f"{title}.png") for title in PICTURES}
     whole = [({"model": name, "subset": row.subset}, row) for name, row in rows if row.slice is None]
     parts = [({"slice": row.slice}, row) for name, row in rows if name == "model" and row.slice is not None]
     return dg.MaterializeResult(
@@ -120,7 +119,7 @@ def evaluate(project: Project) -> dg.MaterializeResult:
             "no_slices": _no_slices(project),
             **({"answered": coverage_table(answered), "coverage": content["coverage"]} if answered else {}),
             **shown,
-            **{title: picture(png) for title, png in pictures.items() if png is not None},
+            **{title: picture(read_artifact(uri, model.mlflow_run_id, f"{title}.png")) for title in _PICTURES},
             "standings": content["standings"],
             **numbers(model),
             **{f"{metric.name}/baseline/{standing.name}": round(standing.all.b, 4) for standing in beside},

@@ -46,7 +46,8 @@ class _Case:
 
     def question(self, project: Project) -> str:
         """Names all that the answer depends on: the same question is not judged twice."""
-        return fingerprint("gate", self.dataset, self.champion, to_dict(project.promotion), self.singles)
+        rule = to_dict(project.promotion)
+        return fingerprint("gate", self.dataset, self.champion, rule, self.singles, *project.evaluation.sensitive)
 
 
 def gate(context: dg.AssetExecutionContext, project: Project) -> Verdict:
@@ -112,7 +113,8 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
     training = case.run.fingerprint
     majority, fusion = majority_answer(project, training), fusion_of(project, training)
     output = project.make_output()
-    parts = slices(pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'"), output)
+    test = pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'")
+    parts = slices(test, output, project.evaluation.sensitive)
     decision = decide(ours, theirs, singles, majority, project.promotion, output, fusion, parts)
     # All that was seen is written before the alias moves, and the question last: a process killed in between has
     # either not judged, or leaves a verdict that the next one carries out.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
+from assets.evaluation_settings import EvaluationSettings
 from assets.lake import MEMORY_LIMIT
 from assets.names import normalize
 from assets.operation_settings import AlertSettings, FreshnessSettings, RetrySettings
@@ -250,6 +251,7 @@ class Project:
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     engine: Choice = field(default_factory=lambda: Choice("local"))  # what runs the steps on batches
     launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
     owners: Strings = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
@@ -426,6 +428,9 @@ class Project:
 
     def _check_training(self, output: Output) -> None:
         names = [metric.name for metric in output.metrics]
+        for column in self.evaluation.sensitive:
+            expected = f"no label ({', '.join(self.align.labels)}): each group would be one answer"
+            check(column not in self.align.labels, "evaluation.sensitive", column, expected)
         asked = ("promotion", self.promotion.metric, names), ("training", self.training.metric, [*names, "loss"])
         for key, metric, known in asked:
             expected = f"a metric of output {self.model.output.kind} ({', '.join(known)})"

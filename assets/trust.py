@@ -1,4 +1,5 @@
-"""How far a model can be trusted, from what it answered to the test rows: whether it is as often right as it says."""
+"""How far a model can be trusted, from what it answered to the test rows: whether it is as often right as it says, and
+worth as much to one group as to another."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +8,11 @@ import dagster as dg
 import pyarrow as pa
 
 from assets import pipeline
-from assets.preview import markdown_table
+from assets.preview import bullets, markdown_table, picture
 from assets.settings import Project
-from training.records import Calibration, Figure, TrainingReport
+from training.records import Answer, Calibration, Fairness, Figure, TrainingReport
 
-TRUST_PICTURES = ("calibration",)
+TRUST_PICTURES = ("fairness", "calibration")  # named as what results hold of them
 
 
 def trust(project: Project, model: TrainingReport, predictions: pa.Table) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -21,17 +22,39 @@ def trust(project: Project, model: TrainingReport, predictions: pa.Table) -> tup
         predictions: of the model with all inputs given (`training.schema.predictions_schema`).
     """
     from training.evaluate import calibration, slices
-    from training.evaluation_pictures import calibration_picture
+    from training.evaluation_pictures import calibration_picture, fairness_picture
     from training.runs import write_artifact
 
-    output = project.make_output()
+    output, sensitive = project.make_output(), project.evaluation.sensitive
     test = pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'")
-    calibrated = calibration(predictions, output, slices(test, output))
-    if not calibrated:
-        return {}, {}
-    write_artifact(project.mlflow_uri, model.mlflow_run_id, "calibration.png", calibration_picture(calibrated))
-    content = {"calibration": [line.to_json() for line in calibrated]}
-    return content, {**content, "calibrated": calibration_table(calibrated)}
+    calibrated = calibration(predictions, output, slices(test, output, sensitive))
+    fair = _fairness(project, predictions, test)
+    shown: dict[str, Any] = {}
+    pictures = {}
+    if calibrated:
+        pictures["calibration.png"] = calibration_picture(calibrated)
+        shown |= {"calibrated": calibration_table(calibrated)}
+        shown |= {"curves": picture(pictures["calibration.png"])}
+    if fair:
+        pictures["fairness.png"] = fairness_picture(fair)
+        shown |= {"gaps": bullets([fairness_words(one) for one in fair]), "groups": groups_table(fair)}
+        shown |= {"beside_each_other": picture(pictures["fairness.png"])}
+    for name, png in pictures.items():
+        write_artifact(project.mlflow_uri, model.mlflow_run_id, name, png)
+    content = {"calibration": [line.to_json() for line in calibrated], "fairness": [one.to_json() for one in fair]}
+    return content, content | shown
+
+
+def _fairness(project: Project, predictions: pa.Table, test: pa.Table) -> list[Fairness]:
+    from training.evaluate import NONE, groups
+    from training.fairness import fairness
+
+    metric, rows, found = project.make_output().metric(project.promotion.metric), predictions.to_pylist(), []
+    labels, answers = [row["label"] for row in rows], [Answer.from_row(row) for row in rows]
+    for column in project.evaluation.sensitive:
+        of = groups(test, column)
+        found.append(fairness(metric, column, [of.get(row["sample_id"], NONE) for row in rows], labels, answers))
+    return found
 
 
 def calibration_table(lines: Sequence[Calibration]) -> dg.MarkdownMetadataValue:
@@ -40,10 +63,45 @@ def calibration_table(lines: Sequence[Calibration]) -> dg.MarkdownMetadataValue:
     for line in lines:
         part, _, _ = line.metric.rpartition(".")
         named = {"output": part} if part else {}
-        rows.append({**named, "of": line.slice or "all rows", "rows": line.rows, **_words("ECE", line.error)})
+        rows.append({**named, "of": line.slice or "all rows", "rows": line.rows, "ECE": _words(line.error)})
     return markdown_table(pa.Table.from_pylist(rows))
 
 
-def _words(name: str, figure: Figure) -> dict[str, str]:
-    interval = "" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}"
-    return {name: "" if figure.value is None else f"{figure.value:.3f}", "95% interval": interval}
+def fairness_words(fair: Fairness) -> str:
+    """How far groups lie apart, as a sentence."""
+    metric = fair.metric.replace("_", " ")
+    if fair.gap.value is None:
+        return f"{metric} by {fair.column} is not compared: {fair.note}"
+    figures = {one.group: one for one in fair.groups}
+    ends = [f"{name} {figures[name].figure.value:.3f} (n = {figures[name].rows:,})" for name in _ends(fair)]
+    shown = "which may be chance" if fair.gap.low is None or fair.gap.low <= 0 else "more than chance"
+    few = [f"{one.group} (n = {one.rows:,})" for one in fair.groups if not one.counted]
+    left = f"; too few to be compared: {', '.join(few)}" if few else ""
+    return f"{metric} by {fair.column}: from {ends[0]} to {ends[1]}, a gap of {_words(fair.gap)}, {shown}{left}"
+
+
+def _ends(fair: Fairness) -> list[str]:
+    return [name for name in (fair.largest, fair.least) if name is not None]
+
+
+def groups_table(fair: Sequence[Fairness]) -> dg.MarkdownMetadataValue:
+    """What the model is worth to each group, and how much more than to all others."""
+    rows = [
+        {
+            "column": one.column,
+            "group": group.group,
+            "rows": group.rows,
+            one.metric.replace("_", " "): _words(group.figure),
+            "more than to the rest": _words(group.rest) if group.counted else "too few rows",
+        }
+        for one in fair
+        for group in one.groups
+    ]
+    return markdown_table(pa.Table.from_pylist(rows))
+
+
+def _words(figure: Figure) -> str:
+    """A figure and its 95 % interval."""
+    if figure.value is None:
+        return ""
+    return f"{figure.value:.3f}" + ("" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]")

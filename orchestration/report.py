@@ -16,10 +16,11 @@ from assets.labels import label_rows
 from assets.lake import Lake
 from assets.settings import AlignSettings, Project
 from assets.time_report import TimeReport
+from assets.trust import TRUST_PICTURES, fairness_words
 from orchestration.inspection import status
 from training.bootstrap import p_value, p_words
 from training.files import write_text
-from training.records import Standing
+from training.records import Fairness, Standing
 from training.schema import SPLITS
 from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings
 from training.validation import to_dict
@@ -29,7 +30,9 @@ PICTURES = {
     "the inputs, the most frequent answer of training counts. Lines at the ends are 95 % intervals.",
     "confusion": "Labels (rows) and answers (columns) of the test set, in numbers of test rows; blue is right.",
     "learning": "Loss on training and validation rows, and the metric on validation rows, over the optimizer's steps.",
-    "calibration": "How often answers are right (95 % intervals) by how sure they are said to be, over 15 bins of equal "
+    "fairness": "What the model is worth to each group of the sensitive columns, and how much more than to all others, "
+    "with 95 % intervals. Grey: too few rows to be compared.",
+    "calibration": "How often answers are right (95 % intervals) by how sure they are said to be, in 15 bins of equal "
     "width, of which the error (ECE) is the mean gap to the dotted line. Slices of 20 rows or more, the worst first.",
     "examples": "Some test samples as the model sees them, with its answer: blue where it is the label.",
 }
@@ -75,8 +78,8 @@ def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping
         why = next(iter(newest["reasons"]), "the gate has not judged it")
         lead.append(f"Version {newest['version']}, the newest, did not take its place: {why}.")
     metric = next((m for m in project.make_output().metrics if m.name == evaluated["metric"]), None)
-    found = {name: runs.find_artifact(uri, run_id, f"{name}.png") for name in PICTURES}  # an older run has not all
-    png = {name: base64.b64encode(data).decode() for name, data in found.items() if data is not None}
+    names = [name for name in PICTURES if name not in TRUST_PICTURES or evaluated.get(name)]
+    png = {name: base64.b64encode(runs.read_artifact(uri, run_id, f"{name}.png")).decode() for name in names}
     return {
         "lead": lead,
         "facts": facts,
@@ -87,6 +90,7 @@ def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping
         "coverage": evaluated.get("coverage", []),
         "outputs": evaluated.get("outputs", []),
         "calibration": evaluated.get("calibration", []),
+        "fairness": [(one, fairness_words(one)) for one in map(Fairness.from_json, evaluated.get("fairness", []))],
         "pictures": [{"title": name, "caption": PICTURES[name], "png": data} for name, data in png.items()],
         "settings": _settings(project, facts.parameters),
     }

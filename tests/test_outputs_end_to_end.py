@@ -25,6 +25,7 @@ OUTPUTS = """
     tags: {kind: multi_label, separator: "|", weights: balanced}}
   abstain_below: 0.3
 training: {epochs: 4, baseline_epochs: 1, batch_size: 16, evaluations: 4, early_stopping: 2, metric: price.mae}
+evaluation: {sensitive: [site]}
 promotion: {must_beat: [champion], metric: tags.mean_average_precision, worst_slice: 0.01}
 engine"""
 
@@ -49,7 +50,7 @@ def labelled(tiny: Path) -> Path:
         tags = [name for name, has in (("bright", n % 2), ("high", n % 3 == 0)) if has]
         row |= {"price": f"{1000 + 500 * (n % 2)}.5" if n % 5 else "", "tags": "|".join(tags) or "|"}
         row |= {"answer": row["answer"] if n % 7 else "", "note": ["", "it is high", "it is not"][n % 3]}
-        row |= {"remark": ["seen", "heard", ""][n % 3]}
+        row |= {"remark": ["seen", "heard", ""][n % 3], "site": ["north", "south", ""][n % 3]}
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
@@ -93,6 +94,9 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     assert {metric for metric, _ in lines} == {"answer.accuracy", "note.accuracy", "remark.accuracy", "tags.sample_f1"}
     assert lines["answer.accuracy", 0.3]["of"] == metrics["test/answer.n"] >= lines["answer.accuracy", 0.3]["rows"]
     assert {s["all"]["rows"] for s in told["standings"]} == {n}
+    (fair,) = told["fairness"]
+    assert fair["column"] == "site" and fair["metric"] == "tags.mean_average_precision" and fair["rows"] == n
+    assert {one["group"] for one in fair["groups"]} == {"north", "south", "(none)"} and fair["gap"]["value"] is None
     errors = {line["metric"]: line for line in told["calibration"] if line["slice"] is None}
     assert list(errors) == ["answer.ece", "note.ece", "remark.ece", "tags.ece"]
     assert all(line["error"]["value"] == pytest.approx(metrics[f"test/{name}"]) for name, line in errors.items())
@@ -112,6 +116,7 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     assert isinstance(outputs["note"]["best"][0]["answer"], str)
     assert triptych("predict", str(labelled), *row).startswith("answer: ")
     page = Path(ask("report", str(labelled))["report"]).read_text()
+    assert "by site is not compared: fewer than two groups have 20 rows" in page
     assert "Whether it is as sure as it should be" in page and 'alt="calibration"' in page
     assert "What it answers, one by one" in page and "<td>price</td><td>mae</td>" in page and "answer: yes" in page
     price = pytest.approx(answer["prediction"]["price"], rel=1e-4)  # float32, in batches of another size

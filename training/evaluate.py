@@ -20,18 +20,29 @@ from training.records import Answer, Answered, Calibration, Coverage, Evaluation
 from training.schema import MODALITIES, predictions_schema, subset_name, subsets
 from training.shapley import shapley_values
 
-_SLICE_VALUES = 12  # a column with more values than that is no slice
+SLICE_VALUES = 12  # a column with more values than that is no slice
+SLICE_ROWS = 20  # what a slice of fewer comes to is chance
+NONE = "(none)"
 _TELLING = 0.05  # share of the most frequent label's errors
 
 
-def slices(dataset: pa.Table, output: Output) -> dict[str, dict[str, str]]:
+def slices(dataset: pa.Table, output: Output, sensitive: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     """Columns that part the rows (training.schema.DATASET) into few kinds: column -> sample id -> value.
 
     Every attribute with 2 to 12 values, `given`: the modalities that a sample has, and `X_views`: its views of X. Not
-    the `telling_columns`: where a column says the label, each of its slices is a label.
+    the `telling_columns`: where a column says the label, each of its slices is a label; but those that are `sensitive`.
     """
     columns, telling = _columns(dataset), telling_columns(dataset, output)
-    return {name: values for name, values in columns.items() if name not in telling}
+    told = {name: groups(dataset, name) for name in sensitive}
+    told = {name: values for name, values in told.items() if _few(values)}
+    return told | {name: values for name, values in columns.items() if name not in {*telling, *sensitive}}
+
+
+def groups(dataset: pa.Table, column: str) -> dict[str, str]:
+    """Sample id -> what a column says, of all samples; "(none)" where it says nothing."""
+    rows = dataset.select(["sample_id", "attributes"]).to_pylist()
+    said = {row["sample_id"]: json.loads(row["attributes"] or "{}").get(column) for row in rows}
+    return {sample: NONE if value in (None, "") else str(value) for sample, value in said.items()}
 
 
 def telling_columns(dataset: pa.Table, output: Output) -> list[str]:
@@ -63,11 +74,11 @@ def _columns(dataset: pa.Table) -> dict[str, dict[str, str]]:
         views = {f"{m}_views": "+".join(said) for m in MODALITIES if (said := row.get(f"{m}_views"))}
         for column, value in {**json.loads(row["attributes"] or "{}"), "given": subset_name(present), **views}.items():
             columns.setdefault(column, {})[row["sample_id"]] = str(value)
-    return {
-        column: values
-        for column, values in columns.items()
-        if 2 <= len(set(values.values())) <= _SLICE_VALUES and column != "split"
-    }
+    return {column: values for column, values in columns.items() if _few(values) and column != "split"}
+
+
+def _few(values: Mapping[str, str]) -> bool:
+    return 2 <= len(set(values.values())) <= SLICE_VALUES
 
 
 def measure(

@@ -1,23 +1,24 @@
 """Pictures of an evaluation for people, beside those of a training (`training.reporting`)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from training.records import Calibration
-from training.reporting import GREY, RIGHT, new_figure, plain_axes, png_of, short
+from training.evaluate import SLICE_ROWS
+from training.records import Calibration, Fairness, Figure
+from training.reporting import GREY, ORANGE, RIGHT, new_figure, plain_axes, png_of, short
 
 _PANELS = 12
 _COLUMNS = 4
-_TELLING_ROWS = 20  # a slice of fewer is not drawn
 
 
 def calibration_picture(lines: Sequence[Calibration]) -> bytes:
     """How often answers are right (with 95 % intervals) by how sure they are said to be, as panels side by side: of all
     rows, then of the slices whose error is largest. Bars below say how many rows each point is of."""
     whole = [line for line in lines if line.slice is None]
-    parts = [line for line in lines if line.slice is not None and line.rows >= _TELLING_ROWS]
+    parts = [line for line in lines if line.slice is not None and line.rows >= SLICE_ROWS]
     parts = sorted(parts, key=lambda line: -(line.error.value or 0))
     shown = [*whole, *parts][:_PANELS]
     columns = min(_COLUMNS, max(1, len(shown)))
@@ -49,3 +50,47 @@ def _calibration_panel(axes: Axes, line: Calibration) -> None:
     axes.set_ylim(0, 1.02)
     axes.tick_params(labelsize=7)
     plain_axes(axes)
+
+
+def fairness_picture(fair: Sequence[Fairness]) -> bytes:
+    """What a model is worth to each group of each column, and how much more than to all others, with 95 % intervals;
+    grey: groups of too few rows to be compared."""
+    heights = [0.32 * max(1, len(one.groups)) + 0.5 for one in fair]
+    figure = new_figure(9, sum(heights) + 0.4 * len(fair) + 0.6)
+    sizes: dict[str, Any] = {"height_ratios": heights, "width_ratios": [3, 2], "sharex": "col", "squeeze": False}
+    for (left, right), one in zip(figure.subplots(len(fair), 2, **sizes), fair, strict=True):
+        _groups_panel(left, right, one)
+        right.tick_params(labelbottom=True)
+        left.tick_params(labelbottom=True)
+    metric = fair[0].metric.replace("_", " ")
+    figure.suptitle(f"What the model is worth to groups: {metric}, with 95 % intervals", fontsize=10)
+    return png_of(figure)
+
+
+def _groups_panel(left: Axes, right: Axes, fair: Fairness) -> None:
+    groups = fair.groups[::-1]
+    for place, group in enumerate(groups):
+        color = RIGHT if group.counted else GREY
+        _interval(left, place, group.figure, color)
+        if group.rest.value is not None:
+            sure = (group.rest.low or 0) > 0 or (group.rest.high or 0) < 0
+            _interval(right, place, group.rest, ORANGE if sure else color)
+    left.set_yticks(range(len(groups)), [f"{short(one.group, 24)} (n = {one.rows:,})" for one in groups], fontsize=8)
+    right.set_yticks([])
+    right.axvline(0, color=GREY, linestyle=":", linewidth=1)
+    left.set_title(f"by {short(fair.column, 30)}", fontsize=9, loc="left")
+    right.set_title("more than to all others (orange: beyond chance)", fontsize=8, loc="left")
+    for axes in (left, right):
+        axes.set_ylim(-0.6, max(1, len(groups)) - 0.4)
+        axes.tick_params(labelsize=8)
+        plain_axes(axes)
+    if not groups:
+        left.text(0.02, 0.5, fair.note, fontsize=8, color=GREY, transform=left.transAxes, va="center", wrap=True)
+
+
+def _interval(axes: Axes, place: float, figure: Figure, color: str) -> None:
+    if figure.value is None:
+        return
+    low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
+    axes.errorbar(figure.value, place, xerr=[[figure.value - low], [high - figure.value]], fmt="o", color=color,
+                  markersize=5, capsize=2, linewidth=1.2)  # fmt: skip

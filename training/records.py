@@ -189,6 +189,42 @@ class Calibration:
         return cls(**{**values, "error": Figure(**values["error"]), "bins": bins})
 
 
+@dataclass(frozen=True)
+class GroupFigure:
+    """What a model is worth to one group."""
+
+    group: str
+    rows: int
+    figure: Figure
+    rest: Figure  # how much more that is than what it is worth to all others
+    counted: bool  # whether it has rows enough to be compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fairness:
+    """How what a model is worth differs between the groups of a column."""
+
+    column: str
+    metric: str  # its name
+    rows: int
+    groups: Sequence[GroupFigure]
+    largest: str | None = None  # the group whose figure is largest ...
+    least: str | None = None  # ... and that whose is least, of those that have rows enough
+    gap: Figure = Figure()  # between these two
+    note: str | None = None  # why there is none
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Fairness":
+        groups = [
+            GroupFigure(g["group"], g["rows"], Figure(**g["figure"]), Figure(**g["rest"]), g["counted"])
+            for g in values["groups"]
+        ]
+        return cls(**{**values, "groups": groups, "gap": Figure(**values["gap"])})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
     """What a training came to, once all of it is safe in MLflow (there as report.json)."""

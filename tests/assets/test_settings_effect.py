@@ -470,6 +470,7 @@ PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
     "duplicates": ("duplicates={image: off}", lambda p: featurizing.make_step(p, "image").fingerprints),
     "model": ("model.fusion=concat", lambda p: p.model.fusion),
     "training": ("training.epochs=9", lambda p: p.training.epochs),
+    "evaluation": ("evaluation.sensitive=[speaker]", lambda p: p.evaluation.sensitive),
     "promotion": ("promotion.margin=0.1", lambda p: p.promotion.margin),
     "engine": ("engine=processes", lambda p: type(ENGINES.make(p.engine))),
     "launcher": ("launcher=no_such_module:Launcher", lambda p: p.launcher),

@@ -205,6 +205,9 @@ def test_columns_that_give_the_label_away_are_no_slices() -> None:
     ]
     unlabelled = {"sample_id": "bare", "text_id": "t", "attributes": json.dumps({"code": "c0"})}
     dataset = pa.Table.from_pylist([*rows, unlabelled], DATASET)
+    named = slices(dataset, TextOutput({}), ["code", "half", "absent"])
+    assert set(named) == {"code", "half", "kind", "same_twice"}, "what is sensitive is looked at, whatever it tells"
+    assert named["half"]["bare"] == "(none)" and named["half"]["s0"] == "0", "and who says nothing is a group, too"
     assert telling_columns(dataset, TextOutput({})) == ["code", "finding"]
     assert set(slices(dataset, TextOutput({}))) == {"half", "kind", "same_twice"}
     alike = pa.Table.from_pylist([row | {"label": "a"} for row in rows], DATASET)
