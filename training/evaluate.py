@@ -17,8 +17,8 @@ from training.label_metrics import CalibrationError
 from training.metrics import Metric, natural
 from training.outputs.base import Look, Output
 from training.records import Answer, Answered, Calibration, Coverage, EvaluationRow, Figure
-from training.schema import MODALITIES, predictions_schema, subset_name, subsets
-from training.shapley import shapley_values
+from training.schema import ADDS, MODALITIES, predictions_schema, subset_name, subsets
+from training.shapley import Contributions, shapley_values
 
 SLICE_VALUES = 12  # a column with more values than that is no slice
 SLICE_ROWS = 20  # what a slice of fewer comes to is chance
@@ -215,8 +215,16 @@ def rows_by_slice(samples: Sequence[str], columns: Mapping[str, Mapping[str, str
     return parts
 
 
-def predictions_table(answered: Sequence[Answered], output: Output) -> pa.Table:
-    """What was answered and judged (`Output.judged`) as `training.schema.predictions_schema`."""
+def predictions_table(
+    answered: Sequence[Answered], output: Output, contributions: Contributions | None = None
+) -> pa.Table:
+    """What was answered and judged (`Output.judged`) as `training.schema.predictions_schema`.
+
+    Args:
+        contributions: of the inputs to the answers with all of them (`training.shapley.answer_contributions`).
+    """
+    full = max((row.subset for row in answered), key=lambda subset: subset.count("+"), default="")
+    added = [(contributions or {}).get(row.sample, {}) if row.subset == full else {} for row in answered]
     columns = {
         "sample_id": [row.sample for row in answered],
         "subset": [row.subset for row in answered],
@@ -225,6 +233,7 @@ def predictions_table(answered: Sequence[Answered], output: Output) -> pa.Table:
         "probability": [row.answer.probability for row in answered],
         "best": [row.answer.best_rows() for row in answered],
         "parts": [row.answer.part_rows() for row in answered],
+        **{f"{modality}_adds": [values.get(modality) for values in added] for modality in MODALITIES},
     }
     return pa.table(columns, predictions_schema(output.judged_type))
 
@@ -257,7 +266,7 @@ def as_answers(table: pa.Table, output: Output) -> pa.Table:
     Where another output answered, its answers are read as this one reads labels; what it cannot read is no answer.
     """
     schema, kind = predictions_schema(output.judged_type), output.judged_type
-    for name in {"probability", "best", "parts"} - set(table.column_names):  # an older model's
+    for name in {"probability", "best", "parts", *ADDS} - set(table.column_names):  # an older model's
         table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
     for name in ("label", "prediction"):
         values = _typed(table[name], kind, output, kind == output.arrow_type)
