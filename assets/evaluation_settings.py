@@ -12,6 +12,13 @@ class EvaluationSettings:
     # slices, too, even where they tell the label, and where `promotion.worst_slice` is set the gate asks it of them.
     sensitive: Strings = ()
 
+    maps: int = 0  # test rows of which pictures say what the answer hangs on (`triptych explain`), in the model's run
+
+    # Test rows that are answered again with noise in one modality after the other, at four levels each; 0: none.
+    noise: int = 0
+
     def __post_init__(self) -> None:
         twice = sorted({name for name in self.sensitive if self.sensitive.count(name) > 1})
+        for name in ("maps", "noise"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more rows")
         check(not twice, "sensitive", ", ".join(twice), "each column once")

@@ -10,6 +10,7 @@ import click
 from training.catalog import MODALITIES
 
 if TYPE_CHECKING:  # the command line starts light
+    from assets.explaining import Explained
     from orchestration.drift import Drift
     from orchestration.erasure import Erased
     from orchestration.forecast import Forecast
@@ -48,6 +49,14 @@ def say_summary(summary: Summary) -> None:
     options = " ".join(f'--{name} "…"' if MODALITIES.load(name).is_text else f"--{name} FILE" for name in inputs)
     which = "" if "champion" in model.aliases else f" --version {model.version}"
     click.echo(f"  ask it:  triptych predict {summary.project}{which} {options}")
+
+
+def say_explained(explained: Explained) -> None:
+    sure = "" if explained.probability is None else f", probability {explained.probability:.3g}"
+    click.echo(f"{explained.prediction}  (version {explained.version}{sure})")
+    for modality, how in explained.how.items():
+        click.echo(f"  {modality}: {how}")
+    click.echo(explained.picture)
 
 
 def _rows(splits: Mapping[str, int]) -> str:

@@ -34,6 +34,8 @@ PICTURES = {
     "with 95 % intervals. Grey: too few rows to be compared.",
     "calibration": "How often answers are right (95 % intervals) by how sure they are said to be, in 15 bins of equal "
     "width, of which the error (ECE) is the mean gap to the dotted line. Slices of 20 rows or more, the worst first.",
+    "noise": "What the model is worth as one modality of the test rows that have it gets noisier, with 95 % intervals; "
+    "the area under a curve is the figure without noise where noise changes nothing.",
     "examples": "Some test samples as the model sees them, with its answer: blue where it is the label.",
 }
 

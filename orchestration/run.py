@@ -212,6 +212,7 @@ class Summary:
     computed: Mapping[str, int] = field(default_factory=dict)
     coverage: Sequence[Mapping[str, Any]] = ()  # what is answered from which probability on (training.records.Coverage)
     fairness: Sequence[Mapping[str, Any]] = ()  # of each sensitive column (training.records.Fairness)
+    noise: Sequence[Mapping[str, Any]] = ()  # of each modality (training.records.NoiseCurve), where it was asked for
     calibration: Sequence[Mapping[str, Any]] = ()  # of all test rows and of each slice (training.records.Calibration)
 
 
@@ -269,5 +270,6 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
         computed={table: n for m in clean for table, n in m["computed"].items()},
         coverage=metadata.get("evaluation", {}).get("coverage", []),
         fairness=metadata.get("evaluation", {}).get("fairness", []),
+        noise=metadata.get("evaluation", {}).get("noise", []),
         calibration=metadata.get("evaluation", {}).get("calibration", []),
     )

@@ -25,7 +25,7 @@ OUTPUTS = """
     tags: {kind: multi_label, separator: "|", weights: balanced}}
   abstain_below: 0.3
 training: {epochs: 4, baseline_epochs: 1, batch_size: 16, evaluations: 4, early_stopping: 2, metric: price.mae}
-evaluation: {sensitive: [site]}
+evaluation: {sensitive: [site], noise: 8}
 promotion: {must_beat: [champion], metric: tags.mean_average_precision, worst_slice: 0.01}
 engine"""
 
@@ -97,6 +97,8 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     (fair,) = told["fairness"]
     assert fair["column"] == "site" and fair["metric"] == "tags.mean_average_precision" and fair["rows"] == n
     assert {one["group"] for one in fair["groups"]} == {"north", "south", "(none)"} and fair["gap"]["value"] is None
+    assert [(curve["modality"], len(curve["figures"])) for curve in told["noise"]] == [("text", 5), ("image", 5)]
+    assert all(0 < curve["rows"] <= 8 for curve in told["noise"])
     errors = {line["metric"]: line for line in told["calibration"] if line["slice"] is None}
     assert list(errors) == ["answer.ece", "note.ece", "remark.ece", "tags.ece"]
     assert all(line["error"]["value"] == pytest.approx(metrics[f"test/{name}"]) for name, line in errors.items())
@@ -118,6 +120,7 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     page = Path(ask("report", str(labelled))["report"]).read_text()
     assert "by site is not compared: fewer than two groups have 20 rows" in page
     assert "Whether it is as sure as it should be" in page and 'alt="calibration"' in page
+    assert 'alt="noise"' in page
     assert "What it answers, one by one" in page and "<td>price</td><td>mae</td>" in page and "answer: yes" in page
     price = pytest.approx(answer["prediction"]["price"], rel=1e-4)  # float32, in batches of another size
     assert served(labelled, told["model"]["version"]) == [answer["prediction"] | {"price": price}] * 2

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 
+from training.attribution_map import AttributionMap
 from training.evaluate import SLICE_ROWS
-from training.records import Calibration, Fairness, Figure
-from training.reporting import GREY, ORANGE, RIGHT, new_figure, plain_axes, png_of, short
+from training.records import Calibration, Fairness, Figure, NoiseCurve
+from training.reporting import GREY, ORANGE, RIGHT, WRONG, new_figure, plain_axes, png_of, short
 
 _PANELS = 12
+_WORDS = 30  # of a text, those that count most
 _COLUMNS = 4
 
 
@@ -94,3 +97,71 @@ def _interval(axes: Axes, place: float, figure: Figure, color: str) -> None:
     low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
     axes.errorbar(figure.value, place, xerr=[[figure.value - low], [high - figure.value]], fmt="o", color=color,
                   markersize=5, capsize=2, linewidth=1.2)  # fmt: skip
+
+
+def noise_picture(curves: Sequence[NoiseCurve]) -> bytes:
+    """What the model is worth by how noisy one modality is, with 95 % intervals, from no noise on the left."""
+    figure = new_figure(3.2 * max(2, len(curves)), 3.2)
+    metric = curves[0].metric.replace("_", " ")
+    figure.suptitle(f"Test {metric} as one modality gets noisier, the others as they are", fontsize=10)
+    for axes, curve in zip(figure.subplots(1, len(curves), squeeze=False, sharey=True)[0], curves, strict=True):
+        places = range(len(curve.figures))
+        known = [(n, one) for n, one in zip(places, curve.figures, strict=True) if one.value is not None]
+        at, values = [n for n, _ in known], np.array([one.value for _, one in known], float)
+        low, high = (np.array([getattr(one, end) for _, one in known], float) for end in ("low", "high"))
+        axes.fill_between(at, low, high, color=RIGHT, alpha=0.15, linewidth=0)
+        axes.plot(at, values, "o-", color=RIGHT, markersize=4)
+        axes.set_xticks(list(places), ["none", *(f"{level:g}" for level in curve.levels)], fontsize=8)
+        axes.set_xlabel(curve.noise, fontsize=8)
+        area = "" if curve.area is None else f", area {curve.area:.3f}"
+        axes.set_title(f"{curve.modality} (n = {curve.rows:,}{area})", fontsize=9)
+        axes.tick_params(axis="y", labelsize=8)
+        axes.grid(alpha=0.3)
+        plain_axes(axes)
+    return png_of(figure)
+
+
+def attribution_picture(maps: Sequence[AttributionMap], title: str) -> bytes:
+    """What an answer hangs on: each content beside its map. Blue speaks for the answer, vermilion against it; colours
+    are of the same strength within one map only."""
+    words = [one for one in maps if one.pixels is None]
+    seen = [one for one in maps if one.pixels is not None]
+    lines = max((min(_WORDS, len(one.pieces)) for one in words), default=0)
+    height = 3.1 * len(seen) + (0.24 * lines + 1.0) * len(words) + 0.7
+    figure = new_figure(7.5, height)
+    figure.suptitle(f"Answer: {short(title, 70)}\nblue speaks for it, vermilion against it", fontsize=10)
+    parts = figure.subfigures(len(maps), 1, squeeze=False)[:, 0] if len(maps) > 1 else [figure]
+    for part, one in zip(parts, [*seen, *words], strict=True):
+        (_words_map if one.pixels is None else _pixels_map)(part, one)
+    return png_of(figure)
+
+
+def _pixels_map(part: Any, one: AttributionMap) -> None:
+    assert one.pixels is not None
+    plain, over = part.subplots(1, 2)
+    aspect = "equal" if one.pixels.ndim == 3 else "auto"
+    plain.imshow(one.pixels, cmap="cividis", aspect=aspect)
+    plain.set_title(one.modality, fontsize=9)
+    grey = one.pixels.mean(-1) if one.pixels.ndim == 3 else one.pixels
+    over.imshow(grey, cmap="gray", aspect=aspect, alpha=0.35)
+    most = float(np.quantile(np.abs(one.values), 0.995)) or 1.0
+    extent = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
+    shade = LinearSegmentedColormap.from_list("", [WRONG, "white", RIGHT])
+    strength = np.clip(np.abs(one.values) / most, 0, 1)
+    over.imshow(one.values, cmap=shade, vmin=-most, vmax=most, alpha=0.85 * strength, extent=extent, aspect=aspect)
+    over.set_title(f"what the answer owes to it ({one.how})", fontsize=9)
+    for axes in (plain, over):
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+
+def _words_map(part: Any, one: AttributionMap) -> None:
+    axes = part.subplots()
+    counted = np.sort(np.argsort(-np.abs(one.values), kind="stable")[:_WORDS])[::-1]
+    values = one.values[counted]
+    axes.barh(range(len(counted)), values, color=[RIGHT if value > 0 else WRONG for value in values], height=0.7)
+    axes.set_yticks(range(len(counted)), [short(one.pieces[n], 24) for n in counted], fontsize=8)
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.set_title(f"{one.modality}: nats that the answer owes to each word ({one.how})", fontsize=9)
+    axes.tick_params(axis="x", labelsize=8)
+    plain_axes(axes)

@@ -226,6 +226,35 @@ class Fairness:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoiseCurve:
+    """What a model is worth as one modality gets noisier."""
+
+    modality: str
+    metric: str  # its name
+    rows: int  # that have the modality
+    noise: str  # what the levels are, in words
+    levels: Sequence[float]  # the worst last
+    figures: Sequence[Figure]  # without noise, and of each level
+
+    @property
+    def area(self) -> float | None:
+        """Under the curve, over levels that lie evenly from 0 to 1 (trapezoids): the figure without noise where noise
+        changes nothing. None: some figure is not known."""
+        values = [one.value for one in self.figures if one.value is not None]
+        if len(values) < max(2, len(self.figures)):
+            return None
+        return (sum(values) - (values[0] + values[-1]) / 2) / (len(values) - 1)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "area": self.area}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "NoiseCurve":
+        plain = {name: value for name, value in values.items() if name != "area"}
+        return cls(**{**plain, "figures": [Figure(**one) for one in values["figures"]]})
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingReport:
     """What a training came to, once all of it is safe in MLflow (there as report.json)."""
 

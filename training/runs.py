@@ -113,6 +113,11 @@ def write_artifact(uri: str, run_id: str, name: str, data: bytes) -> None:
         client(uri).log_artifact(run_id, str(path))
 
 
+def write_artifacts(uri: str, run_id: str, folder: Path) -> None:
+    """All that a folder holds, in place of what the run had there."""
+    client(uri).log_artifacts(run_id, str(folder))
+
+
 def write_json(uri: str, run_id: str, name: str, values: Any) -> None:
     """A file of a run, in place of the one it had."""
     client(uri).log_dict(run_id, values, name)

@@ -23,6 +23,7 @@ from assets.catalog import ENGINES
 from assets.data_assets import data_assets
 from assets.engines.base import WorkerOptions
 from assets.engines.ray import RayEngine
+from assets.evaluation_settings import EvaluationSettings
 from assets.pairing import PairingSettings
 from assets.scan import scan
 from assets.settings import AlignSettings, Project, SplitSettings
@@ -523,6 +524,8 @@ def test_every_field_has_a_case():
         EmbeddedSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("EmbeddedSource.")}
         | OF_FILES,
         SourceSettings: {name.partition(".")[2] for name in SOURCES if name.startswith("SourceSettings.")} | {"use"},
+        # In `test_project.py`, `test_pipeline.py`, and end to end:
+        EvaluationSettings: {"sensitive", "maps", "noise"},
         WorkerOptions: {"workers", "batch_size"},
         # In `tests/assets/test_ray.py`:
         RayEngine.Options: {"address", "workers", "batch_size", "shared_files", "gpus"},
