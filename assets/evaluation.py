@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets import links, pipeline
+from assets.cards import DATA_CARD, MODEL_CARD, data_card, model_card
 from assets.lake import Lake
 from assets.preview import evaluation_table, markdown_table, picture
 from assets.settings import Project
@@ -78,7 +79,7 @@ def evaluate(project: Project) -> dg.MaterializeResult:
     Raises:
         ValueError: one of them has not been trained on the present dataset.
     """
-    from training.runs import find_report, read_artifact, read_json, write_json
+    from training.runs import find_report, read_artifact, read_json, write_artifact, write_json
 
     runs, uri, full = pipeline.plan(project), project.mlflow_uri, subset_name(project.inputs)
     reports: dict[str, TrainingReport] = {}
@@ -104,6 +105,10 @@ def evaluate(project: Project) -> dg.MaterializeResult:
     noted = [shorter] if shorter else []
     asked = [line for line in answered if below and line.least == below]
     write_json(uri, model.mlflow_run_id, STANDINGS, content)
+    own = [row for name, row in rows if name == "model"]
+    card = model_card(project, list(reports.values()), own, content)
+    for file, words in ((MODEL_CARD, card), (DATA_CARD, data_card(project))):
+        write_artifact(uri, model.mlflow_run_id, file, words.encode())
     whole = [({"model": name, "subset": row.subset}, row) for name, row in rows if row.slice is None]
     parts = [({"slice": row.slice}, row) for name, row in rows if name == "model" and row.slice is not None]
     return dg.MaterializeResult(

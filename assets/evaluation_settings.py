@@ -22,3 +22,25 @@ class EvaluationSettings:
         for name in ("maps", "noise"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more rows")
         check(not twice, "sensitive", ", ".join(twice), "each column once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardSettings:
+    """What only people know of model and data, for their cards."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    use: str = ""  # what the model is meant for
+    limits: str = ""  # what it is not for, and what is known to be wrong with it
+    license: str | None = None  # of the model, as Hugging Face names them: apache-2.0, cc-by-4.0, ...
+    license_column: str | None = None  # column of samples that says the licence of each row
+    consent_column: str | None = None  # column of samples that says what people have agreed to
+    watts: float | None = None  # that the machine takes while it trains: what the time that it took is multiplied by
+
+    def __post_init__(self) -> None:
+        check(self.watts is None or self.watts > 0, "watts", self.watts, "null or a positive number")
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Setting -> the column that it names, of those that name one."""
+        named = {"license_column": self.license_column, "consent_column": self.consent_column}
+        return {name: column for name, column in named.items() if column is not None}

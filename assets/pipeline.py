@@ -411,11 +411,12 @@ def plan(project: Project) -> list[RunSpec]:
             f"the dataset was made with other features of {', '.join(others)} than the settings now ask for: "
             "materialize the features and the dataset first (`--select +dataset`), or take the setting back"
         )
-    sensitive = {name: f"evaluation.sensitive names {name}" for name in project.evaluation.sensitive}
-    if project.model.columns or sensitive:
+    named = {column: f"evaluation.sensitive names {column}" for column in project.evaluation.sensitive}
+    named |= {column: f"card.{name} is {column}" for name, column in project.card.columns.items()}
+    if project.model.columns or named:
         with lake.connect("dataset") as connection:
             check_columns(connection, "dataset", project.model.columns)  # written before the prompt was
-            check_attributes(connection, "dataset", sensitive)  # before hours of training
+            check_attributes(connection, "dataset", named)  # before hours of training
     return runs_on(lake, project, dataset)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
-from assets.evaluation_settings import EvaluationSettings
+from assets.evaluation_settings import CardSettings, EvaluationSettings
 from assets.lake import MEMORY_LIMIT
 from assets.names import normalize
 from assets.operation_settings import AlertSettings, FreshnessSettings, RetrySettings
@@ -252,6 +252,7 @@ class Project:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    card: CardSettings = field(default_factory=CardSettings)
     engine: Choice = field(default_factory=lambda: Choice("local"))  # what runs the steps on batches
     launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
     owners: Strings = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)

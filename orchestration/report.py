@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, select_autoescape
 
+from assets.cards import DATA_CARD, MODEL_CARD
 from assets.evaluation import STANDINGS
 from assets.labels import label_rows
 from assets.lake import Lake
@@ -41,8 +42,10 @@ PICTURES = {
 
 
 def write_report(project: Project, path: Path) -> Path:
-    """Writes the report and returns its path; it tells of the champion, or of the newest version."""
+    """Writes the report, and beside it the cards of model and data; returns its path. It tells of the champion, or of
+    the newest version."""
     from assets.pipeline import open_lake
+    from training.runs import find_artifact
 
     state, lake = status(project), open_lake(project)
     chosen = next((m for m in state.models if "champion" in m["aliases"]), next(iter(state.models), None))
@@ -63,6 +66,9 @@ def write_report(project: Project, path: Path) -> Path:
         **_refused(lake, project),
     )
     write_text(path, words)
+    for name in (MODEL_CARD, DATA_CARD):
+        if chosen and (card := find_artifact(project.mlflow_uri, chosen["run_id"], name)) is not None:
+            write_text(path.with_name(name), card.decode())
     return path
 
 

@@ -26,6 +26,7 @@ OUTPUTS = """
   abstain_below: 0.3
 training: {epochs: 4, baseline_epochs: 1, batch_size: 16, evaluations: 4, early_stopping: 2, metric: price.mae}
 evaluation: {sensitive: [site], noise: 8}
+card: {use: sorting, license: cc-by-4.0, license_column: site, watts: 50}
 promotion: {must_beat: [champion], metric: tags.mean_average_precision, worst_slice: 0.01}
 engine"""
 
@@ -117,7 +118,12 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     assert answer["probability"] == pytest.approx(together, abs=1e-3)
     assert isinstance(outputs["note"]["best"][0]["answer"], str)
     assert triptych("predict", str(labelled), *row).startswith("answer: ")
-    page = Path(ask("report", str(labelled))["report"]).read_text()
+    report = Path(ask("report", str(labelled))["report"])
+    page, model = report.read_text(), report.with_name("model_card.md").read_text()
+    assert model.startswith("---\nlibrary_name: transformers") and "license: cc-by-4.0" in model and "sorting" in model
+    assert "kWh" in model and "tags.ece" in model and "site is not compared" in model
+    data = report.with_name("data_card.md").read_text()
+    assert "- north: 20" in data and "- (none): 20" in data and "`card.consent_column` names no column" in data
     assert "by site is not compared: fewer than two groups have 20 rows" in page
     assert "Whether it is as sure as it should be" in page and 'alt="calibration"' in page
     assert 'alt="noise"' in page

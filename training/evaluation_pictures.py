@@ -88,7 +88,7 @@ def _groups_panel(left: Axes, right: Axes, fair: Fairness) -> None:
         axes.tick_params(labelsize=8)
         plain_axes(axes)
     if not groups:
-        left.text(0.02, 0.5, fair.note, fontsize=8, color=GREY, transform=left.transAxes, va="center", wrap=True)
+        left.text(0.02, 0.5, fair.note or "", fontsize=8, color=GREY, transform=left.transAxes, va="center", wrap=True)
 
 
 def _interval(axes: Axes, place: float, figure: Figure, color: str) -> None:

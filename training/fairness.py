@@ -47,16 +47,15 @@ def fairness(
     listed = [
         GroupFigure(name, len(rows[name]), figures[name], rest.get(name, Figure()), name in counted) for name in names
     ]
-    least, *_, largest = sorted(counted, key=lambda name: figures[name].value or 0.0) or [None, None]
-    gap = Figure()
-    if drawn and least is not None and largest is not None:
-        pairs = len(counted) * (len(counted) - 1) // 2
-        gap = _gap(figures[largest].value, figures[least].value, drawn[largest] - drawn[least], _MISS / pairs)
-    note = None if drawn else f"fewer than two groups have {SLICE_ROWS} rows or more: nothing can be compared"
+    if not drawn:
+        note = f"fewer than two groups have {SLICE_ROWS} rows or more: nothing can be compared"
+        return Fairness(column=column, metric=metric.name, rows=len(mine), groups=listed, note=note)
+    least, *_, largest = sorted(counted, key=lambda name: figures[name].value or 0.0)
+    pairs = len(counted) * (len(counted) - 1) // 2
+    gap = _gap(figures[largest].value, figures[least].value, drawn[largest] - drawn[least], _MISS / pairs)
     return Fairness(
-        column=column, metric=metric.name, rows=len(mine), groups=listed, largest=largest, least=least, gap=gap,
-        note=note,
-    )  # fmt: skip
+        column=column, metric=metric.name, rows=len(mine), groups=listed, largest=largest, least=least, gap=gap
+    )
 
 
 def _of(rows: Sequence[int], labels: Sequence[Any], answers: Sequence[Any]) -> tuple[list[Any], list[Any]]:

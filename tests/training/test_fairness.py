@@ -71,6 +71,12 @@ def test_a_figure_of_all_rows_together_is_resampled_by_group() -> None:
     assert found.gap.value is not None and found.metric == "macro_f1"
 
 
+def test_one_group_of_enough_rows_is_told_and_compared_with_none() -> None:
+    found = judged([("a", n % 3 > 0) for n in range(25)] + [("b", True)] * 3)
+    assert [(one.group, one.counted) for one in found.groups] == [("a", True), ("b", False)]
+    assert found.gap == Figure() and found.largest is None and found.note is not None
+
+
 def test_too_many_values_are_told_and_not_compared() -> None:
     found = judged([(str(n), True) for n in range(13)])
     assert found.groups == [] and found.note is not None and found.note.startswith("13 different values: at most 12")
