@@ -40,13 +40,8 @@ def check_columns(connection: duckdb.DuckDBPyConnection, table: str, columns: Se
     or one that gives the label away."""
     if not columns:
         return
-    there = connection.sql(f"SELECT DISTINCT unnest(json_keys(attributes)) FROM {table} ORDER BY 1").fetchall()
+    check_attributes(connection, table, {column: f"model.prompt has {{{column}}}" for column in columns})
     for column in columns:
-        if (column,) not in there:
-            raise ValueError(
-                f"model.prompt has {{{column}}}, and no sample has a column {column!r}; there are "
-                f"{', '.join(name for (name,) in there) or 'none'} (`attributes` of the table samples)"
-            )
         ((labelled, same),) = connection.execute(
             f"SELECT count(*), count_if(label = json_extract_string(attributes, $1)) FROM {table} "
             "WHERE label IS NOT NULL",
@@ -55,6 +50,23 @@ def check_columns(connection: duckdb.DuckDBPyConnection, table: str, columns: Se
         if labelled and labelled == same:
             raise ValueError(
                 f"model.prompt has {{{column}}}, which is the label in every sample: the model would read its answer"
+            )
+
+
+def check_attributes(connection: duckdb.DuckDBPyConnection, table: str, named: Mapping[str, str]) -> None:
+    """Raises ValueError where no sample of a relation has one of these columns.
+
+    Args:
+        named: column -> who asks for it, as the beginning of a sentence.
+    """
+    if not named:
+        return
+    there = connection.sql(f"SELECT DISTINCT unnest(json_keys(attributes)) FROM {table} ORDER BY 1").fetchall()
+    for column, who in named.items():
+        if (column,) not in there:
+            raise ValueError(
+                f"{who}, and no sample has a column {column!r}; there are "
+                f"{', '.join(name for (name,) in there) or 'none'} (`attributes` of the table samples)"
             )
 
 

@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets import links, pipeline
+from assets.cards import DATA_CARD, MODEL_CARD, data_card, model_card
 from assets.lake import Lake
 from assets.preview import evaluation_table, markdown_table, picture
 from assets.settings import Project
+from assets.trust import trust
 from training.fusion_check import FusionCheck, fusion_check
 from training.metrics import Metric
 from training.outputs.base import Output
@@ -77,9 +79,9 @@ def evaluate(project: Project) -> dg.MaterializeResult:
     Raises:
         ValueError: one of them has not been trained on the present dataset.
     """
-    from training.runs import find_report, read_artifact, read_json, write_json
+    from training.runs import find_report, read_artifact, read_json, write_artifact, write_json
 
-    runs, uri = pipeline.plan(project), project.mlflow_uri
+    runs, uri, full = pipeline.plan(project), project.mlflow_uri, subset_name(project.inputs)
     reports: dict[str, TrainingReport] = {}
     rows: list[tuple[str, EvaluationRow]] = []
     for run in runs:
@@ -98,9 +100,15 @@ def evaluate(project: Project) -> dg.MaterializeResult:
     }
     content |= {"coverage": [line.to_json() for line in answered], "abstain_below": below}
     content["outputs"] = outputs_beside(model, project.make_output())
+    trusted, shown = trust(project, model, recorded_predictions(project, model.mlflow_run_id, full))
+    content |= trusted
     noted = [shorter] if shorter else []
     asked = [line for line in answered if below and line.least == below]
     write_json(uri, model.mlflow_run_id, STANDINGS, content)
+    own = [row for name, row in rows if name == "model"]
+    card = model_card(project, list(reports.values()), own, content)
+    for file, words in ((MODEL_CARD, card), (DATA_CARD, data_card(project))):
+        write_artifact(uri, model.mlflow_run_id, file, words.encode())
     whole = [({"model": name, "subset": row.subset}, row) for name, row in rows if row.slice is None]
     parts = [({"slice": row.slice}, row) for name, row in rows if name == "model" and row.slice is not None]
     return dg.MaterializeResult(
@@ -115,6 +123,7 @@ def evaluate(project: Project) -> dg.MaterializeResult:
             "slices": evaluation_table(parts),
             "no_slices": _no_slices(project),
             **({"answered": coverage_table(answered), "coverage": content["coverage"]} if answered else {}),
+            **shown,
             **{title: picture(read_artifact(uri, model.mlflow_run_id, f"{title}.png")) for title in _PICTURES},
             "standings": content["standings"],
             **numbers(model),

@@ -17,7 +17,7 @@ from assets import pipeline
 from assets.contents import portions
 from assets.evaluation import fusion_of, majority_answer, recorded, recorded_predictions
 from assets.featurizing import make_processor
-from assets.lake import Lake
+from assets.lake import Lake, sql_among
 from assets.parts import parts_of, read_contents
 from assets.settings import Project
 from assets.sources.base import Source
@@ -46,7 +46,8 @@ class _Case:
 
     def question(self, project: Project) -> str:
         """Names all that the answer depends on: the same question is not judged twice."""
-        return fingerprint("gate", self.dataset, self.champion, to_dict(project.promotion), self.singles)
+        rule = to_dict(project.promotion)
+        return fingerprint("gate", self.dataset, self.champion, rule, self.singles, *project.evaluation.sensitive)
 
 
 def gate(context: dg.AssetExecutionContext, project: Project) -> Verdict:
@@ -112,7 +113,8 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
     training = case.run.fingerprint
     majority, fusion = majority_answer(project, training), fusion_of(project, training)
     output = project.make_output()
-    parts = slices(pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'"), output)
+    test = pipeline.open_lake(project).sql("SELECT * FROM dataset WHERE split = 'test'")
+    parts = slices(test, output, project.evaluation.sensitive)
     decision = decide(ours, theirs, singles, majority, project.promotion, output, fusion, parts)
     # All that was seen is written before the alias moves, and the question last: a process killed in between has
     # either not judged, or leaves a verdict that the next one carries out.
@@ -229,17 +231,23 @@ def write_raw(
     sources: dict[str, Source],
     asked: Sequence[Sequence[str]] = (MODALITIES,),
     limits: MediaLimits | None = None,
+    samples: Sequence[str] | None = None,
 ) -> pa.Table:
     """The raw inputs of a split as Parquet: sample_id, label, text, image, speech, attributes; a portion of samples at
     a time, each of which stands there once for each of the subsets that are asked, with these inputs only, if it has
     one of them.
+
+    Args:
+        samples: only these of the split.
 
     Returns:
         sample_id, subset and label of each row.
     """
     written = []
     with pq.ParquetWriter(path, RAW, compression="NONE") as writer:
-        for rows in _raw_rows(lake, split, sources, limits or MediaLimits()):  # read once, whatever is asked of them
+        for rows in _raw_rows(
+            lake, split, sources, limits or MediaLimits(), samples
+        ):  # read once, whatever is asked of them
             for subset in asked:
                 hidden = {f"{m}{part}": None for m in set(MODALITIES).difference(subset) for part in _PARTS}
                 shown = [row | hidden for row in rows if any(row[f"{m}_id"] for m in subset)]
@@ -252,12 +260,13 @@ def write_raw(
 
 
 def _raw_rows(
-    lake: Lake, split: str, sources: dict[str, Source], limits: MediaLimits
+    lake: Lake, split: str, sources: dict[str, Source], limits: MediaLimits, chosen: Sequence[str] | None = None
 ) -> Iterator[list[dict[str, Any]]]:
     """The fields of RAW, and the ids of the first contents."""
     columns = ", ".join(f"{m}_{what}" for m in MODALITIES for what in ("id", "item", "more", "views"))
     given_any = f"coalesce({', '.join(f'{m}_id' for m in MODALITIES)}) IS NOT NULL"
     query = f"SELECT sample_id, label, attributes, {columns} FROM samples WHERE split = $split AND {given_any}"
+    query += "" if chosen is None else f" AND {sql_among('sample_id', chosen)}"
     samples = lake.sql(f"{query} ORDER BY sample_id", {"split": split}).to_pylist()
     given = [{m: _items(row, m) for m in MODALITIES} for row in samples]
     pairs = [[pair for listed in one.values() for pair in listed] for one in given]

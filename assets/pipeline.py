@@ -19,7 +19,7 @@ from assets.alignment import align_items, validate_samples
 from assets.balance import Balance, item_balance
 from assets.changes import SourceChange, changes_in
 from assets.copies import copies, copy_findings, keep_one, usable
-from assets.dataset import LISTS, check_columns, dataset_fingerprint, dataset_sql, fingerprint_of
+from assets.dataset import LISTS, check_attributes, check_columns, dataset_fingerprint, dataset_sql, fingerprint_of
 from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
 from assets.findings import Finding
@@ -412,9 +412,12 @@ def plan(project: Project) -> list[RunSpec]:
             f"the dataset was made with other features of {', '.join(others)} than the settings now ask for: "
             "materialize the features and the dataset first (`--select +dataset`), or take the setting back"
         )
-    if project.model.columns:
+    named = {column: f"evaluation.sensitive names {column}" for column in project.evaluation.sensitive}
+    named |= {column: f"card.{name} is {column}" for name, column in project.card.columns.items()}
+    if project.model.columns or named:
         with lake.connect("dataset") as connection:
             check_columns(connection, "dataset", project.model.columns)  # written before the prompt was
+            check_attributes(connection, "dataset", named)  # before hours of training
     return runs_on(lake, project, dataset)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
+from assets.evaluation_settings import CardSettings, EvaluationSettings
 from assets.lake import MEMORY_LIMIT
 from assets.names import normalize
 from assets.operation_settings import AlertSettings, FreshnessSettings, RetrySettings
@@ -255,6 +256,8 @@ class Project:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
     tuning: TuningSettings | None = None  # a search for better settings of model and training; null: none
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    card: CardSettings = field(default_factory=CardSettings)
     engine: Choice = field(default_factory=lambda: Choice("local"))  # what runs the steps on batches
     launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
     owners: Strings = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
@@ -437,6 +440,9 @@ class Project:
 
     def _check_training(self, output: Output) -> None:
         names = [metric.name for metric in output.metrics]
+        for column in self.evaluation.sensitive:
+            expected = f"no label ({', '.join(self.align.labels)}): each group would be one answer"
+            check(column not in self.align.labels, "evaluation.sensitive", column, expected)
         asked = ("promotion", self.promotion.metric, names), ("training", self.training.metric, [*names, "loss"])
         for key, metric, known in asked:
             expected = f"a metric of output {self.model.output.kind} ({', '.join(known)})"

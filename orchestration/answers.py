@@ -13,6 +13,7 @@ from training.catalog import MODALITIES
 from training.tuning_settings import as_overrides, as_yaml, in_words
 
 if TYPE_CHECKING:  # the command line starts light
+    from assets.explaining import Explained
     from orchestration.drift import Drift
     from orchestration.erasure import Erased
     from orchestration.forecast import Forecast
@@ -71,6 +72,14 @@ def say_tuned(report: TuningReport, project: str) -> None:
     click.echo(textwrap.indent(as_yaml(report.settings), "  "))
     options = " ".join(f"--set {shlex.quote(override)}" for override in as_overrides(report.settings))
     click.echo(f"or for a run, whose model the gate judges:  triptych run {shlex.quote(project)} {options}")
+
+
+def say_explained(explained: Explained) -> None:
+    sure = "" if explained.probability is None else f", probability {explained.probability:.3g}"
+    click.echo(f"{explained.prediction}  (version {explained.version}{sure})")
+    for modality, how in explained.how.items():
+        click.echo(f"  {modality}: {how}")
+    click.echo(explained.picture)
 
 
 def _rows(splits: Mapping[str, int]) -> str:

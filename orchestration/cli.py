@@ -261,6 +261,31 @@ def trace(project: str, name: str, version: str | None, k: int, as_json: bool) -
 
 @main.command()
 @click.argument("project")
+@click.argument("sample")
+@click.option(
+    "--to", type=click.Path(file_okay=False, path_type=Path), help="Folder of the picture; default: the project's own."
+)
+@version_option
+@json_option
+def explain(project: str, sample: str, to: Path | None, version: str, as_json: bool) -> None:
+    """Draw what the answer to a SAMPLE hangs on: its words, its pixels, its spectrogram."""
+    from assets.explaining import explain_samples
+    from orchestration.answers import say_explained
+    from orchestration.examples.layout import find_project
+    from orchestration.project import load
+    from training.model_registry import find_version
+
+    settings = load(*find_project(project, ()))
+    number = find_version(settings.mlflow_uri, settings.name, version)
+    folder = to or settings.folder / "explanations" / f"version_{number}"
+    (explained,) = explain_samples(settings, number, [sample], folder)
+    if explained.error is not None:
+        raise click.ClickException(f"{sample}: {explained.error}")
+    say_or_dump(explained, as_json, say_explained)
+
+
+@main.command()
+@click.argument("project")
 @click.option("--version", help="A number or an alias; default: the champion.")
 @click.option("--since", type=click.DateTime(), help="Answers from then on, in UTC; default: the newest 2,000.")
 @json_option

@@ -11,15 +11,17 @@ from typing import Any
 
 from jinja2 import Environment, select_autoescape
 
+from assets.cards import DATA_CARD, MODEL_CARD
 from assets.evaluation import STANDINGS
 from assets.labels import label_rows
 from assets.lake import Lake
 from assets.settings import AlignSettings, Project
 from assets.time_report import TimeReport
+from assets.trust import TRUST_PICTURES, fairness_words
 from orchestration.inspection import status
 from training.bootstrap import p_value, p_words
 from training.files import write_text
-from training.records import Standing
+from training.records import Fairness, Standing
 from training.schema import SPLITS
 from training.settings import MediaLimits, ModelSettings, PromotionSettings, TrainingSettings
 from training.validation import to_dict
@@ -29,13 +31,21 @@ PICTURES = {
     "the inputs, the most frequent answer of training counts. Lines at the ends are 95 % intervals.",
     "confusion": "Labels (rows) and answers (columns) of the test set, in numbers of test rows; blue is right.",
     "learning": "Loss on training and validation rows, and the metric on validation rows, over the optimizer's steps.",
+    "fairness": "What the model is worth to each group of the sensitive columns, and how much more than to all others, "
+    "with 95 % intervals. Grey: too few rows to be compared.",
+    "calibration": "How often answers are right (95 % intervals) by how sure they are said to be, in 15 bins of equal "
+    "width, of which the error (ECE) is the mean gap to the dotted line. Slices of 20 rows or more, the worst first.",
+    "noise": "What the model is worth as one modality of the test rows that have it gets noisier, with 95 % intervals; "
+    "the area under a curve is the figure without noise where noise changes nothing.",
     "examples": "Some test samples as the model sees them, with its answer: blue where it is the label.",
 }
 
 
 def write_report(project: Project, path: Path) -> Path:
-    """Writes the report and returns its path; it tells of the champion, or of the newest version."""
+    """Writes the report, and beside it the cards of model and data; returns its path. It tells of the champion, or of
+    the newest version."""
     from assets.pipeline import open_lake
+    from training.runs import find_artifact
 
     state, lake = status(project), open_lake(project)
     chosen = next((m for m in state.models if "champion" in m["aliases"]), next(iter(state.models), None))
@@ -56,6 +66,9 @@ def write_report(project: Project, path: Path) -> Path:
         **_refused(lake, project),
     )
     write_text(path, words)
+    for name in (MODEL_CARD, DATA_CARD):
+        if chosen and (card := find_artifact(project.mlflow_uri, chosen["run_id"], name)) is not None:
+            write_text(path.with_name(name), card.decode())
     return path
 
 
@@ -73,7 +86,8 @@ def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping
         why = next(iter(newest["reasons"]), "the gate has not judged it")
         lead.append(f"Version {newest['version']}, the newest, did not take its place: {why}.")
     metric = next((m for m in project.make_output().metrics if m.name == evaluated["metric"]), None)
-    png = {name: base64.b64encode(runs.read_artifact(uri, run_id, f"{name}.png")).decode() for name in PICTURES}
+    names = [name for name in PICTURES if name not in TRUST_PICTURES or evaluated.get(name)]
+    png = {name: base64.b64encode(runs.read_artifact(uri, run_id, f"{name}.png")).decode() for name in names}
     return {
         "lead": lead,
         "facts": facts,
@@ -83,6 +97,8 @@ def _told(project: Project, models: Sequence[Mapping[str, Any]], chosen: Mapping
         "note": evaluated["note"],
         "coverage": evaluated.get("coverage", []),
         "outputs": evaluated.get("outputs", []),
+        "calibration": evaluated.get("calibration", []),
+        "fairness": [(one, fairness_words(one)) for one in map(Fairness.from_json, evaluated.get("fairness", []))],
         "pictures": [{"title": name, "caption": PICTURES[name], "png": data} for name, data in png.items()],
         "settings": _settings(project, facts.parameters),
     }

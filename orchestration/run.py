@@ -213,6 +213,9 @@ class Summary:
     # Table -> contents whose rows were made anew, or refused: as many as `triptych check` said before the run.
     computed: Mapping[str, int] = field(default_factory=dict)
     coverage: Sequence[Mapping[str, Any]] = ()  # what is answered from which probability on (training.records.Coverage)
+    fairness: Sequence[Mapping[str, Any]] = ()  # of each sensitive column (training.records.Fairness)
+    noise: Sequence[Mapping[str, Any]] = ()  # of each modality (training.records.NoiseCurve), where it was asked for
+    calibration: Sequence[Mapping[str, Any]] = ()  # of all test rows and of each slice (training.records.Calibration)
 
 
 def _dataset(project: Project) -> DatasetSummary:
@@ -268,4 +271,7 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
         sources=metadata.get("manifest", {}).get("sources", {}),
         computed={table: n for m in clean for table, n in m["computed"].items()},
         coverage=metadata.get("evaluation", {}).get("coverage", []),
+        fairness=metadata.get("evaluation", {}).get("fairness", []),
+        noise=metadata.get("evaluation", {}).get("noise", []),
+        calibration=metadata.get("evaluation", {}).get("calibration", []),
     )

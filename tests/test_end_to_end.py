@@ -184,6 +184,15 @@ def test_every_figure_has_its_rows_and_is_the_same_everywhere(done):
     assert "Labels and splits" in page and "model.width" in page and "training.epochs" in page
 
 
+def test_an_answer_is_explained(done, tmp_path):
+    told = done.ask("explain", done.path, "q01", "--to", tmp_path)
+    assert told["how"] == {"text": "occlusion", "image": "integrated gradients", "speech": "integrated gradients"}
+    assert (told["sample"], told["version"], told["error"]) == ("q01", "1", None) and told["prediction"] is not None
+    assert PIL.Image.open(told["picture"]).size > (300, 300) and Path(told["picture"]).parent == tmp_path
+    refused = CliRunner().invoke(main, ["explain", str(done.path), "nothing"])
+    assert refused.exit_code == 1 and "has no sample 'nothing'" in refused.stderr
+
+
 def test_mlflow_holds_the_training(done):
     told = done.runs[0].answer
     assert sorted(run.info.run_name for run in done.mlflow_runs()) == ["concat", "image", "model", "speech", "text"]

@@ -25,6 +25,8 @@ OUTPUTS = """
     tags: {kind: multi_label, separator: "|", weights: balanced}}
   abstain_below: 0.3
 training: {epochs: 4, baseline_epochs: 1, batch_size: 16, evaluations: 4, early_stopping: 2, metric: price.mae}
+evaluation: {sensitive: [site], noise: 8}
+card: {use: sorting, license: cc-by-4.0, license_column: site, watts: 50}
 promotion: {must_beat: [champion], metric: tags.mean_average_precision, worst_slice: 0.01}
 engine"""
 
@@ -49,7 +51,7 @@ def labelled(tiny: Path) -> Path:
         tags = [name for name, has in (("bright", n % 2), ("high", n % 3 == 0)) if has]
         row |= {"price": f"{1000 + 500 * (n % 2)}.5" if n % 5 else "", "tags": "|".join(tags) or "|"}
         row |= {"answer": row["answer"] if n % 7 else "", "note": ["", "it is high", "it is not"][n % 3]}
-        row |= {"remark": ["seen", "heard", ""][n % 3]}
+        row |= {"remark": ["seen", "heard", ""][n % 3], "site": ["north", "south", ""][n % 3]}
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
@@ -93,6 +95,15 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     assert {metric for metric, _ in lines} == {"answer.accuracy", "note.accuracy", "remark.accuracy", "tags.sample_f1"}
     assert lines["answer.accuracy", 0.3]["of"] == metrics["test/answer.n"] >= lines["answer.accuracy", 0.3]["rows"]
     assert {s["all"]["rows"] for s in told["standings"]} == {n}
+    (fair,) = told["fairness"]
+    assert fair["column"] == "site" and fair["metric"] == "tags.mean_average_precision" and fair["rows"] == n
+    assert {one["group"] for one in fair["groups"]} == {"north", "south", "(none)"} and fair["gap"]["value"] is None
+    assert [(curve["modality"], len(curve["figures"])) for curve in told["noise"]] == [("text", 5), ("image", 5)]
+    assert all(0 < curve["rows"] <= 8 for curve in told["noise"])
+    errors = {line["metric"]: line for line in told["calibration"] if line["slice"] is None}
+    assert list(errors) == ["answer.ece", "note.ece", "remark.ece", "tags.ece"]
+    assert all(line["error"]["value"] == pytest.approx(metrics[f"test/{name}"]) for name, line in errors.items())
+    assert {line["slice"] for line in told["calibration"]} >= {"given=text", "given=text+image"}
     assert any("price: 12 of 60 samples have no label" in finding for finding in told["findings"])
 
     row = ["--text", "Is it bright?"]
@@ -107,7 +118,15 @@ def test_several_answers_come_to_a_champion_and_to_answers(labelled: Path) -> No
     assert answer["probability"] == pytest.approx(together, abs=1e-3)
     assert isinstance(outputs["note"]["best"][0]["answer"], str)
     assert triptych("predict", str(labelled), *row).startswith("answer: ")
-    page = Path(ask("report", str(labelled))["report"]).read_text()
+    report = Path(ask("report", str(labelled))["report"])
+    page, model = report.read_text(), report.with_name("model_card.md").read_text()
+    assert model.startswith("---\nlibrary_name: transformers") and "license: cc-by-4.0" in model and "sorting" in model
+    assert "kWh" in model and "tags.ece" in model and "site is not compared" in model
+    data = report.with_name("data_card.md").read_text()
+    assert "- north: 20" in data and "- (none): 20" in data and "`card.consent_column` names no column" in data
+    assert "by site is not compared: fewer than two groups have 20 rows" in page
+    assert "Whether it is as sure as it should be" in page and 'alt="calibration"' in page
+    assert 'alt="noise"' in page
     assert "What it answers, one by one" in page and "<td>price</td><td>mae</td>" in page and "answer: yes" in page
     price = pytest.approx(answer["prediction"]["price"], rel=1e-4)  # float32, in batches of another size
     assert served(labelled, told["model"]["version"]) == [answer["prediction"] | {"price": price}] * 2

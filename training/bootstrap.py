@@ -107,6 +107,20 @@ def compare(
     )
 
 
+def resampled_by_group(
+    metric: Metric, labels: Sequence[Any], answers: Sequence[Any], groups: Sequence[Sequence[int]], seed: int = 0
+) -> list[np.ndarray]:
+    """The metric of each group of rows (their numbers), in each of 2,000 resamples of all rows: (resamples,) each; nan
+    where a resample has no row of the group. Groups may share rows, which count as often in each."""
+    parts = [([labels[n] for n in rows], [answers[n] for n in rows]) for rows in groups]
+    statistics = [metric.statistic(*metric.mine(*part)) for part in parts]
+    drawn = []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for counts in resampled_counts(len(labels), _DRAWN, seed):
+            drawn.append([of(counts[list(rows)]) for of, rows in zip(statistics, groups, strict=True)])
+    return list(np.concatenate(drawn, axis=1))
+
+
 def _needed(confidence: float, chance: float) -> int:
     """So many rows without any that went against a, where each would have done so with that chance, are proof."""
     return 1 if chance == 1 else math.floor(math.log(1 - confidence) / math.log1p(-chance)) + 1

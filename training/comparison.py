@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.bootstrap import compare, p_words
-from training.evaluate import answers_by_sample
+from training.evaluate import SLICE_ROWS, answers_by_sample
 from training.fusion_check import FusionCheck
 from training.metrics import Metric
 from training.outputs.base import Output
@@ -18,7 +18,6 @@ from training.records import Answer, Comparison, Means, Standing
 from training.settings import PromotionSettings
 
 _SHOWN = 30  # characters of the majority answer
-_SLICE_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,12 @@ def _worst_slice(
     measured = {
         name: (metric.value([labels[s] for s in samples], [answers[s] for s in samples]), len(samples))
         for name, samples in sorted(parts.items())
-        if len(samples) >= _SLICE_ROWS
+        if len(samples) >= SLICE_ROWS
     }
     sign = 1 if metric.higher_is_better else -1
     figures = {name: (value, rows) for name, (value, rows) in measured.items() if value is not None}
     if not figures:
-        return True, f"promotion.worst_slice was not asked for: no slice of the test rows has {_SLICE_ROWS} rows"
+        return True, f"promotion.worst_slice was not asked for: no slice of the test rows has {SLICE_ROWS} rows"
     name, (value, rows) = min(figures.items(), key=lambda part: sign * part[1][0])
     passed = sign * value >= sign * asked
     said, least = "is within" if passed else "is not within", "at least" if sign > 0 else "at most"

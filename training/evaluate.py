@@ -13,24 +13,36 @@ from typing import Any
 
 import pyarrow as pa
 
+from training.label_metrics import CalibrationError
 from training.metrics import Metric, natural
 from training.outputs.base import Look, Output
-from training.records import Answer, Answered, Coverage, EvaluationRow, Figure
-from training.schema import MODALITIES, predictions_schema, subset_name, subsets
-from training.shapley import shapley_values
+from training.records import Answer, Answered, Calibration, Coverage, EvaluationRow, Figure
+from training.schema import ADDS, MODALITIES, predictions_schema, subset_name, subsets
+from training.shapley import Contributions, shapley_values
 
-_SLICE_VALUES = 12  # a column with more values than that is no slice
+SLICE_VALUES = 12  # a column with more values than that is no slice
+SLICE_ROWS = 20  # what a slice of fewer comes to is chance
+NONE = "(none)"
 _TELLING = 0.05  # share of the most frequent label's errors
 
 
-def slices(dataset: pa.Table, output: Output) -> dict[str, dict[str, str]]:
+def slices(dataset: pa.Table, output: Output, sensitive: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     """Columns that part the rows (training.schema.DATASET) into few kinds: column -> sample id -> value.
 
     Every attribute with 2 to 12 values, `given`: the modalities that a sample has, and `X_views`: its views of X. Not
-    the `telling_columns`: where a column says the label, each of its slices is a label.
+    the `telling_columns`: where a column says the label, each of its slices is a label; but those that are `sensitive`.
     """
     columns, telling = _columns(dataset), telling_columns(dataset, output)
-    return {name: values for name, values in columns.items() if name not in telling}
+    told = {name: groups(dataset, name) for name in sensitive}
+    told = {name: values for name, values in told.items() if _few(values)}
+    return told | {name: values for name, values in columns.items() if name not in {*telling, *sensitive}}
+
+
+def groups(dataset: pa.Table, column: str) -> dict[str, str]:
+    """Sample id -> what a column says, of all samples; "(none)" where it says nothing."""
+    rows = dataset.select(["sample_id", "attributes"]).to_pylist()
+    said = {row["sample_id"]: json.loads(row["attributes"] or "{}").get(column) for row in rows}
+    return {sample: NONE if value in (None, "") else str(value) for sample, value in said.items()}
 
 
 def telling_columns(dataset: pa.Table, output: Output) -> list[str]:
@@ -62,11 +74,11 @@ def _columns(dataset: pa.Table) -> dict[str, dict[str, str]]:
         views = {f"{m}_views": "+".join(said) for m in MODALITIES if (said := row.get(f"{m}_views"))}
         for column, value in {**json.loads(row["attributes"] or "{}"), "given": subset_name(present), **views}.items():
             columns.setdefault(column, {})[row["sample_id"]] = str(value)
-    return {
-        column: values
-        for column, values in columns.items()
-        if 2 <= len(set(values.values())) <= _SLICE_VALUES and column != "split"
-    }
+    return {column: values for column, values in columns.items() if _few(values) and column != "split"}
+
+
+def _few(values: Mapping[str, str]) -> bool:
+    return 2 <= len(set(values.values())) <= SLICE_VALUES
 
 
 def measure(
@@ -171,8 +183,48 @@ def coverage(
     return found
 
 
-def predictions_table(answered: Sequence[Answered], output: Output) -> pa.Table:
-    """What was answered and judged (`Output.judged`) as `training.schema.predictions_schema`."""
+def calibration(
+    predictions: pa.Table, output: Output, columns: Mapping[str, Mapping[str, str]] | None = None, seed: int = 0
+) -> list[Calibration]:
+    """Of each answer that says how sure it is: on all rows, and in each slice.
+
+    Args:
+        predictions: `training.schema.predictions_schema`, with the same inputs given in all rows.
+        columns: of `slices`.
+        seed: of the bootstrap.
+    """
+    rows = predictions.to_pylist()
+    parts = {None: range(len(rows)), **rows_by_slice([row["sample_id"] for row in rows], columns or {})}
+    found = []
+    for metric, error in ((m, m.over) for m in output.metrics if isinstance(m.over, CalibrationError)):
+        for name, numbers in parts.items():
+            labels, answers = [rows[n]["label"] for n in numbers], [Answer.from_row(rows[n]) for n in numbers]
+            if count := len(metric.rows(labels)):
+                figure, bins = metric.figure(labels, answers, seed), error.curve(*metric.mine(labels, answers))
+                found.append(Calibration(metric=metric.name, slice=name, rows=count, error=figure, bins=bins))
+    return found
+
+
+def rows_by_slice(samples: Sequence[str], columns: Mapping[str, Mapping[str, str]]) -> dict[str | None, list[int]]:
+    """Slice, as "column=value" -> the numbers of its rows; without those that have none."""
+    parts: dict[str | None, list[int]] = {}
+    for column, values in columns.items():
+        for value in sorted(set(values.values()), key=natural):
+            if rows := [n for n, sample in enumerate(samples) if values.get(sample) == value]:
+                parts[f"{column}={value}"] = rows
+    return parts
+
+
+def predictions_table(
+    answered: Sequence[Answered], output: Output, contributions: Contributions | None = None
+) -> pa.Table:
+    """What was answered and judged (`Output.judged`) as `training.schema.predictions_schema`.
+
+    Args:
+        contributions: of the inputs to the answers with all of them (`training.shapley.answer_contributions`).
+    """
+    full = max((row.subset for row in answered), key=lambda subset: subset.count("+"), default="")
+    added = [(contributions or {}).get(row.sample, {}) if row.subset == full else {} for row in answered]
     columns = {
         "sample_id": [row.sample for row in answered],
         "subset": [row.subset for row in answered],
@@ -181,6 +233,7 @@ def predictions_table(answered: Sequence[Answered], output: Output) -> pa.Table:
         "probability": [row.answer.probability for row in answered],
         "best": [row.answer.best_rows() for row in answered],
         "parts": [row.answer.part_rows() for row in answered],
+        **{f"{modality}_adds": [values.get(modality) for values in added] for modality in MODALITIES},
     }
     return pa.table(columns, predictions_schema(output.judged_type))
 
@@ -213,7 +266,7 @@ def as_answers(table: pa.Table, output: Output) -> pa.Table:
     Where another output answered, its answers are read as this one reads labels; what it cannot read is no answer.
     """
     schema, kind = predictions_schema(output.judged_type), output.judged_type
-    for name in {"probability", "best", "parts"} - set(table.column_names):  # an older model's
+    for name in {"probability", "best", "parts", *ADDS} - set(table.column_names):  # an older model's
         table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
     for name in ("label", "prediction"):
         values = _typed(table[name], kind, output, kind == output.arrow_type)

@@ -6,12 +6,13 @@ Shapes: n rows, C labels, R resamples, G groups of rows with one score.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from training.metrics import CLASSES, Metric, Statistic, exact_match
-from training.records import Answer
+from training.metrics import CLASSES, Metric, Statistic, exact_match, mean_figure
+from training.records import Answer, CalibrationBin
 
 _MOST_LABELS = 1000
 _BINS = 15  # of equal width, as Guo et al. (2017)
@@ -144,18 +145,32 @@ def mean_of_defined(values: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(1, count), np.nan)
 
 
-def calibration_error(right: Callable[[Any, Any], bool]) -> Callable[..., Statistic]:
+@dataclass(frozen=True)
+class CalibrationError:
     """The mean gap between how probable answers are said to be and how many of them are right, over bins of the
     probability (ECE). An answer without probability is taken to be sure; none at all claims nothing."""
 
-    def over(labels: Sequence[Any], answers: Sequence[Answer]) -> Statistic:
-        claimed = np.array([_claim(answer) for answer in answers])
-        is_right = np.array([right(label, a.prediction) for label, a in zip(labels, answers, strict=True)])
-        bins = np.clip(np.ceil(claimed * _BINS) - 1, 0, _BINS - 1)
+    right: Callable[[Any, Any], bool]  # of a label and a prediction
+
+    def __call__(self, labels: Sequence[Any], answers: Sequence[Answer]) -> Statistic:
+        claimed, is_right, bins = self._binned(labels, answers)
         gaps = (bins == np.arange(_BINS)[:, None]) * (claimed - is_right)
         return lambda counts: np.abs(gaps @ counts).sum(0) / counts.sum(0)
 
-    return over
+    def curve(self, labels: Sequence[Any], answers: Sequence[Answer]) -> list[CalibrationBin]:
+        """The bins that have rows, the least probable first: what the error is the mean of, by the rows of each."""
+        claimed, is_right, bins = self._binned(labels, answers)
+        return [
+            CalibrationBin(int(mine.sum()), float(claimed[mine].mean()), mean_figure(is_right[mine]))
+            for mine in (bins == number for number in range(_BINS))
+            if mine.any()
+        ]
+
+    def _binned(self, labels: Sequence[Any], answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each row its probability, whether it is right, and the number of its bin."""
+        claimed = np.array([_claim(answer) for answer in answers])
+        is_right = np.array([self.right(label, a.prediction) for label, a in zip(labels, answers, strict=True)])
+        return claimed, is_right, np.clip(np.ceil(claimed * _BINS) - 1, 0, _BINS - 1)
 
 
 def _claim(answer: Answer) -> float:
@@ -168,4 +183,4 @@ BALANCED_ACCURACY = Metric("balanced_accuracy", over=balanced_accuracy)
 MACRO_F1 = Metric("macro_f1", over=macro_f1)
 AUROC = Metric("auroc", over=one_versus_rest(auroc), of_probabilities=True)
 AVERAGE_PRECISION = Metric("average_precision", over=one_versus_rest(average_precision), of_probabilities=True)
-ECE = Metric("ece", over=calibration_error(exact_match), higher_is_better=False, of_probabilities=True)
+ECE = Metric("ece", over=CalibrationError(exact_match), higher_is_better=False, of_probabilities=True)

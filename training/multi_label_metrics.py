@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.label_metrics import average_precision, calibration_error, f1_of, mean_of_defined, undefined
+from training.label_metrics import CalibrationError, average_precision, f1_of, mean_of_defined, undefined
 from training.metrics import Metric, Statistic
 from training.records import Answer
 
@@ -54,4 +54,4 @@ SAMPLE_F1 = Metric("sample_f1", sample_f1)
 SUBSET_ACCURACY = Metric("subset_accuracy", same_labels)
 MACRO_F1 = Metric("macro_f1", over=macro_f1)
 MAP = Metric("mean_average_precision", over=mean_average_precision, of_probabilities=True)
-ECE = Metric("ece", over=calibration_error(same_labels), higher_is_better=False, of_probabilities=True)
+ECE = Metric("ece", over=CalibrationError(same_labels), higher_is_better=False, of_probabilities=True)

@@ -19,7 +19,7 @@ _CHARACTERS = 500  # of a cell
 
 def prediction_table(spec: JobSpec, predictions: pa.Table, run: RunSpec) -> dict[str, list[Any]]:
     """Columns: sample_id; each modality as its text or the name of its file; label, prediction, the metric (if
-    it is of single rows) and the answer's probability.
+    it is of single rows), the answer's probability, and what each modality adds to that where it is known (`X_adds`).
 
     Args:
         predictions: `training.schema.predictions_schema`; of those with all inputs the first thousand are taken.
@@ -32,7 +32,9 @@ def prediction_table(spec: JobSpec, predictions: pa.Table, run: RunSpec) -> dict
     table |= {name: [_cell(row[name]) for row in rows] for name in ("label", "prediction")}
     if metric.score is not None:
         table[metric.name] = [metric.score(row["label"], row["prediction"]) for row in rows]
-    return table | {"probability": [row["probability"] for row in rows]}
+    adds = {f"{m}_adds": [row[f"{m}_adds"] for row in rows] for m in run.keep}
+    adds = {name: column for name, column in adds.items() if any(value is not None for value in column)}
+    return table | {"probability": [row["probability"] for row in rows]} | adds
 
 
 def _inputs(spec: JobSpec, samples: Sequence[str]) -> Mapping[str, dict[str, Any]]:

@@ -54,12 +54,16 @@ class Processor:
         for name, value in inputs.items():
             if value is not None:
                 data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-                columns, compressed = self.featurize(name, self.decode(name, data)), self.compressed[name]
-                if compressed is not None and compressed.is_ready:  # as it is read of a table; else no model reads it
-                    (stored,) = compressed.compress([columns[compressed.name]])
-                    columns |= compressed.restore(stored)
-                row[name] = columns
+                row[name] = self.columns(name, self.decode(name, data))
         return row
+
+    def columns(self, modality: str, content: Any) -> dict[str, Any]:
+        """Tensors and other columns that a model reads of a content. Raises MediaError."""
+        columns, compressed = self.featurize(modality, content), self.compressed[modality]
+        if compressed is not None and compressed.is_ready:  # as it is read of a table; else no model reads it
+            (stored,) = compressed.compress([columns[compressed.name]])
+            columns |= compressed.restore(stored)
+        return columns
 
     def decode(self, modality: str, data: bytes, *, to_cut: bool = False) -> Any:
         """The content of an item; text is UTF-8. Raises MediaError. Args: `to_cut`, see `decoded_size`."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-from training.label_metrics import calibration_error
+from training.label_metrics import CalibrationError
 from training.metrics import Metric
 
 
@@ -40,4 +40,4 @@ def first(label: Sequence[str], prediction: Sequence[str] | None) -> bool:
 KENDALL_TAU = Metric("kendall_tau", kendall_tau)
 NDCG = Metric("ndcg", ndcg)
 TOP_1 = Metric("top_1", first)
-ECE = Metric("ece", over=calibration_error(first), higher_is_better=False, of_probabilities=True)
+ECE = Metric("ece", over=CalibrationError(first), higher_is_better=False, of_probabilities=True)

@@ -161,6 +161,99 @@ class Coverage:
         return {**asdict(self), "share": self.share}
 
 
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Answers that are said to be about as probable."""
+
+    rows: int
+    claimed: float  # mean of their probabilities
+    right: Figure  # share of them that are right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Whether answers are as often right as they say."""
+
+    metric: str  # name of the calibration error
+    slice: str | None  # the rows, as "column=value"; None: all
+    rows: int
+    error: Figure
+    bins: Sequence[CalibrationBin]  # that have rows, the least probable first
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Calibration":
+        bins = [CalibrationBin(b["rows"], b["claimed"], Figure(**b["right"])) for b in values["bins"]]
+        return cls(**{**values, "error": Figure(**values["error"]), "bins": bins})
+
+
+@dataclass(frozen=True)
+class GroupFigure:
+    """What a model is worth to one group."""
+
+    group: str
+    rows: int
+    figure: Figure
+    rest: Figure  # how much more that is than what it is worth to all others
+    counted: bool  # whether it has rows enough to be compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fairness:
+    """How what a model is worth differs between the groups of a column."""
+
+    column: str
+    metric: str  # its name
+    rows: int
+    groups: Sequence[GroupFigure]
+    largest: str | None = None  # the group whose figure is largest ...
+    least: str | None = None  # ... and that whose is least, of those that have rows enough
+    gap: Figure = Figure()  # between these two
+    note: str | None = None  # why there is none
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Fairness":
+        groups = [
+            GroupFigure(g["group"], g["rows"], Figure(**g["figure"]), Figure(**g["rest"]), g["counted"])
+            for g in values["groups"]
+        ]
+        return cls(**{**values, "groups": groups, "gap": Figure(**values["gap"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseCurve:
+    """What a model is worth as one modality gets noisier."""
+
+    modality: str
+    metric: str  # its name
+    rows: int  # that have the modality
+    noise: str  # what the levels are, in words
+    levels: Sequence[float]  # the worst last
+    figures: Sequence[Figure]  # without noise, and of each level
+
+    @property
+    def area(self) -> float | None:
+        """Under the curve, over levels that lie evenly from 0 to 1 (trapezoids): the figure without noise where noise
+        changes nothing. None: some figure is not known."""
+        values = [one.value for one in self.figures if one.value is not None]
+        if len(values) < max(2, len(self.figures)):
+            return None
+        return (sum(values) - (values[0] + values[-1]) / 2) / (len(values) - 1)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "area": self.area}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "NoiseCurve":
+        plain = {name: value for name, value in values.items() if name != "area"}
+        return cls(**{**plain, "figures": [Figure(**one) for one in values["figures"]]})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
     """What a training came to, once all of it is safe in MLflow (there as report.json)."""

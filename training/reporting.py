@@ -29,12 +29,12 @@ _HAN_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuan
 _EXAMPLES = 12
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """Inches."""
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
     for text in figure.findobj(Text):
         text.set_fontfamily(_fonts())
         text.set_parse_math(False)  # questions may hold dollar signs
@@ -53,11 +53,11 @@ def _fonts() -> list[str]:
     return ["DejaVu Sans", *(name for name in _HAN_FONTS if name in fontManager.get_font_names())][:2]
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _short(text: str, width: int = 16) -> str:
+def short(text: str, width: int = 16) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
@@ -68,7 +68,7 @@ def confusion_picture(names: Sequence[str], matrix: np.ndarray) -> bytes:
     """
     count = len(names)
     size = max(4.5, 0.4 * count + 1.6)
-    figure = _figure(size, size)
+    figure = new_figure(size, size)
     axes = figure.add_subplot()
     share = np.sqrt(matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True)))
     blues, reds = (LinearSegmentedColormap.from_list("", ["white", color]) for color in (RIGHT, WRONG))
@@ -81,7 +81,7 @@ def confusion_picture(names: Sequence[str], matrix: np.ndarray) -> bytes:
     for row, column in zip(*np.nonzero(matrix), strict=True):
         color = "white" if share[row, column] > 0.6 else "black"
         axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", fontsize=7, color=color)
-    ticks = [_short(name) for name in names[:-1]] + [f"({names[-1]})"]
+    ticks = [short(name) for name in names[:-1]] + [f"({names[-1]})"]
     axes.set_xticks(range(count), ticks, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(count), ticks, fontsize=8)
     axes.set_xticks(np.arange(-0.5, count), minor=True)
@@ -91,7 +91,7 @@ def confusion_picture(names: Sequence[str], matrix: np.ndarray) -> bytes:
     axes.set_xlabel("answer (number of rows)")
     axes.set_ylabel("label")
     axes.set_title(f"{matrix.sum():,} answers to test rows, all inputs given", fontsize=10)
-    return _png(figure)
+    return png_of(figure)
 
 
 class _PlainFormatter(LogFormatter):
@@ -103,7 +103,7 @@ class _PlainFormatter(LogFormatter):
 
 def learning_picture(history: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> bytes:
     """Training and validation loss over the steps, and the validation metric, wherever an entry has them."""
-    figure = _figure(7, 3.6)
+    figure = new_figure(7, 3.6)
     axes = figure.add_subplot()
     lines = _curve(axes, history, "loss", "training loss", RIGHT, "-")
     lines += _curve(axes, history, "validation_loss", "validation loss", ORANGE, "o-")
@@ -124,7 +124,7 @@ def learning_picture(history: Sequence[Mapping[str, Any]], metric: str = "accura
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     axes.set_title("Learning curves", fontsize=10)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, color: str, style: str) -> list[Any]:
@@ -147,7 +147,7 @@ def subsets_picture(rows: Sequence[EvaluationRow], majority: float | None = None
     name = next(iter(rows[0].metrics)) if rows else "accuracy"
     # Shares fill the axis from 0 to 1; of other figures, the highest is as wide as 1 would be.
     widest = 1.0 if name == "accuracy" else max((bar.high or 0 for bar, _ in bars), default=0) or 1.0
-    figure = _figure(7, 0.42 * len(rows) + 1.5)
+    figure = new_figure(7, 0.42 * len(rows) + 1.5)
     axes = figure.add_subplot()
     everyone = max((row.n for row in rows), default=0)
     for line, (bar, row) in enumerate(bars):
@@ -169,8 +169,8 @@ def subsets_picture(rows: Sequence[EvaluationRow], majority: float | None = None
     what = "share of rows answered exactly" if name == "accuracy" else "mean over the rows"
     axes.set_xlabel(f"test {name.replace('_', ' ')}: {what}, with its 95 % interval")
     axes.set_title(f"What the model makes of {everyone:,} test rows, by the inputs it is given", fontsize=10)
-    _plain(axes)
-    return _png(figure)
+    plain_axes(axes)
+    return png_of(figure)
 
 
 def differences_picture(streams: Mapping[str, Sequence[Sequence[float]]], base: str) -> bytes:
@@ -180,7 +180,7 @@ def differences_picture(streams: Mapping[str, Sequence[Sequence[float]]], base: 
         streams: name -> bars as (from, width, pairs), in seconds.
         base: what the partners are of.
     """
-    figure = _figure(7, 1.5 * len(streams) + 0.9)
+    figure = new_figure(7, 1.5 * len(streams) + 0.9)
     figure.suptitle(f"Differences in time to {base}", fontsize=10)
     for axes, (name, bars) in zip(figure.subplots(len(streams), squeeze=False)[:, 0], streams.items(), strict=True):
         farthest = max(max(abs(start), abs(start + width)) for start, width, _ in bars)
@@ -188,15 +188,15 @@ def differences_picture(streams: Mapping[str, Sequence[Sequence[float]]], base: 
         starts, widths, counts = (np.array(column, float) for column in zip(*bars, strict=True))
         axes.bar(starts * scale, counts, widths * scale, align="edge", color=RIGHT)
         axes.axvline(0, color=GREY, linestyle=":")
-        axes.set_ylabel(f"{_short(name)}\npairs", fontsize=8)
+        axes.set_ylabel(f"{short(name)}\npairs", fontsize=8)
         axes.set_xlabel(f"later by ({unit})", fontsize=8)
-        _plain(axes)
-    return _png(figure)
+        plain_axes(axes)
+    return png_of(figure)
 
 
 def tuning_picture(report: TuningReport) -> bytes:
     """The trials of a search for settings one after the other, and how much each setting matters."""
-    figure = _figure(9, max(3.2, 0.4 * len(report.importance) + 1.2))
+    figure = new_figure(9, max(3.2, 0.4 * len(report.importance) + 1.2))
     trials, bars = figure.subplots(1, 2)
     colors = {"complete": RIGHT, "pruned": GREY}
     for state, color in colors.items():
@@ -217,8 +217,8 @@ def tuning_picture(report: TuningReport) -> bytes:
     bars.set_xlabel("share in what the metric comes to" if names else "not known: trials too few, or all alike")
     for axes, title in ((trials, "Trials"), (bars, "Importance of the settings")):
         axes.set_title(title, fontsize=10)
-        _plain(axes)
-    return _png(figure)
+        plain_axes(axes)
+    return png_of(figure)
 
 
 def _comparable(row: EvaluationRow) -> Measured:
@@ -239,13 +239,13 @@ def examples_picture(
     pairs = list(zip(rows, answers, strict=True))[:_EXAMPLES]
     columns = 3
     lines = max(1, -(-len(pairs) // columns))
-    figure = _figure(4 * columns, 2.3 * lines + 0.5)
+    figure = new_figure(4 * columns, 2.3 * lines + 0.5)
     shown = [kind.picture_title or name for name, kind in _kinds(modalities).items()]
     figure.suptitle(f"Test samples: {', '.join(shown)}; label and answer", fontsize=11)
     cells = figure.subfigures(lines, columns, squeeze=False, wspace=0.04, hspace=0.02).ravel()
     for cell, (row, answer) in zip(cells, pairs, strict=False):
         _example(cell, row, answer, modalities)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _kinds(modalities: Sequence[str]) -> dict[str, Any]:
@@ -268,8 +268,8 @@ def _example(cell: SubFigure, row: Mapping[str, Any], answer: str | None, modali
             axes.set_title(f"+{len(more)} more", fontsize=6, color=GREY, pad=2)
     label = row["label"] or "none"
     right = answer is not None and row["label"] is not None and answer.strip() == label.strip()
-    words = "no answer" if answer is None else _short(answer or "(nothing)", 30)
-    verdict = f"✓ {words}" if right else f"✗ {words}   (label: {_short(label, 30)})"
+    words = "no answer" if answer is None else short(answer or "(nothing)", 30)
+    verdict = f"✓ {words}" if right else f"✗ {words}   (label: {short(label, 30)})"
     cell.supxlabel(verdict, fontsize=10, color=RIGHT if right else WRONG, x=0.02, ha="left")
 
 

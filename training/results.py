@@ -19,6 +19,7 @@ from training.outputs.base import Output
 from training.outputs.linear import LinearOutput
 from training.records import Answered, EvaluationRow
 from training.schema import MAJORITY, MODALITIES, subset_name, subsets
+from training.shapley import answer_contributions
 from training.spec import RunSpec
 from training.train import Trained, TrainingTask, scored_answers
 
@@ -36,8 +37,9 @@ def evaluate(
     """
     output, metric = trained.model.output, trained.model.output.metrics[0]
     labels = {row["sample_id"]: output.read(row["label"]) for row in test.to_pylist() if row["label"] is not None}
-    usual = output.constant([output.read(label) for label in task.train.labels if label is not None])
-    predictions = predictions_table(answers(task, trained, rows, subsets(run.keep)), output)
+    learned = [output.read(label) for label in task.train.labels if label is not None]
+    usual, answered = output.constant(learned), answers(task, trained, rows, subsets(run.keep))
+    predictions = predictions_table(answered, output, answer_contributions(answered, learned, run.keep))
     whole = predictions.filter(pc.equal(predictions["subset"], subset_name(run.keep)))
     labels |= {row["sample_id"]: row["label"] for row in whole.to_pylist()}  # as they are judged
     measured = measure(predictions, run.keep, output, slices(test, output), labels, usual)

@@ -118,6 +118,25 @@ def read_artifact(uri: str, run_id: str, name: str) -> bytes:
         return download(uri, run_id, name, folder).read_bytes()
 
 
+def find_artifact(uri: str, run_id: str, name: str) -> bytes | None:
+    """As `read_artifact`; None where the run has no such file."""
+    there = {file.path for file in client(uri).list_artifacts(run_id)}
+    return read_artifact(uri, run_id, name) if name in there else None
+
+
+def write_artifact(uri: str, run_id: str, name: str, data: bytes) -> None:
+    """A file of a run, in place of the one it had."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        client(uri).log_artifact(run_id, str(path))
+
+
+def write_artifacts(uri: str, run_id: str, folder: Path) -> None:
+    """All that a folder holds, in place of what the run had there."""
+    client(uri).log_artifacts(run_id, str(folder))
+
+
 def write_json(uri: str, run_id: str, name: str, values: Any) -> None:
     """A file of a run, in place of the one it had."""
     client(uri).log_dict(run_id, values, name)
@@ -125,8 +144,8 @@ def write_json(uri: str, run_id: str, name: str, values: Any) -> None:
 
 def find_json(uri: str, run_id: str, name: str) -> Any:
     """As `read_json`; None where the run has no such file."""
-    there = {file.path for file in client(uri).list_artifacts(run_id)}
-    return read_json(uri, run_id, name) if name in there else None
+    data = find_artifact(uri, run_id, name)
+    return None if data is None else json.loads(data)
 
 
 def read_json(uri: str, run_id: str, name: str) -> Any:

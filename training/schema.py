@@ -195,7 +195,11 @@ def predictions_schema(answer: pa.DataType) -> pa.Schema:
         answer: type of label and prediction (`training.outputs.base.Output.judged_type`).
     """
     columns = {"sample_id": _STRING, "subset": _STRING, "label": answer, "prediction": answer}
-    return _schema(**columns, probability=pa.float64(), best=BEST, parts=PARTS)
+    return _schema(**columns, probability=pa.float64(), best=BEST, parts=PARTS, **dict.fromkeys(ADDS, pa.float64()))
+
+
+# Where all inputs are given: what each adds to the probability of the answer (`training.shapley`).
+ADDS = tuple(f"{m}_adds" for m in MODALITIES)
 
 
 MAJORITY = "majority"  # in the place of a subset: the one answer that is best whatever the inputs

@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +33,9 @@ from training.records import Answer
 from training.schema import BEST, PARTS
 from training.settings import TextCleaning
 from training.views import Places, most, placed, views
+
+if TYPE_CHECKING:
+    from training.attribution import Explainer
 
 _BATCH = 64  # rows that are decoded and answered together
 
@@ -109,6 +112,12 @@ class Answerer:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Answer]:
         return [a for batch in self._batches(rows) for a in self._model.scored_answers(batch, self._tokenizer)]
+
+    def explainer(self) -> "Explainer":
+        """What says why the model answers a row as it does."""
+        from training.attribution import Explainer
+
+        return Explainer(self._model, self._collate, self.processor)
 
     def x_m(self, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
         """Where the model places each row: `FusionModel.pooled_x_m`."""
@@ -188,11 +197,17 @@ def given(row: Mapping[str, Any], modality: str, places: Places) -> list[Any] | 
     return there[: most(places)] if is_sample else there
 
 
-def score_command(model: Path, rows: Path, answers: Path) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of a process that scores with the code of `model`; with this code for a bare bundle."""
+def score_command(
+    model: Path, rows: Path, answers: Path, module: str = "training.score"
+) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of a process that scores with the code of `model`; with this code for a bare bundle.
+
+    Args:
+        module: another one that takes the same arguments.
+    """
     code = model / "code" if (model / "code").is_dir() else Path(__file__).parent.parent
     # -P: no `training` of the working directory comes before the model's own. -B: nothing is written among artifacts.
-    argv = [sys.executable, "-P", "-B", "-m", "training.score", str(model), str(rows), str(answers)]
+    argv = [sys.executable, "-P", "-B", "-m", module, str(model), str(rows), str(answers)]
     return guarded(argv), children.environment(code)
 
 

@@ -252,6 +252,10 @@ def test_nothing_is_planned_on_features_of_other_settings(tiny):
         pipeline.plan(load(tiny, [silent]))
     with pytest.raises(ValueError, match=r"\{age\}, and no sample has a column 'age'; there are file, speaker"):
         pipeline.plan(load(tiny, ["model.prompt='{text}{age}'"]))
+    with pytest.raises(ValueError, match=r"evaluation.sensitive names age, and no sample has a column 'age'; there ar"):
+        pipeline.plan(load(tiny, ["evaluation.sensitive=[speaker, age]"]))
+    same = pipeline.plan(load(tiny, ["evaluation.sensitive=[speaker]"]))
+    assert [run.fingerprint for run in same] == [run.fingerprint for run in before], "what is looked at trains nothing"
     applied_later = pipeline.plan(load(tiny, ["features.image.mean=0.4"]))
     assert applied_later[0].fingerprint != before[0].fingerprint
 

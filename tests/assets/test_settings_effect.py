@@ -23,6 +23,7 @@ from assets.catalog import ENGINES
 from assets.data_assets import data_assets
 from assets.engines.base import WorkerOptions
 from assets.engines.ray import RayEngine
+from assets.evaluation_settings import CardSettings, EvaluationSettings
 from assets.pairing import PairingSettings
 from assets.scan import scan
 from assets.settings import AlignSettings, Project, SplitSettings
@@ -474,6 +475,8 @@ PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
         lambda p: [a.key for a in project_definitions(p).resolve_all_asset_specs()],
     ),
     "training": ("training.epochs=9", lambda p: p.training.epochs),
+    "evaluation": ("evaluation.sensitive=[speaker]", lambda p: p.evaluation.sensitive),
+    "card": ("card.watts=65", lambda p: p.card.watts),
     "promotion": ("promotion.margin=0.1", lambda p: p.promotion.margin),
     "engine": ("engine=processes", lambda p: type(ENGINES.make(p.engine))),
     "launcher": ("launcher=no_such_module:Launcher", lambda p: p.launcher),
@@ -526,6 +529,10 @@ def test_every_field_has_a_case():
         EmbeddedSource.Options: {name.partition(".")[2] for name in SOURCES if name.startswith("EmbeddedSource.")}
         | OF_FILES,
         SourceSettings: {name.partition(".")[2] for name in SOURCES if name.startswith("SourceSettings.")} | {"use"},
+        # In `test_project.py`, `test_pipeline.py`, and end to end:
+        EvaluationSettings: {"sensitive", "maps", "noise"},
+        # In `test_cards.py`, and end to end:
+        CardSettings: {"use", "limits", "license", "license_column", "consent_column", "watts"},
         WorkerOptions: {"workers", "batch_size"},
         # In `tests/assets/test_ray.py`:
         RayEngine.Options: {"address", "workers", "batch_size", "shared_files", "gpus"},

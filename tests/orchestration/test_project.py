@@ -330,6 +330,15 @@ def test_the_gates_metric_is_one_of_the_outputs(tmp_path):
         load(path, ["promotion.metric=auroc"])
 
 
+def test_sensitive_columns_are_no_labels_and_stand_once(tmp_path):
+    path = write(tmp_path, GOOD)
+    assert load(path, ["evaluation.sensitive=sex"]).evaluation.sensitive == ("sex",)
+    with pytest.raises(ProjectError, match=r"evaluation.sensitive is 'answer', expected no label \(answer\)"):
+        load(path, ["evaluation.sensitive=[sex, answer]"])
+    with pytest.raises(ProjectError, match=r"evaluation: sensitive is 'sex', expected each column once"):
+        load(path, ["evaluation.sensitive=[sex, sex]"])
+
+
 def test_several_outputs_name_the_columns_that_are_answered(tmp_path):
     path = write(tmp_path, GOOD)
     outputs = "model.outputs={drink: class, price: number}"

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from training.evaluate import answers_by_sample, coverage, measure, slices, telling_columns
+from training.evaluate import answers_by_sample, calibration, coverage, measure, slices, telling_columns
 from training.metrics import ACCURACY, Metric, confusion
 from training.outputs.text import TextOutput
-from training.records import Answer, EvaluationRow, Figure
+from training.records import Answer, Calibration, EvaluationRow, Figure
 from training.schema import DATASET, MODALITIES, predictions_schema, subset_name, subsets
 
 ANSWERS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([*"abcx", None])), min_size=1, max_size=60)
@@ -205,10 +205,35 @@ def test_columns_that_give_the_label_away_are_no_slices() -> None:
     ]
     unlabelled = {"sample_id": "bare", "text_id": "t", "attributes": json.dumps({"code": "c0"})}
     dataset = pa.Table.from_pylist([*rows, unlabelled], DATASET)
+    named = slices(dataset, TextOutput({}), ["code", "half", "absent"])
+    assert set(named) == {"code", "half", "kind", "same_twice"}, "what is sensitive is looked at, whatever it tells"
+    assert named["half"]["bare"] == "(none)" and named["half"]["s0"] == "0", "and who says nothing is a group, too"
     assert telling_columns(dataset, TextOutput({})) == ["code", "finding"]
     assert set(slices(dataset, TextOutput({}))) == {"half", "kind", "same_twice"}
     alike = pa.Table.from_pylist([row | {"label": "a"} for row in rows], DATASET)
     assert telling_columns(alike, TextOutput({})) == [], "of one label nothing can be given away"
+
+
+SURE = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from(["a", "b", None]), st.none() | st.floats(0, 1)), min_size=1
+)
+
+
+@given(SURE)
+def test_the_curve_is_what_the_calibration_error_is_the_mean_of(
+    rows: list[tuple[str, str | None, float | None]],
+) -> None:
+    told = [r | {"probability": row[2]} for r, row in zip(rows_of([row[:2] for row in rows]), rows, strict=True)]
+    halves = {"half": {f"s{n}": "even" if n % 2 == 0 else "odd" for n in range(len(rows))}}
+    found = {line.slice: line for line in calibration(table(told), TextOutput({}), halves)}
+    assert [line.metric for line in found.values()] == ["ece"] * len(found)
+    assert found[None].rows == len(rows) == sum(line.rows for name, line in found.items() if name)
+    for line in found.values():
+        assert line.rows == sum(one.rows for one in line.bins)
+        gaps = [one.rows * abs(one.claimed - (one.right.value or 0)) for one in line.bins]
+        assert line.error.value == pytest.approx(sum(gaps) / line.rows, abs=1e-6)
+        assert [one.claimed for one in line.bins] == sorted(one.claimed for one in line.bins)
+        assert Calibration.from_json(json.loads(json.dumps(line.to_json()))) == line
 
 
 @pytest.mark.parametrize(

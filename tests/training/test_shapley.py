@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.shapley import shapley_values
+from training.records import Answer, Answered
+from training.schema import subset_name
+from training.shapley import answer_contributions, shapley_values
 
 INPUTS = ("image", "speech", "text")
 SETS = [frozenset(chosen) for size in range(4) for chosen in itertools.combinations(INPUTS, size)]
@@ -28,3 +30,37 @@ def test_one_input_has_all_of_it_and_one_that_adds_nothing_nothing():
     assert shapley_values({frozenset(): 0.25, frozenset({"text"}): 0.75}) == {"text": 0.5}
     worth = {given: 0.3 + 0.5 * ("image" in given) for given in SETS}
     assert shapley_values(worth) == pytest.approx({"image": 0.5, "speech": 0, "text": 0})
+
+
+def answered(sample, chances, present=INPUTS):
+    """Answered yes with these chances of it, by the inputs; those that the sample lacks change nothing."""
+    rows = []
+    for some in SETS:
+        if shown := some & set(present):
+            yes = chances[shown]
+            best = tuple(sorted({"yes": yes, "no": 1 - yes}.items(), key=lambda one: -one[1]))
+            rows.append(Answered(sample, subset_name(some), "yes", Answer(*best[0], best)))
+    return rows
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=8, max_size=8), st.sets(st.sampled_from(INPUTS), min_size=1))
+def test_an_answers_probability_is_the_sum_of_what_inputs_add_to_its_share_of_the_labels(values, present):
+    rows = answered("s", dict(zip(SETS, values, strict=True)), present)
+    found = answer_contributions(rows, ["yes", "no", "no", "no"], INPUTS)["s"]
+    said = rows[-1].answer
+    usual = 0.25 if said.prediction == "yes" else 0.75
+    assert sum(found.values()) == pytest.approx(said.probability - usual)
+    assert set(found) == set(INPUTS) and all(abs(found[name]) < 1e-12 for name in set(INPUTS) - present)
+
+
+def test_what_a_subset_does_not_say_is_not_guessed():
+    rows = [
+        Answered("s", "text", "a", Answer("a", 0.6, (("a", 0.6),))),
+        Answered("s", "image", "a", Answer("b", 0.9, (("b", 0.9),))),
+        Answered("s", "text+image", "a", Answer("a", 0.7, (("a", 0.7),))),
+        *(Answered("list", subset, ["a"], Answer(["a"], 0.5)) for subset in ("text", "image", "text+image")),
+    ]
+    assert answer_contributions(rows, ["a", "b"], ("text", "image")) == {}, "the picture alone says nothing of a"
+    known = [*rows[:1], Answered("s", "image", "a", Answer("b", 0.9, (("b", 0.9), ("a", 0.1)))), rows[2]]
+    found = answer_contributions(known, ["a", "b"], ("text", "image"))["s"]
+    assert found == pytest.approx({"text": (0.6 - 0.5 + 0.7 - 0.1) / 2, "image": (0.1 - 0.5 + 0.7 - 0.6) / 2})

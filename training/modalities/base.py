@@ -40,6 +40,10 @@ class Modality(ABC):
     media_type: ClassVar[str] = "*/*"  # of its files, as a browser chooses them: image/*
     file_suffixes: ClassVar[tuple[str, ...]] = ()  # of files that are most likely its items, for a first proposal
 
+    grid: ClassVar[tuple[int, int]] = (1, 1)  # of its `pieces`, as they lie in `sketch`
+    noise_levels: ClassVar[tuple[float, ...]] = ()  # of `noisy`, the worst last; (): there is no noise
+    noise_words: ClassVar[str] = ""  # what they are
+
     # A class whose rows can be augmented says how far as `Augmentation`, a frozen dataclass (`Featurizer.augmenter`).
 
     def __init__(self, options: Any = None) -> None:
@@ -115,8 +119,24 @@ class Modality(ABC):
         """What a person is shown of a content: pixels uint8 (H, W, 3) or (H, W), or words; None: there is nothing."""
         return None
 
+    def pieces(self, content: Any) -> list[str]:
+        """What can be left out of a content one by one, to see what an answer hangs on: names, of a text its words."""
+        return []
+
+    def keeping(self, content: Any, kept: np.ndarray) -> Any:
+        """The content with these of its pieces only (P,); None: nothing is left."""
+        raise NotImplementedError
+
+    def noisy(self, content: Any, level: float, random: np.random.Generator) -> Any:
+        """The content with noise of one of the `noise_levels`."""
+        raise NotImplementedError
+
     def draw(self, tensor: np.ndarray) -> np.ndarray:
         """The tensor `picture` as pixels uint8: (H, W, 3), or (H, W) for what has no colours of its own."""
+        raise NotImplementedError
+
+    def laid(self, values: np.ndarray) -> np.ndarray:
+        """A value of each place of the tensor `picture`, as `draw` lays it out: (H, W)."""
         raise NotImplementedError
 
     def axes(self, tensor: np.ndarray) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Images: pictures of any common format, upright, in 8-bit RGB (`training.images`)."""
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -48,6 +49,9 @@ class ImageModality(Modality):
         "height": "pixels of the upright picture, after EXIF orientation; of a crop its own",
     }
     media_type = "image/*"
+    grid = (8, 8)
+    noise_levels = (16, 32, 64, 128)
+    noise_words = "standard deviation of gaussian noise, of 255"
     file_suffixes = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2")
 
     def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Image:
@@ -84,6 +88,25 @@ class ImageModality(Modality):
         picture = PIL.Image.fromarray(content.array)
         picture.thumbnail((_SKETCH, _SKETCH))
         return np.asarray(picture)
+
+    def pieces(self, content: Image) -> list[str]:
+        rows, columns = self.grid
+        return [f"row {r + 1}, column {c + 1}" for r in range(rows) for c in range(columns)]
+
+    def keeping(self, content: Image, kept: np.ndarray) -> Image:
+        """The others have the mean colour of the picture."""
+        rows, columns = (np.arange(size) * n // size for size, n in zip(content.array.shape, self.grid, strict=False))
+        there = kept.reshape(self.grid)[rows[:, None], columns[None]]
+        mean = content.array.mean((0, 1)).astype(np.uint8)
+        return dataclasses.replace(content, array=np.where(there[..., None], content.array, mean))
+
+    def noisy(self, content: Image, level: float, random: np.random.Generator) -> Image:
+        """Gaussian, of each pixel and colour by itself."""
+        noise = random.normal(0, level, content.array.shape)
+        return dataclasses.replace(content, array=(content.array + noise).round().clip(0, 255).astype(np.uint8))
+
+    def laid(self, values: np.ndarray) -> np.ndarray:
+        return values.sum(0)
 
     def draw(self, tensor: np.ndarray) -> np.ndarray:
         pixels_CHW = np.repeat(tensor, 3, axis=0) if tensor.shape[0] == 1 else tensor

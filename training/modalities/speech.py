@@ -1,5 +1,6 @@
 """Speech: recordings of any format that libsndfile reads, mono, as float32 (`training.recordings`)."""
 
+import dataclasses
 import io
 import itertools
 from collections.abc import Mapping
@@ -54,6 +55,9 @@ class SpeechModality(Modality):
         "channel_balance": "dB that the quietest channel of the recording lies below the loudest; 0: one channel",
     }
     media_type = "audio/*"
+    grid = (1, 24)
+    noise_levels = (20, 10, 5, 0)
+    noise_words = "signal-to-noise ratio of white noise, in dB"
     file_suffixes = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 
     def decode(self, data: bytes, limits: MediaLimits, size: int | None = None) -> Speech:
@@ -103,6 +107,25 @@ class SpeechModality(Modality):
         middle, rows = (height - 1) / 2, np.arange(height)[:, None]
         high, low = (np.array([end(part) for part in parts]) * middle for end in (np.max, np.min))
         return np.where((rows >= middle - high - 0.5) & (rows <= middle - low + 0.5), 60, 244).astype(np.uint8)
+
+    def pieces(self, content: Speech) -> list[str]:
+        stretch = content.seconds / self.grid[1]
+        return [f"{n * stretch:.2f} s to {(n + 1) * stretch:.2f} s" for n in range(self.grid[1])]
+
+    def keeping(self, content: Speech, kept: np.ndarray) -> Speech:
+        """The other stretches are silent."""
+        there = kept[np.arange(content.frames) * self.grid[1] // content.frames]
+        return dataclasses.replace(content, waveform=np.where(there, content.waveform, np.float32(0)))
+
+    def noisy(self, content: Speech, level: float, random: np.random.Generator) -> Speech:
+        """White, so many decibels below the recording's own power; what is beyond full scale is clipped."""
+        power = float(np.square(content.waveform, dtype=np.float64).mean())
+        noise = random.normal(0, np.sqrt(power * 10 ** (-level / 10)), content.frames)
+        noisy = (content.waveform + noise).clip(-1, 1).astype(np.float32)
+        return dataclasses.replace(content, waveform=noisy, clipped=None)
+
+    def laid(self, values: np.ndarray) -> np.ndarray:
+        return values.T[::-1]
 
     def draw(self, tensor: np.ndarray) -> np.ndarray:
         """A spectrogram, low frequencies below."""

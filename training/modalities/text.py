@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
 from training import personal_data
@@ -39,6 +40,8 @@ class TextModality(Modality):
     }
     media_type = "text/plain"
     file_suffixes = (".txt",)
+    noise_levels = (0.05, 0.1, 0.2, 0.4)
+    noise_words = "share of characters dropped or swapped"
     Options = TextCleaning
 
     def __init__(self, options: TextCleaning | None = None) -> None:
@@ -63,6 +66,35 @@ class TextModality(Modality):
 
     def sketch(self, content: Any) -> str:
         return one_line(content.text, 200)
+
+    def pieces(self, content: Any) -> list[str]:
+        return list(content.words)
+
+    def keeping(self, content: Any, kept: np.ndarray) -> Any:
+        from training.language import clean_text
+
+        text, at = content.text, 0
+        left = []
+        for word, is_kept in zip(content.words, kept, strict=True):
+            if (start := text.find(word, at)) < 0:
+                continue
+            left.append(text[at : start + (len(word) if is_kept else 0)])
+            at = start + len(word)
+        said = "".join([*left, text[at:]])
+        return clean_text(said, self.options) if said.strip() else None
+
+    def noisy(self, content: Any, level: float, random: np.random.Generator) -> Any:
+        """That share of the characters, drawn one by one, is dropped, or changes places with the next."""
+        from training.language import clean_text
+
+        text, hit = list(content.text), random.random(len(content.text)) < level
+        for n in np.flatnonzero(hit):
+            if n + 1 < len(text) and random.random() < 0.5:
+                text[n], text[n + 1] = text[n + 1], text[n]
+            else:
+                text[n] = ""
+        said = "".join(text)
+        return clean_text(said if said.strip() else content.text[:1], self.options)
 
     def example(self) -> bytes:
         return b"What do you see?"
