@@ -5,7 +5,7 @@ from typing import Any, cast
 from assets.settings import Project
 from training.mlflow_store import check_artifacts
 
-OF_MLFLOW = ("baselines", "model", "evaluation", "champion")  # assets that need its server
+OF_MLFLOW = ("baselines", "model", "evaluation", "champion", "variants")  # assets that need its server
 
 
 def resource_key(project: str) -> str:

@@ -32,6 +32,8 @@ def say_summary(summary: Summary) -> None:
         _say_subsets(summary)
     if summary.outputs:
         _say_outputs(summary.outputs)
+    if summary.variants:
+        _say_variants(summary)
     model = summary.model
     if model.version is None:
         if summary.dataset.fingerprint is not None:
@@ -48,6 +50,17 @@ def say_summary(summary: Summary) -> None:
     options = " ".join(f'--{name} "…"' if MODALITIES.load(name).is_text else f"--{name} FILE" for name in inputs)
     which = "" if "champion" in model.aliases else f" --version {model.version}"
     click.echo(f"  ask it:  triptych predict {summary.project}{which} {options}")
+
+
+def _say_variants(summary: Summary) -> None:
+    """The champion and its variants, a line each, and below what is slower here."""
+    click.echo("\nThe champion in other forms, on the same test rows")
+    shown = [list(summary.variants[0]), *([str(cell) for cell in row.values()] for row in summary.variants)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
+        click.echo("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for remark in summary.variant_remarks:
+        click.secho(f"  {remark}", fg="yellow")
 
 
 def _rows(splits: Mapping[str, int]) -> str:

@@ -19,6 +19,7 @@ from assets.catalog import ENGINES
 from assets.dataset import split_counts
 from assets.resource import OF_MLFLOW, resource_key
 from assets.settings import Project
+from assets.variants import check_variants
 from orchestration.automation import partition_tags
 from orchestration.definitions import project_definitions
 from orchestration.failures import why
@@ -125,6 +126,8 @@ def run_job(
         from orchestration.inspection import check_pretrained
 
         check_pretrained(project)  # what the training could not do, before hours of the data side
+    if selected is None or "variants" in names_of:
+        check_variants(project)
     if selected is None or any(key.path[-1] in OF_MLFLOW for key in selected):
         from training.mlflow_store import check_artifacts, check_reachable
 
@@ -210,6 +213,9 @@ class Summary:
     sources: Mapping[str, Any] = field(default_factory=dict)
     # Table -> contents whose rows were made anew, or refused: as many as `triptych check` said before the run.
     computed: Mapping[str, int] = field(default_factory=dict)
+    # Smaller or faster forms of the champion: the rows of their table, and what has to be said of them
+    variants: Sequence[Mapping[str, Any]] = ()
+    variant_remarks: Sequence[str] = ()
     coverage: Sequence[Mapping[str, Any]] = ()  # what is answered from which probability on (training.records.Coverage)
 
 
@@ -266,4 +272,6 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
         sources=metadata.get("manifest", {}).get("sources", {}),
         computed={table: n for m in clean for table, n in m["computed"].items()},
         coverage=metadata.get("evaluation", {}).get("coverage", []),
+        variants=metadata.get("variants", {}).get("rows", []),
+        variant_remarks=metadata.get("variants", {}).get("remarks", []),
     )

@@ -26,9 +26,10 @@ from filelock import FileLock, Timeout
 
 from training import descriptions
 from training.children import PARENT, die_with_parent, last_words
+from training.device import chosen_device
 from training.distributed import is_first, join, leave, processes
 from training.family import Choice
-from training.records import CodecReport, TrainingReport
+from training.records import CodecReport, TrainingReport, VariantReport
 from training.schema import DATASET, SPLITS, conform
 from training.settings import TrainingSettings
 from training.spec import JobSpec, RunSpec
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
 
 def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
-    """Trains the models, or where there are none the codecs; `report` gets each one's results as soon as they are safe
-    in MLflow.
+    """Trains the models, or where there are none makes variants or the codecs; `report` gets each one's results as soon
+    as they are safe in MLflow.
 
     Raises:
         ValueError: features of the snapshot are missing, or another trainer is at work on the same model.
@@ -56,7 +57,7 @@ def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
 
     join()
     if not spec.runs:
-        _codecs(spec, report, log)
+        (_variants if spec.variants else _codecs)(spec, report, log)
         leave()
         return
     # The product takes longest: first, with the others beside it.
@@ -88,18 +89,31 @@ def _codecs(spec: JobSpec, report: Callable[[CodecReport], None], log: Log) -> N
             report(train_codec(spec, codec, splits, log))
 
 
+def _variants(spec: JobSpec, report: Callable[[VariantReport], None], log: Log) -> None:
+    """Makes and measures variants, in the first process."""
+    from training import tracking
+    from training.variant_making import make_variants
+
+    if is_first():
+        tracking.open_experiment(spec)
+        for made in make_variants(spec, log):
+            report(made)
+
+
 def how_many_at_once(training: TrainingSettings) -> int:
     """Models that train side by side: as `training.parallel` says, else two on a CPU and one on a GPU; one where all
     processes train it together."""
-    import torch
-
     if processes() > 1:
         return 1
-    return training.parallel or (1 if torch.cuda.is_available() else 2)
+    return training.parallel or (1 if chosen_device().type == "cuda" else 2)
 
 
-def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
-    """The rows of each split, and the test rows as they stand in `dataset`."""
+def open_splits(spec: JobSpec, columns: Sequence[str] = ()) -> tuple[dict[str, "SampleDataset"], pa.Table]:
+    """The rows of each split, and the test rows as they stand in `dataset`.
+
+    Args:
+        columns: that rows have beside those that the runs' prompts name.
+    """
     from training.cache import open_table
     from training.data import open_samples
 
@@ -108,7 +122,7 @@ def open_splits(spec: JobSpec) -> tuple[dict[str, "SampleDataset"], pa.Table]:
     parts = {split: index.filter(pc.equal(index["split"], split)) for split in SPLITS}
     features = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
     noise: dict[str, list[str]] = {}
-    columns = list(dict.fromkeys(column for run in spec.runs for column in run.model.columns))
+    columns = list(dict.fromkeys([*columns, *(column for run in spec.runs for column in run.model.columns)]))
     for run in spec.runs:
         for modality, ids in run.noise.items():
             noise[modality] = sorted({*noise.get(modality, ()), *ids})
