@@ -8,7 +8,7 @@ which the next challenger is judged; who wants the small one asks for it by name
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -37,9 +37,6 @@ class VariantLine:
     passed: bool = True
     version: str | None = None  # in the registry; None: refused
     why: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def planned(project: Project) -> tuple[list[VariantSpec], str]:
@@ -121,7 +118,7 @@ def _registered(project: Project, spec: VariantSpec, line: VariantLine) -> Varia
     version = model_registry.register_variant(uri, name, run_id, about)
     model_registry.tag_version(uri, name, version, verdict)
     model_registry.set_alias(uri, name, alias, version)
-    return VariantLine(**{**vars(line), "version": version})
+    return replace(line, version=version)
 
 
 def materialized(project: Project, lines: Sequence[VariantLine], made: int) -> dg.MaterializeResult:

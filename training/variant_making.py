@@ -51,6 +51,8 @@ def make_variants(spec: JobSpec, log: Log) -> Iterator[VariantReport]:
     source = local_model(spec.tracking_uri, spec.project, spec.variants[0].of, Path(spec.cache))
     bundle = bundle_of(source)
     splits, _ = open_splits(spec, _columns(bundle))
+    if not len(splits["test"]):
+        raise ValueError("there are no test rows to judge variants on, expected at least one: look at align.split")
     for variant in spec.variants:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as temporary:

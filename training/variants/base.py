@@ -29,9 +29,14 @@ WEIGHTS = "variant.safetensors"
 class AnsweringBundle(Protocol):
     """A loaded model as whoever asks it sees it: `FusionModel`, or what stands in its place."""
 
-    config: "FusionConfig"
-    output: Output
-    prompt_room: int | None
+    @property
+    def config(self) -> "FusionConfig": ...
+
+    @property
+    def output(self) -> Output: ...
+
+    @property
+    def prompt_room(self) -> int | None: ...
 
     def eval(self) -> Any: ...
 
