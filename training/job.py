@@ -57,7 +57,10 @@ def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
 
     join()
     if not spec.runs:
-        (_variants if spec.variants else _codecs)(spec, report, log)
+        if spec.variants:
+            _variants(spec, report, log)
+        else:
+            _codecs(spec, report, log)
         leave()
         return
     # The product takes longest: first, with the others beside it.

@@ -95,7 +95,7 @@ def _measured(
     device = chosen_device()
     model = load_bundle(bundle, device)
     tokenizer = AutoTokenizer.from_pretrained(bundle, config=model.config, trust_remote_code=False)
-    reads = SimpleNamespace(tokenizer=tokenizer, features=features)
+    reads: Any = SimpleNamespace(tokenizer=tokenizer, features=features)
     answered = answers(model, reads, rows, model.output.asked(variant.inputs))
     table, metrics = predictions_table(answered, model.output), _figures(model, answered, variant.inputs)
     speed = timed(model, tokenizer, features, rows)
