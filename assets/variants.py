@@ -137,7 +137,7 @@ def materialized(project: Project, lines: Sequence[VariantLine], made: int) -> d
     refused = [line.report.name for line in lines[1:] if not line.passed]
     said = f"of version {full.of}: {', '.join(passed) or 'none'} registered"
     said += f"; refused {', '.join(refused)}" if refused else ""
-    plotted = {}
+    plotted: dict[str, float] = {}
     for line in lines:
         report = line.report
         figures = {"size": report.size, "milliseconds": report.milliseconds, "rows_per_second": report.rows_per_second}

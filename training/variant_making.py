@@ -129,10 +129,11 @@ def _measured(
 def _tags(spec: JobSpec, variant: VariantSpec) -> dict[str, str]:
     """Where it comes from; of the version, too, what tells people and `gc` about a version."""
     known = version_tags(spec.tracking_uri, spec.project, variant.of)
-    kept = {name: known[name] for name in ("dataset_fingerprint", "dataset_version", "metric") if name in known}
+    names = "dataset_fingerprint", "dataset_version", "metric"
+    kept = {name: known[name] for name in names if name in known}
     own = {"training_fingerprint": variant.fingerprint, "role": variant.role}
     own |= {"variant": variant.name, "variant_of": variant.of}
-    return {TAG + name: value for name, value in {**kept, **spec.tags, **own}.items()}
+    return {TAG + name: value for name, value in (kept | spec.tags | own).items()}
 
 
 def _figures(model: "AnsweringBundle", answered: Sequence[Any], inputs: Sequence[str]) -> dict[str, float | None]:

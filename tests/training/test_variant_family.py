@@ -13,7 +13,7 @@ from training.catalog import OUTPUTS, VARIANTS
 from training.family import Choice
 from training.settings import ModelSettings
 from training.variants.base import (
-    VARIANT,
+    FILE,
     WEIGHTS,
     Variant,
     choose_variants,
@@ -167,7 +167,7 @@ def test_an_own_variant_is_loaded_by_its_name(full, tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     write_variant(VARIANTS.choose("own_variants:HalfVariant"), full, tmp_path / "half")
-    assert json.loads((tmp_path / "half" / VARIANT).read_text())["variant"] == "own_variants:HalfVariant"
+    assert json.loads((tmp_path / "half" / FILE).read_text())["variant"] == "own_variants:HalfVariant"
     halved, whole = (own_weights(load_bundle(bundle, CPU)) for bundle in (tmp_path / "half", full))
     assert all(torch.equal(halved[n], x.half().to(x.dtype)) for n, x in whole.items() if x.is_floating_point())
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from training.model_config import FusionConfig
     from training.settings import ModelSettings
 
-VARIANT = "variant.json"  # in a bundle: kind and options of what it is a variant of, and what its kind keeps there
+FILE = "variant.json"  # in a bundle: kind and options of what it is a variant of, and what its kind keeps there
 WEIGHTS = "variant.safetensors"
 
 
@@ -152,7 +152,7 @@ def write_variant(choice: Choice, bundle: Path, target: Path) -> None:
     shutil.copytree(bundle, target, ignore=shutil.ignore_patterns("model*.safetensors", "base", "config.json"))
     model.config.save_pretrained(target)
     known = variant.write(model, target)
-    (target / VARIANT).write_text(json.dumps({"variant": choice.plain(), "known": known}))
+    (target / FILE).write_text(json.dumps({"variant": choice.plain(), "known": known}))
     with (target / "README.md").open("a") as card:
         card.write(f"\nThis folder holds its variant `{choice}`, which `training.score.Answerer` reads as any other.\n")
 
@@ -163,12 +163,12 @@ def load_bundle(bundle: Path, device: "torch.device") -> AnsweringBundle:
     Raises:
         ValueError: packages that a variant needs are not there, or its files are damaged.
     """
-    if not (bundle / VARIANT).is_file():
+    if not (bundle / FILE).is_file():
         from training.model import FusionModel
 
         model: AnsweringBundle = FusionModel.from_pretrained(bundle).eval().to(device)
         return model
-    said = json.loads((bundle / VARIANT).read_text())
+    said = json.loads((bundle / FILE).read_text())
     choice = Choice.from_plain(said["variant"])
     variant = VARIANTS.make(choice)
     variant.check_installed(choice.kind)
