@@ -32,7 +32,9 @@ from training.tokenizer import fit_tokenizer
 from training.variant_making import Speed, timed
 from training.variants.base import load_bundle, name_of, write_variant
 
-_FEATURES = FeatureSettings(image={"size": 16, "color": "grey"}, speech={"sample_rate": 4000, "mels": 16})
+_FEATURES = FeatureSettings(
+    image={"size": 16, "color": "grey"}, speech={"sample_rate": 4000, "mels": 16, "coefficients": 8}
+)
 _MODEL = ModelSettings(output=Choice("class"))
 _MODALITIES = ("text", "image", "speech")
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
