@@ -17,8 +17,8 @@ from assets.resource import load_settings, resource_key
 from assets.settings import Project
 from training.metrics import Metric
 from training.mlflow_store import kept_elsewhere
-from training.records import CodecReport, PretrainingReport, TrainingReport, Verdict
-from training.spec import CodecSpec, JobSpec, PretrainingSpec, RunSpec, TuningSpec, shorter_training
+from training.records import CodecReport, PretrainingReport, TrainingReport, VariantReport, Verdict
+from training.spec import CodecSpec, JobSpec, PretrainingSpec, RunSpec, TuningSpec, VariantSpec, shorter_training
 
 
 def model_assets(project: Project) -> list[dg.AssetsDefinition]:
@@ -68,7 +68,46 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
 
     made = [codec_asset(project, modality) for modality in project.make_output().answers_with]
     made += [pretraining_asset(project)] if project.pretraining is not None else []
-    return [*made, training_asset(project), evaluation, champion]
+    forms = [variants_asset(project)] if project.variants else []
+    return [*made, training_asset(project), evaluation, champion, *forms]
+
+
+def variants_asset(project: Project) -> dg.AssetsDefinition:
+    """The champion in smaller or faster forms, each judged and registered."""
+    name, key = project.name, [project.name]
+
+    @dg.asset(
+        key_prefix=key,
+        deps=[[*key, "champion"]],
+        description="The champion in smaller or faster forms: size, speed and answers of each, and whether it passes.",
+        group_name=f"{name}_models",
+        kinds={"torch", "mlflow"},
+        owners=list(project.owners),
+        code_version=metadata.version("triptych"),
+        required_resource_keys={resource_key(name)},
+        pool=GPU_POOL,
+    )
+    def variants(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from assets.variants import check_variants, judge, materialized, planned
+        from training.variant_making import find_variant
+
+        settings = load_settings(context, name)
+        check_variants(settings)
+        specs, why = planned(settings)
+        if not specs:
+            return dg.MaterializeResult(metadata={"summary": why})
+        reports = {spec.name: find_variant(settings.mlflow_uri, name, spec.fingerprint) for spec in specs}
+        if missing := tuple(spec for spec in specs if reports[spec.name] is None):
+            job = job_spec(context, settings, (), variants=missing)
+            for values in LAUNCHERS.make(settings.launcher).launch(context, job.to_json()):
+                reports[values["name"]] = VariantReport(**values)
+        known = {spec: report for spec, report in reports.items() if report is not None}
+        lines = judge(settings, specs, known)
+        for line in lines[1:]:
+            context.log.info(line.why)
+        return materialized(settings, lines, len(missing))
+
+    return variants
 
 
 def codec_asset(project: Project, modality: str) -> dg.AssetsDefinition:
@@ -337,6 +376,7 @@ def job_spec(
     codecs: tuple[CodecSpec, ...] = (),
     pretraining: PretrainingSpec | None = None,
     tuning: TuningSpec | None = None,
+    variants: tuple[VariantSpec, ...] = (),
 ) -> JobSpec:
     """What the trainer is asked to do: these runs on the present snapshot."""
     lake = pipeline.open_lake(project)
@@ -361,5 +401,6 @@ def job_spec(
         codecs=codecs,
         pretraining=pretraining,
         tuning=tuning,
+        variants=variants,
         runs=runs,
     )

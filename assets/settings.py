@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from assets.catalog import ENGINES, JOINS, LAUNCHERS
 from assets.evaluation_settings import CardSettings, EvaluationSettings
@@ -17,7 +17,7 @@ from assets.source_settings import SourceSettings
 from assets.table_settings import TableSettings
 from assets.view_settings import SOURCE, Views, read_places
 from training import catalog
-from training.catalog import DEFAULT_SIGNATURES, FILTERS, OUTPUTS, SIGNATURES
+from training.catalog import DEFAULT_SIGNATURES, FILTERS, OUTPUTS, SIGNATURES, VARIANTS
 from training.codecs.options import Source as CodecSource
 from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
@@ -41,7 +41,8 @@ from training.settings import (
 )
 from training.signatures.base import Signature
 from training.tuning_settings import TuningSettings, with_values
-from training.validation import FORBID_EXTRA, Names, Strings, check, to_dict
+from training.validation import FORBID_EXTRA, Names, OneOrMore, Strings, check, to_dict
+from training.variants.base import choose_variants
 from training.vectors import VectorModality
 from training.views import most
 
@@ -258,6 +259,8 @@ class Project:
     tuning: TuningSettings | None = None  # a search for better settings of model and training; null: none
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     card: CardSettings = field(default_factory=CardSettings)
+    # Smaller or faster forms of the champion (`training.catalog.VARIANTS`), each judged and registered; none: ().
+    variants: Annotated[tuple[Choice, ...], OneOrMore()] = ()
     engine: Choice = field(default_factory=lambda: Choice("local"))  # what runs the steps on batches
     launcher: Choice = field(default_factory=lambda: Choice("subprocess"))  # what starts the trainer
     owners: Strings = ("team:triptych",)  # of the assets: addresses, or teams (team:NAME)
@@ -358,6 +361,10 @@ class Project:
             check_pretraining(self.pretraining, replace(self.model, encoders=encoders), self.features.forms)
         if self.tuning is not None:
             self._check_tuning(self.tuning, output)
+        object.__setattr__(self, "variants", choose_variants(self.variants))
+        for choice in self.variants:
+            why = VARIANTS.make(choice).refusal(self.model, output, self.align.several)
+            check(why is None, "variants", str(choice), f"others: {why}")
 
     def _check_times(self) -> None:
         """Partitions need days: some source says them, and not times since a recording began."""

@@ -92,7 +92,7 @@ def figures(folder: Path, index: pa.Table, quick: bool) -> Iterator[dict[str, ob
     with tempfile.TemporaryDirectory() as checkpoints:
         trained = fit(task, Path(checkpoints))
     output = trained.model.output
-    predictions = predictions_table(answers(task, trained, test, subsets(MODALITIES)), output)
+    predictions = predictions_table(answers(trained.model, task, test, subsets(MODALITIES)), output)
     given = {
         row["sample_id"]: subset_name([m for m in MODALITIES if row[f"{m}_id"] is not None])
         for row in test.index.to_pylist()

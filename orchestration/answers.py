@@ -38,6 +38,8 @@ def say_summary(summary: Summary) -> None:
         _say_subsets(summary)
     if summary.outputs:
         _say_outputs(summary.outputs)
+    if summary.variants:
+        _say_variants(summary)
     model = summary.model
     if model.version is None:
         if summary.dataset.fingerprint is not None:
@@ -80,6 +82,17 @@ def say_explained(explained: Explained) -> None:
     for modality, how in explained.how.items():
         click.echo(f"  {modality}: {how}")
     click.echo(explained.picture)
+
+
+def _say_variants(summary: Summary) -> None:
+    """The champion and its variants, a line each, and below what is slower here."""
+    click.echo("\nThe champion in other forms, on the same test rows")
+    shown = [list(summary.variants[0]), *([str(cell) for cell in row.values()] for row in summary.variants)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
+        click.echo("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for remark in summary.variant_remarks:
+        click.secho(f"  {remark}", fg="yellow")
 
 
 def _rows(splits: Mapping[str, int]) -> str:

@@ -24,6 +24,7 @@ from assets.near_duplicates import find_pairs
 from assets.processing import CLEAN_STEP
 from assets.segments.base import FOUND
 from assets.settings import Project
+from assets.variants import check_variants
 from assets.workload import Work, asked_of, workload
 from orchestration.automation import check_schedule
 from orchestration.forecast import Forecast, forecast
@@ -92,6 +93,7 @@ def check(project: Project, decoded: int = 50) -> Check:
     """
     check_schedule(project)
     check_pretrained(project)
+    check_variants(project)
     processor = make_processor(project)
     for modality in project.modalities:
         processor.prepare(modality)

@@ -19,6 +19,7 @@ from assets.catalog import ENGINES
 from assets.dataset import split_counts
 from assets.resource import OF_MLFLOW, TUNING, resource_key
 from assets.settings import Project
+from assets.variants import check_variants
 from orchestration.automation import partition_tags
 from orchestration.definitions import project_definitions, tuning_job
 from orchestration.failures import why
@@ -127,6 +128,8 @@ def run_job(
         from orchestration.inspection import check_pretrained
 
         check_pretrained(project)  # what the training could not do, before hours of the data side
+    if selected is None or "variants" in names_of:
+        check_variants(project)
     if selected is None or any(key.path[-1] in OF_MLFLOW for key in selected):
         from training.mlflow_store import check_artifacts, check_reachable
 
@@ -212,6 +215,9 @@ class Summary:
     sources: Mapping[str, Any] = field(default_factory=dict)
     # Table -> contents whose rows were made anew, or refused: as many as `triptych check` said before the run.
     computed: Mapping[str, int] = field(default_factory=dict)
+    # Smaller or faster forms of the champion: the rows of their table, and what has to be said of them
+    variants: Sequence[Mapping[str, Any]] = ()
+    variant_remarks: Sequence[str] = ()
     coverage: Sequence[Mapping[str, Any]] = ()  # what is answered from which probability on (training.records.Coverage)
     fairness: Sequence[Mapping[str, Any]] = ()  # of each sensitive column (training.records.Fairness)
     noise: Sequence[Mapping[str, Any]] = ()  # of each modality (training.records.NoiseCurve), where it was asked for
@@ -274,4 +280,6 @@ def summary(project: Project, result: dg.ExecuteInProcessResult) -> Summary:
         fairness=metadata.get("evaluation", {}).get("fairness", []),
         noise=metadata.get("evaluation", {}).get("noise", []),
         calibration=metadata.get("evaluation", {}).get("calibration", []),
+        variants=metadata.get("variants", {}).get("rows", []),
+        variant_remarks=metadata.get("variants", {}).get("remarks", []),
     )

@@ -205,3 +205,14 @@ def test_what_is_drawn_and_said_is_judged():
     drawn, said = map(json.loads, done.stdout.splitlines())
     assert (drawn["answer"], said["answer"]) == ("drawn", "said")
     assert all(0 <= line["judge_on_made"] <= 1 and line["judge_on_real"] > 0.3 for line in (drawn, said))
+
+
+@pytest.mark.slow
+def test_variants_are_measured_beside_the_full_model():
+    found = lines("variants")
+    names = {"int8", "int8_weights", "pruned", "pruned-0.8", "onnx"}
+    units = {"bytes", "ms, median", "ms, p95", "rows/s", "accuracy"}
+    assert {(line["what"], line["unit"]) for line in found} == {(name, unit) for name in names for unit in units}
+    ratios = {(line["what"], line["unit"]): line["ratio"] for line in found}
+    assert ratios["int8", "bytes"] < 0.6 and ratios["pruned-0.8", "bytes"] < ratios["pruned", "bytes"] < 0.8
+    assert ratios["onnx", "accuracy"] == 1

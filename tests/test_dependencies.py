@@ -55,7 +55,9 @@ def distributions(module: str) -> set[str]:
     return {normal(name) for name in installed().get(module, [module])}
 
 
-@pytest.mark.parametrize(("folders", "extras"), [(PACKAGES, ("ray", "s3")), (("tests", "benchmarks"), ("dev",))])
+@pytest.mark.parametrize(
+    ("folders", "extras"), [(PACKAGES, ("ray", "s3", "variants")), (("tests", "benchmarks"), ("dev",))]
+)
 def test_what_is_imported_is_declared(folders, extras):
     modules, names = imported(*folders), declared(*extras)
     assert {"numpy", "torch" if folders is PACKAGES else "pytest"} <= modules.keys()  # the walk sees what there is

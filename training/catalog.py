@@ -212,3 +212,13 @@ ADVERSARIES = Family(
         "pgd": ("training.adversaries.pgd:PgdAdversary", "training.adversaries.options:Pgd"),
     },
 )
+# Smaller or faster forms of a model that was trained (`variants` of the project file).
+VARIANTS = Family(
+    "variant",
+    {
+        "int8": "training.variants.int8:Int8Variant",
+        "int8_weights": "training.variants.int8_weights:Int8WeightsVariant",
+        "pruned": "training.variants.pruned:PrunedVariant",
+        "onnx": "training.variants.onnx:OnnxVariant",
+    },
+)

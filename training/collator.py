@@ -25,7 +25,7 @@ from training.tokenizer import encode
 from training.views import TEXTS, Places, most, placed, views
 
 if TYPE_CHECKING:
-    from training.model import FusionModel
+    from training.variants.base import AnsweringBundle
 
 
 @dataclass
@@ -241,7 +241,7 @@ class Collator:
 
 
 def make_collator(
-    model: "FusionModel",
+    model: "AnsweringBundle",
     tokenizer: PreTrainedTokenizerBase,
     features: FeatureSettings,
     keep: frozenset[str] | None = None,

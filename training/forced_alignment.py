@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from training.device import chosen_device
 from training.media import MediaError
 from training.model_files import digest
 from training.preprocessing import loading
@@ -57,7 +58,7 @@ class Aligner:
             )
             if lacking := [key for key in found["missing_keys"] if not key.startswith(f"{model.base_model_prefix}.")]:
                 raise ValueError(f"it was not trained by CTC: it has no {lacking[0]}")
-        self._device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        self._device = chosen_device()
         self._network = model.eval().requires_grad_(False).to(self._device)
         self._blank = int(model.config.pad_token_id)
         self._delimiter = getattr(self._tokenizer, "word_delimiter_token_id", None)

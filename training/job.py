@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from training import descriptions
 from training.children import PARENT, die_with_parent, last_words
+from training.device import chosen_device
 from training.distributed import is_first, join, leave, processes
 from training.family import Choice
 from training.records import TrainingReport
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
 
 def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
-    """Trains the models, or searches for settings; where there are no models the codecs, or else the encoders that
-    models start from. `report` gets each one's results as soon as they are safe in MLflow.
+    """Trains the models, or searches for settings; where there are no models it makes variants, or the codecs, or else
+    the encoders that models start from. `report` gets each one's results as soon as they are safe in MLflow.
 
     Raises:
         ValueError: features of the snapshot are missing, or another trainer is at work on the same model.
@@ -57,7 +58,8 @@ def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
     join()
     if not spec.runs:
         if is_first():
-            (_codecs if spec.codecs else _pretraining)(spec, report, log)
+            make = _variants if spec.variants else _codecs if spec.codecs else _pretraining
+            make(spec, report, log)
         leave()
         return
     if spec.tuning is not None:
@@ -118,18 +120,32 @@ def _pretraining(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None
     report(train_encoders(spec, wanted, task, splits[UNLABELLED].take((~is_left).nonzero()[0]), log))
 
 
+def _variants(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
+    """Makes and measures variants."""
+    from training import tracking
+    from training.variant_making import make_variants
+
+    tracking.open_experiment(spec)
+    for made in make_variants(spec, log):
+        report(made)
+
+
 def how_many_at_once(training: TrainingSettings) -> int:
     """Models that train side by side: as `training.parallel` says, else two on a CPU and one on a GPU; one where all
     processes train it together."""
-    import torch
-
     if processes() > 1:
         return 1
-    return training.parallel or (1 if torch.cuda.is_available() else 2)
+    return training.parallel or (1 if chosen_device().type == "cuda" else 2)
 
 
-def open_splits(spec: JobSpec, splits: Sequence[str] = SPLITS) -> tuple[dict[str, "SampleDataset"], pa.Table]:
-    """The rows of each split, and the test rows as they stand in `dataset`."""
+def open_splits(
+    spec: JobSpec, splits: Sequence[str] = SPLITS, columns: Sequence[str] = ()
+) -> tuple[dict[str, "SampleDataset"], pa.Table]:
+    """The rows of each split, and the test rows as they stand in `dataset`.
+
+    Args:
+        columns: that rows have beside those that the runs' prompts name.
+    """
     from training.cache import open_table
     from training.data import open_samples
 
@@ -138,7 +154,7 @@ def open_splits(spec: JobSpec, splits: Sequence[str] = SPLITS) -> tuple[dict[str
     parts = {split: index.filter(pc.equal(index["split"], split)) for split in splits}
     features = (spec.lake, spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options)
     noise: dict[str, list[str]] = {}
-    columns = list(dict.fromkeys(column for run in spec.runs for column in run.model.columns))
+    columns = list(dict.fromkeys([*columns, *(column for run in spec.runs for column in run.model.columns)]))
     for run in spec.runs:
         for modality, ids in run.noise.items():
             noise[modality] = sorted({*noise.get(modality, ()), *ids})

@@ -45,6 +45,8 @@ class Convolution(nn.Module):
         x_BCHW = self.convolution(x_BCHW)
         if mask_BH is None:
             return functional.relu(self.norm(x_BCHW), inplace=True)
+        if torch.onnx.is_in_onnx_export():  # no shape of a graph is decided by values
+            return functional.relu(self.norm(x_BCHW)) * mask_BH[:, None, :, None]
         x_BHCW = x_BCHW.transpose(1, 2)
         real_RCW = functional.relu(self.norm(x_BHCW[mask_BH][..., None]), inplace=True)[..., 0]
         return torch.zeros_like(x_BHCW).masked_scatter(mask_BH[..., None, None], real_RCW).transpose(1, 2)
@@ -154,7 +156,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, x_BSD: Tensor, mask_BS: Tensor) -> Tensor:
         key, value = self.key_value(self.norm(x_BSD)).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query = self.queries.unflatten(1, (self.heads, -1)).transpose(0, 1).expand(len(x_BSD), -1, -1, -1)
+        query = self.queries.unflatten(1, (self.heads, -1)).transpose(0, 1).expand(x_BSD.shape[0], -1, -1, -1)
         pooled = functional.scaled_dot_product_attention(query, key, value, mask_BS[:, None, None])
         return self.out(pooled.transpose(1, 2).flatten(2))
 

@@ -71,12 +71,12 @@ class LinearModel(nn.Module):
         means, has = [], []
         for modality, width in self.widths.items():
             there_B, values, mask_CS = present[modality], features[modality], features[f"{modality}_mask"]
-            rows_C = features.get(f"{modality}_rows", torch.arange(len(there_B), device=values.device))
+            rows_C = features.get(f"{modality}_rows", torch.arange(there_B.shape[0], device=values.device))
             mask_CS = mask_CS & there_B[rows_C, None]
-            sum_BM = torch.zeros(len(there_B), width, device=values.device)
-            if there_B.any():  # else its values are of no width
+            sum_BM = torch.zeros(there_B.shape[0], width, device=values.device)
+            if torch.onnx.is_in_onnx_export() or there_B.any():  # else its values are of no width
                 sum_BM.index_add_(0, rows_C, torch.where(mask_CS[..., None], values, 0).sum(1).float())
-            count_B = sum_BM.new_zeros(len(there_B)).index_add(0, rows_C, mask_CS.sum(1).float())
+            count_B = sum_BM.new_zeros(there_B.shape[0]).index_add(0, rows_C, mask_CS.sum(1).float())
             means.append(sum_BM / count_B.clamp(min=1)[:, None])
             has.append(there_B)
         return torch.cat(means, 1), torch.stack(has, 1)

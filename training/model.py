@@ -191,14 +191,14 @@ class FusionModel(AdaptedModel):
             x_m_mask: bool (B, X), which soft tokens are read; None: all.
         """
         embed: Any = self.get_input_embeddings()
-        all_real = x_m.new_ones(len(x_m), 1, dtype=torch.bool)
+        all_real = torch.ones_like(x_m[..., 0], dtype=torch.bool)
         sequence, columns = list[tuple[Tensor, Tensor]](), self.config.columns
         for part in self.config.template or (SOFT, self.prompt):
             if part == SOFT:
-                sequence.append((x_m, all_real.expand(-1, x_m.shape[1]) if x_m_mask is None else x_m_mask))
+                sequence.append((x_m, all_real if x_m_mask is None else x_m_mask))
             elif isinstance(part, list):
-                ids_BP = torch.tensor(part, device=x_m.device).expand(len(x_m), -1)
-                sequence.append((embed(ids_BP), all_real.expand_as(ids_BP)))
+                ids_BP = torch.tensor(part, device=x_m.device).expand(x_m.shape[0], -1)
+                sequence.append((embed(ids_BP), all_real[:, :1].expand_as(ids_BP)))
             elif part == self.prompt and prompt_ids is not None:
                 assert prompt_mask is not None
                 sequence.append((embed(prompt_ids), prompt_mask))
@@ -210,8 +210,9 @@ class FusionModel(AdaptedModel):
             return sequence[0]
         embeddings = torch.cat([tokens.to(embed.weight.dtype) for tokens, _ in sequence], dim=1)
         mask = torch.cat([real for _, real in sequence], dim=1)
-        # Padding may lie anywhere; a stable sort moves it to the front and keeps the order of the rest.
-        order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+        # Padding may lie anywhere; this moves it to the front and keeps the order of the rest.
+        places_S = torch.arange(mask.shape[1], device=mask.device)
+        order = (places_S + mask.shape[1] * mask).argsort(dim=1)
         embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
         return embeddings, mask.gather(1, order)
 
@@ -238,7 +239,7 @@ class FusionModel(AdaptedModel):
         length = embeddings_BSD.shape[1]
         if self.compiled is not None and self.training:
             embeddings_BSD, mask_BS = self.compiled.padded(embeddings_BSD, mask_BS)
-        positions_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)
+        positions_BS = (mask_BS.long().cumsum(1) - 1).clamp(min=0)
         padded = {"inputs_embeds": embeddings_BSD, "attention_mask": mask_BS, "position_ids": positions_BS}
         said = self._said(**{"use_cache": False} | padded | options)
         if "last_hidden_state" in said:

@@ -1,6 +1,7 @@
 """MLflow's model registry: the logged model, its versions and their aliases. MLflow is imported where it is used.
 
-The registered model is called like its project. `champion` answers; `challenger` was judged last.
+The registered model is called like its project. `champion` answers; `challenger` was judged last; `champion-int8` and
+the like are variants of the champion.
 """
 
 import base64
@@ -55,8 +56,62 @@ def log_model(spec: JobSpec, run: RunSpec, bundle: Path) -> str:
     logged = [m for m in store.search_logged_models([experiment], f"source_run_id = '{run_id}'") if m.status == "READY"]
     uri = logged[0].model_uri if logged else _log_pyfunc(spec, run, run_id, bundle)
     tags = {TAG + name: value for name, value in provenance(spec, run).items()}
+    return _register(uri, spec.project, tags)
+
+
+def _register(model_uri: str, project: str, tags: Mapping[str, str]) -> str:
+    import mlflow
+
     with contextlib.redirect_stderr(io.StringIO()):  # where MLflow tells of it; the run does, too
-        return str(mlflow.register_model(uri, spec.project, tags=tags).version)
+        return str(mlflow.register_model(model_uri, project, tags=dict(tags)).version)
+
+
+def log_variant(source: Path, bundle: Path, packages: Sequence[str], run_id: str) -> None:
+    """Logs the bundle of a variant with the active run, as a pyfunc like the version that lies in the folder `source`:
+    asked in the same way, with this code and what users' own kinds of it need.
+
+    Args:
+        packages: that loading it needs beside those of the version.
+    """
+    import mlflow
+    from mlflow.models import Model
+    from mlflow.pyfunc import FLAVOR_NAME, MODEL_CONFIG
+
+    known, search_path = Model.load(str(source)), list(sys.path)
+    own = sorted(path for path in (source / "code").iterdir() if path.name not in ("training", "__pycache__"))
+    needed = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in packages]
+    listed = (source / "requirements.txt").read_text().splitlines()
+    with tempfile.TemporaryDirectory() as folder:
+        code = [_copied(path, Path(folder)) for path in (Path(__file__).parent, *own)]
+        try:
+            mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(code[0] / "serving.py"),
+                code_paths=[str(path) for path in code],
+                artifacts={"bundle": str(bundle)},
+                signature=known.signature,
+                pip_requirements=sorted({*listed, *needed}),
+                model_config=known.flavors[FLAVOR_NAME].get(MODEL_CONFIG),
+                metadata={**(known.metadata or {}), "run_id": run_id},
+            )
+        finally:
+            sys.path[:] = search_path
+
+
+def register_variant(uri: str, project: str, run_id: str, description: str) -> str:
+    """Registers what a variant's run has logged as a version, once, with the tags of the run; returns the version."""
+    import mlflow
+
+    store = client(uri)
+    if registered := store.search_model_versions(f"name = '{project}' and run_id = '{run_id}'"):
+        return str(registered[0].version)
+    run = store.get_run(run_id)
+    (logged,) = store.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    version = _register(logged.model_uri, project, {n: v for n, v in run.data.tags.items() if n.startswith(TAG)})
+    store.update_model_version(project, version, description)
+    return version
 
 
 def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
@@ -214,6 +269,10 @@ def find_version(uri: str, project: str, wanted: str) -> str:
 
 def set_alias(uri: str, project: str, name: str, version: str) -> None:
     client(uri).set_registered_model_alias(project, name, version)
+
+
+def drop_alias(uri: str, project: str, name: str) -> None:
+    client(uri).delete_registered_model_alias(project, name)
 
 
 def aliases(uri: str, project: str, version: str) -> list[str]:

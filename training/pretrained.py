@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from training.device import chosen_device
 from training.model_files import digest
 from training.preprocessing import PREPROCESSING, SPEECH_INPUTS, loading
 
@@ -129,7 +130,7 @@ class PretrainedEncoder:
             )
             self.config = model.config  # of the whole, from which `new_network` makes the encoder
             network = self.tower.of(model)
-        self.device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        self.device = chosen_device()
         self.network: Any = network.eval().requires_grad_(False).to(self.device)
 
     def width(self, layer: int = -1) -> int:

@@ -16,6 +16,7 @@ from training.catalog import OBJECTIVES
 from training.collator import Collator, make_collator
 from training.data import SampleDataset
 from training.descent import train
+from training.device import chosen_device
 from training.family import Choice
 from training.layers import CrossAttention, positions
 from training.model import FusionModel
@@ -60,7 +61,7 @@ def pretrain(
         learner = Learner(network, settings, modalities, task)
         if not learner.told and (len(modalities) < 2 or settings.contrastive == 0):
             raise ValueError(f"pretraining: no row has what could be learned from ({', '.join(learned) or 'nothing'})")
-        device: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        device: Any = chosen_device()
         learner.to(device)
         network.to(device)
         plain = make_collator(network, task.tokenizer, task.features)

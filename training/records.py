@@ -313,6 +313,26 @@ class PretrainingReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VariantReport:
+    """What a variant of a version is (or the version as it is), once it is safe in MLflow (there as variant.json)."""
+
+    name: str  # as `training.spec.VariantSpec`
+    of: str  # the version
+    fingerprint: str
+    mlflow_run_id: str
+    size: int  # bytes of all files of its bundle
+    milliseconds: float  # from the features of one row to its answer, the median ...
+    milliseconds_p95: float  # ... and the 95th percentile
+    rows_per_second: float  # in batches
+    metrics: Mapping[str, float | None]  # on the test rows, all inputs given (`EvaluationRow.figures`)
+    device: str  # where that was measured, in words
+    seconds: float  # that all took
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """A trial of a search for settings."""
 

@@ -4,15 +4,17 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training import reporting, tracking
 from training.data import SampleDataset
 from training.evaluate import mean_score, measure, predictions_table, slices
+from training.features import FeatureSettings
 from training.fusion_check import shuffled_figures
 from training.metrics import confusion
 from training.outputs.base import Output
@@ -22,6 +24,7 @@ from training.schema import MAJORITY, MODALITIES, subset_name, subsets
 from training.shapley import answer_contributions
 from training.spec import RunSpec
 from training.train import Trained, TrainingTask, scored_answers
+from training.variants.base import AnsweringBundle
 
 _EXAMPLES = 12  # test samples in the picture
 
@@ -38,7 +41,7 @@ def evaluate(
     output, metric = trained.model.output, trained.model.output.metrics[0]
     labels = {row["sample_id"]: output.read(row["label"]) for row in test.to_pylist() if row["label"] is not None}
     learned = [output.read(label) for label in task.train.labels if label is not None]
-    usual, answered = output.constant(learned), answers(task, trained, rows, subsets(run.keep))
+    usual, answered = output.constant(learned), answers(trained.model, task, rows, subsets(run.keep))
     predictions = predictions_table(answered, output, answer_contributions(answered, learned, run.keep))
     whole = predictions.filter(pc.equal(predictions["subset"], subset_name(run.keep)))
     labels |= {row["sample_id"]: row["label"] for row in whole.to_pylist()}  # as they are judged
@@ -83,7 +86,7 @@ def _shuffled(
     if len(labels) < 2 or set(model.config.modalities) == {model.prompt}:
         return {}
     asked = rows.take(pc.index_in(answered["sample_id"], rows.index["sample_id"]).to_pylist())
-    others = answers(task, trained, asked, model.output.asked(inputs), shuffle_seed=0)[-len(labels) :]
+    others = answers(model, task, asked, model.output.asked(inputs), shuffle_seed=0)[-len(labels) :]
     return shuffled_figures(metric, labels, told, [other.answer.prediction for other in others])
 
 
@@ -92,16 +95,26 @@ def headline(rows: list[EvaluationRow]) -> dict[str, float | None]:
     return next(row for row in rows if row.is_full).figures()
 
 
+class Reads(Protocol):
+    """How rows become what a model reads."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    @property
+    def features(self) -> FeatureSettings: ...
+
+
 def answers(
-    task: TrainingTask,
-    trained: Trained,
+    model: AnsweringBundle,
+    task: Reads,
     rows: SampleDataset,
     asked: Sequence[Sequence[str]],
     shuffle_seed: int | None = None,
 ) -> list[Answered]:
     """What the model says, judged, when it is shown each subset of the inputs; one after the other, of the rows that
     have at least one of them. For `shuffle_seed` see `scored_answers`."""
-    model, output, told = trained.model, trained.model.output, []
+    output, told = model.output, []
     present = {m: rows.index[f"{m}_id"].is_valid() for m in MODALITIES}
     for number, subset in enumerate(asked):
         any_of_them = functools.reduce(pc.or_, (present[modality] for modality in subset))

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from training import children
 from training.batches import counted, parts
+from training.device import chosen_device
 from training.guard import guarded
 from training.media import MediaError
 from training.processor import Processor
@@ -55,17 +56,16 @@ class Answerer:
 
     def __init__(self, bundle: Path) -> None:
         """Raises ValueError if the folder holds no model."""
-        import torch
         from transformers import AutoTokenizer
 
         from training.collator import make_collator
-        from training.model import FusionModel
+        from training.variants.base import load_bundle
 
         if not (bundle / "config.json").is_file():
             raise ValueError(f"{bundle} holds no model: expected a folder with config.json and model.safetensors")
         self.processor = Processor.from_pretrained(bundle)
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        self._model = FusionModel.from_pretrained(bundle).eval().to(device)
+        device = chosen_device()
+        self._model = load_bundle(bundle, device)
         config = self._model.config
         # With its config: the tokenizer would look for one of its own, and warn that this one is not known to it.
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
@@ -114,9 +114,12 @@ class Answerer:
         return [a for batch in self._batches(rows) for a in self._model.scored_answers(batch, self._tokenizer)]
 
     def explainer(self) -> "Explainer":
-        """What says why the model answers a row as it does."""
+        """What says why the model answers a row as it does. Raises ValueError: its form has no gradients."""
         from training.attribution import Explainer
+        from training.model import FusionModel
 
+        if not isinstance(self._model, FusionModel):
+            raise ValueError("this version is a form that cannot be explained: ask the version that it was made from")
         return Explainer(self._model, self._collate, self.processor)
 
     def x_m(self, rows: Sequence[dict[str, Any]]) -> list[list[float]]:

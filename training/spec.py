@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training import family
-from training.catalog import CODECS, OUTPUTS, PRETRAINED_ENCODERS
+from training.catalog import CODECS, OUTPUTS, PRETRAINED_ENCODERS, VARIANTS
 from training.codecs.options import Source
 from training.family import Choice
 from training.features import FeatureSettings
@@ -20,9 +20,12 @@ from training.schema import fingerprint
 from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, complete, decisive
 from training.tuning_settings import TuningSettings, with_values
 from training.validation import from_dict, to_dict
+from training.variants.base import name_of
 from training.views import Places
 
 VERSION = 9  # count up when the same settings and data would train another model, or its run would hold other things
+VARIANT_VERSION = 1  # count up when the same variant would be measured otherwise, or its run would hold other things
+FULL = "full"  # what a version is called beside its variants
 CODEC_VERSION = 1  # count up when the same contents would make another codec
 PRETRAINING_VERSION = 1  # count up when the same rows would make other encoders
 NEUTRAL = ("abstain_below",)  # settings of the model that decide no weight
@@ -90,6 +93,23 @@ class TuningSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VariantSpec:
+    """A form of a registered version to make and measure, once for the same version and test rows; or the version as it
+    is, to be measured in the same way."""
+
+    name: str  # int8, pruned-0.7, ...; FULL: the version as it is
+    variant: Any  # kind and options, as the project file says it; None: the version as it is
+    of: str  # the version
+    inputs: tuple[str, ...]  # the modalities that are shown
+    fingerprint: str  # of everything that decides its weights, and of the rows
+
+    @property
+    def role(self) -> str:
+        """Of its run in MLflow."""
+        return f"variant {self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """One trainer process: a snapshot, where things lie, and the models to train on it, in order."""
 
@@ -111,6 +131,7 @@ class JobSpec:
     codecs: tuple[CodecSpec, ...] = ()  # of the contents that models answer with; trained where there are no runs
     pretraining: PretrainingSpec | None = None  # what the models start from; trained where there are no runs
     tuning: TuningSpec | None = None  # then the one run is where its trials start from, and is not trained itself
+    variants: tuple[VariantSpec, ...] = ()  # of one version; made and measured where there are no runs
     runs: tuple[RunSpec, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -120,7 +141,8 @@ class JobSpec:
     def from_json(cls, values: Mapping[str, Any]) -> "JobSpec":
         runs = tuple(from_dict(RunSpec, run) for run in values["runs"])
         codecs = tuple(from_dict(CodecSpec, codec) for codec in values["codecs"])
-        read = ("runs", "codecs", "pretraining", "tuning", "features", "limits")
+        variants = tuple(from_dict(VariantSpec, variant) for variant in values["variants"])
+        read = ("runs", "codecs", "pretraining", "tuning", "variants", "features", "limits")
         plain = {n: value for n, value in values.items() if n not in read}
         return cls(
             **plain,
@@ -129,6 +151,7 @@ class JobSpec:
             codecs=codecs,
             pretraining=values["pretraining"] and from_dict(PretrainingSpec, values["pretraining"]),
             tuning=values["tuning"] and from_dict(TuningSpec, values["tuning"]),
+            variants=variants,
             runs=runs,
         )
 
@@ -183,6 +206,28 @@ def plan_pretraining(
         left_out=tuple(left_out),
         fingerprint=name,
     )
+
+
+def plan_variants(
+    choices: Sequence[Choice], version: str, training: str, dataset: str, inputs: Sequence[str]
+) -> list[VariantSpec]:
+    """The version as it is, and then its variants.
+
+    Args:
+        training: fingerprint of what made the version.
+        dataset: fingerprint of the snapshot whose test rows are answered.
+    """
+
+    def spec(name: str, choice: Choice | None) -> VariantSpec:
+        kind = None if choice is None else VARIANTS.load(choice.kind)
+        packages = (*_PACKAGES, *(() if kind is None else kind.packages))
+        versions = {package: metadata.version(package).partition("+")[0] for package in packages}
+        of = None if kind is None or choice is None else [family.identity(choice), kind.version]
+        known = fingerprint("variant", VARIANT_VERSION, of, version, training, dataset, list(inputs), versions)
+        plain = None if choice is None else choice.plain()
+        return VariantSpec(name=name, variant=plain, of=version, inputs=tuple(inputs), fingerprint=known)
+
+    return [spec(FULL, None), *(spec(name_of(choice), choice) for choice in choices)]
 
 
 def plan_runs(

@@ -27,6 +27,7 @@ from training.checkpoints import claim, last_checkpoint
 from training.collator import Collator, make_collator
 from training.compilation import CompiledLayers
 from training.data import Row, SampleDataset
+from training.device import chosen_device
 from training.distributed import first_says, is_first, part_of, shards
 from training.encoders.base import Encoder
 from training.features import FeatureSettings
@@ -44,6 +45,7 @@ from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer
 from training.trainer import EarlyStopping, Trainer, even_batches
 from training.validation import check
+from training.variants.base import AnsweringBundle
 from training.views import Places
 
 _VALIDATION_ROWS = 512  # of each validation during training; the evaluation afterwards takes all
@@ -320,7 +322,7 @@ def predict(
 
 
 def scored_answers(
-    model: FusionModel,
+    model: AnsweringBundle,
     tokenizer: PreTrainedTokenizerBase,
     rows: SampleDataset | Sequence[Row],
     features: FeatureSettings,
@@ -396,7 +398,7 @@ def _arguments(
         # A batch may lack a modality; and the others wait while the first process evaluates one model after another.
         ddp_find_unused_parameters=True,
         ddp_timeout=_PATIENCE,
-        use_cpu=not torch.accelerator.is_available(),  # said in so many words, or a CPU is refused bfloat16
+        use_cpu=chosen_device().type == "cpu",  # said in so many words, or a CPU is refused bfloat16
         seed=training.seed,
         logging_steps=max(1, steps // _LOGS),
         logging_nan_inf_filter=False,
@@ -406,7 +408,7 @@ def _arguments(
         save_steps=every if training.early_stopping is not None and every else training.checkpoint_steps,
         save_total_limit=2,
         dataloader_num_workers=training.workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=chosen_device().type == "cuda",
         remove_unused_columns=False,
         report_to=list(training.report_to) or "none",
         disable_tqdm=True,

@@ -186,7 +186,7 @@ def _value(spec: JobSpec, tuning: TuningSpec, run: RunSpec, folder: Path, callba
     progress = tracking.progress_callback(run, lambda _: None)
     trained = fit(task, folder, [progress, callback], f"{spec.project} {run.name}", refits=False)
     output, whole = trained.model.output, subset_name(run.keep)
-    answered = answers(task, trained, task.validation, output.asked(run.keep))
+    answered = answers(trained.model, task, task.validation, output.asked(run.keep))
     judged = [row for row in answered if row.subset == whole]
     metric = output.metric(tuning.metric)
     value = metric.value([row.label for row in judged], [row.answer for row in judged])

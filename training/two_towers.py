@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training import model_files
+from training.device import chosen_device
 from training.images import Image
 from training.preprocessing import PREPROCESSING, Picture, Preprocessing, Recording, loading
 from training.recordings import Speech
@@ -45,7 +46,7 @@ class TwoTowers:
                 f"model {str(folder)!r} ({model.config.model_type}) has no place for {missing[0]}: a model of {what} "
                 "is wanted, such as CLIP (text and image) or CLAP (text and speech)"
             )
-        self._device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        self._device = chosen_device()
         self._model = model.eval().requires_grad_(False).to(self._device)
 
     def place(self, modality: str, contents: Sequence[Any]) -> list[np.ndarray | None]:

@@ -24,6 +24,7 @@ from assets.data_assets import data_assets
 from assets.engines.base import WorkerOptions
 from assets.engines.ray import RayEngine
 from assets.evaluation_settings import CardSettings, EvaluationSettings
+from assets.model_assets import model_assets
 from assets.pairing import PairingSettings
 from assets.scan import scan
 from assets.settings import AlignSettings, Project, SplitSettings
@@ -478,6 +479,7 @@ PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
     "evaluation": ("evaluation.sensitive=[speaker]", lambda p: p.evaluation.sensitive),
     "card": ("card.watts=65", lambda p: p.card.watts),
     "promotion": ("promotion.margin=0.1", lambda p: p.promotion.margin),
+    "variants": ("variants=[int8]", lambda p: [key.path[-1] for a in model_assets(p) for key in a.keys]),
     "engine": ("engine=processes", lambda p: type(ENGINES.make(p.engine))),
     "launcher": ("launcher=no_such_module:Launcher", lambda p: p.launcher),
     "owners": ("owners=[team:vision]", lambda p: {o for a in data_assets(p) for s in a.specs for o in s.owners}),

@@ -60,4 +60,4 @@ class Encoder(nn.Module):
 
 def all_real(tokens_BTD: Tensor) -> tuple[Tensor, Tensor]:
     """The tokens, and a mask that says that each is real."""
-    return tokens_BTD, tokens_BTD.new_ones(tokens_BTD.shape[:2], dtype=torch.bool)
+    return tokens_BTD, torch.ones_like(tokens_BTD[..., 0], dtype=torch.bool)

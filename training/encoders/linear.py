@@ -48,8 +48,11 @@ class LinearEncoder(Encoder):
 
     def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         assert mask is not None
-        real_RM = self.norm(values[mask][..., None, None])[..., 0, 0]
-        x_BSM = torch.zeros_like(values).masked_scatter(mask[..., None], real_RM.to(values.dtype))
+        if torch.onnx.is_in_onnx_export():  # no shape of a graph is decided by values
+            x_BSM = self.norm(values.transpose(1, 2)[..., None])[..., 0].transpose(1, 2) * mask[..., None]
+        else:
+            real_RM = self.norm(values[mask][..., None, None])[..., 0, 0]
+            x_BSM = torch.zeros_like(values).masked_scatter(mask[..., None], real_RM.to(values.dtype))
         stretches_BTS = stretches(mask.sum(1), mask.shape[1], self.tokens).to(x_BSM.dtype)
         return all_real(self.dropout(self.projection(stretches_BTS @ x_BSM)))
 

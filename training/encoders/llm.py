@@ -21,7 +21,7 @@ class LlmEncoder(Encoder):
     def forward(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         assert mask is not None
         # Positions count from the first real token: a prompt is padded on the left.
-        at_BS = (mask.cumsum(1) - 1).clamp(min=0)
+        at_BS = (mask.long().cumsum(1) - 1).clamp(min=0)
         x_BSD = self.embed(values)
         x_BSD = x_BSD + positions(x_BSD.shape[1], x_BSD.shape[2], x_BSD.device).to(x_BSD.dtype)[at_BS]
         return all_real(self.pool(x_BSD, mask))

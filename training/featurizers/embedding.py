@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training import pretrained
+from training.device import chosen_device
 from training.featurizers.base import FeatureShape
 from training.featurizers.processed import (
     ModelFeaturizer,
@@ -64,9 +65,7 @@ class EmbeddingFeaturizer(ModelFeaturizer):
 
     def most_workers(self) -> int | None:
         """Few threads feed an accelerator: more wait for the interpreter, and it for them."""
-        import torch
-
-        return _FEEDING if torch.accelerator.is_available() else None
+        return _FEEDING if chosen_device().type != "cpu" else None
 
     def prepare(self) -> None:
         self.shape()  # runs it once: the layer may not be there

@@ -32,7 +32,7 @@ class BottleneckFusion(Fusion):
 
     def forward(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:
         x_NBTD = list((self.filled(tokens_BNTD, mask_BNT) + self.place_NTD).unbind(1))
-        x_m = self.bottleneck_XD.expand(len(tokens_BNTD), -1, -1)
+        x_m = self.bottleneck_XD.expand(tokens_BNTD.shape[0], -1, -1)
         count = x_m.shape[1]
         real_NBS = [torch.cat([real.new_ones(x_m.shape[:2]), real], 1) for real in self.readable(mask_BNT).unbind(1)]
         for blocks in self.layers:

@@ -32,7 +32,7 @@ class PerceiverFusion(Fusion):
     def forward(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:
         x_BSD = (self.filled(tokens_BNTD, mask_BNT) + self.place_NTD).flatten(1, 2)
         real_BS = self.readable(mask_BNT).flatten(1)
-        x_m = self.latent_XD.expand(len(x_BSD), -1, -1)
+        x_m = self.latent_XD.expand(x_BSD.shape[0], -1, -1)
         for attend, block in zip(self.attend, self.blocks, strict=True):
             x_m = block(x_m + attend(x_m, x_BSD, real_BS))
         return x_m
