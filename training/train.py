@@ -145,11 +145,15 @@ def fit(
         collator.check_prompts(rows[n] for n in range(len(rows)))
     trainer = make_trainer(task, network, Path(folder), callbacks, run_name)
     checkpoint = first_says(partial(_claimed, folder, task))
-    gc.freeze()  # the Trainer collects garbage first, and each collection would look through all that is imported
+    # The Trainer collects garbage first, and each collection would look through all that is imported; unless a search,
+    # which trains again and again, has seen to it.
+    if alone := gc.get_freeze_count() == 0:
+        gc.freeze()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
-        gc.unfreeze()
+        if alone:
+            gc.unfreeze()
     if shards():
         network = _whole(task, trainer)
     history = _history(trainer.state.log_history)

@@ -87,6 +87,7 @@ def _search(spec: JobSpec, tuning: TuningSpec, model: RunSpec, log: Log) -> Tuni
             found = report_of(study, tuning, model, active.info.run_id)
             _log_report(spec, found)
         finally:
+            gc.unfreeze()
             study._storage.remove_session()
     return found
 
@@ -134,6 +135,7 @@ def _make(
     finally:
         trial.set_user_attr(KILLED, kills)
         gc.collect()  # the Trainer refers to itself, and its model would stay beside the next one
+        gc.freeze()  # the next one looks at what the next trial makes alone: all takes longer than a small training
     note_time()
     trial.set_user_attr(SAID, outcome.said)
     study.tell(trial, outcome.value if done else None, outcome.state)
