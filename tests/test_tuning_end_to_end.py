@@ -135,7 +135,7 @@ def prepared(path: Path) -> JobSpec:
     @dg.asset
     def asked(context: dg.AssetExecutionContext) -> dict[str, Any]:
         model, tuning = pipeline.tuning(project)
-        return job_spec(context, project, (model,), (), tuning).to_json()
+        return job_spec(context, project, (model,), tuning=tuning).to_json()
 
     return JobSpec.from_json(dg.materialize([asked]).output_for_node("asked"))
 

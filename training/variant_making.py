@@ -50,7 +50,7 @@ def make_variants(spec: JobSpec, log: Log) -> Iterator[VariantReport]:
 
     source = local_model(spec.tracking_uri, spec.project, spec.variants[0].of, Path(spec.cache))
     bundle = bundle_of(source)
-    splits, _ = open_splits(spec, _columns(bundle))
+    splits, _ = open_splits(spec, columns=_columns(bundle))
     if not len(splits["test"]):
         raise ValueError("there are no test rows to judge variants on, expected at least one: look at align.split")
     for variant in spec.variants:
