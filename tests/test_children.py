@@ -119,6 +119,7 @@ def test_a_link_table_gives_a_sample_for_each_part(tiny, halves):
     assert check_balance(lake, load(tiny)).passed
 
 
+@pytest.mark.slow
 def test_parts_that_were_cut_otherwise_are_erased_as_long_as_a_model_stands_on_them(tiny, halves, monkeypatch):
     project = load(tiny)
     lake, _, _ = data_side(tiny)

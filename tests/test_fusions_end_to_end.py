@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from assets import pipeline
 from assets.gate import gate
-from assets.model_assets import _job
+from assets.model_assets import job_spec
 from orchestration.cli import main
 from orchestration.examples.layout import write_template
 from orchestration.project import load
@@ -22,7 +22,7 @@ from training.catalog import FUSIONS
 from training.job import run_all
 from training.mlflow_store import client
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]  # each fusion has tests of its own
 
 RUN = ["concat", "{kind: bottleneck, layers: 1}", "logit"]
 LAUNCHERS = ["{kind: torchrun, processes: 2}", "subprocess"]
@@ -60,7 +60,7 @@ def test_every_fusion_comes_to_a_champion(tiny: Path, home: Path, tmp_path: Path
     for number, fusion in enumerate(sorted({*FUSIONS.names()} - {*tried}), start=len(RUN) + 1):
         project = load(tiny, [f"model.fusion={fusion}", *SETTINGS])
         plan = [spec for spec in pipeline.plan(project) if spec.name != "concat"]
-        run_all(_job(CONTEXT, project, tuple(plan)), print, print)
+        run_all(job_spec(CONTEXT, project, tuple(plan)), print, print)
         verdict = gate(CONTEXT, project)
         assert (verdict.version, verdict.champion, verdict.aliases) == (number, str(number), ["challenger", "champion"])
     trained = roles(home)

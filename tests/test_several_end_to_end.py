@@ -61,6 +61,7 @@ def pairs(tmp_path: Path, home: Path) -> Path:
     return tmp_path / "project.yaml"
 
 
+@pytest.mark.soak
 def test_two_photos_by_view(pairs: Path) -> None:
     said = PROJECT.replace("{pair}_*", "{pair}_{side}").replace("{image: 2}", "{image: {views: [b, a], by: side}}")
     pairs.write_text(said)

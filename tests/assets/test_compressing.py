@@ -90,6 +90,7 @@ def test_rows_are_stored_smaller_once_and_read_back(tmp_path: Path, home: Path, 
         assert np.array_equal(row["text"]["vector"], served) and served.shape[1] == 16
 
 
+@pytest.mark.slow
 def test_a_fit_stays_until_another_is_asked_for(tmp_path: Path, home: Path) -> None:
     write(tmp_path, 0, 30)
     path = made(tmp_path, "none").read_text().replace(", compression: none", "")

@@ -513,8 +513,8 @@ OF_FILES = REMOTE | {"checksum"}  # in `test_checksums.py`
 
 
 # In `tests/orchestration`: `test_alerts.py`, `test_automation.py`, `test_snapshots.py`, `test_answer_log.py`,
-# `test_partitions.py`.
-OPERATION = {"alerts", "retries", "freshness", "automation", "keep_snapshots", "answers", "partitions"}
+# `test_partitions.py`, `test_tuning.py`.
+OPERATION = {"alerts", "retries", "freshness", "automation", "keep_snapshots", "answers", "partitions", "tuning"}
 
 
 def test_every_field_has_a_case():

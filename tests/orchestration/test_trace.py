@@ -85,6 +85,7 @@ def timeless(traced):
     return dataclasses.replace(traced, items=[dataclasses.replace(item, now="") for item in traced.items])
 
 
+@pytest.mark.slow
 def test_all_that_made_an_answer_is_told_whatever_came_later(tiny):
     project = load(tiny)
     lake, _ = run_data_side(project)

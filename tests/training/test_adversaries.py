@@ -102,6 +102,7 @@ def with_objective(model: Any) -> None:
     model.train()
 
 
+@pytest.mark.slow
 def test_who_trained_against_it_holds_against_it(make_model: Callable[..., Any], tokenizer: Any) -> None:
     """A vector tells the answer by one of its numbers, and by all others a little, in noise."""
     features = FeatureSettings(image={"kind": "vector", "width": 65})

@@ -106,6 +106,7 @@ WITHIN_A_LINE = SLEEPERS.replace("    time", "    if number == 2:\n        worke
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("text", [SLEEPERS, WITHIN_A_LINE], ids=["asleep", "within a line"])
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tmp_path, text, number):
     program = tmp_path / "sleepers.py"
     program.write_text("from training import workers\n" + text)
