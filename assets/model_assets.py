@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib import metadata
+from typing import Any
 
 import dagster as dg
 
@@ -72,20 +73,33 @@ def model_assets(project: Project) -> list[dg.AssetsDefinition]:
     return [*made, training_asset(project), evaluation, champion, *forms]
 
 
-def variants_asset(project: Project) -> dg.AssetsDefinition:
-    """The champion in smaller or faster forms, each judged and registered."""
-    name, key = project.name, [project.name]
-
-    @dg.asset(
+def trainer_asset(project: Project, name: str, deps: Sequence[str], description: str, kinds: set[str]) -> Any:
+    """`dagster.asset` for what a trainer makes, beside baselines and model. Args: `deps` are assets of the project."""
+    key = [project.name]
+    return dg.asset(
+        name=name,
         key_prefix=key,
-        deps=[[*key, "champion"]],
-        description="The champion in smaller or faster forms: size, speed and answers of each, and whether it passes.",
-        group_name=f"{name}_models",
-        kinds={"torch", "mlflow"},
+        deps=[[*key, other] for other in deps],
+        description=description,
+        group_name=f"{project.name}_models",
+        kinds=kinds,
         owners=list(project.owners),
         code_version=metadata.version("triptych"),
-        required_resource_keys={resource_key(name)},
+        required_resource_keys={resource_key(project.name)},
         pool=GPU_POOL,
+    )
+
+
+def variants_asset(project: Project) -> dg.AssetsDefinition:
+    """The champion in smaller or faster forms, each judged and registered."""
+    name = project.name
+
+    @trainer_asset(
+        project,
+        name="variants",
+        deps=["champion"],
+        description="The champion in smaller or faster forms: size, speed and answers of each, and whether it passes.",
+        kinds={"torch", "mlflow"},
     )
     def variants(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from assets.variants import check_variants, judge, materialized, planned
@@ -112,19 +126,14 @@ def variants_asset(project: Project) -> dg.AssetsDefinition:
 
 def codec_asset(project: Project, modality: str) -> dg.AssetsDefinition:
     """What makes few codes of the contents that a model answers with, and contents of codes again."""
-    name, key = project.name, [project.name]
+    name = project.name
 
-    @dg.asset(
+    @trainer_asset(
+        project,
         name=f"{modality}_codec",
-        key_prefix=key,
-        deps=[[*key, "dataset"]],
+        deps=["dataset"],
         description=f"Turns {modality} into codes that the language model writes, and back.",
-        group_name=f"{name}_models",
         kinds={"torch", "mlflow", modality},
-        owners=list(project.owners),
-        code_version=metadata.version("triptych"),
-        required_resource_keys={resource_key(name)},
-        pool=GPU_POOL,
     )
     def codec(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from training.codec_training import find_codec
@@ -155,19 +164,14 @@ def codec_asset(project: Project, modality: str) -> dg.AssetsDefinition:
 
 def pretraining_asset(project: Project) -> dg.AssetsDefinition:
     """What the encoders of all models start from."""
-    name, key = project.name, [project.name]
+    name = project.name
 
-    @dg.asset(
+    @trainer_asset(
+        project,
         name="pretraining",
-        key_prefix=key,
-        deps=[[*key, "dataset"]],
+        deps=["dataset"],
         description="The encoders learn from rows without labels: to tell what is hidden, and what belongs together.",
-        group_name=f"{name}_models",
         kinds={"torch", "mlflow"},
-        owners=list(project.owners),
-        code_version=metadata.version("triptych"),
-        required_resource_keys={resource_key(name)},
-        pool=GPU_POOL,
     )
     def pretraining(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from training.pretraining_run import find_pretraining

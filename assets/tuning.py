@@ -1,6 +1,5 @@
 """The search for better settings of model and training as an asset: dataset -> tuning, beside the trainings."""
 
-from importlib import metadata
 from typing import Any
 
 import dagster as dg
@@ -8,10 +7,9 @@ import pyarrow as pa
 
 from assets import links, pipeline
 from assets.catalog import LAUNCHERS
-from assets.data_assets import GPU_POOL
-from assets.model_assets import job_spec, needed_by_trainings
+from assets.model_assets import job_spec, needed_by_trainings, trainer_asset
 from assets.preview import counts_table, markdown_table, picture
-from assets.resource import TUNING, load_settings, resource_key
+from assets.resource import TUNING, load_settings
 from assets.settings import Project
 from training.records import TuningReport
 from training.tuning_settings import as_overrides, as_yaml
@@ -19,19 +17,14 @@ from training.tuning_settings import as_overrides, as_yaml
 
 def tuning_asset(project: Project) -> dg.AssetsDefinition:
     """Of a project whose file has `tuning`; in a job of its own, since it takes many trainings."""
-    name, key = project.name, [project.name]
+    name = project.name
 
-    @dg.asset(
+    @trainer_asset(
+        project,
         name=TUNING,
-        key_prefix=key,
-        deps=[[*key, other] for other in needed_by_trainings(project)],
+        deps=needed_by_trainings(project),
         description="A search for better settings with Optuna: each trial a training, judged on the validation rows.",
-        group_name=f"{name}_models",
         kinds={"torch", "mlflow", "optuna"},
-        owners=list(project.owners),
-        code_version=metadata.version("triptych"),
-        required_resource_keys={resource_key(name)},
-        pool=GPU_POOL,
     )
     def tuning(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from training.runs import read_artifact
