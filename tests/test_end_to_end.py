@@ -247,7 +247,8 @@ def test_mlflow_shows_what_was_asked_and_answered(done):
     mlflow.set_experiment("tiny")
     told = done.runs[0].answer
     table = mlflow.load_table("evaluation_table.json", run_ids=[told["mlflow_run_id"]])
-    assert list(table) == ["sample_id", "text", "image", "speech", "label", "prediction", "accuracy", "probability"]
+    shown = ["sample_id", "text", "image", "speech", "label", "prediction", "accuracy", "probability"]
+    assert list(table) == [*shown, "text_adds", "image_adds", "speech_adds"]
     assert table["probability"].between(0, 1).all()
     table = table.astype(object).where(table.notna(), None)
     assert len(table) == told["dataset"]["rows"]["test"]
@@ -473,7 +474,7 @@ def test_another_seed_is_another_version_and_the_gate_says_why(done):
     assert reason in done.runs[-1].stderr, "a person sees it, too"
     page = Path(done.ask("report", "tiny")["report"]).read_text()
     assert reason.split(":")[0] in page
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
 
 
 def test_answers_of_predict_and_of_the_server_lead_to_what_made_them(done, free_ports):

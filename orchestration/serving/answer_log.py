@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -156,10 +157,15 @@ class AnswerLog:
         self._write()
 
     def _compact(self) -> None:
+        """Alone, by the lock of `assets.compaction`: two at once would leave rows twice. On an object store, where there
+        is none, it is left to `gc`."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
+        from filelock import FileLock, Timeout
 
-        with contextlib.suppress(DeltaError):  # another process is at it
+        if "://" in self._table:
+            return
+        with contextlib.suppress(DeltaError, Timeout), FileLock(Path(self._table).parent / ".compacting", timeout=0):
             DeltaTable(self._table, storage_options=self._options).optimize.compact()
 
     def _write(self) -> None:

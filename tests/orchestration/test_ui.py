@@ -293,7 +293,8 @@ def test_the_schedule_starts_a_run_under_the_job(ui):
     ui.ask(STOP, id=ui.schedule()["id"])
     run = ui.runs()[run_id]
     assert {"key": "dagster/schedule_name", "value": "tiny_schedule"} in run["tags"]
-    assert all(tick["status"] == "SUCCESS" for tick in ui.schedule()["ticks"])
+    ticks = ui.schedule()["ticks"]  # of which the minute may have begun another one
+    assert {"SUCCESS"} <= {tick["status"] for tick in ticks} <= {"SUCCESS", "STARTED"}, ticks
 
 
 @pytest.mark.soak  # depends on the machine's speed; `make soak`
