@@ -157,8 +157,8 @@ class AnswerLog:
         self._write()
 
     def _compact(self) -> None:
-        """Alone, by the lock of `assets.compaction`: two at once would leave rows twice. On an object store, where there
-        is none, it is left to `gc`."""
+        """Alone, by the lock of `assets.compaction`: two at once would leave rows twice. On an object store, where
+        there is none, it is left to `gc`."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
         from filelock import FileLock, Timeout
