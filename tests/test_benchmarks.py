@@ -208,6 +208,7 @@ def test_what_is_drawn_and_said_is_judged():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_variants_are_measured_beside_the_full_model():
     found = lines("variants")
     names = {"int8", "int8_weights", "pruned", "pruned-0.8", "onnx"}
