@@ -81,7 +81,8 @@ def _trainings(lake: Lake, project: Project, dataset: str, on: str) -> dict[str,
         if is_there:
             found[run.name] = UNKNOWN if dataset == UNKNOWN else UNCHANGED
         else:
-            found[run.name] = "; ".join(why) or "another version of the trainer"
+            start = "" if project.pretraining is None else "other encoders to start from (pretraining), or "
+            found[run.name] = "; ".join(why) or f"{start}another version of the trainer"
     return found
 
 
