@@ -92,15 +92,23 @@ def open_run(spec: JobSpec, run: RunSpec, again: bool = False) -> Iterator[Any]:
 
 
 @contextmanager
-def open_part_run(spec: JobSpec, name: str, fingerprint: str) -> Iterator[Any]:
-    """The MLflow run of something that models need; open when the experiment is. What did not end is in nobody's way:
-    it is trained anew."""
+def open_part_run(
+    spec: JobSpec, role: str, fingerprint: str, name: str | None = None, tags: Mapping[str, str] | None = None
+) -> Iterator[Any]:
+    """The MLflow run of something beside the trainings; open when the experiment is. What did not end is in nobody's
+    way: it is made anew.
+
+    Args:
+        name: of the run, where that is not its role.
+        tags: that it has beside those of all.
+    """
     import mlflow
 
     for run in search(spec.tracking_uri, spec.project, fingerprint):
         client(spec.tracking_uri).set_terminated(run.info.run_id, "KILLED")
-    tags = {"training_fingerprint": fingerprint, "dataset_fingerprint": spec.dataset, "role": name}
-    with mlflow.start_run(run_name=name, tags={TAG + n: v for n, v in {**spec.tags, **tags}.items()}) as active:
+    own = {"training_fingerprint": fingerprint, "dataset_fingerprint": spec.dataset, "role": role}
+    known = {TAG + n: value for n, value in {**(tags or {}), **spec.tags, **own}.items()}
+    with mlflow.start_run(run_name=name or role, tags=known) as active:
         yield active
 
 

@@ -14,7 +14,7 @@ from training.device import chosen_device
 from training.family import Choice
 from training.model_registry import local_model, log_variant, version_tags
 from training.records import Answer, EvaluationRow, VariantReport
-from training.runs import TAG, client, find_run, read_json, search
+from training.runs import find_run, read_json
 from training.schema import subset_name
 from training.spec import JobSpec, VariantSpec
 from training.workers import Log
@@ -90,6 +90,7 @@ def _measured(
 
     from training.evaluate import predictions_table
     from training.results import answers
+    from training.tracking import open_part_run
     from training.variants.base import load_bundle
 
     device = chosen_device()
@@ -100,10 +101,8 @@ def _measured(
     table, metrics = predictions_table(answered, model.output), _figures(model, answered, variant.inputs)
     speed = timed(model, tokenizer, features, rows)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
-    for run in search(spec.tracking_uri, spec.project, variant.fingerprint):  # what did not end is made anew
-        client(spec.tracking_uri).set_terminated(run.info.run_id, "KILLED")
-    tags = _tags(spec, variant)
-    with mlflow.start_run(run_name=f"{variant.role} of version {variant.of}", tags=tags) as active:
+    name, tags = f"{variant.role} of version {variant.of}", _tags(spec, variant)
+    with open_part_run(spec, variant.role, variant.fingerprint, name, tags) as active:
         report = VariantReport(
             name=variant.name,
             of=variant.of,
@@ -127,13 +126,10 @@ def _measured(
 
 
 def _tags(spec: JobSpec, variant: VariantSpec) -> dict[str, str]:
-    """Where it comes from; of the version, too, what tells people and `gc` about a version."""
+    """What it is a variant of, and what of the version tells people and `gc` about a version."""
     known = version_tags(spec.tracking_uri, spec.project, variant.of)
-    names = "dataset_fingerprint", "dataset_version", "metric"
-    kept = {name: known[name] for name in names if name in known}
-    own = {"training_fingerprint": variant.fingerprint, "role": variant.role}
-    own |= {"variant": variant.name, "variant_of": variant.of}
-    return {TAG + name: value for name, value in (kept | spec.tags | own).items()}
+    kept = {name: known[name] for name in ("dataset_version", "metric") if name in known}
+    return kept | {"variant": variant.name, "variant_of": variant.of}
 
 
 def _figures(model: "AnsweringBundle", answered: Sequence[Any], inputs: Sequence[str]) -> dict[str, float | None]:
