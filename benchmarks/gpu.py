@@ -1,14 +1,14 @@
 """Training of a language model of 1.1 billion parameters that hears and sees through pretrained encoders inside the
 model, in bfloat16 on one GPU, beside a bare loop.
 
-    python -m benchmarks.gpu [--quick] [--seconds 270]
+    python -m benchmarks.gpu [--quick] [--seconds 270] [--ways lora,...] [--sides ours,loop,...] [--kernels FILE]
 
 The language model (Llama's kind, 22 layers of width 2048) and the encoders (ViT-base, Whisper small's encoder) have
 random weights, and the contents are noise: no rate depends on what they are. A row is a question of 4 to 40 words, a
 picture of 224 x 224 pixels, a recording of 0.5 to 3 seconds, and an answer of 1 to 4 words; one in ten of each modality
-is hidden. The ways to train: all with LoRA; and the language model whole over frozen encoders. `ours` is what
-`training.train.make_trainer` makes, `loop` the same model and batches under autocast with fused AdamW and clipping, and
-nothing else.
+is hidden. The ways to train: all with LoRA; and the language model whole over frozen encoders. The sides: `ours` is what
+`training.train.make_trainer` makes, `compiled` the same with `training.compile`, and `loop` the same model and batches
+under autocast with fused AdamW and clipping, and nothing else.
 
 A line is printed as soon as it is known, and a part ends at its limit, so that a run that is cut keeps what it has:
 
@@ -21,8 +21,9 @@ A line is printed as soon as it is known, and a part ends at its limit, so that 
     gpu_gb    peak of what PyTorch had allocated
     profile   shares of the time of all kernels, and `busy`: of the time that the steps took
 
-The first steps warm up: three, and twelve where layers are compiled (`warm_s` has the time). `--quick` is a tiny model
-on whatever device there is, to see that it works; nothing is compiled then.
+The first steps warm up: three, and twelve where layers are compiled (`warm_s` has the time, and `setup_s` that before
+the first step). `--kernels` writes what each kernel took. `--quick` is a tiny model on whatever device there is, to see
+that it works; nothing is compiled then.
 """
 
 import contextlib
@@ -93,8 +94,8 @@ class Meter(Reads):
 class Profile(hf.TrainerCallback):
     """Of some steps near the end."""
 
-    def __init__(self, steps: range) -> None:
-        self.steps, self.seconds, self.shares = steps, 0.0, dict[str, float]()
+    def __init__(self, steps: range, kernels: Path | None) -> None:
+        self.steps, self.kernels, self.seconds, self.shares = steps, kernels, 0.0, dict[str, float]()
         cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
         self._profile = profile(activities=[ProfilerActivity.CPU, *cuda])
 
@@ -110,6 +111,11 @@ class Profile(hf.TrainerCallback):
             self.seconds += time.perf_counter()
             self._profile.stop()
             self.shares = self._shares()
+            if self.kernels:
+                by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+                table = self._profile.key_averages().table(sort_by=by, row_limit=60, max_name_column_width=90)
+                with self.kernels.open("a") as out:
+                    out.write(table)
 
     def _shares(self) -> dict[str, float]:
         times = dict.fromkeys([*_KINDS, "other"], 0.0)
@@ -127,22 +133,22 @@ class Profile(hf.TrainerCallback):
         return shares | {"busy": round(total / 1e6 / self.seconds, 3)}
 
 
-def ours(task: TrainingTask) -> dict[str, Any]:
+def ours(task: TrainingTask, kernels: Path | None) -> dict[str, Any]:
     """Seconds of each step, the meter and the profile."""
     network = new_model(task)
     clock, meter = StepClock(), Meter(network)
     count = len(task.train) // task.training.batch_size
-    watched = Profile(range(count - _PROFILED, count))
+    watched = Profile(range(count - _PROFILED, count), kernels)
     with tempfile.TemporaryDirectory() as checkpoints:
         trainer = make_trainer(task, network, Path(checkpoints), [clock, watched], None)
         trainer._save_checkpoint = lambda *_, **__: None  # type: ignore[method-assign,assignment]  # no part of a step
         trainer.train()
     # Those that were profiled are slower.
     steps = np.diff(clock.begins)[: count - _PROFILED].tolist()
-    return {"steps": steps, "meter": meter, "profile": watched.shares}
+    return {"began": clock.begins[0], "steps": steps, "meter": meter, "profile": watched.shares}
 
 
-def loop(task: TrainingTask) -> dict[str, Any]:
+def loop(task: TrainingTask, kernels: Path | None) -> dict[str, Any]:
     training, device = task.training, torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     network = new_model(task)
     with tempfile.TemporaryDirectory() as nowhere:  # for its batches in their order
@@ -170,7 +176,7 @@ def loop(task: TrainingTask) -> dict[str, Any]:
         torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-    return {"steps": np.diff(begins).tolist(), "meter": meter}
+    return {"began": begins[0], "steps": np.diff(begins).tolist(), "meter": meter}
 
 
 @contextlib.contextmanager
@@ -195,15 +201,23 @@ def limited(seconds: float, what: dict[str, Any], failed: list[str]) -> Iterator
         signal.signal(signal.SIGALRM, previous)
 
 
-def tell(task: TrainingTask, way: str, side: str, what: dict[str, Any], sizes: dict[str, float]) -> float:
+SIDES: dict[str, Callable[[TrainingTask, Path | None], dict[str, Any]]] = {
+    "ours": ours,
+    "loop": loop,
+    "compiled": ours,
+}
+
+
+def tell(
+    task: TrainingTask, what: dict[str, Any], sizes: dict[str, float], way: str, side: str, kernels: Path | None
+) -> float:
     """Prints a line; returns milliseconds of a step."""
     started = time.perf_counter()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    sides: dict[str, Callable[[TrainingTask], dict[str, Any]]] = {"ours": ours, "loop": loop}
-    found = sides[side](task)
+    found = SIDES[side](task, kernels)
     warm = _WARM_COMPILED if task.training.compile else _WARM
     steps, meter = found["steps"], found["meter"]
     timed = range(warm, len(steps))
@@ -212,6 +226,7 @@ def tell(task: TrainingTask, way: str, side: str, what: dict[str, Any], sizes: d
         "tokens/s": round(statistics.median(float(meter.tokens[n]) / steps[n] for n in timed)),
         "mfu": float(f"{statistics.median(meter.flops(n, sizes, way) / steps[n] / _PEAK for n in timed):.3g}"),
         "padding": round(meter.padding(timed), 3),
+        "setup_s": round(found["began"] - started, 1),
         "warm_s": round(sum(steps[:warm]), 1),
         "gpu_gb": round(torch.cuda.max_memory_allocated() / 2**30, 1) if torch.cuda.is_available() else 0.0,
         "profile": found.get("profile", {}),
@@ -226,6 +241,9 @@ def tell(task: TrainingTask, way: str, side: str, what: dict[str, Any], sizes: d
 def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--seconds", type=float, default=270, help="for all parts together")
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--sides", default=",".join(SIDES))
+    parser.add_argument("--kernels", type=Path)
     arguments = parser.parse_args()
     hf.utils.logging.disable_progress_bar()
     if not torch.cuda.is_available() and not arguments.quick:
@@ -235,24 +253,25 @@ def main() -> None:
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     print(json.dumps({"benchmark": "gpu", "device": name}), flush=True)
     batch, steps = (4, 10) if arguments.quick else (_BATCH, _STEPS)
-    sides = [("ours", False), *([] if arguments.quick else [("ours", True)]), ("loop", False)]  # compilers take minutes
+    ways, sides = arguments.ways.split(","), arguments.sides.split(",")
+    if arguments.quick:
+        sides = [side for side in sides if side != "compiled"]  # compilers take minutes
     room = Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 8 * 2**30
-    workers = 8 if room and not arguments.quick else 0  # pictures of a batch are 150 MB; a worker hands them over there
+    workers = 4 if room and not arguments.quick else 0  # pictures of a batch are 150 MB; a worker hands them over there
     failed: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         sizes = write_models(Path(temporary), arguments.quick)
         line = {name: round(size / 1e6, 1) for name, size in sizes.items()}
         print(json.dumps({"benchmark": "gpu", "what": "parameters, millions", **line}), flush=True)
-        for way in WAYS:
-            plain: dict[str, float] = {}
-            for side, compiled in sides:
-                what = {"benchmark": "gpu", "what": "training", "way": way, "side": side, "compile": compiled}
-                task = make_task(Path(temporary), way, steps * batch, batch, compiled, workers)
+        for way in ways:
+            took: dict[str, float] = {}
+            for side in sides:
+                what = {"benchmark": "gpu", "what": "training", "way": way, "side": side}
+                task = make_task(Path(temporary), way, steps * batch, batch, side == "compiled", workers)
                 with limited(min(end - time.monotonic(), arguments.seconds / 3), what, failed):
-                    figure = tell(task, way, side, what, sizes)
-                    plain |= {} if compiled else {side: figure}
-            if plain.keys() == {"ours", "loop"}:
-                ratio = round(plain["loop"] / plain["ours"], 3)
+                    took[side] = tell(task, what, sizes, way, side, arguments.kernels)
+            if {"ours", "loop"} <= took.keys():
+                ratio = round(took["loop"] / took["ours"], 3)
                 print(json.dumps({"benchmark": "gpu", "what": "ours / loop", "way": way, "ratio": ratio}), flush=True)
     if failed:
         sys.exit("\n".join(failed))

@@ -1,6 +1,7 @@
 """What the preprocessing of a Hugging Face encoder makes of a content: the model's own, from its folder, on the CPU.
 
-It is read in two forms: as the tensors of each part that goes through the encoder at once (`inputs`), and as the one
+It is read in two forms: as the tensors of each part that goes through the encoder at once (`inputs`; of many contents,
+in `batches`), and as the one
 tensor that a feature table keeps of all parts (`stored`), from which an encoder in the model makes the same tensors
 (`training.encoders.huggingface`) with the `facts`.
 
@@ -12,7 +13,7 @@ import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -22,6 +23,7 @@ from training.featurizers.base import FeatureShape
 from training.spectra import resample
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 SPEECH_INPUTS = ("input_features", "input_values")  # names of the tensor that an encoder of speech reads
@@ -35,6 +37,14 @@ class Input(NamedTuple):
 
     tensors: dict[str, "Tensor"]  # what the model takes, a batch of one
     real: float  # share of the positions that are not padding, from the start
+
+
+class Batch(NamedTuple):
+    """Inputs of one shape, which go through the encoder together."""
+
+    parts: list[tuple[int, int]]  # content, and number of the part in it, of each input
+    tensors: dict[str, "Tensor"]
+    real: list[float]
 
 
 class Preprocessing(ABC):
@@ -58,6 +68,11 @@ class Preprocessing(ABC):
     @abstractmethod
     def inputs(self, content: Any) -> Iterator[Input]:
         """A content, in as many parts as the encoder needs to read it whole."""
+
+    def batches(self, contents: Sequence[Any], size: int, device: "torch.device") -> Iterator[Batch]:
+        """Contents in batches of `size` inputs of one shape at most, on a device."""
+        inputs = [((n, k), part) for n, content in enumerate(contents) for k, part in enumerate(self.inputs(content))]
+        return _batched(inputs, size, device)
 
     @abstractmethod
     def stored(self, content: Any) -> np.ndarray:
@@ -115,6 +130,25 @@ class TextPreprocessing(Preprocessing):
         return int(self.own.pad_token_id or 0)
 
 
+def _slices(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _batched(inputs: Iterable[tuple[tuple[int, int], Input]], size: int, device: "torch.device") -> Iterator[Batch]:
+    import torch
+
+    alike: dict[Any, list[tuple[tuple[int, int], Input]]] = {}
+    for named in inputs:
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(named[1].tensors.items()))
+        alike.setdefault(shapes, []).append(named)
+    for group in alike.values():
+        for some in _slices(group, size):
+            names, tensors = [name for name, _ in some], [part.tensors for _, part in some]
+            joined = {name: torch.cat([of[name] for of in tensors]).to(device) for name in tensors[0]}
+            yield Batch(names, joined, [part.real for _, part in some])
+
+
 class Picture(NamedTuple):
     pixels: np.ndarray  # uint8 (H, W, 3)
     crop: bool = False  # where the model's preprocessing takes the middle of a picture, that is all that is read
@@ -136,8 +170,41 @@ class ImagePreprocessing(Preprocessing):
         return Picture(np.zeros((32, 32, 3), np.uint8))
 
     def inputs(self, content: Picture) -> Iterator[Input]:
-        pixels = content.pixels if content.crop or not self._crops else self._squared(content.pixels)
-        yield Input({"pixel_values": self._processed(pixels)}, 1.0)
+        yield Input({"pixel_values": self._processed(self._whole(content))}, 1.0)
+
+    def batches(self, contents: Sequence[Picture], size: int, device: "torch.device") -> Iterator[Batch]:
+        if not self._finishes_apart:
+            yield from super().batches(contents, size, device)
+            return
+        resized = self._resized([self._whole(content) for content in contents])
+        inputs = [((n, 0), Input({"pixel_values": pixels_CHW[None]}, 1.0)) for n, pixels_CHW in enumerate(resized)]
+        for batch in _batched(inputs, size, device):
+            yield batch._replace(tensors={"pixel_values": self._finished(batch.tensors["pixel_values"])})
+
+    def _whole(self, content: Picture) -> np.ndarray:
+        """What is preprocessed of a picture."""
+        return content.pixels if content.crop or not self._crops else self._squared(content.pixels)
+
+    def _resized(self, pictures: Sequence[np.ndarray]) -> Sequence["Tensor"]:
+        """uint8 (C, H, W) of each: a quarter of the bytes that go to a device, where they are normalised."""
+        how = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_last"}
+        writable = [np.require(pixels_HWC, requirements="W") for pixels_HWC in pictures]  # torch warns of others
+        return self.own(images=writable, **how)["pixel_values"]
+
+    def _finished(self, pixels_BCHW: "Tensor") -> "Tensor":
+        own = self.own
+        scale, normal = (own.do_rescale, own.rescale_factor), (own.do_normalize, own.image_mean, own.image_std)
+        return own.rescale_and_normalize(pixels_BCHW, *scale, *normal)
+
+    @functools.cached_property
+    def _finishes_apart(self) -> bool:
+        """Whether what is resized may be normalised later, on the device; tried out."""
+        pixels_HWC = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+        try:
+            finished_CHW = self._finished(self._resized([pixels_HWC])[0][None])[0]
+        except (AttributeError, TypeError, ValueError, RuntimeError):  # a preprocessing of another kind
+            return False
+        return finished_CHW.equal(self._processed(pixels_HWC)[0])
 
     def stored(self, content: Picture) -> np.ndarray:
         low_C, high_C = self._range
@@ -241,16 +308,35 @@ class SpeechPreprocessing(Preprocessing):
         return Recording(np.zeros(8000, np.float32), 16_000)
 
     def inputs(self, content: Recording) -> Iterator[Input]:
-        rate = self.rate
-        waveform = resample(content.waveform, content.rate, rate)
-        window = round(self._seconds * rate)
+        for waveform, padded in self._windows(content):
+            yield Input(self._made([waveform], padded), self._real(waveform, padded))
+
+    def batches(self, contents: Sequence[Recording], size: int, device: "torch.device") -> Iterator[Batch]:
+        if self._fixed:
+            yield from super().batches(contents, size, device)
+            return
+        alike: dict[int, list[tuple[tuple[int, int], np.ndarray]]] = {}
+        for n, content in enumerate(contents):
+            for number, (waveform, padded) in enumerate(self._windows(content)):
+                alike.setdefault(padded, []).append(((n, number), waveform))
+        on = {"device": device} if "device" in inspect.signature(self.own.__call__).parameters else {}
+        for padded, group in alike.items():
+            for some in _slices(group, size):
+                made = self._made([waveform for _, waveform in some], padded, **on)
+                tensors = {name: tensor.to(device) for name, tensor in made.items()}
+                yield Batch([name for name, _ in some], tensors, [self._real(wave, padded) for _, wave in some])
+
+    def _windows(self, content: Recording) -> Iterator[tuple[np.ndarray, int]]:
+        """What goes through the encoder at once, and the samples to which it is padded."""
+        waveform = resample(content.waveform, content.rate, self.rate)
+        window = round(self._seconds * self.rate)
         step = window if content.pad else self._step
         for start in range(0, max(1, len(waveform)), window):
             part = waveform[start : start + window]
-            padded = min(window, math.ceil(len(part) / step) * step)
-            made, real = self._made(part, rate, padded)
-            names = (*SPEECH_INPUTS, "attention_mask", "is_longer")
-            yield Input({name: made[name] for name in names if name in made}, real)
+            yield part, min(window, math.ceil(len(part) / step) * step)
+
+    def _real(self, waveform: np.ndarray, padded: int) -> float:
+        return 1.0 if self._fixed else len(waveform) / padded
 
     def stored(self, content: Recording) -> np.ndarray:
         return np.concatenate([self._rows(part) for part in self.inputs(content)])
@@ -292,11 +378,10 @@ class SpeechPreprocessing(Preprocessing):
         """Samples."""
         return round(_STEP_SECONDS * self.rate)
 
-    def _made(self, waveform: np.ndarray, rate: int, padded: int) -> tuple[Any, float]:
-        if self._fixed:
-            return self.own(waveform, sampling_rate=rate, return_tensors="pt"), 1.0
-        made = self.own(waveform, sampling_rate=rate, padding="max_length", max_length=padded, return_tensors="pt")
-        return made, len(waveform) / padded
+    def _made(self, waveforms: list[np.ndarray], padded: int, **on: Any) -> dict[str, "Tensor"]:
+        how = {} if self._fixed else {"padding": "max_length", "max_length": padded}
+        made = self.own(waveforms, sampling_rate=self.rate, return_tensors="pt", **how, **on)
+        return {name: made[name] for name in (*SPEECH_INPUTS, "attention_mask", "is_longer") if name in made}
 
     @functools.cached_property
     def _fixed(self) -> bool:

@@ -4,22 +4,23 @@
 What a content gives does not depend on what else is computed with it: only inputs of one shape share a batch, and a
 recording is padded to a multiple of half a second, or to what the model must have.
 
-Shapes: B inputs of one shape, S positions, C channels, H and W cells, D width of the encoder, N tokens.
+Shapes: C contents, B inputs of one shape, S positions, H and W cells, D width of the encoder, N tokens.
 """
 
 import copy
 import functools
 import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from training.device import chosen_device
 from training.model_files import digest
-from training.preprocessing import PREPROCESSING, SPEECH_INPUTS, loading
+from training.preprocessing import PREPROCESSING, SPEECH_INPUTS, Batch, loading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +47,7 @@ class Tower:
         return model
 
     def states(self, network: Any, tensors: Mapping[str, "Tensor"], layer: int = -1) -> "Tensor":
-        """Hidden states (B, S, D), or (B, C, H, W) of a convolutional encoder."""
+        """Hidden states (B, S, D), or (B, D, H, W) of a convolutional encoder."""
         return self._run(network, tensors, layer)
 
     @staticmethod
@@ -58,9 +59,9 @@ class Tower:
             raise ValueError(f"layer is {layer}, and the encoder has hidden states 0 to {len(hidden) - 1}")
         return hidden[layer]
 
-    def averaged(self, states_SD: "Tensor", tokens: int) -> "Tensor":
-        """States of a whole content to N tokens (N, D)."""
-        return averages(states_SD, tokens)
+    def averaged(self, states_BSD: "Tensor", lengths: Sequence[int], tokens: int) -> "Tensor":
+        """States of whole contents, of which the first `lengths` are not of padding, to N tokens (B, N, D)."""
+        return averages(states_BSD, lengths, tokens)
 
 
 class TextTower(Tower):
@@ -70,20 +71,20 @@ class TextTower(Tower):
 class ImageTower(Tower):
     part, takes = "vision_model", ("pixel_values",)
 
-    def averaged(self, states_SD: "Tensor", tokens: int) -> "Tensor":
+    def averaged(self, states_BSD: "Tensor", lengths: Sequence[int], tokens: int) -> "Tensor":
         """The class token first, where there is one, then means over cells of a grid; alone, it stands for all."""
         import torch
         from torch.nn import functional
 
-        side = math.isqrt(len(states_SD))
-        first_KD, cells_SD = states_SD[: len(states_SD) - side**2], states_SD[len(states_SD) - side**2 :]
-        if len(first_KD) and tokens == 1:
-            return first_KD[:1]
-        cells = tokens - 1 if len(first_KD) else tokens
+        side = math.isqrt(states_BSD.shape[1])
+        first = states_BSD.shape[1] - side**2
+        if first and tokens == 1:
+            return states_BSD[:, :1]
+        cells = tokens - 1 if first else tokens
         rows = max(n for n in range(1, math.isqrt(cells) + 1) if cells % n == 0)
-        grid_DHW = cells_SD.T.unflatten(1, (side, side))
-        means_ND = functional.adaptive_avg_pool2d(grid_DHW, (rows, cells // rows)).flatten(1).T
-        return torch.cat([first_KD[: tokens - cells], means_ND])
+        grid_BDHW = states_BSD[:, first:].transpose(1, 2).unflatten(2, (side, side))
+        means_BND = functional.adaptive_avg_pool2d(grid_BDHW, (rows, cells // rows)).flatten(2).transpose(1, 2)
+        return torch.cat([states_BSD[:, : tokens - cells], means_BND], dim=1)
 
 
 class SpeechTower(Tower):
@@ -161,42 +162,58 @@ class PretrainedEncoder:
         """
         import torch
 
-        inputs = [(n, part) for n, content in enumerate(contents) for part in self.preprocessing.inputs(content)]
-        alike: dict[Any, list[int]] = {}  # shapes -> places in `inputs`
-        for place, (_, part) in enumerate(inputs):
-            shapes = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(part.tensors.items()))
-            alike.setdefault(shapes, []).append(place)
-        states: dict[int, Tensor] = {}
+        if not contents:
+            return []
+        batches = self.preprocessing.batches(contents, batch_size, self.device)
         with torch.inference_mode():
-            for places in alike.values():
-                for start in range(0, len(places), batch_size):
-                    batch = places[start : start + batch_size]
-                    parts = [inputs[place][1] for place in batch]
-                    tensors = {
-                        name: torch.cat([part.tensors[name] for part in parts]).to(self.device)
-                        for name in parts[0].tensors
-                    }
-                    said = real_states(self.tower.states(self.network, tensors, layer), [part.real for part in parts])
-                    states |= dict(zip(batch, said, strict=True))
-            whole: list[list[Tensor]] = [[] for _ in contents]
-            for place, (number, _) in enumerate(inputs):
-                whole[number].append(states[place])
+            said = (Said.of(b, self.tower.states(self.network, b.tensors, layer)) for b in batches)
             most = torch.finfo(torch.float16).max
-            embedded = [self.tower.averaged(torch.cat(parts), tokens).clamp(-most, most) for parts in whole]
-            return list(torch.stack(embedded).to("cpu", torch.float16).numpy()) if embedded else []
+            embedded_CND = averaged(self.tower, said, tokens).clamp(-most, most)
+            return list(embedded_CND.to("cpu", torch.float16).numpy())
 
 
-def real_states(states: "Tensor", real: Iterable[float]) -> Iterator["Tensor"]:
-    """The states (S, D) of each input without those of padding.
+class Said(NamedTuple):
+    """What an encoder says of inputs: parts of contents that went through it together."""
 
-    Args:
-        states: (B, S, D) or (B, D, H, W).
-        real: share of each input that is none, from the start.
+    parts: Sequence[tuple[int, int]]  # content, and number of the part in it, of each input
+    states_BSD: "Tensor"
+    lengths: list[int]  # states that are not of padding, from the start
+
+    @classmethod
+    def of(cls, batch: Batch, states: "Tensor") -> "Said":
+        """Of states (B, S, D) or (B, D, H, W)."""
+        states_BSD = states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
+        count = states_BSD.shape[1]
+        return cls(batch.parts, states_BSD, [max(1, math.ceil(count * share - 1e-6)) for share in batch.real])
+
+
+def averaged(tower: Tower, said: Iterable[Said], tokens: int) -> "Tensor":
+    """N tokens of each content (C, N, D), from what an encoder says of all its parts, in any order.
+
+    Contents of one part, which most are, are averaged together: on a GPU each by itself would take longer than the
+    encoder.
     """
-    if states.ndim == 4:
-        states = states.flatten(2).transpose(1, 2)
-    for states_SD, share in zip(states, real, strict=True):
-        yield states_SD[: max(1, math.ceil(len(states_SD) * share - 1e-6))]
+    import torch
+
+    said = list(said)
+    counts = Counter(content for some in said for content, _ in some.parts)
+    contents: list[int] = []
+    means: list[Tensor] = []
+    longer: dict[int, dict[int, Tensor]] = {}
+    for parts, states_BSD, lengths in said:
+        whole = [n for n, (content, _) in enumerate(parts) if counts[content] == 1]
+        if whole:
+            contents += [parts[n][0] for n in whole]
+            chosen_BSD = states_BSD if len(whole) == len(parts) else states_BSD[whole]
+            means.append(tower.averaged(chosen_BSD, [lengths[n] for n in whole], tokens))
+        for n, (content, part) in enumerate(parts):
+            if counts[content] > 1:
+                longer.setdefault(content, {})[part] = states_BSD[n, : lengths[n]]
+    for content, states in longer.items():
+        joined_SD = torch.cat([states[part] for part in sorted(states)])
+        contents.append(content)
+        means.append(tower.averaged(joined_SD[None], [len(joined_SD)], tokens))
+    return torch.cat(means)[np.argsort(contents)]
 
 
 def load_encoder(modality: str, folder: Path) -> PretrainedEncoder:
@@ -227,11 +244,12 @@ def _shortened(encoder: Any, positions: int) -> Any:
     return short
 
 
-def averages(states_SD: "Tensor", tokens: int) -> "Tensor":
-    """Means of N equal stretches (N, D); a position on a border counts for both sides by its share."""
+def averages(states_BSD: "Tensor", lengths: Sequence[int], tokens: int) -> "Tensor":
+    """Means of N equal stretches (B, N, D) of the first `lengths` states; a position on a border counts for both sides
+    by its share."""
     import torch
 
     from training.layers import stretches
 
-    lengths_B = torch.tensor([len(states_SD)], device=states_SD.device)
-    return stretches(lengths_B, len(states_SD), tokens)[0].to(states_SD.dtype) @ states_SD
+    lengths_B = torch.tensor(lengths, device=states_BSD.device)
+    return stretches(lengths_B, states_BSD.shape[1], tokens).to(states_BSD.dtype) @ states_BSD

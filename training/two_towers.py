@@ -54,18 +54,11 @@ class TwoTowers:
         import torch
 
         preprocessing = self._preprocessing[modality]
-        inputs = [(n, part.tensors) for n, c in enumerate(contents) for part in preprocessing.inputs(_raw(c))]
-        alike: dict[Any, list[tuple[int, dict[str, Tensor]]]] = {}
-        for n, tensors in inputs:
-            alike.setdefault(tuple((name, *t.shape) for name, t in sorted(tensors.items())), []).append((n, tensors))
         sums: list[Any] = [0] * len(contents)
         with torch.inference_mode():
-            for group in alike.values():
-                for start in range(0, len(group), _BATCH):
-                    batch = group[start : start + _BATCH]
-                    joined = {name: torch.cat([tensors[name] for _, tensors in batch]) for name in batch[0][1]}
-                    for (n, _), place_P in zip(batch, self._run(modality, joined), strict=True):
-                        sums[n] = sums[n] + place_P
+            for batch in preprocessing.batches([_raw(c) for c in contents], _BATCH, self._device):
+                for (n, _), place_P in zip(batch.parts, self._run(modality, batch.tensors), strict=True):
+                    sums[n] = sums[n] + place_P
         lengths = [float(np.linalg.norm(place_P)) for place_P in sums]
         return [place_P / size if 0 < size < np.inf else None for place_P, size in zip(sums, lengths, strict=True)]
 
@@ -73,7 +66,7 @@ class TwoTowers:
         """Places of length 1 (B, P)."""
         from torch.nn import functional
 
-        said = getattr(self._model, _PLACES[modality])(**{n: tensor.to(self._device) for n, tensor in tensors.items()})
+        said = getattr(self._model, _PLACES[modality])(**tensors)
         return functional.normalize(getattr(said, "pooler_output", said).float(), dim=-1).cpu().numpy()
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tests.training.tiny_encoders import CASES, CONTENTS, noise
 from training.features import FeatureSettings
 from training.model_files import digest, model_folder
-from training.preprocessing import Picture
-from training.pretrained import averages, load_encoder, real_states
+from training.preprocessing import Batch, Picture
+from training.pretrained import Said, averages, load_encoder
 from training.processor import Processor
 from training.settings import MediaLimits
 from training.tokenizer import load_tokenizer
@@ -36,12 +36,31 @@ def test_an_embedding_depends_on_its_content_alone(family: str, modality: str, t
         encoder.embed(contents[:1], 1, 99, 2)
 
 
+@pytest.mark.parametrize(("family", "modality"), CASES)
+def test_batches_hold_what_the_preprocessing_makes_of_each_content(
+    family: str, modality: str, tiny_encoder: Any
+) -> None:
+    preprocessing, contents = load_encoder(modality, tiny_encoder(family)).preprocessing, CONTENTS[modality]
+    batches = list(preprocessing.batches(contents, 2, torch.device("cpu")))
+    assert all(len(batch.parts) == len(batch.real) <= 2 for batch in batches)
+    found = {
+        named: ({name: tensor[n : n + 1] for name, tensor in batch.tensors.items()}, batch.real[n])
+        for batch in batches
+        for n, named in enumerate(batch.parts)
+    }
+    parts = {(n, k): part for n, c in enumerate(contents) for k, part in enumerate(preprocessing.inputs(c))}
+    assert found.keys() == parts.keys()
+    for named, (tensors, real) in found.items():
+        assert real == parts[named].real and tensors.keys() == parts[named].tensors.keys()
+        assert all(tensor.equal(parts[named].tensors[name]) for name, tensor in tensors.items())
+
+
 def test_what_a_recording_is_padded_with_does_not_count(tiny_encoder: Any) -> None:
     """Of 0.5 s and of 0.06 s within as much silence: the first has 25 positions, the second three."""
     encoder = load_encoder("speech", tiny_encoder("whisper"))
     (part,) = encoder.preprocessing.inputs(noise(0.06))
     assert part.tensors["input_features"].shape == (1, 80, 50)
-    assert len(next(real_states(torch.zeros(1, 25, 16), [part.real]))) == 3
+    assert Said.of(Batch([(0, 0)], part.tensors, [part.real]), torch.zeros(1, 25, 16)).lengths == [3]
     (whole,) = encoder.preprocessing.inputs(noise(0.6, pad=True))
     assert whole.tensors["input_features"].shape == (1, 80, 3000) and whole.real == 0.6 / 30
     long = [part.tensors["input_features"].shape[-1] for part in encoder.preprocessing.inputs(noise(31))]
@@ -75,15 +94,16 @@ def test_the_ends_of_a_long_picture_are_seen(family: str, is_cropped: bool, tiny
 
 def test_the_class_token_comes_first_and_alone_stands_for_all(tiny_encoder: Any) -> None:
     encoder = load_encoder("image", tiny_encoder("vit"))
-    states_SD = torch.arange(17.0)[:, None]
-    assert encoder.tower.averaged(states_SD, 1).tolist() == [[0.0]]
-    assert encoder.tower.averaged(states_SD, 5).flatten().tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
-    assert encoder.tower.averaged(states_SD[1:], 1).tolist() == [[8.5]]
+    states_BSD = torch.arange(17.0)[None, :, None]
+    assert encoder.tower.averaged(states_BSD, [17], 1).flatten().tolist() == [0.0]
+    assert encoder.tower.averaged(states_BSD, [17], 5).flatten().tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
+    assert encoder.tower.averaged(states_BSD[:, 1:], [16], 1).flatten().tolist() == [8.5]
 
 
 def test_stretches_of_a_sequence_share_what_lies_on_their_border() -> None:
-    assert averages(torch.tensor([[0.0], [3.0], [6.0]]), 2).flatten().tolist() == [1.0, 5.0]
-    assert averages(torch.tensor([[2.0]]), 3).flatten().tolist() == pytest.approx([2.0] * 3)
+    states_BSD = torch.tensor([[[0.0], [3.0], [6.0]], [[2.0], [7.0], [7.0]]])
+    assert averages(states_BSD, [3, 1], 2).flatten().tolist() == [1.0, 5.0, 2.0, 2.0]
+    assert averages(states_BSD, [1, 2], 3).flatten().tolist() == pytest.approx([0.0] * 3 + [2.0, 4.5, 7.0])
 
 
 @pytest.mark.parametrize(

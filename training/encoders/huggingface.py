@@ -23,7 +23,8 @@ from training.encoders.options import Huggingface
 from training.featurizers.base import FeatureShape
 from training.layers import ModelShape
 from training.model_files import digest, model_files, model_folder
-from training.pretrained import TOWERS, PretrainedEncoder, new_network, real_states
+from training.preprocessing import Batch
+from training.pretrained import TOWERS, PretrainedEncoder, Said, averaged, new_network
 
 # Of a configuration, in training: a layer that is left out at random would have no gradient, and what is hidden of an
 # input is said by `training.augmentation`.
@@ -47,20 +48,19 @@ class HuggingfaceEncoder(Encoder):
 
     def vectors(self, values: Tensor, mask: Tensor | None) -> Tensor:
         """What `embedding` features would be (B, N, D)."""
-        tower, tokens = TOWERS[self.modality], self.options.tokens
-        return torch.stack([tower.averaged(states_SD, tokens) for states_SD in self.states(values, mask)])
+        return averaged(TOWERS[self.modality], self.said(values, mask), self.options.tokens)
 
-    def states(self, values: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
-        """Hidden states (S, D) of each row, without those of padding."""
+    def said(self, values: Tensor, mask: Tensor | None) -> Iterator[Said]:
+        """What the network says of the rows, each a content."""
         raise NotImplementedError
 
-    def run(self, tensors: Mapping[str, Tensor], real: list[float]) -> Iterator[Tensor]:
-        """States (S, D) of each input of a batch, of which the share `real` is no padding."""
+    def run(self, batch: Batch) -> Iterator[Said]:
         # A network in training may look at its whole batch (batch norm); else memory bounds how many go through.
-        size = len(real) if self.network.training else _AT_ONCE
-        for start in range(0, len(real), size):
-            part = {name: tensor[start : start + size] for name, tensor in tensors.items()}
-            yield from real_states(TOWERS[self.modality].states(self.network, part), real[start : start + size])
+        size = len(batch.parts) if self.network.training else _AT_ONCE
+        for start in range(0, len(batch.parts), size):
+            chosen = slice(start, start + size)
+            some = Batch(batch.parts[chosen], {n: t[chosen] for n, t in batch.tensors.items()}, batch.real[chosen])
+            yield Said.of(some, TOWERS[self.modality].states(self.network, some.tensors))
 
     @classmethod
     def start(cls, options: Huggingface) -> Start:
@@ -102,9 +102,10 @@ class HuggingfaceGridEncoder(HuggingfaceEncoder):
 
     modality = "image"
 
-    def states(self, values: Tensor, mask: Tensor | None = None) -> Iterator[Tensor]:
+    def said(self, values: Tensor, mask: Tensor | None = None) -> Iterator[Said]:
         low_C, high_C = (values.new_tensor(self.facts[name])[:, None, None] for name in ("low", "high"))
-        return self.run({"pixel_values": low_C + values * (high_C - low_C)}, [1.0] * len(values))
+        pixels = {"pixel_values": low_C + values * (high_C - low_C)}
+        return self.run(Batch([(row, 0) for row in range(len(values))], pixels, [1.0] * len(values)))
 
 
 class HuggingfaceFramesEncoder(HuggingfaceEncoder):
@@ -113,15 +114,14 @@ class HuggingfaceFramesEncoder(HuggingfaceEncoder):
 
     modality = "speech"
 
-    def states(self, values: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
+    def said(self, values: Tensor, mask: Tensor | None) -> Iterator[Said]:
         assert mask is not None
-        parts_RFM, mask_RF, rows_R = _parts(values, mask, self.window)
-        lengths_R = mask_RF.sum(1)
-        states: dict[int, Tensor] = {}
-        for length in lengths_R.unique().tolist():
-            places = (lengths_R == length).nonzero()[:, 0]
-            states |= dict(zip(places.tolist(), self.run(*self._inputs(parts_RFM[places, :length])), strict=True))
-        return _joined(states, rows_R)
+        parts_RFM, mask_RF, parts = _parts(values, mask, self.window)
+        lengths = mask_RF.sum(1).tolist()
+        for length in sorted(set(lengths)):
+            places = [place for place, of in enumerate(lengths) if of == length]
+            tensors, real = self._inputs(parts_RFM[places, :length])
+            yield from self.run(Batch([parts[place] for place in places], tensors, real))
 
     def _inputs(self, parts_RFM: Tensor) -> tuple[dict[str, Tensor], list[float]]:
         """The tensors that the network takes, and the share of each part that is no padding."""
@@ -135,7 +135,7 @@ class HuggingfaceFramesEncoder(HuggingfaceEncoder):
             tensors["attention_mask"] = (torch.arange(count, device=read.device) < real_R[:, None]).long()
         if self.facts["is_longer"] is not None:
             tensors["is_longer"] = torch.full((len(read), 1), self.facts["is_longer"], device=read.device)
-        return tensors, (real_R.double() / count).tolist()  # its rounding is within what `real_states` allows
+        return tensors, (real_R.double() / count).tolist()  # its rounding is within what `Said` allows
 
 
 class HuggingfaceIdsEncoder(HuggingfaceEncoder):
@@ -152,28 +152,21 @@ class HuggingfaceIdsEncoder(HuggingfaceEncoder):
                 "are not of one model"
             )
 
-    def states(self, values: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
+    def said(self, values: Tensor, mask: Tensor | None) -> Iterator[Said]:
         assert mask is not None
-        ids_RS, mask_RS, rows_R = _parts(values.masked_fill(~mask, self.facts["pad"]), mask, self.window)
-        lengths_R = mask_RS.sum(1)
-        longest = int(lengths_R.max())
+        ids_RS, mask_RS, parts = _parts(values.masked_fill(~mask, self.facts["pad"]), mask, self.window)
+        lengths = mask_RS.sum(1).tolist()
+        longest = max(lengths)
         tensors = {"input_ids": ids_RS[:, :longest], "attention_mask": mask_RS[:, :longest].long()}
-        states = self.run(tensors, (lengths_R.double() / longest).tolist())
-        return _joined(dict(enumerate(states)), rows_R)
+        return self.run(Batch(parts, tensors, [length / longest for length in lengths]))
 
 
-def _parts(values: Tensor, mask_BF: Tensor, size: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Values and mask of what goes through the network at once (R, F, ...), and the row of each part."""
+def _parts(values: Tensor, mask_BF: Tensor, size: int) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+    """Values and mask of what goes through the network at once (R, F, ...); row and number in it of each part."""
     if mask_BF.shape[1] <= size:
-        return values, mask_BF, list(range(len(values)))
+        return values, mask_BF, [(row, 0) for row in range(len(values))]
     more = -mask_BF.shape[1] % size
     values = functional.pad(values, (0, 0) * (values.ndim - 2) + (0, more)).unflatten(1, (-1, size))
     mask = functional.pad(mask_BF, (0, more)).unflatten(1, (-1, size))
     there = mask.any(2)
-    return values[there], mask[there], there.nonzero()[:, 0].tolist()
-
-
-def _joined(states: Mapping[int, Tensor], rows: list[int]) -> Iterator[Tensor]:
-    """The states of each row, from those of its parts."""
-    for row in range(rows[-1] + 1):
-        yield torch.cat([states[place] for place, of in enumerate(rows) if of == row])
+    return values[there], mask[there], [(row, part) for row, part in there.nonzero().tolist()]
