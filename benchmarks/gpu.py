@@ -6,8 +6,8 @@ model, in bfloat16 on one GPU, beside a bare loop.
 The language model (Llama's kind, 22 layers of width 2048) and the encoders (ViT-base, Whisper small's encoder) have
 random weights, and the contents are noise: no rate depends on what they are. A row is a question of 4 to 40 words, a
 picture of 224 x 224 pixels, a recording of 0.5 to 3 seconds, and an answer of 1 to 4 words; one in ten of each modality
-is hidden. The ways to train: all with LoRA; and the language model whole over frozen encoders. The sides: `ours` is what
-`training.train.make_trainer` makes, `compiled` the same with `training.compile`, and `loop` the same model and batches
+is hidden. The ways to train: all with LoRA; and the language model whole over frozen encoders. The sides: `ours`, what
+`training.train.make_trainer` makes; `compiled`, the same with `training.compile`; `loop`, the same model and batches
 under autocast with fused AdamW and clipping, and nothing else.
 
 A line is printed as soon as it is known, and a part ends at its limit, so that a run that is cut keeps what it has:
@@ -19,7 +19,7 @@ A line is printed as soon as it is known, and a part ends at its limit, so that 
               H100 or H200
     padding   share of the positions that the language model reads and that are none
     gpu_gb    peak of what PyTorch had allocated
-    profile   shares of the time of all kernels, and `busy`: of the time that the steps took
+    profile   of one more step: shares of the time of all kernels, and `busy`: of the time that the step took
 
 The first steps warm up: three, and twelve where layers are compiled (`warm_s` has the time, and `setup_s` that before
 the first step). `--kernels` writes what each kernel took. `--quick` is a tiny model on whatever device there is, to see
@@ -54,7 +54,7 @@ from training.model import FusionModel
 from training.train import TrainingTask, make_trainer, new_model
 
 _PEAK = 989e12  # FLOP a second
-_BATCH, _STEPS, _WARM, _WARM_COMPILED, _PROFILED = 256, 24, 3, 12, 3
+_BATCH, _STEPS, _WARM, _WARM_COMPILED = 256, 24, 3, 12
 _KINDS = {  # of kernels on a GPU, or operators on a CPU; the first that fits
     "optimizer": "adam|multi_tensor|foreach",
     "attention": "flash|fmha|attention|softmax",
@@ -92,34 +92,35 @@ class Meter(Reads):
 
 
 class Profile(hf.TrainerCallback):
-    """Of some steps near the end."""
+    """Of the last step; without what the CPU does, where there is a GPU: reading that takes a minute."""
 
-    def __init__(self, steps: range, kernels: Path | None) -> None:
-        self.steps, self.kernels, self.seconds, self.shares = steps, kernels, 0.0, dict[str, float]()
-        cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
-        self._profile = profile(activities=[ProfilerActivity.CPU, *cuda])
+    def __init__(self, last: int, part: "Part", kernels: Path | None) -> None:
+        self.last, self.part, self.kernels, self.seconds = last, part, kernels, 0.0
+        activity = ProfilerActivity.CUDA if torch.cuda.is_available() else ProfilerActivity.CPU
+        self._profile = profile(activities=[activity], acc_events=True)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.steps.start:
-            synchronize()
+        if state.global_step == self.last:
+            self.part.tell()  # whatever becomes of the profile
             self._profile.start()
             self.seconds = -time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.steps.stop:
-            synchronize()
-            self.seconds += time.perf_counter()
-            self._profile.stop()
-            self.shares = self._shares()
-            if self.kernels:
-                by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-                table = self._profile.key_averages().table(sort_by=by, row_limit=60, max_name_column_width=90)
-                with self.kernels.open("a") as out:
-                    out.write(table)
+        if state.global_step <= self.last:
+            return
+        synchronize()
+        self.seconds += time.perf_counter()
+        self._profile.stop()
+        events = self._profile.key_averages()
+        print(json.dumps(self.part.what | {"profile": self._shares(events)}), flush=True)
+        if self.kernels:
+            by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+            with self.kernels.open("a") as out:
+                out.write(events.table(sort_by=by, row_limit=60, max_name_column_width=90))
 
-    def _shares(self) -> dict[str, float]:
+    def _shares(self, events: Any) -> dict[str, float]:
         times = dict.fromkeys([*_KINDS, "other"], 0.0)
-        for event in self._profile.key_averages():
+        for event in events:
             on_gpu = event.device_type == torch.autograd.DeviceType.CUDA
             if on_gpu != torch.cuda.is_available() or getattr(event, "is_user_annotation", False):
                 continue
@@ -133,22 +134,52 @@ class Profile(hf.TrainerCallback):
         return shares | {"busy": round(total / 1e6 / self.seconds, 3)}
 
 
-def ours(task: TrainingTask, kernels: Path | None) -> dict[str, Any]:
-    """Seconds of each step, the meter and the profile."""
+class Part:
+    """What is known of one way and side, and told once: when all its steps are done, or when it is cut."""
+
+    def __init__(self, task: TrainingTask, what: dict[str, Any], sizes: dict[str, float]) -> None:
+        self.task, self.what, self.sizes = task, what, sizes
+        self.started, self.clock, self.meter, self.milliseconds = time.perf_counter(), StepClock(), None, 0.0
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def watch(self, network: FusionModel) -> None:
+        self.meter = Meter(network)
+
+    def tell(self) -> None:
+        steps, meter = np.diff(self.clock.begins).tolist(), self.meter
+        warm = _WARM_COMPILED if self.task.training.compile else _WARM
+        timed = range(warm, len(steps))
+        line = {"setup_s": round(self.clock.begins[0] - self.started, 1) if self.clock.begins else None}
+        line |= {"steps": len(timed), "warm_s": round(sum(steps[:warm]), 1)}
+        if timed and meter is not None and not self.milliseconds:
+            self.milliseconds = round(1000 * statistics.median(steps[warm:]), 1)
+            flops = [meter.flops(n, self.sizes, self.what["way"]) / steps[n] for n in timed]
+            line |= {
+                "ms/step": self.milliseconds,
+                "tokens/s": round(statistics.median(float(meter.tokens[n]) / steps[n] for n in timed)),
+                "mfu": float(f"{statistics.median(flops) / _PEAK:.3g}"),
+                "padding": round(meter.padding(timed), 3),
+                "gpu_gb": round(torch.cuda.max_memory_allocated() / 2**30, 1) if torch.cuda.is_available() else 0.0,
+                "batch": self.task.training.batch_size,
+                "workers": self.task.training.workers,
+            }
+        print(json.dumps(self.what | line), flush=True)
+
+
+def ours(task: TrainingTask, part: Part, kernels: Path | None) -> None:
     network = new_model(task)
-    clock, meter = StepClock(), Meter(network)
-    count = len(task.train) // task.training.batch_size
-    watched = Profile(range(count - _PROFILED, count), kernels)
+    part.watch(network)
+    watched = Profile(len(task.train) // task.training.batch_size - 1, part, kernels)
     with tempfile.TemporaryDirectory() as checkpoints:
-        trainer = make_trainer(task, network, Path(checkpoints), [clock, watched], None)
+        trainer = make_trainer(task, network, Path(checkpoints), [part.clock, watched], None)
         trainer._save_checkpoint = lambda *_, **__: None  # type: ignore[method-assign,assignment]  # no part of a step
         trainer.train()
-    # Those that were profiled are slower.
-    steps = np.diff(clock.begins)[: count - _PROFILED].tolist()
-    return {"began": clock.begins[0], "steps": steps, "meter": meter, "profile": watched.shares}
 
 
-def loop(task: TrainingTask, kernels: Path | None) -> dict[str, Any]:
+def loop(task: TrainingTask, part: Part, kernels: Path | None) -> None:
     training, device = task.training, torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     network = new_model(task)
     with tempfile.TemporaryDirectory() as nowhere:  # for its batches in their order
@@ -166,21 +197,20 @@ def loop(task: TrainingTask, kernels: Path | None) -> dict[str, Any]:
     network.to(device).train()  # type: ignore[arg-type]  # transformers wraps it
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, training.learning_rate, (0.9, 0.95), fused=True)
-    begins, meter = [], Meter(network)
+    part.watch(network)
     for batch in batches:
-        synchronize()
-        begins.append(time.perf_counter())
+        part.clock.on_step_begin()
         with torch.autocast(device.type, torch.bfloat16):
             loss = network(**{name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-    return {"began": begins[0], "steps": np.diff(begins).tolist(), "meter": meter}
+    part.tell()
 
 
 @contextlib.contextmanager
-def limited(seconds: float, what: dict[str, Any], failed: list[str]) -> Iterator[None]:
+def limited(seconds: float, part: Part, failed: list[str]) -> Iterator[None]:
     """Ends what is within after so many seconds; what went wrong is a line, and the next part goes on."""
     end = time.monotonic() + seconds
 
@@ -195,47 +225,15 @@ def limited(seconds: float, what: dict[str, Any], failed: list[str]) -> Iterator
         if time.monotonic() < end:
             failed.append(f"{type(error).__name__}: {error}"[:500])
         said = {"error": failed[-1]} if time.monotonic() < end else {"cut_after_s": round(seconds)}
-        print(json.dumps(what | said), flush=True)
+        print(json.dumps(part.what | said), flush=True)
+        if not part.milliseconds:
+            part.tell()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
 
 
-SIDES: dict[str, Callable[[TrainingTask, Path | None], dict[str, Any]]] = {
-    "ours": ours,
-    "loop": loop,
-    "compiled": ours,
-}
-
-
-def tell(
-    task: TrainingTask, what: dict[str, Any], sizes: dict[str, float], way: str, side: str, kernels: Path | None
-) -> float:
-    """Prints a line; returns milliseconds of a step."""
-    started = time.perf_counter()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    found = SIDES[side](task, kernels)
-    warm = _WARM_COMPILED if task.training.compile else _WARM
-    steps, meter = found["steps"], found["meter"]
-    timed = range(warm, len(steps))
-    line = {
-        "ms/step": round(1000 * statistics.median(steps[warm:]), 1),
-        "tokens/s": round(statistics.median(float(meter.tokens[n]) / steps[n] for n in timed)),
-        "mfu": float(f"{statistics.median(meter.flops(n, sizes, way) / steps[n] / _PEAK for n in timed):.3g}"),
-        "padding": round(meter.padding(timed), 3),
-        "setup_s": round(found["began"] - started, 1),
-        "warm_s": round(sum(steps[:warm]), 1),
-        "gpu_gb": round(torch.cuda.max_memory_allocated() / 2**30, 1) if torch.cuda.is_available() else 0.0,
-        "profile": found.get("profile", {}),
-        "batch": task.training.batch_size,
-        "workers": task.training.workers,
-        "part_s": round(time.perf_counter() - started, 1),
-    }
-    print(json.dumps(what | line), flush=True)
-    return line["ms/step"]
+SIDES: dict[str, Callable[[TrainingTask, Part, Path | None], None]] = {"ours": ours, "loop": loop, "compiled": ours}
 
 
 def main() -> None:
@@ -268,8 +266,11 @@ def main() -> None:
             for side in sides:
                 what = {"benchmark": "gpu", "what": "training", "way": way, "side": side}
                 task = make_task(Path(temporary), way, steps * batch, batch, side == "compiled", workers)
-                with limited(min(end - time.monotonic(), arguments.seconds / 3), what, failed):
-                    took[side] = tell(task, what, sizes, way, side, arguments.kernels)
+                part = Part(task, what, sizes)
+                with limited(min(end - time.monotonic(), arguments.seconds / 3), part, failed):
+                    SIDES[side](task, part, arguments.kernels)
+                if part.milliseconds:
+                    took[side] = part.milliseconds
             if {"ours", "loop"} <= took.keys():
                 ratio = round(took["loop"] / took["ours"], 3)
                 print(json.dumps({"benchmark": "gpu", "what": "ours / loop", "way": way, "ratio": ratio}), flush=True)
