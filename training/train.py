@@ -247,6 +247,9 @@ def make_trainer(
         network.compiled = CompiledLayers(network.llm)
     if training.precision == "bfloat16":
         network.whole = halve(network)
+    if torch.cuda.is_available():
+        # It plans a kernel for each new shape, which takes longer than the step, and each batch has lengths of its own.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     steps = math.ceil(math.ceil(rows / training.batch_size / training.gradient_accumulation) * training.epochs)
     collator = make_collator(network, task.tokenizer, task.features)
     collator = _with_targets(collator, network, task)
