@@ -72,13 +72,14 @@ class Work:
     why: Mapping[str, int]  # in words -> contents
 
 
-def asked_of(lake: Lake, step: Step) -> pa.Table:
+def asked_of(lake: Lake, step: Step, within: str | None = None) -> pa.Table:
     """What a run would ask of each step: `item_id`, `source`, `sha256`, `cut`, `content` (of both) and `step`.
 
     Args:
         lake: with the manifest that the run would write in the place of the stored one (`Lake.instead`).
+        within: SQL condition of the manifest's rows that the run is for; null: all.
     """
-    todo, parameters = todo_query(step)
+    todo, parameters = todo_query(step, within)
     return lake.sql(_ASKED.format(todo=todo), parameters)
 
 
