@@ -39,7 +39,6 @@ from assets.sources.base import SourceError
 from assets.tables import table_entries
 from assets.unchanged import code, project_words, recall, remember, state, versions
 from training import catalog
-from training.cache import augmented_columns
 from training.codecs.options import Source as CodecSource
 from training.schema import MODALITIES, SAMPLES, fingerprint
 from training.settings import MediaLimits, TextCleaning
@@ -405,7 +404,7 @@ def augmented_features(project: Project) -> dict[str, str]:
     """Modality -> fingerprint of the feature rows that only augmentation reads, of those that have such."""
     processor, found = make_processor(project), {}
     for modality in project.modalities:
-        for tensor in augmented_columns(modality, project.features):
+        for tensor in project.features.augmented(modality):
             found[modality] = processor.fingerprint(modality, tensor)
     return found
 

@@ -50,20 +50,11 @@ def read_fit(lake: str, fingerprint: str, storage_options: Mapping[str, str] | N
 
 def needed_columns(modality: str, features: FeatureSettings) -> dict[str, str | None]:
     """The columns of a feature table that a model reads: the dtype of tensors, None of others. What augmentation reads
-    in the place of these stands in rows of its own (`augmented_columns`)."""
+    in the place of these stands in rows of its own (`FeatureSettings.augmented`)."""
     featurizer, compressed = features.featurizer(modality), features.compressed(modality)
     read = (featurizer.read,) if compressed is None else tuple(compressed.tensors)
     tensors = {name: dtype for name, dtype in features.stored(modality).items() if name in read}
     return dict.fromkeys(features.modality(modality).extra) | tensors
-
-
-def augmented_columns(modality: str, features: FeatureSettings) -> dict[str, str | None]:
-    """The column that only augmentation reads, where there is one."""
-    featurizer = features.featurizer(modality)
-    name = featurizer.augmented
-    if name is None or name == featurizer.read or name not in featurizer.tensors:
-        return {}
-    return {name: featurizer.tensors[name]}
 
 
 class FeatureCache:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from training.cache import FeatureCache, augmented_columns, needed_columns, open_table, read_fit
+from training.cache import FeatureCache, needed_columns, open_table, read_fit
 from training.codecs.options import Source
 from training.features import FeatureSettings
 from training.likeness import likenesses
@@ -217,7 +217,7 @@ def open_samples(
                 compressed = features.compressed(modality, read_fit(lake, fingerprint, storage_options))
             beside = []
             if (key := (augmented or {}).get(modality)) is not None:
-                beside.append(FeatureCache(cache, modality, key, augmented_columns(modality, features)))
+                beside.append(FeatureCache(cache, modality, key, features.augmented(modality)))
             read = needed_columns(modality, features)
             store = FeatureCache(cache, modality, fingerprint, read, compressed, beside)
             if store.lacks(ids):

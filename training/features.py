@@ -103,6 +103,14 @@ class FeatureSettings:
         others = {tensor: dtype for tensor, dtype in tensors.items() if tensor != compressed.name}
         return others | compressed.tensors | {compressed.loss: None}
 
+    def augmented(self, name: str) -> dict[str, str]:
+        """The tensor that only augmentation reads, and its dtype, where there is one."""
+        featurizer = self.featurizer(name)
+        tensor = featurizer.augmented
+        if tensor is None or tensor == featurizer.read or tensor not in featurizer.tensors:
+            return {}
+        return {tensor: featurizer.tensors[tensor]}
+
     def rows(self, name: str) -> tuple[tuple[str, ...], ...]:
         """The tensors that stand in one row of a modality's feature table, of each row that a content has: those that
         the same options decide."""

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.training.tiny_vectors import FEATURES as VECTORS
-from training.cache import FeatureCache, augmented_columns, needed_columns
+from training.cache import FeatureCache, needed_columns
 from training.comparison import decide
 from training.data import SampleDataset
 from training.family import Choice
@@ -55,7 +55,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
     root, random = tmp_path_factory.mktemp("cache"), np.random.default_rng(0)
     caches = {}
     for modality in ("text", "image", "speech"):
-        names = needed_columns(modality, FEATURE_SETTINGS) | augmented_columns(modality, FEATURE_SETTINGS)
+        names = needed_columns(modality, FEATURE_SETTINGS) | FEATURE_SETTINGS.augmented(modality)
         caches[modality] = FeatureCache(root, modality, "f", names)
         entries, dtypes = [], {name: dtype for name, dtype in names.items() if dtype is not None}
         for n in range(ROWS):
