@@ -60,11 +60,11 @@ class Project:
 
         return project_definitions(self.settings)
 
-    def check(self) -> "Check":
-        """What a run would find; nothing is written."""
+    def check(self, partition: str | None = None) -> "Check":
+        """What a run, or one of a partition (`run`), would find; nothing is written."""
         from orchestration import inspection
 
-        return inspection.check(self.settings)
+        return inspection.check(self.settings, partition=partition)
 
     def status(self) -> "Status":
         """Its tables, and the versions of its model."""

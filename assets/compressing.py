@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from assets.lake import Lake
 from assets.settings import Project
 from training.compressed import Compressed, packed, unpacked
 from training.compressions.base import Fit
 from training.processor import Processor
-from training.schema import FITS, features_table, tensor
+from training.schema import FITS, conform, features_schema, features_table, tensor
 
 SAMPLE = 8192  # contents that are featurized first, where a fit is to be found
 _SAMPLE_BYTES = 32 * 2**20  # of their vectors, as float32, that it is found in; so much is held before it is
@@ -55,12 +56,16 @@ class Compressor:
         """The rows of this table; none while a fit is still to be found, and then those of all before, too."""
         if (compressed := self._processor.compressed[self._modality]) is None:
             return table
+        held, others = (table.filter(is_it(table[compressed.name])) for is_it in (pc.is_valid, pc.is_null))
         dtypes = self._processor.featurizers[self._modality].tensors
-        self._held += [row | {n: tensor(row, n, d) for n, d in dtypes.items()} for row in table.to_pylist()]
+        self._held += [
+            row | {n: tensor(row, n, d) for n, d in dtypes.items() if row[n] is not None} for row in held.to_pylist()
+        ]
         size = 0 if compressed.is_ready else 4 * sum(row[compressed.name].size for row in self._held)
+        others = conform(others, features_schema(self._modality, self._stored))
         if compressed.is_ready or size >= _SAMPLE_BYTES or len(self._held) >= SAMPLE:
-            return self.rest()
-        return features_table(self._modality, self._stored, [])
+            return pa.concat_tables([others, self.rest()])
+        return others
 
     def rest(self) -> pa.Table:
         """Those that are still held. Raises ValueError: they are too few to fit a compression to."""

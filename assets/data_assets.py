@@ -319,8 +319,8 @@ def _sums(lake: Lake, project: Project, modality: str, key: str) -> dict[str, in
 
 
 def _features_metadata(lake: Lake, project: Project, modality: str) -> dict[str, Any]:
-    key = featurizing.make_processor(project).fingerprint(modality)
-    rows = first_rows(lake, f"{modality}_features", key, 16)
+    processor = featurizing.make_processor(project)
+    rows = first_rows(lake, f"{modality}_features", processor.fingerprint(modality), 16)
     described = table_metadata(lake, f"{modality}_features")
     cut = featurizing.cut_rows(lake, project, modality)
     summary = f"{described['dagster/row_count']:,} rows" + (f", {cut}" if cut else "")
@@ -330,6 +330,9 @@ def _features_metadata(lake: Lake, project: Project, modality: str) -> dict[str,
         summary += f", compressed: {said}, relative error {lost['error']:.3f}, cosine {lost['cosine']:.4f}"
     metadata = {**described, "summary": summary, "preview": markdown_table(rows.slice(0, 5))}
     metadata |= {f"compression_{name}": value for name, value in lost.items()}
+    picture_of = project.features.modality(modality).picture
+    if picture_of in project.features.featurizer(modality).tensors:
+        rows = first_rows(lake, f"{modality}_features", processor.fingerprint(modality, picture_of), 16)
     if png := contact_sheet(tiles(project, modality, rows)):
         metadata["picture"] = picture(png)
     return metadata

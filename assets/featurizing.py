@@ -15,7 +15,7 @@ from assets.compaction import MOST_FILES, compact
 from assets.compressing import SAMPLE, Compressor, fits
 from assets.contents import attach_data, portions, process_contents
 from assets.engines.base import Engine
-from assets.lake import Lake, sql_string
+from assets.lake import Lake, sql_among, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, SIGNATURE_STEP, Outcome, Step
 from assets.segments.base import NUMBERED
 from assets.settings import Project
@@ -60,8 +60,8 @@ WITH children AS NOT MATERIALIZED (
   SELECT parent_id, cut, id FROM clean_{modality} WHERE fingerprint = $clean
 ), wanted AS (SELECT unnest($filters) AS filter, unnest($measures) AS fingerprint
 ), lacking AS (
-  SELECT DISTINCT parent_id, cut, 'features' AS step FROM children
-  ANTI JOIN (SELECT id FROM {modality}_features WHERE fingerprint = $stored) USING (id)
+  SELECT parent_id, cut, unnest(CASE WHEN len(steps) = {feature_rows} THEN ['features'] ELSE steps END) AS step
+  FROM (SELECT parent_id, cut, list(DISTINCT step) AS steps FROM ({unfeatured}) GROUP BY ALL)
   UNION ALL
   SELECT DISTINCT parent_id, cut, filter AS step
   FROM (SELECT parent_id, cut, id, filter, fingerprint FROM children, wanted)
@@ -88,6 +88,10 @@ WITH children AS NOT MATERIALIZED (
   GROUP BY sha256, cut
 )
 """
+_UNFEATURED = """
+SELECT parent_id, cut, '{step}' AS step FROM children
+ANTI JOIN (SELECT id FROM {modality}_features WHERE fingerprint = '{key}') USING (id)
+"""
 _COUNTS = "SELECT count(DISTINCT sha256) AS files, count(*) AS n FROM asked"
 # One row per distinct bytes, with each of their parts. Lists of many rows, which DuckDB cannot spill, are made of bytes
 # that are cut only.
@@ -109,8 +113,8 @@ FROM (
 ) todo
 LEFT JOIN ({words}) USING (sha256)
 LEFT JOIN (
-  SELECT parent_id, list(DISTINCT id) AS featured_parts FROM children
-  SEMI JOIN (SELECT id FROM {modality}_features WHERE fingerprint = $stored) USING (id)
+  SELECT parent_id, list(DISTINCT concat(id, fingerprint)) AS featured_parts FROM children
+  JOIN (SELECT id, fingerprint FROM {modality}_features WHERE {stored}) USING (id)
   WHERE id <> parent_id AND parent_id IN (SELECT sha256 FROM asked) GROUP BY 1
 ) ON parent_id = sha256
 ORDER BY uri, "offset", member, "row"
@@ -135,9 +139,12 @@ def make_step(project: Project, modality: str) -> Step:
 
 
 def table_of(modality: str, step: str) -> str:
-    """What a step fills, as people name it; of measurements those of one filter."""
-    tables = {CLEAN_STEP: f"clean_{modality}", FEATURES_STEP: f"{modality}_features"}
-    tables |= {SIGNATURE_STEP: f"signatures.{modality}"}
+    """What a step fills, as people name it; of measurements those of one filter, of features those columns that are
+    made alone."""
+    tables = {CLEAN_STEP: f"clean_{modality}", SIGNATURE_STEP: f"signatures.{modality}"}
+    kind, _, columns = step.partition(" ")
+    if kind == FEATURES_STEP:
+        return f"{modality}_features" + (f".{columns}" if columns else "")
     return tables.get(step, f"measurements.{modality}.{step}")
 
 
@@ -195,14 +202,14 @@ def process_modality(lake: Lake, project: Project, modality: str, within: str | 
     seen = lake.sql(count, {"modality": modality})["n"][0].as_py()
     count += f" SEMI JOIN (SELECT concat(sha256, cut) AS content FROM ({_REFUSED})) USING (content)"
     refused = lake.sql(count, _refused_parameters(step))["n"][0].as_py()
-    computed = {table_of(modality, name): needed[name] for name in step.fingerprints}
+    computed = {table_of(modality, name): n for name, n in sorted(needed.items())}
     if read and not lake.sql(f"SELECT 1 FROM quarantine WHERE {passing} LIMIT 1").num_rows:
         said = {"seen": seen, "processed": 0, "reused": seen, "quarantined": refused, "computed": {}}
         now = _read(lake, project, modality)
         if now and all(now[name] == read[name] for name in _NOT_OWN) and now["steps"] == step.fingerprints:
             remember(project, f"clean_{modality}", now, said)  # else another run has listed more meanwhile, say
     counts = {"seen": seen, "processed": todo, "reused": seen - todo, "quarantined": refused}
-    return counts | {"computed": {table: n for table, n in computed.items() if n}}
+    return counts | {"computed": computed}
 
 
 def record(lake: Lake, step: Step) -> None:
@@ -255,7 +262,9 @@ def _can_read(engine: Engine, rows: pa.RecordBatch) -> bool:
 def todo_query(step: Step, within: str | None = None) -> tuple[str, dict[str, Any]]:
     """The query for the items that lack something, a row for each file with its `parts`, and its parameters. Args:
     `within` as `process_modality` has it."""
-    return _asked_query(step, _TO_DO.format(modality=step.modality, words=WORDS_OF_PARTS, part=_PART), within)
+    stored = sql_among("fingerprint", (step.fingerprints[name] for name in step.feature_rows))
+    query = _TO_DO.format(modality=step.modality, words=WORDS_OF_PARTS, part=_PART, stored=stored)
+    return _asked_query(step, query, within)
 
 
 def _asked_query(step: Step, query: str, within: str | None) -> tuple[str, dict[str, Any]]:
@@ -264,15 +273,23 @@ def _asked_query(step: Step, query: str, within: str | None) -> tuple[str, dict[
     measures = {kind: key for kind, key in keys.items() if kind in step.filters}
     signs = [SIGNATURE_STEP] if SIGNATURE_STEP in keys else []
     lists: dict[str, Any] = {"filters": list(measures), "measures": list(measures.values())}
-    lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, ""), "stored": keys[FEATURES_STEP]}
-    query = _ASKED.format(modality=step.modality, refused=_REFUSED, within=within or "true") + query
-    return query, _refused_parameters(step) | lists
+    lists |= {"signs": signs, "signature": keys.get(SIGNATURE_STEP, "")}
+    rows = step.feature_rows
+    unfeatured = (_UNFEATURED.format(step=name, modality=step.modality, key=keys[name]) for name in rows)
+    asked = _ASKED.format(
+        modality=step.modality,
+        refused=_REFUSED,
+        within=within or "true",
+        feature_rows=len(rows),
+        unfeatured=" UNION ALL ".join(unfeatured),
+    )
+    return asked + query, _refused_parameters(step) | lists
 
 
 def _refused_parameters(step: Step) -> dict[str, Any]:
     keys = step.fingerprints
     limits = [key for key, (name, _) in step.parts().items() if name == LIMITS]
-    refused = step.processor.featurizer_fingerprint(step.modality)
+    refused = step.processor.refusing_fingerprint(step.modality)
     return {"modality": step.modality, "clean": keys[CLEAN_STEP], "features": refused, "limits": limits}
 
 

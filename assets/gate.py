@@ -198,7 +198,8 @@ def look_into(lake: Lake, project: Project) -> Look:
     from training.likeness import likenesses
 
     def look(modality: str, ids: Sequence[str]) -> Any:
-        source, step = CodecSource.of(project.features, modality), make_processor(project).fingerprint(modality)
+        source = CodecSource.of(project.features, modality)
+        step = make_processor(project).fingerprint(modality, source.tensor)
         name, dtype = source.tensor, project.features.featurizer(modality).tensors[source.tensor]
         query = (
             f"SELECT DISTINCT ON (id) id, {name}, {name}_shape FROM {modality}_features "

@@ -392,6 +392,7 @@ def job_spec(
         dataset=snapshot.fingerprint,
         version=snapshot.version,
         feature_fingerprints=snapshot.features,
+        augmented_fingerprints=pipeline.augmented_features(project),
         features=project.features,
         limits=project.limits,
         tracking_uri=project.mlflow_uri,

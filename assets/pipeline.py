@@ -29,7 +29,7 @@ from assets.labels import label_findings
 from assets.lake import BATCH_ROWS, Lake, open_duckdb, sql_among, sql_string
 from assets.near_duplicates import near_groups, write_pairs
 from assets.pretraining import planned
-from assets.processing import CLEAN_STEP, FEATURES_STEP
+from assets.processing import CLEAN_STEP
 from assets.scan import Scan, make_tables, scan, scan_into
 from assets.settings import Project
 from assets.similarity import apply_similarity, pairs_of
@@ -39,6 +39,7 @@ from assets.sources.base import SourceError
 from assets.tables import table_entries
 from assets.unchanged import code, project_words, recall, remember, state, versions
 from training import catalog
+from training.codecs.options import Source as CodecSource
 from training.schema import MODALITIES, SAMPLES, fingerprint
 from training.settings import MediaLimits, TextCleaning
 from training.spec import CodecSpec, PretrainingSpec, RunSpec, TuningSpec, plan_codec, plan_runs, plan_tuning
@@ -384,8 +385,10 @@ def _steps(project: Project) -> dict[str, list[str]]:
     """Table of contents -> what its rows of the present settings are keyed by, beside the content."""
     steps: dict[str, list[str]] = {"measurements": []}
     for modality in project.modalities:
-        keys = dict(make_step(project, modality).fingerprints)
-        steps[f"clean_{modality}"], steps[f"{modality}_features"] = [keys.pop(CLEAN_STEP)], [keys.pop(FEATURES_STEP)]
+        step = make_step(project, modality)
+        keys = dict(step.fingerprints)
+        steps[f"clean_{modality}"] = [keys.pop(CLEAN_STEP)]
+        steps[f"{modality}_features"] = [keys.pop(name) for name in step.feature_rows]
         steps["measurements"] += keys.values()
     return steps
 
@@ -395,6 +398,15 @@ def present_snapshot(lake: Lake) -> Snapshot:
     version = lake.require("dataset")
     note = lake.note("dataset", version)
     return Snapshot(note["fingerprint"], version, json.loads(note["features"]))
+
+
+def augmented_features(project: Project) -> dict[str, str]:
+    """Modality -> fingerprint of the feature rows that only augmentation reads, of those that have such."""
+    processor, found = make_processor(project), {}
+    for modality in project.modalities:
+        for tensor in project.features.augmented(modality):
+            found[modality] = processor.fingerprint(modality, tensor)
+    return found
 
 
 def plan(project: Project) -> list[RunSpec]:
@@ -423,14 +435,13 @@ def plan(project: Project) -> list[RunSpec]:
 
 def codecs(lake: Lake, project: Project) -> list[CodecSpec]:
     """Of the contents that the models of the present dataset answer with."""
-    output, features = project.make_output(), present_snapshot(lake).features
+    output, processor = project.make_output(), make_processor(project)
     found = []
     for modality in output.answers_with:
         query = f"SELECT DISTINCT {modality}_id AS id FROM dataset WHERE split = 'train' AND {modality}_id IS NOT NULL"
         contents = lake.sql(f"{query} AND label IS NOT NULL")["id"].to_pylist()
-        found.append(
-            plan_codec(output.codec_choices[modality], modality, project.features, contents, features.get(modality, ""))
-        )
+        step = processor.fingerprint(modality, CodecSource.of(project.features, modality).tensor)
+        found.append(plan_codec(output.codec_choices[modality], modality, project.features, contents, step))
     return found
 
 

@@ -7,7 +7,7 @@ Pure Arrow to Arrow; reading the bytes (`contents.attach_data`) and writing the 
 import contextlib
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ from training.processor import Processor, package_versions
 from training.schema import CLEAN, MEASUREMENTS, QUARANTINE, SIGNATURES, features_table, fingerprint
 from training.signatures.base import Signature
 
-# And the kind of each filter that measures.
+# And the kind of each filter that measures. Features of one row only are a step, too (`features_step`).
 CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP, LIMITS = "clean", "features", "signature", "limits"
 _ORIGIN = ("item_id", "source", "uri", "member", "row", "sha256", "cut")
 # What is asked of the bytes of one file: each part of them that is an item (`cut`; null: the whole), where it stands,
@@ -58,11 +58,18 @@ class _Rows:
     signatures: list[dict[str, Any]] = field(default_factory=list)
     features: list[dict[str, Any]] = field(default_factory=list)
     known: int = 0  # parts that have features already
+    featurized: int = 0  # parts that have got theirs
 
 
 _Cuts = dict[str, Sequence[str] | MediaError]  # by what they have in common (`found_by`)
 _Child = tuple[str, Any]  # id and content of a part of an item
-_Decoded = tuple[dict[str, Any], list[_Child]]  # an item, and the contents of it that lack features
+_Lacking = tuple[str, Any, tuple[str, ...]]  # and the tensors that it lacks
+_Decoded = tuple[dict[str, Any], list[_Lacking]]  # an item, and the contents of it that lack features
+
+
+def features_step(tensors: Sequence[str]) -> str:
+    """The making of the feature rows that hold these tensors, where not all of a content's are made."""
+    return f"{FEATURES_STEP} {'+'.join(tensors)}"
 
 
 @dataclass(frozen=True)
@@ -80,26 +87,34 @@ class Step:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Step -> what its rows are keyed by, beside the content: clean, features, the signature, filters that measure.
+        """Step -> what its rows are keyed by, beside the content: clean, each row of features (`features_step`), the
+        signature, filters that measure.
 
         Once for all batches, in whatever process: what they depend on may be edited meanwhile.
         """
         measured = {kind: fingerprint("measure", *parts.values()) for kind, parts in self._measured().items()}
-        clean, features = self.processor.clean_fingerprint(self.modality), self.processor.fingerprint(self.modality)
-        return {CLEAN_STEP: clean, FEATURES_STEP: features, **measured}
+        features = {step: self.processor.fingerprint(self.modality, row[0]) for step, row in self.feature_rows.items()}
+        return {CLEAN_STEP: self.processor.clean_fingerprint(self.modality), **features, **measured}
+
+    @cached_property
+    def feature_rows(self) -> dict[str, tuple[str, ...]]:
+        """`features_step` -> tensors, of each feature row that a content has."""
+        return {features_step(row): row for row in self.processor.features.rows(self.modality)}
 
     @cached_property
     def refusing(self) -> str:
         """What is refused by featurizing is keyed by: how features are compressed is no matter to it."""
-        return self.processor.featurizer_fingerprint(self.modality)
+        return self.processor.refusing_fingerprint(self.modality)
 
     def parts(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Fingerprint -> the step that it names, and what it is made of; those of what limits refuse, too."""
         processor, modality = self.processor, self.modality
-        parts = {CLEAN_STEP: processor.clean_parts(modality), FEATURES_STEP: processor.parts(modality)}
+        parts = {CLEAN_STEP: processor.clean_parts(modality), **self._measured()}
         # What features are refused by, where that is another one, then what they are stored by.
-        named = {processor.featurizer_fingerprint(modality): (FEATURES_STEP, processor.featurizer_parts(modality))}
-        named |= {self.fingerprints[step]: (step, of) for step, of in (parts | self._measured()).items()}
+        named = {self.refusing: (FEATURES_STEP, processor.refusing_parts(modality))}
+        for step, row in self.feature_rows.items():
+            named[self.fingerprints[step]] = (FEATURES_STEP, processor.parts(modality, row[0]))
+        named |= {self.fingerprints[step]: (step, of) for step, of in parts.items()}
         limits = (*processor.limits_of(modality), None)
         refused = {n: (LIMITS, processor.refused_parts(modality, n)) for n in limits}
         return named | {processor.refused_fingerprint(modality, n): of for n, of in refused.items()}
@@ -148,7 +163,7 @@ class Step:
     def __call__(self, batch: pa.RecordBatch) -> Outcome:
         """`batch` has a row for each file: MANIFEST's columns, `data` (media bytes; for text its UTF-8), `parts`; where
         some are found by words, `words`: what these have in common -> the words of all; and where some of its parts
-        have features already, `featured_parts`, the ids of these.
+        have features already, `featured_parts`, id and fingerprint of these in one.
 
         Content that cannot be used goes to quarantine under the fingerprint of the step that refused it, so that it
         is not tried again; what the limits refuse under one that knows them. Where `data` is null the file could not
@@ -225,7 +240,7 @@ class Step:
             else:
                 yield alike, answer
 
-    def _clean(self, item: dict[str, Any], content: Any, cuts: _Cuts, rows: _Rows) -> list[_Child]:
+    def _clean(self, item: dict[str, Any], content: Any, cuts: _Cuts, rows: _Rows) -> list[_Lacking]:
         """Adds the clean rows, measurements and signatures of an item, or why it is refused; gives its parts that lack
         features."""
         try:
@@ -240,19 +255,31 @@ class Step:
             kind, signature = self.signature
             key = {"modality": self.modality, "kind": kind, "fingerprint": self.fingerprints[SIGNATURE_STEP]}
             rows.signatures += [{"id": name, **key, "value": signature.sign(child)} for name, child in children]
-        if FEATURES_STEP not in item["need"]:
+        if not (steps := self._feature_steps(item)):
             return []
-        lacking = [child for child in children if child[0] not in item["featured_parts"]]
-        rows.known += len(children) - len(lacking)
+        lacking = []
+        for name, child in children:
+            there = item["featured_parts"]
+            wanted = [self.feature_rows[step] for step in steps if f"{name}{self.fingerprints[step]}" not in there]
+            if wanted:
+                lacking.append((name, child, tuple(tensor for row in wanted for tensor in row)))
+            else:
+                rows.known += 1
         return lacking
+
+    def _feature_steps(self, item: dict[str, Any]) -> list[str]:
+        """Those that an item needs."""
+        return [step for step in self.feature_rows if FEATURES_STEP in item["need"] or step in item["need"]]
 
     def _featurize(self, waiting: list[_Decoded], rows: _Rows) -> None:
         """Adds the feature rows of items, or why one is refused; the parts of an item stand or fall together."""
-        contents = [content for _, children in waiting for _, content in children]
-        if not contents:
-            return
+        asked: dict[tuple[str, ...], list[Any]] = {}
+        for _, children in waiting:
+            for _, content, tensors in children:
+                asked.setdefault(tensors, []).append(content)
+        featurize = self.processor.featurize_all
         try:
-            results = iter(self.processor.featurize_all(self.modality, contents))
+            results = {tensors: iter(featurize(self.modality, some, tensors)) for tensors, some in asked.items()}
         except Exception:
             if len(waiting) > 1:  # it is not known which of them it was
                 for one in waiting:
@@ -261,15 +288,25 @@ class Step:
             with _naming(waiting[0][0]):
                 raise
         for item, children in waiting:
-            made = [(name, next(results)) for name, _ in children]
-            features, key = [], self.fingerprints[FEATURES_STEP]
-            for name, result in made:
+            made = [(name, tensors, next(results[tensors])) for name, _, tensors in children]
+            features: list[dict[str, Any]] = []
+            for name, tensors, result in made:
                 if isinstance(result, MediaError):
                     self._refuse(item, "featurize", result, rows)
                     break
-                features.append({"id": name, "fingerprint": key, **result})
+                features += self._rows_of(name, tensors, result)
             else:
                 rows.features += features
+                rows.featurized += len(made)
+
+    def _rows_of(self, name: str, tensors: Collection[str], made: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Of the content of that name, the rows that hold these tensors."""
+        every = self.processor.featurizers[self.modality].tensors
+        extras = {column: value for column, value in made.items() if column not in every}
+        for step, row in self.feature_rows.items():
+            if row[0] in tensors:
+                key = {"id": name, "fingerprint": self.fingerprints[step]}
+                yield key | extras | {tensor: made[tensor] for tensor in row}
 
     def _clean_rows(
         self, item: dict[str, Any], children: list[_Child]
@@ -377,5 +414,5 @@ def _check_balance(items: list[dict[str, Any]], rows: _Rows) -> None:
     for item in items:
         is_there = (item["sha256"], item["cut"]) in clean or item["item_id"] in refused
         assert CLEAN_STEP not in item["need"] or is_there, f"{item['item_id']} was lost"
-    wanted = sum(FEATURES_STEP in item["need"] for item in items)
-    assert len(rows.features) + rows.known + len(refused) >= wanted, "features were lost"
+    wanted = sum(any(step.partition(" ")[0] == FEATURES_STEP for step in item["need"]) for item in items)
+    assert rows.featurized + rows.known + len(refused) >= wanted, "features were lost"

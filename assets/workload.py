@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from assets.featurizing import table_of, todo_query
 from assets.lake import Lake, sql_string
-from assets.processing import CLEAN_STEP, Step
+from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, Step, features_step
 
 UNRECORDED = "made by other settings or versions, which are not recorded"
 _MANY = 1000  # differences, where they are not known
@@ -20,25 +20,27 @@ SELECT part.item_id, part.source, sha256, part.cut AS cut, concat(sha256, part.c
   unnest(part.need) AS step
 FROM (SELECT sha256, unnest(parts) AS part FROM ({todo}))
 """
-# Of each content and step that is asked for why it is. `others` says of each fingerprint but the present ones what is
-# different; where several have made rows of a content, that of the last dataset counts, or the one that differs least.
+# Of each content and step that is asked for why it is. `others` says of each fingerprint but the present one of a step
+# what is different; where several have made rows of a content, that of the last dataset counts, or the one that differs
+# least.
 _REASONS = """
 WITH refused AS (
   SELECT concat(sha256, cut) AS content,
     arg_min('tried again: ' || coalesce(why, $unread), coalesce(differences, 0)) AS why
   FROM (SELECT DISTINCT sha256, cut, fingerprint FROM quarantine
-    WHERE modality = $modality AND stage IN ('clean', 'featurize')) LEFT JOIN others USING (fingerprint) GROUP BY 1
+    WHERE modality = $modality AND stage IN ('clean', 'featurize'))
+  LEFT JOIN (FROM others WHERE step IN ('clean', 'limits', 'refused')) USING (fingerprint) GROUP BY 1
 ), cleaned AS (
   SELECT concat(parent_id, cut) AS content, arg_min(why, differences) AS why
-  FROM clean_{modality} JOIN others USING (fingerprint) GROUP BY 1
+  FROM clean_{modality} JOIN others USING (fingerprint) WHERE step = 'clean' GROUP BY 1
 ), present AS (
   SELECT DISTINCT concat(parent_id, cut) AS content, id FROM clean_{modality} WHERE fingerprint = $clean
 ), made AS (
-  SELECT content, 'features' AS step, arg_min(why, differences) AS why
-  FROM present JOIN {modality}_features USING (id) JOIN others USING (fingerprint) GROUP BY 1
+  SELECT content, step, arg_min(why, differences) AS why
+  FROM present JOIN {modality}_features USING (id) JOIN others USING (fingerprint) WHERE step <> 'refused' GROUP BY 1, 2
   UNION ALL
   SELECT content, filter AS step, arg_min(why, differences) AS why
-  FROM present JOIN measurements USING (id) JOIN others USING (fingerprint)
+  FROM present JOIN measurements USING (id) JOIN (SELECT fingerprint, why, differences FROM others) USING (fingerprint)
   WHERE modality = $modality GROUP BY 1, 2
   UNION ALL
   SELECT content, 'signature' AS step, arg_min(why, differences) AS why
@@ -53,7 +55,9 @@ WITH refused AS (
 )
 SELECT step, why, count(*) AS n FROM (
   SELECT step, coalesce(w.why, m.why, CASE step WHEN 'features' THEN r.why END,
-    CASE WHEN list_contains($new, step) THEN 'filters.{modality}: ' || step || ' is new' END, 'not there yet') AS why
+    CASE WHEN list_contains($new, step) THEN 'filters.{modality}: ' || step || ' is new'
+      WHEN starts_with(step, 'features ') THEN 'features.{modality}: ' || step[10:] || ' is new' END,
+    'not there yet') AS why
   FROM asked LEFT JOIN why_clean w USING (content) LEFT JOIN made m USING (content, step)
   LEFT JOIN refused r USING (content)
 ) GROUP BY ALL ORDER BY step, n DESC, why
@@ -68,13 +72,14 @@ class Work:
     why: Mapping[str, int]  # in words -> contents
 
 
-def asked_of(lake: Lake, step: Step) -> pa.Table:
+def asked_of(lake: Lake, step: Step, within: str | None = None) -> pa.Table:
     """What a run would ask of each step: `item_id`, `source`, `sha256`, `cut`, `content` (of both) and `step`.
 
     Args:
         lake: with the manifest that the run would write in the place of the stored one (`Lake.instead`).
+        within: SQL condition of the manifest's rows that the run is for; null: all.
     """
-    todo, parameters = todo_query(step)
+    todo, parameters = todo_query(step, within)
     return lake.sql(_ASKED.format(todo=todo), parameters)
 
 
@@ -104,9 +109,9 @@ def workload(lake: Lake, step: Step, asked: pa.Table, before: pa.Table | None) -
 
 
 def _others(lake: Lake, step: Step) -> pa.Table:
-    """Each fingerprint of stored rows of the modality that is none of the present step's: what is different now, and
-    how much is."""
-    modality, present = step.modality, step.parts()
+    """Each fingerprint of stored rows of the modality, and the step that would now make them under another one: what is
+    different now, and how much is."""
+    modality, named = step.modality, step.parts()
     tables = f"clean_{modality}", f"{modality}_features"
     stored = " UNION ".join(
         [
@@ -117,21 +122,35 @@ def _others(lake: Lake, step: Step) -> pa.Table:
             ),
         ]
     )
-    told = {key: json.loads(json.dumps(parts)) for key, (_, parts) in present.items()}  # as JSON gives them back
-    now = {name: told[key] for key, (name, _) in present.items()}  # of the limits all, which come last
+    told = {key: json.loads(json.dumps(parts)) for key, (_, parts) in named.items()}  # as JSON gives them back
     steps = {row["fingerprint"]: row for row in lake.sql("SELECT DISTINCT * FROM steps").to_pylist()}
     told |= {key: json.loads(row["parts"]) for key, row in steps.items()}
+    # Of each step its present fingerprints; of the limits several, the last of which names all.
+    present = {name: [key] for name, key in step.fingerprints.items()}
+    present |= {LIMITS: [key for key, (name, _) in named.items() if name == LIMITS], "refused": [step.refusing]}
+    first = next(iter(step.feature_rows))
+    present[FEATURES_STEP] = present[first]  # where all of them are made
     last = json.loads(lake.note("dataset").get("features", "{}")).get(modality)
     rows = []
     for key in lake.sql(stored)["fingerprint"].to_pylist():
-        if key in present and (key != step.refusing or key in step.fingerprints.values()):
-            continue
-        of = now.get(steps[key]["step"]) if key in steps else None  # none of a filter that is there no more
-        words = [] if of is None else list(_differences(modality, of, told[key], told))
-        differences = -1 if key == last else len(words) or _MANY
-        rows.append({"fingerprint": key, "why": "; ".join(words) or UNRECORDED, "differences": differences})
-    schema = pa.schema([("fingerprint", pa.string()), ("why", pa.string()), ("differences", pa.int64())])
-    return pa.Table.from_pylist(rows, schema)
+        for name in present if key not in steps else _made_by(steps[key]["step"], told[key].get("tensors"), first):
+            if key in present.get(name, ()):
+                continue
+            known = key in steps and name in present  # not of a filter that is there no more
+            words = list(_differences(modality, told[present[name][-1]], told[key], told)) if known else []
+            differences = -1 if key == last else len(words) or _MANY
+            why = "; ".join(words) or UNRECORDED
+            rows.append({"fingerprint": key, "step": name, "why": why, "differences": differences})
+    strings = ((name, pa.string()) for name in ("fingerprint", "step", "why"))
+    return pa.Table.from_pylist(rows, pa.schema([*strings, ("differences", pa.int64())]))
+
+
+def _made_by(step: str, tensors: Sequence[str] | None, first: str) -> list[str]:
+    """What would make, or refuse, the stored rows of a step now. Args: `tensors` as `Processor.parts` says them,
+    `first` what makes the first feature rows."""
+    if step != FEATURES_STEP:
+        return [step]
+    return [features_step(tensors)] if tensors else [first, FEATURES_STEP, "refused"]
 
 
 def _differences(

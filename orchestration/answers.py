@@ -154,18 +154,21 @@ def say_check(check: Check) -> None:
         click.echo("\nworth a look:")
     for finding in check.findings:
         click.secho(f"  {finding.message}", fg="yellow")
-    click.echo(f"\nsamples: {_rows(dict(sorted(check.samples.items()))) if check.samples else 'none'}")
-    _say_forecast(check.run)
+    if check.partition is None:
+        click.echo(f"\nsamples: {_rows(dict(sorted(check.samples.items()))) if check.samples else 'none'}")
+    _say_forecast(check.run, check.partition)
 
 
-def _say_forecast(run: Forecast) -> None:
+def _say_forecast(run: Forecast, partition: str | None) -> None:
     """What a run would make anew, table by table and reason by reason."""
-    click.echo("\na run would make anew: " + ("" if run.work else "no rows"))
+    a_run = "a run" if partition is None else f"a run of partition {partition}"
+    click.echo(f"\n{a_run} would make anew: " + ("" if run.work else "no rows"))
     width = max((_WIDTH, *map(len, run.work)))
     for table, work in run.work.items():
         for why, n in work.why.items():
             click.echo(f"  {table:<{width}} {n:>9,}  {why}")
-    click.echo(f"  samples {run.samples}, dataset {run.dataset}")
+    more = "" if partition is None else ": a run of a partition makes none"
+    click.echo(f"  samples {run.samples}, dataset {run.dataset}{more}")
     for name, why in run.trainings.items():
         click.echo(f"  training of {name}: {why}")
 

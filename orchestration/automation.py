@@ -81,11 +81,17 @@ def partition_tags(project: Project, wanted: str | None = None) -> dict[str, str
     Raises:
         ValueError: there is no such partition.
     """
+    if not (keys := partition_keys(project, wanted)):
+        return {}
+    return {ASSET_PARTITION_RANGE_START_TAG: keys[0], ASSET_PARTITION_RANGE_END_TAG: keys[-1]}
+
+
+def partition_keys(project: Project, wanted: str | None = None) -> list[str]:
+    """All, or those of a key, or of FIRST...LAST; none where there are none. Raises ValueError, as `partition_tags`."""
     if project.partitions is None:
         check(wanted is None, "partition", wanted, f"nothing: {project.path} says no partitions")
-        return {}
-    keys = project.partitions.keys(wanted)
-    return {ASSET_PARTITION_RANGE_START_TAG: keys[0], ASSET_PARTITION_RANGE_END_TAG: keys[-1]}
+        return []
+    return project.partitions.keys(wanted)
 
 
 def with_conditions(project: Project, assets: Sequence[dg.AssetsDefinition]) -> Sequence[dg.AssetsDefinition]:

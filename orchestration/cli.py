@@ -329,16 +329,17 @@ def init(folder: Path, example: str | None, data: Path | None) -> None:
 
 @main.command()
 @click.argument("project")
+@click.option("--partition", metavar="KEY", help="What a run of only this partition, or FIRST...LAST, would make.")
 @set_option
 @json_option
-def check(project: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def check(project: str, partition: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the project file and look at the sources; nothing is written or run."""
     from orchestration import inspection
     from orchestration.answers import say_check
     from orchestration.examples.layout import find_project
     from orchestration.project import load
 
-    report = inspection.check(load(*find_project(project, overrides)))
+    report = inspection.check(load(*find_project(project, overrides)), partition=partition)
     say_or_dump(report, as_json, say_check)
     if report.problem:
         raise click.ClickException(report.problem)

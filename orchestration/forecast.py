@@ -41,7 +41,8 @@ def forecast(lake: Lake, project: Project, work: Mapping[str, Work], samples: pa
         samples: those that the run would make, as far as they can be told; null where they cannot be made.
     """
     features = {table_of(m, FEATURES_STEP) for m in project.modalities}
-    is_known = samples is not None and work.keys() <= features and not project.pair_filters  # whose model has to run
+    are_made = {table.partition(".")[0] for table in work}
+    is_known = samples is not None and are_made <= features and not project.pair_filters  # whose model has to run
     name = samples_fingerprint(samples) if samples is not None and is_known else None
     there = lake.note("samples").get("fingerprint")
     state = UNKNOWN if name is None else UNCHANGED if name == there else CHANGED

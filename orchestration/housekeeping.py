@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from assets import featurizing, pipeline, snapshots
 from assets.compaction import compact
 from assets.lake import Lake, sql_among, sql_string
-from assets.processing import CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP
+from assets.processing import CLEAN_STEP, SIGNATURE_STEP
 from assets.settings import Project
 from assets.similarity import pairs_of
 from assets.snapshots import Recorded
@@ -128,7 +128,8 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot], whole: Itera
     tags = [s.tags for s in kept]
     pairs = [pair.keys(featurizing.make_processor(project)) for pair in pairs_of(project)]
     for modality in MODALITIES:
-        now = featurizing.make_step(project, modality).fingerprints if modality in project.modalities else None
+        step = featurizing.make_step(project, modality) if modality in project.modalities else None
+        now, rows = (None, ()) if step is None else (step.fingerprints, tuple(step.feature_rows))
         listed = f"""
             SELECT id FROM clean_{modality} c JOIN manifest m ON sha256 = parent_id AND m.cut IS NOT DISTINCT FROM c.cut
             WHERE modality = $m
@@ -136,7 +137,7 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot], whole: Itera
         """
         current = set(lake.sql(listed, {"m": modality})["id"].to_pylist())
         ids = current.union(*(snapshot.ids[modality] for snapshot in kept))
-        features = {(id, now["features"]) for id in current} if now else set()
+        features = {(id, now[row]) for id in current for row in rows} if now else set()
         for snapshot in kept:
             if (fingerprint := snapshot.features.get(modality)) is not None:
                 features |= {(id, fingerprint) for id in snapshot.ids[modality]}
@@ -146,7 +147,7 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot], whole: Itera
         trained = set().union(*(snapshot.ids[modality] for snapshot in kept))
         needed[f"clean_{modality}"] |= {(part["id"], part["fingerprint"]) for part in parts if part["id"] in trained}
         needed[f"{modality}_features"] = features
-        measures = [key for step, key in (now or {}).items() if step not in (CLEAN_STEP, FEATURES_STEP, SIGNATURE_STEP)]
+        measures = [key for name, key in (now or {}).items() if name not in (CLEAN_STEP, *rows, SIGNATURE_STEP)]
         needed["signatures"] |= {(id, now[SIGNATURE_STEP]) for id in ids if now and SIGNATURE_STEP in now}
         needed["embeddings"] |= {(id, embedding_fingerprint(of, modality)) for id in current for of in tags}
         needed["embeddings"] |= {(id, pair[modality]) for pair in pairs if modality in pair for id in current}

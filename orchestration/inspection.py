@@ -26,8 +26,8 @@ from assets.segments.base import FOUND
 from assets.settings import Project
 from assets.variants import check_variants
 from assets.workload import Work, asked_of, workload
-from orchestration.automation import check_schedule
-from orchestration.forecast import Forecast, forecast
+from orchestration.automation import check_schedule, partition_keys
+from orchestration.forecast import UNCHANGED, Forecast, forecast
 from orchestration.probe import Decoded, decode_some
 from training.catalog import PRETRAINED_ENCODERS
 from training.fusion_check import fusion_check
@@ -36,6 +36,7 @@ from training.schema import QUARANTINE, SAMPLES, SPLITS, TABLES
 from training.settings import TINY
 
 _EXAMPLES = 5  # messages shown of many
+_NO_SAMPLES = Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), [])
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Check:
     """What a run of the project would find."""
 
     project: str
+    partition: str | None  # the only one, or FIRST...LAST, that the run is of; then nothing is said of samples
     sources: Mapping[str, SourceCounts]
     refused: Mapping[str, int]  # reason -> items
     refused_examples: list[str]
@@ -84,13 +86,22 @@ class Status:
     models: list[dict[str, Any]]
 
 
-def check(project: Project, decoded: int = 50) -> Check:
+def check(project: Project, decoded: int = 50, partition: str | None = None) -> Check:
     """What a run would find: items per source, refused ones, a few decoded, and the samples they would make.
 
     Args:
         decoded: items of each modality that are decoded to see whether they can be read, spread over all; a few of
             each suffix are among them.
+        partition: a key, or FIRST...LAST: what a run of it would make of the clean and feature tables, which is all
+            that it makes beside the manifest.
+
+    Raises:
+        ValueError: there is no such partition.
     """
+    within = None
+    if keys := partition_keys(project, partition):
+        assert project.partitions is not None
+        within = project.partitions.within(keys)
     check_schedule(project)
     check_pretrained(project)
     check_variants(project)
@@ -102,15 +113,20 @@ def check(project: Project, decoded: int = 50) -> Check:
     manifest = pa.concat_tables(s.rows for s in scans)
     refused = pa.concat_tables(s.quarantine for s in scans)
     changes = {} if before is None else source_changes([s.source for s in scans], before, manifest, refused)
-    tried, unreadable = decode_some(project, manifest, decoded)
     lake = replace(lake, instead={"manifest": manifest})
+    listed = manifest if within is None else lake.sql(f"SELECT * FROM manifest WHERE {within}")
+    tried, unreadable = decode_some(project, listed, decoded)
     work: dict[str, Work] = {}
-    asked = {m: asked_of(lake, make_step(project, m)) for m in project.modalities}
+    asked = {m: asked_of(lake, make_step(project, m), within) for m in project.modalities}
     for modality, rows in asked.items():
         work |= workload(lake, make_step(project, modality), rows, before)
-    aligned, problem = _align(lake, project, manifest, refused, unreadable, asked)
+    aligned, problem, run = _NO_SAMPLES, None, Forecast(work, UNCHANGED, UNCHANGED, {})
+    if partition is None:
+        aligned, problem = _align(lake, project, manifest, refused, unreadable, asked)
+        run = forecast(lake, project, work, aligned.samples if problem is None else None)
     return Check(
         project=project.name,
+        partition=partition,
         sources={
             s.source: SourceCounts(
                 s.seen, s.rows.num_rows, s.quarantine.num_rows, tried.get(s.source, {}), changes.get(s.source)
@@ -131,7 +147,7 @@ def check(project: Project, decoded: int = 50) -> Check:
             *disputed_inputs(aligned.samples, project),
             *_artifacts(project),
         ],
-        run=forecast(lake, project, work, aligned.samples if problem is None else None),
+        run=run,
     )
 
 
@@ -229,7 +245,7 @@ def _align(
     try:
         aligned = align(manifest, passing, project.align, project.sources, project.root, bad, why, output, near, before)
     except ValueError as error:
-        return Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), []), str(error)
+        return _NO_SAMPLES, str(error)
     try:
         validate_samples(_counted(aligned.samples, "split"), project.align, aligned.findings, output)
         with open_duckdb() as connection:

@@ -1,5 +1,6 @@
 """Raw items: what became of their files, and every snapshot, sample and model that saw one of them."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,13 +27,13 @@ def items_of(
 ) -> list[Item]:
     """Manifest rows and the contents of them that are asked for, with what is there now."""
     parts, now = parts_of(then, (content for _, content in wanted)), _states(project, lake, [row for row, _ in wanted])
-    steps = {} if snapshot is None else snapshots.recorded(lake)[snapshot.fingerprint].steps
+    note = {} if snapshot is None else lake.note("dataset", snapshot.tables["dataset"])
+    features = json.loads(note.get("features", "{}"))
     found = []
     for row, content in wanted:
         modality = row["modality"]
-        table = f"{modality}_features"
         part = KINDS.load(modality)().where(parts[content].place) if content in parts else None
-        key = {"table": table, "fingerprint": steps[table][0]} if steps.get(table) else {}
+        key = {"table": f"{modality}_features", "fingerprint": features[modality]} if modality in features else {}
         names = ("modality", "item_id", "source", "uri", "member", "row", "sha256", "text")
         facts = {name: row[name] for name in names}
         found.append(Item(**facts, id=content, part=part, now=now[row["item_id"]], features=key))

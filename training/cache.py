@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,11 @@ def read_fit(lake: str, fingerprint: str, storage_options: Mapping[str, str] | N
 
 
 def needed_columns(modality: str, features: FeatureSettings) -> dict[str, str | None]:
-    """The columns of a feature table that a model reads: the dtype of tensors, None of others."""
+    """The columns of a feature table that a model reads: the dtype of tensors, None of others. What augmentation reads
+    in the place of these stands in rows of its own (`FeatureSettings.augmented`)."""
     featurizer, compressed = features.featurizer(modality), features.compressed(modality)
     read = (featurizer.read,) if compressed is None else tuple(compressed.tensors)
-    stored = features.stored(modality).items()
-    tensors = {name: dtype for name, dtype in stored if name in (*read, featurizer.augmented)}
+    tensors = {name: dtype for name, dtype in features.stored(modality).items() if name in read}
     return dict.fromkeys(features.modality(modality).extra) | tensors
 
 
@@ -70,9 +70,15 @@ class FeatureCache:
         fingerprint: str,
         columns: Mapping[str, str | None],
         compressed: Compressed | None = None,
+        beside: "Sequence[FeatureCache]" = (),
     ) -> None:
-        """Args: `compressed`: how one of the tensors is stored, which rows then have as it was before."""
+        """
+        Args:
+            compressed: how one of the tensors is stored, which rows then have as it was before.
+            beside: of other tensors of the same contents, which rows have too.
+        """
         self.compressed = compressed
+        self.beside = tuple(beside)
         self.modality = modality
         self.fingerprint = fingerprint
         self.columns = dict(columns)  # as of `needed_columns`
@@ -87,9 +93,11 @@ class FeatureCache:
             self._batches += [reader.get_batch(n) for n in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         self.ids = pa.chunked_array([batch["id"] for batch in self._batches], pa.string())
+        self._places = [cache._found(self.ids) for cache in self.beside]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("modality", "fingerprint", "columns", "folder", "compressed")}
+        names = ("modality", "fingerprint", "columns", "folder", "compressed", "beside")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # a worker process maps the files itself
         self.__dict__.update(state)
@@ -101,6 +109,8 @@ class FeatureCache:
         Raises:
             ValueError: the table lacks some of them.
         """
+        for cache in self.beside:
+            cache.add(table, ids)
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
             for unfinished in self.folder.glob("*.tmp"):  # of a process that was killed: nobody else holds the lock
@@ -140,13 +150,21 @@ class FeatureCache:
 
     def positions(self, ids: pa.ChunkedArray) -> np.ndarray:
         """Where each id lies, -1 for a null id; raises ValueError for an id that was never added."""
-        indices = pc.fill_null(pc.index_in(ids, value_set=self.ids.combine_chunks(), skip_nulls=True), -1)
-        positions = indices.to_numpy().astype(np.int64)
+        positions = self._found(ids)
         unknown = (positions < 0) & pc.is_valid(ids).to_numpy()
         if unknown.any():
             item = ids[int(unknown.argmax())].as_py()
             raise ValueError(f"{self.modality} features of {item} are not in the cache {self.folder}: add them first")
         return positions
+
+    def _found(self, ids: pa.ChunkedArray) -> np.ndarray:
+        """Where each id lies, -1 where it does not."""
+        indices = pc.fill_null(pc.index_in(ids, value_set=self.ids.combine_chunks(), skip_nulls=True), -1)
+        return indices.to_numpy().astype(np.int64)
+
+    def lacks(self, ids: Collection[str]) -> bool:
+        """Whether one of them was not added."""
+        return bool(set(ids).difference(self.ids.to_pylist())) or any(cache.lacks(ids) for cache in self.beside)
 
     def read(self, position: int) -> dict[str, Any]:
         """The columns of one row; tensors are read-only views of the mapped file, but one that was compressed."""
@@ -166,4 +184,6 @@ class FeatureCache:
             else:
                 stored = {name: batch[name][at].as_buffer(), f"{name}_shape": batch[f"{name}_shape"][at].as_py()}
                 row[name] = tensor(stored, name, dtype)
+        for cache, places in zip(self.beside, self._places, strict=True):
+            row |= cache.read(int(places[position]))
         return row

@@ -195,6 +195,7 @@ def open_samples(
     storage_options: Mapping[str, str] | None = None,
     noise: Mapping[str, Sequence[str]] | None = None,
     columns: Sequence[str] = (),
+    augmented: Mapping[str, str] | None = None,
 ) -> SampleDataset:
     """The rows of `index`, after adding their features to the cache.
 
@@ -202,6 +203,7 @@ def open_samples(
         fingerprints: modality -> fingerprint of the feature rows to take; other modalities are left out.
         noise: modality -> contents that no row has and augmentation needs (`tensors`).
         columns: of the samples' attributes, those that rows have.
+        augmented: modality -> fingerprint of the feature rows that only augmentation reads, which rows then have, too.
     """
     caches = {}
     for modality, fingerprint in fingerprints.items():
@@ -213,8 +215,12 @@ def open_samples(
             compressed = features.compressed(modality)
             if compressed is not None and not compressed.is_ready:
                 compressed = features.compressed(modality, read_fit(lake, fingerprint, storage_options))
-            store = FeatureCache(cache, modality, fingerprint, needed_columns(modality, features), compressed)
-            if set(ids).difference(store.ids.to_pylist()):
+            beside = []
+            if (key := (augmented or {}).get(modality)) is not None:
+                beside.append(FeatureCache(cache, modality, key, features.augmented(modality)))
+            read = needed_columns(modality, features)
+            store = FeatureCache(cache, modality, fingerprint, read, compressed, beside)
+            if store.lacks(ids):
                 store.add(open_table(lake, f"{modality}_features", storage_options=storage_options), ids)
             caches[modality] = store
     return SampleDataset(index, caches, columns)

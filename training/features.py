@@ -10,7 +10,7 @@ from typing import Any
 from training.catalog import COMPRESSIONS, FEATURIZERS, MODALITIES, PRETRAINED_ENCODERS
 from training.compressed import Compressed
 from training.compressions.base import Fit
-from training.family import Choice, identity
+from training.family import Choice, identity, is_own
 from training.featurizers.base import Featurizer
 from training.modalities.base import Modality
 from training.validation import to_dict, validated
@@ -102,6 +102,30 @@ class FeatureSettings:
             return dict(tensors)
         others = {tensor: dtype for tensor, dtype in tensors.items() if tensor != compressed.name}
         return others | compressed.tensors | {compressed.loss: None}
+
+    def augmented(self, name: str) -> dict[str, str]:
+        """The tensor that only augmentation reads, and its dtype, where there is one."""
+        featurizer = self.featurizer(name)
+        tensor = featurizer.augmented
+        if tensor is None or tensor == featurizer.read or tensor not in featurizer.tensors:
+            return {}
+        return {tensor: featurizer.tensors[tensor]}
+
+    def rows(self, name: str) -> tuple[tuple[str, ...], ...]:
+        """The tensors that stand in one row of a modality's feature table, of each row that a content has: those that
+        the same options decide."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        unaffected = self.unaffected(name)
+        for tensor in self.featurizer(name).tensors:
+            groups.setdefault(unaffected.get(tensor, ()), []).append(tensor)
+        return tuple(map(tuple, groups.values()))
+
+    def unaffected(self, name: str) -> Mapping[str, tuple[str, ...]]:
+        """Of a modality's tensors those that not all options decide -> the options that do not."""
+        kind = type(self.featurizer(name))
+        if is_own(self.choice(name).kind):  # a user's own may inherit what is said of tensors that it makes otherwise
+            return vars(kind).get("unaffected_by", {})
+        return kind.unaffected_by
 
     def own_kinds(self) -> list[str]:
         """The kinds of all modalities, among which a user's own may be."""

@@ -158,7 +158,8 @@ def open_splits(
     for run in spec.runs:
         for modality, ids in run.noise.items():
             noise[modality] = sorted({*noise.get(modality, ()), *ids})
-    return {split: open_samples(rows, *features, noise, columns) for split, rows in parts.items()}, parts["test"]
+    more = (noise, columns, spec.augmented_fingerprints)
+    return {split: open_samples(rows, *features, *more) for split, rows in parts.items()}, parts["test"]
 
 
 def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> TrainingReport | None:

@@ -5,9 +5,10 @@
 Importing this needs no torch: the data side computes fingerprints without it.
 """
 
+import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,15 @@ class Processor:
             raise columns
         return columns
 
-    def featurize_all(self, modality: str, contents: Sequence[Any]) -> list[dict[str, Any] | MediaError]:
-        """`featurize` of each; a MediaError in the place of what would raise it."""
-        extras, results = self.modalities[modality].extras, self.featurizers[modality].featurize_all(contents)
+    def featurize_all(
+        self, modality: str, contents: Sequence[Any], tensors: Collection[str] | None = None
+    ) -> list[dict[str, Any] | MediaError]:
+        """`featurize` of each; a MediaError in the place of what would raise it. Args: `tensors` that are enough."""
+        extras, featurizer = self.modalities[modality].extras, self.featurizers[modality]
+        if tensors is not None and self.features.unaffected(modality) and {*tensors} < {*featurizer.tensors}:
+            results = featurizer.make(tensors, contents)
+        else:
+            results = featurizer.featurize_all(contents)
         return [
             result if isinstance(result, MediaError) else extras(content) | result
             for content, result in zip(contents, results, strict=True)
@@ -130,24 +137,32 @@ class Processor:
         kind = self.modalities[modality]
         return "max_bytes", *(() if kind.as_string else DECODING), *kind.limits
 
-    def fingerprint(self, modality: str) -> str:
-        """Names the feature rows; covers the clean step, which decodes for them, and how they are compressed."""
-        return fingerprint("featurize", *self.parts(modality).values())
+    def fingerprint(self, modality: str, tensor: str | None = None) -> str:
+        """Names the feature rows that hold a tensor (default: the one that a model reads); covers the clean step, which
+        decodes for them, and how they are compressed."""
+        return fingerprint("featurize", *self.parts(modality, tensor).values())
 
-    def parts(self, modality: str) -> dict[str, Any]:
+    def parts(self, modality: str, tensor: str | None = None) -> dict[str, Any]:
         """What that name is made of."""
-        compressed = self.compressed[modality]
-        of = {} if compressed is None else {"compression": compressed.identity()}
-        return self.featurizer_parts(modality) | of
+        compressed, row = self.compressed[modality], self._row(modality, tensor)
+        of = {"compression": compressed.identity()} if compressed is not None and compressed.name in row else {}
+        return self._featurizer_parts(modality, tensor) | of
 
-    def featurizer_fingerprint(self, modality: str) -> str:
-        """Names the featurize step without the compression: under it stands what that step refused."""
-        return fingerprint("featurize", *self.featurizer_parts(modality).values())
+    def refusing_fingerprint(self, modality: str) -> str:
+        """Names the featurize step without the compression: under it stands what that step refused, for all rows."""
+        return fingerprint("featurize", *self.refusing_parts(modality).values())
 
-    def featurizer_parts(self, modality: str) -> dict[str, Any]:
-        """What that name is made of."""
-        featurizer = self.featurizers[modality]
+    def refusing_parts(self, modality: str) -> dict[str, Any]:
+        """What that name is made of: of the first row, whichever a model reads."""
+        return self._featurizer_parts(modality, self.features.rows(modality)[0][0])
+
+    def _featurizer_parts(self, modality: str, tensor: str | None) -> dict[str, Any]:
+        """The rows beside the first one say which tensors they hold."""
+        featurizer, row = self.featurizers[modality], self._row(modality, tensor)
         settings = {} if featurizer.options is None else to_dict(featurizer.options)
+        if unaffected := self.features.unaffected(modality).get(row[0], ()):
+            default = {field.name: field.default for field in dataclasses.fields(featurizer.options)}
+            settings |= {name: default[name] for name in unaffected}
         for name in (*featurizer.at_batch, *featurizer.located):
             settings.pop(name)
         kind = self.features.identity(modality)
@@ -160,7 +175,12 @@ class Processor:
             "settings": settings,
             "files": featurizer.identity(),
             "packages": package_versions(featurizer.packages),
-        }
+        } | ({} if row == self.features.rows(modality)[0] else {"tensors": list(row)})
+
+    def _row(self, modality: str, tensor: str | None) -> tuple[str, ...]:
+        """The tensors that stand in a row with one (default: the one that a model reads)."""
+        wanted = tensor or self.featurizers[modality].read
+        return next(row for row in self.features.rows(modality) if wanted in row)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes processor.json, and the files that featurizers need beside it, so that the model can move."""

@@ -312,27 +312,29 @@ def features_table(modality: str, dtypes: Mapping[str, str | None], rows: Sequen
 
     Args:
         dtypes: name of each tensor -> its NumPy dtype (`FeatureSettings.stored`); None: a loss.
-        rows: id, fingerprint, the modality's own columns, and the tensors.
+        rows: id, fingerprint, the modality's own columns, and the tensors; those that a row lacks are null.
     """
     columns = []
     for field in features_schema(modality, dtypes):
         name = field.name.removesuffix("_shape")
         if (dtype := dtypes.get(field.name)) is not None:
-            columns.append(_bytes([row[field.name] for row in rows], dtype))
+            columns.append(_bytes([row.get(field.name) for row in rows], dtype))
         elif name != field.name and name in dtypes:
-            columns.append(pa.array([row[name].shape for row in rows], field.type))
+            columns.append(pa.array([row[name].shape if name in row else None for row in rows], field.type))
         else:
             columns.append(pa.array([row.get(field.name) for row in rows], field.type))
     return pa.table(columns, features_schema(modality, dtypes))
 
 
-def _bytes(tensors: Sequence[np.ndarray], dtype: str) -> pa.Array:
+def _bytes(tensors: Sequence[np.ndarray | None], dtype: str) -> pa.Array:
     """A binary column of tensors in C order, copied once."""
-    flat = [np.ascontiguousarray(tensor, dtype).reshape(-1) for tensor in tensors]
-    ends = np.cumsum([0, *(tensor.nbytes for tensor in flat)])
+    nothing = np.zeros(0, dtype)
+    flat = [nothing if tensor is None else np.ascontiguousarray(tensor, dtype).reshape(-1) for tensor in tensors]
+    ends, is_there = np.cumsum([0, *(tensor.nbytes for tensor in flat)]), [tensor is not None for tensor in tensors]
     if not flat or ends[-1] > np.iinfo(np.int32).max:  # Arrow makes several arrays of it
-        return pa.array([tensor.tobytes() for tensor in flat], pa.binary())
-    buffers = [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(np.concatenate(flat))]
+        return pa.array([t.tobytes() if there else None for t, there in zip(flat, is_there, strict=True)], pa.binary())
+    valid = None if all(is_there) else pa.py_buffer(np.packbits(is_there, bitorder="little").tobytes())
+    buffers = [valid, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(np.concatenate(flat))]
     return pa.Array.from_buffers(pa.binary(), len(flat), buffers)
 
 

@@ -4,7 +4,7 @@ Needs neither torch nor MLflow, so that the orchestrator can tell whether a trai
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,7 @@ class JobSpec:
     dataset: str  # fingerprint
     version: int  # of the Delta table `dataset`
     feature_fingerprints: dict[str, str]  # modality -> fingerprint of its rows
+    augmented_fingerprints: dict[str, str] = field(default_factory=dict)  # of those that only augmentation reads
     features: FeatureSettings
     limits: MediaLimits
     tracking_uri: str

@@ -222,7 +222,7 @@ def test_where_a_column_puts_them_on_two_sides_the_run_is_blocked(shop):
     names = ", ".join(f'"{name}"' for name in QUARANTINE.names if name in MANIFEST.names)
     refused = lake.sql(f"SELECT {names} FROM manifest WHERE modality = 'image' AND key = 'p00'").to_pylist()[0]
     refused |= {"stage": "featurize", "outcome": "quarantined", "reason": "odd", "message": "p00.jpg is odd"}
-    refused |= {"fingerprint": featurizing.make_step(one, "image").fingerprints["features"]}
+    refused |= {"fingerprint": featurizing.make_step(one, "image").refusing}
     lake.append("quarantine", [pa.Table.from_pylist([refused], QUARANTINE)])
     lake, _, _ = run(one)
     assert split_of(lake).keys() == {f"p{n:02d}" for n in range(1, 31)}, "the copy that can be used is kept"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from assets import featurizing, pipeline
 from assets.asset_checks import check_balance
 from assets.partitions import PartitionSettings
+from orchestration.inspection import check
 from orchestration.project import ProjectError, load
 from tests.conftest import write_csv
 
@@ -90,10 +91,13 @@ def test_what_comes_late_and_what_changed_is_in_the_partition_of_its_time(tiny):
     table.write_text(table.read_text().replace("Is it bright? (1)", "Is it bright? (one)"))  # of 2024-01-02
     with table.open("a") as file:
         file.write("late,Is it late?,no,2024-01-04T05:00\n")
-    project, lake = list_items(tiny, DAYS)
     keys = project.partitions.keys()
-    made = [fill(project, lake, [key], ["text"])["text"]["processed"] for key in keys]
-    assert made == [1, 0, 1, 0]
+    told = [dict(check(project, decoded=0, partition=key).run.work) for key in keys]
+    project, lake = list_items(tiny, DAYS)
+    made = [fill(project, lake, [key], ["text"])["text"] for key in keys]
+    assert [counts["processed"] for counts in made] == [1, 0, 1, 0]
+    assert [{t: w.contents for t, w in work.items() if "text" in t} for work in told] == [c["computed"] for c in made]
+    assert [[*work["clean_text"].why] for work in told if "clean_text" in work] == [["changed"], ["new"]]
 
 
 def test_what_a_partition_cannot_read_stays_told_while_another_is_made(tiny):

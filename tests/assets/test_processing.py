@@ -21,6 +21,7 @@ from training.processor import Processor
 from training.recordings import Speech
 from training.schema import CLEAN, MANIFEST, MODALITIES, QUARANTINE, features_schema, tensor
 from training.settings import MediaLimits
+from training.spectra import speech_spectra
 
 PROCESSOR = Processor(
     FeatureSettings(image={"size": 8}, speech={"sample_rate": 8000, "max_seconds": 0.2}),
@@ -86,6 +87,7 @@ def test_a_good_item_gives_its_clean_and_its_feature_row(modality: str) -> None:
     clean, features = outcome.clean, outcome.features
     digest = hashlib.sha256(GOOD[modality]).hexdigest()
     row, feature = clean.to_pylist()[0], features.to_pylist()[0]
+    assert features.num_rows == len(PROCESSOR.features.rows(modality))
     assert (row["id"], row["parent_id"], row["fingerprint"]) == (digest, digest, PROCESSOR.clean_fingerprint(modality))
     assert (feature["id"], feature["fingerprint"]) == (digest, PROCESSOR.fingerprint(modality))
     if modality == "text":
@@ -107,8 +109,31 @@ def test_a_good_item_gives_its_clean_and_its_feature_row(modality: str) -> None:
 @pytest.mark.parametrize(("need_clean", "need_features"), [(True, False), (False, True), (False, False)])
 def test_only_what_is_needed_is_made(modality: str, need_clean: bool, need_features: bool) -> None:
     outcome = run(modality, GOOD[modality], clean=need_clean, features=need_features)
-    assert (outcome.clean.num_rows, outcome.features.num_rows) == (need_clean, need_features)
+    rows = len(PROCESSOR.features.rows(modality))
+    assert (outcome.clean.num_rows, outcome.features.num_rows) == (need_clean, need_features * rows)
     assert outcome.quarantine.num_rows == 0
+
+
+def test_of_several_feature_rows_only_those_that_lack_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    speech = Processor(FeatureSettings(speech={"keep_waveform": True}), MediaLimits())
+    rows = batch("speech", wav(), wav(0.2)).to_pylist()
+    whole = Step("speech", speech)(batch("speech", wav(), wav(0.2))).features
+    rows[0]["parts"][0]["need"] = ["features waveform"]
+    monkeypatch.setattr("training.featurizers.log_mel.speech_spectra", alone := Calls(speech_spectra))
+    made = Step("speech", speech)(pa.RecordBatch.from_pylist(rows, batch("speech", wav()).schema)).features
+    assert made.equals(pa.concat_tables([whole.slice(2, 1), whole.slice(3)])), "of the second all three"
+    assert [len(waveforms) for waveforms, _ in alone.given] == [1], "no spectrum is made where none is asked for"
+
+
+class Calls:
+    """A function that keeps what it was given."""
+
+    def __init__(self, function: Any) -> None:
+        self.function, self.given = function, list[Any]()
+
+    def __call__(self, *given: Any) -> Any:
+        self.given.append(given)
+        return self.function(*given)
 
 
 def test_bad_items_go_to_quarantine_and_the_others_pass() -> None:
@@ -151,7 +176,7 @@ def test_a_text_that_memory_does_not_suffice_for_is_refused_until_limits_change(
 
 
 def test_a_fault_of_the_code_names_the_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    def divided(self: object, modality: str, images: list[Any]) -> list[Any]:
+    def divided(self: object, modality: str, images: list[Any], tensors: Any) -> list[Any]:
         return [{"pixels": np.full((1, 2, 2), 1 // (9 - int(image.array.max())), np.uint8)} for image in images]
 
     monkeypatch.setattr(Processor, "featurize_all", divided)
@@ -175,7 +200,7 @@ def test_one_of_several_that_has_no_features_is_refused_alone(monkeypatch: pytes
     all_of = LogMelFeaturizer.featurize_all
     monkeypatch.setattr(LogMelFeaturizer, "featurize_all", blank)
     outcome = run("speech", wav(0.1), wav(0.02), wav(0.2))
-    assert (outcome.clean.num_rows, outcome.features.num_rows) == (3, 2)
+    assert (outcome.clean.num_rows, outcome.features.num_rows) == (3, 2 * 2)
     (row,) = outcome.quarantine.to_pylist()
     assert (row["item_id"], row["stage"], row["reason"]) == ("item1", "featurize", "no_samples")
     assert row["fingerprint"] == PROCESSOR.fingerprint("speech")
@@ -213,7 +238,7 @@ def test_every_item_has_exactly_one_outcome(modality: str, kinds: list[tuple[str
     outcome = Step(modality, PROCESSOR)(table)
     good = [(c, f) for kind, c, f in kinds if kind == "good"]
     assert outcome.clean.num_rows == sum(c for c, _ in good)
-    assert outcome.features.num_rows == sum(f for _, f in good)
+    assert outcome.features.num_rows == sum(f for _, f in good) * len(PROCESSOR.features.rows(modality))
     refused = [f"item{i}" for i, (kind, _, _) in enumerate(kinds) if kind != "good"]
     assert sorted(outcome.quarantine["item_id"].to_pylist()) == refused
 

@@ -86,8 +86,10 @@ def features(modality: str, kind: str = "", limits: MediaLimits | None = None, *
     return processor.modalities[modality].describe(content), tensors, batch
 
 
-def stored(modality: str, **options: Any) -> str:
-    return Processor(FeatureSettings(**{modality: options}), MediaLimits()).fingerprint(modality)
+def stored(modality: str, **options: Any) -> dict[str, str]:
+    """Tensor -> what names the rows that hold it."""
+    processor = Processor(FeatureSettings(**{modality: options}), MediaLimits())
+    return {name: processor.fingerprint(modality, name) for name in processor.featurizers[modality].tensors}
 
 
 # Class -> modality, and for each field a value that is not the default.
@@ -129,15 +131,21 @@ def test_an_option_of_features_changes_rows_or_batch(cls, name, value, word_toke
     modality, kind = OPTIONS[cls][0], {"kind": KINDS[cls]} if cls in KINDS else {}
     value = word_tokenizer if name == "tokenizer" else value
     wide = {"fit": "squash"} if name == "fit" else {}
-    before, after = features(modality, **kind, **wide), features(modality, **kind, **{name: value})
+    every = {"keep_waveform": True} if cls is SpectrumOptions and name != "keep_waveform" else {}
+    before = features(modality, **kind, **wide, **every)
+    after = features(modality, **kind, **every, **{name: value})
     if name == "fit":  # the example picture is a square, which fits in every way
         assert stored(modality, **wide) != stored(modality, **{name: value})
         return
     assert before != after
     changed = before[0] != after[0] or before[1] != after[1]
-    assert (stored(modality, **kind) != stored(modality, **kind, **{name: value})) == changed, (
-        "stored rows are named by what made them"
-    )
+    named, again = stored(modality, **kind, **every), stored(modality, **kind, **every, **{name: value})
+    assert (named != again) == changed, "stored rows are named by what made them"
+    unaffected = FeatureSettings(**{modality: kind | every}).unaffected(modality)
+    for tensor in named:
+        is_other = named[tensor] != again[tensor]
+        assert is_other == (changed and name not in unaffected.get(tensor, ())), tensor
+        assert is_other or before[1][tensor] == after[1][tensor], tensor
 
 
 def test_the_kind_of_features_changes_what_is_read():

@@ -54,8 +54,13 @@ CHANGES = [
     Change(["features.text.max_tokens=5", "align.split.seed=1"], {}, CHANGED, CHANGED),
     Change(["features.text.lowercase=true"], of(TEXT, "features.text.lowercase: false -> true", 60), UNKNOWN, CHANGED),
     Change(
-        ["features.speech.kind=mfcc", "features.speech.coefficients=9"],  # the kind alone is another reading of both
-        of(["speech_features"], "features.speech.coefficients: 8 -> 9", 47),
+        ["features.speech.keep_waveform=true"], of(["speech_features.waveform"], "features.speech: waveform is new", 47)
+    ),
+    Change(["features.speech.keep_waveform=false"], {}),
+    Change(["features.speech.kind=mfcc"], {}, dataset=CHANGED),  # another reading of both
+    Change(
+        ["features.speech.coefficients=9"],
+        of(["speech_features.mfcc"], "features.speech.coefficients: 8 -> 9", 47),
         dataset=CHANGED,
     ),
     Change(
@@ -68,7 +73,9 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(
-    "changes", [[CHANGES[0], CHANGES[3]], pytest.param(CHANGES, marks=pytest.mark.slow)], ids=["few", "all"]
+    "changes",
+    [[CHANGES[0], CHANGES[3], CHANGES[9], CHANGES[10]], pytest.param(CHANGES, marks=pytest.mark.slow)],
+    ids=["few", "all"],
 )
 def test_a_run_makes_anew_what_check_says_and_nothing_else(tiny, changes):
     settings: list[str] = []

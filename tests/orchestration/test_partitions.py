@@ -5,6 +5,8 @@ import pytest
 
 from orchestration.automation import partition_tags
 from orchestration.definitions import project_definitions
+from orchestration.forecast import UNCHANGED
+from orchestration.inspection import check
 from orchestration.project import load
 from orchestration.run import RunFailed, open_instance, run_job, summary
 from tests.assets.test_partitions import DAYS, timed
@@ -21,8 +23,15 @@ def made(instance, key):
 def test_a_run_makes_the_partitions_that_are_asked_for_or_all(tiny):
     timed(tiny).write_text(tiny.read_text() + DAYS.replace("=", ": ") + "\n")
     project = load(tiny)
+    wanted = "2024-01-03...2024-01-04"
+    told = check(project, decoded=5, partition=wanted)
+    assert (told.run.samples, told.run.dataset, told.run.trainings, told.problem) == (UNCHANGED, UNCHANGED, {}, None)
+    with pytest.raises(ValueError, match="partition is '2023-01-01', expected one of 2024-01-02 to 2024-01-05"):
+        check(project, partition="2023-01-01")
     with open_instance(project.home) as instance:
-        first = summary(project, run_job(project, instance, partition="2024-01-03...2024-01-04"))
+        first = summary(project, run_job(project, instance, partition=wanted))
+        assert first.computed == {table: work.contents for table, work in told.run.work.items()}
+        assert not check(project, decoded=0, partition=wanted).run.work
         assert 0 < first.items.processed < 100 and first.dataset.fingerprint is None
         for key in CLEAN:
             assert made(instance, key) == ["2024-01-03", "2024-01-04"]

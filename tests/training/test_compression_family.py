@@ -127,4 +127,4 @@ def test_served_rows_are_those_of_tables_and_a_saved_processor_is_the_same(tmp_p
     assert loaded.fingerprint("text") == processor.fingerprint("text")
     assert np.array_equal(loaded.row(text=str(content.tolist()))["text"]["vector"], expected)
     plain = Processor(FeatureSettings(text={"kind": "vector", "width": WIDTH}), MediaLimits())
-    assert plain.fingerprint("text") == processor.featurizer_fingerprint("text") != processor.fingerprint("text")
+    assert plain.fingerprint("text") == processor.refusing_fingerprint("text") != processor.fingerprint("text")

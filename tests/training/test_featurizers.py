@@ -131,6 +131,14 @@ def test_options_that_act_in_a_batch_are_no_part_of_the_fingerprint(case):
             assert changed.at_batch(modality) != processor.features.at_batch(modality)
 
 
+def test_what_augmentation_reads_depends_on_nothing_that_the_encoders_tensor_does_not(case):
+    modality, _, processor = case
+    featurizer, unaffected = processor.featurizers[modality], processor.features.unaffected(modality)
+    if featurizer.augmented in unaffected and featurizer.augmented != featurizer.read:
+        others = {*unaffected.get(featurizer.read, ())} - {"keep_waveform"}
+        assert others <= {*unaffected[featurizer.augmented]}
+
+
 def test_the_code_of_a_users_own_kind_is_part_of_the_fingerprint(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     module = tmp_path / "edges_again_of_test.py"

@@ -57,7 +57,7 @@ def test_a_featurizer_that_inherits_from_ours_does_not_share_our_rows(tmp_path: 
     )
     monkeypatch.syspath_prepend(tmp_path)
     kinds = ("log_mel", "mfcc", "inherited_of_test:Own")
-    keys = [Processor(FeatureSettings(speech=kind), MediaLimits()).fingerprint("speech") for kind in kinds]
+    keys = [Processor(FeatureSettings(speech=kind), MediaLimits()).fingerprint("speech", "mfcc") for kind in kinds]
     assert keys[0] == keys[1] != keys[2], "ours of one recipe share what is stored"
 
 

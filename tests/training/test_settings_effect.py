@@ -55,7 +55,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
     root, random = tmp_path_factory.mktemp("cache"), np.random.default_rng(0)
     caches = {}
     for modality in ("text", "image", "speech"):
-        names = needed_columns(modality, FEATURE_SETTINGS)
+        names = needed_columns(modality, FEATURE_SETTINGS) | FEATURE_SETTINGS.augmented(modality)
         caches[modality] = FeatureCache(root, modality, "f", names)
         entries, dtypes = [], {name: dtype for name, dtype in names.items() if dtype is not None}
         for n in range(ROWS):

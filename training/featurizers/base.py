@@ -4,7 +4,7 @@ Importing a kind needs no torch: the data side computes fingerprints without it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,7 +40,8 @@ class Featurizer(ABC):
     """A kind of features of one modality. Its options are a frozen dataclass `Options`, and `self.options`.
 
     `tensors` are stored, keyed by content and by a fingerprint of everything that decides them; `read` is the one that
-    the encoder gets. Options in `at_batch` act only when a batch is made: changing them computes nothing anew.
+    the encoder gets. Options in `at_batch` act only when a batch is made: changing them computes nothing anew. What
+    `augmented` depends on, `read` depends on too: it is made of it.
     """
 
     form: ClassVar[str]  # of FeatureShape
@@ -50,6 +51,8 @@ class Featurizer(ABC):
     read: ClassVar[str]
     augmented: ClassVar[str | None] = None  # the tensor that augmentation changes into what `read` is
     at_batch: ClassVar[tuple[str, ...]] = ()
+    # Tensor -> options that do not change it, of each tensor that not all options decide: `make` then makes it alone.
+    unaffected_by: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     located: ClassVar[tuple[str, ...]] = ()  # options that name models or files, which `identity` knows by content
     recipe: ClassVar[str | None] = None  # kinds of the same recipe store the same tensors; default: the class's own
     decoded_size: int | None = None  # the short side in pixels that is needed of a picture
@@ -82,6 +85,10 @@ class Featurizer(ABC):
         says so by `at_once`.
         """
         return [_tensors_or_error(self, content) for content in contents]
+
+    def make(self, tensors: Collection[str], contents: Sequence[Any]) -> "Sequence[dict[str, np.ndarray] | MediaError]":
+        """`featurize_all`, where only some tensors are asked for: at least these."""
+        return self.featurize_all(contents)
 
     def most_workers(self) -> int | None:
         """So many threads at most are of use; None: as many as there are cores."""

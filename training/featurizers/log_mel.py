@@ -3,8 +3,8 @@
 Shapes: B rows, F frames, M features of a frame.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,11 @@ class LogMelFeaturizer(Featurizer):
     packages = ("numpy", "scipy", "soxr")
     read = "log_mel"
     augmented = "waveform"
+    unaffected_by: ClassVar = {
+        "log_mel": ("coefficients", "keep_waveform"),
+        "mfcc": ("keep_waveform",),
+        "waveform": ("mels", "coefficients", "window_ms", "channel_seconds", "keep_waveform"),
+    }
     at_once = 4 * 2**20
     recipe = "spectra"  # of mfcc, too: which of the two is read costs nothing
     Options = SpectrumOptions
@@ -38,10 +43,15 @@ class LogMelFeaturizer(Featurizer):
         return tensors
 
     def featurize_all(self, contents: Sequence[Speech]) -> list[dict[str, np.ndarray]]:
+        return self.make(self.tensors, contents)
+
+    def make(self, tensors: Collection[str], contents: Sequence[Speech]) -> list[dict[str, np.ndarray]]:
         waveforms = [self._waveform(content) for content in contents]
-        spectra = speech_spectra(waveforms, self.options)
-        rows = [{"log_mel": log_mel, "mfcc": mfcc} for log_mel, mfcc in spectra]
-        if self.options.keep_waveform:
+        rows: list[dict[str, np.ndarray]] = [{} for _ in contents]
+        if "log_mel" in tensors or "mfcc" in tensors:
+            spectra = speech_spectra(waveforms, self.options)
+            rows = [{"log_mel": log_mel, "mfcc": mfcc} for log_mel, mfcc in spectra]
+        if "waveform" in tensors:
             for row, waveform in zip(rows, waveforms, strict=True):
                 row["waveform"] = as_int16(waveform)
         return rows

@@ -8,7 +8,7 @@ import functools
 import json
 import shutil
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from training import model_files
 from training.featurizers.base import FeatureShape, Featurizer
 from training.images import Image
+from training.media import MediaError
 from training.preprocessing import PREPROCESSING, Picture, Preprocessing, Recording, SpeechPreprocessing
 from training.recordings import Speech
 from training.spectra import NO_WAVEFORM, as_int16, resample
@@ -185,6 +186,7 @@ class ProcessedSpeechOptions(PaddedOptions):
 class ProcessedSpeechFeaturizer(OfSpeech, ProcessedFeaturizer):
     form, read, dtype = "frames", "processed", "float16"
     augmented = "waveform"
+    unaffected_by: ClassVar = {"processed": ("keep_waveform",), "waveform": ("pad", "keep_waveform")}
     Options = ProcessedSpeechOptions
 
     @property
@@ -193,9 +195,17 @@ class ProcessedSpeechFeaturizer(OfSpeech, ProcessedFeaturizer):
 
     def featurize(self, content: Speech) -> dict[str, np.ndarray]:
         row = super().featurize(content)
-        if self.options.keep_waveform:
-            row["waveform"] = as_int16(resample(content.waveform, content.sample_rate, self._speech().rate))
-        return row
+        return row | self._waveform(content) if self.options.keep_waveform else row
+
+    def make(
+        self, tensors: Collection[str], contents: Sequence[Speech]
+    ) -> "Sequence[dict[str, np.ndarray] | MediaError]":
+        if set(tensors) == {"waveform"}:
+            return [self._waveform(content) for content in contents]
+        return self.featurize_all(contents)
+
+    def _waveform(self, content: Speech) -> dict[str, np.ndarray]:
+        return {"waveform": as_int16(resample(content.waveform, content.sample_rate, self._speech().rate))}
 
     def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
         from training.augmentation import ProcessedSpeechAugmenter, WaveformAugmenter
