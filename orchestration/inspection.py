@@ -13,7 +13,7 @@ from assets import pipeline
 from assets.alignment import Alignment, align, validate_samples
 from assets.changes import SourceChange, manifest_before, source_changes
 from assets.copies import copies, keep_one, usable
-from assets.dataset import check_columns
+from assets.dataset import check_attributes, check_columns
 from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
 from assets.findings import Finding
@@ -235,6 +235,7 @@ def _align(
         with open_duckdb() as connection:
             connection.register("samples", aligned.samples)
             check_columns(connection, "samples", project.model.columns)
+            check_attributes(connection, "samples", project.named_columns)
         _check_model(project, aligned.samples)
     except ValueError as error:
         return aligned, str(error)

@@ -17,6 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.features import FeatureSettings
 from training.mixing import mixed
+from training.outputs.linear import IGNORED
 from training.padding import padded
 from training.processor import Row, contents
 from training.schema import MODALITIES
@@ -56,6 +57,8 @@ class Collator:
         augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
         teacher: sample id -> x_m* (D,) of the row, for `training.objectives.distillation`; nan in the batch where there
             is none.
+        column: sample id -> number of what a column says of the row, for `training.objectives.critic`; IGNORED in the
+            batch where it says nothing.
         mixing: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
     """
 
@@ -69,6 +72,7 @@ class Collator:
     item_dropout: float = 0.0
     augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
     teacher: Mapping[str, np.ndarray] = field(default_factory=dict)
+    column: Mapping[str, int] = field(default_factory=dict)
     mixing: float = 0.0
     seed: int = 0
     prompt_room: int | None = None
@@ -106,6 +110,8 @@ class Collator:
             unknown = np.full_like(next(iter(self.teacher.values())), np.nan)
             known = [self.teacher.get(row["sample_id"], unknown) for row in rows]
             batch["teacher"] = torch.from_numpy(np.stack(known))
+        if self.column:
+            batch["column"] = torch.tensor([self.column.get(row["sample_id"], IGNORED) for row in rows])
         if self.mixing > 0:
             random = generator(self.seed, rows[0]["epoch"], f"{rows[0]['sample_id']} mixing")
             batch = mixed(batch, self.modalities, self.mixing, random)

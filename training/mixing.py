@@ -84,7 +84,8 @@ def mixed(
     partner_B = torch.from_numpy(partners(torch.cat(masks, dim=1).numpy(), random))
     kept = random.beta(alpha, alpha)
     vectors = {m: kept * batch[m] + (1 - kept) * batch[m][partner_B] for m in modalities}
-    return batch | vectors | {"mixing": torch.tensor(kept).float(), "other_labels": batch["labels"][partner_B]}
+    others = {f"other_{name}": batch[name][partner_B] for name in ("labels", "column") if name in batch}
+    return batch | vectors | {"mixing": torch.tensor(kept).float()} | others
 
 
 def partners(masks_BK: np.ndarray, random: np.random.Generator) -> np.ndarray:
