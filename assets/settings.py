@@ -460,7 +460,8 @@ class Project:
         expected = "false where launcher.shard parts the layers that it would compile"
         check(not (parted and self.training.compile), "training.compile", True, expected)
         mixing, columns = self.training.mixing or 0.0, self.model.columns
-        check_mixing(mixing, self.modalities, self.features, output, columns, self.align.several)
+        read = self.modalities, self.features, output, columns, self.align.several
+        check_mixing(mixing, *read, self.training.cutmix)
         for modality, settings in self.training.augmentation.items():
             try:
                 self.features.featurizer(modality).augmenter(settings, ())

@@ -59,7 +59,7 @@ class Collator:
             is none.
         column: sample id -> number of what a column says of the row, for `training.objectives.critic`; IGNORED in the
             batch where it says nothing.
-        mixing: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
+        mixing, cutmix: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -74,6 +74,7 @@ class Collator:
     teacher: Mapping[str, np.ndarray] = field(default_factory=dict)
     column: Mapping[str, int] = field(default_factory=dict)
     mixing: float = 0.0
+    cutmix: float = 0.0
     seed: int = 0
     prompt_room: int | None = None
     leads: Mapping[str, str] = field(default_factory=dict)
@@ -112,9 +113,10 @@ class Collator:
             batch["teacher"] = torch.from_numpy(np.stack(known))
         if self.column:
             batch["column"] = torch.tensor([self.column.get(row["sample_id"], IGNORED) for row in rows])
-        if self.mixing > 0:
+        if self.mixing > 0 or self.cutmix > 0:
             random = generator(self.seed, rows[0]["epoch"], f"{rows[0]['sample_id']} mixing")
-            batch = mixed(batch, self.modalities, self.mixing, random)
+            forms = {m: self.features.forms[m] for m in self.modalities}
+            batch = mixed(batch, forms, self.mixing, random, self.cutmix)
         return batch
 
     def _several(

@@ -300,9 +300,12 @@ class TrainingSettings:
     # What is minimised: the weighted sum of the losses of these (`training.catalog.OBJECTIVES`), each at most once.
     objectives: Annotated[tuple[Choice, ...], OneOrMore()] = (Choice("answer"),)
     augmentation: dict[str, Any] = field(default_factory=dict)  # modality -> how far its rows may be changed
-    # FuseMix: rows of vectors are mixed with one another, by Beta(mixing, mixing); 0: they are not (`training.mixing`);
-    # null: 1 where `epochs` is null, too, there are few rows, and they can be mixed; else 0
+    # Rows are mixed with one another, by Beta(mixing, mixing); 0: they are not (`training.mixing`: FuseMix, MixUp);
+    # null: 1 where `epochs` is null, too, there are few rows, and all that they have is vectors; else 0
     mixing: float | None = None
+    # Pictures have a box of another row's, whose size is drawn by Beta(cutmix, cutmix), 0: none; beside `mixing` each
+    # batch has one of the two
+    cutmix: float = 0.0
     # Rows are learned also with the small change that makes their answer most wrong (`training.adversaries`); null: not
     adversary: Choice | None = None
     gradient_accumulation: int = 1
@@ -344,6 +347,7 @@ class TrainingSettings:
             value = getattr(self, name)
             check(value is None or value > 0, name, value, "null or a positive number")
         check(0 <= (self.mixing or 0) <= 10, "mixing", self.mixing, "null or 0 (none) to 10")
+        check(0 <= self.cutmix <= 10, "cutmix", self.cutmix, "0 (none) to 10")
         least = f"at least {SMALLEST_VOCABULARY}: all bytes and 3 special tokens"
         check(self.vocabulary >= SMALLEST_VOCABULARY, "vocabulary", self.vocabulary, least)
         for name in ("warmup", "label_smoothing"):
@@ -398,7 +402,7 @@ _NEUTRAL = ("workers", "parallel", "checkpoint_steps", "report_to", "baseline_ep
 def decisive(training: TrainingSettings) -> dict[str, Any]:
     """Those settings, as plain values, that decide the weights."""
     plain = {name: value for name, value in to_dict(training).items() if name not in _NEUTRAL}
-    return plain if plain["adversary"] else {name: value for name, value in plain.items() if name != "adversary"}
+    return {name: value for name, value in plain.items() if value or name not in ("adversary", "cutmix")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -249,7 +249,8 @@ def make_trainer(
     training, rows = task.training, len(task.train)
     assert training.epochs is not None
     mixing, config = training.mixing or 0.0, network.config
-    check_mixing(mixing, task.modalities, task.features, network.output, config.columns, config.several)
+    read = task.modalities, task.features, network.output, config.columns, config.several
+    check_mixing(mixing, *read, training.cutmix)
     _check_teacher(task, network)
     network.leave_out_base(of_encoders=True)
     network.packs = _packs(task, network)
@@ -278,7 +279,8 @@ def make_trainer(
             augment=augmenters(training.augmentation, task.features, task.noise),
             teacher=task.teacher,
             column=_numbers(task, network),
-            mixing=training.mixing or 0.0,
+            mixing=mixing,
+            cutmix=training.cutmix,
             seed=training.seed,
         ),
         callbacks=[*callbacks, Progress(network), *_stopping(training)],
@@ -303,7 +305,9 @@ def _numbers(task: TrainingTask, network: FusionModel) -> dict[str, int]:
 def _check_teacher(task: TrainingTask, network: FusionModel) -> None:
     """Raises ValueError where a teacher's x_m cannot be learned."""
     if task.teacher:
-        check(not task.training.mixing, "training.mixing", task.training.mixing, "0 beside the objective distillation")
+        for name in ("mixing", "cutmix"):
+            asked = getattr(task.training, name)
+            check(not asked, f"training.{name}", asked, "0 beside the objective distillation")
         width, own = len(next(iter(task.teacher.values()))), network.config.llm_width
         expected = f"{own}, as the language model here"
         check(width == own, "the width of the teacher's x_m (training.objectives)", width, expected)

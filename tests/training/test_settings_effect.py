@@ -134,6 +134,10 @@ class Effects:
         batch = self.trainer(task).data_collator([self.vectors[n] for n in range(32)])
         return [batch[modality].numpy().tobytes() for modality in VECTORS.forms]
 
+    def pictures(self, training: TrainingSettings) -> bytes:
+        task = self.task(dataclasses.replace(MODEL, output=Choice("class")), training)
+        return self.batch(dataclasses.replace(task, keep=frozenset({"image"})))["image"].numpy().tobytes()
+
     def linear(self, settings: ModelSettings) -> list[str]:
         model = complete(dataclasses.replace(settings, output=Choice("class")), VECTORS.forms)
         return new_model(dataclasses.replace(self.task(model), train=self.vectors, features=VECTORS)).config.linear
@@ -215,6 +219,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         ),
         "objectives": (({"kind": "answer", "weight": 2.0},), lambda e, s: e.loss(s)),
         "mixing": (0.5, lambda e, s: e.mixed(s)),
+        "cutmix": (1.0, lambda e, s: e.pictures(s)),
         "adversary": ("fgm", lambda e, s: type(e.trainer(e.task(training=s)).adversary)),
         "gradient_accumulation": (2, lambda e, s: e.arguments(s, "gradient_accumulation_steps")),
         "max_grad_norm": (0.5, lambda e, s: e.arguments(s, "max_grad_norm")),

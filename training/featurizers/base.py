@@ -55,6 +55,7 @@ class Featurizer(ABC):
     decoded_size: int | None = None  # the short side in pixels that is needed of a picture
     prompt_tokens = 512  # of a text, that a language model reads
     runs_model: ClassVar[bool] = False  # it runs a network, which leaves Python while it works
+    mixes: ClassVar[bool] = True  # the mean of what `batch` gives of two contents lies between them, if their form does
     at_once: ClassVar[int] = 0  # bytes of contents that are decoded first and featurized together; 0: each alone
 
     def __init__(self, options: Any = None) -> None:

@@ -185,6 +185,7 @@ class ProcessedSpeechOptions(PaddedOptions):
 class ProcessedSpeechFeaturizer(OfSpeech, ProcessedFeaturizer):
     form, read, dtype = "frames", "processed", "float16"
     augmented = "waveform"
+    mixes = False  # the last number of a row counts
     Options = ProcessedSpeechOptions
 
     @property
