@@ -34,6 +34,7 @@ from training.fusion_check import fusion_check
 from training.mlflow_store import kept_elsewhere
 from training.schema import QUARANTINE, SAMPLES, SPLITS, TABLES
 from training.settings import TINY
+from training.spec import training_identity
 
 _EXAMPLES = 5  # messages shown of many
 
@@ -94,6 +95,7 @@ def check(project: Project, decoded: int = 50) -> Check:
     check_schedule(project)
     check_pretrained(project)
     check_variants(project)
+    training_identity(project.training)  # reads the files that it names
     processor = make_processor(project)
     for modality in project.modalities:
         processor.prepare(modality)

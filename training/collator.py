@@ -54,7 +54,8 @@ class Collator:
         several: modality -> contents that a row may have of it, where that is not one, or their views
             (`training.views`).
         seeds: the batch has `seeds` (B,), of each row by what is shown of it, for texts that are drawn.
-        augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
+        augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator; of
+            the prompt also the text itself (`training.rewriting`).
         teacher: sample id -> x_m* (D,) of the row, for `training.objectives.distillation`; nan in the batch where there
             is none.
         column: sample id -> number of what a column says of the row, for `training.objectives.critic`; IGNORED in the
@@ -70,7 +71,7 @@ class Collator:
     targets: Callable[[Sequence[str]], Tensor] | None = None
     modality_dropout: float = 0.0
     item_dropout: float = 0.0
-    augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
+    augment: Mapping[str, Callable[[Any, np.random.Generator], np.ndarray]] = field(default_factory=dict)
     teacher: Mapping[str, np.ndarray] = field(default_factory=dict)
     column: Mapping[str, int] = field(default_factory=dict)
     mixing: float = 0.0
@@ -197,12 +198,14 @@ class Collator:
         if (change := self.augment.get(modality)) is None:
             return [None if column is None else column[featurizer.read] for column in columns]
         assert featurizer.augmented is not None
-        named = [f"{modality} {place}" if place else modality for place in places or [0] * len(rows)]
-        keys = [(row["epoch"], f"{row['sample_id']} {name}") for row, name in zip(rows, named, strict=True)]
         return [
-            None if column is None else change(column[featurizer.augmented], generator(self.seed, *key))
-            for column, key in zip(columns, keys, strict=True)
+            None if column is None else change(column[featurizer.augmented], self._random(row, modality, place))
+            for row, column, place in zip(rows, columns, places or [0] * len(rows), strict=True)
         ]
+
+    def _random(self, row: Row, modality: str, place: int) -> np.random.Generator:
+        """What changes one content of a row is drawn from."""
+        return generator(self.seed, row["epoch"], f"{row['sample_id']} {modality}" + (f" {place}" if place else ""))
 
     def check_prompts(self, rows: Iterable[Row]) -> None:
         """Raises ValueError where a prompt is longer than the language model has positions for."""
@@ -218,16 +221,26 @@ class Collator:
 
     def _prompt(self, row: Row) -> list[int]:
         assert self.prompt is not None
-        text = TEXTS.join(columns["text"] for _, columns in self._contents(row, self.prompt))
-        ids = self._encode(text, self.prompt)[: self._featurizers[self.prompt].prompt_tokens]
+        texts, change = self._contents(row, self.prompt), self.augment.get(self.prompt)
+        text, most = TEXTS.join(columns["text"] for _, columns in texts), self._featurizers[self.prompt].prompt_tokens
+        ids = self._encode(text, self.prompt)[:most]
         self._check_room(row, len(ids))
-        return ids
+        if change is None:
+            return ids
+        rewritten: Any = change.rewritten  # type: ignore[attr-defined]
+        text = TEXTS.join(rewritten(columns["text"], self._random(row, self.prompt, place)) for place, columns in texts)
+        if self.prompt_room is not None:  # misspelt it may have more tokens
+            most = min(most, self.prompt_room - self._column_tokens(row))
+        return self._encode(text, self.prompt, keep=False)[:most]
+
+    def _column_tokens(self, row: Row) -> int:
+        return sum(len(self._encode(row["columns"][name], name)) for name in self.columns)
 
     def _check_room(self, row: Row, count: int) -> None:
         """Raises ValueError where a text of so many tokens and the columns of a row are more than there is room for."""
         if self.prompt_room is None:
             return
-        count += sum(len(self._encode(row["columns"][name], name)) for name in self.columns)
+        count += self._column_tokens(row)
         if count > self.prompt_room:
             what = " and ".join([*([self.prompt] if self.prompt else []), *(f"column {c!r}" for c in self.columns)])
             cut = f"features.{self.prompt}.max_tokens to {max(0, self.prompt_room)} or less (the first are read)"
@@ -237,13 +250,13 @@ class Collator:
                 f"{f'set {cut}, ' if self.prompt else ''}or take another model.llm"
             )
 
-    def _encode(self, text: str, name: str) -> list[int]:
+    def _encode(self, text: str, name: str, keep: bool = True) -> list[int]:
         """Token ids of what `name` stands for; by itself with the special tokens that the tokenizer puts around it."""
         # Texts recur over rows and epochs. Long ones seldom do, and would fill the memory.
         key = self.leads.get(name, "") + text, name not in self.leads
         if (ids := self._encoded.get(key)) is None:
             ids = encode(self.tokenizer, key[0], around=key[1]) if text else []
-            if len(text) < 1000 and len(self._encoded) < 50_000:
+            if keep and len(text) < 1000 and len(self._encoded) < 50_000:
                 self._encoded[key] = ids
         return ids
 

@@ -6,7 +6,7 @@ pydantic, which runs the same checks and names the key path.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -288,6 +288,23 @@ class ImageAugmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextAugmentation:
+    """As `SpeechAugmentation`, for texts: chances, of each word."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    delete: float = 0.0  # that it is left out
+    swap: float = 0.0  # that it changes places with the next one
+    typos: float = 0.0  # of each letter of a keyboard: that another key is hit, or it is left out, doubled or swapped
+    synonyms: str | None = None  # a file: a line for each group of words that mean the same, with commas between them
+    replace: float = 0.2  # that another word of its group stands there, where `synonyms` are
+    units: Literal["words", "characters"] = "words"  # of Chinese: as cleaning segments it, or each character
+
+    def __post_init__(self) -> None:
+        for name in ("delete", "swap", "typos", "replace"):
+            check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     __pydantic_config__ = FORBID_EXTRA
     # null: 10; or more, with early stopping, where a model without pretrained networks has few rows (`for_rows`)
@@ -352,6 +369,15 @@ class TrainingSettings:
         check(self.vocabulary >= SMALLEST_VOCABULARY, "vocabulary", self.vocabulary, least)
         for name in ("warmup", "label_smoothing"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
+
+
+def located(training: TrainingSettings, locate: Callable[[str], str]) -> TrainingSettings:
+    """The settings with files named by where they lie."""
+    text = training.augmentation.get("text")
+    if text is None or text.synonyms is None:
+        return training
+    found = dataclasses.replace(text, synonyms=locate(text.synonyms))
+    return dataclasses.replace(training, augmentation={**training.augmentation, "text": found})
 
 
 def for_rows(

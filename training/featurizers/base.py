@@ -48,7 +48,7 @@ class Featurizer(ABC):
     version: ClassVar[int]  # count up when the tensors of the same content change; the golden test fails until then
     packages: tuple[str, ...] = ()  # whose versions decide the tensors
     read: ClassVar[str]
-    augmented: ClassVar[str | None] = None  # the tensor that augmentation changes into what `read` is
+    augmented: ClassVar[str | None] = None  # the tensor, or of texts the text, that augmentation makes `read` of
     at_batch: ClassVar[tuple[str, ...]] = ()
     located: ClassVar[tuple[str, ...]] = ()  # options that name models or files, which `identity` knows by content
     recipe: ClassVar[str | None] = None  # kinds of the same recipe store the same tensors; default: the class's own

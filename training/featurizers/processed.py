@@ -135,6 +135,12 @@ class ProcessedFeaturizer(ModelFeaturizer):
 
 class ProcessedTextFeaturizer(OfText, ProcessedFeaturizer):
     form, read, dtype = "ids", "input_ids", "int32"
+    augmented = "text"
+
+    def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
+        from training.rewriting import TextAugmenter
+
+        return TextAugmenter(settings, self)
 
     def batch(self, rows: Sequence[np.ndarray | None]) -> "tuple[Tensor, Tensor]":
         """int64 (B, S), padded on the right, and a mask (B, S); S is at least 1."""
