@@ -1,7 +1,7 @@
 """Gradient descent for what learns aside from the models: codecs, and encoders before they read labels.
 
 Where it is given a file for it, it keeps a checkpoint of each epoch, and what was killed goes on from there, to the
-same weights on the same machine. What `loss_of` draws, it draws from generators of the step, or from torch's global one.
+same weights on the same machine: what `loss_of` draws comes from generators of the step, or from torch's global one.
 """
 
 import math
