@@ -48,11 +48,13 @@ def judge_critic(task: TrainingTask, model: "FusionModel") -> CriticFigures | No
         fifth = np.arange(len(rows)) % 5 == 0
         scored, rows = rows.take(np.flatnonzero(fifth)), rows.take(np.flatnonzero(~fifth))
     with torch.random.fork_rng(devices=[]):
-        before = new_model(task).to(model.device).eval()
-    told = [_told(task, one, options.on, rows, scored) for one in (before, model.eval())]
-    if None in told:
+        untrained: Any = new_model(task)
+    before, after = (
+        _told(task, m, options.on, rows, scored) for m in (untrained.to(model.device).eval(), model.eval())
+    )
+    if before is None or after is None:
         return None
-    (first, majority, n), (last, _, _) = told
+    (first, majority, n), (last, _, _) = before, after
     return CriticFigures(
         column=options.column,
         on=options.on,
