@@ -49,9 +49,8 @@ def judge_critic(task: TrainingTask, model: "FusionModel") -> CriticFigures | No
         scored, rows = rows.take(np.flatnonzero(fifth)), rows.take(np.flatnonzero(~fifth))
     with torch.random.fork_rng(devices=[]):
         untrained: Any = new_model(task)
-    before, after = (
-        _told(task, m, options.on, rows, scored) for m in (untrained.to(model.device).eval(), model.eval())
-    )
+        untrained.to(model.device).eval()
+    before, after = (_told(task, one, options.on, rows, scored) for one in (untrained, model.eval()))
     if before is None or after is None:
         return None
     (first, majority, n), (last, _, _) = before, after
