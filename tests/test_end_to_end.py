@@ -458,8 +458,9 @@ def test_another_seed_is_another_version_and_the_gate_says_why(done):
     changed = done.ask("check", "tiny", "--set", "training.seed=1", "--set", "model.abstain_below=0.1")["run"]
     assert set(changed["trainings"].values()) == {"training.seed: 0 -> 1"}
     distilled = "{kind: distillation, teacher: '1', weight: 0.01}"
+    rewriting = "training.augmentation={text: {typos: 0.1, delete: 0.1}}"
     forgetting = "{kind: critic, column: speaker, weight: 0.01}"
-    told = done.run("training.seed=1", f"training.objectives=[answer, {distilled}, {forgetting}]").answer
+    told = done.run("training.seed=1", f"training.objectives=[answer, {distilled}, {forgetting}]", rewriting).answer
     assert told["dataset"] == done.runs[0].answer["dataset"], "the data are the same"
     assert told["items"]["processed"] == 0
     assert told["model"]["version"] == 2

@@ -34,7 +34,7 @@ from training.features import FeatureSettings
 from training.linear_model import fit_linear
 from training.mixing import can_mix, check_mixing
 from training.model import FusionModel
-from training.objectives.options import FUSED, check_objectives
+from training.objectives.options import FUSED, check_objectives, column_of
 from training.outputs.base import Output
 from training.packing import keeps_rows_apart, unpackable
 from training.processor import contents
@@ -200,7 +200,10 @@ def new_model(task: TrainingTask) -> FusionModel:
     """The model before its first step, with its objectives."""
     torch.manual_seed(task.training.seed)  # the weights' start; everything random in the data has keys of its own
     labels = [label for label in task.train.labels if label is not None]
-    network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels, task.several)
+    model = task.model
+    if column_of(task.training.objectives):  # a linear model reads the vectors themselves, and what is to be forgotten
+        model = replace(model, linear_share=0.0)
+    network = build_model(model, task.features, task.tokenizer, task.modalities, labels, task.several)
     for modality in network.config.modalities:
         encoder: Encoder = network.encoders[modality]  # type: ignore[assignment]  # of a ModuleDict
         encoder.fit(_read_tensors(task, modality, encoder.looks_at))

@@ -86,7 +86,7 @@ def test_the_reversal_keeps_values_and_grows_as_its_authors_say(rows, make_model
 
 
 FEATURES = FeatureSettings(image={"kind": "vector", "width": 8}, speech={"kind": "vector", "width": 8})
-MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=2, output=Choice("class"), modality_dropout=0, linear_share=0)
+MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=2, output=Choice("class"), modality_dropout=0)
 MODEL = complete(replace(MODEL, fusion=Choice("concat")), {m: FEATURES.forms[m] for m in ("image", "speech")})
 TOKENIZER = fit_tokenizer(["high", "low"], 300)
 
@@ -147,6 +147,7 @@ def test_a_fresh_critic_tells_the_speaker_without_and_not_after(planted, tmp_pat
 
 def test_of_speakers_who_stand_on_one_side_rows_of_training_are_kept_apart(planted) -> None:
     task = task_of(planted)
+    assert new_model(task).linear is None, "which would read the vectors past the critic"
     others = {sample: f"{value}{sample >= '160'}" for sample, value in task.said.items()}
     found = judge_critic(replace(task, said=others), new_model(task))
     assert (found.split, found.rows) == ("train", 26) and found.before > 0.9
