@@ -44,6 +44,7 @@ def model_card(
         "Calibration": _list(_calibration(results)) or "Its answers have no probability.",
         "Fairness": _list(escaped(fairness_words(Fairness.from_json(one))) for one in results.get("fairness", []))
         or "Not measured: `evaluation.sensitive` names no column.",
+        "What it was to forget": model.critic.words if model.critic else "Nothing (objective `critic`).",
         "Noise": _list(_noise(results)) or "Not measured (`evaluation.noise`).",
         "Energy": _energy(project, reports),
     }

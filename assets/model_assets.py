@@ -331,7 +331,8 @@ def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str],
     return dg.MaterializeResult(
         asset_key=key,
         metadata={
-            "summary": f"version {report.version} {how}, test {metric.words} {_words(value)} (n = {n:,})",
+            "summary": f"version {report.version} {how}, test {metric.words} {_words(value)} (n = {n:,})"
+            + (f"; {report.critic.words}" if report.critic else ""),
             "mlflow": dg.MetadataValue.url(page),
             "subsets": counts_table(report.subsets, ("inputs given", f"test {metric.words}")),
             "version": int(report.version),
@@ -344,6 +345,7 @@ def _model(report: TrainingReport, reused: bool, metric: Metric, key: list[str],
             "subset_rows": dict(report.rows),
             "subset_filled": dict(report.filled),
             "seconds": 0.0 if reused else sum(report.seconds.values()),
+            **({"critic": report.critic.to_json()} if report.critic else {}),
             **numbers(report),
         },
     )

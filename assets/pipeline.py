@@ -424,8 +424,7 @@ def plan(project: Project) -> list[RunSpec]:
             f"the dataset was made with other features of {', '.join(others)} than the settings now ask for: "
             "materialize the features and the dataset first (`--select +dataset`), or take the setting back"
         )
-    named = {column: f"evaluation.sensitive names {column}" for column in project.evaluation.sensitive}
-    named |= {column: f"card.{name} is {column}" for name, column in project.card.columns.items()}
+    named = project.named_columns
     if project.model.columns or named:
         with lake.connect("dataset") as connection:
             check_columns(connection, "dataset", project.model.columns)  # written before the prompt was

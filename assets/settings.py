@@ -17,14 +17,14 @@ from assets.source_settings import SourceSettings
 from assets.table_settings import TableSettings
 from assets.view_settings import SOURCE, Views, read_places
 from training import catalog
-from training.catalog import DEFAULT_SIGNATURES, FILTERS, OUTPUTS, SIGNATURES, VARIANTS
+from training.catalog import DEFAULT_SIGNATURES, FILTERS, OBJECTIVES, OUTPUTS, SIGNATURES, VARIANTS
 from training.codecs.options import Source as CodecSource
 from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
 from training.filters.base import Filter
 from training.metrics import Metric
 from training.mixing import check_mixing
-from training.objectives.options import check_objectives
+from training.objectives.options import FUSED, check_objectives, column_of
 from training.outputs.base import Output
 from training.pretraining_settings import PretrainingSettings, check_pretraining
 from training.prompt import read_prompt
@@ -455,16 +455,32 @@ class Project:
             expected = f"a metric of output {self.model.output.kind} ({', '.join(known)})"
             check(metric is None or metric in known, f"{key}.metric", metric, expected)
         check_objectives(self.training.objectives, output, self.model.output.kind)
+        self._check_critic()
         parted = getattr(LAUNCHERS.options(self.launcher), "shard", False)
         expected = "false where launcher.shard parts the layers that it would compile"
         check(not (parted and self.training.compile), "training.compile", True, expected)
         mixing, columns = self.training.mixing or 0.0, self.model.columns
-        check_mixing(mixing, self.modalities, self.features, output, columns, self.align.several)
+        read = self.modalities, self.features, output, columns, self.align.several
+        check_mixing(mixing, *read, self.training.cutmix)
         for modality, settings in self.training.augmentation.items():
             try:
                 self.features.featurizer(modality).augmenter(settings, ())
             except ValueError as error:
                 raise ValueError(f"training.augmentation.{modality}: {error}") from None
+
+    def _check_critic(self) -> None:
+        """What the model is to forget is something else than what it answers, and said of what each row has."""
+        if not (column := column_of(self.training.objectives)):
+            return
+        who, labels = "training.objectives: critic", self.align.labels
+        expected = f"no label ({', '.join(labels)}): the model would unlearn what it is to answer"
+        check(column not in labels, f"{who}: column", column, expected)
+        for objective in self.training.objectives:
+            on = getattr(OBJECTIVES.options(objective), "on", FUSED)
+            check(on in (FUSED, *self.inputs), f"{who}: on", on, f"one of {', '.join((FUSED, *self.inputs))}")
+        drawn = self.align.pairing is not None and self.align.pairing.draw == "per_epoch"
+        expected = f"once beside {who}: what a column says of a row is of the items that it was written with"
+        check(not drawn, "align.pairing.draw", "per_epoch", expected)
 
     def _check_tuning(self, tuning: TuningSettings, output: Output) -> None:
         """What a search asks of the rest; the values that it tries are another matter (`try_tuning`)."""
@@ -533,6 +549,14 @@ class Project:
         """Those that some source of samples gives."""
         of_samples = {source.modality for source in self.sources if source.use == "samples"}
         return tuple(m for m in MODALITIES if m in of_samples)
+
+    @property
+    def named_columns(self) -> dict[str, str]:
+        """Columns of samples that settings beside the prompt name -> which one does, as the beginning of a sentence."""
+        named = {column: f"evaluation.sensitive names {column}" for column in self.evaluation.sensitive}
+        named |= {column: f"card.{name} is {column}" for name, column in self.card.columns.items()}
+        critic = column_of(self.training.objectives)
+        return named | ({critic: f"training.objectives: critic: column is {critic}"} if critic else {})
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from assets import pipeline
 from assets.alignment import Alignment, align, validate_samples
 from assets.changes import SourceChange, manifest_before, source_changes
 from assets.copies import copies, keep_one, usable
-from assets.dataset import check_columns
+from assets.dataset import check_attributes, check_columns
 from assets.featurizing import content_keys, make_processor, make_step, refusals
 from assets.filtering import apply_filters
 from assets.findings import Finding
@@ -34,6 +34,7 @@ from training.fusion_check import fusion_check
 from training.mlflow_store import kept_elsewhere
 from training.schema import QUARANTINE, SAMPLES, SPLITS, TABLES
 from training.settings import TINY
+from training.spec import training_identity
 
 _EXAMPLES = 5  # messages shown of many
 _NO_SAMPLES = Alignment(SAMPLES.empty_table(), QUARANTINE.empty_table(), [])
@@ -105,6 +106,7 @@ def check(project: Project, decoded: int = 50, partition: str | None = None) -> 
     check_schedule(project)
     check_pretrained(project)
     check_variants(project)
+    training_identity(project.training)  # reads the files that it names
     processor = make_processor(project)
     for modality in project.modalities:
         processor.prepare(modality)
@@ -251,6 +253,7 @@ def _align(
         with open_duckdb() as connection:
             connection.register("samples", aligned.samples)
             check_columns(connection, "samples", project.model.columns)
+            check_attributes(connection, "samples", project.named_columns)
         _check_model(project, aligned.samples)
     except ValueError as error:
         return aligned, str(error)

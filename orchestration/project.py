@@ -23,6 +23,7 @@ from training.catalog import FILTERS, PRETRAINED_ENCODERS
 from training.credentials import has_password, is_signed, mask, to_environment
 from training.family import Choice, is_own
 from training.settings import TINY
+from training.settings import located as located_training
 from training.tuning_settings import TuningSettings
 
 _MOST_VALUES = 100_000  # of one project file, each alias (*name) counted as all that it stands for
@@ -102,6 +103,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Project:
         ),
         tuning=project.tuning and _tuning_beside(path, project.tuning),
         features=project.features.located(lambda name: _beside(path, name, "bytes")),
+        training=located_training(project.training, lambda name: _beside(path, name, "")),
         filters={name: [_filter_beside(path, name, one) for one in listed] for name, listed in project.filters.items()},
         sources=tuple(source.located(lambda name: _beside(path, name, "")) for source in project.sources),
     )

@@ -457,14 +457,17 @@ def test_a_second_run_makes_nothing(done):
 def test_another_seed_is_another_version_and_the_gate_says_why(done):
     changed = done.ask("check", "tiny", "--set", "training.seed=1", "--set", "model.abstain_below=0.1")["run"]
     assert set(changed["trainings"].values()) == {"training.seed: 0 -> 1"}
-    distilled = "training.objectives=[answer, {kind: distillation, teacher: '1', weight: 0.01}]"
-    told = done.run("training.seed=1", distilled).answer
+    distilled = "{kind: distillation, teacher: '1', weight: 0.01}"
+    rewriting = "training.augmentation={text: {typos: 0.1, delete: 0.1}}"
+    forgetting = "{kind: critic, column: speaker, weight: 0.01}"
+    told = done.run("training.seed=1", f"training.objectives=[answer, {distilled}, {forgetting}]", rewriting).answer
     assert told["dataset"] == done.runs[0].answer["dataset"], "the data are the same"
     assert told["items"]["processed"] == 0
     assert told["model"]["version"] == 2
     assert (len(done.mlflow_runs()), len(done.versions())) == (10, 2)
     new, old = done.ask("status", "tiny")["models"]
     assert (new["version"], old["version"]) == (2, 1)
+    assert "speaker can be told from fused in" in done.runs[-1].stderr
     (reason,) = [reason for reason in new["reasons"] if "the champion" in reason]
     assert "on the same" in reason and "test rows" in reason and "bootstrap" in reason
     better = reason.startswith("better than")

@@ -197,6 +197,7 @@ OBJECTIVES = Family(
             "training.objectives.contrastive:ContrastiveObjective",
             "training.objectives.options:Options",
         ),
+        "critic": ("training.objectives.critic:CriticObjective", "training.objectives.options:Critic"),
         "distillation": (
             "training.objectives.distillation:DistillationObjective",
             "training.objectives.options:Distillation",

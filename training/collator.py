@@ -17,6 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.features import FeatureSettings
 from training.mixing import mixed
+from training.outputs.linear import IGNORED
 from training.padding import padded
 from training.processor import Row, contents
 from training.schema import MODALITIES
@@ -53,10 +54,13 @@ class Collator:
         several: modality -> contents that a row may have of it, where that is not one, or their views
             (`training.views`).
         seeds: the batch has `seeds` (B,), of each row by what is shown of it, for texts that are drawn.
-        augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator.
+        augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator; of
+            the prompt also the text itself (`training.rewriting`).
         teacher: sample id -> x_m* (D,) of the row, for `training.objectives.distillation`; nan in the batch where there
             is none.
-        mixing: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
+        column: sample id -> number of what a column says of the row, for `training.objectives.critic`; IGNORED in the
+            batch where it says nothing.
+        mixing, cutmix: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -67,9 +71,11 @@ class Collator:
     targets: Callable[[Sequence[str]], Tensor] | None = None
     modality_dropout: float = 0.0
     item_dropout: float = 0.0
-    augment: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = field(default_factory=dict)
+    augment: Mapping[str, Callable[[Any, np.random.Generator], np.ndarray]] = field(default_factory=dict)
     teacher: Mapping[str, np.ndarray] = field(default_factory=dict)
+    column: Mapping[str, int] = field(default_factory=dict)
     mixing: float = 0.0
+    cutmix: float = 0.0
     seed: int = 0
     prompt_room: int | None = None
     leads: Mapping[str, str] = field(default_factory=dict)
@@ -106,9 +112,12 @@ class Collator:
             unknown = np.full_like(next(iter(self.teacher.values())), np.nan)
             known = [self.teacher.get(row["sample_id"], unknown) for row in rows]
             batch["teacher"] = torch.from_numpy(np.stack(known))
-        if self.mixing > 0:
+        if self.column:
+            batch["column"] = torch.tensor([self.column.get(row["sample_id"], IGNORED) for row in rows])
+        if self.mixing > 0 or self.cutmix > 0:
             random = generator(self.seed, rows[0]["epoch"], f"{rows[0]['sample_id']} mixing")
-            batch = mixed(batch, self.modalities, self.mixing, random)
+            forms = {m: self.features.forms[m] for m in self.modalities}
+            batch = mixed(batch, forms, self.mixing, random, self.cutmix)
         return batch
 
     def _several(
@@ -189,12 +198,14 @@ class Collator:
         if (change := self.augment.get(modality)) is None:
             return [None if column is None else column[featurizer.read] for column in columns]
         assert featurizer.augmented is not None
-        named = [f"{modality} {place}" if place else modality for place in places or [0] * len(rows)]
-        keys = [(row["epoch"], f"{row['sample_id']} {name}") for row, name in zip(rows, named, strict=True)]
         return [
-            None if column is None else change(column[featurizer.augmented], generator(self.seed, *key))
-            for column, key in zip(columns, keys, strict=True)
+            None if column is None else change(column[featurizer.augmented], self._random(row, modality, place))
+            for row, column, place in zip(rows, columns, places or [0] * len(rows), strict=True)
         ]
+
+    def _random(self, row: Row, modality: str, place: int) -> np.random.Generator:
+        """What changes one content of a row is drawn from."""
+        return generator(self.seed, row["epoch"], f"{row['sample_id']} {modality}" + (f" {place}" if place else ""))
 
     def check_prompts(self, rows: Iterable[Row]) -> None:
         """Raises ValueError where a prompt is longer than the language model has positions for."""
@@ -210,16 +221,26 @@ class Collator:
 
     def _prompt(self, row: Row) -> list[int]:
         assert self.prompt is not None
-        text = TEXTS.join(columns["text"] for _, columns in self._contents(row, self.prompt))
-        ids = self._encode(text, self.prompt)[: self._featurizers[self.prompt].prompt_tokens]
+        texts, change = self._contents(row, self.prompt), self.augment.get(self.prompt)
+        text, most = TEXTS.join(columns["text"] for _, columns in texts), self._featurizers[self.prompt].prompt_tokens
+        ids = self._encode(text, self.prompt)[:most]
         self._check_room(row, len(ids))
-        return ids
+        if change is None:
+            return ids
+        rewritten: Any = change.rewritten  # type: ignore[attr-defined]
+        text = TEXTS.join(rewritten(columns["text"], self._random(row, self.prompt, place)) for place, columns in texts)
+        if self.prompt_room is not None:  # misspelt it may have more tokens
+            most = min(most, self.prompt_room - self._column_tokens(row))
+        return self._encode(text, self.prompt, keep=False)[:most]
+
+    def _column_tokens(self, row: Row) -> int:
+        return sum(len(self._encode(row["columns"][name], name)) for name in self.columns)
 
     def _check_room(self, row: Row, count: int) -> None:
         """Raises ValueError where a text of so many tokens and the columns of a row are more than there is room for."""
         if self.prompt_room is None:
             return
-        count += sum(len(self._encode(row["columns"][name], name)) for name in self.columns)
+        count += self._column_tokens(row)
         if count > self.prompt_room:
             what = " and ".join([*([self.prompt] if self.prompt else []), *(f"column {c!r}" for c in self.columns)])
             cut = f"features.{self.prompt}.max_tokens to {max(0, self.prompt_room)} or less (the first are read)"
@@ -229,13 +250,13 @@ class Collator:
                 f"{f'set {cut}, ' if self.prompt else ''}or take another model.llm"
             )
 
-    def _encode(self, text: str, name: str) -> list[int]:
+    def _encode(self, text: str, name: str, keep: bool = True) -> list[int]:
         """Token ids of what `name` stands for; by itself with the special tokens that the tokenizer puts around it."""
         # Texts recur over rows and epochs. Long ones seldom do, and would fill the memory.
         key = self.leads.get(name, "") + text, name not in self.leads
         if (ids := self._encoded.get(key)) is None:
             ids = encode(self.tokenizer, key[0], around=key[1]) if text else []
-            if len(text) < 1000 and len(self._encoded) < 50_000:
+            if keep and len(text) < 1000 and len(self._encoded) < 50_000:
                 self._encoded[key] = ids
         return ids
 

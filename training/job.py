@@ -198,6 +198,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
 
     from training import model_registry, tracking
     from training.catalog import OUTPUTS
+    from training.fresh_critic import judge_critic
     from training.prediction_table import prediction_table
     from training.representations import log_x_m
     from training.results import evaluate
@@ -222,8 +223,10 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
         results = Path(temporary) / "results"
         metrics, measured = evaluate(run, task, trained, splits["test"], test, results)
         clock.stop("evaluate")
-        version = None
+        version = critic = None
         if not run.is_baseline:
+            critic = judge_critic(task, trained.model)
+            tracking.log_critic(critic)
             log_x_m(task, trained, Path(temporary))
             tracking.log_predictions(prediction_table(spec, pq.read_table(results / "predictions.parquet"), run))
             version = _register(spec, run, task, trained, metrics, Path(temporary) / "bundle")
@@ -240,6 +243,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
             filled={row.subset: row.filled.value for row in measured},
             test_rows=test.num_rows,
             seconds=clock.seconds,
+            critic=critic,
         )
         tracking.log_report(report)
     shutil.rmtree(folder, ignore_errors=True)  # the checkpoints have served
@@ -294,6 +298,7 @@ def task_of(spec: JobSpec, run: RunSpec, splits: dict[str, "SampleDataset"]) -> 
         noise=_clips(splits["train"], spec, run),
         several=run.several,
         teacher=_teacher(spec, run),
+        said=_said(spec, run),
         codecs=codecs,
         codes=codes,
         start=fetch_encoders(spec),
@@ -314,6 +319,22 @@ def _teacher(spec: JobSpec, run: RunSpec) -> "dict[str, np.ndarray]":
             run_id = version_run(spec.tracking_uri, project or spec.project, version) if of_version else teacher
             return places_by_sample(spec.tracking_uri, run_id, "train")
     return {}
+
+
+def _said(spec: JobSpec, run: RunSpec) -> dict[str, str]:
+    """Sample id -> what the column says that an objective names, of the rows that training and validation read; those
+    are left out of which it says nothing."""
+    from training.cache import open_table
+    from training.data import named_columns
+    from training.objectives.options import column_of
+
+    if not (column := column_of(run.training.objectives)):
+        return {}
+    table = open_table(spec.lake, "dataset", spec.version, spec.storage_options)
+    read = pc.field("split").isin(["train", "validation"])
+    rows = table.to_table(["sample_id", "attributes"], filter=read).to_pylist()
+    said = {row["sample_id"]: named_columns(row["attributes"], [column])[column] for row in rows}
+    return {sample: value for sample, value in said.items() if value}
 
 
 def _clips(train: "SampleDataset", spec: JobSpec, run: RunSpec) -> "dict[str, list[np.ndarray]]":

@@ -6,6 +6,7 @@ Shapes: B rows, N modalities, T tokens, D width, S places of an input, K hidden 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +40,11 @@ class Pretrained:
 
 
 def pretrain(
-    task: TrainingTask, rows: SampleDataset, settings: PretrainingSettings, log: Callable[[str], None] = print
+    task: TrainingTask,
+    rows: SampleDataset,
+    settings: PretrainingSettings,
+    log: Callable[[str], None] = print,
+    checkpoint: Path | None = None,
 ) -> Pretrained:
     """Trains the encoders, and what projects their tokens, of the model that the task trains.
 
@@ -47,6 +52,7 @@ def pretrain(
         task: its rows, labels and language model decide nothing here, but for what encoders take over before the first
             step (`Encoder.fit`).
         rows: what is learned from, labelled or not.
+        checkpoint: a file, from which a pretraining of the same goes on that was killed (`training.descent`).
 
     Raises:
         ValueError: no row has what could be learned from, or the loss became no number.
@@ -68,17 +74,14 @@ def pretrain(
         augmented = replace(plain, augment=augmenters(task.training.augmentation, task.features, task.noise))
         before = learner.measured(task.validation, plain)
         batches = max(1, -(-len(rows) // settings.batch_size))
-        seen = 0
 
-        def loss(numbers: Tensor) -> Tensor:
-            nonlocal seen
-            epoch, seen = seen // batches, seen + 1
-            batch = augmented([rows[epoch, n] for n in numbers.tolist()])
-            losses = learner(batch, torch.Generator().manual_seed(settings.seed * 1_000_003 + seen))
+        def loss(numbers: Tensor, before: int) -> Tensor:
+            batch = augmented([rows[before // batches, n] for n in numbers.tolist()])
+            losses = learner(batch, torch.Generator().manual_seed(settings.seed * 1_000_003 + before + 1))
             return torch.stack([*losses.values()]).sum()
 
-        steps = max(1, round(batches * settings.epochs))
-        train(learner, loss, len(rows), steps, log, settings.seed, settings.batch_size, settings.learning_rate)
+        steps, learning_rate = max(1, round(batches * settings.epochs)), settings.learning_rate
+        train(learner, loss, len(rows), steps, log, settings.seed, settings.batch_size, learning_rate, checkpoint)
         after = learner.measured(task.validation, plain)
         network.cpu()
     weights = learner.learned(network)

@@ -1,11 +1,14 @@
 """Encoders that have learned without labels: trained in an MLflow run of their own, known by its fingerprint, and
 fetched from there by the trainings that start from them."""
 
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from training.records import PretrainingReport
 from training.runs import download, find_run, read_json
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 REPORT = "pretraining.json"
 _WEIGHTS = "encoders.safetensors"
+_CHECKPOINT = "pretraining.pt"
 
 
 def find_pretraining(uri: str, project: str, fingerprint: str) -> PretrainingReport | None:
@@ -31,7 +35,12 @@ def find_pretraining(uri: str, project: str, fingerprint: str) -> PretrainingRep
 def train_encoders(
     spec: JobSpec, wanted: PretrainingSpec, task: "TrainingTask", unlabelled: "SampleDataset", log: Log
 ) -> PretrainingReport:
-    """Trains the encoders on the training rows of the task and on those without a label, and logs them."""
+    """Trains the encoders on the training rows of the task and on those without a label, and logs them; where that was
+    killed before, it goes on from its last epoch.
+
+    Raises:
+        ValueError: another trainer is at work on them.
+    """
     import mlflow
     from safetensors.torch import save_file
 
@@ -39,8 +48,15 @@ def train_encoders(
     from training.tracking import open_part_run
 
     started = time.monotonic()
-    rows = task.train.and_more(unlabelled)
-    found = pretrain(task, rows, wanted.settings, lambda words: log(f"{wanted.name}: {words}"))
+    rows, folder = task.train.and_more(unlabelled), Path(spec.checkpoints) / wanted.fingerprint
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_suffix(".lock"), timeout=1):
+            found = pretrain(
+                task, rows, wanted.settings, lambda words: log(f"{wanted.name}: {words}"), folder / _CHECKPOINT
+            )
+    except Timeout:
+        raise ValueError(f"another trainer is at work in {folder}: wait for it, or end it") from None
     with open_part_run(spec, wanted.name, wanted.fingerprint) as active:
         report = PretrainingReport(
             fingerprint=wanted.fingerprint,
@@ -55,10 +71,11 @@ def train_encoders(
         losses: Mapping[int, Mapping[str, float]] = {0: found.before, 1: found.after}
         for step, values in losses.items():
             mlflow.log_metrics({f"validation_{name}": value for name, value in values.items()}, step=step)
-        with tempfile.TemporaryDirectory() as folder:
-            save_file(found.weights, Path(folder) / _WEIGHTS)
-            mlflow.log_artifact(str(Path(folder) / _WEIGHTS))
+        with tempfile.TemporaryDirectory() as temporary:
+            save_file(found.weights, Path(temporary) / _WEIGHTS)
+            mlflow.log_artifact(str(Path(temporary) / _WEIGHTS))
         mlflow.log_dict(report.to_json(), REPORT)
+    shutil.rmtree(folder, ignore_errors=True)  # the checkpoint has served
     return report
 
 

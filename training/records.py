@@ -255,6 +255,30 @@ class NoiseCurve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CriticFigures:
+    """How often a critic that is fitted afterwards tells a column that was to be forgotten: `training.fresh_critic`."""
+
+    column: str
+    on: str  # what it reads: fused, or a modality
+    rows: int  # that it is asked of
+    split: str  # whose rows these are: validation; or train: some of these, which it was not fitted on
+    before: float  # of the model before its first step
+    after: float
+    majority: float  # who always says the most frequent value
+
+    @property
+    def words(self) -> str:
+        rows = "validation rows" if self.split == "validation" else "training rows kept apart"
+        return (
+            f"{self.column} can be told from {self.on} in {self.after:.3f}, {self.before:.3f} before training; "
+            f"{self.majority:.3f} by the most frequent one (a fresh critic, n = {self.rows:,} {rows})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingReport:
     """What a training came to, once all of it is safe in MLflow (there as report.json)."""
 
@@ -269,13 +293,15 @@ class TrainingReport:
     filled: Mapping[str, float | None]  # on all test rows: with the majority answer where they have none
     test_rows: int  # all of them
     seconds: Mapping[str, float]  # of train, evaluate, log
+    critic: CriticFigures | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainingReport":
-        return cls(**values)
+        critic = values.get("critic")
+        return cls(**{**values, "critic": critic and CriticFigures(**critic)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ pydantic, which runs the same checks and names the key path.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -288,6 +288,23 @@ class ImageAugmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextAugmentation:
+    """As `SpeechAugmentation`, for texts: chances, of each word."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    delete: float = 0.0  # that it is left out
+    swap: float = 0.0  # that it changes places with the next one
+    typos: float = 0.0  # of each letter of a keyboard: that another key is hit, or it is left out, doubled or swapped
+    synonyms: str | None = None  # a file: a line for each group of words that mean the same, with commas between them
+    replace: float = 0.2  # that another word of its group stands there, where `synonyms` are
+    units: Literal["words", "characters"] = "words"  # of Chinese: as cleaning segments it, or each character
+
+    def __post_init__(self) -> None:
+        for name in ("delete", "swap", "typos", "replace"):
+            check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     __pydantic_config__ = FORBID_EXTRA
     # null: 10; or more, with early stopping, where a model without pretrained networks has few rows (`for_rows`)
@@ -300,9 +317,12 @@ class TrainingSettings:
     # What is minimised: the weighted sum of the losses of these (`training.catalog.OBJECTIVES`), each at most once.
     objectives: Annotated[tuple[Choice, ...], OneOrMore()] = (Choice("answer"),)
     augmentation: dict[str, Any] = field(default_factory=dict)  # modality -> how far its rows may be changed
-    # FuseMix: rows of vectors are mixed with one another, by Beta(mixing, mixing); 0: they are not (`training.mixing`);
-    # null: 1 where `epochs` is null, too, there are few rows, and they can be mixed; else 0
+    # Rows are mixed with one another, by Beta(mixing, mixing); 0: they are not (`training.mixing`: FuseMix, MixUp);
+    # null: 1 where `epochs` is null, too, there are few rows, and all that they have is vectors; else 0
     mixing: float | None = None
+    # Pictures have a box of another row's, whose size is drawn by Beta(cutmix, cutmix), 0: none; beside `mixing` each
+    # batch has one of the two
+    cutmix: float = 0.0
     # Rows are learned also with the small change that makes their answer most wrong (`training.adversaries`); null: not
     adversary: Choice | None = None
     gradient_accumulation: int = 1
@@ -344,10 +364,20 @@ class TrainingSettings:
             value = getattr(self, name)
             check(value is None or value > 0, name, value, "null or a positive number")
         check(0 <= (self.mixing or 0) <= 10, "mixing", self.mixing, "null or 0 (none) to 10")
+        check(0 <= self.cutmix <= 10, "cutmix", self.cutmix, "0 (none) to 10")
         least = f"at least {SMALLEST_VOCABULARY}: all bytes and 3 special tokens"
         check(self.vocabulary >= SMALLEST_VOCABULARY, "vocabulary", self.vocabulary, least)
         for name in ("warmup", "label_smoothing"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to (not including) 1")
+
+
+def located(training: TrainingSettings, locate: Callable[[str], str]) -> TrainingSettings:
+    """The settings with files named by where they lie."""
+    text = training.augmentation.get("text")
+    if text is None or text.synonyms is None:
+        return training
+    found = dataclasses.replace(text, synonyms=locate(text.synonyms))
+    return dataclasses.replace(training, augmentation={**training.augmentation, "text": found})
 
 
 def for_rows(
@@ -398,7 +428,7 @@ _NEUTRAL = ("workers", "parallel", "checkpoint_steps", "report_to", "baseline_ep
 def decisive(training: TrainingSettings) -> dict[str, Any]:
     """Those settings, as plain values, that decide the weights."""
     plain = {name: value for name, value in to_dict(training).items() if name not in _NEUTRAL}
-    return plain if plain["adversary"] else {name: value for name, value in plain.items() if name != "adversary"}
+    return {name: value for name, value in plain.items() if value or name not in ("adversary", "cutmix")}
 
 
 @dataclass(frozen=True, kw_only=True)

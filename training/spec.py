@@ -16,8 +16,17 @@ from training.family import Choice
 from training.features import FeatureSettings
 from training.model_files import digest, llm_folder, model_folder
 from training.pretraining_settings import PretrainingSettings
+from training.rewriting import identity as identity_of_texts
 from training.schema import fingerprint
-from training.settings import TINY, MediaLimits, ModelSettings, TrainingSettings, complete, decisive
+from training.settings import (
+    TINY,
+    MediaLimits,
+    ModelSettings,
+    TextAugmentation,
+    TrainingSettings,
+    complete,
+    decisive,
+)
 from training.tuning_settings import TuningSettings, with_values
 from training.validation import from_dict, to_dict
 from training.variants.base import name_of
@@ -186,7 +195,7 @@ def plan_pretraining(
     shape = {name: read[name] for name in ("encoders", "llm", "layers", "width", "heads", "tokens", "dropout")}
     batches = {m: features.at_batch(m) for m in keep}
     versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
-    changed = to_dict(training)["augmentation"]
+    changed = _augmentation_identity(training)
     name = fingerprint(
         "pretraining",
         PRETRAINING_VERSION,
@@ -359,7 +368,17 @@ def _encoder_identity(choice: Choice) -> Any:
 def training_identity(training: TrainingSettings) -> dict[str, Any]:
     """What of the training's settings decides the weights, as plain values; own objectives are known by their code."""
     more = {} if training.adversary is None else {"adversary": family.identity(training.adversary)}
+    more |= {"augmentation": _augmentation_identity(training)}
     return decisive(training) | more | {"objectives": [family.identity(choice) for choice in training.objectives]}
+
+
+def _augmentation_identity(training: TrainingSettings) -> dict[str, Any]:
+    """As plain values; a file is known by its content."""
+    plain: dict[str, Any] = to_dict(training.augmentation)
+    for modality, section in training.augmentation.items():
+        if isinstance(section, TextAugmentation):
+            plain[modality] = plain[modality] | identity_of_texts(section)
+    return plain
 
 
 def own_code(model: ModelSettings, features: FeatureSettings) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import Any
 from training import descriptions
 from training.catalog import OUTPUTS
 from training.mlflow_store import artifact_location, check_reachable, client, make_database
-from training.records import EvaluationRow, TrainingReport, TuningReport
+from training.records import CriticFigures, EvaluationRow, TrainingReport, TuningReport
 from training.runs import REPORT, TAG, TUNING, end_dead_runs, search
 from training.spec import JobSpec, RunSpec
 
@@ -253,6 +253,14 @@ def log_predictions(table: Mapping[str, Sequence[Any]]) -> None:
     store = client(mlflow.get_tracking_uri())
     if TABLE not in {file.path for file in store.list_artifacts(active.info.run_id)}:
         mlflow.log_table({name: list(column) for name, column in table.items()}, TABLE)
+
+
+def log_critic(critic: CriticFigures | None) -> None:
+    import mlflow
+
+    if critic is not None:
+        values = {"before": critic.before, "after": critic.after, "majority": critic.majority, "n": critic.rows}
+        mlflow.log_metrics({f"critic_{name}": value for name, value in values.items()})
 
 
 def log_report(report: TrainingReport) -> None:

@@ -34,7 +34,7 @@ from training.features import FeatureSettings
 from training.linear_model import fit_linear
 from training.mixing import can_mix, check_mixing
 from training.model import FusionModel
-from training.objectives.options import check_objectives
+from training.objectives.options import FUSED, check_objectives, column_of
 from training.outputs.base import Output
 from training.packing import keeps_rows_apart, unpackable
 from training.processor import contents
@@ -43,7 +43,7 @@ from training.schema import fingerprint, subset_name
 from training.settings import TINY, ModelSettings, TrainingSettings, for_rows
 from training.spec import identity, training_identity
 from training.tokenizer import fit_tokenizer
-from training.trainer import EarlyStopping, Trainer, even_batches
+from training.trainer import EarlyStopping, Progress, Trainer, even_batches
 from training.validation import check
 from training.variants.base import AnsweringBundle
 from training.views import Places
@@ -89,6 +89,8 @@ class TrainingTask:
     several: Mapping[str, Places] = field(default_factory=dict)
     # Sample id -> x_m* (D,), where an objective learns from a teacher; its options say which one.
     teacher: Mapping[str, np.ndarray] = field(default_factory=dict)
+    # Sample id -> what the column says that an objective's options name, of training and validation rows.
+    said: Mapping[str, str] = field(default_factory=dict)
     # Of an output that makes contents: modality -> codec, and -> content -> its codes.
     codecs: Mapping[str, Any] = field(default_factory=dict)
     codes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
@@ -198,7 +200,10 @@ def new_model(task: TrainingTask) -> FusionModel:
     """The model before its first step, with its objectives."""
     torch.manual_seed(task.training.seed)  # the weights' start; everything random in the data has keys of its own
     labels = [label for label in task.train.labels if label is not None]
-    network = build_model(task.model, task.features, task.tokenizer, task.modalities, labels, task.several)
+    model = task.model
+    if column_of(task.training.objectives):  # a linear model reads the vectors themselves, and what is to be forgotten
+        model = replace(model, linear_share=0.0)
+    network = build_model(model, task.features, task.tokenizer, task.modalities, labels, task.several)
     for modality in network.config.modalities:
         encoder: Encoder = network.encoders[modality]  # type: ignore[assignment]  # of a ModuleDict
         encoder.fit(_read_tensors(task, modality, encoder.looks_at))
@@ -206,10 +211,18 @@ def new_model(task: TrainingTask) -> FusionModel:
     if task.codecs:  # else it is made to learn encoders alone
         network.output.take(task.codecs, task.codes)
     check_objectives(task.training.objectives, network.output, task.model.output.kind)
-    network.objectives = nn.ModuleList(
-        OBJECTIVES.make(objective, network.config, task.training) for objective in task.training.objectives
-    )
+    # A baseline may lack the modality that one reads.
+    read = (FUSED, *task.modalities)
+    chosen = [o for o in task.training.objectives if getattr(OBJECTIVES.options(o), "on", FUSED) in read]
+    network.objectives = nn.ModuleList(OBJECTIVES.make(o, network.config, task.training) for o in chosen)
+    for objective in network.objectives:
+        objective.fit(network, _said(task))  # type: ignore[operator]  # of a ModuleList
     return network
+
+
+def _said(task: TrainingTask) -> dict[str, str]:
+    """What the column says of the training rows."""
+    return {s: task.said[s] for s in task.train.index["sample_id"].to_pylist() if s in task.said} if task.said else {}
 
 
 def take_weights(network: FusionModel, weights: Mapping[str, Tensor]) -> None:
@@ -239,7 +252,8 @@ def make_trainer(
     training, rows = task.training, len(task.train)
     assert training.epochs is not None
     mixing, config = training.mixing or 0.0, network.config
-    check_mixing(mixing, task.modalities, task.features, network.output, config.columns, config.several)
+    read = task.modalities, task.features, network.output, config.columns, config.several
+    check_mixing(mixing, *read, training.cutmix)
     _check_teacher(task, network)
     network.leave_out_base(of_encoders=True)
     network.packs = _packs(task, network)
@@ -270,10 +284,12 @@ def make_trainer(
             item_dropout=task.model.item_dropout,
             augment=augmenters(training.augmentation, task.features, task.noise),
             teacher=task.teacher,
-            mixing=training.mixing or 0.0,
+            column=_numbers(task, network),
+            mixing=mixing,
+            cutmix=training.cutmix,
             seed=training.seed,
         ),
-        callbacks=[*callbacks, *_stopping(training)],
+        callbacks=[*callbacks, Progress(network), *_stopping(training)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.tokenizer, trainer.evaluation_collator = task.tokenizer, collator
@@ -286,10 +302,18 @@ def make_trainer(
     return trainer
 
 
+def _numbers(task: TrainingTask, network: FusionModel) -> dict[str, int]:
+    """Sample id -> number of what the column says, where an objective reads it."""
+    critics: list[Any] = [objective for objective in network.objectives if hasattr(objective, "numbers")]
+    return critics[0].numbers(_said(task)) if critics else {}
+
+
 def _check_teacher(task: TrainingTask, network: FusionModel) -> None:
     """Raises ValueError where a teacher's x_m cannot be learned."""
     if task.teacher:
-        check(not task.training.mixing, "training.mixing", task.training.mixing, "0 beside the objective distillation")
+        for name in ("mixing", "cutmix"):
+            asked = getattr(task.training, name)
+            check(not asked, f"training.{name}", asked, "0 beside the objective distillation")
         width, own = len(next(iter(task.teacher.values()))), network.config.llm_width
         expected = f"{own}, as the language model here"
         check(width == own, "the width of the teacher's x_m (training.objectives)", width, expected)

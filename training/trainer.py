@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedModel
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from training.adaptation import parameter_groups
@@ -151,6 +151,17 @@ class EarlyStopping(EarlyStoppingCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop, control.should_evaluate, control.should_save = True, False, False
+
+
+class Progress(TrainerCallback):
+    """Tells the model's objectives how much of the training is done."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for objective in self.network.objectives:
+            objective.progress = state.global_step / max(1, state.max_steps)
 
 
 def even_batches(rows: Any, collator: Collator, batch_size: int) -> DataLoader:

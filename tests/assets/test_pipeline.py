@@ -254,6 +254,8 @@ def test_nothing_is_planned_on_features_of_other_settings(tiny):
         pipeline.plan(load(tiny, ["model.prompt='{text}{age}'"]))
     with pytest.raises(ValueError, match=r"evaluation.sensitive names age, and no sample has a column 'age'; there ar"):
         pipeline.plan(load(tiny, ["evaluation.sensitive=[speaker, age]"]))
+    with pytest.raises(ValueError, match=r"critic: column is age, and no sample has a column 'age'; there ar"):
+        pipeline.plan(load(tiny, ["training.objectives=[answer, {kind: critic, column: age}]"]))
     same = pipeline.plan(load(tiny, ["evaluation.sensitive=[speaker]"]))
     assert [run.fingerprint for run in same] == [run.fingerprint for run in before], "what is looked at trains nothing"
     applied_later = pipeline.plan(load(tiny, ["features.image.mean=0.4"]))

@@ -339,6 +339,21 @@ def test_sensitive_columns_are_no_labels_and_stand_once(tmp_path):
         load(path, ["evaluation.sensitive=[sex, sex]"])
 
 
+def test_what_a_model_is_to_forget_is_no_label_and_is_said_of_what_it_reads(tmp_path):
+    path = write(tmp_path, GOOD)
+
+    def critic(options: str) -> list[str]:
+        return [f"training.objectives=[answer, {{kind: critic, {options}}}]"]
+
+    assert load(path, critic("column: speaker")).named_columns.keys() == {"speaker"}
+    with pytest.raises(ProjectError, match=r"critic: column is 'answer', expected no label \(answer\): the model wou"):
+        load(path, critic("column: answer"))
+    with pytest.raises(ProjectError, match=r"critic: column is '', expected a column of the samples, such as speaker"):
+        load(path, critic("strength: 2"))
+    with pytest.raises(ProjectError, match=r"critic: on is 'speech', expected one of fused, "):
+        load(path, critic("column: speaker, on: speech"))
+
+
 def test_several_outputs_name_the_columns_that_are_answered(tmp_path):
     path = write(tmp_path, GOOD)
     outputs = "model.outputs={drink: class, price: number}"

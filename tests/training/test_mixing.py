@@ -20,7 +20,7 @@ from training.collator import Collator, make_collator
 from training.data import SampleDataset
 from training.family import Choice
 from training.features import FeatureSettings
-from training.mixing import check_mixing
+from training.mixing import can_mix, check_mixing, mixed
 from training.settings import ModelSettings, TrainingSettings, complete
 from training.tokenizer import fit_tokenizer
 from training.train import TrainingTask, fit
@@ -135,3 +135,67 @@ def test_what_cannot_be_mixed_is_refused(features: FeatureSettings, output: str,
     with pytest.raises(ValueError, match=words):
         check_mixing(0.5, MODALITIES, features, made)
     check_mixing(0.0, MODALITIES, features, made)
+    with pytest.raises(ValueError, match=words.replace("mixing is 0\\.5", "cutmix is 1\\.0")):
+        check_mixing(0.0, MODALITIES, features, made, cutmix=1.0)
+
+
+def test_what_is_cut_needs_pictures_and_what_a_pretrained_encoder_reads_of_speech_is_not_mixed() -> None:
+    made = OUTPUTS.make(Choice("class"), {})
+    with pytest.raises(ValueError, match=r"training\.cutmix is 1\.0, expected 0 where no modality is read as pictures"):
+        check_mixing(0.0, MODALITIES, VECTORS, made, cutmix=1.0)
+    own, others = FeatureSettings(), FeatureSettings(speech={"kind": "processed", "model": "whisper"})
+    check_mixing(0.5, ("image", "speech"), own, made, cutmix=1.0)
+    assert not can_mix(("image", "speech"), own, made, ()), "pictures only where somebody asks for it"
+    with pytest.raises(ValueError, match=r"mixing is 0\.5, expected 0 beside features\.speech of the form frames"):
+        check_mixing(0.5, ("image", "speech"), others, made)
+
+
+def pictures_and_sounds(random: np.random.Generator) -> dict[str, torch.Tensor]:
+    """Twelve rows, of which two lack the sound, and no two sounds last as long."""
+    present = torch.ones(12, 2, dtype=torch.bool)
+    present[:2, 1] = False
+    lasts = torch.arange(1, 13)[:, None] > torch.arange(12)
+    return {
+        "present": present,
+        "image": torch.from_numpy(random.normal(size=(12, 3, 8, 10)).astype(np.float32)),
+        "speech": torch.from_numpy(random.normal(size=(12, 12, 4)).astype(np.float32)) * lasts[..., None],
+        "speech_mask": lasts & present[:, 1:],
+        "labels": torch.arange(12),
+    }
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("alpha", "cutmix"), [(0.7, 0.0), (0.0, 1.0), (0.5, 0.5)])
+def test_pictures_and_spectrograms_are_mixed_by_the_share_that_the_label_has(
+    alpha: float, cutmix: float, seed: int
+) -> None:
+    """The partner is told by its label, and what must have come of both is worked out pixel by pixel."""
+    plain = pictures_and_sounds(np.random.default_rng(seed))
+    state = torch.get_rng_state()
+    found = mixed(plain, {"image": "grid", "speech": "frames"}, alpha, np.random.default_rng(seed), cutmix)
+    assert torch.equal(torch.get_rng_state(), state)
+    kept = float(found["mixing"])
+    for n, partner in enumerate(found["other_labels"].tolist()):
+        assert torch.equal(plain["present"][n], plain["present"][partner])
+        own, other, made = plain["image"][n], plain["image"][partner], found["image"][n]
+        if torch.equal((made == own) | (made == other), torch.ones_like(made, dtype=torch.bool)):
+            assert cutmix > 0
+            if partner != n:
+                there = (made == other).all(0)
+                assert there.float().mean() == pytest.approx(1 - kept, abs=1e-6)
+                rows, columns = there.any(1).sum(), there.any(0).sum()
+                assert rows * columns == there.sum(), "it is a box"
+        else:
+            assert alpha > 0
+            torch.testing.assert_close(made, kept * own + (1 - kept) * other)
+        sounds = [plain["speech"][k] for k in (n, partner)]
+        torch.testing.assert_close(found["speech"][n], kept * sounds[0] + (1 - kept) * sounds[1])
+        assert found["speech_mask"][n].sum() == max(plain["speech_mask"][k].sum() for k in (n, partner))
+
+
+def test_with_both_each_batch_has_one_of_the_two() -> None:
+    plain, kinds = pictures_and_sounds(np.random.default_rng(0)), []
+    for seed in range(40):
+        made = mixed(plain, {"image": "grid", "speech": "frames"}, 1.0, np.random.default_rng(seed), 1.0)["image"]
+        kinds.append(torch.isin(made, plain["image"]).all().item())
+    assert 10 < sum(kinds) < 30

@@ -30,18 +30,22 @@ def kind(request: pytest.FixtureRequest, own_kinds: Path) -> str:
 def with_objectives(model: Any, *objectives: Any) -> Any:
     training = TrainingSettings(objectives=objectives)
     model.objectives = nn.ModuleList(OBJECTIVES.make(o, model.config, training) for o in training.objectives)
+    for objective in model.objectives:
+        objective.fit(model, {"0": "ann", "1": "ben", "2": "ann"})
     return model.train()
 
 
 def choice(kind: str, **options: Any) -> dict[str, Any]:
-    return {"kind": kind, **({"teacher": "1"} if kind == "distillation" else {}), **options}
+    needed = {"distillation": {"teacher": "1"}, "critic": {"column": "speaker"}}
+    return {"kind": kind, **needed.get(kind, {}), **options}
 
 
 def made(make_model: Callable[..., Any], rows: Any, **settings: Any) -> Any:
-    """Model and batch, with what a teacher says of each row."""
+    """Model and batch, with what a teacher and a column say of each row."""
     model, batch = make_model(rows, **settings)
     teacher = torch.randn(len(rows), model.config.llm_width, generator=torch.Generator().manual_seed(0))
-    return model, batch | {"teacher": teacher}
+    column = torch.arange(len(rows)) % 3
+    return model, batch | {"teacher": teacher, "column": column.masked_fill(column == 2, -100)}
 
 
 def test_gradients_reach_every_parameter(
@@ -98,7 +102,10 @@ def test_several_are_added_and_evaluation_knows_only_the_answers_loss(
     [
         ([], "objectives is .*, expected at least one, and none twice"),
         (["answer", {"kind": "answer", "weight": 2}], "none twice"),
-        (["anwser"], "objective is 'anwser', expected one of answer, .*distillation, unimodal.*did you mean answer"),
+        (
+            ["anwser"],
+            "objective is 'anwser', expected one of answer, .*critic, distillation, unimodal.*did you mean answer",
+        ),
         ([{"kind": "distillation", "teacher": "best"}], "teacher is 'best', expected a version such as 3 or shop/3"),
         ([{"kind": "answer", "weight": 0}], "weight is 0.0, expected a positive number"),
         ([{"kind": "answer", "wieght": 2}], "objective answer has no option 'wieght'; there are weight; did you mean"),

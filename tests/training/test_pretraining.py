@@ -1,5 +1,8 @@
 """Encoders that learn without labels: what is hidden of an input, what is learned, and what starts from it."""
 
+import signal
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 from tests.training.test_train import MODEL, TRAINING, make_task
 from training.cache import FeatureCache
 from training.data import SampleDataset
-from training.pretraining import hide, pretrain
+from training.pretraining import Pretrained, hide, pretrain
 from training.pretraining_settings import PretrainingSettings, check_pretraining, learning
 from training.schema import DATASET, features_table
 from training.settings import ModelSettings, complete
@@ -27,8 +30,12 @@ FEW = PretrainingSettings(epochs=12, batch_size=16, learning_rate=5e-3)
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
+    return make_pairs(tmp_path_factory.mktemp("cache"))
+
+
+def make_pairs(root: Path) -> SampleDataset:
     """96 rows of which each picture has a bright row where its sound has loud bands, no two the same; no labels."""
-    root, random = tmp_path_factory.mktemp("cache"), np.random.default_rng(0)
+    random = np.random.default_rng(0)
     pictures, sounds, index = [], [], []
     for n in range(96):
         kind = n % 8
@@ -127,6 +134,58 @@ def test_a_training_starts_from_it(pairs, tmp_path: Path):
     again = pretrain(task, pairs.take(range(64)), FEW)
     assert all(torch.equal(again.weights[name], weight) for name, weight in found.weights.items())
     assert [entry for entry in plain if "loss" in entry] != [entry for entry in started if "loss" in entry]
+
+
+SHORT = replace(FEW, epochs=4)
+
+
+def test_what_did_not_end_goes_on_from_its_last_epoch_to_the_same_weights(pairs, tmp_path: Path):
+    task, rows, kept = task_of(pairs), pairs.take(range(64)), tmp_path / "pretraining.pt"
+
+    def stop(words: str) -> None:
+        if words.startswith("step 12"):  # before the third of four epochs is kept
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(task, rows, SHORT, stop, kept)
+    whole = pretrain(task, rows, SHORT)
+    assert_same_when_resumed(task, rows, kept, whole, "going on at step 8 of 16")
+    assert_same_when_resumed(task, rows, kept, whole, "going on at step 16 of 16")
+
+
+def assert_same_when_resumed(task: Any, rows: SampleDataset, kept: Path, whole: Pretrained, words: str) -> None:
+    told: list[str] = []
+    torch.manual_seed(99)
+    found = pretrain(task, rows, SHORT, told.append, kept)
+    assert told[0] == words
+    assert (found.before, found.after) == (whole.before, whole.after)
+    assert found.weights.keys() == whole.weights.keys()
+    assert all(torch.equal(found.weights[name], weight) for name, weight in whole.weights.items())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.training.test_pretraining import SHORT, make_pairs, task_of
+from training.pretraining import pretrain
+
+def kill(words):
+    if words.startswith("step 12"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+pairs = make_pairs(Path(sys.argv[1]))
+pretrain(task_of(pairs), pairs.take(range(64)), SHORT, kill, Path(sys.argv[1]) / "pretraining.pt")
+"""
+
+
+@pytest.mark.slow
+def test_what_was_killed_goes_on_to_the_same_weights(pairs, tmp_path: Path):
+    root = Path(__file__).parents[2]
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False)
+    assert process.returncode == -signal.SIGKILL
+    task, rows = task_of(pairs), pairs.take(range(64))
+    whole = pretrain(task, rows, SHORT)
+    assert_same_when_resumed(task, rows, tmp_path / "pretraining.pt", whole, "going on at step 8 of 16")
 
 
 def test_rows_that_have_nothing_to_learn_from_are_told(pairs):

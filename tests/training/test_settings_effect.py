@@ -27,6 +27,7 @@ from training.metrics import Metric, exact_match
 from training.model import FusionModel
 from training.outputs.text import TextOutput
 from training.records import Answer
+from training.rewriting import TextAugmenter
 from training.schema import DATASET, features_table, predictions_schema
 from training.settings import (
     GenerationSettings,
@@ -34,6 +35,7 @@ from training.settings import (
     ModelSettings,
     PromotionSettings,
     SpeechAugmentation,
+    TextAugmentation,
     TrainingSettings,
     complete,
 )
@@ -134,9 +136,17 @@ class Effects:
         batch = self.trainer(task).data_collator([self.vectors[n] for n in range(32)])
         return [batch[modality].numpy().tobytes() for modality in VECTORS.forms]
 
+    def pictures(self, training: TrainingSettings) -> bytes:
+        task = self.task(dataclasses.replace(MODEL, output=Choice("class")), training)
+        return self.batch(dataclasses.replace(task, keep=frozenset({"image"})))["image"].numpy().tobytes()
+
     def linear(self, settings: ModelSettings) -> list[str]:
         model = complete(dataclasses.replace(settings, output=Choice("class")), VECTORS.forms)
         return new_model(dataclasses.replace(self.task(model), train=self.vectors, features=VECTORS)).config.linear
+
+    def rewritten(self, augmentation: TextAugmentation) -> str:
+        training = dataclasses.replace(TRAINING, augmentation={"text": augmentation})
+        return self.batch(self.task(training=training))["prompt_ids"].numpy().tobytes().hex()
 
     def augmented(self, augmentation: SpeechAugmentation | ImageAugmentation) -> bytes:
         modality = "speech" if isinstance(augmentation, SpeechAugmentation) else "image"
@@ -183,6 +193,16 @@ def llm_folder(folder: Path) -> str:
     return str(folder / "llm")
 
 
+def synonyms(folder: Path) -> str:
+    (folder / "synonyms.txt").write_text("see, spot\n")
+    return str(folder / "synonyms.txt")
+
+
+def said_otherwise(effects: Effects, settings: TextAugmentation) -> str:
+    effects.folder.mkdir(exist_ok=True)
+    return effects.rewritten(dataclasses.replace(settings, synonyms=synonyms(effects.folder)))
+
+
 def tokens_answered(effects: Effects, settings: ModelSettings) -> list[Any]:
     """Of a model whose end of sequence never comes, and whose tokens all are text."""
     task = effects.task(settings)
@@ -215,6 +235,7 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         ),
         "objectives": (({"kind": "answer", "weight": 2.0},), lambda e, s: e.loss(s)),
         "mixing": (0.5, lambda e, s: e.mixed(s)),
+        "cutmix": (1.0, lambda e, s: e.pictures(s)),
         "adversary": ("fgm", lambda e, s: type(e.trainer(e.task(training=s)).adversary)),
         "gradient_accumulation": (2, lambda e, s: e.arguments(s, "gradient_accumulation_steps")),
         "max_grad_norm": (0.5, lambda e, s: e.arguments(s, "max_grad_norm")),
@@ -309,6 +330,18 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "frequency_masks": (2, lambda e, s: e.augmented(s)),
         "mask_share": (0.9, lambda e, s: e.augmented(s), SpeechAugmentation(time_masks=2)),
     },
+    TextAugmentation: {
+        "delete": (0.5, lambda e, s: e.rewritten(s)),
+        "swap": (0.5, lambda e, s: e.rewritten(s)),
+        "typos": (0.5, lambda e, s: e.rewritten(s)),
+        "synonyms": (synonyms, lambda e, s: e.rewritten(s)),
+        "replace": (0.9, lambda e, s: said_otherwise(e, s)),
+        "units": (
+            "characters",
+            lambda e, s: TextAugmenter(s, None).rewritten("这只小猫没有看见那条大狗", np.random.default_rng(0)),  # type: ignore[arg-type]
+            TextAugmentation(swap=0.5),
+        ),
+    },
     ImageAugmentation: {
         "rotation": (30.0, lambda e, s: e.augmented(s)),
         "scale": (0.3, lambda e, s: e.augmented(s)),
@@ -322,6 +355,7 @@ DEFAULTS = {
     ModelSettings: MODEL,
     PromotionSettings: PromotionSettings(),
     SpeechAugmentation: SpeechAugmentation(),
+    TextAugmentation: TextAugmentation(),
     ImageAugmentation: ImageAugmentation(),
 }
 

@@ -41,7 +41,7 @@ class Codec(nn.Module):
     ) -> None:
         """Steps by the loss of the contents of these numbers."""
         self.requires_grad_(True)
-        train(self, loss_of, contents, steps, log, seed)
+        train(self, lambda rows, _: loss_of(rows), contents, steps, log, seed)
         self.requires_grad_(False)
 
     @abstractmethod

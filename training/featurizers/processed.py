@@ -136,6 +136,12 @@ class ProcessedFeaturizer(ModelFeaturizer):
 
 class ProcessedTextFeaturizer(OfText, ProcessedFeaturizer):
     form, read, dtype = "ids", "input_ids", "int32"
+    augmented = "text"
+
+    def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
+        from training.rewriting import TextAugmenter
+
+        return TextAugmenter(settings, self)
 
     def batch(self, rows: Sequence[np.ndarray | None]) -> "tuple[Tensor, Tensor]":
         """int64 (B, S), padded on the right, and a mask (B, S); S is at least 1."""
@@ -187,6 +193,7 @@ class ProcessedSpeechFeaturizer(OfSpeech, ProcessedFeaturizer):
     form, read, dtype = "frames", "processed", "float16"
     augmented = "waveform"
     unaffected_by: ClassVar = {"processed": ("keep_waveform",), "waveform": ("pad", "keep_waveform")}
+    mixes = False  # the last number of a row counts
     Options = ProcessedSpeechOptions
 
     @property

@@ -39,6 +39,7 @@ class TfidfFeaturizer(Featurizer):
     described = "counts of content words"
     version = 1
     read = "terms"
+    augmented = "text"
     tensors: Mapping[str, str] = {"terms": "int32"}
     Options = TfidfOptions
 
@@ -60,6 +61,11 @@ class TfidfFeaturizer(Featurizer):
             if row is not None:
                 terms_BK2[n, : len(row)] = row
         return torch.from_numpy(terms_BK2), torch.from_numpy(np.arange(terms_BK2.shape[1]) < lengths_B[:, None])
+
+    def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
+        from training.rewriting import TextAugmenter
+
+        return TextAugmenter(settings, self)
 
     def _terms(self, words: Sequence[str]) -> Iterator[str]:
         for length in range(1, self.options.ngrams + 1):

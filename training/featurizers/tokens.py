@@ -38,6 +38,7 @@ class TokensFeaturizer(Featurizer):
     described = "token ids"
     version = 3
     read = "input_ids"
+    augmented = "text"
     at_batch = ("max_tokens",)
     located = ("tokenizer",)
     tensors: Mapping[str, str] = {"input_ids": "int32"}
@@ -65,6 +66,11 @@ class TokensFeaturizer(Featurizer):
         from training.padding import padded
 
         return padded([() if row is None else row[: self.options.max_tokens] for row in rows], 0)
+
+    def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
+        from training.rewriting import TextAugmenter
+
+        return TextAugmenter(settings, self)
 
     def identity(self) -> Any:
         """A local folder is known by its files, wherever it lies."""

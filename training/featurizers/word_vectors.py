@@ -34,6 +34,7 @@ class WordVectorsFeaturizer(Featurizer):
     described = "word vectors of a file"
     version = 1
     read = "word_vectors"
+    augmented = "text"
     located = ("file",)
     # The places of the content words that the file does not know stand beside the vectors of the others.
     tensors: Mapping[str, str] = {"word_vectors": "float16", "unknown": "int32"}
@@ -66,6 +67,11 @@ class WordVectorsFeaturizer(Featurizer):
         from training.padding import padded_frames
 
         return padded_frames(rows)
+
+    def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
+        from training.rewriting import TextAugmenter
+
+        return TextAugmenter(settings, self)
 
     def identity(self) -> Any:
         """The content of the part of the file that is read. Raises ValueError: it is not there."""

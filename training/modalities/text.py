@@ -11,7 +11,7 @@ from training import personal_data
 from training.media import too_large
 from training.messages import one_line
 from training.modalities.base import Modality
-from training.settings import MediaLimits, TextCleaning
+from training.settings import MediaLimits, TextAugmentation, TextCleaning
 
 
 class TextModality(Modality):
@@ -43,6 +43,7 @@ class TextModality(Modality):
     noise_levels = (0.05, 0.1, 0.2, 0.4)
     noise_words = "share of characters dropped or swapped"
     Options = TextCleaning
+    Augmentation = TextAugmentation
 
     def __init__(self, options: TextCleaning | None = None) -> None:
         super().__init__(options or TextCleaning())

@@ -9,6 +9,7 @@ from training.distributed import beside
 from training.objectives import options as options_module
 
 if TYPE_CHECKING:
+    from training.model import FusionModel
     from training.model_config import FusionConfig, ModelOutput
     from training.settings import TrainingSettings
 
@@ -21,11 +22,22 @@ class Objective(nn.Module):
     """
 
     Options: ClassVar = options_module.Options
+    progress: float = 1.0  # the share of the training that is done; set before each step
 
     def __init__(self, config: "FusionConfig", training: "TrainingSettings", options: options_module.Options) -> None:
         super().__init__()
         self.weight, self.reads_alone = options.weight, options.reads_alone
         self.output, self.smoothing = config.make_output(), training.label_smoothing
+
+    def fit(self, model: "FusionModel", said: Mapping[str, str]) -> None:
+        """What it takes over of the model that it is part of, and of the training rows, before the first step.
+
+        Args:
+            said: sample id -> what the column says that the option `column` names, where it says something.
+
+        Raises:
+            ValueError: nothing can be learned of it.
+        """
 
     def answer_loss(self, logits: Tensor, batch: Mapping[str, Tensor], rows: Any = slice(None)) -> Tensor:
         """The output's own loss, smoothed by `training.label_smoothing`, of logits of those rows of the batch; where

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from training.catalog import OBJECTIVES
+from training.catalog import MODALITIES, OBJECTIVES
 from training.family import Choice
 from training.validation import check
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _TEACHER = re.compile(r"([\w-]+/)?\d+|[0-9a-f]{32}")
 
 _EXPECTED = "a version such as 3 or shop/3, or an MLflow run id"
+_COLUMN = "a column of the samples, such as speaker"
+FUSED = "fused"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +51,36 @@ class Distillation(Options):
         check(is_named, "teacher", self.teacher, _EXPECTED)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Critic(Options):
+    column: str = ""  # has to be given: of the samples, what is not to be told
+    on: str = FUSED  # what the critic reads: x_m, or a modality: its tokens e_m
+    # What the gradient that reaches the model is multiplied by, beside `weight`; 0: the critic reads, and that is all
+    strength: float = 1.0
+    # true: it grows from 0 as 2 / (1 + exp(-10 p)) - 1, p the share of the training that is done (its authors' way)
+    ramp: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = (FUSED, *MODALITIES.names())
+        check(self.on in known, "on", self.on, f"one of {', '.join(known)}")
+        check(0 <= self.strength <= 100, "strength", self.strength, "0 to 100")
+
+
+def column_of(objectives: Sequence[Choice]) -> str:
+    """The column of the samples that an objective asks for; "": none does."""
+    columns = (getattr(OBJECTIVES.options(objective), "column", "") for objective in objectives)
+    return next(filter(None, columns), "")
+
+
 def check_objectives(objectives: Sequence[Choice], output: "Output", kind: str) -> None:
     """Raises ValueError where one reads modalities alone beside an output, of that kind, that has `views`; or has no
-    teacher."""
+    teacher, or no column."""
     for objective in objectives:
         teacher = getattr(OBJECTIVES.options(objective), "teacher", None)
         check(teacher != "", f"training.objectives: {objective.kind}: teacher", teacher, _EXPECTED)
+        column = getattr(OBJECTIVES.options(objective), "column", None)
+        check(column != "", f"training.objectives: {objective.kind}: column", column, _COLUMN)
     for objective in objectives if output.views else ():
         expected = f"others than {objective.kind}: output {kind} reads parts of a row as it is"
         kinds = [choice.kind for choice in objectives]
