@@ -367,9 +367,9 @@ class Project:
             check_preference(output, self.model.output.kind)
             expected = "`answers: {log: true}` beside it: feedback is about answers that were logged"
             check(self.answers.log, "preference", to_dict(self.preference), expected)
-            named = ", ".join(self.align.views)
+            viewed = ", ".join(self.align.views)
             expected = "no views (align.several), whose names are not logged with answers"
-            check(not named, "preference", f"beside views of {named}", expected)
+            check(not viewed, "preference", f"beside views of {viewed}", expected)
         if self.tuning is not None:
             self._check_tuning(self.tuning, output)
         object.__setattr__(self, "variants", choose_variants(self.variants))
