@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from assets.lake import Lake, sql_among, sql_string
 from assets.processing import CLEAN_STEP, FEATURES_STEP, LIMITS, SIGNATURE_STEP, Outcome, Step
 from assets.segments.base import NUMBERED
 from assets.settings import Project
+from assets.sources.base import Source
 from assets.unchanged import code, project_words, recall, remember, versions
 from training.processor import Processor
 from training.schema import QUARANTINE, STEPS
@@ -148,11 +149,18 @@ def table_of(modality: str, step: str) -> str:
     return tables.get(step, f"measurements.{modality}.{step}")
 
 
-def process_modality(lake: Lake, project: Project, modality: str, within: str | None = None) -> dict[str, Any]:
+def process_modality(
+    lake: Lake,
+    project: Project,
+    modality: str,
+    within: str | None = None,
+    readers: Mapping[str, Source] | None = None,
+) -> dict[str, Any]:
     """Cleans, measures and featurizes what is new of one modality; the bytes of each are decoded once for all.
 
     Args:
         within: SQL condition of the manifest's rows that it is to be done for (`PartitionSettings.within`); null: all.
+        readers: what reads the manifest's rows, by their source; null: the sources of the project.
 
     Returns:
         Contents seen, processed, reused (there already) and quarantined (now or before); what is cut into as many parts
@@ -182,7 +190,7 @@ def process_modality(lake: Lake, project: Project, modality: str, within: str | 
     streamed = lake.stream(query, parameters, rows)
     parts = (part for batch in streamed for part in portions(batch, batch["size"].to_pylist()))
     names = [source.name for source in project.sources if source.modality == modality]
-    sources = {name: source for name, source in project.make_sources().items() if name in names}
+    sources = readers or {name: source for name, source in project.make_sources().items() if name in names}
     batches = (part if _can_read(engine, part) else attach_data(part, sources) for part in parts)
     work = partial(process_contents, step=step, sources=sources)
     contents = "SELECT DISTINCT concat(sha256, cut) AS content FROM manifest WHERE modality = $modality"

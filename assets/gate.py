@@ -35,7 +35,7 @@ _PARTS = ("", "_more", "_views")  # of what a raw row has of a modality
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
     """What is to be judged: the version of the present dataset and settings, beside the champion of now."""
 
     dataset: str  # fingerprint
@@ -50,14 +50,22 @@ class _Case:
         return fingerprint("gate", self.dataset, self.champion, rule, self.singles, *project.evaluation.sensitive)
 
 
-def gate(context: dg.AssetExecutionContext, project: Project) -> Verdict:
-    """Decides about the version of the present dataset and settings; asked the same again, it answers as before."""
+def gate(context: dg.AssetExecutionContext, project: Project, learned: tuple[RunSpec, str] | None = None) -> Verdict:
+    """Decides about the version of the present dataset and settings; asked the same again, it answers as before.
+
+    Args:
+        learned: about this version, and what made it, in its place: a champion that has learned from feedback.
+    """
     from training import model_registry
 
     uri, name = project.mlflow_uri, project.name
-    case = _case(project)
+    case = _case(project, learned)
     tags = model_registry.version_tags(uri, name, case.version)
-    if case.champion != case.version and tags.get("gate_asked") != case.question(project):
+    came_from = model_registry.version_tags(uri, name, case.champion) if case.champion else {}
+    if came_from.get("preference_of") == case.version:  # a margin would let it take its place back
+        why = f"version {case.champion}, which is champion, is what it came to by feedback"
+        tags = {"gate_reasons": json.dumps([why])}
+    elif case.champion != case.version and tags.get("gate_asked") != case.question(project):
         tags = _judge(context, project, case)
     if tags.get("gate_verdict") == "promote":
         model_registry.set_alias(uri, name, "champion", case.version)
@@ -77,25 +85,28 @@ def gate(context: dg.AssetExecutionContext, project: Project) -> Verdict:
     )
 
 
-def _case(project: Project) -> _Case:
+def _case(project: Project, learned: tuple[RunSpec, str] | None) -> Case:
     from training import model_registry, runs
 
     uri, name = project.mlflow_uri, project.name
     snapshot = pipeline.present_snapshot(pipeline.open_lake(project))
     run, *baselines = pipeline.plan(project)
-    report = runs.find_report(uri, name, run.fingerprint)
-    if report is None:
-        raise ValueError("the model of the present dataset and settings has not been trained: materialize it first")
-    return _Case(
+    if learned is None:
+        report = runs.find_report(uri, name, run.fingerprint)
+        if report is None:
+            raise ValueError("the model of the present dataset and settings has not been trained: materialize it first")
+        learned = run, str(report.version)
+    run, version = learned
+    return Case(
         dataset=snapshot.fingerprint,
         run=run,
         singles={baseline.name: baseline.fingerprint for baseline in baselines if baseline.name in project.inputs},
-        version=str(report.version),
+        version=version,
         champion=model_registry.alias(uri, name, "champion"),
     )
 
 
-def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> dict[str, str]:
+def _judge(context: dg.AssetExecutionContext, project: Project, case: Case) -> dict[str, str]:
     """Compares the version with what it must beat; returns the tags that say what came of it."""
     from training import model_registry
     from training.comparison import decide
@@ -131,7 +142,7 @@ def _judge(context: dg.AssetExecutionContext, project: Project, case: _Case) -> 
     return tags
 
 
-def _answers(context: dg.AssetExecutionContext, project: Project, case: _Case) -> tuple[pa.Table, pa.Table | None]:
+def _answers(context: dg.AssetExecutionContext, project: Project, case: Case) -> tuple[pa.Table, pa.Table | None]:
     """What the version and the champion answer to the same test rows; None where there is no champion.
 
     Raises:
@@ -156,7 +167,7 @@ def _answers(context: dg.AssetExecutionContext, project: Project, case: _Case) -
     return score(project, case.version), theirs
 
 
-def _recorded_champion(project: Project, case: _Case) -> pa.Table | None:
+def _recorded_champion(project: Project, case: Case) -> pa.Table | None:
     """What the champion answered when it was trained, if that was on the present snapshot and is still there."""
     from mlflow.exceptions import MlflowException
 

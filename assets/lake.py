@@ -40,7 +40,7 @@ _TENSOR = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
 KEPT_FOR_EVER = set(INDEX_TABLES)
 _WHOLE_LOG = {"delta.enableExpiredLogCleanup": "false"}
 # Servers append at any time: a file that no commit names may be about to be named.
-_APPENDED = {"answers"}
+_APPENDED = {"answers", "answer_inputs", "feedback"}
 # The log would tell the least and the greatest value of each column, texts and hashes too, after the rows are erased.
 _NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
 BATCH_ROWS = 8192  # of a small table that are Python objects at once

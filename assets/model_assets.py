@@ -19,7 +19,17 @@ from assets.settings import Project
 from training.metrics import Metric
 from training.mlflow_store import kept_elsewhere
 from training.records import CodecReport, PretrainingReport, TrainingReport, VariantReport, Verdict
-from training.spec import CodecSpec, JobSpec, PretrainingSpec, RunSpec, TuningSpec, VariantSpec, shorter_training
+from training.spec import (
+    PREFERENCE,
+    CodecSpec,
+    JobSpec,
+    PreferenceSpec,
+    PretrainingSpec,
+    RunSpec,
+    TuningSpec,
+    VariantSpec,
+    shorter_training,
+)
 
 
 def model_assets(project: Project) -> list[dg.AssetsDefinition]:
@@ -97,7 +107,7 @@ def variants_asset(project: Project) -> dg.AssetsDefinition:
     @trainer_asset(
         project,
         name="variants",
-        deps=["champion"],
+        deps=["champion" if project.preference is None else PREFERENCE],
         description="The champion in smaller or faster forms: size, speed and answers of each, and whether it passes.",
         kinds={"torch", "mlflow"},
     )
@@ -383,6 +393,7 @@ def job_spec(
     pretraining: PretrainingSpec | None = None,
     tuning: TuningSpec | None = None,
     variants: tuple[VariantSpec, ...] = (),
+    preference: PreferenceSpec | None = None,
 ) -> JobSpec:
     """What the trainer is asked to do: these runs on the present snapshot."""
     lake = pipeline.open_lake(project)
@@ -407,6 +418,7 @@ def job_spec(
         own_code=str(project.root) if str(project.root) in sys.path else "",  # where own kinds lie, if it has some
         codecs=codecs,
         pretraining=pretraining,
+        preference=preference,
         tuning=tuning,
         variants=variants,
         runs=runs,

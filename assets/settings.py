@@ -26,6 +26,7 @@ from training.metrics import Metric
 from training.mixing import check_mixing
 from training.objectives.options import FUSED, check_objectives, column_of
 from training.outputs.base import Output
+from training.preference_settings import PreferenceSettings, check_preference
 from training.pretraining_settings import PretrainingSettings, check_pretraining
 from training.prompt import read_prompt
 from training.schema import MODALITIES, SPLITS
@@ -166,9 +167,11 @@ class AnswerSettings:
     __pydantic_config__ = FORBID_EXTRA
     log: bool = False  # each under an id, with model version, dataset and the SHA-256 of what was asked
     texts: bool = False  # also the texts and columns that were asked, as they are
+    inputs: bool = False  # also all that was asked, pictures and recordings too: what feedback is then learned from
 
     def __post_init__(self) -> None:
-        check(self.log or not self.texts, "texts", self.texts, "false, unless `log` is true")
+        for name in ("texts", "inputs"):
+            check(self.log or not getattr(self, name), name, getattr(self, name), "false, unless `log` is true")
 
 
 def _filters(sections: dict[str, Any], modalities: Collection[str]) -> dict[str, tuple[Choice, ...]]:
@@ -256,6 +259,7 @@ class Project:
     pretraining: PretrainingSettings | None = None  # of the encoders, without labels; null: they start anew
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    preference: PreferenceSettings | None = None  # the champion learns from feedback; null: it does not
     tuning: TuningSettings | None = None  # a search for better settings of model and training; null: none
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     card: CardSettings = field(default_factory=CardSettings)
@@ -359,6 +363,13 @@ class Project:
             read = output.inputs(self.modalities)
             encoders = {m: choice for m, choice in self.model.encoders.items() if m in read}
             check_pretraining(self.pretraining, replace(self.model, encoders=encoders), self.features.forms)
+        if self.preference is not None:
+            check_preference(output, self.model.output.kind)
+            expected = "`answers: {log: true}` beside it: feedback is about answers that were logged"
+            check(self.answers.log, "preference", to_dict(self.preference), expected)
+            viewed = ", ".join(self.align.views)
+            expected = "no views (align.several), whose names are not logged with answers"
+            check(not viewed, "preference", f"beside views of {viewed}", expected)
         if self.tuning is not None:
             self._check_tuning(self.tuning, output)
         object.__setattr__(self, "variants", choose_variants(self.variants))
@@ -378,7 +389,9 @@ class Project:
         said = "keep" if self.cleaning is None else self.cleaning.personal_data
         beside = f"beside features.text.personal_data: {said}"
         expected = f"false {beside}: what is asked would be kept as it is"
-        check(said == "keep" or not self.answers.texts, "answers.texts", self.answers.texts, expected)
+        for name in ("texts", "inputs"):
+            kept = getattr(self.answers, name)
+            check(said == "keep" or not kept, f"answers.{name}", kept, expected)
         for source in self.sources:
             unit = None if source.segments is None else source.segments.options.get("unit")
             expected = f"sentences {beside}: single words do not tell what they are part of"

@@ -1,7 +1,7 @@
 """Who asks a model: that its answers are logged, where the project file says so (`answers`), into the table `answers`.
 
 Hashes tell whether something was asked, and what was answered; what was asked itself is not kept unless the file says
-so, since it may be anybody's.
+so (`answers.texts`, `answers.inputs`), since it may be anybody's.
 """
 
 import base64
@@ -12,10 +12,12 @@ from typing import Any
 import pyarrow as pa
 
 from assets import pipeline
+from assets.lake import sql_among
 from assets.settings import Project
-from orchestration.serving.answer_log import VARIABLE, answer_row
+from orchestration.serving.answer_log import VARIABLE, answer_row, input_rows
+from orchestration.serving.feedback import VARIABLE as FEEDBACK_VARIABLE
 from training.catalog import MODALITIES
-from training.schema import ANSWERS
+from training.schema import ANSWER_INPUTS, ANSWERS, FEEDBACK
 
 Given = list[tuple[str, bytes]]  # of a row: name of each input, and its bytes
 
@@ -27,19 +29,32 @@ def log_environment(project: Project, version: str) -> dict[str, str]:
     from training.model_registry import version_tags
 
     lake = pipeline.open_lake(project)
-    lake.create("answers")
+    for name in ("answers", "feedback", *(["answer_inputs"] if project.answers.inputs else [])):
+        lake.create(name)
     tags = version_tags(project.mlflow_uri, project.name, version)
     log = {
         "table": lake.table_uri("answers"),
         "options": dict(lake.storage_options),
-        "schema": base64.b64encode(ANSWERS.serialize().to_pybytes()).decode(),
+        "schema": _encoded(ANSWERS),
         "modalities": project.modalities,
         "media": [m for m in project.modalities if not project.features.modality(m).as_string],
         "plain": [*(m for m in _texts(project) if m not in project.align.several), *project.model.columns],
         "in_clear": _in_clear(project),
         "origin": {"model_version": version, "dataset_fingerprint": tags.get("dataset_fingerprint")},
+        "inputs": (lake.table_uri("answer_inputs"), _encoded(ANSWER_INPUTS)) if project.answers.inputs else None,
     }
-    return {VARIABLE: json.dumps(log)}
+    marks = {
+        "table": lake.table_uri("feedback"),
+        "answers": lake.table_uri("answers"),
+        "schema": _encoded(FEEDBACK),
+        "options": dict(lake.storage_options),
+        "project": project.name,
+    }
+    return {VARIABLE: json.dumps(log), FEEDBACK_VARIABLE: json.dumps(marks)}
+
+
+def _encoded(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 
 def _texts(project: Project) -> list[str]:
@@ -71,12 +86,18 @@ def log_answers(
     Args:
         places: x_m of each row; None where the model does not tell.
     """
-    in_clear, rows, answers = _in_clear(project), list[Mapping[str, Any]](), []
+    in_clear, rows, answers, asked = _in_clear(project), list[Mapping[str, Any]](), [], dict[str, dict[str, Any]]()
     for inputs, answer, place in zip(given, told, places, strict=True):
         if "error" in answer:
             answers.append(answer)
             continue
         rows.append(answer_row(inputs, answer | {"x_m": place}, MODALITIES.names(), in_clear))
         answers.append({"answer_id": rows[-1]["answer_id"], **answer})
-    pipeline.open_lake(project).append("answers", [pa.Table.from_pylist(rows, ANSWERS)])
+        asked |= {row["sha256"]: row for row in input_rows(inputs)} if project.answers.inputs else {}
+    lake = pipeline.open_lake(project)
+    if asked:
+        kept = lake.sql(f"SELECT sha256 FROM answer_inputs WHERE {sql_among('sha256', asked)}")["sha256"].to_pylist()
+        new = [row for name, row in asked.items() if name not in kept]
+        lake.append("answer_inputs", [pa.Table.from_pylist(new, ANSWER_INPUTS)])
+    lake.append("answers", [pa.Table.from_pylist(rows, ANSWERS)])
     return answers

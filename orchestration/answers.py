@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the command line starts light
     from assets.explaining import Explained
     from orchestration.drift import Drift
     from orchestration.erasure import Erased
+    from orchestration.feedback import Marked
     from orchestration.forecast import Forecast
     from orchestration.housekeeping import Collected
     from orchestration.inspection import Check, SourceCounts, Status
@@ -194,6 +195,12 @@ def _words(prediction: Any) -> str:
     if isinstance(prediction, list):
         return "; ".join(map(str, prediction))
     return "" if prediction is None else str(prediction)
+
+
+def say_marked(marked: Marked) -> None:
+    told = "" if marked.answer is None else f": {marked.answer}"
+    who = "" if marked.by is None else f" (by {marked.by})"
+    click.echo(f"answer {marked.answer_id} is {marked.verdict}{told}{who}")
 
 
 def say_found(found: Found) -> None:

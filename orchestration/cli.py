@@ -261,6 +261,23 @@ def trace(project: str, name: str, version: str | None, k: int, as_json: bool) -
 
 @main.command()
 @click.argument("project")
+@click.argument("answer_id")
+@click.argument("verdict", type=click.Choice(["right", "wrong"]))
+@click.option("--answer", metavar="TEXT", help="The right answer, where it was wrong.")
+@click.option("--by", metavar="WHO", help="Who says it: of each person the latest word counts.")
+@json_option
+def feedback(project: str, answer_id: str, verdict: str, answer: str | None, by: str | None, as_json: bool) -> None:
+    """Say whether an answer was right; with `preference` in the project file a model learns from it."""
+    from orchestration.answers import say_marked
+    from orchestration.examples.layout import find_project
+    from orchestration.feedback import mark
+    from orchestration.project import load
+
+    say_or_dump(mark(load(*find_project(project, ())), answer_id, verdict, answer, by), as_json, say_marked)
+
+
+@main.command()
+@click.argument("project")
 @click.argument("sample")
 @click.option(
     "--to", type=click.Path(file_okay=False, path_type=Path), help="Folder of the picture; default: the project's own."

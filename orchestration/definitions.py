@@ -17,6 +17,7 @@ from pydantic import PrivateAttr
 from assets.asset_checks import asset_checks
 from assets.data_assets import data_assets, source_assets
 from assets.model_assets import model_assets
+from assets.preference import preference_asset
 from assets.resource import TUNING, resource_key
 from assets.settings import Project
 from assets.tuning import tuning_asset
@@ -65,6 +66,7 @@ def project_definitions(project: Project) -> dg.Definitions:
     )
     everything = dg.AssetSelection.key_prefixes(project.name)
     made, what = [*data_assets(project), *model_assets(project)], f"Everything from {project.path.name} to the champion"
+    made += [preference_asset(project)] if project.preference is not None else []
     if project.tuning is None:
         jobs = [job(project.name, selection=everything, description=f"{what}.")]
     else:  # many trainings, which a schedule does not mean

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from assets import pipeline, snapshots
 from assets.contents import attach_data
 from assets.dataset import samples_fingerprint
+from assets.feedback import taught_by
 from assets.lake import Lake, sql_among, sql_name, sql_string
 from assets.names import normalize
 from assets.settings import Project
@@ -90,8 +91,11 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool, retrain: bool
     if retrain:
         _check_gone(project, lake, items, hashes)
     predicates = {name: holds for name in TABLES if (holds := _holding(TABLES[name], items, contents))}
+    answers = lake.sql(f"SELECT answer_id FROM answers WHERE {predicates['answers']}")["answer_id"].to_pylist()
+    predicates["feedback"] = sql_among("answer_id", answers)  # what was said of them
+    taught = [run_id for of in taught_by(project, answers).values() for run_id in of]
     holding = [s for s in kept if any(set(contents) & s.ids[m] for m in MODALITIES)]
-    versions = {s.run_id: s.model for s in holding}
+    versions = {s.run_id: s.model for s in kept if s in holding or s.run_id in taught}
     free = _free(lake, kept, predicates["dataset"]) - {s.note.get("fingerprint", "") for s in holding}
     runs = runs_not_on(project.mlflow_uri, project.name, free) | dict.fromkeys(versions, "model")
     counts = {
@@ -107,7 +111,7 @@ def erase(project: Project, item: str, dry_run: bool, purge: bool, retrain: bool
         for name in predicates:
             if name not in INDEX_TABLES and lake.open(name) is not None:
                 if counts[name]:
-                    for rows in _in_portions(lake, name, predicates[name], items, contents):
+                    for rows in _in_portions(lake, name, predicates[name], items, contents, answers):
                         lake.delete(name, rows)
                 lake.vacuum(name)
                 lake.forget(name)
@@ -250,14 +254,20 @@ def _holding(schema: pa.Schema, items: Collection[str], contents: Collection[str
     return " OR ".join(conditions)
 
 
-def _in_portions(lake: Lake, name: str, holds: str, items: Sequence[str], contents: Sequence[str]) -> Iterator[str]:
-    """Predicates of Delta's own SQL, each of a bounded size, for the rows that hold one of these items or contents.
+def _in_portions(
+    lake: Lake, name: str, holds: str, items: Sequence[str], contents: Sequence[str], answers: Sequence[str]
+) -> Iterator[str]:
+    """Predicates of Delta's own SQL, each of a bounded size, for the rows that hold one of these items or contents; of
+    feedback, those about one of these answers.
 
     Args:
-        holds: that for DuckDB; Delta cannot look into lists of records, so their rows are named by their first column.
+        holds: that for DuckDB; Delta cannot look into lists, so their rows are named by their first column.
     """
     schema = TABLES[name]
-    if any(pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type) for field in schema):
+    if name == "feedback":
+        yield from (sql_among("answer_id", answers[start : start + IDS]) for start in range(0, len(answers), IDS))
+        return
+    if any(_is_listed(field) for field in schema):
         key = sql_name(schema.names[0])
         rows = lake.sql(f"SELECT DISTINCT {key} AS key FROM {name} WHERE {holds}")["key"].to_pylist()
         for start in range(0, len(rows), IDS):
@@ -265,6 +275,13 @@ def _in_portions(lake: Lake, name: str, holds: str, items: Sequence[str], conten
         return
     for start in range(0, max(len(items), len(contents)), IDS):
         yield _holding(schema, items[start : start + IDS], contents[start : start + IDS])
+
+
+def _is_listed(field: pa.Field) -> bool:
+    """Whether a column may hold several items or contents."""
+    if not pa.types.is_list(field.type):
+        return False
+    return pa.types.is_struct(field.type.value_type) or _values(field.name, (), ()) is not None
 
 
 def _values(column: str, items: Collection[str], contents: Collection[str]) -> Collection[str] | None:

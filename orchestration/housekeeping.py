@@ -134,6 +134,7 @@ def _needed(project: Project, lake: Lake, kept: Iterable[Snapshot], whole: Itera
             SELECT id FROM clean_{modality} c JOIN manifest m ON sha256 = parent_id AND m.cut IS NOT DISTINCT FROM c.cut
             WHERE modality = $m
             UNION SELECT sha256 FROM manifest WHERE modality = $m
+            UNION SELECT sha256 FROM answer_inputs WHERE name = $m
         """
         current = set(lake.sql(listed, {"m": modality})["id"].to_pylist())
         ids = current.union(*(snapshot.ids[modality] for snapshot in kept))

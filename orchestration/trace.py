@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assets import pipeline, snapshots
+from assets.feedback import taught_by
 from assets.lake import Lake, sql_among
 from assets.settings import Project
 from orchestration.item_trace import items_of, of_item
@@ -79,6 +80,7 @@ def _of_answer(project: Project, lake: Lake, row: Mapping[str, Any], k: int) -> 
     remarks = [] if model else [f"version {version} of {project.name} is no longer registered"]
     told = {name: row[name] for name in ("subset", "inputs", "probability")}
     told |= {"time": row["time"].isoformat(), "prediction": json.loads(row["prediction"] or "null")}
+    told |= _feedback(project, lake, row["answer_id"])
     traced = Traced(project.name, row["answer_id"], "answer", model or ModelFacts(version, [], None, fingerprint))
     then, snapshot, more = _then(lake, fingerprint)
     traced = replace(traced, snapshot=snapshot, answer=told, remarks=remarks + more)
@@ -91,6 +93,15 @@ def _of_answer(project: Project, lake: Lake, row: Mapping[str, Any], k: int) -> 
     place = None if row["x_m"] is None else np.array(row["x_m"], np.float32)
     nearest_by, nearest = _nearest(project, then, model, place, asked, k, None)
     return replace(traced, items=items, nearest=nearest, nearest_by=nearest_by)
+
+
+def _feedback(project: Project, lake: Lake, answer_id: str) -> dict[str, Any]:
+    """What people said of an answer, and the MLflow runs of versions that have learned from it."""
+    said = lake.sql('SELECT * FROM feedback WHERE answer_id = $id ORDER BY time, "by"', {"id": answer_id}).to_pylist()
+    if not said:
+        return {}
+    listed = [{"verdict": one["verdict"], "answer": one["answer"], "by": one["by"]} for one in said]
+    return {"feedback": listed, "learned_by": taught_by(project, [answer_id]).get(answer_id, [])}
 
 
 def _of_sample(project: Project, lake: Lake, sample_id: str, model: ModelFacts, k: int) -> Traced | None:

@@ -175,7 +175,8 @@ def train_one(spec: JobSpec, run: RunSpec, threads: int, log: Log) -> TrainingRe
     folder = Path(spec.checkpoints) / run.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     if not is_first():
-        _help(spec, run, folder)
+        if spec.preference is None:  # which one process learns from
+            _help(spec, run, folder)
         return None
     try:
         with FileLock(folder.with_suffix(".lock"), timeout=1):  # who looks whether it is free holds it for an instant
@@ -200,6 +201,7 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
     from training.catalog import OUTPUTS
     from training.fresh_critic import judge_critic
     from training.prediction_table import prediction_table
+    from training.preference_run import train_on_preferences
     from training.representations import log_x_m
     from training.results import evaluate
     from training.train import fit
@@ -217,7 +219,10 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
         run = replace(run, training=task.training)
         tracking.log_parameters(run, {"model": to_dict(run.model), "training": to_dict(run.training)})
         tracking.describe_run(descriptions.trained_run(spec, run, len(splits["train"])))
-        trained = fit(task, folder, [tracking.progress_callback(run, log)], f"{spec.project} {run.name}")
+        if spec.preference is not None:
+            task, trained = train_on_preferences(spec, spec.preference, run, task, log)
+        else:
+            trained = fit(task, folder, [tracking.progress_callback(run, log)], f"{spec.project} {run.name}")
         clock.stop("train")
         log(f"{run.name}: trained in {clock.seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")
         results = Path(temporary) / "results"

@@ -167,6 +167,9 @@ DATASET = _schema(
 # versions (INDEX_TABLES), and for each step whose rows belong to it.
 SNAPSHOTS = _schema(snapshot=_STRING, name=_STRING, version=_INT, fingerprint=_STRING, time=_TIME)
 
+# The most probable answers, the best first.
+BEST = pa.list_(pa.struct([("answer", _STRING), ("probability", pa.float64())]))
+
 # What was answered, where `answers.log` says so. `x_m` is where the model places what was given: the mean of its soft
 # tokens.
 ANSWERS = _schema(
@@ -178,12 +181,26 @@ ANSWERS = _schema(
     inputs=pa.list_(pa.struct([("name", _STRING), ("sha256", _STRING), ("text", pa.large_string())])),
     prediction=_STRING,
     probability=pa.float64(),
+    best=BEST,
     x_m=pa.list_(pa.float32()),
 )
 
+# What was asked, where `answers.inputs` says so: each content once.
+ANSWER_INPUTS = _schema(sha256=_STRING, name=_STRING, time=_TIME, data=pa.binary())
 
-# The most probable answers, the best first.
-BEST = pa.list_(pa.struct([("answer", _STRING), ("probability", pa.float64())]))
+# What people said of answers; of what one person said of an answer the latest counts.
+FEEDBACK = _schema(answer_id=_STRING, time=_TIME, verdict=_STRING, answer=_STRING, by=_STRING)
+
+# Pairs of answers that feedback comes to, with the contents that they are answers to.
+PREFERENCES = _schema(
+    answer_id=_STRING,
+    chosen=_STRING,
+    rejected=_STRING,
+    **{f"{m}_id": _STRING for m in MODALITIES},
+    **{f"{m}_more": _STRINGS for m in MODALITIES},
+    attributes=_STRING,
+)
+
 # Where several answer at once: what is known of each one's answer.
 PARTS = pa.list_(pa.struct([("output", _STRING), ("probability", pa.float64()), ("best", BEST)]))
 
@@ -250,6 +267,13 @@ COLUMN_WORDS = {
     "inputs": "SHA-256 of each content that was given; its text only with `answers.texts`",
     "prediction": "as JSON; null: it was withheld",
     "probability": "that the prediction is right",
+    "best": "the most probable answers, the best first, as many as were asked for",
+    "data": "the bytes of the content; of a text in UTF-8",
+    "verdict": "right or wrong, as people said of the answer",
+    "answer": "the right one, where a person told it",
+    "by": "who said it; null: nobody was named",
+    "chosen": "the answer that is preferred",
+    "rejected": "the answer that it is preferred to",
     "x_m": "where the model places what was given: the mean of its soft tokens",
     "snapshot": "fingerprint of a dataset",
     "name": "of a table that it was made of",
@@ -301,6 +325,9 @@ TABLES: dict[str, pa.Schema] = {
     "dataset": DATASET,
     "snapshots": SNAPSHOTS,
     "answers": ANSWERS,
+    "answer_inputs": ANSWER_INPUTS,
+    "feedback": FEEDBACK,
+    "preferences": PREFERENCES,
 }
 # Written anew when they change, so that their versions say what was. Rows of the others never change: what of them a
 # snapshot is made of is found in the newest version, too.

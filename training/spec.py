@@ -15,6 +15,7 @@ from training.codecs.options import Source
 from training.family import Choice
 from training.features import FeatureSettings
 from training.model_files import digest, llm_folder, model_folder
+from training.preference_settings import PreferenceSettings
 from training.pretraining_settings import PretrainingSettings
 from training.rewriting import identity as identity_of_texts
 from training.schema import fingerprint
@@ -37,6 +38,8 @@ VARIANT_VERSION = 1  # count up when the same variant would be measured otherwis
 FULL = "full"  # what a version is called beside its variants
 CODEC_VERSION = 1  # count up when the same contents would make another codec
 PRETRAINING_VERSION = 1  # count up when the same rows would make other encoders
+PREFERENCE_VERSION = 1  # count up when the same feedback would make another model, or its run would hold other things
+PREFERENCE = "preference"  # what the champion that has learned from feedback is called beside the model
 NEUTRAL = ("abstain_below",)  # settings of the model that decide no weight
 _PACKAGES = ("accelerate", "numpy", "peft", "scipy", "tokenizers", "torch", "transformers")
 
@@ -45,7 +48,7 @@ _PACKAGES = ("accelerate", "numpy", "peft", "scipy", "tokenizers", "torch", "tra
 class RunSpec:
     """One model to train: the product, or a baseline that sees only the modalities in `keep`."""
 
-    name: str  # model | text | image | speech | concat
+    name: str  # model | preference | text | image | speech | concat
     model: ModelSettings
     training: TrainingSettings
     keep: tuple[str, ...]
@@ -55,7 +58,7 @@ class RunSpec:
 
     @property
     def is_baseline(self) -> bool:
-        return self.name != "model"
+        return self.name not in ("model", PREFERENCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,15 @@ class PretrainingSpec:
     fingerprint: str  # of everything that decides the weights
 
     name = "pretraining"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceSpec:
+    """What a registered version learns from."""
+
+    settings: PreferenceSettings
+    reference: str  # the version
+    version: int  # of the Delta table `preferences`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +152,7 @@ class JobSpec:
     own_code: str = ""  # folder where users' own kinds may lie, beside what PYTHONPATH says
     codecs: tuple[CodecSpec, ...] = ()  # of the contents that models answer with; trained where there are no runs
     pretraining: PretrainingSpec | None = None  # what the models start from; trained where there are no runs
+    preference: PreferenceSpec | None = None  # then the one run is what a version comes to that learns from it
     tuning: TuningSpec | None = None  # then the one run is where its trials start from, and is not trained itself
     variants: tuple[VariantSpec, ...] = ()  # of one version; made and measured where there are no runs
     runs: tuple[RunSpec, ...]
@@ -152,7 +165,7 @@ class JobSpec:
         runs = tuple(from_dict(RunSpec, run) for run in values["runs"])
         codecs = tuple(from_dict(CodecSpec, codec) for codec in values["codecs"])
         variants = tuple(from_dict(VariantSpec, variant) for variant in values["variants"])
-        read = ("runs", "codecs", "pretraining", "tuning", "variants", "features", "limits")
+        read = ("runs", "codecs", "pretraining", "preference", "tuning", "variants", "features", "limits")
         plain = {n: value for n, value in values.items() if n not in read}
         return cls(
             **plain,
@@ -160,6 +173,7 @@ class JobSpec:
             limits=from_dict(MediaLimits, values["limits"]),
             codecs=codecs,
             pretraining=values["pretraining"] and from_dict(PretrainingSpec, values["pretraining"]),
+            preference=values["preference"] and from_dict(PreferenceSpec, values["preference"]),
             tuning=values["tuning"] and from_dict(TuningSpec, values["tuning"]),
             variants=variants,
             runs=runs,
@@ -299,6 +313,17 @@ def plan_runs(
     if (concat := replace(model, fusion=Choice("concat"))) != model:
         baselines.append(run("concat", concat, beside, modalities))
     return [run("model", model, training, modalities), *baselines]
+
+
+def plan_preference(
+    settings: PreferenceSettings, model: RunSpec, reference: str, training: str, pairs: str, version: int
+) -> tuple[RunSpec, PreferenceSpec]:
+    """Args: `model` as the present settings ask for it, `training` the fingerprint of what made the version
+    `reference`, `pairs` that of what it learns from, which is that version of the table."""
+    versions = {package: metadata.version(package).partition("+")[0] for package in _PACKAGES}
+    name = fingerprint(PREFERENCE, PREFERENCE_VERSION, to_dict(settings), training, pairs, versions, model.fingerprint)
+    spec = PreferenceSpec(settings=settings, reference=reference, version=version)
+    return replace(model, name=PREFERENCE, fingerprint=name), spec
 
 
 def plan_tuning(

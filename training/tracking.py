@@ -142,7 +142,8 @@ def provenance(spec: JobSpec, run: RunSpec) -> dict[str, str]:
     """What run and registered version say about where they come from."""
     fingerprints = {"training_fingerprint": run.fingerprint, "dataset_fingerprint": spec.dataset}
     metric = OUTPUTS.make(run.model.output, {}).metric().name
-    return {**spec.tags, **fingerprints, "role": run.name, "metric": metric, "dataset_version": str(spec.version)}
+    known = {**spec.tags, **fingerprints, "role": run.name, "metric": metric, "dataset_version": str(spec.version)}
+    return known if spec.preference is None else known | {"preference_of": spec.preference.reference}
 
 
 class Terminated(SystemExit):

@@ -173,12 +173,19 @@ def fit(
         trained_on = even_batches(_sample(task.train, task.training.seed, _LINEAR_ROWS), labelled, _CALIBRATION_BATCH)
         held_out = even_batches(rows, labelled, _CALIBRATION_BATCH) if len(rows) else ()
         refit = fit_linear(network.eval(), trained_on, held_out, task.model.linear_share)
-    if len(task.validation) and is_first():
-        labels = [label for label in rows.labels if label is not None]  # all have one
-        calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
+    if is_first():
+        fit_temperature(network, collator, task)
     if refit is not None and refits:
         refit()
     return Trained(network.eval(), history)
+
+
+def fit_temperature(network: FusionModel, collator: Collator, task: TrainingTask) -> None:
+    """Calibrates what answers on validation rows, where there are some. Args: `collator` makes no labels."""
+    rows = _sample(task.validation, task.training.seed)
+    if len(rows):
+        labels = [label for label in rows.labels if label is not None]  # all have one
+        calibrate(network.eval(), even_batches(rows, collator, _CALIBRATION_BATCH), labels, task.tokenizer)
 
 
 def _whole(task: TrainingTask, trainer: Any) -> FusionModel:

@@ -32,6 +32,7 @@ _SECONDS = 5.0  # between two commits
 _ROWS = 500  # that are committed at once, without waiting
 _COMMITS = 100  # after which the small files become one: who looks for an answer would open each
 _MOST = 100_000  # rows that wait for a lake that does not answer; more are lost, and that is said
+_MOST_BYTES = 256 * 2**20  # of inputs that wait; what is more is not kept, and the answers to it are
 
 
 def new_id() -> str:
@@ -68,8 +69,15 @@ def answer_row(
         ],
         "prediction": None if (said := told.get("prediction")) is None else _text(_bytes(_json(said))),
         "probability": told.get("probability"),
+        "best": told.get("best"),
         "x_m": told.get("x_m"),
     }
+
+
+def input_rows(given: Iterable[tuple[str, bytes]]) -> list[dict[str, Any]]:
+    """What was given (as of `answer_row`) as the table `answer_inputs` has it."""
+    now = datetime.now(UTC)
+    return [{"sha256": hashlib.sha256(d).hexdigest(), "name": name, "time": now, "data": d} for name, d in given]
 
 
 def _json(value: Any) -> str:
@@ -84,6 +92,26 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
+def read_schema(encoded: str) -> pa.Schema:
+    """Args: `encoded` is Arrow's IPC in base64."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded)))
+
+
+def append(table: str, rows: Iterable[Mapping[str, Any]], schema: pa.Schema, options: Mapping[str, str]) -> None:
+    """Commits rows to a Delta table. Of several writers each commits: deltalake tries again where another one was
+    faster."""
+    from deltalake import WriterProperties, write_deltalake
+
+    write_deltalake(
+        table,
+        pa.Table.from_pylist(list(rows), schema),
+        mode="append",
+        schema_mode="merge",  # a table of older code may lack columns
+        storage_options=dict(options),
+        writer_properties=WriterProperties(compression="ZSTD"),
+    )
+
+
 class AnswerLog:
     """What a server answers, on its way into the table.
 
@@ -96,6 +124,7 @@ class AnswerLog:
         plain: those, and columns, whose strings are no JSON of several.
         in_clear: what is kept as it was asked, too.
         origin: what is known of the model that is served, and it may not know itself.
+        inputs: where what was asked is kept as well (`answer_inputs`), and the schema of that; None: nowhere.
     """
 
     def __init__(
@@ -108,9 +137,12 @@ class AnswerLog:
         plain: Collection[str],
         in_clear: Collection[str],
         origin: Mapping[str, Any],
+        inputs: tuple[str, str] | None = None,
     ) -> None:
         self._table, self._options = table, dict(options)
-        self._schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(schema)))
+        self._schema, self._inputs = read_schema(schema), inputs and (inputs[0], read_schema(inputs[1]))
+        self._asked: dict[str, dict[str, Any]] = {}  # rows of `answer_inputs` that wait, by hash
+        self._asked_bytes, self._kept = 0, set[str]()  # what of it was written lately: people ask the same again
         self._modalities, self._media, self._plain = modalities, media, plain
         self._in_clear, self._origin = in_clear, origin
         self._rows: list[dict[str, Any]] = []
@@ -128,15 +160,25 @@ class AnswerLog:
     def add(self, records: Sequence[Record], answers: Sequence[Mapping[str, Any]]) -> list[str]:
         """Takes in what was answered to the records; returns the ids of the answers."""
         told = [{**answer, **{k: v for k, v in self._origin.items() if answer.get(k) is None}} for answer in answers]
+        given = [list(self._given(record)) for record in records]
         rows = [
-            answer_row(self._given(record), answer, self._modalities, self._in_clear)
-            for record, answer in zip(records, told, strict=True)
+            answer_row(listed, answer, self._modalities, self._in_clear)
+            for listed, answer in zip(given, told, strict=True)
         ]
         with self._lock:
+            for row in () if self._inputs is None else (row for listed in given for row in input_rows(listed)):
+                size, name = len(row["data"]), row["sha256"]
+                if name not in self._kept and name not in self._asked and self._asked_bytes + size <= _MOST_BYTES:
+                    self._asked[name], self._asked_bytes = row, self._asked_bytes + size
             self._rows += rows
             if len(self._rows) >= _ROWS:
                 self._wake.set()
         return [row["answer_id"] for row in rows]
+
+    def waiting(self, answer_id: str) -> dict[str, Any] | None:
+        """The row of an answer that waits to be written."""
+        with self._lock:
+            return next((row for row in self._rows if row["answer_id"] == answer_id), None)
 
     def close(self) -> None:
         """Writes what waits."""
@@ -169,17 +211,19 @@ class AnswerLog:
             DeltaTable(self._table, storage_options=self._options).optimize.compact()
 
     def _write(self) -> None:
-        from deltalake import WriterProperties, write_deltalake
-
         with self._lock:
             rows, self._rows = self._rows, []
+            asked = dict(self._asked)
         if not rows:
             return
         try:
-            # Of several writers each commits: deltalake tries again where another one was faster.
-            options: dict[str, Any] = {"storage_options": self._options, "mode": "append"}
-            table = pa.Table.from_pylist(rows, self._schema)
-            write_deltalake(self._table, table, writer_properties=WriterProperties(compression="ZSTD"), **options)
+            if asked and self._inputs is not None:
+                append(self._inputs[0], asked.values(), self._inputs[1], self._options)
+                with self._lock:
+                    self._asked = {name: row for name, row in self._asked.items() if name not in asked}
+                    self._asked_bytes = sum(len(row["data"]) for row in self._asked.values())
+                    self._kept = {*asked} if len(self._kept) > _MOST else self._kept.union(asked)
+            append(self._table, rows, self._schema, self._options)
             self._failing = False
             self._commits += 1
             if self._commits % _COMMITS == 0:

@@ -3,7 +3,8 @@
     python -P -m orchestration.serving MODEL [--host H] [--port P] [--workers N] [--batch ROWS]
 
 MODEL is the folder of a logged model. `POST /invocations` speaks MLflow's scoring protocol; `/ping`, `/health` and
-`/version` are MLflow's, too; `/` is a page for people (`orchestration.serving.page`). The model runs with the code that
+`/version` are MLflow's, too; `POST /feedback` says whether an answer was right (`orchestration.serving.feedback`); `/`
+is a page for people (`orchestration.serving.page`). The model runs with the code that
 was logged with it, this server with today's: what faces strangers (limits, timeouts, mended faults) holds for every
 version, those logged before it as well. So nothing here imports `training` or anything else of ours; of the version it
 uses MLflow's pyfunc (`predict`), and where its model has them `read` (a record to a row) and `answer` (rows to
@@ -41,6 +42,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from orchestration.serving.answer_log import AnswerLog
 from orchestration.serving.batching import Batcher
+from orchestration.serving.feedback import FeedbackLog
 from orchestration.serving.media import check_media
 from orchestration.serving.page import about_model, page_routes
 from orchestration.serving.rows import Record, Refused, read_rows
@@ -94,14 +96,21 @@ class Connection(H11Protocol):
 
 
 class Service:
-    """The endpoint `/invocations` of one model."""
+    """The endpoints `/invocations` and `/feedback` of one model."""
 
-    def __init__(self, model: Any, columns: Sequence[str], limits: Limits, log: AnswerLog | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        columns: Sequence[str],
+        limits: Limits,
+        log: AnswerLog | None = None,
+        feedback: FeedbackLog | None = None,
+    ) -> None:
         self.columns = columns
         self.most = int(model.max_rows)
         self.limits = limits
         self._held = 0  # bytes
-        self.log = log
+        self.log, self.marks = log, feedback
         self.batcher = Batcher(
             *_steps(model, log is not None), limits.batch, limits.rows, readers=max(4, os.cpu_count() or 1)
         )
@@ -119,6 +128,21 @@ class Service:
         finally:
             self._held -= len(body)
         return JSONResponse({"predictions": answers})
+
+    async def feedback(self, request: Request) -> Response:
+        body = bytearray()
+        try:
+            if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+                # What a page of another site may send without being asked is no JSON.
+                raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected the content type application/json")
+            await self._receive(request, body)
+            if self.marks is None:
+                words = "answers are not logged here: `answers: {log: true}` in the project file"
+                raise Refused(HTTPStatus.NOT_FOUND, words)
+            said = await asyncio.to_thread(self.marks.add, bytes(body), self.log)
+        finally:
+            self._held -= len(body)
+        return JSONResponse(said)
 
     async def _receive(self, request: Request, body: bytearray) -> None:
         """Adds the body to `body`. Raises `_Unread` where not all of it was taken."""
@@ -254,6 +278,7 @@ def make_app(
     host: str,
     project: str | None = None,
     log: AnswerLog | None = None,
+    feedback: FeedbackLog | None = None,
 ) -> Starlette:
     """The ASGI application; on loopback it answers to the names of loopback only.
 
@@ -263,8 +288,9 @@ def make_app(
         host: at which the server listens.
         project: whose model it is, for the page.
         log: what is answered goes there, too.
+        feedback: what people say of answers goes there.
     """
-    service = Service(model, columns, limits, log)
+    service = Service(model, columns, limits, log, feedback)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -286,6 +312,7 @@ def make_app(
     return Starlette(
         routes=[
             Route("/invocations", service.invocations, methods=["POST"]),
+            Route("/feedback", service.feedback, methods=["POST"]),
             *(Route(path, ping) for path in ("/ping", "/health")),
             Route("/version", version),
             *page_routes(about_model(model, list(columns), project, limits.body_bytes)),
@@ -320,7 +347,7 @@ def from_environment() -> Starlette:
     print(f"Ready (process {os.getpid()})", file=sys.stderr, flush=True)
     project = (pyfunc.metadata.metadata or {}).get("project")
     limits, log = Limits(batch=arguments["batch"]), AnswerLog.from_environment()
-    return make_app(model, columns, limits, arguments["host"], project, log)
+    return make_app(model, columns, limits, arguments["host"], project, log, FeedbackLog.from_environment())
 
 
 def _end_with_parent() -> None:

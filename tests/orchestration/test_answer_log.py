@@ -9,15 +9,22 @@ import uuid
 from pathlib import Path
 
 import pytest
+import requests
 
 from assets.lake import Lake
 from orchestration.serving import answer_log
 from orchestration.serving.answer_log import AnswerLog, new_id
 from orchestration.serving.app import Limits
+from orchestration.serving.feedback import FeedbackLog
 from tests.orchestration.test_serving import Model, Server, wait_for
-from training.schema import ANSWERS
+from training.schema import ANSWER_INPUTS, ANSWERS, FEEDBACK
 
-SCHEMA = base64.b64encode(ANSWERS.serialize().to_pybytes()).decode()
+
+def encoded(schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+SCHEMA = encoded(ANSWERS)
 MEDIA = b"\x89PNG bytes"
 
 
@@ -148,3 +155,62 @@ def test_each_of_several_is_logged_by_itself_however_it_is_given(lake, tmp_path)
     assert [[(one["name"], one["sha256"]) for one in row["inputs"]] for row in rows] == [hashes] * 4
     assert {row["subset"] for row in rows} == {"text"} and last["subset"] == "text+image"
     assert last["inputs"][0]["text"] == vector and last["inputs"][1]["sha256"] == hashlib.sha256(MEDIA).hexdigest()
+
+
+def test_what_is_asked_is_kept_once_where_that_is_said(lake, tmp_path):
+    lake.create("answer_inputs")
+    inputs = (str(tmp_path / "answer_inputs"), encoded(ANSWER_INPUTS))
+    log = AnswerLog(str(tmp_path / "answers"), {}, SCHEMA, ["text", "image"], ["image"], ["text"], (), {}, inputs)
+    image = base64.b64encode(MEDIA).decode()
+    log.add([{"text": "a", "image": image}, {"text": "b", "image": image}], [{"prediction": "yes"}] * 2)
+    log.close()
+    rows = lake.sql("SELECT name, data, sha256 FROM answer_inputs ORDER BY name, data").to_pylist()
+    assert [(row["name"], row["data"]) for row in rows] == [("image", MEDIA), ("text", b"a"), ("text", b"b")]
+    assert all(row["sha256"] == hashlib.sha256(row["data"]).hexdigest() for row in rows)
+
+
+def test_a_server_takes_feedback_on_its_answers_and_no_others(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(answer_log, "_SECONDS", 0.5)
+    lake.create("feedback")
+    places = str(tmp_path / "feedback"), str(tmp_path / "answers")
+    marks = FeedbackLog(*places, encoded(FEEDBACK), {}, "shop")
+    server = Server(Model(), Limits(), log=open_log(tmp_path), feedback=marks)
+    server.thread.start()
+    wait_for(lambda: server.uvicorn.started)
+    url = f"http://127.0.0.1:{server.port}/feedback"
+    (said,) = server.ask("yes").json()["predictions"]
+
+    def tell(**more):
+        return requests.post(url, json={"answer_id": said["answer_id"], "verdict": "wrong", **more}, timeout=20)
+
+    told = tell(answer="no", by="ann").json()
+    assert (told["verdict"], told["answer"], told["by"]) == ("wrong", "no", "ann"), "though it is not written yet"
+    assert "is the one that was given" in tell(answer="yes").json()["message"]
+    wait_for(lambda: len(answers(lake)) == 1)
+    assert tell(verdict="right").status_code == 200
+    assert "expected right or wrong" in tell(verdict="so-so").json()["message"]
+    assert "shop has given no answer 'another'" in tell(answer_id="another").json()["message"]
+    soon = tell(answer_id=new_id())
+    assert (soon.status_code, soon.headers["retry-after"]) == (503, "1"), "another worker may have given it"
+    plain = requests.post(url, data=json.dumps(told), headers={"Content-Type": "text/plain"}, timeout=20)
+    assert plain.status_code == 415, "what any page may make a browser send"
+    for body in ("{", "[]", '{"answer_id": 1, "verdict": "right"}', '{"verdict": "right"}'):
+        assert (
+            requests.post(url, data=body, headers={"Content-Type": "application/json"}, timeout=20).status_code == 400
+        )
+    server.stop()
+    rows = lake.sql("SELECT * FROM feedback ORDER BY time").to_pylist()
+    assert [(row["answer_id"], row["verdict"], row["answer"], row["by"]) for row in rows] == [
+        (said["answer_id"], "wrong", "no", "ann"),
+        (said["answer_id"], "right", None, None),
+    ]
+
+
+def test_a_server_that_logs_nothing_says_so(tmp_path):
+    server = Server(Model(), Limits())
+    server.thread.start()
+    wait_for(lambda: server.uvicorn.started)
+    body = {"answer_id": "a", "verdict": "right"}
+    told = requests.post(f"http://127.0.0.1:{server.port}/feedback", json=body, timeout=20)
+    server.stop()
+    assert told.status_code == 404 and "answers are not logged here" in told.json()["message"]

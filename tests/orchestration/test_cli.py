@@ -462,8 +462,14 @@ def test_answers_are_logged_under_an_id_where_the_project_file_says_so(tiny, cha
         "inputs": [{"name": n, "sha256": hashlib.sha256(data).hexdigest(), "text": None} for n, data in inputs],
         "prediction": '"yes"',
         "probability": 0.75,
+        "best": told["best"],
         "x_m": None,
     }
+    marked = answer("feedback", tiny, told["answer_id"], "wrong", "--answer", "no")
+    assert (marked["answer_id"], marked["answer"]) == (told["answer_id"], "no")
+    shown = triptych("feedback", tiny, told["answer_id"], "right", "--by", "ann").stdout
+    assert shown == f"answer {told['answer_id']} is right (by ann)\n"
+    assert "tiny has given no answer 'nobody'" in error("feedback", tiny, "nobody", "right")
     champion.clear()
     assert triptych("predict", tiny, "--image", photo).stderr.rstrip().endswith(f"answer {newest_answer(tiny)})")
     tiny.write_text(tiny.read_text().replace("log: true", "log: true, texts: true"))

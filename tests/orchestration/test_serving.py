@@ -58,12 +58,12 @@ class Model:
 
 
 class Server:
-    def __init__(self, model: Any, limits: Limits, log: Any = None) -> None:
+    def __init__(self, model: Any, limits: Limits, log: Any = None, feedback: Any = None) -> None:
         self.model = model
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.app = make_app(model, COLUMNS, limits, "127.0.0.1", log=log)
+        self.app = make_app(model, COLUMNS, limits, "127.0.0.1", log=log, feedback=feedback)
         self.uvicorn = uvicorn.Server(
             uvicorn.Config(self.app, port=self.port, http=Connection, log_level="error", timeout_graceful_shutdown=5)
         )

@@ -33,6 +33,13 @@ class StringOutput(Output):
 
         return functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), label_smoothing=smoothing)
 
+    def log_probabilities(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
+        """Of each row's answer (B,), in nats: of a text the sum of those of its tokens."""
+        from torch.nn import functional
+
+        flat = functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), reduction="none")
+        return -flat.unflatten(0, (len(targets), -1)).sum(1)
+
     def counted(self, targets: "Tensor") -> int:
         return int((targets != -100).sum())
 

@@ -1,4 +1,5 @@
 // Shows what the model answers: in words, as a picture or recording, or as a table where it answers several things.
+import { feedbackOn } from "./feedback.js";
 import { make, say, share, word } from "./words.js";
 
 // How base64 of a file begins, and what that file is.
@@ -111,6 +112,7 @@ function whole({ prediction, probability, abstained, best, outputs }) {
 export function showAnswer(section, subsets, answers) {
   const [all] = answers;
   const nodes = [say(make("h2"), "answer"), ...whole(all)];
+  if (all.answer_id) nodes.push(feedbackOn(all.answer_id));
   if (subsets.length > 1) {
     const full = JSON.stringify(all.prediction);
     const rows = subsets.map((subset, n) => {
