@@ -62,6 +62,11 @@ def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
             make(spec, report, log)
         leave()
         return
+    if spec.runs[0].federation is not None and spec.runs[0].federation.coordinator is not None:
+        from training.federation.silo import take_part
+
+        report(take_part(spec, spec.runs[0], log))
+        return
     if spec.tuning is not None:
         from training.tuning import tune
 
@@ -215,7 +220,12 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
         run = replace(run, training=task.training)
         tracking.log_parameters(run, {"model": to_dict(run.model), "training": to_dict(run.training)})
         tracking.describe_run(descriptions.trained_run(spec, run, len(splits["train"])))
-        trained = fit(task, folder, [tracking.progress_callback(run, log)], f"{spec.project} {run.name}")
+        if run.federation is None:
+            trained = fit(task, folder, [tracking.progress_callback(run, log)], f"{spec.project} {run.name}")
+        else:
+            from training.federation.coordinator import federate
+
+            trained = federate(spec, run, task, folder, log)
         clock.stop("train")
         log(f"{run.name}: trained in {clock.seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")
         results = Path(temporary) / "results"
