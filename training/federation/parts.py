@@ -62,7 +62,7 @@ def check_update(weights: Mapping[str, np.ndarray], changes: Mapping[str, np.nda
     if ALL not in learned.rows or changes.keys() != expected:
         other = sorted(changes.keys() ^ expected)
         raise RefusedError(f"it has other tensors than its rows train: {', '.join(other[:3]) or 'none of all'}")
-    for name, change in changes.items():
+    for name, change in sorted(changes.items()):
         if change.shape != weights[name].shape or change.dtype != np.float32:
             raise RefusedError(
                 f"{name} is {change.dtype} {change.shape}, expected float32 {weights[name].shape} as the coordinator's"
@@ -94,7 +94,7 @@ def weighed(
 ) -> np.ndarray:
     """What is added up where the coordinator sees sums alone: the changes of all tensors times a silo's rows of their
     part, zero where it has none, then these rows."""
-    names, parts = list(weights), _parts(weights)
+    names, parts = sorted(weights), _parts(weights)
     zero = {name: np.zeros_like(weight) for name, weight in weights.items()}
     times = {
         name: rows.get(part_of(name), 0) * array.astype(np.float64) for name, array in (zero | {**changes}).items()
@@ -116,7 +116,7 @@ def mean_of_sums(sums: np.ndarray, weights: Mapping[str, np.ndarray]) -> dict[st
     Raises:
         ValueError: the sum is of no such numbers.
     """
-    names, parts = list(weights), _parts(weights)
+    names, parts = sorted(weights), _parts(weights)
     rows = dict(zip(parts, sums[len(sums) - len(parts) :].tolist(), strict=True))
     change = unflat(sums[: len(sums) - len(parts)], weights, names)
     found = {name: array / max(1.0, rows[part_of(name)]) for name, array in change.items()}

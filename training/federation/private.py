@@ -69,9 +69,8 @@ def descend(
     rate = min(1.0, trainer.args.train_batch_size / len(rows))
     now = (privacy.noise, rate, steps)
     if privacy.most is not None and (after := spent.epsilon(privacy.delta, now)) > privacy.most:
-        raise ValueError(
-            f"a further round would spend epsilon {after:.2f}, and federation.privacy.most is {privacy.most:g}"
-        )
+        most = f"federation.privacy.most is {privacy.most:g}"
+        raise ValueError(f"a further round would bring epsilon to {after:.2f}, and {most}")
     spent.add(*now)
     trained = [p for p in network.parameters() if p.requires_grad]
     random = torch.Generator().manual_seed(secrets.randbits(63))  # who could tell the noise could take it off
