@@ -451,6 +451,8 @@ def pretraining(lake: Lake, project: Project) -> PretrainingSpec | None:
 
 def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
     """The trainings that the settings ask for on the dataset of that fingerprint."""
+    federation = project.federation
+    federated = federation if federation is not None and (federation.listen or federation.coordinator) else None
     return plan_runs(
         project.model,
         project.training,
@@ -461,6 +463,7 @@ def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
         project.align.places,
         codecs(lake, project) if project.make_output().answers_with else (),
         pretraining(lake, project),
+        federated,
     )
 
 

@@ -6,7 +6,8 @@ from assets.settings import Project
 from training.mlflow_store import check_artifacts
 
 TUNING = "tuning"  # the asset that is a search for settings
-OF_MLFLOW = ("baselines", "model", "evaluation", "champion", "variants", TUNING)  # assets that need its server
+SILO = "silo"  # the asset that takes part in the training of a model by several silos
+OF_MLFLOW = ("baselines", "model", "evaluation", "champion", "variants", TUNING, SILO)  # assets that need its server
 
 
 def resource_key(project: str) -> str:

@@ -21,6 +21,7 @@ from training.catalog import DEFAULT_SIGNATURES, FILTERS, OBJECTIVES, OUTPUTS, S
 from training.codecs.options import Source as CodecSource
 from training.family import Choice, Family, own_module
 from training.features import FeatureSettings
+from training.federation.settings import FederationSettings, check_federation
 from training.filters.base import Filter
 from training.metrics import Metric
 from training.mixing import check_mixing
@@ -260,6 +261,7 @@ class Project:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
     preference: PreferenceSettings | None = None  # the champion learns from feedback; null: it does not
+    federation: FederationSettings | None = None  # how silos train one model; null: they do not
     tuning: TuningSettings | None = None  # a search for better settings of model and training; null: none
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     card: CardSettings = field(default_factory=CardSettings)
@@ -349,7 +351,9 @@ class Project:
         object.__setattr__(self, "duplicates", self._signed())
         object.__setattr__(self, "features", self.features.with_encoders(self.model.encoders))
         object.__setattr__(self, "sources", tuple(self._fitting(source) for source in self.sources))
-        object.__setattr__(self, "model", complete(self.model, {m: self.features.forms[m] for m in self.modalities}))
+        object.__setattr__(self, "federation", self._federated())
+        read = self.modalities if self.federation is None else self.federation.modalities
+        object.__setattr__(self, "model", complete(self.model, {m: self.features.forms[m] for m in read}))
         for choice in (*self.model.encoders.values(), self.model.fusion, *self.training.objectives):
             own_module(choice.kind)  # an own one has to lie somewhere; its import, which may need torch, can wait
         kind = OUTPUTS.load(self.model.output.kind)
@@ -359,6 +363,9 @@ class Project:
         self._check_output(output)
         self._check_prompt(output)
         self._check_training(output)
+        if self.federation is not None:
+            launcher, features, align = self.launcher.kind, self.features, self.align
+            check_federation(self.federation, self.model, self.training, features, output, launcher, align.pairing)
         if self.pretraining is not None:
             read = output.inputs(self.modalities)
             encoders = {m: choice for m, choice in self.model.encoders.items() if m in read}
@@ -376,6 +383,19 @@ class Project:
         for choice in self.variants:
             why = VARIANTS.make(choice).refusal(self.model, output, self.align.several)
             check(why is None, "variants", str(choice), f"others: {why}")
+
+    def _federated(self) -> FederationSettings | None:
+        """With the modalities that the model reads, in their order."""
+        if self.federation is None:
+            return None
+        read = [m for m in MODALITIES if m in (self.federation.modalities or self.modalities)]
+        left = [m for m in self.modalities if m not in read]
+        expected = f"with {', '.join(left)}, which sources here give"
+        check(not left, "federation.modalities", list(self.federation.modalities), expected)
+        lacks = [m for m in read if m not in self.modalities] if self.federation.listen is not None else []
+        expected = f"those of the coordinator's own sources ({', '.join(self.modalities)}), by which it is evaluated"
+        check(not lacks, "federation.modalities", list(self.federation.modalities), expected)
+        return replace(self.federation, modalities=tuple(read))
 
     def _check_times(self) -> None:
         """Partitions need days: some source says them, and not times since a recording began."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the command line starts light
     from orchestration.run import Summary
     from orchestration.search import Found
     from orchestration.traced import Item, Traced
-    from training.records import TuningReport
+    from training.records import SiloReport, TuningReport
 
 _BAR = 40  # characters of an accuracy of 1
 _WIDTH = 18  # of the column of names
@@ -75,6 +75,12 @@ def say_tuned(report: TuningReport, project: str) -> None:
     click.echo(textwrap.indent(as_yaml(report.settings), "  "))
     options = " ".join(f"--set {shlex.quote(override)}" for override in as_overrides(report.settings))
     click.echo(f"or for a run, whose model the gate judges:  triptych run {shlex.quote(project)} {options}")
+
+
+def say_silo(report: SiloReport) -> None:
+    """The end of a silo's part in a training."""
+    spent = "" if report.epsilon is None else f", epsilon {report.epsilon:.2f} spent on them in all"
+    click.echo(f"\nSilo {report.silo}: {report.rounds} rounds on {report.rows:,} training rows{spent}; {report.ended}")
 
 
 def say_explained(explained: Explained) -> None:

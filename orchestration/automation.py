@@ -9,7 +9,7 @@ import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from assets.operation_settings import FreshnessSettings
-from assets.resource import TUNING
+from assets.resource import SILO, TUNING
 from assets.settings import Project
 from assets.sources.base import signature_of
 from assets.tables import table_entries
@@ -110,7 +110,7 @@ def with_conditions(project: Project, assets: Sequence[dg.AssetsDefinition]) -> 
 
     def adorned(spec: dg.AssetSpec) -> dg.AssetSpec:
         name = spec.key.path[-1]
-        condition = conditions.get(name, None if name == TUNING else conditions.get(ALL))
+        condition = conditions.get(name, None if name in (TUNING, SILO) else conditions.get(ALL))
         spec = spec if condition is None else spec.replace_attributes(automation_condition=condition)
         is_fresh = fresh is not None and name in FRESH
         return spec.replace_attributes(freshness_policy=fresh) if is_fresh else spec

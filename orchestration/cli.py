@@ -75,6 +75,7 @@ def run(
 @click.pass_context
 def tune(context: click.Context, project: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Search for better settings, as `tuning` of the project file says; killed and started again it goes on."""
+    from assets.resource import TUNING
     from assets.tuning import find_search
     from orchestration.answers import say_tuned
     from orchestration.console import quieten
@@ -90,8 +91,74 @@ def tune(context: click.Context, project: str, overrides: tuple[str, ...], as_js
         raise click.ClickException(f"{path} says nothing of what is to be tried: add {space}, say")
     click.secho(f"Triptych · project {settings.name} · {settings.path}", bold=True, err=True)
     with open_instance(settings.home) as instance:
-        run_job(settings, instance, overrides=overrides, debug=context.obj["debug"], tunes=True)
+        run_job(settings, instance, overrides=overrides, debug=context.obj["debug"], apart=TUNING)
     say_or_dump(find_search(settings), as_json, partial(say_tuned, project=project))
+
+
+@main.command()
+@click.argument("project")
+@click.option("--listen", metavar="HOST:PORT", help="Where silos reach it; default: federation.listen.")
+@click.option("--tokens", is_flag=True, help="Only show the token that each silo needs, by the secret set here.")
+@set_option
+@json_option
+@click.pass_context
+def federate(
+    context: click.Context, project: str, listen: str | None, tokens: bool, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Train the project's model by silos whose data stay where they are; then it is judged as any other is."""
+    from assets.federation import silo_tokens
+    from orchestration.examples.layout import find_project
+    from orchestration.project import load
+
+    overrides = (*overrides, *([f"federation.listen={listen}"] if listen else []))
+    path, known = find_project(project, overrides)
+    settings = load(path, known)
+    if tokens:
+        for name, token in silo_tokens(settings):
+            click.echo(f"{name}  {token}")
+        return
+    if settings.federation is None or settings.federation.listen is None:
+        raise click.ClickException(
+            f"{path} does not say where silos reach its coordinator: `federation: {{silos: [NAME, NAME], listen: "
+            "127.0.0.1:8765}`, or --listen beside `silos`"
+        )
+    context.invoke(run, project=project, names=None, partition=None, overrides=overrides, as_json=as_json)
+
+
+@main.command()
+@click.argument("project")
+@click.option("--coordinator", metavar="URL", help="Where the coordinator listens; default: federation.coordinator.")
+@click.option("--name", metavar="SILO", help="Which of federation.silos this is; default: federation.silo.")
+@set_option
+@json_option
+@click.pass_context
+def silo(
+    context: click.Context,
+    project: str,
+    coordinator: str | None,
+    name: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train a model together with other silos, on the rows that are here and stay here."""
+    from assets.resource import SILO
+    from orchestration.answers import say_silo
+    from orchestration.console import quieten
+    from orchestration.examples.layout import find_project
+    from orchestration.project import load
+    from orchestration.run import open_instance, run_job, silo_report
+
+    quieten()
+    path, overrides = find_project(project, overrides)
+    said = {"silo": name, "coordinator": coordinator}
+    overrides = (*overrides, *(f"federation.{key}={value}" for key, value in said.items() if value))
+    settings = load(path, overrides)
+    if settings.federation is None or settings.federation.coordinator is None:
+        raise click.ClickException(f"{path} names no coordinator to ask: give --coordinator URL and --name SILO")
+    click.secho(f"Triptych · project {settings.name} · {settings.path}", bold=True, err=True)
+    with open_instance(settings.home) as instance:
+        result = run_job(settings, instance, overrides=overrides, debug=context.obj["debug"], apart=SILO)
+    say_or_dump(silo_report(result), as_json, say_silo)
 
 
 @main.command()

@@ -16,9 +16,10 @@ from pydantic import PrivateAttr
 
 from assets.asset_checks import asset_checks
 from assets.data_assets import data_assets, source_assets
+from assets.federation import silo_asset
 from assets.model_assets import model_assets
 from assets.preference import preference_asset
-from assets.resource import TUNING, resource_key
+from assets.resource import SILO, TUNING, resource_key
 from assets.settings import Project
 from assets.tuning import tuning_asset
 from orchestration.automation import automation, with_conditions
@@ -67,15 +68,20 @@ def project_definitions(project: Project) -> dg.Definitions:
     everything = dg.AssetSelection.key_prefixes(project.name)
     made, what = [*data_assets(project), *model_assets(project)], f"Everything from {project.path.name} to the champion"
     made += [preference_asset(project)] if project.preference is not None else []
-    if project.tuning is None:
-        jobs = [job(project.name, selection=everything, description=f"{what}.")]
-    else:  # many trainings, which a schedule does not mean
-        made.append(tuning_asset(project))
-        tuning = dg.AssetSelection.assets([project.name, TUNING])
-        jobs = [
-            job(project.name, selection=everything - tuning, description=f"{what}, without {TUNING}."),
-            job(tuning_job(project), selection=tuning.upstream() & everything, description="A search for settings."),
-        ]
+    apart = {}  # many trainings, or one that others begin: which a schedule does not mean
+    if project.tuning is not None:
+        apart[TUNING] = tuning_asset(project), "A search for settings."
+    if project.federation is not None and project.federation.coordinator is not None:
+        apart[SILO] = silo_asset(project), "Takes part in the training of a model by several silos."
+    main: dg.AssetSelection = everything
+    without = f", without {' and '.join(apart)}" if apart else ""
+    for asset, _ in apart.values():
+        main = main - dg.AssetSelection.assets(asset)
+    jobs = [job(project.name, selection=main, description=f"{what}{without}.")]
+    for asset_name, (asset, description) in apart.items():
+        made.append(asset)
+        selection = dg.AssetSelection.assets(asset).upstream() & everything
+        jobs.append(job(job_apart(project, asset_name), selection=selection, description=description))
     schedules, sensors = automation(project, jobs[0])
     return dg.Definitions(
         assets=[*source_assets(project), *with_conditions(project, made)],
@@ -88,9 +94,9 @@ def project_definitions(project: Project) -> dg.Definitions:
     )
 
 
-def tuning_job(project: Project) -> str:
-    """The name of the job that searches for settings, on the dataset of now."""
-    return f"{project.name}_{TUNING}"
+def job_apart(project: Project, asset: str) -> str:
+    """The name of the job that makes an asset which the project's own leaves out: TUNING or SILO."""
+    return f"{project.name}_{asset}"
 
 
 def load_definitions(file: Path | str, overrides: Sequence[str] = ()) -> dg.Definitions:

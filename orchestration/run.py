@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,22 @@ import yaml
 from assets import pipeline
 from assets.catalog import ENGINES
 from assets.dataset import split_counts
-from assets.resource import OF_MLFLOW, TUNING, resource_key
+from assets.resource import OF_MLFLOW, SILO, TUNING, resource_key
 from assets.settings import Project
 from assets.variants import check_variants
 from orchestration.automation import partition_tags
-from orchestration.definitions import project_definitions, tuning_job
+from orchestration.definitions import job_apart, project_definitions
 from orchestration.failures import why
 from orchestration.processes import cancel_when_interrupted, free_dead_runs, hold, let_go
 from orchestration.registration import register
 from orchestration.signals import Stopped, came
 from training.files import first_use, write_text
+from training.records import SiloReport
 
 _SETTINGS = importlib.resources.files("orchestration") / "dagster.yaml"
 # The sections of it with the retries, and what stands in their place.
 _SECTIONS = {"run_queue": ("run_coordinator",), "run_retries": ()}
-_TRAINED = ("baselines", "model", TUNING)
+_TRAINED = ("baselines", "model", TUNING, SILO)
 # The web UI lists a run under its job when it knows the code location: the names `workspace.yaml` gives.
 _LOCATION = {".dagster/repository": "__repository__@triptych"}
 
@@ -102,12 +103,12 @@ def run_job(
     overrides: Sequence[str] = (),
     debug: bool = False,
     partition: str | None = None,
-    tunes: bool = False,
+    apart: str = "",
 ) -> dg.ExecuteInProcessResult:
     """Materializes the project's job, or the assets of it that are named.
 
     Args:
-        tunes: the job is the one that searches for settings.
+        apart: an asset that has a job of its own (`job_apart`), which this is then.
         partition: a key, or FIRST...LAST; then, unless assets are named, the manifest and what has partitions is made.
 
     Raises:
@@ -120,7 +121,7 @@ def run_job(
         names = ",".join(["manifest", *(f"clean_{modality}" for modality in project.modalities)])
     register(project)
     free_dead_runs(instance)
-    job = project_definitions(project).resolve_job_def(tuning_job(project) if tunes else project.name)
+    job = project_definitions(project).resolve_job_def(job_apart(project, apart) if apart else project.name)
     ENGINES.make(project.engine)  # what it needs has to be installed
     selected, run_id = select(job, project.name, names), str(uuid.uuid4())
     names_of = OF_MLFLOW if selected is None else {key.path[-1] for key in selected}
@@ -222,6 +223,14 @@ class Summary:
     fairness: Sequence[Mapping[str, Any]] = ()  # of each sensitive column (training.records.Fairness)
     noise: Sequence[Mapping[str, Any]] = ()  # of each modality (training.records.NoiseCurve), where it was asked for
     calibration: Sequence[Mapping[str, Any]] = ()  # of all test rows and of each slice (training.records.Calibration)
+
+
+def silo_report(result: dg.ExecuteInProcessResult) -> SiloReport:
+    """What a silo did, as its asset says it."""
+    made = [event.step_materialization_data.materialization for event in result.get_asset_materialization_events()]
+    (said,) = (one.metadata for one in made if one.asset_key.path[-1] == SILO)
+    known: dict[str, Any] = {field.name: said[field.name].value for field in fields(SiloReport) if field.name in said}
+    return SiloReport(**{"epsilon": None, **known})
 
 
 def _dataset(project: Project) -> DatasetSummary:

@@ -56,7 +56,7 @@ def distributions(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("folders", "extras"), [(PACKAGES, ("ray", "s3", "variants")), (("tests", "benchmarks"), ("dev",))]
+    ("folders", "extras"), [(PACKAGES, ("federation", "ray", "s3", "variants")), (("tests", "benchmarks"), ("dev",))]
 )
 def test_what_is_imported_is_declared(folders, extras):
     modules, names = imported(*folders), declared(*extras)

@@ -34,6 +34,7 @@ def build_model(
     modalities: tuple[str, ...],
     labels: Sequence[str] = (),
     several: Mapping[str, Places] | None = None,
+    fitted: Mapping[str, Any] | None = None,
 ) -> FusionModel:
     """A new model; the weights of pretrained parts are loaded: encoders of Hugging Face, and the language model unless
     it is `tiny`. Draws from torch's global generator.
@@ -42,6 +43,7 @@ def build_model(
         modalities: those it can read.
         labels: of the training rows; the output may need them (`Output.fit`).
         several: modality -> contents of it that a row may have, where that is not one, or its views.
+        fitted: what the output knows of labels, where the rows do not say it.
 
     Raises:
         ValueError: the language model is not there or is none (`load_llm`), a target of LoRA is not there (`adapt`),
@@ -57,7 +59,9 @@ def build_model(
         pretrained, digest = (None, None) if name == TINY else load_llm(name, output, tokenizer)
     size = None if pretrained is None else embedding_size(pretrained)
     base = {} if pretrained is None else {"model": name, "sha256": digest}
-    fitted = output.fit(labels, tokenizer, settings) | output.of_features(features)
+    if fitted is None:
+        fitted = output.fit(labels, tokenizer, settings) | output.of_features(features)
+    fitted = dict(fitted)
     facts: dict[str, Any] = {"embedding_size": size, "llm_base": base, "several": _of(several, modalities)}
     made = OUTPUTS.make(settings.output, fitted)
     if isinstance(made, LinearOutput) and made.width and settings.linear_share != 0:

@@ -223,3 +223,21 @@ VARIANTS = Family(
         "onnx": "training.variants.onnx:OnnxVariant",
     },
 )
+# How the weights of all go on from what silos learned in a round (`federation` of the project file).
+AGGREGATIONS = Family(
+    "aggregation",
+    {
+        "fedavg": "training.aggregations.fedavg:FedavgAggregation",
+        "fedprox": "training.aggregations.fedprox:FedproxAggregation",
+        "fedadam": "training.aggregations.fedadam:FedadamAggregation",
+    },
+)
+# How what single silos learned becomes one change, before that.
+COMBINATIONS = Family(
+    "combination",
+    {
+        "mean": "training.combinations.mean:MeanCombination",
+        "median": "training.combinations.median:MedianCombination",
+        "krum": "training.combinations.krum:KrumCombination",
+    },
+)

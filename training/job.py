@@ -62,6 +62,11 @@ def run_all(spec: JobSpec, report: Callable[[Any], None], log: Log) -> None:
             make(spec, report, log)
         leave()
         return
+    if spec.runs[0].federation is not None and spec.runs[0].federation.coordinator is not None:
+        from training.federation.silo import take_part
+
+        report(take_part(spec, spec.runs[0], log))
+        return
     if spec.tuning is not None:
         from training.tuning import tune
 
@@ -221,6 +226,10 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
         tracking.describe_run(descriptions.trained_run(spec, run, len(splits["train"])))
         if spec.preference is not None:
             task, trained = train_on_preferences(spec, spec.preference, run, task, log)
+        elif run.federation is not None:
+            from training.federation.coordinator import federate
+
+            trained = federate(spec, run, task, folder, log)
         else:
             trained = fit(task, folder, [tracking.progress_callback(run, log)], f"{spec.project} {run.name}")
         clock.stop("train")

@@ -375,6 +375,22 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SiloReport:
+    """What a silo did for a model that silos train."""
+
+    silo: str
+    mlflow_run_id: str  # at the silo
+    rows: int  # training rows
+    rounds: int  # that it trained in
+    epsilon: float | None  # spent on its rows, all trainings together; None: without differential privacy
+    ended: str  # why it ended, in words
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TuningReport:
     """What a search for settings came to, once it is safe in MLflow (there as tuning.json)."""
 

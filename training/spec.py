@@ -14,6 +14,7 @@ from training.catalog import CODECS, OUTPUTS, PRETRAINED_ENCODERS, VARIANTS
 from training.codecs.options import Source
 from training.family import Choice
 from training.features import FeatureSettings
+from training.federation.settings import FederationSettings
 from training.model_files import digest, llm_folder, model_folder
 from training.preference_settings import PreferenceSettings
 from training.pretraining_settings import PretrainingSettings
@@ -55,6 +56,7 @@ class RunSpec:
     noise: dict[str, tuple[str, ...]]  # modality -> contents of the clips that augmentation adds to it
     several: dict[str, Any]  # modality -> contents of it that a row may have, or its views, where that is not one
     fingerprint: str  # of everything that decides the weights
+    federation: FederationSettings | None = None  # where silos train it, or this is one
 
     @property
     def is_baseline(self) -> bool:
@@ -264,6 +266,7 @@ def plan_runs(
     several: Mapping[str, Places] | None = None,
     codecs: Sequence[CodecSpec] = (),
     pretraining: PretrainingSpec | None = None,
+    federation: FederationSettings | None = None,
 ) -> list[RunSpec]:
     """The model itself, on all modalities that the project has, and what it must beat: each modality alone (where the
     output can answer by one), and plain concatenation (unless the model is that itself); these are the same model
@@ -275,6 +278,7 @@ def plan_runs(
         several: modality -> contents of it that a row may have, where that is not one, or its views.
         codecs: of the contents that it answers with.
         pretraining: what the encoders of all start from.
+        federation: where silos train the model, or this is one of them; baselines are of the rows that are here.
     """
     output = OUTPUTS.make(model.output, {})
     modalities = output.inputs(modalities)
@@ -285,14 +289,20 @@ def plan_runs(
     batches = {m: features.at_batch(m) for m in modalities}
     clips = {m: tuple(sorted(ids)) for m, ids in (noise or {}).items() if m in training.augmentation and ids}
 
-    def run(name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str]) -> RunSpec:
+    def run(
+        name: str,
+        model: ModelSettings,
+        training: TrainingSettings,
+        keep: Sequence[str],
+        federation: FederationSettings | None = None,
+    ) -> RunSpec:
         places = {m: most for m, most in (several or {}).items() if m in keep}
         settings = (
             identity(model),
             training_identity(training),
             sorted(keep),
             batches,
-            *filter(None, (clips, places, made, start)),
+            *filter(None, (clips, places, made, start, federation and federation.shared())),
         )
         # With its role: a model is registered, and a baseline of the same settings is not, so neither stands for both.
         name_of_all = fingerprint("training", VERSION, name, versions, dataset, *settings)
@@ -304,6 +314,7 @@ def plan_runs(
             noise=clips,
             several=places,
             fingerprint=name_of_all,
+            federation=federation,
         )
 
     # A baseline that cannot stop early is validated once, at its end: generating answers takes as long as training.
@@ -312,7 +323,10 @@ def plan_runs(
     baselines = [run(m, model, beside, (m,)) for m in modalities if len(modalities) > 1 and output.answers_alone]
     if (concat := replace(model, fusion=Choice("concat"))) != model:
         baselines.append(run("concat", concat, beside, modalities))
-    return [run("model", model, training, modalities), *baselines]
+    if federation is not None:  # a linear model would be fitted on the rows of all
+        model = replace(model, linear_share=0.0)
+        training = replace(training, epochs=federation.rounds * federation.epochs)
+    return [run("model", model, training, modalities, federation), *baselines]
 
 
 def plan_preference(

@@ -36,6 +36,18 @@ def fit_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerF
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
+    return _of_tiny(bpe)
+
+
+def read_tokenizer(text: str) -> PreTrainedTokenizerFast:
+    """One that `fit_tokenizer` made elsewhere, of its JSON (`Tokenizer.to_str`). Raises ValueError: it is none."""
+    try:
+        return _of_tiny(Tokenizer.from_str(text))
+    except Exception as error:  # tokenizers raises no other class
+        raise ValueError(f"what was sent as a tokenizer is none: {error}") from None
+
+
+def _of_tiny(bpe: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token=PAD,

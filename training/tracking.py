@@ -4,6 +4,7 @@ A training has one run, known by its fingerprint. Killed and started again, it g
 """
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -269,6 +270,13 @@ def log_report(report: TrainingReport) -> None:
     import mlflow
 
     mlflow.log_dict(report.to_json(), REPORT)
+
+
+def log_round(number: int, values: Mapping[str, float]) -> None:
+    """Of a model that silos train, after a round; what silos say of themselves lies below their names."""
+    import mlflow
+
+    mlflow.log_metrics({name: value for name, value in values.items() if math.isfinite(value)}, step=number)
 
 
 def log_trial(state: str, values: Mapping[str, float | None], said: str) -> None:

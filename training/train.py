@@ -95,6 +95,10 @@ class TrainingTask:
     codecs: Mapping[str, Any] = field(default_factory=dict)
     codes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     start: Mapping[str, Tensor] = field(default_factory=dict)  # weights of `training.pretraining`, where there are some
+    # Of a model that silos train (`training.federation`): what the output knows of labels, and the modalities that it
+    # reads, whatever the rows here have.
+    fitted: Mapping[str, Any] | None = None
+    reads: tuple[str, ...] = ()
     watched: frozenset[str] = frozenset()  # metrics that validations say beside the output's headlines
 
     def __post_init__(self) -> None:
@@ -106,7 +110,7 @@ class TrainingTask:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Those that the model reads."""
-        return tuple(m for m in self.train.modalities if self.keep is None or m in self.keep)
+        return self.reads or tuple(m for m in self.train.modalities if self.keep is None or m in self.keep)
 
     def identity(self) -> str:
         """Names the training, so that it never goes on from another one's checkpoint."""
@@ -162,6 +166,12 @@ def fit(
     if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
         rate = task.training.learning_rate
         raise ValueError(f"the loss became no number; lower training.learning_rate (it is {rate})")
+    return finished(task, network, history, refits)
+
+
+def finished(task: TrainingTask, network: FusionModel, history: list[dict[str, float]], refits: bool = True) -> Trained:
+    """The model that answers, of the network whose training has ended; see `fit`."""
+    collator = make_collator(network, task.tokenizer, task.features)
     network.leave_out_base()
     network.eval().compiled, network.packs = None, False
     network.whole = restore(network.whole)
@@ -210,7 +220,8 @@ def new_model(task: TrainingTask) -> FusionModel:
     model = task.model
     if column_of(task.training.objectives):  # a linear model reads the vectors themselves, and what is to be forgotten
         model = replace(model, linear_share=0.0)
-    network = build_model(model, task.features, task.tokenizer, task.modalities, labels, task.several)
+    facts = task.modalities, labels, task.several, task.fitted
+    network = build_model(model, task.features, task.tokenizer, *facts)
     for modality in network.config.modalities:
         encoder: Encoder = network.encoders[modality]  # type: ignore[assignment]  # of a ModuleDict
         encoder.fit(_read_tensors(task, modality, encoder.looks_at))
