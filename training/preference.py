@@ -94,7 +94,7 @@ def learn_preferences(
     was_2P = all_pairs()
     draws = torch.Generator().manual_seed(settings.seed)
 
-    def loss(numbers: Tensor) -> Tensor:
+    def loss(numbers: Tensor, batch_number: int) -> Tensor:
         chosen_B, rejected_B = log_probabilities(network, collate, pairs, rejected, numbers.tolist())
         was_chosen_B, was_rejected_B = was_2P[:, numbers]
         total = preference_loss(chosen_B, rejected_B, was_chosen_B, was_rejected_B, settings.beta)

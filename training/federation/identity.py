@@ -16,7 +16,7 @@ def parts_of(spec: JobSpec, run: RunSpec) -> dict[str, str]:
     settings = run.federation
     assert settings is not None
     processor = Processor(spec.features, spec.limits)
-    features = {m: [processor.featurizer_fingerprint(m), spec.features.at_batch(m)] for m in settings.modalities}
+    features = {m: [processor.fingerprint(m), spec.features.at_batch(m)] for m in settings.modalities}
     trained = {name: value for name, value in training_identity(run.training).items() if name not in _OWN}
     several: Any = {m: places for m, places in run.several.items() if m in settings.modalities}
     return {
