@@ -509,10 +509,8 @@ def test_no_list_of_words_in_the_settings_refuses_a_single_one():
     assert plain == []
 
 
-def test_only_vectors_are_mixed(tmp_path):
+def test_token_ids_are_not_mixed(tmp_path):
     path = write(tmp_path, GOOD)
-    words = (
-        r"training.mixing is 0.3, expected 0 beside features.text of the form ids: vectors alone can be mixed, as of"
-    )
+    words = r"training.mixing is 0.3, expected 0 beside features.text of the form ids: vectors, pixels and our own"
     with pytest.raises(ProjectError, match=words):
         load(path, ["training.mixing=0.3", "model.output=class"])
