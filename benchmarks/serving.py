@@ -8,12 +8,14 @@ DataFrame; and POST /invocations of `triptych serve` on loopback, over a connect
 server's). The reference does the same work without either: files decoded and featurized one by one, then forward and
 generate, in a loop of a few lines; it must give the same answers. Median and 95th percentile of 100 calls (of 64 rows:
 20). Then 32 clients that ask for a row each, again and again, beside the same of a server that answers rows one by one
-(`--batch 1`). --data is not used.
+(`--batch 1`). Then a recording of 3 seconds that comes as it is spoken, over /stream: how long after the last of its
+samples an answer comes, beside a request for as much. --data is not used.
 """
 
 import base64
 import contextlib
 import http.client
+import io
 import json
 import socket
 import statistics
@@ -27,11 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import psutil
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import requests
+import soundfile
+from websockets.sync.client import connect
 
 from benchmarks import measure
 
@@ -129,6 +134,42 @@ def throughput(port: int, rows: Path, seconds: float) -> dict[str, Any]:
     return {"rows/s": sum(map(len, answers)) / seconds, "check": [set(each) for each in answers]}
 
 
+_SPOKEN, _RATE, _EVERY = 3.0, 16_000, 0.25  # seconds, Hz, seconds between two answers
+
+
+def spoken() -> np.ndarray:
+    return np.random.default_rng(0).integers(-3000, 3000, round(_SPOKEN * _RATE), dtype=np.int16)
+
+
+def streamed(port: int, rows: Path) -> dict[str, Any]:
+    """Milliseconds of each answer, as the server says them; each part comes when it has been spoken."""
+    record = {name: value for name, value in records(rows, 1)[0].items() if name != "speech"}
+    samples, part, said = spoken(), round(_EVERY * _RATE), list[dict[str, Any]]()
+    with connect(f"ws://127.0.0.1:{port}/stream", open_timeout=60) as client:
+        client.send(json.dumps({"rate": _RATE, "every": _EVERY, "row": record}))
+        for start in range(0, len(samples), part):
+            time.sleep(_EVERY)
+            client.send(samples[start : start + part].tobytes())
+        client.send('{"end": true}')
+        while not (said and said[-1]["final"]):
+            said.append(json.loads(client.recv(timeout=60)))
+    found = [one["milliseconds"] for one in said if "answer" in one]
+    return {"ms, median": statistics.median(found), "ms, max": max(found), "answers": len(found), "check": None}
+
+
+def asked_whole(port: int, rows: Path) -> dict[str, Any]:
+    """The same lengths, each asked for by a request of its own."""
+    record, samples, found = records(rows, 1)[0], spoken(), list[float]()
+    for end in range(round(_EVERY * _RATE), len(samples) + 1, round(_EVERY * _RATE)):
+        stream = io.BytesIO()
+        soundfile.write(stream, samples[:end], _RATE, format="WAV")
+        row = record | {"speech": base64.b64encode(stream.getvalue()).decode()}
+        started = time.perf_counter()
+        requests.post(f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": [row]}).raise_for_status()
+        found.append(1000 * (time.perf_counter() - started))
+    return {"ms, median": statistics.median(found), "ms, max": max(found), "answers": len(found), "check": None}
+
+
 @contextlib.contextmanager
 def server(home: Path, *options: str) -> Iterator[tuple[int, int]]:
     """`triptych serve` while it runs: its port, and the id of the process that answers."""
@@ -168,6 +209,8 @@ def main() -> None:
             ours, reference = (partial(throughput, p, rows, 1 if arguments.quick else 10) for p in (port, one_by_one))
             name = ("serving", f"HTTP, clients: {_CLIENTS}")
             measure.compare(name, ours, "the same, one by one", reference, times, pid)
+            ours, reference = partial(streamed, port, rows), partial(asked_whole, port, rows)
+            measure.compare(("serving", "a recording as it is spoken"), ours, "whole requests", reference, times, pid)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
     python -P -m orchestration.serving MODEL [--host H] [--port P] [--workers N] [--batch ROWS]
 
 MODEL is the folder of a logged model. `POST /invocations` speaks MLflow's scoring protocol; `/ping`, `/health` and
-`/version` are MLflow's, too; `POST /feedback` says whether an answer was right (`orchestration.serving.feedback`); `/`
-is a page for people (`orchestration.serving.page`). The model runs with the code that
-was logged with it, this server with today's: what faces strangers (limits, timeouts, mended faults) holds for every
-version, those logged before it as well. So nothing here imports `training` or anything else of ours; of the version it
-uses MLflow's pyfunc (`predict`), and where its model has them `read` (a record to a row) and `answer` (rows to
-answers), by which requests are answered in batches, `about` (what the page must know), and
-`x_m` (where it places rows, for a log of answers).
+`/version` are MLflow's, too; `POST /feedback` says whether an answer was right (`orchestration.serving.feedback`);
+`/stream` answers while a recording still runs (`orchestration.serving.stream`); `/` is a page for people
+(`orchestration.serving.page`). The model runs with the code that was logged with it, this server with today's: what
+faces strangers (limits, timeouts, mended faults) holds for every version, those logged before it as well. So
+nothing here imports `training` or anything else of ours; of the version it uses MLflow's pyfunc (`predict`), and where
+its model has them `read` (a record to a row) and `answer` (rows to answers), by which requests are answered in batches,
+`about` (what the page must know), and `x_m` (where it places rows, for a log of answers).
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -46,6 +46,7 @@ from orchestration.serving.feedback import FeedbackLog
 from orchestration.serving.media import check_media
 from orchestration.serving.page import about_model, page_routes
 from orchestration.serving.rows import Record, Refused, read_rows
+from orchestration.serving.stream import Stream
 
 ARGUMENTS = "TRIPTYCH_SERVING"  # the environment's variable that carries the command's arguments to its workers
 _HEADER_SECONDS = 10  # for the head of a request, and for the first one of a connection
@@ -120,14 +121,21 @@ class Service:
         try:
             await self._receive(request, body)
             records = await self._rows(request, bytes(body))
-            answers = await _unless_gone(request, self.batcher(records))
-            if self.log is not None:
-                ids = await asyncio.to_thread(self.log.add, records, answers)
-                told = ({name: value for name, value in answer.items() if name != "x_m"} for answer in answers)
-                answers = [{"answer_id": name, **answer} for name, answer in zip(ids, told, strict=True)]
+            answers = await _unless_gone(request, self.answered(records))
         finally:
-            self._held -= len(body)
+            self.release(len(body))
         return JSONResponse({"predictions": answers})
+
+    async def answered(self, records: Sequence[Record], is_logged: bool = True) -> list[dict[str, Any]]:
+        """The answers to records. Raises what `Batcher` raises."""
+        answers = await self.batcher(records)
+        if self.log is None:
+            return answers
+        told = [{name: value for name, value in answer.items() if name != "x_m"} for answer in answers]
+        if not is_logged:
+            return told
+        ids = await asyncio.to_thread(self.log.add, records, answers)
+        return [{"answer_id": name, **answer} for name, answer in zip(ids, told, strict=True)]
 
     async def feedback(self, request: Request) -> Response:
         body = bytearray()
@@ -141,7 +149,7 @@ class Service:
                 raise Refused(HTTPStatus.NOT_FOUND, words)
             said = await asyncio.to_thread(self.marks.add, bytes(body), self.log)
         finally:
-            self._held -= len(body)
+            self.release(len(body))
         return JSONResponse(said)
 
     async def _receive(self, request: Request, body: bytearray) -> None:
@@ -165,11 +173,21 @@ class Service:
                 raise _Gone
             part, more = message.get("body", b""), message.get("more_body", False)
             body += part
-            self._held += len(part)
+            try:
+                self.hold(len(part))
+            except Refused as error:
+                raise _Unread(error.status, str(error)) from None
             if len(body) > most:
                 raise too_large
-            if self._held > self.limits.held_bytes:
-                raise _Unread(HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests are under way: try again later")
+
+    def hold(self, count: int) -> None:
+        """Counts bytes that a request has sent, until `release`. Raises Refused: all together have sent too many."""
+        self._held += count
+        if self._held > self.limits.held_bytes:
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests are under way: try again later")
+
+    def release(self, count: int) -> None:
+        self._held -= count
 
     async def _rows(self, request: Request, body: bytes) -> list[Record]:
         arguments = body, request.headers.get("content-type", ""), self.columns, self.most
@@ -291,6 +309,9 @@ def make_app(
         feedback: what people say of answers goes there.
     """
     service = Service(model, columns, limits, log, feedback)
+    about = about_model(model, list(columns), project, limits.body_bytes)
+    recordings = tuple(n for n, one in about["inputs"].items() if str(one.get("type", "")).startswith("audio/"))
+    stream = Stream(service, recordings, float(about["limits"].get("max_seconds", limits.seconds)))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -315,7 +336,8 @@ def make_app(
             Route("/feedback", service.feedback, methods=["POST"]),
             *(Route(path, ping) for path in ("/ping", "/health")),
             Route("/version", version),
-            *page_routes(about_model(model, list(columns), project, limits.body_bytes)),
+            WebSocketRoute("/stream", stream.answer),
+            *page_routes(about),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
         exception_handlers={

@@ -146,7 +146,18 @@ def decoded(url: str) -> bytes:
 
 def test_nothing_but_the_page_can_do_anything_in_it(served: tuple[str, Model]) -> None:
     url, _ = served
-    for name in ("", "about", "page.css", "page.js", "answer.js", "inputs.js", "devices.js", "recorder.js", "words.js"):
+    for name in (
+        "",
+        "about",
+        "page.css",
+        "page.js",
+        "answer.js",
+        "inputs.js",
+        "devices.js",
+        "recorder.js",
+        "streaming.js",
+        "words.js",
+    ):
         found = requests.get(url + name, timeout=9)
         assert found.status_code == 200 and found.headers["X-Frame-Options"] == "DENY", name
         policy = found.headers["Content-Security-Policy"]
@@ -170,6 +181,9 @@ def test_it_speaks_looks_and_asks(served: tuple[str, Model], browse: Any) -> Non
     page.wait_for_selector("[data-input=image] img")
     page.get_by_role("button", name="Record").click()
     page.locator("[data-input=speech] .preview", has_text=re.compile(r"[1-9]\.\d s")).wait_for()
+    expect(page.locator("[data-input=speech] [role=status]")).to_have_text("So far: image+speech+text (75%)")
+    early = model.requests[-1]
+    assert len(early) == 1 and early[0]["text"] == "hello", "the page streams, beside what else is given"
     page.get_by_role("button", name="Stop").click()
     page.wait_for_selector("audio")
     said = ask(page)

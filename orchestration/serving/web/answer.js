@@ -108,6 +108,15 @@ function whole({ prediction, probability, abstained, best, outputs }) {
   return [...nodes, ...bestTable(best, "best"), ...parts.flatMap(([name, part]) => bestTable(part.best, "of", { name }))];
 }
 
+// In one line, of a recording that still runs: nothing of what cannot be said in words.
+export function sayBriefly(node, { prediction, probability, abstained }) {
+  const said = isObject(prediction) ? Object.values(prediction).join(", ") : String(prediction);
+  const isLong = said.length > 200; // a file
+  if (prediction === null || abstained === true || isLong) return node.replaceChildren();
+  if (typeof probability === "number") say(node, "soFarSure", { answer: said, share: share(probability) });
+  else say(node, "soFar", { answer: said });
+}
+
 // `answers` are those to `subsets` (lists of inputs), the first one to all inputs.
 export function showAnswer(section, subsets, answers) {
   const [all] = answers;

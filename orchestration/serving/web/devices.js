@@ -4,7 +4,8 @@ import { make, say } from "./words.js";
 
 export const hasDevices = Boolean(navigator.mediaDevices?.getUserMedia && window.AudioWorkletNode);
 
-// Starts to record; resolves to a function that stops and gives the WAV. `heard` is told the seconds so far.
+// Starts to record; resolves to a function that stops and gives the WAV. `heard` is told the seconds so far, the new
+// samples (16 bits) and their rate.
 export async function record(heard) {
   // Little is done to the sound: models are trained on recordings, not on what a telephone makes of them.
   const sound = { channelCount: 1, echoCancellation: false, noiseSuppression: false };
@@ -20,9 +21,9 @@ export async function record(heard) {
     await context.audioWorklet.addModule("recorder.js");
     const node = new AudioWorkletNode(context, "recorder");
     node.port.onmessage = ({ data }) => {
-      parts.push(data);
+      parts.push(Int16Array.from(data, (sample) => Math.round(32767 * Math.max(-1, Math.min(1, sample)))));
       frames += data.length;
-      heard(frames / context.sampleRate);
+      heard(frames / context.sampleRate, parts.at(-1), context.sampleRate);
     };
     context.createMediaStreamSource(stream).connect(node).connect(context.destination); // silent, but it keeps it going
     await context.resume();
@@ -55,7 +56,7 @@ function wav(parts, frames, rate) {
   let at = 44;
   for (const part of parts) {
     for (const sample of part) {
-      view.setInt16(at, Math.round(32767 * Math.max(-1, Math.min(1, sample))), true);
+      view.setInt16(at, sample, true);
       at += 2;
     }
   }

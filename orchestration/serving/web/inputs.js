@@ -1,5 +1,7 @@
 // The inputs of a model: a card each, by the type of its files. What is given is a text or a file (`value`).
+import { sayBriefly } from "./answer.js";
 import { hasDevices, photograph, record } from "./devices.js";
+import { streamed } from "./streaming.js";
 import { bytes, make, say } from "./words.js";
 
 const NO_ACCESS = { NotAllowedError: "denied", SecurityError: "denied", NotFoundError: "missing", OverconstrainedError: "missing" };
@@ -19,6 +21,7 @@ class Input {
     this.problem.hidden = true;
     this.card = make("div", "card");
     this.card.dataset.input = name;
+    this.beside = async () => ({}); // what the other inputs and columns have, as a request says it
   }
 
   complain(key, values) {
@@ -155,15 +158,20 @@ class RecordingInput extends FileInput {
       button.disabled = true;
       try {
         const most = this.limits.max_seconds ?? Infinity;
-        const time = make("span");
-        this.stop = await record((seconds) => {
+        const [time, soFar, row] = [make("span"), make("p", "muted"), await this.beside()];
+        soFar.setAttribute("role", "status");
+        this.stop = await record((seconds, samples, rate) => {
           time.textContent = `${seconds.toFixed(1)} s`;
+          if (!this.view) { // of a model that knows its inputs by view, this is one of several
+            this.stream ??= streamed(this.name, rate, row, (answer) => sayBriefly(soFar, answer));
+            this.stream.send(samples);
+          }
           if (seconds >= most - 0.5) this.end(button);
         });
         this.forget();
         button.setAttribute("aria-pressed", "true");
         say(button, "stop");
-        this.preview.append(time);
+        this.preview.append(time, soFar);
       } finally {
         button.disabled = false;
       }
@@ -174,6 +182,8 @@ class RecordingInput extends FileInput {
     const stop = this.stop;
     if (!stop) return;
     this.stop = null;
+    this.stream?.close();
+    this.stream = null;
     button.removeAttribute("aria-pressed");
     say(button, "record");
     this.preview.replaceChildren();

@@ -89,6 +89,18 @@ async function post(body) {
   throw new Refusal(response.status, said.replace(/^row \d+(, column)?:? /, ""));
 }
 
+// Of inputs: name -> what a request says.
+async function valuesOf(given) {
+  const values = new Map();
+  for (const { name, value, view } of given) {
+    const content = await encoded(value);
+    values.set(name, view ? { [view.value]: content } : content);
+  }
+  return values;
+}
+
+const namedColumns = () => columns.map((column) => [column.name, column.value]).filter(([, value]) => value !== null);
+
 async function ask() {
   const given = inputs.filter((input) => input.value !== null);
   complain();
@@ -97,13 +109,9 @@ async function ask() {
   say(button, "asking");
   answer.setAttribute("aria-busy", "true");
   try {
-    const values = new Map();
-    for (const { name, value, view } of given) {
-      const content = await encoded(value);
-      values.set(name, view ? { [view.value]: content } : content);
-    }
+    const values = await valuesOf(given);
     const subsets = subsetsOf([...values.keys()]);
-    const named = columns.map((column) => [column.name, column.value]).filter(([, value]) => value !== null);
+    const named = namedColumns();
     const bodies = bodiesOf(subsets.map((subset) => Object.fromEntries([...named, ...subset.map((name) => [name, values.get(name)])])));
     if (!bodies) return complain("together", { most: bytes(limits.max_body_bytes) });
     const answers = [];
@@ -178,6 +186,12 @@ async function start() {
   document.title = project === "Triptych" ? project : `${project} · Triptych`;
   originOf(element("origin"), about.version, about.dataset_fingerprint);
   inputs = Object.entries(about.inputs).map(([name, one]) => makeInput(name, one, limits));
+  for (const input of inputs) {
+    input.beside = async () => {
+      const others = inputs.filter((other) => other !== input && other.value !== null);
+      return Object.fromEntries([...namedColumns(), ...(await valuesOf(others))]);
+    };
+  }
   columns = (about.columns ?? []).map((name) => new ColumnInput(name));
   element("inputs").append(...[...inputs, ...columns].map((input) => input.card));
   watchFiles();
