@@ -108,7 +108,8 @@ class Stream:
     async def _asked(self, text: str | bytes) -> Asked:
         """Raises Refused."""
         said = _object(text, '{"input": ..., "rate": ..., "every": ..., "row": {...}}')
-        column, rate, every = said.get("input"), said.get("rate"), said.get("every", 0.5)
+        rate: Any = said.get("rate")
+        column, every = said.get("input"), said.get("every", 0.5)
         columns = self.recordings or tuple(self.service.columns)
         if column is None and len(self.recordings) == 1:
             (column,) = self.recordings
