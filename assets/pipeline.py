@@ -413,6 +413,8 @@ def plan(project: Project) -> list[RunSpec]:
             "materialize the features and the dataset first (`--select +dataset`), or take the setting back"
         )
     named = {column: f"evaluation.sensitive names {column}" for column in project.evaluation.sensitive}
+    if project.personalization is not None:
+        named |= {project.personalization.group: f"personalization.group is {project.personalization.group}"}
     named |= {column: f"card.{name} is {column}" for name, column in project.card.columns.items()}
     if project.model.columns or named:
         with lake.connect("dataset") as connection:
@@ -451,6 +453,7 @@ def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
         project.align.places,
         codecs(lake, project) if project.make_output().answers_with else (),
         pretraining(lake, project),
+        project.personalization,
     )
 
 

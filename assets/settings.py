@@ -26,6 +26,7 @@ from training.metrics import Metric
 from training.mixing import check_mixing
 from training.objectives.options import check_objectives
 from training.outputs.base import Output
+from training.personalization_settings import PersonalizationSettings, check_personalization
 from training.preference_settings import PreferenceSettings, check_preference
 from training.pretraining_settings import PretrainingSettings, check_pretraining
 from training.prompt import read_prompt
@@ -259,6 +260,7 @@ class Project:
     pretraining: PretrainingSettings | None = None  # of the encoders, without labels; null: they start anew
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    personalization: PersonalizationSettings | None = None  # groups have adapters of their own; null: none has
     preference: PreferenceSettings | None = None  # the champion learns from feedback; null: it does not
     tuning: TuningSettings | None = None  # a search for better settings of model and training; null: none
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -376,6 +378,9 @@ class Project:
         for choice in self.variants:
             why = VARIANTS.make(choice).refusal(self.model, output, self.align.several)
             check(why is None, "variants", str(choice), f"others: {why}")
+        if self.personalization is not None:
+            labels = self.align.labels
+            check_personalization(self.personalization, output, self.model.output.kind, labels, self.variants)
 
     def _check_times(self) -> None:
         """Partitions need days: some source says them, and not times since a recording began."""
@@ -546,6 +551,12 @@ class Project:
         """Those that some source of samples gives."""
         of_samples = {source.modality for source in self.sources if source.use == "samples"}
         return tuple(m for m in MODALITIES if m in of_samples)
+
+    @property
+    def asked_columns(self) -> tuple[str, ...]:
+        """Those of a sample's other columns that models are asked with."""
+        groups = () if self.personalization is None else (self.personalization.group,)
+        return tuple(dict.fromkeys([*self.model.columns, *groups]))
 
     @property
     def inputs(self) -> tuple[str, ...]:

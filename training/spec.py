@@ -15,6 +15,7 @@ from training.codecs.options import Source
 from training.family import Choice
 from training.features import FeatureSettings
 from training.model_files import digest, llm_folder, model_folder
+from training.personalization_settings import PersonalizationSettings
 from training.preference_settings import PreferenceSettings
 from training.pretraining_settings import PretrainingSettings
 from training.schema import fingerprint
@@ -46,6 +47,13 @@ class RunSpec:
     noise: dict[str, tuple[str, ...]]  # modality -> contents of the clips that augmentation adds to it
     several: dict[str, Any]  # modality -> contents of it that a row may have, or its views, where that is not one
     fingerprint: str  # of everything that decides the weights
+    personalization: PersonalizationSettings | None = None  # groups have adapters of their own
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of a sample's other columns that the model is asked with."""
+        groups = () if self.personalization is None else (self.personalization.group,)
+        return tuple(dict.fromkeys([*self.model.columns, *groups]))
 
     @property
     def is_baseline(self) -> bool:
@@ -254,6 +262,7 @@ def plan_runs(
     several: Mapping[str, Places] | None = None,
     codecs: Sequence[CodecSpec] = (),
     pretraining: PretrainingSpec | None = None,
+    personalization: PersonalizationSettings | None = None,
 ) -> list[RunSpec]:
     """The model itself, on all modalities that the project has, and what it must beat: each modality alone (where the
     output can answer by one), and plain concatenation (unless the model is that itself); these are the same model
@@ -265,6 +274,7 @@ def plan_runs(
         several: modality -> contents of it that a row may have, where that is not one, or its views.
         codecs: of the contents that it answers with.
         pretraining: what the encoders of all start from.
+        personalization: of the model itself.
     """
     output = OUTPUTS.make(model.output, {})
     modalities = output.inputs(modalities)
@@ -277,12 +287,13 @@ def plan_runs(
 
     def run(name: str, model: ModelSettings, training: TrainingSettings, keep: Sequence[str]) -> RunSpec:
         places = {m: most for m, most in (several or {}).items() if m in keep}
+        personal = personalization if name == "model" else None
         settings = (
             identity(model),
             training_identity(training),
             sorted(keep),
             batches,
-            *filter(None, (clips, places, made, start)),
+            *filter(None, (clips, places, made, start, personal and {"personalization": to_dict(personal)})),
         )
         # With its role: a model is registered, and a baseline of the same settings is not, so neither stands for both.
         name_of_all = fingerprint("training", VERSION, name, versions, dataset, *settings)
@@ -294,6 +305,7 @@ def plan_runs(
             noise=clips,
             several=places,
             fingerprint=name_of_all,
+            personalization=personal,
         )
 
     # A baseline that cannot stop early is validated once, at its end: generating answers takes as long as training.
