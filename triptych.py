@@ -180,7 +180,7 @@ class Model:
         if (rows is None) == (not inputs):
             raise ValueError("give rows, or the inputs of one: text=..., image=..., speech=...")
         many = [inputs] if rows is None else rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
-        columns, places = self.settings.model.columns, self.settings.align.places
+        columns, places = self.settings.asked_columns, self.settings.align.places
         answers = answer(self.settings, [_files(row, columns, places) for row in many], self.version, best)
         if self.settings.make_output().answers_with:
             answers = [row | {"prediction": python_object(row["prediction"])} for row in answers]

@@ -115,7 +115,7 @@ def _contents(inputs: Sequence[Mapping[str, Any]], name: str) -> list[str]:
 def _row(row: Mapping[str, Any], pair: Pair, project: Project, known: _Known) -> dict[str, Any] | None:
     """A row of PREFERENCES; None where not all that was asked is known."""
     given = {m: some for m in project.inputs if (some := _contents(row["inputs"], m))}
-    columns = {c: some[0] for c in project.model.columns if (some := _contents(row["inputs"], c))}
+    columns = {c: some[0] for c in project.asked_columns if (some := _contents(row["inputs"], c))}
     is_known = given and all(known.features[m].issuperset(some) for m, some in given.items())
     if not is_known or not known.values.keys() >= set(columns.values()):
         return None
@@ -157,7 +157,7 @@ def _asked(lake: Lake, project: Project, rows: Sequence[Mapping[str, Any]]) -> _
                 replace(lake, instead={"manifest": manifest}), project, modality, "true", {_SOURCE: _Asked(lake)}
             )
             features[modality] = set(lake.sql(query, parameters)["id"].to_pylist())
-    named = sorted({one["sha256"] for one in asked if one["name"] in project.model.columns} - texts.keys())
+    named = sorted({one["sha256"] for one in asked if one["name"] in project.asked_columns} - texts.keys())
     kept = lake.sql("SELECT sha256, data FROM answer_inputs WHERE sha256 IN (SELECT unnest($ids))", {"ids": named})
     return _Known(features, texts | {row["sha256"]: row["data"].decode() for row in kept.to_pylist()})
 

@@ -464,6 +464,7 @@ def runs_on(lake: Lake, project: Project, dataset: str) -> list[RunSpec]:
         codecs(lake, project) if project.make_output().answers_with else (),
         pretraining(lake, project),
         federated,
+        project.personalization,
     )
 
 

@@ -27,6 +27,7 @@ from training.metrics import Metric
 from training.mixing import check_mixing
 from training.objectives.options import FUSED, check_objectives, column_of
 from training.outputs.base import Output
+from training.personalization_settings import PersonalizationSettings, check_personalization
 from training.preference_settings import PreferenceSettings, check_preference
 from training.pretraining_settings import PretrainingSettings, check_pretraining
 from training.prompt import read_prompt
@@ -260,6 +261,7 @@ class Project:
     pretraining: PretrainingSettings | None = None  # of the encoders, without labels; null: they start anew
     training: TrainingSettings = field(default_factory=TrainingSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    personalization: PersonalizationSettings | None = None  # groups have adapters of their own; null: none has
     preference: PreferenceSettings | None = None  # the champion learns from feedback; null: it does not
     federation: FederationSettings | None = None  # how silos train one model; null: they do not
     tuning: TuningSettings | None = None  # a search for better settings of model and training; null: none
@@ -383,6 +385,9 @@ class Project:
         for choice in self.variants:
             why = VARIANTS.make(choice).refusal(self.model, output, self.align.several)
             check(why is None, "variants", str(choice), f"others: {why}")
+        if self.personalization is not None:
+            labels = self.align.labels
+            check_personalization(self.personalization, output, self.model.output.kind, labels, self.variants)
 
     def _federated(self) -> FederationSettings | None:
         """With the modalities that the model reads, in their order."""
@@ -588,8 +593,16 @@ class Project:
         """Columns of samples that settings beside the prompt name -> which one does, as the beginning of a sentence."""
         named = {column: f"evaluation.sensitive names {column}" for column in self.evaluation.sensitive}
         named |= {column: f"card.{name} is {column}" for name, column in self.card.columns.items()}
+        if self.personalization is not None:
+            named |= {self.personalization.group: f"personalization.group is {self.personalization.group}"}
         critic = column_of(self.training.objectives)
         return named | ({critic: f"training.objectives: critic: column is {critic}"} if critic else {})
+
+    @property
+    def asked_columns(self) -> tuple[str, ...]:
+        """Those of a sample's other columns that models are asked with."""
+        groups = () if self.personalization is None else (self.personalization.group,)
+        return tuple(dict.fromkeys([*self.model.columns, *groups]))
 
     @property
     def inputs(self) -> tuple[str, ...]:

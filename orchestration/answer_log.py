@@ -38,7 +38,7 @@ def log_environment(project: Project, version: str) -> dict[str, str]:
         "schema": _encoded(ANSWERS),
         "modalities": project.modalities,
         "media": [m for m in project.modalities if not project.features.modality(m).as_string],
-        "plain": [*(m for m in _texts(project) if m not in project.align.several), *project.model.columns],
+        "plain": [*(m for m in _texts(project) if m not in project.align.several), *project.asked_columns],
         "in_clear": _in_clear(project),
         "origin": {"model_version": version, "dataset_fingerprint": tags.get("dataset_fingerprint")},
         "inputs": (lake.table_uri("answer_inputs"), _encoded(ANSWER_INPUTS)) if project.answers.inputs else None,
@@ -62,7 +62,7 @@ def _texts(project: Project) -> list[str]:
 
 
 def _in_clear(project: Project) -> list[str]:
-    return [*_texts(project), *project.model.columns] if project.answers.texts else []
+    return [*_texts(project), *project.asked_columns] if project.answers.texts else []
 
 
 def watched(batches: Iterator[pa.RecordBatch], given: list[Given]) -> Iterator[pa.RecordBatch]:

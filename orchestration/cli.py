@@ -206,6 +206,9 @@ def _plain(value: Any) -> Any:
 )
 @click.option("--column", "columns", multiple=True, metavar="NAME=VALUE", help="Of a column that model.prompt names.")
 @click.option(
+    "--group", metavar="VALUE", help="Whose row it is: its adapter answers, if there is one (personalization)."
+)
+@click.option(
     "--to", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and speech: N.NAME.png."
 )
 @click.option("--best", type=click.IntRange(0), default=5, show_default=True, help="How many of the best --json gives.")
@@ -217,6 +220,7 @@ def predict(
     project: str,
     table: Path | None,
     columns: tuple[str, ...],
+    group: str | None,
     to: Path | None,
     best: int,
     version: str,
@@ -232,13 +236,19 @@ def predict(
     if (table is None) == (not any(inputs.values())):
         options = ", ".join(f"--{name}" for name in inputs)
         raise click.UsageError(f"give one or more of {options}, or --table")
-    if table is not None and columns:
-        raise click.UsageError("--column goes with the inputs of one row: a --table has such columns of its own")
+    if table is not None and (columns or group):
+        raise click.UsageError(
+            "--column and --group go with the inputs of one row: a --table has such columns of its own"
+        )
     settings = load(*find_project(project, ()))
     inputs = _given(context, inputs, settings.align.places)
-    named = dict(named_value(text, settings.model.columns) for text in columns)
-    model, places = settings.model, settings.align.places
-    rows = rows_of_table(table, model.columns, places) if table else [inputs | named]
+    named = dict(named_value(text, settings.asked_columns) for text in columns)
+    if group is not None:
+        if settings.personalization is None:
+            raise click.ClickException(f"--group {group}: {settings.path} has no `personalization: {{group: COLUMN}}`")
+        named[settings.personalization.group] = group
+    places = settings.align.places
+    rows = rows_of_table(table, settings.asked_columns, places) if table else [inputs | named]
     answers = answer(settings, rows, version, best)
     if settings.make_output().answers_with:
         answers = written(answers, to or Path())
@@ -257,8 +267,9 @@ def predict(
         first, only = answers[0], len(answers) == 1 and answers[0]["probability"] is not None
         sure = f", probability {first['probability']:g}" if only else ""
         origin = f"{settings.name} version {first['model_version']}, dataset {first['dataset_fingerprint']}"
+        whose = f", adapter of {first['adapter']}" if len(answers) == 1 and first.get("adapter") else ""
         logged = f", answer {first['answer_id']}" if len(answers) == 1 and "answer_id" in first else ""
-        click.echo(f"({origin}{sure}{logged})", err=True)
+        click.echo(f"({origin}{sure}{whose}{logged})", err=True)
     if failed := [refusal(rows, n, row["error"]) for n, row in enumerate(answers, 1) if "error" in row]:
         raise click.ClickException("\n".join(failed))
 

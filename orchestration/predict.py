@@ -153,7 +153,7 @@ def answer(
     check_inputs(project, rows)
     model = model_registry.local_model(project.mlflow_uri, project.name, version, project.folder / "cache")
     given: list[Given] = []
-    schema, batches = raw_schema(), raw_rows(rows, project.model.columns)
+    schema, batches = raw_schema(), raw_rows(rows, project.asked_columns)
     if project.answers.log:
         schema, batches = schema.with_metadata({X_M: b"true"}), watched(batches, given)
     answers = answer_rows(model, pa.RecordBatchReader.from_batches(schema, batches)).to_pylist()
@@ -162,11 +162,14 @@ def answer(
     dataset = model_registry.version_tags(project.mlflow_uri, project.name, version).get("dataset_fingerprint")
     origin = {"model_version": version, "dataset_fingerprint": dataset}
     below = project.model.abstain_below
-    told = [
-        {**Answer.from_row(row).to_json(below, best), **origin, **({"error": row["error"]} if row["error"] else {})}
-        for row in answers
-    ]
+    told = [{**Answer.from_row(row).to_json(below, best), **origin, **_beside(row)} for row in answers]
     return log_answers(project, given, told, [row.get("x_m") for row in answers]) if project.answers.log else told
+
+
+def _beside(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Why a row is not answered; and of a model with adapters of groups whose answered."""
+    error = {"error": row["error"]} if row["error"] else {}
+    return {**({"adapter": row["adapter"]} if "adapter" in row else {}), **error}
 
 
 def written(answers: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:

@@ -79,6 +79,7 @@ def _of_answer(project: Project, lake: Lake, row: Mapping[str, Any], k: int) -> 
     model = None if version is None else _facts(project, version)
     remarks = [] if model else [f"version {version} of {project.name} is no longer registered"]
     told = {name: row[name] for name in ("subset", "inputs", "probability")}
+    told |= {"adapter": row["adapter"]} if row["adapter"] is not None else {}
     told |= {"time": row["time"].isoformat(), "prediction": json.loads(row["prediction"] or "null")}
     told |= _feedback(project, lake, row["answer_id"])
     traced = Traced(project.name, row["answer_id"], "answer", model or ModelFacts(version, [], None, fingerprint))

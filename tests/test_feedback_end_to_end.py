@@ -12,12 +12,14 @@ from orchestration.erasure import erase
 from orchestration.project import load
 from orchestration.trace import trace
 from training import model_registry
+from training.runs import read_json
 
 pytestmark = pytest.mark.slow
 SETTINGS = """
 answers: {log: true, inputs: true}
-preference: {least: 4, steps: 30, learning_rate: 3.0e-3}
+preference: {least: 4, steps: 8, learning_rate: 3.0e-3}
 promotion: {must_beat: [champion], margin: 0.9}
+personalization: {group: speaker, minimum: 2, epochs: 1}
 """
 
 
@@ -30,19 +32,25 @@ def triptych(*arguments):
 def test_feedback_becomes_a_version_that_the_gate_judges(tiny, make_png):
     lines = tiny.read_text().replace("model: {", "model: {output: class, ").splitlines()
     tiny.write_text("\n".join(line for line in lines if not line.startswith("promotion:")) + SETTINGS)
-    assert "champion" in triptych("run", tiny)["model"]["aliases"]
+    told = triptych("run", tiny)
+    assert "champion" in told["model"]["aliases"]
+    project = load(tiny)
+    adapted = read_json(project.mlflow_uri, told["mlflow_run_id"], "adapters.json")["groups"]
+    speakers = [one["group"] for one in adapted]
+    assert len(speakers) > 5 and all(one["judged"] and one["rows"] for one in adapted)
+    kept = [one["group"] for one in adapted if one["kept"]]
     answers, table = [], tiny.parent / "ask.csv"
     for n in range(100, 106):
         make_png(tiny.parent / f"new{n}.png", n)
     rows = [f"Is it bright?,new{n}.png" for n in range(100, 106)]
-    table.write_text("\n".join(["text,image", *rows]))
+    table.write_text("\n".join(["text,image,speaker", *(f"{row},{speakers[0]}" for row in rows)]))
     for said in triptych("predict", tiny, "--table", table)["predictions"]:
+        assert said.get("adapter") == (speakers[0] if speakers[0] in kept else None)
         right = {"yes": "no", "no": "yes"}[said["prediction"]]
         marked = triptych("feedback", tiny, said["answer_id"], "wrong", "--answer", right, "--by", "ann")
         assert (marked["verdict"], marked["answer"], marked["by"]) == ("wrong", right, "ann")
         answers.append(said["answer_id"])
     triptych("run", tiny, "--select", "preference")
-    project = load(tiny)
     lake = pipeline.open_lake(project)
     assert set(lake.sql("SELECT answer_id FROM preferences")["answer_id"].to_pylist()) == set(answers)
     tags = model_registry.version_tags(project.mlflow_uri, "tiny", "2")

@@ -60,6 +60,8 @@ class Collator:
             is none.
         column: sample id -> number of what a column says of the row, for `training.objectives.critic`; IGNORED in the
             batch where it says nothing.
+        groups: column and names of the groups that have an adapter (`training.personalization`): the batch then has
+            `group` (B,), the number of each row's.
         mixing, cutmix: rows are mixed with one another (`training.mixing`), by so much; 0: they are not.
     """
 
@@ -82,6 +84,7 @@ class Collator:
     columns: tuple[str, ...] = ()
     several: Mapping[str, Places] = field(default_factory=dict)
     seeds: bool = False
+    groups: Mapping[str, Any] = field(default_factory=dict)
     _encoded: dict[tuple[str, bool], list[int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +107,10 @@ class Collator:
             said = [self._encode(row["columns"][name], name) for row in rows for name in self.columns]
             tensors = padded(said, int(self.tokenizer.pad_token_id), left=True)
             batch["column_ids"], batch["column_mask"] = (t.unflatten(0, (len(rows), -1)) for t in tensors)
+        if self.groups:
+            names = {name: number for number, name in enumerate(self.groups["names"])}
+            named = [(row.get("columns") or {}).get(self.groups["column"]) for row in rows]
+            batch["group"] = torch.tensor([names.get(name, -1) for name in named])
         if self.seeds:
             batch["seeds"] = torch.tensor([self._seed(row, s) for row, s in zip(rows, shown, strict=True)])
         if self.targets is not None:
@@ -280,6 +287,7 @@ def make_collator(
         columns=config.columns,
         several=config.several,
         seeds=bool(config.generation.get("do_sample")),
+        groups=config.groups,
     )
 
 

@@ -108,6 +108,10 @@ class SampleDataset(torch.utils.data.Dataset):
     def labels(self) -> list[str | None]:
         return self.index["label"].to_pylist()
 
+    def column(self, name: str) -> list[str]:
+        """What each row says of a column, one of `columns`; "" where nothing."""
+        return [values[name] for values in self._attributes]
+
     def texts(self) -> Iterator[str]:
         """Every text and value of a column of every row, as often as it occurs."""
         yield from (value for values in self._attributes for value in values.values())

@@ -232,10 +232,12 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
             trained = federate(spec, run, task, folder, log)
         else:
             trained = fit(task, folder, [tracking.progress_callback(run, log)], f"{spec.project} {run.name}")
+            task = _personalized(spec, run, task, trained, log)
         clock.stop("train")
         log(f"{run.name}: trained in {clock.seconds['train']:.0f} s; answering {len(splits['test']):,} test samples")
         results = Path(temporary) / "results"
-        metrics, measured = evaluate(run, task, trained, splits["test"], test, results)
+        asked = splits["test"] if run.personalization is None else open_splits(spec, ("test",), run.columns)[0]["test"]
+        metrics, measured = evaluate(run, task, trained, asked, test, results)
         clock.stop("evaluate")
         version = critic = None
         if not run.is_baseline:
@@ -262,6 +264,25 @@ def _train(spec: JobSpec, run: RunSpec, folder: Path, log: Log) -> TrainingRepor
         tracking.log_report(report)
     shutil.rmtree(folder, ignore_errors=True)  # the checkpoints have served
     return report
+
+
+def _personalized(spec: JobSpec, run: RunSpec, task: "TrainingTask", trained: "Trained", log: Log) -> "TrainingTask":
+    """Gives groups their adapters, where the run asks for it; returns the task with rows that say their group."""
+    if run.personalization is None:
+        return task
+    from training import tracking
+    from training.personalization import personalize
+
+    splits, _ = open_splits(spec, columns=run.columns)
+    rows, validation = splits["train"], splits["validation"]
+    wanted = run.personalization
+    said = personalize(
+        trained.model, task.tokenizer, task.features, rows, validation, wanted, lambda words: log(f"adapters: {words}")
+    )
+    kept = sum(one.kept for one in said)
+    log(f"{run.name}: {kept:,} of {len(said):,} groups of {wanted.group} have an adapter that gains")
+    tracking.log_adapters(said)
+    return replace(task, train=rows, validation=validation)
 
 
 def check_labels(choice: Choice, splits: Mapping[str, Sequence[str | None]]) -> None:

@@ -34,6 +34,7 @@ from training.objectives.base import Objective
 from training.outputs.base import Asked
 from training.outputs.linear import LinearOutput, with_linear
 from training.packing import read_packed
+from training.personalization import GroupAdapters
 from training.prompt import SOFT
 from training.readings import AveragedModel, PromptTokens, Readings, Views
 from training.records import Answer
@@ -63,6 +64,10 @@ class FusionModel(AdaptedModel):
         self.places = nn.ModuleDict({m: Places(number, config.width) for m, number in several.items()})
         whole = replace(shape, tokens=config.tokens * max(several.values(), default=1))
         self.fusion = FUSIONS.make(FUSIONS.choose(config.fusion), len(config.modalities), whole)
+        self.adapters: GroupAdapters | None = None
+        if groups := config.groups:
+            counts = len(groups["names"]), len(config.modalities)
+            self.adapters = GroupAdapters(*counts, config.width, groups["rank"])
         self.to_llm = nn.Identity() if config.width == config.llm_width else nn.Linear(config.width, config.llm_width)
         size = config.embedding_size
         self.soft_norm = nn.Identity() if size is None else SizedNorm(config.llm_width, size)
@@ -96,7 +101,7 @@ class FusionModel(AdaptedModel):
             initialization.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 initialization.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        elif isinstance(module, Fusion | AttentionPool | Places | Readout | SharedSpace | SizedNorm):
+        elif isinstance(module, Fusion | AttentionPool | GroupAdapters | Places | Readout | SharedSpace | SizedNorm):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -129,7 +134,7 @@ class FusionModel(AdaptedModel):
             present: bool (B, N), which of `config.modalities` each row has.
             features: for each modality X the values `X` and, where its form has one, the mask `X_mask`; of those of
                 `config.several` but the prompt not of each row but of each content, whose rows and places are `X_rows`,
-                `X_places`.
+                `X_places`; and `group` (B,), where there are adapters.
         """
         inputs = {m: (features.get(m), features.get(f"{m}_mask")) for m in self.config.modalities}
         if self.prompt is not None and prompt_ids is not None:
@@ -154,6 +159,8 @@ class FusionModel(AdaptedModel):
                 mask_BNT[rows_C[:, None], n, at_CT] = mask_CT
                 at = rows_C[:, None], torch.tensor(n), at_CT
                 tokens_BNTD = tokens_BNTD.to(projected.dtype).index_put(at, projected)
+        if self.adapters is not None and "group" in features:
+            tokens_BNTD = self.adapters(tokens_BNTD, features["group"])
         return tokens_BNTD, mask_BNT
 
     def fuse(self, tokens_BNTD: Tensor, mask_BNT: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ class FusionConfig(PreTrainedConfig):
     # (`training.views`); of others one
     several: dict[str, Any] = field(default_factory=dict)
     linear: list[str] = field(default_factory=list)  # modalities that `training.linear_model` reads
+    # Of `training.personalization`: column, names of the groups that have an adapter, and its rank; {}: there are none.
+    groups: dict[str, Any] = field(default_factory=dict)
     fusion: Any = "attention"  # as an encoder
     output: Any = "text"  # as an encoder
     fitted: dict[str, Any] = field(default_factory=dict)  # what the output learned of the training labels: Output.fit

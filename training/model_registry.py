@@ -118,7 +118,7 @@ def _log_pyfunc(spec: JobSpec, run: RunSpec, run_id: str, bundle: Path) -> str:
     import mlflow
     import pandas as pd
 
-    columns, search_path = run.model.columns, list(sys.path)
+    columns, search_path = run.columns, list(sys.path)
     examples = example_row(spec.features, run.several) | dict.fromkeys(columns, "")
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(__file__).parent, *own_code(run.model, spec.features)]
@@ -171,12 +171,14 @@ def _signature(run: RunSpec) -> Any:
     best = Property("answer", DataType.string), Property("probability", DataType.double)
     said = {"probability": DataType.double, "abstained": DataType.boolean, "best": Array(Object(list(best)))}
     columns = {"prediction": column_type(output.arrow_type), **columns, **said}
+    if run.personalization is not None:
+        columns["adapter"] = DataType.string
     if output.members:
         parts = {name: {"prediction": column_type(part.arrow_type), **said} for name, part in output.members.items()}
         each = {name: [Property(n, kind, required=False) for n, kind in of.items()] for name, of in parts.items()}
         columns["outputs"] = Object([Property(name, Object(properties)) for name, properties in each.items()])
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, n, required=False) for n in (*MODALITIES, *run.model.columns)]),
+        inputs=Schema([ColSpec(DataType.string, n, required=False) for n in (*MODALITIES, *run.columns)]),
         outputs=Schema([ColSpec(kind, name) for name, kind in columns.items()]),
     )
 

@@ -91,6 +91,8 @@ def learn_preferences(
             said = [log_probabilities(network, collate, pairs, rejected, part.tolist()) for part in parts]
         return torch.cat(said, 1)
 
+    if network.adapters is not None:
+        network.adapters.requires_grad_(False)  # what groups have is theirs
     was_2P = all_pairs()
     draws = torch.Generator().manual_seed(settings.seed)
 

@@ -89,7 +89,7 @@ def _pairs(
         raise ValueError("no feedback is of answers that the model could give: do they name other classes?")
     table = table.take(pa.array(can, pa.int64()))
     where = spec.feature_fingerprints, spec.features, Path(spec.cache), spec.storage_options
-    rows = open_samples(conform(table, DATASET), spec.lake, *where, columns=run.model.columns)
+    rows = open_samples(conform(table, DATASET), spec.lake, *where, columns=run.columns)
     return rows, table["rejected"].to_pylist(), table["sample_id"].to_pylist()
 
 

@@ -182,6 +182,7 @@ ANSWERS = _schema(
     prediction=_STRING,
     probability=pa.float64(),
     best=BEST,
+    adapter=_STRING,
     x_m=pa.list_(pa.float32()),
 )
 
@@ -269,6 +270,7 @@ COLUMN_WORDS = {
     "probability": "that the prediction is right",
     "best": "the most probable answers, the best first, as many as were asked for",
     "data": "the bytes of the content; of a text in UTF-8",
+    "adapter": "the group whose adapter answered (personalization); null: the model that all share",
     "verdict": "right or wrong, as people said of the answer",
     "answer": "the right one, where a person told it",
     "by": "who said it; null: nobody was named",

@@ -44,10 +44,12 @@ _BATCH = 64  # rows that are decoded and answered together
 X_M = b"x_m"  # in the metadata of ROWS: the answers shall say it, too; code of a version that does not know it does not
 
 
-def answers_schema(answer: pa.DataType, with_x_m: bool = False) -> pa.Schema:
-    """Of ANSWERS; a prediction has the output's type (`training.outputs.base.Output.arrow_type`)."""
+def answers_schema(answer: pa.DataType, with_x_m: bool = False, with_adapter: bool = False) -> pa.Schema:
+    """Of ANSWERS; a prediction has the output's type (`training.outputs.base.Output.arrow_type`). Of a model with
+    adapters also whose answered; null: none's."""
     columns = {"sample_id": pa.string(), "prediction": answer, "error": pa.string()}
     columns |= {"probability": pa.float64(), "best": BEST, "parts": PARTS}
+    columns |= {"adapter": pa.string()} if with_adapter else {}
     return pa.schema({**columns, **({"x_m": pa.list_(pa.float32())} if with_x_m else {})})
 
 
@@ -69,7 +71,10 @@ class Answerer:
         config = self._model.config
         # With its config: the tokenizer would look for one of its own, and warn that this one is not known to it.
         self._tokenizer = AutoTokenizer.from_pretrained(bundle, config=config, trust_remote_code=False)
-        self.modalities, self.columns = tuple(config.modalities), config.columns  # those that the model reads
+        self.groups = config.groups  # that have an adapter: column and names
+        group = [self.groups["column"]] if self.groups else []
+        # Those that the model reads.
+        self.modalities, self.columns = tuple(config.modalities), tuple(dict.fromkeys([*config.columns, *group]))
         self.several = config.several
         self.output = self._model.output
         options = [kind.options for kind in self.processor.modalities.values()]
@@ -109,6 +114,11 @@ class Answerer:
         except MediaError as error:
             raise ValueError(f"{name}: {error}") from error
         return columns
+
+    def adapter(self, row: Mapping[str, Any]) -> str | None:
+        """The group whose adapter answers a row that `read` gave; None: the shared model does."""
+        name = row["columns"].get(self.groups["column"]) if self.groups else None
+        return name if name in self.groups.get("names", ()) else None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Answer]:
         return [a for batch in self._batches(rows) for a in self._model.scored_answers(batch, self._tokenizer)]
@@ -156,7 +166,7 @@ def score(model: Path, asked: Path, answers: Path) -> None:
     file = pq.ParquetFile(asked)
     groups = ([group] for group in range(file.num_row_groups))
     with_x_m = X_M in (file.schema_arrow.metadata or {})
-    schema = answers_schema(answerer.output.arrow_type, with_x_m)
+    schema = answers_schema(answerer.output.arrow_type, with_x_m, bool(answerer.groups))
     with pq.ParquetWriter(answers, schema) as writer:
         for batch in chain.from_iterable(file.iter_batches(_BATCH, group) for group in groups):
             rows = batch.to_pylist()
@@ -183,6 +193,7 @@ def answer_batch(answerer: Answerer, rows: Sequence[Mapping[str, Any]], with_x_m
     for number, answer in zip(read, answerer(list(read.values())), strict=True):
         results[number] |= {"prediction": answer.prediction, "probability": answer.probability}
         results[number] |= {"best": answer.best_rows(), "parts": answer.part_rows()}
+        results[number] |= {"adapter": answerer.adapter(read[number])} if answerer.groups else {}
     for number, place in zip(read, answerer.x_m(list(read.values())) if with_x_m else (), strict=with_x_m):
         results[number]["x_m"] = place
     return results

@@ -9,7 +9,8 @@ lists; where it takes several in a row (`align.several`), a JSON array of such s
 name; and the columns that its prompt names. Null, NaN, "" and a missing column mean: not given. Output: prediction,
 model_version (null where the model was not fetched as a version), dataset_fingerprint; probability (that the prediction
 is right; null where the output has none), abstained (true: the probability is below `abstain_below`, and the prediction
-null), best (the most probable answers, each with its probability); of a model that gives several answers at once also
+null), best (the most probable answers, each with its probability); of a model with adapters of groups, adapter (the
+group whose it was; null: the shared model answered); of a model that gives several answers at once also
 outputs, where each has these four of its own. What cannot be understood is INVALID_PARAMETER_VALUE, HTTP status 400,
 and names row (from 0) and column. `model_config` (a server takes it from the environment's SERVING_MODEL_CONFIG, as
 JSON) bounds a request: max_rows, max_bytes, max_pixels, max_seconds, max_characters; the limits of the model's
@@ -68,7 +69,8 @@ class ServedModel(PythonModel):
         records = zip(*(model_input[m].tolist() for m in given), strict=True)
         rows = [self.read(dict(zip(given, record, strict=True)), number) for number, record in enumerate(records)]
         several = ["outputs"] if self.answerer.output.members else []
-        return pd.DataFrame(self.answer(rows), columns=[*OUTPUTS, *several])
+        adapter = ["adapter"] if self.answerer.groups else []
+        return pd.DataFrame(self.answer(rows), columns=[*OUTPUTS, *adapter, *several])
 
     # What a server uses (`orchestration.serving`, which is another version's: it stays): what it tells people, the
     # two steps of `predict`, by which it answers many requests together, and what it logs beside the answers.
@@ -107,7 +109,10 @@ class ServedModel(PythonModel):
     def answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """OUTPUTS of each row that `read` gave, and `outputs` where several answer."""
         origin = {"model_version": self.version, "dataset_fingerprint": self.dataset_fingerprint}
-        return [{**answer.to_json(self.abstain_below, self.best), **origin} for answer in self.answerer(rows)]
+        told = [{**answer.to_json(self.abstain_below, self.best), **origin} for answer in self.answerer(rows)]
+        if self.answerer.groups:
+            told = [one | {"adapter": self.answerer.adapter(row)} for one, row in zip(told, rows, strict=True)]
+        return told
 
     def x_m(self, rows: list[dict[str, Any]]) -> list[list[float]]:
         """Where the model places each row that `read` gave, for a log of answers."""

@@ -16,6 +16,7 @@ from training.family import Choice
 from training.features import FeatureSettings
 from training.federation.settings import FederationSettings
 from training.model_files import digest, llm_folder, model_folder
+from training.personalization_settings import PersonalizationSettings
 from training.preference_settings import PreferenceSettings
 from training.pretraining_settings import PretrainingSettings
 from training.rewriting import identity as identity_of_texts
@@ -57,6 +58,13 @@ class RunSpec:
     several: dict[str, Any]  # modality -> contents of it that a row may have, or its views, where that is not one
     fingerprint: str  # of everything that decides the weights
     federation: FederationSettings | None = None  # where silos train it, or this is one
+    personalization: PersonalizationSettings | None = None  # groups have adapters of their own
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of a sample's other columns that the model is asked with."""
+        groups = () if self.personalization is None else (self.personalization.group,)
+        return tuple(dict.fromkeys([*self.model.columns, *groups]))
 
     @property
     def is_baseline(self) -> bool:
@@ -267,6 +275,7 @@ def plan_runs(
     codecs: Sequence[CodecSpec] = (),
     pretraining: PretrainingSpec | None = None,
     federation: FederationSettings | None = None,
+    personalization: PersonalizationSettings | None = None,
 ) -> list[RunSpec]:
     """The model itself, on all modalities that the project has, and what it must beat: each modality alone (where the
     output can answer by one), and plain concatenation (unless the model is that itself); these are the same model
@@ -279,6 +288,7 @@ def plan_runs(
         codecs: of the contents that it answers with.
         pretraining: what the encoders of all start from.
         federation: where silos train the model, or this is one of them; baselines are of the rows that are here.
+        personalization: of the model itself.
     """
     output = OUTPUTS.make(model.output, {})
     modalities = output.inputs(modalities)
@@ -297,12 +307,14 @@ def plan_runs(
         federation: FederationSettings | None = None,
     ) -> RunSpec:
         places = {m: most for m, most in (several or {}).items() if m in keep}
+        personal = personalization if name == "model" else None
         settings = (
             identity(model),
             training_identity(training),
             sorted(keep),
             batches,
             *filter(None, (clips, places, made, start, federation and federation.shared())),
+            *filter(None, (personal and {"personalization": to_dict(personal)},)),
         )
         # With its role: a model is registered, and a baseline of the same settings is not, so neither stands for both.
         name_of_all = fingerprint("training", VERSION, name, versions, dataset, *settings)
@@ -315,6 +327,7 @@ def plan_runs(
             several=places,
             fingerprint=name_of_all,
             federation=federation,
+            personalization=personal,
         )
 
     # A baseline that cannot stop early is validated once, at its end: generating answers takes as long as training.

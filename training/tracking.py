@@ -279,6 +279,15 @@ def log_round(number: int, values: Mapping[str, float]) -> None:
     mlflow.log_metrics({name: value for name, value in values.items() if math.isfinite(value)}, step=number)
 
 
+def log_adapters(adapted: Sequence[Any]) -> None:
+    """What came of each group's adapter (`training.personalization.Adapted`): adapters.json."""
+    import mlflow
+
+    kept = [one for one in adapted if one.kept]
+    mlflow.log_metrics({"adapters": len(kept), "groups": len(adapted)})
+    mlflow.log_dict({"groups": [one.to_json() for one in adapted]}, "adapters.json")
+
+
 def log_trial(state: str, values: Mapping[str, float | None], said: str) -> None:
     """Of a trial of a search for settings: complete, pruned or failed, and why."""
     import mlflow

@@ -70,6 +70,7 @@ def answer_row(
         "prediction": None if (said := told.get("prediction")) is None else _text(_bytes(_json(said))),
         "probability": told.get("probability"),
         "best": told.get("best"),
+        "adapter": told.get("adapter"),
         "x_m": told.get("x_m"),
     }
 
