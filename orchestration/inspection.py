@@ -15,6 +15,7 @@ from assets.changes import SourceChange, manifest_before, source_changes
 from assets.copies import copies, keep_one, usable
 from assets.dataset import check_columns
 from assets.featurizing import content_keys, make_processor, make_step, refusals
+from assets.federation import check_silo
 from assets.filtering import apply_filters
 from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
@@ -94,6 +95,7 @@ def check(project: Project, decoded: int = 50) -> Check:
     check_schedule(project)
     check_pretrained(project)
     check_variants(project)
+    check_silo(project)
     processor = make_processor(project)
     for modality in project.modalities:
         processor.prepare(modality)
