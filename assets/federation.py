@@ -40,6 +40,18 @@ def silo_asset(project: Project) -> dg.AssetsDefinition:
     return silo
 
 
+def check_silo(project: Project) -> None:
+    """Raises ValueError where something is not installed, or not set, that this silo or coordinator needs."""
+    from training.federation.private import check_opacus
+    from training.federation.wire import secret
+
+    federation = project.federation
+    if federation is not None and (federation.coordinator or federation.listen):
+        secret()
+        if federation.privacy is not None and federation.coordinator:
+            check_opacus()
+
+
 def silo_tokens(project: Project) -> Sequence[tuple[str, str]]:
     """Each silo with the token that it needs, of the secret in the environment.
 

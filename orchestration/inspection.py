@@ -15,6 +15,7 @@ from assets.changes import SourceChange, manifest_before, source_changes
 from assets.copies import copies, keep_one, usable
 from assets.dataset import check_attributes, check_columns
 from assets.featurizing import content_keys, make_processor, make_step, refusals
+from assets.federation import check_silo
 from assets.filtering import apply_filters
 from assets.findings import Finding
 from assets.labels import disputed_inputs, label_findings
@@ -107,6 +108,7 @@ def check(project: Project, decoded: int = 50, partition: str | None = None) -> 
     check_pretrained(project)
     check_variants(project)
     training_identity(project.training)  # reads the files that it names
+    check_silo(project)
     processor = make_processor(project)
     for modality in project.modalities:
         processor.prepare(modality)

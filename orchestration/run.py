@@ -17,6 +17,7 @@ import yaml
 from assets import pipeline
 from assets.catalog import ENGINES
 from assets.dataset import split_counts
+from assets.federation import check_silo
 from assets.resource import OF_MLFLOW, SILO, TUNING, resource_key
 from assets.settings import Project
 from assets.variants import check_variants
@@ -128,6 +129,7 @@ def run_job(
     if not set(_TRAINED).isdisjoint(names_of):
         from orchestration.inspection import check_pretrained
 
+        check_silo(project)
         check_pretrained(project)  # what the training could not do, before hours of the data side
     if selected is None or "variants" in names_of:
         check_variants(project)

@@ -483,6 +483,10 @@ PROJECT: dict[str, tuple[str, Callable[[Project], Any]]] = {
         "pretraining={epochs: 2}",
         lambda p: [a.key for a in project_definitions(p).resolve_all_asset_specs()],
     ),
+    "federation": (
+        "federation={silos: [a, b], silo: a, coordinator: 'http://127.0.0.1:1'}",
+        lambda p: [a.key for a in project_definitions(p).resolve_all_asset_specs()],
+    ),
     "training": ("training.epochs=9", lambda p: p.training.epochs),
     "evaluation": ("evaluation.sensitive=[speaker]", lambda p: p.evaluation.sensitive),
     "card": ("card.watts=65", lambda p: p.card.watts),

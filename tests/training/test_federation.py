@@ -23,7 +23,7 @@ from training.federation.coordinator import Rounds
 from training.federation.parts import check_update, combined, mean_of_sums, weighed
 from training.federation.proximal import Proximal
 from training.federation.server import serving
-from training.federation.settings import TOKEN, FederationSettings
+from training.federation.settings import TOKEN, FederationSettings, PrivacySettings
 from training.federation.wire import Joining, Learned, RefusedError, token_of
 
 SECRET = "of the coordinator"
@@ -314,6 +314,38 @@ def test_a_message_without_what_is_said_beside_it_is_refused():
     tensors, said = wire.unpacked(wire.packed(WEIGHTS, Learned(number=3, rows={"": 4}, loss=0.5)), Learned)
     assert said == Learned(number=3, rows={"": 4}, loss=0.5)
     np.testing.assert_array_equal(tensors["head.weight"], WEIGHTS["head.weight"])
+
+
+OTHERWISE = {
+    **{"modalities": ("text",), "labels": ("yes",), "share_labels": True, "rounds": 3, "epochs": 0.5, "number": 2},
+    **{"aggregation": "fedadam", "combination": "mean", "privacy": PrivacySettings()},
+}
+
+
+def test_who_has_other_settings_is_noticed():
+    for name, value in OTHERWISE.items():
+        assert dataclasses.replace(SETTINGS, **{name: value}).shared() != SETTINGS.shared(), name
+    hidden = dataclasses.replace(SETTINGS, combination="mean", least=3)
+    assert dataclasses.replace(hidden, secure=True).shared() != hidden.shared()
+    for field in dataclasses.fields(PrivacySettings):
+        other = PrivacySettings(**{field.name: 0.5})
+        changed, plain = (dataclasses.replace(SETTINGS, privacy=p).shared() for p in (other, PrivacySettings()))
+        assert changed != plain, field.name
+    own = {"silos", "listen", "coordinator", "silo", "least", "wait_seconds", "silent_seconds", "round_seconds"}
+    assert {*OTHERWISE, *own, "secure"} == {field.name for field in dataclasses.fields(FederationSettings)}
+
+
+def test_too_few_silos_end_the_wait_and_a_slow_one_the_round():
+    chosen = dataclasses.replace(SETTINGS, wait_seconds=0.3, round_seconds=0.3, silent_seconds=60)
+    said: list[str] = []
+    board = Board(chosen, PARTS, said.append)
+    board.join(joining("a"))
+    with pytest.raises(RuntimeError, match=r"1 silos are there after 0.3 s, and federation.least is 2.* at b, c, d"):
+        board.gather(4)
+    board.join(joining("b"))
+    assert board.gather(4) == ["a", "b"]
+    assert board.hold_round(wire.Task(number=1), b"", ["a", "b"], lambda changes, learned: None) == {}
+    assert "round 1: a took too long and is left out; it may come back" in said
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from training.federation.client import Coordinator
 from training.federation.identity import parts_of
 from training.federation.local import LocalTraining, Taught, rows_of
 from training.federation.parts import ALL, weighed
-from training.federation.private import Spent
+from training.federation.private import Spent, check_opacus
 from training.federation.settings import FederationSettings
 from training.job import check_labels, open_splits, task_of
 from training.records import SiloReport
@@ -43,6 +43,8 @@ def take_part(spec: JobSpec, run: RunSpec, log: Log) -> SiloReport:
     logging.disable_progress_bar()
     settings = run.federation
     assert settings is not None and settings.coordinator is not None and settings.silo is not None
+    if settings.privacy is not None:
+        check_opacus()
     splits, _ = open_splits(spec)
     if len(splits["train"]) == 0:
         raise ValueError(f"silo {settings.silo} has no training row: look at align.split")
