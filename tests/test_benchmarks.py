@@ -174,6 +174,17 @@ def test_who_only_knows_what_is_missing_tells_nothing_where_all_have_the_same():
     assert all(lines["blind", what]["low"] <= 0.5 <= lines["blind", what]["high"] for what in same)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "spoken_digits").is_dir(), reason="needs the recordings of spoken_digits")
+def test_adapters_stand_beside_the_shared_model_and_a_regression():
+    command = [sys.executable, "-m", "benchmarks.personalization", "--quick", "--data", str(DATA)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["what"] for line in found] == [f"george, {n} samples" for n in (5, 20, 50)]
+    assert all(0 <= line[name] <= 1 for line in found for name in ("shared", "bias", "lora", "regression"))
+
+
 def test_the_product_does_not_import_them():
     for package in ("training", "assets", "orchestration"):
         for path in (ROOT / package).rglob("*.py"):

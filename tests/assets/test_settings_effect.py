@@ -527,7 +527,7 @@ OF_FILES = REMOTE | {"checksum"}  # in `test_checksums.py`
 # In `tests/orchestration`: `test_alerts.py`, `test_automation.py`, `test_snapshots.py`, `test_answer_log.py`,
 # `test_partitions.py`, `test_tuning.py`; and `test_feedback_end_to_end.py`.
 OPERATION = {"alerts", "retries", "freshness", "automation", "keep_snapshots", "answers", "partitions", "tuning"}
-OPERATION |= {"preference"}
+OPERATION |= {"preference", "personalization"}
 
 
 def test_every_field_has_a_case():

@@ -463,6 +463,7 @@ def test_answers_are_logged_under_an_id_where_the_project_file_says_so(tiny, cha
         "prediction": '"yes"',
         "probability": 0.75,
         "best": told["best"],
+        "adapter": None,
         "x_m": None,
     }
     marked = answer("feedback", tiny, told["answer_id"], "wrong", "--answer", "no")

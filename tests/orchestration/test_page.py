@@ -89,6 +89,7 @@ class Model:
             "number": {"prediction": 3.25, "probability": None, "best": []},
             "several": SEVERAL.to_json(abstain_below=0.2),
             "picture": {"prediction": base64.b64encode(png()).decode()},
+            "logged": {"answer_id": "019ac3e2"},
             "sound": {"prediction": data_url(b"RIFF", "audio/wav")},
         }
         return answer | scripts.get(str(row.get("text", "")), {})
@@ -264,6 +265,32 @@ def test_answers_of_every_kind_fit(served: tuple[str, Model], browse: Any, width
     assert "模型无法读取这些输入。" in shown("refuse")
     page.click("text=English")
     assert "The model cannot read this." in page.inner_text("main") and page.get_attribute("html", "lang") == "en"
+    assert not browse.errors
+
+
+def test_an_answer_that_is_logged_can_be_marked(served: tuple[str, Model], browse: Any) -> None:
+    page = browse(served[0])
+    page.wait_for_selector(".card")
+    ask(page, "logged")
+    told: list[Any] = []
+
+    def note(route: Any) -> None:
+        told.append(route.request.post_data_json)
+        route.fulfill(status=200, body="{}", content_type="application/json")
+
+    page.route("**/feedback", note)
+    page.get_by_role("button", name="Wrong").click()
+    page.get_by_label("The right answer, if you know it").fill("tea")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("status")).to_have_text("Noted, thank you.")
+    page.get_by_role("button", name="中文").click()
+    page.get_by_role("button", name="正确", exact=True).click()
+    expect(page.get_by_role("status")).to_have_text("已记录，谢谢。")
+    marks = [("wrong", None), ("wrong", "tea"), ("right", None)]
+    assert told == [{"answer_id": "019ac3e2", "verdict": verdict, "answer": answer} for verdict, answer in marks]
+    page.unroute("**/feedback")
+    page.get_by_role("button", name="正确", exact=True).click()
+    expect(page.get_by_role("status")).to_have_text("未能记录。")
     assert not browse.errors
 
 

@@ -112,7 +112,7 @@ def test_an_item_that_only_an_old_snapshot_lists_can_be_erased_from_it(tiny):
 
 def test_every_table_that_names_contents_is_reached_by_an_erasure():
     reached = {name for name, schema in TABLES.items() if _holding(schema, ["item"], ["content"])}
-    assert set(TABLES) - reached == {"fits", "snapshots", "steps"}, "which name no content"
+    assert set(TABLES) - reached == {"feedback", "fits", "snapshots", "steps"}, "which name no content"
     for name in ("samples", "dataset"):
         condition = _holding(TABLES[name], ["item"], ["content"])
         assert all(f'"{m}_{what}"' in condition for m in MODALITIES for what in ("id", "more"))
