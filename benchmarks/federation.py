@@ -1,12 +1,13 @@
 """A model that silos train, beside the same model trained on all of their rows together.
 
-    python -m benchmarks.federation [--data FOLDER] [--rows N] [--rounds N] [--set KEY=VALUE ...]
+    python -m benchmarks.federation [--data FOLDER] [--rows N] [--rounds N] [--passes N] [--epochs N] [--set KEY=VALUE]
 
 FOLDER holds `spoken_digits`. Each of its speakers is a silo: a process with a folder and a home of its own, which has
 that speaker's recordings, pictures that no other has, and N questions about pairs of them, as the example
 `spoken_digits` asks; the last speaker has no pictures. The coordinator has recordings and pictures that no silo has: a
 few rows to train baselines, and the test rows, which both models answer. A JSON line: accuracy of the model that silos
-trained, of the one that was trained on their rows together for as many epochs, their ratio, the rows, and the seconds.
+trained, of the one that was trained on their rows together, their ratio, the rows, and the seconds. A round moves the
+weights about as far as one silo's steps do, and not as those of all: so silos read their rows more often.
 --quick trains for one round on few rows.
 """
 
@@ -50,7 +51,7 @@ features:
   speech: {{sample_rate: 8000, mels: 40, window_ms: 30, hop_ms: 15, channel_seconds: 0.3}}
 duplicates: {{{duplicates}}}
 model: {{output: class, layers: 1, tokens: 2, modality_dropout: 0.02, linear_share: 0}}
-training: {{epochs: {rounds}, batch_size: 32, learning_rate: 1.0e-3, evaluations: 3, baseline_epochs: 1, parallel: 1}}
+training: {{batch_size: 32, learning_rate: 1.0e-3, evaluations: 3, baseline_epochs: 1, parallel: 1}}
 promotion: {{must_beat: [champion, majority]}}
 """
 _FEDERATION = """
@@ -59,6 +60,7 @@ federation:
   modalities: [text, image, speech]
   labels: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", unknown]
   rounds: {rounds}
+  epochs: {passes}
   wait_seconds: 900
   silent_seconds: 60
 """
@@ -84,9 +86,7 @@ def questions(
         }
 
 
-def write_project(
-    folder: Path, rows: Sequence[Mapping[str, str]], media: Mapping[str, bytes], rounds: int, federation: str
-) -> Path:
+def write_project(folder: Path, rows: Sequence[Mapping[str, str]], media: Mapping[str, bytes], federation: str) -> Path:
     """A project of these rows and the media that they name."""
     used = {row[m] for row in rows for m in ("image", "speech") if row[m]}
     for file, data in media.items():
@@ -105,14 +105,13 @@ def write_project(
         sources="\n".join(sources),
         columns=", ".join([*(f"{m}: {m}" for m in there), "questions: id"]),
         duplicates=", ".join(f"{m}: off" for m in there),
-        rounds=rounds,
     )
     path = folder / "project.yaml"
     path.write_text(text + federation)
     return path
 
 
-def layouts(data: Path, folder: Path, count: int, rounds: int) -> dict[str, Path]:
+def layouts(data: Path, folder: Path, count: int, rounds: int, passes: float) -> dict[str, Path]:
     """Projects by name: of each silo, the coordinator, and all rows together."""
     with (data / "recordings.csv").open(newline="") as file:
         told = [(row["speaker"], row["file"], int(row["digit"]), int(row["index"])) for row in csv.DictReader(file)]
@@ -126,7 +125,7 @@ def layouts(data: Path, folder: Path, count: int, rounds: int) -> dict[str, Path
                 if member.isfile():
                     media[member.name] = (tar.extractfile(member) or io.BytesIO()).read()
     speakers = sorted({speaker for speaker, *_ in told})
-    federation = _FEDERATION.format(silos=", ".join(speakers), rounds=rounds)
+    federation = _FEDERATION.format(silos=", ".join(speakers), rounds=rounds, passes=passes)
     share = len(pictures) // (len(speakers) + 1)
     rows: dict[str, list[dict[str, str]]] = {}
     for n, name in enumerate([*speakers, COORDINATOR]):
@@ -144,7 +143,7 @@ def layouts(data: Path, folder: Path, count: int, rounds: int) -> dict[str, Path
     rows["together"] = [row for name in speakers for row in rows[name] if row["split"] == "train"]
     rows["together"] += [row for row in rows[COORDINATOR] if row["split"] != "train"]
     return {
-        name: write_project(folder / name, of, media, rounds, "" if name == "together" else federation)
+        name: write_project(folder / name, of, media, "" if name == "together" else federation)
         for name, of in rows.items()
     }
 
@@ -152,17 +151,22 @@ def layouts(data: Path, folder: Path, count: int, rounds: int) -> dict[str, Path
 def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--passes", type=float, default=2, help="over a silo's rows, in each round")
+    parser.add_argument("--epochs", type=float, default=12, help="of the model that is trained on all rows together")
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--set", action="append", default=[])
     arguments = parser.parse_args()
     count, rounds = (60, 1) if arguments.quick else (arguments.rows, arguments.rounds)
-    settings = [part for option in arguments.set for part in ("--set", option)]
+    epochs = 1 if arguments.quick else arguments.epochs
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        projects = layouts((arguments.data / "spoken_digits").resolve(), folder, count, rounds)
+        projects = layouts((arguments.data / "spoken_digits").resolve(), folder, count, rounds, arguments.passes)
 
         def start(command: str, name: str, token: str, *more: str) -> subprocess.Popen[str]:
+            own = [f"training.epochs={epochs}"] if name == "together" else []
+            asked = [o for o in arguments.set if name != "together" or not o.startswith("federation.")]
+            settings = [part for option in (*own, *asked) for part in ("--set", option)]
             home = folder / name / "home"
             argv, env = measure.command(home, command, str(projects[name]), *more, *settings, "--json")
             env |= {TOKEN: token, "OMP_NUM_THREADS": "1"}

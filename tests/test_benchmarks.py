@@ -143,6 +143,17 @@ def test_an_unheard_speaker_is_asked_both_models():
     assert all(0 <= share <= 1 for side in ("ours", "plain") for share in line[side].values())
 
 
+@pytest.mark.soak
+@pytest.mark.skipif(not (DATA / "spoken_digits").is_dir(), reason="needs the recordings of spoken_digits")
+def test_silos_are_asked_the_same_rows_as_the_model_of_all_of_them():
+    command = [sys.executable, "-m", "benchmarks.federation", "--quick", "--data", str(DATA)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert len(line["silos"]) == 4 and all(silo == {"rows": 60, "rounds": 1} for silo in line["silos"].values())
+    assert line["test_rows"] == 120 and 0 <= line["ours"] <= 1 and 0 <= line["reference"] <= 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "digits3").is_dir(), reason="needs digits3")
 def test_fusions_and_single_modalities_are_asked_the_same_rows_and_trained_once(tmp_path):

@@ -35,7 +35,7 @@ LISTEN, ASK = "federation.listen=127.0.0.1:8765", "federation.coordinator=http:/
         (["federation.secure=true"], "federation: combination is 'krum', expected mean where `secure`"),
         ([ASK], "federation: silo is None, expected one of federation.silos"),
         (["federation.aggregation={kind: fedprox, mu: 0}"], "aggregation fedprox: mu is 0.0, expected over 0"),
-        (["federation.rouns=3"], "did you mean rounds"),
+        (["federation.rouns=3"], "federation.rouns: is not a key that is known here"),
     ],
 )
 def test_what_silos_cannot_do_is_refused(tiny, overrides, why):
@@ -55,12 +55,12 @@ def test_a_silo_may_lack_what_the_model_reads(tiny):
 
 def test_the_graph_of_a_silo_has_a_job_of_its_own(tiny):
     plain, silo = load(tiny, [SILOS]), load(tiny, [SILOS, ASK, "federation.silo=north"])
-    jobs = {project: project_definitions(project) for project in (plain, silo)}
-    assert [job.name for job in jobs[plain].jobs or ()] == ["tiny"]
-    assert {job.name for job in jobs[silo].jobs or ()} == {"tiny", "tiny_silo"}
-    made = {k.path[-1] for k in jobs[silo].resolve_job_def("tiny_silo").asset_layer.executable_asset_keys}
+    graphs = {name: project_definitions(of) for name, of in (("plain", plain), ("silo", silo))}
+    assert [job.name for job in graphs["plain"].jobs or ()] == ["tiny"]
+    assert {job.name for job in graphs["silo"].jobs or ()} == {"tiny", "tiny_silo"}
+    made = {k.path[-1] for k in graphs["silo"].resolve_job_def("tiny_silo").asset_layer.executable_asset_keys}
     assert {"manifest", "dataset", "silo"} <= made and not {"model", "champion"} & made
-    assert "silo" not in {k.path[-1] for k in jobs[silo].resolve_job_def("tiny").asset_layer.executable_asset_keys}
+    assert "silo" not in {k.path[-1] for k in graphs["silo"].resolve_job_def("tiny").asset_layer.executable_asset_keys}
 
 
 def test_a_federated_training_has_a_name_of_its_own(tiny):
