@@ -53,7 +53,7 @@ def needed_columns(modality: str, features: FeatureSettings) -> dict[str, str | 
     featurizer, compressed = features.featurizer(modality), features.compressed(modality)
     read = (featurizer.read,) if compressed is None else tuple(compressed.tensors)
     stored = features.stored(modality).items()
-    tensors = {name: dtype for name, dtype in stored if name in (*read, featurizer.augmented)}
+    tensors = {name: dtype for name, dtype in stored if name in (*read, featurizer.augmented, *featurizer.beside)}
     return dict.fromkeys(features.modality(modality).extra) | tensors
 
 
