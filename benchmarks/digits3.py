@@ -18,7 +18,7 @@ model for all fusions). --no-singles trains no single modality. --missing hides 
 leaves each row two of them, `one` only one, `any` one to three. --set changes settings of `model` and `training`.
 --attack asks each model of all modalities the test rows once more, changed by EPSILON of the length of what encoders
 read: by an adversary in one step (`fgm`) and in ten (`pgd`), and in a random direction (`noise`); beside it stands
---set 'training.adversary={kind: fgm, on: inputs}'.
+--set 'training.adversary={kind: fgm, "on": inputs}'.
 --labels leaves so large a share of the training rows their labels, others for each seed, and trains on these alone;
 --pretraining lets the encoders learn from all training rows before, without labels, for so many epochs.
 --jobs trains so many models at once, on one core each, and with --device cuda all on one GPU.

@@ -53,7 +53,8 @@ def needed_columns(modality: str, features: FeatureSettings) -> dict[str, str | 
     in the place of these stands in rows of its own (`FeatureSettings.augmented`)."""
     featurizer, compressed = features.featurizer(modality), features.compressed(modality)
     read = (featurizer.read,) if compressed is None else tuple(compressed.tensors)
-    tensors = {name: dtype for name, dtype in features.stored(modality).items() if name in read}
+    stored = features.stored(modality).items()
+    tensors = {name: dtype for name, dtype in stored if name in (*read, *featurizer.beside)}
     return dict.fromkeys(features.modality(modality).extra) | tensors
 
 

@@ -54,8 +54,8 @@ class Collator:
         several: modality -> contents that a row may have of it, where that is not one, or their views
             (`training.views`).
         seeds: the batch has `seeds` (B,), of each row by what is shown of it, for texts that are drawn.
-        augment: modality -> what changes its tensor `augmented` into the one that is read, with a row's generator; of
-            the prompt also the text itself (`training.rewriting`).
+        augment: modality -> what makes the tensor that is read of the one that is `augmented`, or of all columns, with
+            a row's generator; of the prompt also another text (`training.rewriting`).
         teacher: sample id -> x_m* (D,) of the row, for `training.objectives.distillation`; nan in the batch where there
             is none.
         column: sample id -> number of what a column says of the row, for `training.objectives.critic`; IGNORED in the
@@ -204,9 +204,9 @@ class Collator:
         featurizer = self._featurizers[modality]
         if (change := self.augment.get(modality)) is None:
             return [None if column is None else column[featurizer.read] for column in columns]
-        assert featurizer.augmented is not None
+        name = featurizer.augmented
         return [
-            None if column is None else change(column[featurizer.augmented], self._random(row, modality, place))
+            None if column is None else change(column[name] if name else column, self._random(row, modality, place))
             for row, column, place in zip(rows, columns, places or [0] * len(rows), strict=True)
         ]
 
@@ -235,7 +235,7 @@ class Collator:
         if change is None:
             return ids
         rewritten: Any = change.rewritten  # type: ignore[attr-defined]
-        text = TEXTS.join(rewritten(columns["text"], self._random(row, self.prompt, place)) for place, columns in texts)
+        text = TEXTS.join(rewritten(columns, self._random(row, self.prompt, place)) for place, columns in texts)
         if self.prompt_room is not None:  # misspelt it may have more tokens
             most = min(most, self.prompt_room - self._column_tokens(row))
         return self._encode(text, self.prompt, keep=False)[:most]

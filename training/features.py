@@ -151,6 +151,16 @@ class FeatureSettings:
                 value = getattr(self.options(name), option)
                 if isinstance(value, str) and value and locate(value) != value:
                     sections[name] = sections.get(name, {}) | {option: locate(value)}
+                elif hasattr(value, "located"):
+                    sections[name] = sections[name] | {option: to_dict(value.located(locate))}
+        return FeatureSettings(**sections)
+
+    def served(self) -> "FeatureSettings":
+        """Without what training alone reads."""
+        sections = {}
+        for name, section in self.plain().items():
+            dropped = self.featurizer(name).for_training
+            sections[name] = {option: value for option, value in section.items() if option not in dropped}
         return FeatureSettings(**sections)
 
     def with_encoders(self, encoders: Mapping[str, Any]) -> "FeatureSettings":

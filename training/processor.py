@@ -186,7 +186,7 @@ class Processor:
         """Writes processor.json, and the files that featurizers need beside it, so that the model can move."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"features": self.features.plain(), "limits": to_dict(self.limits)}
+        content = {"features": self.features.served().plain(), "limits": to_dict(self.limits)}
         (folder / _FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for name, compressed in self.compressed.items():
             if compressed is not None and compressed.compression.fit is not None:

@@ -6,15 +6,18 @@ What is drawn depends on the generator alone, which `training.collator` keys by 
 
 import functools
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from training.featurizers.tokens import OTHERS
 from training.settings import TextAugmentation
+from training.validation import check
 
 if TYPE_CHECKING:
     from training.featurizers.base import Featurizer
@@ -26,21 +29,36 @@ _BETWEEN = re.compile(r"\s*[\t,;，；、]\s*")
 
 @dataclass(frozen=True)
 class TextAugmenter:
-    """What changes a text, and makes of it what an encoder reads. Raises ValueError where it is called, and there is no
-    file of synonyms where the settings say it, or it is none."""
+    """What changes a text, and makes of it what an encoder reads.
+
+    Args of its calls are the columns of a text: `text`, and OTHERS where it was translated there and back.
+
+    Raises:
+        ValueError: back-translations are to be drawn, and the features have none; where it is called: there is no file
+            of synonyms where the settings say it, or it is none.
+    """
 
     settings: TextAugmentation
     featurizer: "Featurizer"
 
-    def __call__(self, text: str, random: np.random.Generator) -> np.ndarray:
+    def __post_init__(self) -> None:
+        chance, expected = self.settings.back_translation, "0 unless features.text.back_translation names two models"
+        check(chance == 0 or OTHERS in self.featurizer.beside, "back_translation", chance, expected)
+
+    def __call__(self, columns: Mapping[str, Any], random: np.random.Generator) -> np.ndarray:
         from training.language import CleanText
 
-        said = self.rewritten(text, random)
+        said = self.rewritten(columns, random)
         return self.featurizer.featurize(CleanText(said, len(said), "auto", ()))[self.featurizer.read]
 
-    def rewritten(self, text: str, random: np.random.Generator) -> str:
+    def rewritten(self, columns: Mapping[str, Any], random: np.random.Generator) -> str:
         """Never nothing: a text that would lose its last word keeps it."""
-        settings, synonyms = self.settings, self._synonyms()
+        settings, synonyms, text = self.settings, self._synonyms(), columns["text"]
+        if settings.back_translation > 0:
+            chance, pick = random.random(2)
+            others = json.loads(columns[OTHERS].tobytes())
+            if others and chance < settings.back_translation:
+                text = others[int(pick * len(others))]
         spans = _spans(text, settings.units)
         words = [text[start:end] for start, end in spans]
         # Always drawn in the same order, so that one setting does not move the draws of another.

@@ -297,10 +297,11 @@ class TextAugmentation:
     typos: float = 0.0  # of each letter of a keyboard: that another key is hit, or it is left out, doubled or swapped
     synonyms: str | None = None  # a file: a line for each group of words that mean the same, with commas between them
     replace: float = 0.2  # that another word of its group stands there, where `synonyms` are
+    back_translation: float = 0.0  # that the text is first said in other words (`features.text.back_translation`)
     units: Literal["words", "characters"] = "words"  # of Chinese: as cleaning segments it, or each character
 
     def __post_init__(self) -> None:
-        for name in ("delete", "swap", "typos", "replace"):
+        for name in ("delete", "swap", "typos", "replace", "back_translation"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
 
 

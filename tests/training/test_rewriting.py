@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.conftest import FEATURES, MODEL
@@ -24,14 +24,15 @@ CHINESE = "这只小猫没有看见那条大狗。"
 
 
 def rewritten(text: str, seed: int = 0, **settings: Any) -> str:
-    featurizer = FEATURES.featurizer("text")
-    return TextAugmenter(TextAugmentation(**settings), featurizer).rewritten(text, np.random.default_rng(seed))
+    augmenter = TextAugmenter(TextAugmentation(**settings), FEATURES.featurizer("text"))
+    return augmenter.rewritten({"text": text}, np.random.default_rng(seed))
 
 
 def words(text: str) -> list[str]:
     return list(CleanText(text, len(text), "auto", ()).words)
 
 
+@settings(max_examples=40)
 @given(st.text(max_size=60), st.integers(0, 9), st.sampled_from(["words", "characters"]))
 def test_without_chances_a_text_stays_and_with_all_of_them_something_does(text, seed, units):
     assert rewritten(text, seed, units=units) == text.strip(" ")
@@ -102,8 +103,8 @@ def test_synonyms_take_the_place_of_words_with_their_capital(tmp_path: Path):
 def test_what_a_model_reads_is_keyed_by_seed_epoch_and_sample(kind: str, rows: Any, tokenizer: Any) -> None:
     """As the prompt of the language model, and as what an encoder reads."""
     features = FeatureSettings(text={"kind": "tfidf", "columns": 64}) if kind == "tfidf" else FEATURES
-    settings = complete(replace(MODEL, encoders={"text": kind}), {"text": features.forms["text"]})
-    model = build_model(settings, features, tokenizer, ("text",), ["7", "9"])
+    model_settings = complete(replace(MODEL, encoders={"text": kind}), {"text": features.forms["text"]})
+    model = build_model(model_settings, features, tokenizer, ("text",), ["7", "9"])
     given = {"text": ENGLISH, **features.featurizer("text").featurize(CleanText(ENGLISH, len(ENGLISH), "auto", ()))}
     texts = [row | {"text": given} for row in rows]
     augment = augmenters({"text": TextAugmentation(delete=0.3, typos=0.1)}, features, {})

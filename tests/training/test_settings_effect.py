@@ -20,6 +20,7 @@ from training.comparison import decide
 from training.data import SampleDataset
 from training.family import Choice
 from training.features import FeatureSettings
+from training.featurizers.tokens import OTHERS
 from training.fusion_check import FusionCheck
 from training.job import how_many_at_once
 from training.layers import Block
@@ -49,6 +50,9 @@ FEATURE_SETTINGS = FeatureSettings(
 MODEL = ModelSettings(width=16, layers=1, heads=2, tokens=2, max_new_tokens=4, modality_dropout=0.0)
 TRAINING = TrainingSettings(epochs=10, batch_size=4)
 ROWS = 16
+TEXTS = FEATURE_SETTINGS.featurizer("text")
+TRANSLATED = FeatureSettings(text={"back_translation": {"there": "a", "back": "b"}}).featurizer("text")
+SAID = {"text": "one", OTHERS: np.frombuffer(b'["two"]', np.uint8)}
 
 
 @pytest.fixture(scope="module")
@@ -335,10 +339,11 @@ CASES: dict[type, dict[str, tuple[Any, Effect] | tuple[Any, Effect, Any]]] = {
         "swap": (0.5, lambda e, s: e.rewritten(s)),
         "typos": (0.5, lambda e, s: e.rewritten(s)),
         "synonyms": (synonyms, lambda e, s: e.rewritten(s)),
+        "back_translation": (1.0, lambda e, s: TextAugmenter(s, TRANSLATED).rewritten(SAID, np.random.default_rng(0))),
         "replace": (0.9, lambda e, s: said_otherwise(e, s)),
         "units": (
             "characters",
-            lambda e, s: TextAugmenter(s, None).rewritten("这只小猫没有看见那条大狗", np.random.default_rng(0)),  # type: ignore[arg-type]
+            lambda e, s: TextAugmenter(s, TEXTS).rewritten({"text": "这只小猫没有看见"}, np.random.default_rng(0)),
             TextAugmentation(swap=0.5),
         ),
     },

@@ -49,17 +49,19 @@ class Featurizer(ABC):
     version: ClassVar[int]  # count up when the tensors of the same content change; the golden test fails until then
     packages: tuple[str, ...] = ()  # whose versions decide the tensors
     read: ClassVar[str]
-    augmented: ClassVar[str | None] = None  # the tensor, or of texts the text, that augmentation makes `read` of
+    augmented: ClassVar[str | None] = None  # the tensor that augmentation makes `read` of; None: of all columns
+    beside: tuple[str, ...] = ()  # tensors that augmentation reads beside it
     at_batch: ClassVar[tuple[str, ...]] = ()
     # Tensor -> options that do not change it, of each tensor that not all options decide: `make` then makes it alone.
     unaffected_by: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     located: ClassVar[tuple[str, ...]] = ()  # options that name models or files, which `identity` knows by content
+    for_training: ClassVar[tuple[str, ...]] = ()  # options of what training alone reads: a served model has none of it
     recipe: ClassVar[str | None] = None  # kinds of the same recipe store the same tensors; default: the class's own
     decoded_size: int | None = None  # the short side in pixels that is needed of a picture
     prompt_tokens = 512  # of a text, that a language model reads
-    runs_model: ClassVar[bool] = False  # it runs a network, which leaves Python while it works
+    runs_model: bool = False  # it runs a network, which leaves Python while it works
     mixes: ClassVar[bool] = True  # the mean of what `batch` gives of two contents lies between them, if their form does
-    at_once: ClassVar[int] = 0  # bytes of contents that are decoded first and featurized together; 0: each alone
+    at_once: int = 0  # bytes of contents that are decoded first and featurized together; 0: each alone
 
     def __init__(self, options: Any = None) -> None:
         self.options = options

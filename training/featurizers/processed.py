@@ -136,7 +136,6 @@ class ProcessedFeaturizer(ModelFeaturizer):
 
 class ProcessedTextFeaturizer(OfText, ProcessedFeaturizer):
     form, read, dtype = "ids", "input_ids", "int32"
-    augmented = "text"
 
     def augmenter(self, settings: Any, noise: Sequence[np.ndarray]) -> Any:
         from training.rewriting import TextAugmenter

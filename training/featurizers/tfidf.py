@@ -39,7 +39,6 @@ class TfidfFeaturizer(Featurizer):
     described = "counts of content words"
     version = 1
     read = "terms"
-    augmented = "text"
     tensors: Mapping[str, str] = {"terms": "int32"}
     Options = TfidfOptions
 

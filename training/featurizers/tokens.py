@@ -5,6 +5,7 @@ Shapes: B rows, S tokens.
 
 import functools
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from training.back_translation import BackTranslation
 from training.featurizers.base import FeatureShape, Featurizer
+from training.media import MediaError
 from training.validation import FORBID_EXTRA, check
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BYTES = "bytes"
+OTHERS = "back_translations"  # tensor: other texts that say the same, a JSON list in UTF-8
+_AT_ONCE = 2**20  # bytes of texts that are translated together
 _FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "*.model", "chat_template*")
 
 
@@ -28,6 +33,8 @@ class TokensOptions:
     __pydantic_config__ = FORBID_EXTRA
     tokenizer: str = BYTES  # "bytes" (UTF-8), or a Hugging Face name or local folder
     max_tokens: int = 512  # of a text, that a model reads; all are stored
+    # What else could be said instead of each text, for `training.augmentation` to draw from; null: nothing
+    back_translation: BackTranslation | None = None
 
     def __post_init__(self) -> None:
         check(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
@@ -38,10 +45,9 @@ class TokensFeaturizer(Featurizer):
     described = "token ids"
     version = 3
     read = "input_ids"
-    augmented = "text"
     at_batch = ("max_tokens",)
-    located = ("tokenizer",)
-    tensors: Mapping[str, str] = {"input_ids": "int32"}
+    located = ("tokenizer", "back_translation")
+    for_training = ("back_translation",)
     Options = TokensOptions
 
     def __init__(self, options: TokensOptions) -> None:
@@ -50,8 +56,36 @@ class TokensFeaturizer(Featurizer):
         self.prompt_tokens = options.max_tokens
         self.packages = () if name == BYTES else ("transformers", "tokenizers")
         self._folder = Path(name) if name != BYTES and Path(name).is_dir() else None
+        if options.back_translation is not None:
+            self.packages = tuple(sorted({*self.packages, "transformers", "torch"}))
+            self.at_once, self.runs_model, self.beside = _AT_ONCE, True, (OTHERS,)
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        return {"input_ids": "int32"} | dict.fromkeys(self.beside, "uint8")
 
     def featurize(self, content: Any) -> dict[str, np.ndarray]:
+        (tensors,) = self.featurize_all([content])
+        assert not isinstance(tensors, MediaError)
+        return tensors
+
+    def featurize_all(self, contents: Sequence[Any]) -> "list[dict[str, np.ndarray] | MediaError]":
+        tensors: list[Any] = [self._tokens(content) for content in contents]
+        if self.options.back_translation is not None:
+            said = self.options.back_translation.said_otherwise([content.text for content in contents])
+            for one, others in zip(tensors, said, strict=True):
+                one[OTHERS] = np.frombuffer(json.dumps(others, ensure_ascii=False).encode(), np.uint8)
+        return tensors
+
+    def most_workers(self) -> int | None:
+        """The models translate one batch after the other."""
+        return None if self.options.back_translation is None else 1
+
+    def prepare(self) -> None:
+        if self.options.back_translation is not None:
+            self.options.back_translation.prepare()
+
+    def _tokens(self, content: Any) -> dict[str, np.ndarray]:
         if self.options.tokenizer == BYTES:
             return {"input_ids": np.frombuffer(content.text.encode(), np.uint8).astype(np.int32)}
         from training.tokenizer import encode
@@ -74,8 +108,12 @@ class TokensFeaturizer(Featurizer):
 
     def identity(self) -> Any:
         """A local folder is known by its files, wherever it lies."""
+        own, pair = self._tokenizer_identity(), self.options.back_translation
+        return own if pair is None else [own, pair.identity()]
+
+    def _tokenizer_identity(self) -> str:
         if self._folder is None:
-            return self.options.tokenizer
+            return str(self.options.tokenizer)
         digest = hashlib.sha256()
         for path in _tokenizer_files(self._folder):
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())

@@ -34,7 +34,6 @@ class WordVectorsFeaturizer(Featurizer):
     described = "word vectors of a file"
     version = 1
     read = "word_vectors"
-    augmented = "text"
     located = ("file",)
     # The places of the content words that the file does not know stand beside the vectors of the others.
     tensors: Mapping[str, str] = {"word_vectors": "float16", "unknown": "int32"}
