@@ -390,7 +390,7 @@ class Lake:
                 continue
             schema, table = TABLES[name], self.stored(name)
             if table is None or not table.files:
-                connection.register(name, schema.empty_table())
+                connection.register(name, pa.Table.from_batches([], schema))
                 continue
             if "://" in self.uri:
                 stored, opened = f"stored_{name}", self.open(name)
@@ -401,7 +401,8 @@ class Lake:
                 files = ", ".join(sql_string(glob.escape(unquote(uri.removeprefix("file://")))) for uri in table.files)
                 stored = f"read_parquet([{files}], union_by_name = true)"  # columns may have been added
             # Columns that its files do not have are null: they may be older than this code.
-            connection.register(f"declared_{name}", schema.empty_table())
+            nothing = pa.Table.from_batches([], schema)  # an `empty_table` loads pandas, which takes half a second
+            connection.register(f"declared_{name}", nothing)
             rows = f"FROM {stored} UNION ALL BY NAME FROM declared_{name}"
             rows = f"FROM ({rows}) WHERE {self.conditions[name]}" if name in self.conditions else rows
             connection.execute(f"CREATE TEMP VIEW {name} AS {rows}")

@@ -14,7 +14,9 @@ from assets.names import normalize
 from assets.parts import parts_of
 from assets.settings import Project
 from orchestration.traced import Item, Seen, SnapshotFacts, Traced
+from training import mlflow_facts
 from training.catalog import MODALITIES as KINDS
+from training.runs import TAG
 from training.schema import MANIFEST, MODALITIES
 
 
@@ -129,18 +131,14 @@ def _split(rows: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
 
 def _trained(project: Project) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
     """Dataset -> registered versions, and the runs that are of none of them with their roles."""
-    from training.mlflow_store import client
-    from training.runs import TAG, search
-
     tag = f"{TAG}dataset_fingerprint"
     versions: dict[str, list[str]] = {}
-    registered: set[str] = set()
-    for version in client(project.mlflow_uri).search_model_versions(f"name = '{project.name}'"):
-        versions.setdefault(version.tags.get(tag, ""), []).append(str(version.version))
+    registered: set[str | None] = set()
+    for version in reversed(mlflow_facts.versions(project.mlflow_uri, project.name)):
+        versions.setdefault(version.tags.get(tag, ""), []).append(str(version.number))
         registered.add(version.run_id)
     runs: dict[str, dict[str, str]] = {}
-    for run in search(project.mlflow_uri, project.name):
-        if run.info.run_id not in registered:
-            role = run.data.tags.get(f"{TAG}role", "")
-            runs.setdefault(run.data.tags.get(tag, ""), {})[run.info.run_id] = role
+    for run in mlflow_facts.runs(project.mlflow_uri, project.name):
+        if run.run_id not in registered:
+            runs.setdefault(run.tags.get(tag, ""), {})[run.run_id] = run.tags.get(f"{TAG}role", "")
     return versions, runs

@@ -9,6 +9,7 @@ import numpy as np
 from assets.compressing import reader
 from assets.lake import Lake
 from assets.settings import Project
+from training import mlflow_facts
 from training.representations import FILE, Places
 from training.schema import MODALITIES
 
@@ -18,11 +19,8 @@ _ROWS = 2000  # training contents whose features are looked at; they may be larg
 @lru_cache(maxsize=4)
 def places_of(uri: str, run_id: str) -> Places | None:
     """Where a run's model places its rows; None where that was not kept."""
-    from training.mlflow_store import client
-    from training.runs import read_artifact
-
-    there = FILE in {file.path for file in client(uri).list_artifacts(run_id)}
-    return Places(read_artifact(uri, run_id, FILE)) if there else None
+    kept = mlflow_facts.artifact(uri, run_id, FILE)
+    return None if kept is None else Places(kept)
 
 
 def by_features(

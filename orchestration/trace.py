@@ -21,6 +21,8 @@ from assets.settings import Project
 from orchestration.item_trace import items_of, of_item
 from orchestration.nearest import by_features, places_of
 from orchestration.traced import ModelFacts, Near, SnapshotFacts, Traced
+from training import mlflow_facts
+from training.runs import TAG
 from training.schema import MODALITIES
 
 
@@ -51,32 +53,25 @@ def _version(project: Project, wanted: str | None) -> ModelFacts | None:
     Raises:
         ValueError: there is no such version.
     """
-    from training import model_registry
+    found = mlflow_facts.versions(project.mlflow_uri, project.name)
+    called = {name: version for version in found for name in (str(version.number), *version.aliases)}
+    if wanted is not None and wanted not in called:
+        from training import model_registry
 
-    uri, name = project.mlflow_uri, project.name
-    if wanted is not None:
-        number: str | None = model_registry.find_version(uri, name, wanted)
-    else:
-        number = model_registry.alias(uri, name, "champion") or model_registry.newest(uri, name)
-    return None if number is None else _facts(project, number)
+        model_registry.find_version(project.mlflow_uri, project.name, wanted)  # says which there are
+    version = called.get(wanted or "champion", found[-1] if found else None)
+    return None if version is None else _facts(version)
 
 
-def _facts(project: Project, version: str) -> ModelFacts | None:
-    from mlflow.exceptions import MlflowException
-
-    from training.mlflow_store import client
-    from training.runs import TAG
-
-    try:
-        known = client(project.mlflow_uri).get_model_version(project.name, version)
-    except MlflowException:
-        return None
-    return ModelFacts(version, sorted(known.aliases), known.run_id, known.tags.get(f"{TAG}dataset_fingerprint"))
+def _facts(version: mlflow_facts.Version) -> ModelFacts:
+    fingerprint = version.tags.get(f"{TAG}dataset_fingerprint")
+    return ModelFacts(str(version.number), version.aliases, version.run_id, fingerprint)
 
 
 def _of_answer(project: Project, lake: Lake, row: Mapping[str, Any], k: int) -> Traced:
     version, fingerprint = row["model_version"], row["dataset_fingerprint"]
-    model = None if version is None else _facts(project, version)
+    found = [] if version is None else mlflow_facts.versions(project.mlflow_uri, project.name)
+    model = next((_facts(one) for one in found if str(one.number) == version), None)
     remarks = [] if model else [f"version {version} of {project.name} is no longer registered"]
     told = {name: row[name] for name in ("subset", "inputs", "probability")}
     told |= {"adapter": row["adapter"]} if row["adapter"] is not None else {}
@@ -165,17 +160,11 @@ def _then(lake: Lake, fingerprint: str | None) -> tuple[Lake | None, SnapshotFac
 
 def _prediction(project: Project, model: ModelFacts, sample_id: str) -> dict[str, Any] | None:
     """What the version answered with all of its inputs when it was tested; None where that is not known any more."""
-    from mlflow.exceptions import MlflowException
-
-    from training.runs import read_artifact
-
     if model.run_id is None:
         return None
-    try:
-        content = pa.BufferReader(read_artifact(project.mlflow_uri, model.run_id, "predictions.parquet"))
-    except (MlflowException, OSError):  # the run was deleted
-        return None
-    rows = pq.read_table(content, filters=[("sample_id", "==", sample_id)]).to_pylist()
+    if (kept := mlflow_facts.artifact(project.mlflow_uri, model.run_id, "predictions.parquet")) is None:
+        return None  # the run was deleted
+    rows = pq.read_table(pa.BufferReader(kept), filters=[("sample_id", "==", sample_id)]).to_pylist()
     if not rows:
         return None
     row = max(rows, key=lambda row: row["subset"].count("+"))

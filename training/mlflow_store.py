@@ -45,7 +45,7 @@ def client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _follow(database: Path) -> None:
+def follow(database: Path) -> None:
     """Makes a database that was moved or copied with its folder say where files are now.
 
     MLflow keeps absolute paths: a copy would read, and on request delete, what belongs to the original. So the database
@@ -186,7 +186,7 @@ def make_database(uri: str) -> None:
     if path.name == ":memory:":
         return
     if path.exists():
-        _follow(path)
+        follow(path)
         return
     from mlflow import MlflowClient
 
@@ -198,7 +198,7 @@ def make_database(uri: str) -> None:
             left.unlink()
         MlflowClient(str(url.set(database=str(unfinished)))).search_experiments(max_results=1)
         unfinished.replace(path)
-    _follow(path)
+    follow(path)
 
 
 def purge(uri: str, project: str, versions: Iterable[int], run_ids: Iterable[str], own: Sequence[Path]) -> None:
