@@ -49,6 +49,11 @@ def assert_same(light: Facts, uri: str, ids: list[str]) -> None:
     assert light.artifact(ids[0], "kept.txt") == b"kept"
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts that nobody told it a place for
+
+
 def test_a_database_is_read_as_mlflow_reads_it(mlflow_database: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert versions(uri, PROJECT) == runs(uri, PROJECT) == [] and not (tmp_path / "mlflow.db").exists()
