@@ -90,12 +90,11 @@ def test_a_model_with_encoders_is_timed_in_every_way_to_train_it():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
     _device, _sizes, *found = map(json.loads, done.stdout.splitlines())
-    lines = [line for line in found if line["what"] == "training"]
-    sides = [("ours", False), ("loop", False)]
-    assert [(line["side"], line["compile"]) for line in lines] == 2 * sides
-    assert {line["what"] for line in found} == {"training", "ours / loop"}
+    lines = [line for line in found if "ms/step" in line]
+    assert [line["side"] for line in lines] == 2 * ["ours", "loop"]
     assert all(min(line["ms/step"], line["tokens/s"], line["mfu"]) > 0 and line["padding"] < 1 for line in lines)
-    assert all(line["profile"]["matmul"] > 0 for line in lines if line["side"] == "ours")
+    assert [line["profile"]["matmul"] > 0 for line in found if "profile" in line] == 2 * [True]
+    assert sum(line["what"] == "ours / loop" for line in found) == 2
 
 
 @pytest.mark.soak
@@ -185,7 +184,7 @@ def test_who_only_knows_what_is_missing_tells_nothing_where_all_have_the_same():
     assert all(lines["blind", what]["low"] <= 0.5 <= lines["blind", what]["high"] for what in same)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not (DATA / "spoken_digits").is_dir(), reason="needs the recordings of spoken_digits")
 def test_adapters_stand_beside_the_shared_model_and_a_regression():
     command = [sys.executable, "-m", "benchmarks.personalization", "--quick", "--data", str(DATA)]
