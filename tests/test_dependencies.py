@@ -18,6 +18,7 @@ USED_BY = {
     "accelerate": "transformers' Trainer",
     "nvidia-ml-py": "MLflow's system metrics of a GPU",
     "timm": "transformers, for encoders that timm made",
+    "websockets": "uvicorn, for /stream",
 }
 
 

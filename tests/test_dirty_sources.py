@@ -105,7 +105,8 @@ def ended(lake: Lake, case: dict[str, str]) -> str:
         return "decode_ok_or_clear_unsupported" if reason == "unsupported" else "reject"
     ((sha256, modality),) = (row.values() for row in listed)
     (clean,) = lake.sql(f"SELECT * FROM clean_{modality} WHERE id = $id", {"id": sha256}).to_pylist()
-    (features,) = lake.sql(f"SELECT * FROM {modality}_features WHERE id = $id", {"id": sha256}).to_pylist()
+    rows = lake.sql(f"SELECT * FROM {modality}_features WHERE id = $id", {"id": sha256}).to_pylist()
+    features = {name: value for row in rows for name, value in row.items() if value is not None}
     name, dtype = {
         "image": ("pixels", "uint8"),
         "speech": ("log_mel", "float32"),

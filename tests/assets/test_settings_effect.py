@@ -533,6 +533,8 @@ OPERATION |= {"preference", "personalization"}
 def test_every_field_has_a_case():
     cases = {
         **{cls: set(values) for cls, (_, values) in OPTIONS.items()},
+        # The last one in `tests/training/test_back_translation.py`:
+        TokensOptions: {*OPTIONS[TokensOptions][1], "back_translation"},
         # The last three in `tests/training/test_personal_data.py`:
         TextCleaning: {*OPTIONS[TextCleaning][1], "personal_data", "personal_kinds", "phone_regions"},
         MediaLimits: {"max_bytes", "max_pixels", "max_seconds", "max_characters", *DECODING},  # in `test_decoder.py`
