@@ -154,12 +154,10 @@ def test_of_speakers_who_stand_on_one_side_rows_of_training_are_kept_apart(plant
     assert judge_critic(replace(task, training=TrainingSettings()), new_model(task)) is None
 
 
-def test_mixed_rows_are_judged_by_both_speakers(planted) -> None:
+def test_mixed_rows_are_judged_by_both_speakers(planted, tmp_path: Path) -> None:
     task = task_of(planted)
     network = new_model(task)
-    trainer = make_trainer(
-        replace(task, training=replace(task.training, mixing=1.0)), network, Path("unused"), (), None
-    )
+    trainer = make_trainer(replace(task, training=replace(task.training, mixing=1.0)), network, tmp_path, (), None)
     batch = trainer.data_collator([task.train[n] for n in range(32)])
     assert not torch.equal(batch["column"], batch["other_column"])
     network.train()(**batch)  # so that there are rows to learn from
