@@ -18,6 +18,7 @@ import asyncio
 import base64
 import io
 import json
+import logging
 import time
 import wave
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from orchestration.serving.rows import Record, Refused, bad, read_rows
 if TYPE_CHECKING:
     from orchestration.serving.app import Service
 
+_LOG = logging.getLogger("uvicorn.error")  # where the server tells what became of other requests
 _RATES, _EVERY = (1_000, 192_000), (0.1, 60.0)  # Hz; seconds
 _BYTES = 2  # a sample
 _REFUSED = 1008  # the code that closes a WebSocket whose client broke a rule
@@ -164,6 +166,7 @@ class Stream:
         except (Refused, MlflowException) as error:
             return _problem(error)
         except Exception as error:
+            _LOG.exception("an answer to a stream failed")
             words = f"the model failed ({type(error).__name__}); the server's log says why"
             return {"error_code": "INTERNAL_ERROR", "message": words}
         return {"answer": answer}

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,8 @@ class Model:
     def answer(self, rows: list[Any]) -> list[dict[str, Any]]:
         if any(text == "slow" for _, _, text in rows):
             time.sleep(0.3)
+        if any(text == "broken" for _, _, text in rows):
+            raise RuntimeError("out of memory")
         self.waveforms += [waveform for waveform, _, _ in rows]
         return [{"prediction": f"{len(waveform) / rate:g} {text}"} for waveform, rate, text in rows]
 
@@ -166,6 +169,19 @@ def test_what_cannot_be_answered_is_said_and_what_is_too_long_ends_it(served: tu
     with connect(served[0], open_timeout=20) as socket:
         begin(socket)  # and then nothing
         assert hear(socket)["error_code"] == "REQUEST_TIMEOUT"
+
+
+def test_a_model_that_fails_is_said_and_the_log_tells_why(
+    served: tuple[str, Model, Log], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handlers", [caplog.handler])
+    with connect(served[0], open_timeout=20) as socket:
+        begin(socket, row={"text": "broken"})
+        speak(socket, 0.0, 0.4)
+        socket.send('{"end": true}')
+        told = hear(socket)
+        assert told["error_code"] == "INTERNAL_ERROR" and "RuntimeError" in told["message"]
+    assert "out of memory" in caplog.text
 
 
 def test_who_leaves_is_forgotten(served: tuple[str, Model, Log]) -> None:
